@@ -1,0 +1,86 @@
+#include "abi/abi_check.h"
+
+#include <memory>
+#include <string_view>
+
+#include "abi/ggml_abi.h"
+
+namespace caravan::abi {
+namespace {
+
+// "0.27.0-1" -> "0.27": the ABI is stable within a minor version.
+std::string_view minor_version(std::string_view version) {
+    const size_t first = version.find('.');
+    const size_t second = first == version.npos ? first : version.find('.', first + 1);
+    return version.substr(0, second);
+}
+
+constexpr size_t hash_of(const ggml_tensor * tensor) { return reinterpret_cast<uintptr_t>(tensor) >> 4; }
+
+bool is_used(const ggml_hash_set & set, size_t slot) { return (set.used[slot / 32] >> (slot % 32) & 1) != 0; }
+
+}  // namespace
+
+size_t find_slot(const ggml_hash_set & set, const ggml_tensor * tensor) {
+    if (set.size == 0) {
+        return SIZE_MAX;
+    }
+    const size_t start = hash_of(tensor) % set.size;
+    for (size_t step = 0; step < set.size; ++step) {
+        const size_t slot = (start + step) % set.size;
+        if (!is_used(set, slot)) {
+            return SIZE_MAX;
+        }
+        if (set.keys[slot] == tensor) {
+            return slot;
+        }
+    }
+    return SIZE_MAX;
+}
+
+size_t insert_slot(ggml_hash_set & set, ggml_tensor * tensor) {
+    if (set.size == 0) {
+        return SIZE_MAX;
+    }
+    const size_t start = hash_of(tensor) % set.size;
+    for (size_t step = 0; step < set.size; ++step) {
+        const size_t slot = (start + step) % set.size;
+        if (!is_used(set, slot)) {
+            set.used[slot / 32] |= 1u << (slot % 32);
+            set.keys[slot] = tensor;
+            return slot;
+        }
+        if (set.keys[slot] == tensor) {
+            return slot;
+        }
+    }
+    return SIZE_MAX;
+}
+
+Result<> check() {
+    const std::string_view running = ggml_version();
+    if (minor_version(running) != minor_version(CARAVAN_GGML_VERSION)) {
+        return fail(Errc::unsupported, "built for ggml {}, but this program has ggml {}: rebuild Caravan against it",
+                    CARAVAN_GGML_VERSION, running);
+    }
+    std::unique_ptr<ggml_context, void (*)(ggml_context *)> context(
+        ggml_init({.mem_size = 64 * 1024, .mem_buffer = nullptr, .no_alloc = true}), ggml_free);
+    if (context == nullptr) {
+        return fail(Errc::no_memory, "cannot make a ggml context");
+    }
+    ggml_tensor * a = ggml_new_tensor_1d(context.get(), GGML_TYPE_F32, 4);
+    ggml_tensor * sum = ggml_add(context.get(), a, a);
+    ggml_cgraph * graph = ggml_new_graph_custom(context.get(), 8, false);
+    ggml_build_forward_expand(graph, sum);
+    const size_t slot = find_slot(graph->visited, a);
+    const bool as_declared = graph->size == ggml_graph_size(graph) && graph->n_nodes == ggml_graph_n_nodes(graph) &&
+                             graph->n_nodes == 1 && graph->n_leafs == 1 && graph->nodes[0] == sum &&
+                             graph->leafs[0] == a && slot != SIZE_MAX && graph->use_counts[slot] == 2 &&
+                             (sum->flags & GGML_TENSOR_FLAG_COMPUTE) != 0;
+    if (!as_declared) {
+        return fail(Errc::unsupported, "ggml {} lays out its graphs differently from what this was built for", running);
+    }
+    return {};
+}
+
+}  // namespace caravan::abi

@@ -1,0 +1,39 @@
+#include "base/log.h"
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+
+namespace caravan {
+namespace {
+
+void write_to_stderr(LogLevel level, std::string_view line) {
+    const char * prefix = "";
+    switch (level) {
+        case LogLevel::debug: prefix = "debug: "; break;
+        case LogLevel::info: break;
+        case LogLevel::warning: prefix = "warning: "; break;
+        case LogLevel::error: prefix = "error: "; break;
+    }
+    // One call, so that lines of several threads and processes do not mix.
+    const std::string whole = std::format("{}{}\n", prefix, line);
+    std::fwrite(whole.data(), 1, whole.size(), stderr);
+}
+
+std::atomic<LogSink> current_sink{write_to_stderr};
+
+}  // namespace
+
+void set_log_sink(LogSink sink) { current_sink.store(sink, std::memory_order_relaxed); }
+
+void log_line(LogLevel level, std::string_view line) { current_sink.load(std::memory_order_relaxed)(level, line); }
+
+bool debug_enabled() {
+    static const bool on = [] {
+        const char * value = std::getenv("GGML_RPC_DEBUG");
+        return value != nullptr && *value != '\0' && std::string_view(value) != "0";
+    }();
+    return on;
+}
+
+}  // namespace caravan

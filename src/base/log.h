@@ -1,0 +1,41 @@
+// One log for the whole program. Thread-safe. A line is given without its newline.
+#pragma once
+
+#include <format>
+#include <string>
+#include <string_view>
+
+namespace caravan {
+
+enum class LogLevel { debug, info, warning, error };
+
+// Where lines go. The default sink writes to stderr; the plug-in routes them to ggml's log callback.
+using LogSink = void (*)(LogLevel level, std::string_view line);
+void set_log_sink(LogSink sink);
+
+void log_line(LogLevel level, std::string_view line);
+
+// True if GGML_RPC_DEBUG is set to anything but "" or "0". Read once.
+bool debug_enabled();
+
+template <class... Args>
+void log_info(std::format_string<Args...> format, Args &&... args) {
+    log_line(LogLevel::info, std::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void log_warning(std::format_string<Args...> format, Args &&... args) {
+    log_line(LogLevel::warning, std::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void log_error(std::format_string<Args...> format, Args &&... args) {
+    log_line(LogLevel::error, std::format(format, std::forward<Args>(args)...));
+}
+// Formats only when debugging is on, so it may stand on the path of a token.
+template <class... Args>
+void log_debug(std::format_string<Args...> format, Args &&... args) {
+    if (debug_enabled()) {
+        log_line(LogLevel::debug, std::format(format, std::forward<Args>(args)...));
+    }
+}
+
+}  // namespace caravan

@@ -1,0 +1,67 @@
+#include "net/endpoint.h"
+
+#include <algorithm>
+#include <charconv>
+
+namespace caravan::net {
+namespace {
+
+constexpr std::string_view expected_forms = "expected host:port, [ipv6]:port, host or unix:/path";
+
+Result<uint16_t> parse_port(std::string_view digits, std::string_view whole) {
+    unsigned value = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    if (error != std::errc() || end != digits.data() + digits.size() || value == 0 || value > 65535) {
+        return fail(Errc::invalid_argument, "endpoint \"{}\": \"{}\" is not a port (1 to 65535)", whole, digits);
+    }
+    return static_cast<uint16_t>(value);
+}
+
+}  // namespace
+
+std::string Endpoint::text() const {
+    if (kind == Kind::unix_socket) {
+        return "unix:" + path;
+    }
+    return host.contains(':') ? std::format("[{}]:{}", host, port) : std::format("{}:{}", host, port);
+}
+
+Result<Endpoint> parse_endpoint(std::string_view text) {
+    Endpoint endpoint;
+    if (text.starts_with("unix:")) {
+        endpoint.kind = Endpoint::Kind::unix_socket;
+        endpoint.path = text.substr(5);
+        if (endpoint.path.empty()) {
+            return fail(Errc::invalid_argument, "endpoint \"{}\": no path after unix:", text);
+        }
+        return endpoint;
+    }
+    std::string_view host = text;
+    std::string_view after;  // ":port" or nothing
+    if (text.starts_with('[')) {
+        const size_t close = text.find(']');
+        if (close == text.npos) {
+            return fail(Errc::invalid_argument, "endpoint \"{}\": no ] after the IPv6 address", text);
+        }
+        host = text.substr(1, close - 1);
+        after = text.substr(close + 1);
+    } else if (std::ranges::count(text, ':') == 1) {
+        host = text.substr(0, text.find(':'));
+        after = text.substr(text.find(':'));
+    }
+    const bool odd = std::ranges::any_of(host, [](unsigned char c) { return c <= ' ' || c == '/' || c == '[' || c == ']'; });
+    if (host.empty() || odd || (!after.empty() && after.front() != ':')) {
+        return fail(Errc::invalid_argument, "endpoint \"{}\": {}", text, expected_forms);
+    }
+    if (!after.empty()) {
+        auto port = parse_port(after.substr(1), text);
+        if (!port) {
+            return std::unexpected(port.error());
+        }
+        endpoint.port = *port;
+    }
+    endpoint.host = host;
+    return endpoint;
+}
+
+}  // namespace caravan::net

@@ -1,0 +1,129 @@
+#include "net/inbound.h"
+
+#include <algorithm>
+#include <array>
+
+namespace caravan::net {
+namespace {
+
+constexpr size_t buffer_size = 4 * Inbound::max_peek;
+
+std::unexpected<Error> stalled(std::chrono::nanoseconds stall) {
+    return fail(Errc::timed_out, "the peer stopped in the middle of a message for {} s",
+                std::chrono::duration_cast<seconds>(stall).count());
+}
+
+}  // namespace
+
+Inbound::Inbound(Transport & transport, ConstBytes already, std::chrono::nanoseconds stall, microseconds spin)
+    : transport_(transport), stall_(stall), spin_(spin), buffer_(std::max(buffer_size, already.size())) {
+    std::ranges::copy(already, buffer_.begin());
+    end_ = already.size();
+}
+
+Result<> Inbound::wait(TimePoint deadline) {
+    auto ready = transport_.wait({.read = true}, deadline, spin_);
+    if (!ready) {
+        return std::unexpected(ready.error());
+    }
+    return *ready || Clock::now() < deadline ? Result<>() : stalled(stall_);
+}
+
+Result<ConstBytes> Inbound::peek(size_t size, bool at_boundary) {
+    if (buffer_.size() - begin_ < size) {
+        std::ranges::copy(buffered(), buffer_.begin());
+        end_ -= begin_;
+        begin_ = 0;
+    }
+    while (end_ - begin_ < size) {
+        const std::array parts{MutableBytes(buffer_).subspan(end_)};
+        const auto got = transport_.receive(parts);
+        if (!got) {
+            return std::unexpected(got.error());
+        }
+        end_ += *got;
+        if (*got == 0) {
+            const bool silence_allowed = at_boundary && end_ == begin_;
+            if (auto waited = wait(silence_allowed ? no_deadline : Clock::now() + stall_); !waited) {
+                return std::unexpected(waited.error());
+            }
+        }
+    }
+    return buffered();
+}
+
+void Inbound::take(size_t size) {
+    bytes_taken_ += size;
+    begin_ += size;
+    if (begin_ == end_) {
+        begin_ = end_ = 0;
+    }
+}
+
+Result<> Inbound::read_into(MutableBytes dest) {
+    const size_t here = std::min(dest.size(), end_ - begin_);
+    std::ranges::copy(buffered().first(here), dest.begin());
+    take(here);
+    for (dest = dest.subspan(here); !dest.empty();) {
+        const std::array parts{dest};
+        const auto got = transport_.receive(parts);
+        if (!got) {
+            return std::unexpected(got.error());
+        }
+        bytes_taken_ += *got;
+        dest = dest.subspan(*got);
+        if (*got == 0) {
+            if (auto waited = wait(Clock::now() + stall_); !waited) {
+                return waited;
+            }
+        }
+    }
+    return {};
+}
+
+Result<> Inbound::read_pieces(uint64_t size, const std::function<void(ConstBytes)> & sink) {
+    while (size > 0) {
+        const auto bytes = peek(1);
+        if (!bytes) {
+            return std::unexpected(bytes.error());
+        }
+        const size_t piece = std::min<uint64_t>(size, bytes->size());
+        sink(bytes->first(piece));
+        take(piece);
+        size -= piece;
+    }
+    return {};
+}
+
+Result<> send_all(Transport & transport, std::vector<ConstBytes> parts, std::chrono::nanoseconds stall) {
+    size_t first = 0;
+    for (;;) {
+        while (first < parts.size() && parts[first].empty()) {
+            ++first;
+        }
+        if (first == parts.size()) {
+            return {};
+        }
+        auto sent = transport.send(std::span(parts).subspan(first));
+        if (!sent) {
+            return std::unexpected(sent.error());
+        }
+        if (*sent == 0) {
+            auto ready = transport.wait({.write = true}, Clock::now() + stall, microseconds{0});
+            if (!ready) {
+                return std::unexpected(ready.error());
+            }
+            if (!*ready) {
+                return fail(Errc::timed_out, "the peer did not read an answer for {} s",
+                            std::chrono::duration_cast<seconds>(stall).count());
+            }
+        }
+        for (size_t taken = *sent, i = first; taken > 0; ++i) {
+            const size_t step = std::min(taken, parts[i].size());
+            parts[i] = parts[i].subspan(step);
+            taken -= step;
+        }
+    }
+}
+
+}  // namespace caravan::net

@@ -1,0 +1,44 @@
+// Reading messages from a transport: small ones in place from a buffer, long payloads straight to where they belong.
+// Blocking. One thread.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "net/transport.h"
+
+namespace caravan::net {
+
+class Inbound {
+public:
+    // `already` was received before this object existed. `stall` is how long a peer may pause inside a message;
+    // between messages it may be silent for ever.
+    Inbound(Transport & transport, ConstBytes already, std::chrono::nanoseconds stall, microseconds spin);
+
+    // At least `size` bytes (at most max_peek) without taking them. `at_boundary`: silence is allowed before the first.
+    static constexpr size_t max_peek = 64 * 1024;
+    Result<ConstBytes> peek(size_t size, bool at_boundary = false);
+    void take(size_t size);
+
+    Result<> read_into(MutableBytes dest);
+    // Takes `size` bytes in pieces as they come: for what has no place to go directly.
+    Result<> read_pieces(uint64_t size, const std::function<void(ConstBytes)> & sink);
+
+    uint64_t bytes_taken() const { return bytes_taken_; }
+
+private:
+    Result<> wait(TimePoint deadline);
+    ConstBytes buffered() const { return ConstBytes(buffer_).subspan(begin_, end_ - begin_); }
+
+    Transport & transport_;
+    const std::chrono::nanoseconds stall_;
+    const microseconds spin_;
+    std::vector<std::byte> buffer_;
+    size_t begin_ = 0, end_ = 0;
+    uint64_t bytes_taken_ = 0;
+};
+
+// Sends everything. `stall` bounds the time without progress.
+Result<> send_all(Transport & transport, std::vector<ConstBytes> parts, std::chrono::nanoseconds stall);
+
+}  // namespace caravan::net

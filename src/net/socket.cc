@@ -1,0 +1,281 @@
+#include "net/socket.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+namespace caravan::net {
+namespace {
+
+using AddressList = std::unique_ptr<addrinfo, void (*)(addrinfo *)>;
+
+Result<AddressList> resolve(const std::string & host, uint16_t port, bool passive) {
+    addrinfo hints{};
+    hints.ai_family = AF_UNSPEC;
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0);
+    addrinfo * list = nullptr;
+    const int code = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &list);
+    if (code != 0) {
+        return fail(Errc::not_found, "cannot resolve host \"{}\": {}", host,
+                    code == EAI_SYSTEM ? errno_text(errno) : ::gai_strerror(code));
+    }
+    return AddressList(list, ::freeaddrinfo);
+}
+
+Result<sockaddr_un> unix_address(const std::string & path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof address.sun_path) {
+        return fail(Errc::invalid_argument, "unix:{}: the path is longer than {} bytes", path,
+                    sizeof address.sun_path - 1);
+    }
+    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+    return address;
+}
+
+Result<UniqueFd> new_socket(int family) {
+    UniqueFd fd(::socket(family, SOCK_STREAM, 0));
+    if (!fd) {
+        return fail(Errc::io, "cannot make a socket: {}", errno_text(errno));
+    }
+    ::fcntl(fd.get(), F_SETFD, FD_CLOEXEC);
+    set_non_blocking(fd.get(), true);
+    return fd;
+}
+
+Result<> connect_one(int fd, const sockaddr * address, socklen_t length, const std::string & name,
+                     TimePoint deadline) {
+    if (::connect(fd, address, length) == 0) {
+        return {};
+    }
+    if (errno != EINPROGRESS && errno != EAGAIN) {
+        return fail(Errc::unavailable, "cannot connect to {}: {}", name, errno_text(errno));
+    }
+    pollfd waiting{fd, POLLOUT, 0};
+    int ready = 0;
+    do {
+        ready = ::poll(&waiting, 1, poll_timeout_ms(deadline));
+    } while (ready < 0 && errno == EINTR);
+    if (ready == 0) {
+        return fail(Errc::timed_out, "cannot connect to {}: no answer in time", name);
+    }
+    int error = 0;
+    socklen_t size = sizeof error;
+    ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error != 0) {
+        return fail(Errc::unavailable, "cannot connect to {}: {}", name, errno_text(error));
+    }
+    return {};
+}
+
+bool is_loopback(const sockaddr * address) {
+    if (address->sa_family == AF_INET) {
+        const auto * v4 = reinterpret_cast<const sockaddr_in *>(address);
+        return (ntohl(v4->sin_addr.s_addr) >> 24) == 127;
+    }
+    if (address->sa_family == AF_INET6) {
+        return IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6 *>(address)->sin6_addr);
+    }
+    return true;
+}
+
+// The numeric host and port of a socket address.
+std::pair<std::string, uint16_t> numeric(const sockaddr * address, socklen_t length) {
+    char host[NI_MAXHOST] = "";
+    char port[NI_MAXSERV] = "0";
+    ::getnameinfo(address, length, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV);
+    return {host, static_cast<uint16_t>(std::atoi(port))};
+}
+
+Result<Listener> listen_unix(const std::string & path) {
+    auto address = unix_address(path);
+    if (!address) {
+        return std::unexpected(address.error());
+    }
+    const auto * raw = reinterpret_cast<const sockaddr *>(&*address);
+    auto fd = new_socket(AF_UNIX);
+    if (!fd) {
+        return std::unexpected(fd.error());
+    }
+    struct stat status{};
+    if (::lstat(path.c_str(), &status) == 0 && S_ISSOCK(status.st_mode)) {
+        auto probe = new_socket(AF_UNIX);
+        if (probe && ::connect(probe->get(), raw, sizeof *address) != 0 && errno == ECONNREFUSED) {
+            ::unlink(path.c_str());
+        }
+    }
+    if (::bind(fd->get(), raw, sizeof *address) != 0 || ::listen(fd->get(), SOMAXCONN) != 0) {
+        return fail(Errc::unavailable, "cannot listen on unix:{}: {}", path, errno_text(errno));
+    }
+    Listener listener;
+    listener.fd = std::move(*fd);
+    listener.endpoint.kind = Endpoint::Kind::unix_socket;
+    listener.endpoint.path = path;
+    return listener;
+}
+
+}  // namespace
+
+bool set_non_blocking(int fd, bool on) {
+    const int flags = ::fcntl(fd, F_GETFL);
+    return flags >= 0 && ::fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK) == 0;
+}
+
+void tune(int fd) {
+    const auto set = [fd](int level, int name, int value) { ::setsockopt(fd, level, name, &value, sizeof value); };
+    set(IPPROTO_TCP, TCP_NODELAY, 1);
+    set(SOL_SOCKET, SO_KEEPALIVE, 1);
+#ifdef TCP_KEEPIDLE
+    set(IPPROTO_TCP, TCP_KEEPIDLE, 15);
+    set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
+    set(IPPROTO_TCP, TCP_KEEPCNT, 6);
+#endif
+#ifdef TCP_USER_TIMEOUT
+    set(IPPROTO_TCP, TCP_USER_TIMEOUT, 45'000);  // ms that sent bytes may stay unacknowledged
+#endif
+#ifdef SO_NOSIGPIPE
+    set(SOL_SOCKET, SO_NOSIGPIPE, 1);
+#endif
+}
+
+Result<UniqueFd> connect_socket(const Endpoint & endpoint, TimePoint deadline) {
+    const std::string name = endpoint.text();
+    if (endpoint.kind == Endpoint::Kind::unix_socket) {
+        auto address = unix_address(endpoint.path);
+        if (!address) {
+            return std::unexpected(address.error());
+        }
+        auto fd = new_socket(AF_UNIX);
+        if (!fd) {
+            return fd;
+        }
+        const auto * raw = reinterpret_cast<const sockaddr *>(&*address);
+        if (auto done = connect_one(fd->get(), raw, sizeof *address, name, deadline); !done) {
+            return std::unexpected(done.error());
+        }
+        return fd;
+    }
+    auto list = resolve(endpoint.host, endpoint.port, false);
+    if (!list) {
+        return std::unexpected(list.error());
+    }
+    Error last{Errc::unavailable, "no address for " + name};
+    for (const addrinfo * info = list->get(); info != nullptr; info = info->ai_next) {
+        auto fd = new_socket(info->ai_family);
+        if (!fd) {
+            last = fd.error();
+            continue;
+        }
+        tune(fd->get());
+        if (auto done = connect_one(fd->get(), info->ai_addr, info->ai_addrlen, name, deadline); !done) {
+            last = done.error();
+            continue;
+        }
+        return fd;
+    }
+    return std::unexpected(last);
+}
+
+Result<std::vector<Listener>> listen_on(const std::string & host, uint16_t port) {
+    std::vector<Listener> listeners;
+    if (host.starts_with("unix:")) {
+        auto listener = listen_unix(host.substr(5));
+        if (!listener) {
+            return std::unexpected(listener.error());
+        }
+        listeners.push_back(std::move(*listener));
+        return listeners;
+    }
+    auto list = resolve(host, port, true);
+    if (!list) {
+        return std::unexpected(list.error());
+    }
+    Error last{Errc::unavailable, std::format("no address to listen on for \"{}\"", host)};
+    for (const addrinfo * info = list->get(); info != nullptr; info = info->ai_next) {
+        auto fd = new_socket(info->ai_family);
+        if (!fd) {
+            last = fd.error();  // a kernel without IPv6, say
+            continue;
+        }
+        const int on = 1;
+        ::setsockopt(fd->get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        if (info->ai_family == AF_INET6) {
+            // One address, one listener. "::" alone is meant as every address of both families.
+            const int v6_only = host == "::" ? 0 : 1;
+            ::setsockopt(fd->get(), IPPROTO_IPV6, IPV6_V6ONLY, &v6_only, sizeof v6_only);
+        }
+        if (port == 0 && !listeners.empty()) {
+            const uint16_t taken = htons(listeners.front().endpoint.port);
+            if (info->ai_family == AF_INET) {
+                reinterpret_cast<sockaddr_in *>(info->ai_addr)->sin_port = taken;
+            } else {
+                reinterpret_cast<sockaddr_in6 *>(info->ai_addr)->sin6_port = taken;
+            }
+        }
+        if (::bind(fd->get(), info->ai_addr, info->ai_addrlen) != 0 || ::listen(fd->get(), SOMAXCONN) != 0) {
+            const int error = errno;
+            last = Error{Errc::unavailable, std::format("cannot listen on {} port {}: {}", host, port, errno_text(error))};
+            if (error == EADDRNOTAVAIL && info->ai_next != nullptr) {
+                continue;  // "localhost" names ::1 on a machine that has no IPv6 address
+            }
+            if (!listeners.empty() && error == EADDRNOTAVAIL) {
+                continue;
+            }
+            return std::unexpected(last);
+        }
+        sockaddr_storage bound{};
+        socklen_t length = sizeof bound;
+        ::getsockname(fd->get(), reinterpret_cast<sockaddr *>(&bound), &length);
+        Listener listener;
+        std::tie(listener.endpoint.host, listener.endpoint.port) = numeric(reinterpret_cast<sockaddr *>(&bound), length);
+        listener.beyond_loopback = !is_loopback(reinterpret_cast<sockaddr *>(&bound));
+        listener.fd = std::move(*fd);
+        listeners.push_back(std::move(listener));
+    }
+    if (listeners.empty()) {
+        return std::unexpected(last);
+    }
+    return listeners;
+}
+
+Result<UniqueFd> accept_socket(int listener) {
+    UniqueFd fd(::accept(listener, nullptr, nullptr));
+    if (!fd) {
+        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ECONNABORTED) {
+            return UniqueFd();
+        }
+        return fail(Errc::io, "cannot accept a connection: {}", errno_text(errno));
+    }
+    ::fcntl(fd.get(), F_SETFD, FD_CLOEXEC);
+    set_non_blocking(fd.get(), true);
+    tune(fd.get());
+    return fd;
+}
+
+std::string peer_name(int fd) {
+    sockaddr_storage address{};
+    socklen_t length = sizeof address;
+    if (::getpeername(fd, reinterpret_cast<sockaddr *>(&address), &length) != 0) {
+        return "unknown";
+    }
+    if (address.ss_family == AF_UNIX) {
+        return "local";
+    }
+    Endpoint endpoint;
+    std::tie(endpoint.host, endpoint.port) = numeric(reinterpret_cast<sockaddr *>(&address), length);
+    return endpoint.text();
+}
+
+}  // namespace caravan::net

@@ -1,0 +1,41 @@
+// Stream sockets of the operating system: connecting, listening, options. POSIX only; a Windows port replaces this
+// file's implementation, not its users.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "net/endpoint.h"
+
+namespace caravan::net {
+
+// A connected, non-blocking, close-on-exec socket with the options of tune(). Tries every address of the name until
+// the deadline.
+Result<UniqueFd> connect_socket(const Endpoint & endpoint, TimePoint deadline);
+
+struct Listener {
+    UniqueFd fd;  // non-blocking, close-on-exec
+    Endpoint endpoint;  // with the port that was really taken
+    bool beyond_loopback = false;
+};
+
+// One listener for each address that `host` names ("localhost" may name two). Port 0 takes a free port, the same on
+// all. For a Unix socket a stale file (nobody listens on it) is replaced.
+Result<std::vector<Listener>> listen_on(const std::string & host, uint16_t port);
+
+// An accepted, tuned socket, or nothing if none was waiting.
+Result<UniqueFd> accept_socket(int listener);
+
+// Small messages leave at once (TCP_NODELAY), and a peer whose machine has gone is noticed within about a minute
+// (keep-alive). Failures are ignored: a Unix socket has neither.
+void tune(int fd);
+
+// "127.0.0.1:41874", "[::1]:41874", "local" for a Unix socket.
+std::string peer_name(int fd);
+
+bool set_non_blocking(int fd, bool on);
+
+}  // namespace caravan::net

@@ -1,0 +1,66 @@
+// Writes that no computation reads need not be sent.
+//
+// llama.cpp sets some inputs of a graph although only nodes that are not computed read them (8 bytes for each element
+// of the embedding, for every token). Which ones is known only when the graph is launched. So: a region that was
+// written before a launch, and that the launched graph does not touch, is called idle. The next write of exactly that
+// region is held here instead of being sent. It is sent after all as soon as anything might see it: a graph that
+// touches the region, or any other read, write or copy that overlaps it.
+//
+// Why that is safe: the server's memory differs from what the program wrote only in the held regions, and every
+// command that reads or writes an overlapping region is preceded by the held write. The first write of a region is
+// always sent, so the server never holds bytes there that the program did not write.
+//
+// Pure bookkeeping over addresses: no I/O. One object for each connection, guarded by the connection's lock.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/bytes.h"
+#include "wire/stock.h"
+
+namespace caravan::client {
+
+// Bytes [begin, end) of the server's address space.
+struct Range {
+    uint64_t begin = 0;
+    uint64_t end = 0;
+    bool overlaps(const Range & other) const { return begin < other.end && other.begin < end; }
+    bool operator==(const Range &) const = default;
+};
+
+// Sorted and without overlaps.
+using Ranges = std::vector<Range>;
+void normalize(Ranges & ranges);
+bool touches(const Ranges & ranges, const Range & range);
+
+struct HeldWrite {
+    Range range;
+    wire::Tensor tensor;
+    uint64_t offset = 0;
+    std::vector<std::byte> data;
+};
+
+class IdleWrites {
+public:
+    // The program writes a region. True: the data was held, send nothing. False: take_overlapping(range), then send.
+    bool hold(const Range & range, const wire::Tensor & tensor, uint64_t offset, ConstBytes data);
+
+    // A region was written (that is, sent).
+    void note_sent(const Range & range);
+
+    // The held writes that a command on `range` (or a graph that touches `ranges`) must not overtake, oldest first.
+    std::vector<HeldWrite> take_overlapping(const Range & range);
+    std::vector<HeldWrite> take_for_launch(const Ranges & ranges);
+
+    // The buffer is gone.
+    void forget(const Range & range);
+
+private:
+    std::vector<Range> sent_since_launch_;
+    std::vector<Range> idle_;
+    std::vector<HeldWrite> held_;
+};
+
+}  // namespace caravan::client

@@ -1,0 +1,117 @@
+// The entry points of the plug-in: what ggml's loader calls, and the functions that ggml-rpc.h declares.
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "abi/abi_check.h"
+#include "base/log.h"
+#include "client/registry.h"
+#include "client/serve.h"
+#include "ggml-rpc.h"
+
+namespace {
+
+using namespace caravan;
+
+// Into ggml's log, where the program has routed it. Debug lines were asked for by GGML_RPC_DEBUG, so they go to stderr
+// even if the program hides its own.
+void write_to_ggml_log(LogLevel level, std::string_view line) {
+    const std::string whole = std::format("{}{}\n", level == LogLevel::debug ? "rpc debug: " : "", line);
+    ggml_log_callback callback = nullptr;
+    void * user_data = nullptr;
+    if (level != LogLevel::debug) {
+        ggml_log_get(&callback, &user_data);
+    }
+    if (callback == nullptr) {
+        std::fwrite(whole.data(), 1, whole.size(), stderr);
+        return;
+    }
+    callback(level == LogLevel::info      ? GGML_LOG_LEVEL_INFO
+             : level == LogLevel::warning ? GGML_LOG_LEVEL_WARN
+                                          : GGML_LOG_LEVEL_ERROR,
+             whole.c_str(), user_data);
+}
+
+// True if this ggml is one that we fit. Says why not, once.
+bool fits() {
+    static const bool result = [] {
+        set_log_sink(write_to_ggml_log);
+        const auto checked = abi::check();
+        if (!checked) {
+            log_warning("Caravan's RPC plug-in steps aside: {}", checked.error().text);
+        }
+        return checked.has_value();
+    }();
+    return result;
+}
+
+// Loaded by GGML_BACKEND_PATH, ours is the second "RPC", and ggml uses the first: take that one out. ggml loads all
+// plug-ins again whenever a program asks, so this runs at every load.
+void displace_other_rpc(ggml_backend_reg_t ours) {
+    if (std::getenv("GGML_BACKEND_PATH") == nullptr) {
+        return;
+    }
+    for (size_t i = ggml_backend_reg_count(); i-- > 0;) {
+        const ggml_backend_reg_t reg = ggml_backend_reg_get(i);
+        if (reg != ours && std::string_view(ggml_backend_reg_name(reg)) == "RPC") {
+            log_debug("displacing another RPC back-end");
+            ggml_backend_unload(reg);
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Above stock's (which has no score and so is taken only if nobody scores), and above 0, which means "unusable".
+GGML_BACKEND_API int ggml_backend_score(void) { return fits() ? 100 : 0; }
+
+GGML_BACKEND_API ggml_backend_reg_t ggml_backend_init(void) {
+    if (!fits()) {
+        return nullptr;
+    }
+    const ggml_backend_reg_t ours = client::Registry::instance().main_entry();
+    displace_other_rpc(ours);
+    return ours;
+}
+
+ggml_backend_reg_t ggml_backend_rpc_reg(void) { return ggml_backend_init(); }
+
+ggml_backend_reg_t ggml_backend_rpc_add_server(const char * endpoint) {
+    return client::Registry::instance().add_server(endpoint);
+}
+
+ggml_backend_t ggml_backend_rpc_init(const char * endpoint, uint32_t device) {
+    client::Device * found = client::Registry::instance().find_device(endpoint, device);
+    return found == nullptr ? nullptr : client::new_backend(*found);
+}
+
+bool ggml_backend_is_rpc(ggml_backend_t backend) {
+    return backend != nullptr && backend->device != nullptr &&
+           backend->device->reg == client::Registry::instance().main_entry();
+}
+
+ggml_backend_buffer_type_t ggml_backend_rpc_buffer_type(const char * endpoint, uint32_t device) {
+    client::Device * found = client::Registry::instance().find_device(endpoint, device);
+    return found == nullptr ? nullptr : found->buffer_type();
+}
+
+void ggml_backend_rpc_get_device_memory(const char * endpoint, uint32_t device, size_t * free, size_t * total) {
+    *free = *total = 0;
+    if (client::Device * found = client::Registry::instance().find_device(endpoint, device)) {
+        ggml_backend_dev_memory(found->ggml_device(), free, total);
+    }
+}
+
+void ggml_backend_rpc_start_server(const char * endpoint, const char * cache_dir, size_t n_threads, size_t n_devices,
+                                   ggml_backend_dev_t * devices) {
+    std::vector<std::string> names;
+    for (size_t i = 0; i < n_devices; ++i) {
+        names.emplace_back(ggml_backend_dev_name(devices[i]));
+    }
+    log_error("{}", client::become_server(endpoint, cache_dir, n_threads, names).text);
+}
+
+}  // extern "C"

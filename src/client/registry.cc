@@ -1,0 +1,122 @@
+#include "client/registry.h"
+
+#include <cstdlib>
+#include <ranges>
+#include <string_view>
+
+#include "base/log.h"
+#include "client/serve.h"
+#include "ggml-rpc.h"
+
+namespace caravan::client {
+namespace {
+
+void * get_proc_address(ggml_backend_reg_t, const char * name) {
+    const std::string_view wanted = name;
+    if (wanted == "ggml_backend_rpc_add_server") {
+        return reinterpret_cast<void *>(&ggml_backend_rpc_add_server);
+    }
+    if (wanted == "ggml_backend_rpc_start_server") {
+        return reinterpret_cast<void *>(&ggml_backend_rpc_start_server);
+    }
+    return nullptr;
+}
+
+}  // namespace
+
+Registry & Registry::instance() {
+    // Never destroyed: ggml may use devices until the very end of the process.
+    static Registry & only = *new Registry();
+    return only;
+}
+
+Registry::Registry() {
+    main_entry_.name = "RPC";
+    main_entry_.reg = {.api_version = abi::backend_api_version,
+                       .calls = {.get_name = [](ggml_backend_reg_t reg) {
+                                     return static_cast<Entry *>(reg->context)->name.c_str();
+                                 },
+                                 .get_device_count = [](ggml_backend_reg_t reg) {
+                                     return static_cast<Entry *>(reg->context)->devices.size();
+                                 },
+                                 .get_device = [](ggml_backend_reg_t reg, size_t index) {
+                                     return static_cast<Entry *>(reg->context)->devices.at(index)->ggml_device();
+                                 },
+                                 .get_proc_address = get_proc_address},
+                       .context = &main_entry_};
+    const char * list = std::getenv("GGML_RPC_SERVERS");
+    for (const auto part : std::views::split(std::string_view(list == nullptr ? "" : list), ',')) {
+        const std::string endpoint(part.begin(), part.end());
+        if (endpoint.empty()) {
+            continue;
+        }
+        if (auto reached = reach(endpoint)) {
+            main_entry_.devices.insert(main_entry_.devices.end(), reached->begin(), reached->end());
+        } else {
+            log_error("GGML_RPC_SERVERS: {}: no device from it", reached.error().text);
+        }
+    }
+}
+
+Result<std::vector<Device *>> Registry::reach(const std::string & text) {
+    const auto endpoint = net::parse_endpoint(text);
+    if (!endpoint) {
+        return std::unexpected(endpoint.error());
+    }
+    if (const auto known = devices_by_endpoint_.find(endpoint->text()); known != devices_by_endpoint_.end()) {
+        return fail(Errc::invalid_argument, "{} is named twice", endpoint->text());
+    }
+    auto server = RemoteServer::reach(*endpoint);
+    if (!server) {
+        return std::unexpected(server.error());
+    }
+    std::vector<Device *> devices;
+    for (uint32_t index = 0; index < (*server)->device_count(); ++index) {
+        devices.push_back(&devices_.emplace_back(**server, index, std::format("RPC{}", devices_.size()), main_entry()));
+    }
+    servers_.push_back(std::move(*server));
+    devices_by_endpoint_[endpoint->text()] = devices;
+    return devices;
+}
+
+ggml_backend_reg_t Registry::add_server(const char * text) {
+    std::lock_guard lock(mutex_);
+    const auto endpoint = net::parse_endpoint(text);
+    if (!endpoint) {
+        log_error("{}", endpoint.error().text);
+        return nullptr;
+    }
+    std::unique_ptr<Entry> & entry = entries_[endpoint->text()];
+    if (entry != nullptr) {
+        return &entry->reg;
+    }
+    std::vector<Device *> devices;
+    if (devices_by_endpoint_.contains(endpoint->text())) {
+        log_info("RPC server {} is in use already, by GGML_RPC_SERVERS", endpoint->text());
+    } else {
+        auto reached = reach(text);
+        if (!reached) {
+            log_error("RPC server {}: {}: no device from it", endpoint->text(), reached.error().text);
+            entries_.erase(endpoint->text());
+            return nullptr;
+        }
+        devices = std::move(*reached);
+    }
+    entry = std::make_unique<Entry>();
+    entry->name = std::format("RPC[{}]", text);
+    entry->devices = std::move(devices);
+    entry->reg = main_entry_.reg;
+    entry->reg.context = entry.get();
+    return &entry->reg;
+}
+
+Device * Registry::find_device(const char * text, uint32_t index) {
+    if (add_server(text) == nullptr) {
+        return nullptr;
+    }
+    std::lock_guard lock(mutex_);
+    const auto & devices = devices_by_endpoint_[net::parse_endpoint(text)->text()];
+    return index < devices.size() ? devices[index] : nullptr;
+}
+
+}  // namespace caravan::client

@@ -1,0 +1,51 @@
+// The plug-in's registry: which servers are known, and the "RPC" entry that ggml finds.
+//
+// One object for the process: ggml asks for it again at every load and expects the same pointers.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "abi/ggml_abi.h"
+#include "client/device.h"
+
+namespace caravan::client {
+
+class Registry {
+public:
+    static Registry & instance();
+
+    // The entry named "RPC". Its own devices are those of GGML_RPC_SERVERS.
+    ggml_backend_reg_t main_entry() { return &main_entry_.reg; }
+
+    // The entry of one endpoint ("RPC[host:port]"), with its devices; the same entry if it was added before, an empty
+    // one if GGML_RPC_SERVERS has it already. Null, with a line in the log, if the endpoint is malformed or
+    // unreachable.
+    ggml_backend_reg_t add_server(const char * endpoint);
+
+    // The one device of an endpoint, for the functions of ggml-rpc.h. Null if there is none.
+    Device * find_device(const char * endpoint, uint32_t index);
+
+private:
+    struct Entry {
+        std::string name;
+        std::vector<Device *> devices;
+        ggml_backend_reg reg{};
+    };
+
+    Registry();
+    Result<std::vector<Device *>> reach(const std::string & endpoint);
+
+    std::mutex mutex_;
+    Entry main_entry_;
+    std::map<std::string, std::unique_ptr<Entry>> entries_;         // by endpoint text
+    std::map<std::string, std::vector<Device *>> devices_by_endpoint_;
+    std::vector<std::unique_ptr<RemoteServer>> servers_;
+    std::deque<Device> devices_;
+};
+
+}  // namespace caravan::client

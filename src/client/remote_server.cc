@@ -1,0 +1,130 @@
+#include "client/remote_server.h"
+
+#include <bit>
+
+#include "base/log.h"
+
+namespace caravan::client {
+namespace {
+
+constexpr uint32_t max_devices = 1024;  // more is nonsense
+constexpr int64_t padded_row = 512;     // back-ends pad quantised rows to this many elements
+
+bool may_exceed_its_bytes(const ggml_tensor & tensor) {
+    const bool padded = ggml_is_quantized(tensor.type) && tensor.ne[0] % padded_row != 0 && tensor.view_src == nullptr;
+    return padded || ggml_op_alloc_size_may_expand(tensor.op);
+}
+
+wire::Tensor shape_of(const ggml_tensor & tensor) {
+    wire::Tensor out = encode_region(tensor, 0);
+    out.op = static_cast<uint32_t>(tensor.op);
+    std::memcpy(out.op_params, tensor.op_params, sizeof out.op_params);
+    out.flags = tensor.flags;
+    return out;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RemoteServer>> RemoteServer::reach(const net::Endpoint & endpoint) {
+    std::unique_ptr<RemoteServer> server(new RemoteServer(endpoint));
+    auto connection = server->connection();
+    if (!connection) {
+        return std::unexpected(connection.error());
+    }
+    const auto count = (*connection)->device_count();
+    if (!count) {
+        return std::unexpected(count.error());
+    }
+    if (*count > max_devices) {
+        return fail(Errc::protocol, "{}: the server claims to have {} devices", endpoint.text(), *count);
+    }
+    for (uint32_t device = 0; device < *count; ++device) {
+        const auto alignment = (*connection)->alignment(device);
+        const auto max_size = (*connection)->max_size(device);
+        if (!alignment || !max_size) {
+            return std::unexpected(!alignment ? alignment.error() : max_size.error());
+        }
+        if (!std::has_single_bit(*alignment) || *max_size == 0) {
+            return fail(Errc::protocol, "{}: device {} claims an alignment of {} and buffers of at most {} bytes",
+                        endpoint.text(), device, *alignment, *max_size);
+        }
+        server->constants_.push_back({*alignment, *max_size});
+    }
+    return server;
+}
+
+Result<std::shared_ptr<Connection>> RemoteServer::connection() {
+    std::lock_guard lock(mutex_);
+    auto live = connect_locked();
+    kept_for_sizes_.reset();
+    return live;
+}
+
+Result<std::shared_ptr<Connection>> RemoteServer::connect_locked() {
+    if (auto live = connection_.lock(); live != nullptr && !live->failed()) {
+        return live;
+    }
+    auto opened = Connection::open(endpoint_);
+    if (opened) {
+        connection_ = *opened;
+    }
+    return opened;
+}
+
+Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
+    auto live = connection();
+    if (!live) {
+        return std::unexpected(live.error());
+    }
+    return (*live)->memory(device);
+}
+
+size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
+    const size_t bytes = ggml_nbytes(&tensor);
+    if (!may_exceed_its_bytes(tensor)) {
+        return bytes;
+    }
+    // Zeroed ids, addresses and names: the request is its own key.
+    wire::GetAllocSizeRequest request{};
+    request.device = device;
+    request.tensor = shape_of(tensor);
+    request.tensor.id = 0;
+    for (int i = 0; i < GGML_MAX_SRC; ++i) {
+        if (tensor.src[i] != nullptr) {
+            request.src[i] = shape_of(*tensor.src[i]);
+            request.src[i].id = 0;
+        }
+    }
+    const std::string key(reinterpret_cast<const char *>(&request), sizeof request);
+    {
+        std::lock_guard lock(mutex_);
+        if (const auto known = alloc_sizes_.find(key); known != alloc_sizes_.end()) {
+            return known->second;
+        }
+    }
+    request.tensor.id = 1;
+    for (int i = 0; i < GGML_MAX_SRC; ++i) {
+        if (tensor.src[i] != nullptr) {
+            request.src[i].id = static_cast<uint64_t>(i) + 2;
+            request.tensor.src[i] = request.src[i].id;
+        }
+    }
+    auto live = [this] {
+        std::lock_guard lock(mutex_);
+        const bool is_held = !connection_.expired();
+        auto connected = connect_locked();
+        if (connected && !is_held) {
+            kept_for_sizes_ = *connected;
+        }
+        return connected;
+    }();
+    const auto answer = live ? (*live)->alloc_size(request) : std::unexpected(live.error());
+    if (!answer) {
+        log_error("{}: cannot ask for the size of a tensor: {}", endpoint_.text(), answer.error().text);
+        return bytes;
+    }
+    std::lock_guard lock(mutex_);
+    return alloc_sizes_[key] = std::max<size_t>(bytes, *answer);
+}
+
+}  // namespace caravan::client

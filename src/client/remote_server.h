@@ -1,0 +1,58 @@
+// What the client knows of one endpoint, across connections: its devices and their constants.
+//
+// Threads: any. Lives as long as the process, since ggml keeps devices for ever; connections come and go with the
+// buffers, back-ends and events that hold them.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "client/connection.h"
+
+namespace caravan::client {
+
+class RemoteServer {
+public:
+    // Asks the server how many devices it has, and their alignments and limits.
+    static Result<std::unique_ptr<RemoteServer>> reach(const net::Endpoint & endpoint);
+
+    const net::Endpoint & endpoint() const { return endpoint_; }
+    uint32_t device_count() const { return static_cast<uint32_t>(constants_.size()); }
+    uint64_t alignment(uint32_t device) const { return constants_[device].alignment; }
+    uint64_t max_size(uint32_t device) const { return constants_[device].max_size; }
+
+    // The live connection, or a new one, for a buffer or a back-end that will hold it.
+    Result<std::shared_ptr<Connection>> connection();
+
+    Result<DeviceMemory> memory(uint32_t device);
+
+    // Bytes that the tensor takes on the device; more than ggml_nbytes for some ops and quantised types. Remembered by
+    // everything that the answer can depend on.
+    size_t alloc_size(uint32_t device, const ggml_tensor & tensor);
+
+private:
+    struct Constants {
+        uint64_t alignment;
+        uint64_t max_size;
+    };
+
+    explicit RemoteServer(net::Endpoint endpoint) : endpoint_(std::move(endpoint)) {}
+
+    Result<std::shared_ptr<Connection>> connect_locked();
+
+    const net::Endpoint endpoint_;
+    std::vector<Constants> constants_;
+
+    std::mutex mutex_;
+    std::weak_ptr<Connection> connection_;
+    // While a model is being planned, sizes are asked for before any buffer exists: one connection for all of them,
+    // until the first buffer takes it over. Not for other questions: a stock server serves one connection at a time,
+    // and a program that only looked at its devices must not keep it.
+    std::shared_ptr<Connection> kept_for_sizes_;
+    std::unordered_map<std::string, size_t> alloc_sizes_;
+};
+
+}  // namespace caravan::client

@@ -1,0 +1,58 @@
+#include "client/serve.h"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+
+#include "net/endpoint.h"
+
+namespace caravan::client {
+namespace {
+
+std::vector<std::string> candidates() {
+    std::vector<std::string> found;
+    Dl_info info{};
+    if (::dladdr(reinterpret_cast<void *>(&become_server), &info) != 0 && info.dli_fname != nullptr) {
+        found.push_back((std::filesystem::path(info.dli_fname).parent_path() / "rpc-server").string());
+    }
+    found.push_back(CARAVAN_INSTALLED_SERVER);
+    found.push_back("rpc-server");  // without a slash: execvp looks on PATH
+    return found;
+}
+
+}  // namespace
+
+Error become_server(const std::string & text, const char * cache_dir, size_t n_threads,
+                    const std::vector<std::string> & devices) {
+    const auto endpoint = net::parse_endpoint(text);
+    if (!endpoint) {
+        return endpoint.error();
+    }
+    const bool is_unix = endpoint->kind == net::Endpoint::Kind::unix_socket;
+    std::vector<std::string> arguments{"rpc-server", "--host", is_unix ? endpoint->text() : endpoint->host, "--threads",
+                                       std::to_string(n_threads)};
+    if (!is_unix) {
+        arguments.insert(arguments.end(), {"--port", std::to_string(endpoint->port)});
+    }
+    for (const std::string & device : devices) {
+        arguments.insert(arguments.end(), {"--device", device});
+    }
+    if (cache_dir != nullptr) {
+        arguments.insert(arguments.end(), {"--cache", "--cache-dir", cache_dir});
+    }
+    std::vector<char *> argv;
+    for (std::string & argument : arguments) {
+        argv.push_back(argument.data());
+    }
+    argv.push_back(nullptr);
+    for (const std::string & program : candidates()) {
+        ::execvp(program.c_str(), argv.data());
+    }
+    return Error{Errc::not_found, std::format("cannot start rpc-server: {} (looked beside the plug-in, in {} and on PATH)",
+                                              errno_text(errno), CARAVAN_INSTALLED_SERVER)};
+}
+
+}  // namespace caravan::client

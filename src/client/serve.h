@@ -1,0 +1,16 @@
+// ggml_backend_rpc_start_server for programs that ask the plug-in to be a server (llama.cpp's own ggml-rpc-server).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace caravan::client {
+
+// Replaces this process by Caravan's rpc-server, found beside the plug-in, in the folder that Caravan was installed
+// to, or on PATH. Returns only if that is impossible.
+Error become_server(const std::string & endpoint, const char * cache_dir, size_t n_threads,
+                    const std::vector<std::string> & devices);
+
+}  // namespace caravan::client

@@ -1,0 +1,250 @@
+#include "client/stream.h"
+
+#include <algorithm>
+#include <array>
+
+namespace caravan::client {
+namespace {
+
+constexpr size_t answer_header_size = sizeof(uint64_t);
+constexpr size_t max_spare = 4;
+
+}  // namespace
+
+Stream::Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanoseconds silence, microseconds spin)
+    : transport_(std::move(transport)), silence_(silence), spin_(spin) {}
+
+MutableBytes Stream::append(size_t size) {
+    if (outbox_.empty() || !outbox_.back().growing) {
+        Segment segment;
+        if (!spare_.empty()) {
+            segment.own = std::move(spare_.back());
+            spare_.pop_back();
+        }
+        segment.growing = true;
+        outbox_.push_back(std::move(segment));
+    }
+    std::vector<std::byte> & bytes = outbox_.back().own;
+    const size_t at = bytes.size();
+    bytes.resize(at + size);
+    queued_ += size;
+    return MutableBytes(bytes).subspan(at);
+}
+
+uint64_t Stream::append_hole(std::vector<std::byte> bytes) {
+    const uint64_t position = queued_;
+    queued_ += bytes.size();
+    Segment segment;
+    segment.own = std::move(bytes);
+    outbox_.push_back(std::move(segment));
+    holes_.push_back(position);
+    return position;
+}
+
+void Stream::fill(uint64_t hole) { std::erase(holes_, hole); }
+
+Stream::Ticket Stream::expect(MutableBytes dest) {
+    ++expected_;
+    expected_position_ = queued_;
+    if (failure_) {
+        std::ranges::fill(dest, std::byte{0});
+        answered_ = expected_;
+    } else {
+        awaited_.push_back(dest);
+    }
+    return last_ticket();
+}
+
+Result<> Stream::flush(Lock & lock, uint64_t position) {
+    if (sent_ < position) {
+        ++flushes_;
+    }
+    return pump(lock, silence_, [&] { return sent_ >= position; });
+}
+
+Result<> Stream::send(Lock & lock, ConstBytes payload) {
+    if (!payload.empty()) {
+        Segment segment;
+        segment.external = payload;
+        outbox_.push_back(std::move(segment));
+        queued_ += payload.size();
+    }
+    return flush(lock, queued_);
+}
+
+Result<> Stream::await(Lock & lock, Ticket ticket, std::chrono::nanoseconds silence) {
+    if (!is_answered(ticket) && sent_ < ticket.position) {
+        ++flushes_;
+    }
+    return pump(lock, silence, [&] { return is_answered(ticket); });
+}
+
+void Stream::break_off(Error error) {
+    if (failure_) {
+        return;
+    }
+    failure_ = std::move(error);
+    for (size_t i = 0; i < awaited_.size(); ++i) {
+        std::ranges::fill(awaited_[i], std::byte{0});
+    }
+    awaited_.clear();
+    answered_ = expected_;
+    retired_ = std::move(outbox_);  // the memory of holes stays where it is
+    outbox_.clear();
+    holes_.clear();
+    sent_ = queued_;
+    transport_->wake();
+    progress_.notify_all();
+}
+
+void Stream::retire_front() {
+    Segment & segment = outbox_.front();
+    if (segment.growing && spare_.size() < max_spare) {
+        segment.own.clear();
+        spare_.push_back(std::move(segment.own));
+    }
+    outbox_.pop_front();
+}
+
+bool Stream::push() {
+    if (outbox_.empty()) {
+        return false;
+    }
+    std::array<ConstBytes, net::max_parts> parts;
+    size_t count = 0;
+    uint64_t room = (holes_.empty() ? queued_ : holes_.front()) - sent_;
+    for (auto it = outbox_.begin(); it != outbox_.end() && count < parts.size() && room > 0; ++it) {
+        if (const ConstBytes rest = it->rest(); !rest.empty()) {
+            parts[count++] = rest.first(std::min<uint64_t>(rest.size(), room));
+            room -= parts[count - 1].size();
+        }
+    }
+    size_t taken = 0;
+    if (count > 0) {
+        auto sent = transport_->send(std::span(parts).first(count));
+        if (!sent) {
+            break_off(std::move(sent.error()));
+            return true;
+        }
+        taken = *sent;
+    }
+    const bool moved = taken > 0;
+    sent_ += taken;
+    while (!outbox_.empty()) {
+        Segment & front = outbox_.front();
+        const size_t step = std::min(taken, front.rest().size());
+        front.sent += step;
+        taken -= step;
+        if (!front.rest().empty()) {
+            break;
+        }
+        retire_front();
+    }
+    return moved;
+}
+
+bool Stream::pull() {
+    bool moved = false;
+    while (!awaited_.empty()) {
+        const MutableBytes dest = awaited_.front();
+        const size_t whole = answer_header_size + dest.size();
+        std::array<MutableBytes, 2> parts;
+        size_t count = 0;
+        if (arrived_ < answer_header_size) {
+            parts[count++] = mutable_bytes(&header_, answer_header_size).subspan(arrived_);
+        }
+        if (!dest.empty()) {
+            parts[count++] = dest.subspan(arrived_ > answer_header_size ? arrived_ - answer_header_size : 0);
+        }
+        auto got = transport_->receive(std::span(parts).first(count));
+        if (!got) {
+            break_off(std::move(got.error()));
+            return true;
+        }
+        if (*got == 0) {
+            return moved;
+        }
+        moved = true;
+        arrived_ += *got;
+        if (arrived_ >= answer_header_size && header_ != dest.size()) {
+            break_off(Error{Errc::protocol, std::format("an answer of {} bytes came where {} bytes were expected",
+                                                        header_, dest.size())});
+            return true;
+        }
+        if (arrived_ == whole) {
+            awaited_.pop_front();
+            arrived_ = 0;
+            ++answered_;
+        }
+    }
+    return moved;
+}
+
+template <class Done>
+Result<> Stream::pump(Lock & lock, std::chrono::nanoseconds silence, Done done) {
+    if (failure_) {
+        return std::unexpected(*failure_);
+    }
+    if (done()) {
+        return {};
+    }
+    TimePoint deadline = Clock::now() + silence;
+    uint64_t seen = moves_;
+    for (;;) {
+        const bool out = push();
+        const bool in = pull();
+        if (out || in) {
+            ++moves_;
+            if (sleepers_ > 0) {
+                progress_.notify_all();
+            }
+        }
+        if (failure_) {
+            return std::unexpected(*failure_);
+        }
+        if (done()) {
+            return {};
+        }
+        if (seen != moves_) {
+            seen = moves_;
+            deadline = Clock::now() + silence;
+        } else if (Clock::now() >= deadline) {
+            break_off(Error{Errc::timed_out,
+                            std::format("no progress for {} s (GGML_RPC_TIMEOUT_S)",
+                                        std::chrono::duration_cast<seconds>(silence).count())});
+            return std::unexpected(*failure_);
+        }
+        if (out || in) {
+            continue;
+        }
+        if (watched_) {
+            if (can_push()) {
+                transport_->wake();  // the watcher may not be looking for room to send
+            }
+            ++sleepers_;
+            progress_.wait_until(lock, deadline);
+            --sleepers_;
+            if (failure_) {
+                return std::unexpected(*failure_);
+            }
+            continue;
+        }
+        watched_ = true;
+        const net::Interest interest{.read = !awaited_.empty(), .write = can_push()};
+        lock.unlock();
+        auto waited = transport_->wait(interest, deadline, spin_);
+        lock.lock();
+        watched_ = false;
+        if (sleepers_ > 0) {
+            progress_.notify_all();
+        }
+        if (!waited) {
+            break_off(std::move(waited.error()));
+        }
+        if (failure_) {
+            return std::unexpected(*failure_);
+        }
+    }
+}
+
+}  // namespace caravan::client

@@ -1,0 +1,114 @@
+// Commands out, answers in, over one transport, driven by the threads that call: there is no dispatcher thread.
+//
+// Outgoing bytes collect in a batch until a flush. Answers arrive in the order in which they were expected and land in
+// the memory given for them. Whoever waits moves bytes in both directions, so neither side can block on full buffers.
+//
+// Threads: every function needs the lock of mutex() held. Functions that take the lock give it up while they sleep, so
+// that other threads can append and flush meanwhile. Of several waiting threads one watches the transport; the others
+// sleep until it reports.
+//
+// Failure is sticky. Once failure() is set, nothing is sent, what was and is expected is filled with zeroes, and every
+// wait returns at once.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "net/transport.h"
+
+namespace caravan::client {
+
+class Stream {
+public:
+    using Lock = std::unique_lock<std::mutex>;
+
+    // The number-th answer, to a request that ends at byte `position` of all that was ever queued. number 0: none.
+    struct Ticket {
+        uint64_t number = 0;
+        uint64_t position = 0;
+    };
+
+    // `silence` is how long the peer may make no progress at all while something is awaited.
+    Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanoseconds silence, microseconds spin);
+
+    std::mutex & mutex() { return mutex_; }
+    const std::optional<Error> & failure() const { return failure_; }
+    std::string_view transport_kind() const { return transport_->kind(); }
+
+    // `size` bytes at the end of the batch, to be filled before the lock is given up. Valid until the next append.
+    MutableBytes append(size_t size);
+
+    // Bytes that are still being written by somebody else: a hole in the batch. Nothing from there on is sent before
+    // fill(). The memory stays where it is. Returns the hole's position.
+    uint64_t append_hole(std::vector<std::byte> bytes);
+    void fill(uint64_t hole);
+
+    // An answer of exactly `dest.size()` bytes is to come. `dest` must live until the ticket is done.
+    Ticket expect(MutableBytes dest);
+    Ticket last_ticket() const { return {expected_, expected_position_}; }
+    bool is_answered(Ticket ticket) const { return answered_ >= ticket.number; }
+
+    uint64_t position() const { return queued_; }
+    size_t unsent() const { return queued_ - sent_; }
+
+    // Until the transport has taken everything before `position`. No hole may be left there.
+    Result<> flush(Lock & lock, uint64_t position);
+    // The batch, then `payload` from the caller's memory, which is free again when this returns. No hole may be left.
+    Result<> send(Lock & lock, ConstBytes payload);
+    // Until the answer has arrived. No hole may be left before the ticket's position. `silence` overrides the stream's.
+    Result<> await(Lock & lock, Ticket ticket) { return await(lock, ticket, silence_); }
+    Result<> await(Lock & lock, Ticket ticket, std::chrono::nanoseconds silence);
+
+    // Ends the stream for a reason found elsewhere.
+    void break_off(Error error);
+
+    uint64_t flushes() const { return flushes_; }
+
+private:
+    struct Segment {
+        std::vector<std::byte> own;
+        ConstBytes external;  // used if own is empty
+        size_t sent = 0;
+        bool growing = false;  // append may add to it
+        ConstBytes rest() const { return (own.empty() ? external : ConstBytes(own)).subspan(sent); }
+    };
+
+    template <class Done>
+    Result<> pump(Lock & lock, std::chrono::nanoseconds silence, Done done);
+    bool can_push() const { return sent_ < (holes_.empty() ? queued_ : holes_.front()); }
+    bool push();  // true if bytes went out
+    bool pull();  // true if bytes came in
+    void retire_front();
+
+    std::mutex mutex_;
+    std::condition_variable progress_;
+    std::unique_ptr<net::Transport> transport_;
+    const std::chrono::nanoseconds silence_;
+    const microseconds spin_;
+    std::optional<Error> failure_;
+
+    std::deque<Segment> outbox_;
+    std::deque<Segment> retired_;  // what was unsent at the failure
+    std::vector<std::vector<std::byte>> spare_;  // emptied segments' memory, to be used again
+    uint64_t queued_ = 0, sent_ = 0;             // bytes ever
+    std::deque<uint64_t> holes_;                 // positions, ascending
+
+    std::deque<MutableBytes> awaited_;
+    uint64_t expected_ = 0, answered_ = 0, expected_position_ = 0;
+    uint64_t header_ = 0;   // size field of the answer that is arriving
+    size_t arrived_ = 0;    // bytes of it, header included
+
+    bool watched_ = false;  // a thread sleeps on the transport
+    int sleepers_ = 0;      // threads that sleep on progress_
+    uint64_t moves_ = 0;    // counts progress, for the time-out
+    uint64_t flushes_ = 0;
+};
+
+}  // namespace caravan::client

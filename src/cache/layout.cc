@@ -1,0 +1,92 @@
+#include "cache/layout.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <format>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "cache/digest.h"
+
+namespace caravan::cache {
+namespace {
+
+// Never through a symbolic link, and not held up by a pipe that somebody put there.
+UniqueFd open_to_read(const std::filesystem::path & path) {
+    return UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+}
+
+// After a failed open: what lies there is not ours, or nothing does.
+bool not_a_file_of_ours(int error) { return error == ENOENT || error == ELOOP || error == EMLINK || error == ENXIO; }
+
+// "" if the file is not as Writer makes it.
+std::string read_name(int fd) {
+    std::array<char, sha256_hex_length + 2> text;  // one more than the name and its newline: to see that it ends there
+    ssize_t n;
+    do {
+        n = ::read(fd, text.data(), text.size());
+    } while (n < 0 && errno == EINTR);
+    if (n != static_cast<ssize_t>(sha256_hex_length + 1) || text[sha256_hex_length] != '\n') {
+        return {};
+    }
+    const std::string_view name(text.data(), sha256_hex_length);
+    return is_sha256_hex(name) ? std::string(name) : std::string();
+}
+
+bool has_size(int fd, uint64_t size) {
+    struct stat status;
+    return ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && static_cast<uint64_t>(status.st_size) == size;
+}
+
+}  // namespace
+
+std::filesystem::path Layout::index_file(Key key) const {
+    return index() / std::format("{:016x}-{}", key.fnv, key.size);
+}
+
+std::optional<Blob> open_blob(const Layout & layout, Key key) {
+    const std::filesystem::path index_file = layout.index_file(key);
+    const UniqueFd index = open_to_read(index_file);
+    if (!index) {
+        if (errno != ENOENT) {
+            log_warning("weight cache: cannot read {}: {}", index_file.string(), errno_text(errno));
+        }
+        return std::nullopt;
+    }
+    std::string name = read_name(index.get());
+    if (name.empty()) {
+        remove_entry(layout, key, {}, "its index file is damaged");
+        return std::nullopt;
+    }
+    const std::filesystem::path path = layout.blob(name);
+    UniqueFd fd = open_to_read(path);
+    if (!fd) {
+        if (const int error = errno; not_a_file_of_ours(error)) {
+            remove_entry(layout, key, name, "its blob is missing");
+        } else {
+            log_warning("weight cache: cannot read {}: {}", path.string(), errno_text(error));
+        }
+        return std::nullopt;
+    }
+    if (!has_size(fd.get(), key.size)) {
+        remove_entry(layout, key, name, "its blob has the wrong size");
+        return std::nullopt;
+    }
+    return Blob{std::move(name), std::move(fd)};
+}
+
+void remove_entry(const Layout & layout, Key key, std::string_view sha256, std::string_view reason) {
+    const std::filesystem::path index_file = layout.index_file(key);
+    log_warning("weight cache: {} is dropped: {}", index_file.string(), reason);
+    // The index first: no other process should be sent to a blob that is about to go.
+    ::unlink(index_file.c_str());
+    if (!sha256.empty()) {
+        ::unlink(layout.blob(sha256).c_str());
+    }
+}
+
+}  // namespace caravan::cache

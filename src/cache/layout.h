@@ -1,0 +1,53 @@
+// The store on disk.
+//
+//   <root>/blobs/<sha256>            the bytes, mode 0600; the name is the SHA-256 of the content, 64 lower-case hex
+//   <root>/index/<fnv>-<size>        which blob it is: its name and a newline. fnv: FNV-1a 64 of the bytes, 16 hex
+//                                    digits, as SET_TENSOR_HASH asks for it; size: bytes, decimal
+//   <root>/tmp/XXXXXX                being written
+//
+// A blob is in its place before the index names it, and both get there whole by one rename or link. So an entry whose
+// blob is missing or has another size is damaged, never half-made, and may be removed by whoever sees it. Processes
+// that share the store need no lock: the worst that a race can do is to lose an entry, which costs one upload.
+//
+// Only numbers make names: nothing else from a peer reaches the file system, and what an index file says is used only
+// if it is 64 hex digits.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/unique_fd.h"
+
+namespace caravan::cache {
+
+struct Key {
+    uint64_t fnv = 0;   // wire::fnv1a of the bytes
+    uint64_t size = 0;  // bytes
+};
+
+struct Layout {
+    std::filesystem::path root;
+
+    std::filesystem::path blobs() const { return root / "blobs"; }
+    std::filesystem::path index() const { return root / "index"; }
+    std::filesystem::path temporary() const { return root / "tmp"; }
+    std::filesystem::path blob(std::string_view sha256) const { return blobs() / sha256; }
+    std::filesystem::path index_file(Key key) const;
+};
+
+struct Blob {
+    std::string sha256;  // what the index says; whether the bytes agree is for the reader to find out
+    UniqueFd fd;         // at the start, of key.size bytes
+};
+
+// The blob that the index names for `key`, if there is one. A damaged entry is removed and counts as none; one that
+// cannot be opened now (no descriptors left, no permission) counts as none and stays.
+std::optional<Blob> open_blob(const Layout & layout, Key key);
+
+// Takes the index file and the blob away (`sha256` empty: the index file only) and warns with the reason.
+void remove_entry(const Layout & layout, Key key, std::string_view sha256, std::string_view reason);
+
+}  // namespace caravan::cache

@@ -1,0 +1,91 @@
+#include "cache/writer.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace caravan::cache {
+
+void Writer::append(ConstBytes data) {
+    while (!over_ && !data.empty()) {
+        const ConstBytes chunk = data.first(std::min(data.size(), chunk_size));
+        data = data.subspan(chunk.size());
+        if (chunk.size() > size_ - taken_) {
+            give_up("more bytes than announced");
+            return;
+        }
+        fnv_ = wire::fnv1a(chunk, fnv_);
+        digest_.update(chunk);
+        taken_ += chunk.size();
+        if (const auto written = file_.write(chunk); !written) {
+            give_up(written.error().text);
+        }
+    }
+}
+
+// There is no fsync. After a power failure a blob may be short or hold zeros although it has its name; readers check
+// every byte before it counts, so such an entry only costs one more upload. Waiting for gigabytes to reach the disk
+// would cost every upload.
+bool Writer::commit() {
+    if (over_) {
+        return false;
+    }
+    if (taken_ != size_) {  // the peer went away: nothing to warn about here
+        over_ = true;
+        file_.discard();
+        return false;
+    }
+    const Key key{fnv_, size_};
+    const std::string sha256 = digest_.hex();
+    if (sha256.empty()) {
+        give_up("OpenSSL cannot compute SHA-256");
+        return false;
+    }
+    const std::filesystem::path blob = layout_.blob(sha256);
+    // Over a blob of that name, if there is one: should that be damaged, it is mended.
+    if (const auto moved = file_.close().and_then([&] { return file_.move_over(blob); }); !moved) {
+        give_up(moved.error().text);
+        return false;
+    }
+    const auto entered = enter(key, sha256);
+    if (!entered || !*entered) {
+        ::unlink(blob.c_str());  // no index file leads to it: another key would be another content
+        give_up(entered ? "other bytes are stored under the same FNV-1a hash and size, and stay"
+                        : std::string_view(entered.error().text));
+        return false;
+    }
+    over_ = true;
+    return true;
+}
+
+// True: the index names `sha256` for `key`, by us or by another process. False: it names another blob.
+Result<bool> Writer::enter(Key key, const std::string & sha256) {
+    // A second round if the file that was in the way is gone: it was damaged, or just then removed.
+    for (int round = 0; round < 2; ++round) {
+        auto file = TemporaryFile::create(layout_.temporary());
+        if (!file) {
+            return std::unexpected(file.error());
+        }
+        const std::string line = sha256 + "\n";
+        const auto placed = file->write(const_bytes(line.data(), line.size()))
+                                .and_then([&] { return file->close(); })
+                                .and_then([&] { return file->move_if_absent(layout_.index_file(key)); });
+        if (!placed || *placed) {
+            return placed;
+        }
+        if (const auto first = open_blob(layout_, key)) {
+            return first->sha256 == sha256;
+        }
+    }
+    return fail(Errc::unavailable, "cannot replace {}", layout_.index_file(key).string());
+}
+
+void Writer::give_up(std::string_view reason) {
+    over_ = true;
+    file_.discard();
+    log_warning("weight cache: {} bytes are not kept: {}", size_, reason);
+}
+
+}  // namespace caravan::cache

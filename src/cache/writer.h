@@ -1,0 +1,47 @@
+// Keeps the bytes of an upload while they pass. Never in the upload's way: whatever goes wrong here is logged once and
+// ends the keeping, not the upload.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "cache/digest.h"
+#include "cache/layout.h"
+#include "cache/temporary_file.h"
+#include "wire/stock.h"
+
+namespace caravan::cache {
+
+// From Store::begin, which it may outlive. One thread at a time. Blocks for as long as the disk does. Without commit(),
+// the destructor leaves nothing behind. A killed process leaves one file in tmp/ or, if it happens within commit(), a
+// blob that the index does not name yet: the next upload of the same bytes takes its place.
+class Writer {
+public:
+    void append(ConstBytes data);
+
+    // Once, after the last byte. True: the bytes are in the store and other processes find them. False: they were not
+    // as many as announced, could not be written, or the store has other bytes under the same FNV-1a and size. That
+    // hash is no defence against somebody who looks for collisions, so what was stored first stays: no peer can
+    // replace what another one stored.
+    bool commit();
+
+private:
+    friend class Store;
+    Writer(Layout layout, uint64_t size, TemporaryFile file)
+        : layout_(std::move(layout)), size_(size), file_(std::move(file)) {}
+
+    void give_up(std::string_view reason);
+    Result<bool> enter(Key key, const std::string & sha256);
+
+    Layout layout_;
+    uint64_t size_;  // bytes announced
+    TemporaryFile file_;
+    uint64_t taken_ = 0;  // bytes appended so far, at most size_
+    uint64_t fnv_ = wire::fnv1a_start;
+    Sha256 digest_;
+    bool over_ = false;  // committed or given up
+};
+
+}  // namespace caravan::cache

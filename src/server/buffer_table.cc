@@ -1,0 +1,68 @@
+#include "server/buffer_table.h"
+
+#include <algorithm>
+
+namespace caravan::server {
+namespace {
+
+constexpr uint64_t handle_mask = (uint64_t{1} << (63 - offset_bits)) - 1;  // addresses stay below 2^63
+
+}  // namespace
+
+Result<uint64_t> BufferTable::allocate(ggml_backend_buffer_type_t type, uint32_t device, uint64_t size) {
+    if (size > max_buffer_size || size > ggml_backend_buft_get_max_size(type)) {
+        return fail(Errc::no_memory, "{} bytes are more than the device takes in one buffer", size);
+    }
+    if (buffers_.size() >= max_buffers) {
+        return fail(Errc::no_memory, "the session has {} buffers already", buffers_.size());
+    }
+    Buffer entry;
+    entry.buffer.reset(ggml_backend_buft_alloc_buffer(type, std::max<uint64_t>(size, 1)));
+    if (entry.buffer == nullptr) {
+        return fail(Errc::no_memory, "the device cannot allocate {} bytes", size);
+    }
+    entry.size = size;
+    entry.base = static_cast<std::byte *>(ggml_backend_buffer_get_base(entry.buffer.get()));
+    entry.is_host = ggml_backend_buffer_is_host(entry.buffer.get());
+    entry.device = device;
+    if (!entry.is_host) {
+        ggml_backend_buffer_clear(entry.buffer.get(), 0);
+    }
+    uint64_t address = 0;
+    do {
+        address = (next_++ & handle_mask) << offset_bits;
+    } while (address == 0 || buffers_.contains(address));
+    bytes_ += size;
+    peak_bytes_ = std::max(peak_bytes_, bytes_);
+    buffers_.emplace(address, std::move(entry));
+    return address;
+}
+
+bool BufferTable::free(uint64_t address) {
+    const auto found = buffers_.find(address);
+    if (found == buffers_.end()) {
+        return false;
+    }
+    bytes_ -= found->second.size;
+    buffers_.erase(found);
+    return true;
+}
+
+BufferTable::Buffer * BufferTable::find(uint64_t address) {
+    const auto found = buffers_.find(address);
+    return found == buffers_.end() ? nullptr : &found->second;
+}
+
+Result<BufferTable::Region> BufferTable::locate(uint64_t handle, uint64_t address, uint64_t size) {
+    Buffer * buffer = find(handle);
+    if (buffer == nullptr) {
+        return fail(Errc::not_found, "no buffer {:#x}", handle);
+    }
+    if (address < handle || address - handle > buffer->size || size > buffer->size - (address - handle)) {
+        return fail(Errc::invalid_argument, "{} bytes at {:#x} do not lie in buffer {:#x} of {} bytes", size, address,
+                    handle, buffer->size);
+    }
+    return Region{buffer, address - handle};
+}
+
+}  // namespace caravan::server

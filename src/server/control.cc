@@ -1,0 +1,78 @@
+#include "server/control.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace caravan::server {
+
+void ControlMessage::set_text(std::string_view from) {
+    const size_t size = std::min(from.size(), sizeof text - 1);
+    std::memcpy(text, from.data(), size);
+    text[size] = '\0';
+}
+
+bool send_control(int fd, const ControlMessage & message, int attached) {
+    iovec part{const_cast<ControlMessage *>(&message), sizeof message};
+    alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
+    msghdr header{};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    if (attached >= 0) {
+        header.msg_control = space;
+        header.msg_controllen = sizeof space;
+        cmsghdr * rights = CMSG_FIRSTHDR(&header);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(sizeof(int));
+        std::memcpy(CMSG_DATA(rights), &attached, sizeof attached);
+    }
+    ssize_t sent = 0;
+    do {
+#ifdef MSG_NOSIGNAL
+        sent = ::sendmsg(fd, &header, MSG_NOSIGNAL);
+#else
+        sent = ::sendmsg(fd, &header, 0);
+#endif
+    } while (sent < 0 && errno == EINTR);
+    return sent == static_cast<ssize_t>(sizeof message);
+}
+
+Result<std::optional<ReceivedControl>> receive_control(int fd) {
+    ReceivedControl received;
+    iovec part{&received.message, sizeof received.message};
+    alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
+    msghdr header{};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    header.msg_control = space;
+    header.msg_controllen = sizeof space;
+    ssize_t got = 0;
+    do {
+        got = ::recvmsg(fd, &header, 0);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+        return std::nullopt;
+    }
+    if (got <= 0) {
+        return fail(Errc::closed, "the other process has ended");
+    }
+    for (cmsghdr * control = CMSG_FIRSTHDR(&header); control != nullptr; control = CMSG_NXTHDR(&header, control)) {
+        if (control->cmsg_level == SOL_SOCKET && control->cmsg_type == SCM_RIGHTS) {
+            int descriptor = -1;
+            std::memcpy(&descriptor, CMSG_DATA(control), sizeof descriptor);
+            received.attached.reset(descriptor);
+            ::fcntl(descriptor, F_SETFD, FD_CLOEXEC);
+        }
+    }
+    // Written with one call into an empty buffer much larger than it: it arrives whole.
+    if (got != static_cast<ssize_t>(sizeof received.message)) {
+        return fail(Errc::protocol, "a torn message between server and worker");
+    }
+    return received;
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,50 @@
+// The private line between the supervisor and a worker process: fixed-size messages over a socket pair, some of which
+// carry a file descriptor. Both ends run the same binary, so there is no version and no byte order to agree on.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "server/devices.h"
+
+namespace caravan::server {
+
+// What was received from a client before its socket is handed over: at most a header and a small payload.
+inline constexpr size_t max_prefix = 16;
+
+struct ControlMessage {
+    enum class Kind : uint32_t {
+        device,   // worker: facts of device `number`, `count` in all
+        ready,    // worker: loaded, give me a session
+        failed,   // worker: cannot start, `text` says why
+        ended,    // worker: the session is over, `text` says why and what it did
+        memory,   // supervisor asks for device `number`; worker answers with free and total
+        session,  // supervisor: serve this socket (attached), session `number`
+    };
+    Kind kind = Kind::ready;
+    uint32_t number = 0;
+    uint32_t count = 0;
+    uint32_t prefix_size = 0;
+    uint64_t alignment = 0, max_size = 0, memory_free = 0, memory_total = 0;
+    std::byte prefix[max_prefix] = {};
+    char text[400] = {};
+
+    void set_text(std::string_view from);
+};
+
+// The messages fit into the socket's buffer, so in practice this never blocks. If it fails, the other process has gone,
+// which receive_control() reports as well.
+bool send_control(int fd, const ControlMessage & message, int attached = -1);
+
+struct ReceivedControl {
+    ControlMessage message;
+    UniqueFd attached;
+};
+// Nothing if no whole message is there yet and `fd` does not block; Errc::closed if the other process has gone.
+Result<std::optional<ReceivedControl>> receive_control(int fd);
+
+}  // namespace caravan::server

@@ -1,0 +1,146 @@
+#include "server/devices.h"
+
+#include <cstdlib>
+#include <format>
+#include <string_view>
+
+#include "base/log.h"
+
+namespace caravan::server {
+namespace {
+
+void load_backends() {
+    // A server that is itself a client of other servers would lend out their devices as its own.
+    ::unsetenv("GGML_RPC_SERVERS");
+    ggml_backend_load_all();
+}
+
+bool is_remote(ggml_backend_dev_t device) {
+    return std::string_view(ggml_backend_reg_name(ggml_backend_dev_backend_reg(device))) == "RPC";
+}
+
+bool is_gpu(ggml_backend_dev_t device) {
+    const auto type = ggml_backend_dev_type(device);
+    return type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU;
+}
+
+std::vector<ggml_backend_dev_t> default_devices() {
+    std::vector<ggml_backend_dev_t> chosen;
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        const ggml_backend_dev_t device = ggml_backend_dev_get(i);
+        if (is_gpu(device) && !is_remote(device)) {
+            chosen.push_back(device);
+        }
+    }
+    if (chosen.empty()) {
+        if (const ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)) {
+            chosen.push_back(cpu);
+        }
+    }
+    return chosen;
+}
+
+std::string known_names() {
+    std::string names;
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        names += std::format("{}{}", i == 0 ? "" : ", ", ggml_backend_dev_name(ggml_backend_dev_get(i)));
+    }
+    return names.empty() ? "none" : names;
+}
+
+void set_threads(ggml_backend_dev_t device, ggml_backend_t backend, int threads) {
+    const auto set = reinterpret_cast<ggml_backend_set_n_threads_t>(
+        ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_set_n_threads"));
+    if (set != nullptr) {
+        set(backend, threads);
+    }
+}
+
+void set_abort_flag(ggml_backend_dev_t device, ggml_backend_t backend, std::atomic<bool> * flag) {
+    const auto set = reinterpret_cast<ggml_backend_set_abort_callback_t>(
+        ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_set_abort_callback"));
+    if (set != nullptr) {
+        set(backend, [](void * data) { return static_cast<std::atomic<bool> *>(data)->load(std::memory_order_relaxed); },
+            flag);
+    }
+}
+
+}  // namespace
+
+Result<Devices> Devices::open(const std::vector<std::string> & names, int threads) {
+    load_backends();
+    std::vector<ggml_backend_dev_t> chosen;
+    for (const std::string & name : names) {
+        const ggml_backend_dev_t device = ggml_backend_dev_by_name(name.c_str());
+        if (device == nullptr) {
+            return fail(Errc::not_found, "no device is named \"{}\"; there are: {}", name, known_names());
+        }
+        chosen.push_back(device);
+    }
+    if (names.empty()) {
+        chosen = default_devices();
+    }
+    if (chosen.empty()) {
+        return fail(Errc::not_found, "no device to lend: ggml found no back-end on this machine");
+    }
+    Devices devices;
+    for (const ggml_backend_dev_t device : chosen) {
+        Entry entry{device, {ggml_backend_dev_init(device, nullptr), {}}, false};
+        if (entry.backend == nullptr) {
+            return fail(Errc::unavailable, "device {} cannot be initialized", ggml_backend_dev_name(device));
+        }
+        set_threads(device, entry.backend.get(), threads);
+        set_abort_flag(device, entry.backend.get(), devices.aborted_.get());
+        devices.devices_.push_back(std::move(entry));
+    }
+    return devices;
+}
+
+std::string Devices::describe_all() {
+    load_backends();
+    const auto lent = default_devices();
+    std::string text;
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        const ggml_backend_dev_t device = ggml_backend_dev_get(i);
+        size_t free = 0, total = 0;
+        ggml_backend_dev_memory(device, &free, &total);
+        const bool is_lent = std::ranges::find(lent, device) != lent.end();
+        text += std::format("  {}: {} ({} MiB, {} MiB free){}\n", ggml_backend_dev_name(device),
+                            ggml_backend_dev_description(device), total >> 20, free >> 20,
+                            is_lent ? "  [lent by default]" : "");
+    }
+    return text;
+}
+
+ggml_backend_buffer_type_t Devices::buffer_type(uint32_t index) const {
+    return ggml_backend_get_default_buffer_type(devices_[index].backend.get());
+}
+
+DeviceFacts Devices::facts(uint32_t index) const {
+    DeviceFacts facts;
+    facts.name = ggml_backend_dev_name(devices_[index].device);
+    facts.description = ggml_backend_dev_description(devices_[index].device);
+    facts.alignment = ggml_backend_buft_get_alignment(buffer_type(index));
+    facts.max_size = ggml_backend_buft_get_max_size(buffer_type(index));
+    size_t free = 0, total = 0;
+    ggml_backend_dev_memory(devices_[index].device, &free, &total);
+    facts.memory_free = free;
+    facts.memory_total = total;
+    return facts;
+}
+
+ggml_status Devices::compute(uint32_t index, ggml_cgraph * graph) {
+    devices_[index].running = true;
+    return ggml_backend_graph_compute_async(devices_[index].backend.get(), graph);
+}
+
+void Devices::synchronize() {
+    for (Entry & entry : devices_) {
+        if (entry.running) {
+            ggml_backend_synchronize(entry.backend.get());
+            entry.running = false;
+        }
+    }
+}
+
+}  // namespace caravan::server

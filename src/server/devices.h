@@ -1,0 +1,56 @@
+// The ggml devices that a server lends out.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "ggml-backend.h"
+
+namespace caravan::server {
+
+struct DeviceFacts {
+    std::string name, description;
+    uint64_t alignment = 0, max_size = 0;  // bytes
+    uint64_t memory_free = 0, memory_total = 0;
+};
+
+class Devices {
+public:
+    // Loads ggml's back-ends. `names`: these devices in this order; empty: all GPUs, or the CPU if there is none.
+    // `threads` is for CPU devices.
+    static Result<Devices> open(const std::vector<std::string> & names, int threads);
+
+    // Every device of this machine, with a mark at those that open({}) would lend.
+    static std::string describe_all();
+
+    uint32_t count() const { return static_cast<uint32_t>(devices_.size()); }
+    ggml_backend_dev_t device(uint32_t index) const { return devices_[index].device; }
+    ggml_backend_buffer_type_t buffer_type(uint32_t index) const;
+    DeviceFacts facts(uint32_t index) const;
+
+    // Starts a graph; it may still be running on return.
+    ggml_status compute(uint32_t index, ggml_cgraph * graph);
+    // Waits for all that was started.
+    void synchronize();
+
+    // Makes running computations end early, where the back-end can. Any thread.
+    void abort_computation() { aborted_->store(true, std::memory_order_relaxed); }
+
+private:
+    struct BackendDeleter {
+        void operator()(ggml_backend_t backend) const { ggml_backend_free(backend); }
+    };
+    struct Entry {
+        ggml_backend_dev_t device;
+        std::unique_ptr<ggml_backend, BackendDeleter> backend;
+        bool running = false;
+    };
+    std::vector<Entry> devices_;
+    std::unique_ptr<std::atomic<bool>> aborted_ = std::make_unique<std::atomic<bool>>(false);
+};
+
+}  // namespace caravan::server

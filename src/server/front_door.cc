@@ -1,0 +1,116 @@
+#include "server/front_door.h"
+
+#include <sys/socket.h>
+
+#include <cerrno>
+
+#include "wire/stock.h"
+
+namespace caravan::server {
+namespace {
+
+using wire::Command;
+
+constexpr size_t header_size = sizeof(wire::RequestHeader);
+
+}  // namespace
+
+FrontDoor::FrontDoor(UniqueFd socket, std::string peer)
+    : socket_(std::move(socket)), peer_(std::move(peer)), deadline_(Clock::now() + patience) {}
+
+// True once `size` bytes of the command are here. Takes no byte beyond them: the rest is the worker's.
+Result<bool> FrontDoor::fill(size_t size) {
+    while (size_ < size) {
+        const ssize_t got = ::recv(socket_.get(), bytes_.data() + size_, size - size_, MSG_DONTWAIT);
+        if (got == 0) {
+            return fail(Errc::closed, "left");
+        }
+        if (got < 0) {
+            if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
+                return false;
+            }
+            return fail(Errc::closed, "left: {}", errno_text(errno));
+        }
+        if (size_ == 0) {
+            deadline_ = Clock::now() + patience;
+        }
+        size_ += static_cast<size_t>(got);
+    }
+    return true;
+}
+
+template <class Answer>
+Result<> FrontDoor::answer(const Answer & payload) {
+    std::array<std::byte, sizeof(uint64_t) + sizeof payload> bytes;
+    store(bytes.data(), uint64_t{sizeof payload});
+    store(bytes.data() + sizeof(uint64_t), payload);
+#ifdef MSG_NOSIGNAL
+    constexpr int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
+#else
+    constexpr int flags = MSG_DONTWAIT;
+#endif
+    // A few bytes into a socket that has not been written to, or whose answers were read: there is room, or the peer
+    // does not play by the rules.
+    if (::send(socket_.get(), bytes.data(), bytes.size(), flags) != static_cast<ssize_t>(bytes.size())) {
+        return fail(Errc::closed, "does not read its answers");
+    }
+    size_ = 0;
+    deadline_ = no_deadline;
+    return {};
+}
+
+Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & devices) {
+    for (;;) {
+        const auto has_header = fill(header_size);
+        if (!has_header || !*has_header) {
+            return has_header ? Result<Wants>(Wants::more) : std::unexpected(has_header.error());
+        }
+        const auto header = load<wire::RequestHeader>(bytes_.data());
+        const Command command = header.command;
+        if (!greeted_ && (command != Command::hello || header.size != sizeof(wire::HelloRequest))) {
+            return fail(Errc::protocol, "did not begin with an RPC handshake");
+        }
+        const wire::PayloadBounds bounds = wire::payload_bounds(command);
+        if (bounds.low > bounds.high || (greeted_ && command == Command::hello)) {
+            return fail(Errc::protocol, "sent command {} out of place", static_cast<unsigned>(command));
+        }
+        const bool about_device = command == Command::get_alignment || command == Command::get_max_size ||
+                                  command == Command::get_device_memory;
+        if (greeted_ && command != Command::device_count && !about_device) {
+            return Wants::session;
+        }
+        if (header.size != bounds.low) {
+            return fail(Errc::protocol, "sent {} with a payload of {} bytes", wire::command_name(command),
+                        static_cast<uint64_t>(header.size));
+        }
+        const auto whole = fill(header_size + bounds.low);
+        if (!whole || !*whole) {
+            return whole ? Result<Wants>(Wants::more) : std::unexpected(whole.error());
+        }
+        if (about_device && memory_device() >= devices.size()) {
+            return fail(Errc::invalid_argument, "asked about device {}: there are {}", memory_device(), devices.size());
+        }
+        Result<> done;
+        switch (command) {
+            case Command::hello:
+                greeted_ = true;
+                done = answer(wire::HelloAnswer{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}});
+                break;
+            case Command::device_count: done = answer(static_cast<uint32_t>(devices.size())); break;
+            case Command::get_alignment: done = answer(devices[memory_device()].alignment); break;
+            case Command::get_max_size: done = answer(devices[memory_device()].max_size); break;
+            default: return Wants::memory;
+        }
+        if (!done) {
+            return std::unexpected(done.error());
+        }
+    }
+}
+
+uint32_t FrontDoor::memory_device() const { return load<uint32_t>(bytes_.data() + header_size); }
+
+Result<> FrontDoor::answer_memory(uint64_t free, uint64_t total) {
+    return answer(wire::DeviceMemoryAnswer{free, total});
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,21 @@
+// A worker process: loads ggml's back-ends, then serves one session and ends. Its memory is the session's memory, so
+// its end, however it comes, gives everything back and touches nobody else.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace caravan::server {
+
+struct WorkerOptions {
+    std::vector<std::string> devices;
+    int threads = 1;
+    std::optional<std::string> cache_dir;
+    bool keep_backend_log = false;  // show ggml's own lines while it loads
+};
+
+// `control_fd`: the worker's end of the line to the supervisor. Returns the process's exit code.
+int run_worker(int control_fd, const WorkerOptions & options);
+
+}  // namespace caravan::server

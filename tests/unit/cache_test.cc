@@ -1,0 +1,577 @@
+// The weight store: what was stored comes back, and nothing else ever does.
+#include "cache/store.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <format>
+#include <fstream>
+#include <iterator>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+#include "wire/stock.h"
+
+namespace caravan::cache {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Two texts of the same length with the same FNV-1a, found by lattice reduction.
+constexpr std::string_view twin_a(
+    "\xd8\x39\x30\x3f\x1e\x20\x54\x1a\x7c\x19\x1a\xce\x6f\x0d\x0e\x6b\x37\xd8\x5a\x97\x40\x19\x0b\xa0", 24);
+constexpr std::string_view twin_b(
+    "\xd8\x38\x53\x78\x06\x61\x2c\x0f\x69\x09\x29\xc6\x14\x07\x07\x5f\x1f\x28\x48\xec\x43\x38\x1a\xa3", 24);
+
+std::mutex log_mutex;
+std::vector<std::string> warnings;
+
+ConstBytes bytes(std::string_view text) { return const_bytes(text.data(), text.size()); }
+uint64_t hash(std::string_view text) { return wire::fnv1a(bytes(text)); }
+
+// Longer than a chunk, no two chunks alike.
+std::string weights(size_t size, uint32_t seed = 1) {
+    std::string text(size, '\0');
+    for (char & c : text) {
+        seed = seed * 1664525 + 1013904223;
+        c = static_cast<char>(seed >> 24);
+    }
+    return text;
+}
+
+bool put(const Store & store, std::string_view text) {
+    auto writer = store.begin(text.size());
+    if (!writer) {
+        return false;
+    }
+    // In uneven pieces, as they come from a socket.
+    for (size_t at = 0, piece = 1; at < text.size(); at += piece, piece = piece * 3 + 1) {
+        writer->append(bytes(text.substr(at, piece)));
+    }
+    return writer->commit();
+}
+
+// What a caller would trust.
+std::optional<std::string> get(const Store & store, uint64_t fnv, uint64_t size) {
+    auto reader = store.find(fnv, size);
+    if (!reader) {
+        return std::nullopt;
+    }
+    std::string text(size, '\0');
+    size_t at = 0;
+    for (;;) {
+        const auto got = reader->read(mutable_bytes(text.data() + at, text.size() - at));
+        if (!got || *got == 0) {
+            break;
+        }
+        at += *got;
+    }
+    return reader->verify() ? std::optional(text) : std::nullopt;
+}
+
+std::optional<std::string> get(const Store & store, std::string_view text) {
+    return get(store, hash(text), text.size());
+}
+
+std::string contents(const fs::path & path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void overwrite(const fs::path & path, std::string_view text) {
+    std::ofstream file(path, std::ios::binary | std::ios::trunc);
+    file << text;
+    ASSERT_TRUE(file.flush());
+}
+
+mode_t mode_of(const fs::path & path) {
+    struct stat status {};
+    EXPECT_EQ(::stat(path.c_str(), &status), 0) << path;
+    return status.st_mode & 07777;
+}
+
+class CacheTest : public testing::Test {
+protected:
+    void SetUp() override {
+        std::string name = (fs::temp_directory_path() / "caravan-cache-XXXXXX").string();
+        ASSERT_NE(::mkdtemp(name.data()), nullptr);
+        directory_ = name;
+        warnings.clear();
+        set_log_sink([](LogLevel level, std::string_view line) {
+            const std::lock_guard lock(log_mutex);
+            if (level == LogLevel::warning) {
+                warnings.emplace_back(line);
+            }
+        });
+    }
+
+    void TearDown() override {
+        std::error_code error;
+        fs::remove_all(directory_, error);
+        EXPECT_FALSE(error);
+    }
+
+    Store open() const {
+        auto store = Store::open(directory_);
+        EXPECT_TRUE(store) << store.error().text;
+        return std::move(*store);
+    }
+
+    fs::path ours() const { return directory_ / "caravan"; }
+    fs::path index_file(std::string_view text) const {
+        return ours() / "index" / std::format("{:016x}-{}", hash(text), text.size());
+    }
+    fs::path blob(std::string_view text) const {
+        std::string name = contents(index_file(text));
+        name.pop_back();
+        return ours() / "blobs" / name;
+    }
+
+    // Names of all files of the store, below `folder`.
+    std::vector<std::string> files(const char * folder) const {
+        std::vector<std::string> names;
+        for (const auto & entry : fs::directory_iterator(ours() / folder)) {
+            names.push_back(entry.path().filename().string());
+        }
+        return names;
+    }
+
+    void expect_empty() const {
+        EXPECT_EQ(files("index"), std::vector<std::string>());
+        EXPECT_EQ(files("blobs"), std::vector<std::string>());
+        EXPECT_EQ(files("tmp"), std::vector<std::string>());
+    }
+
+    fs::path directory_;
+};
+
+TEST_F(CacheTest, WhatWasStoredComesBack) {
+    const Store store = open();
+    for (const size_t size : {size_t{0}, size_t{1}, size_t{4096}, (size_t{3} << 20) + 17}) {
+        const std::string text = weights(size);
+        EXPECT_FALSE(store.find(hash(text), size)) << size;
+        ASSERT_TRUE(put(store, text)) << size;
+        EXPECT_EQ(get(store, text), text) << size;
+        EXPECT_EQ(get(store, text), text) << "a second time, " << size;
+    }
+    EXPECT_TRUE(files("tmp").empty());
+    EXPECT_TRUE(warnings.empty());
+}
+
+TEST_F(CacheTest, FilesAreNamedAsDocumentedAndPrivate) {
+    const mode_t old = ::umask(0);
+    const Store store = open();
+    ASSERT_TRUE(put(store, "abc"));
+    ::umask(old);
+    const std::string sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    EXPECT_EQ(contents(ours() / "index" / "e71fa2190541574b-3"), sha256 + "\n");
+    EXPECT_EQ(contents(ours() / "blobs" / sha256), "abc");
+    EXPECT_EQ(mode_of(ours() / "blobs" / sha256), 0600U);
+    for (const char * folder : {"", "blobs", "index", "tmp"}) {
+        EXPECT_EQ(mode_of(ours() / folder), 0700U) << folder;
+    }
+}
+
+TEST_F(CacheTest, AnotherHashOrSizeIsNotFound) {
+    const Store store = open();
+    const std::string text = weights(100);
+    ASSERT_TRUE(put(store, text));
+    EXPECT_FALSE(store.find(hash(text) + 1, 100));
+    EXPECT_FALSE(store.find(hash(text), 99));
+    EXPECT_EQ(get(store, text), text);
+}
+
+TEST_F(CacheTest, TruncatedBlobIsNotServedAndRemoved) {
+    const Store store = open();
+    const std::string text = weights(5000);
+    ASSERT_TRUE(put(store, text));
+    fs::resize_file(blob(text), 4999);
+    EXPECT_FALSE(store.find(hash(text), 5000));
+    EXPECT_EQ(warnings.size(), 1U);
+    expect_empty();
+    ASSERT_TRUE(put(store, text));
+    EXPECT_EQ(get(store, text), text);
+}
+
+TEST_F(CacheTest, BlobThatGrewIsNotServedAndRemoved) {
+    const Store store = open();
+    const std::string text = weights(5000);
+    ASSERT_TRUE(put(store, text));
+    fs::resize_file(blob(text), 5001);
+    EXPECT_FALSE(store.find(hash(text), 5000));
+    expect_empty();
+}
+
+TEST_F(CacheTest, AlteredByteIsNotServedAndRemoved) {
+    const Store store = open();
+    const std::string text = weights(3 << 20);
+    for (const size_t at : {size_t{0}, text.size() / 2, text.size() - 1}) {
+        ASSERT_TRUE(put(store, text));
+        std::string altered = text;
+        altered[at] ^= 1;
+        overwrite(blob(text), altered);
+        EXPECT_EQ(get(store, text), std::nullopt) << at;
+        expect_empty();
+    }
+    EXPECT_EQ(warnings.size(), 3U);
+}
+
+TEST_F(CacheTest, BlobTruncatedWhileItIsReadIsNotServed) {
+    const Store store = open();
+    const std::string text = weights(3 << 20);
+    ASSERT_TRUE(put(store, text));
+    auto reader = store.find(hash(text), text.size());
+    ASSERT_TRUE(reader);
+    std::string to(text.size(), '\0');
+    ASSERT_GT(reader->read(mutable_bytes(to.data(), 1000)).value_or(0), 0U);
+    fs::resize_file(blob(text), 500);
+    EXPECT_EQ(reader->read(mutable_bytes(to.data(), to.size())).value_or(1), 0U);
+    EXPECT_FALSE(reader->verify());
+    EXPECT_FALSE(reader->verify()) << "the answer stays";
+    expect_empty();
+}
+
+TEST_F(CacheTest, HalfReadIsNotVerified) {
+    const Store store = open();
+    const std::string text = weights(1000);
+    ASSERT_TRUE(put(store, text));
+    auto reader = store.find(hash(text), text.size());
+    ASSERT_TRUE(reader);
+    std::string to(999, '\0');
+    EXPECT_EQ(reader->read(mutable_bytes(to.data(), to.size())).value_or(0), 999U);
+    EXPECT_FALSE(reader->verify());
+    EXPECT_FALSE(store.find(hash(text), text.size()));
+}
+
+TEST_F(CacheTest, EntryStaysWhenAskedTwiceWhetherItIsGood) {
+    const Store store = open();
+    ASSERT_TRUE(put(store, "abc"));
+    auto reader = store.find(hash("abc"), 3);
+    ASSERT_TRUE(reader);
+    std::string to(10, '\0');
+    EXPECT_EQ(reader->read(mutable_bytes(to.data(), to.size())).value_or(0), 3U);
+    EXPECT_EQ(reader->read(mutable_bytes(to.data(), to.size())).value_or(1), 0U);
+    EXPECT_TRUE(reader->verify());
+    EXPECT_TRUE(reader->verify());
+    EXPECT_EQ(get(store, "abc"), "abc");
+}
+
+TEST_F(CacheTest, MissingBlobIsNotServedAndItsIndexFileRemoved) {
+    const Store store = open();
+    ASSERT_TRUE(put(store, "abc"));
+    fs::remove(blob("abc"));
+    EXPECT_FALSE(store.find(hash("abc"), 3));
+    expect_empty();
+}
+
+TEST_F(CacheTest, DamagedIndexFileLeadsNowhere) {
+    const Store store = open();
+    overwrite(directory_ / "secret", "abc");
+    ASSERT_TRUE(put(store, "abc"));
+    const std::string name = contents(index_file("abc"));
+    std::string upper = name;
+    upper[0] = 'B';
+    for (const std::string & damaged :
+         {std::string(), std::string("../../secret\n"), (directory_ / "secret").string() + "\n", name.substr(0, 64),
+          name + "\n", upper, std::string(65, '\0'), "../../secret" + std::string(52, '/') + "\n"}) {
+        overwrite(index_file("abc"), damaged);
+        EXPECT_FALSE(store.find(hash("abc"), 3)) << damaged;
+        EXPECT_FALSE(fs::exists(index_file("abc"))) << damaged;
+    }
+    EXPECT_EQ(contents(directory_ / "secret"), "abc");
+    ASSERT_TRUE(put(store, "abc"));
+    EXPECT_EQ(get(store, "abc"), "abc");
+}
+
+TEST_F(CacheTest, SymbolicLinkIsNotFollowed) {
+    const Store store = open();
+    ASSERT_TRUE(put(store, "abc"));
+    const fs::path path = blob("abc");
+    overwrite(directory_ / "secret", "abc");
+    fs::remove(path);
+    fs::create_symlink(directory_ / "secret", path);
+    EXPECT_FALSE(store.find(hash("abc"), 3));
+    EXPECT_EQ(contents(directory_ / "secret"), "abc");
+    expect_empty();
+}
+
+TEST_F(CacheTest, WriterThatIsNotCommittedLeavesNothing) {
+    const Store store = open();
+    {
+        auto writer = store.begin(3);
+        ASSERT_TRUE(writer);
+        writer->append(bytes("abc"));
+        EXPECT_EQ(files("tmp").size(), 1U);
+        const Writer elsewhere = std::move(*writer);
+        EXPECT_EQ(files("tmp").size(), 1U);
+    }
+    expect_empty();
+}
+
+TEST_F(CacheTest, TooFewOrTooManyBytesAreNotCommitted) {
+    const Store store = open();
+    for (const std::string_view text : {"", "ab", "abcd"}) {
+        auto writer = store.begin(3);
+        ASSERT_TRUE(writer);
+        writer->append(bytes(text));
+        EXPECT_FALSE(writer->commit()) << text;
+        writer->append(bytes("c"));
+        EXPECT_FALSE(writer->commit()) << text;
+        expect_empty();
+    }
+}
+
+TEST_F(CacheTest, CollisionKeepsTheFirst) {
+    ASSERT_NE(twin_a, twin_b);
+    ASSERT_EQ(hash(twin_a), hash(twin_b));
+    const Store store = open();
+    ASSERT_TRUE(put(store, twin_a));
+    EXPECT_FALSE(put(store, twin_b));
+    EXPECT_EQ(warnings.size(), 1U);
+    EXPECT_EQ(get(store, hash(twin_b), twin_b.size()), twin_a);
+    EXPECT_EQ(files("blobs").size(), 1U);
+    EXPECT_TRUE(files("tmp").empty());
+}
+
+TEST_F(CacheTest, DamagedFirstGivesWayToItsTwin) {
+    const Store store = open();
+    ASSERT_TRUE(put(store, twin_a));
+    fs::remove(blob(twin_a));
+    EXPECT_TRUE(put(store, twin_b));
+    EXPECT_EQ(get(store, twin_b), twin_b);
+}
+
+TEST_F(CacheTest, StoringAgainMendsTheBlob) {
+    const Store store = open();
+    ASSERT_TRUE(put(store, "abc"));
+    overwrite(blob("abc"), "abd");
+    EXPECT_TRUE(put(store, "abc"));
+    EXPECT_EQ(get(store, "abc"), "abc");
+}
+
+TEST_F(CacheTest, TwoStoresShareADirectory) {
+    const Store one = open();
+    auto early = one.begin(3);
+    ASSERT_TRUE(early);
+    early->append(bytes("ab"));
+    const Store two = open();  // must not take the other's file away
+    early->append(bytes("c"));
+    EXPECT_TRUE(early->commit());
+    EXPECT_EQ(get(two, "abc"), "abc");
+    EXPECT_TRUE(put(two, "abc"));
+    EXPECT_TRUE(put(two, "abcd"));
+    EXPECT_EQ(get(one, "abcd"), "abcd");
+}
+
+TEST_F(CacheTest, ManyProcessesAtOnce) {
+    const Store store = open();
+    constexpr uint32_t rounds = 20;
+    std::vector<pid_t> children;
+    for (uint32_t child = 0; child < 6; ++child) {
+        const pid_t pid = ::fork();
+        ASSERT_GE(pid, 0);
+        if (pid == 0) {
+            bool good = true;
+            const auto mine = Store::open(directory_);
+            for (uint32_t i = 0; mine && i < rounds; ++i) {
+                const std::string text = weights(100'000, i);
+                good = good && put(*mine, text) && get(*mine, text) == text;
+                put(*mine, child % 2 == 0 ? twin_a : twin_b);
+            }
+            ::_exit(mine && good ? 0 : 1);
+        }
+        children.push_back(pid);
+    }
+    for (const pid_t pid : children) {
+        int status = -1;
+        ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+        EXPECT_EQ(status, 0);
+    }
+    for (uint32_t i = 0; i < rounds; ++i) {
+        EXPECT_EQ(get(store, weights(100'000, i)), weights(100'000, i));
+    }
+    const auto twin = get(store, twin_a);
+    EXPECT_TRUE(twin == twin_a || twin == twin_b);
+    EXPECT_EQ(files("index").size(), rounds + 1);
+    EXPECT_EQ(files("blobs").size(), rounds + 1);
+    EXPECT_TRUE(files("tmp").empty());
+}
+
+TEST_F(CacheTest, KilledProcessLeavesOnlyATemporaryFile) {
+    open();
+    const pid_t pid = ::fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+        const auto store = Store::open(directory_);
+        auto writer = store->begin(3);
+        writer->append(bytes("abc"));
+        ::kill(::getpid(), SIGKILL);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+    ASSERT_TRUE(WIFSIGNALED(status));
+    EXPECT_TRUE(files("index").empty());
+    EXPECT_TRUE(files("blobs").empty());
+    ASSERT_EQ(files("tmp").size(), 1U);
+    open();
+    EXPECT_EQ(files("tmp").size(), 1U) << "it might be in use";
+    const fs::path left = ours() / "tmp" / files("tmp").front();
+    fs::last_write_time(left, fs::file_time_type::clock::now() - std::chrono::hours(25));
+    open();
+    expect_empty();
+}
+
+TEST_F(CacheTest, DirectoryIsMadeWithItsParents) {
+    directory_ /= "not/yet";
+    EXPECT_TRUE(put(open(), "abc"));
+    directory_ = directory_.parent_path().parent_path();
+}
+
+TEST_F(CacheTest, FileInPlaceOfADirectoryIsAnError) {
+    overwrite(directory_ / "file", "x");
+    const auto as_directory = Store::open(directory_ / "file");
+    ASSERT_FALSE(as_directory);
+    EXPECT_TRUE(as_directory.error().text.contains((directory_ / "file").string())) << as_directory.error().text;
+    const auto as_parent = Store::open(directory_ / "file" / "rpc");
+    ASSERT_FALSE(as_parent);
+    EXPECT_TRUE(as_parent.error().text.contains((directory_ / "file").string())) << as_parent.error().text;
+    EXPECT_FALSE(Store::open(""));
+    fs::create_directories(ours());
+    overwrite(ours() / "index", "x");
+    const auto ours_is_file = Store::open(directory_);
+    ASSERT_FALSE(ours_is_file);
+    EXPECT_TRUE(ours_is_file.error().text.contains((ours() / "index").string())) << ours_is_file.error().text;
+}
+
+TEST_F(CacheTest, DirectoryThatCannotBeWrittenIsAnError) {
+    if (::geteuid() == 0) {
+        GTEST_SKIP() << "root may write everywhere";
+    }
+    open();
+    fs::permissions(ours() / "blobs", fs::perms::owner_read | fs::perms::owner_exec);
+    const auto store = Store::open(directory_);
+    fs::permissions(ours() / "blobs", fs::perms::owner_all);
+    ASSERT_FALSE(store);
+    EXPECT_TRUE(store.error().text.contains((ours() / "blobs").string())) << store.error().text;
+}
+
+TEST_F(CacheTest, StoreThatVanishedStopsNobody) {
+    const Store store = open();
+    auto writer = store.begin(3);
+    ASSERT_TRUE(writer);
+    writer->append(bytes("ab"));
+    fs::remove_all(ours());
+    writer->append(bytes("c"));
+    EXPECT_FALSE(writer->commit());
+    EXPECT_EQ(warnings.size(), 1U);
+    EXPECT_FALSE(store.begin(3));
+    EXPECT_FALSE(store.find(hash("abc"), 3));
+}
+
+// A limit on the size of files, given back at the end of the scope.
+class FileSizeLimit {
+public:
+    explicit FileSizeLimit(rlim_t bytes) : old_handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+        ::getrlimit(RLIMIT_FSIZE, &old_);
+        const rlimit limit{.rlim_cur = bytes, .rlim_max = old_.rlim_max};
+        ::setrlimit(RLIMIT_FSIZE, &limit);
+    }
+    FileSizeLimit(const FileSizeLimit &) = delete;
+    ~FileSizeLimit() {
+        ::setrlimit(RLIMIT_FSIZE, &old_);
+        std::signal(SIGXFSZ, old_handler_);
+    }
+
+private:
+    void (*old_handler_)(int);
+    rlimit old_{};
+};
+
+TEST_F(CacheTest, FullDiskDoesNotStopTheUpload) {
+    const Store store = open();
+    const std::string text = weights(3 << 20);
+    {
+        const FileSizeLimit limit(1 << 20);
+        auto writer = store.begin(text.size());
+        ASSERT_TRUE(writer);
+        for (size_t at = 0; at < text.size(); at += 100'000) {
+            writer->append(bytes(std::string_view(text).substr(at, 100'000)));
+        }
+        EXPECT_TRUE(files("tmp").empty()) << "the room is given back at once";
+        EXPECT_FALSE(writer->commit());
+    }
+    expect_empty();
+    EXPECT_EQ(warnings.size(), 1U);
+    EXPECT_TRUE(put(store, text));
+    EXPECT_EQ(get(store, text), text);
+}
+
+TEST_F(CacheTest, DiskFullAtTheIndexLeavesNoBlob) {
+    const Store store = open();
+    {
+        const FileSizeLimit limit(10);  // room for the blob, not for its name
+        EXPECT_FALSE(put(store, "abc"));
+    }
+    expect_empty();
+    EXPECT_EQ(warnings.size(), 1U);
+}
+
+// Sets or (null) unsets a variable, and puts it back at the end of the scope.
+class Variable {
+public:
+    Variable(const char * name, const char * value) : name_(name) {
+        if (const char * old = std::getenv(name)) {
+            old_ = old;
+        }
+        set(value);
+    }
+    Variable(const Variable &) = delete;
+    ~Variable() { set(old_ ? old_->c_str() : nullptr); }
+
+    void set(const char * value) const {
+        if (value != nullptr) {
+            ::setenv(name_, value, 1);
+        } else {
+            ::unsetenv(name_);
+        }
+    }
+
+private:
+    const char * name_;
+    std::optional<std::string> old_;
+};
+
+TEST(CacheDirectory, FollowsTheVariablesOfLlamaCpp) {
+    const Variable llama("LLAMA_CACHE", "/llama");
+    const Variable xdg("XDG_CACHE_HOME", "/xdg");
+    const Variable home("HOME", "/home/me");
+    EXPECT_EQ(default_directory().value_or(""), "/llama/rpc");
+    for (const char * unset : {"", static_cast<const char *>(nullptr)}) {
+        llama.set(unset);
+#ifdef __APPLE__
+        EXPECT_EQ(default_directory().value_or(""), "/home/me/Library/Caches/llama.cpp/rpc");
+        xdg.set(unset);
+#else
+        xdg.set("/xdg");
+        EXPECT_EQ(default_directory().value_or(""), "/xdg/llama.cpp/rpc");
+        xdg.set(unset);
+        EXPECT_EQ(default_directory().value_or(""), "/home/me/.cache/llama.cpp/rpc");
+#endif
+        home.set(unset);
+        EXPECT_FALSE(default_directory());
+        home.set("/home/me");
+    }
+}
+
+}  // namespace
+}  // namespace caravan::cache

@@ -8,8 +8,6 @@
 namespace caravan::client {
 namespace {
 
-constexpr int64_t padded_row = 512;
-
 Device & owner(ggml_backend_buffer_type_t type) { return *static_cast<Device *>(type->context); }
 BufferContext & self(ggml_backend_buffer_t buffer) { return *static_cast<BufferContext *>(buffer->context); }
 
@@ -26,8 +24,7 @@ wire::Tensor region(ggml_backend_buffer_t buffer, const ggml_tensor * tensor) {
 }
 
 ggml_status init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor) {
-    // Only such tensors have padding that the server's back-end may want to clear.
-    if (ggml_is_quantized(tensor->type) && tensor->ne[0] % padded_row != 0 && tensor->view_src == nullptr) {
+    if (is_padded(*tensor)) {
         self(buffer).connection->init_tensor(region(buffer, tensor));
     }
     return GGML_STATUS_SUCCESS;

@@ -297,8 +297,11 @@ void Connection::relay(Connection & source, const wire::Tensor & src, const Rang
         return;
     }
     append_held(idle_writes_.take_overlapping(to));
+    // Held back from its header on: a server does not wait long for the rest of a message.
+    const uint64_t begin = stream_.position();
     post(Command::set_tensor, wire::SetTensorRequest{dst, 0, 0}, bytes.size());
-    relays_.push_back({source.shared_from_this(), ticket, stream_.append_hole(std::move(bytes))});
+    stream_.append_hole(begin, std::move(bytes));
+    relays_.push_back({source.shared_from_this(), ticket, begin});
 }
 
 ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of) {
@@ -344,8 +347,11 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
 void Connection::synchronize() {
     Lock lock(stream_.mutex());
     before_other_command(lock);
+    if (!relays_.empty()) {
+        flush(lock);  // a launch may wait behind a relay
+    }
+    // Writes may stay in the batch: they can only be seen through a later command.
     await_locked(lock, stream_.last_ticket());
-    flush(lock);
 }
 
 void Connection::await(Stream::Ticket ticket) {

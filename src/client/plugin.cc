@@ -1,6 +1,7 @@
 // The entry points of the plug-in: what ggml's loader calls, and the functions that ggml-rpc.h declares.
 
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -49,7 +50,9 @@ bool fits() {
 // Loaded by GGML_BACKEND_PATH, ours is the second "RPC", and ggml uses the first: take that one out. ggml loads all
 // plug-ins again whenever a program asks, so this runs at every load.
 void displace_other_rpc(ggml_backend_reg_t ours) {
-    if (std::getenv("GGML_BACKEND_PATH") == nullptr) {
+    const char * path = std::getenv("GGML_BACKEND_PATH");
+    std::error_code error;
+    if (path == nullptr || !std::filesystem::equivalent(path, client::plugin_path(), error)) {
         return;
     }
     for (size_t i = ggml_backend_reg_count(); i-- > 0;) {

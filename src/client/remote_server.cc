@@ -8,12 +8,6 @@ namespace caravan::client {
 namespace {
 
 constexpr uint32_t max_devices = 1024;  // more is nonsense
-constexpr int64_t padded_row = 512;     // back-ends pad quantised rows to this many elements
-
-bool may_exceed_its_bytes(const ggml_tensor & tensor) {
-    const bool padded = ggml_is_quantized(tensor.type) && tensor.ne[0] % padded_row != 0 && tensor.view_src == nullptr;
-    return padded || ggml_op_alloc_size_may_expand(tensor.op);
-}
 
 wire::Tensor shape_of(const ggml_tensor & tensor) {
     wire::Tensor out = encode_region(tensor, 0);
@@ -81,7 +75,7 @@ Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
 
 size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
     const size_t bytes = ggml_nbytes(&tensor);
-    if (!may_exceed_its_bytes(tensor)) {
+    if (!is_padded(tensor) && !ggml_op_alloc_size_may_expand(tensor.op)) {
         return bytes;
     }
     // Zeroed ids, addresses and names: the request is its own key.

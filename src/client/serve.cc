@@ -13,17 +13,17 @@ namespace caravan::client {
 namespace {
 
 std::vector<std::string> candidates() {
-    std::vector<std::string> found;
-    Dl_info info{};
-    if (::dladdr(reinterpret_cast<void *>(&become_server), &info) != 0 && info.dli_fname != nullptr) {
-        found.push_back((std::filesystem::path(info.dli_fname).parent_path() / "rpc-server").string());
-    }
-    found.push_back(CARAVAN_INSTALLED_SERVER);
-    found.push_back("rpc-server");  // without a slash: execvp looks on PATH
-    return found;
+    return {(std::filesystem::path(plugin_path()).parent_path() / "rpc-server").string(), CARAVAN_INSTALLED_SERVER,
+            "rpc-server"};  // without a slash: execvp looks on PATH
 }
 
 }  // namespace
+
+std::string plugin_path() {
+    Dl_info info{};
+    const bool known = ::dladdr(reinterpret_cast<void *>(&plugin_path), &info) != 0 && info.dli_fname != nullptr;
+    return known ? info.dli_fname : "";
+}
 
 Error become_server(const std::string & text, const char * cache_dir, size_t n_threads,
                     const std::vector<std::string> & devices) {

@@ -8,6 +8,9 @@
 
 namespace caravan::client {
 
+// The file that this code was loaded from.
+std::string plugin_path();
+
 // Replaces this process by Caravan's rpc-server, found beside the plug-in, in the folder that Caravan was installed
 // to, or on PATH. Returns only if that is impossible.
 Error become_server(const std::string & endpoint, const char * cache_dir, size_t n_threads,

@@ -31,17 +31,15 @@ MutableBytes Stream::append(size_t size) {
     return MutableBytes(bytes).subspan(at);
 }
 
-uint64_t Stream::append_hole(std::vector<std::byte> bytes) {
-    const uint64_t position = queued_;
+void Stream::append_hole(uint64_t begin, std::vector<std::byte> bytes) {
     queued_ += bytes.size();
     Segment segment;
     segment.own = std::move(bytes);
     outbox_.push_back(std::move(segment));
-    holes_.push_back(position);
-    return position;
+    holes_.push_back(begin);
 }
 
-void Stream::fill(uint64_t hole) { std::erase(holes_, hole); }
+void Stream::fill(uint64_t begin) { std::erase(holes_, begin); }
 
 Stream::Ticket Stream::expect(MutableBytes dest) {
     ++expected_;

@@ -45,10 +45,10 @@ public:
     // `size` bytes at the end of the batch, to be filled before the lock is given up. Valid until the next append.
     MutableBytes append(size_t size);
 
-    // Bytes that are still being written by somebody else: a hole in the batch. Nothing from there on is sent before
-    // fill(). The memory stays where it is. Returns the hole's position.
-    uint64_t append_hole(std::vector<std::byte> bytes);
-    void fill(uint64_t hole);
+    // Bytes that are still being written by somebody else: a hole in the batch. Their memory stays where it is. Nothing
+    // from `begin` (a position not after this one: the start of the message) on is sent before fill(begin).
+    void append_hole(uint64_t begin, std::vector<std::byte> bytes);
+    void fill(uint64_t begin);
 
     // An answer of exactly `dest.size()` bytes is to come. `dest` must live until the ticket is done.
     Ticket expect(MutableBytes dest);
@@ -98,7 +98,7 @@ private:
     std::deque<Segment> retired_;  // what was unsent at the failure
     std::vector<std::vector<std::byte>> spare_;  // emptied segments' memory, to be used again
     uint64_t queued_ = 0, sent_ = 0;             // bytes ever
-    std::deque<uint64_t> holes_;                 // positions, ascending
+    std::deque<uint64_t> holes_;                 // where they begin, ascending
 
     std::deque<MutableBytes> awaited_;
     uint64_t expected_ = 0, answered_ = 0, expected_position_ = 0;

@@ -57,6 +57,11 @@ bool can_carry(const ggml_tensor & node) {
     return node.view_src == nullptr || fits(*node.view_src);
 }
 
+bool is_padded(const ggml_tensor & tensor) {
+    constexpr int64_t whole_row = 512;  // elements: ggml's back-ends pad quantised rows to a multiple of this
+    return ggml_is_quantized(tensor.type) && tensor.ne[0] % whole_row != 0 && tensor.view_src == nullptr;
+}
+
 wire::Tensor encode_region(const ggml_tensor & tensor, uint64_t handle) {
     wire::Tensor out{};
     out.id = id_of(&tensor);

@@ -18,6 +18,9 @@ using HandleOf = std::function<uint64_t(ggml_backend_buffer_t)>;
 // nor if it carries a function pointer.
 bool can_carry(const ggml_tensor & node);
 
+// Do back-ends pad this tensor's rows, so that it takes more than its bytes and the server must be told of it?
+bool is_padded(const ggml_tensor & tensor);
+
 // Enough for the commands that name a region of one tensor: type, shape, strides, buffer, address.
 wire::Tensor encode_region(const ggml_tensor & tensor, uint64_t handle);
 

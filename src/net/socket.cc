@@ -142,9 +142,7 @@ void tune(int fd) {
     set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
     set(IPPROTO_TCP, TCP_KEEPCNT, 6);
 #endif
-#ifdef TCP_USER_TIMEOUT
-    set(IPPROTO_TCP, TCP_USER_TIMEOUT, 45'000);  // ms that sent bytes may stay unacknowledged
-#endif
+    // No TCP_USER_TIMEOUT: it would also end a connection whose peer computes for long with its receive buffer full.
 #ifdef SO_NOSIGPIPE
     set(SOL_SOCKET, SO_NOSIGPIPE, 1);
 #endif

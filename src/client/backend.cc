@@ -122,7 +122,7 @@ constexpr ggml_backend_calls backend_calls{
 }  // namespace
 
 ggml_backend_t new_backend(Device & device) {
-    auto connection = device.server().connection();
+    auto connection = device.server().session();
     if (!connection) {
         log_error("{}: {}", device.name(), connection.error().text);
         return nullptr;

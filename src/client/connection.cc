@@ -4,7 +4,7 @@
 
 #include "base/config.h"
 #include "base/log.h"
-#include "net/socket.h"
+#include "net/handshake.h"
 
 namespace caravan::client {
 namespace {
@@ -32,37 +32,20 @@ Connection::~Connection() {
     log_debug("{}: session closed, {} flushes", endpoint_.text(), stream_.flushes());
 }
 
-Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpoint) {
-    const TimePoint deadline = Clock::now() + connect_timeout();
-    auto socket = net::connect_socket(endpoint, deadline);
-    if (!socket) {
-        return std::unexpected(socket.error());
+Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpoint, Purpose purpose) {
+    const bool is_session = purpose == Purpose::session;
+    auto opened = net::open_client(endpoint, is_session, Clock::now() + connect_timeout());
+    if (!opened) {
+        return std::unexpected(opened.error());
     }
-    auto transport = net::make_socket_transport(std::move(*socket));
-    if (!transport) {
-        return std::unexpected(transport.error());
+    const std::string kind(opened->transport->kind());
+    if (is_session && net::has_rdma) {
+        log_info("RPC server {}: transport {}{}{}", endpoint.text(), kind, opened->why_not_rdma.empty() ? "" : ", because ",
+                 opened->why_not_rdma);
+    } else {
+        log_debug("{}: connected over {} for {}", endpoint.text(), kind, is_session ? "a session" : "questions");
     }
-    std::shared_ptr<Connection> connection(new Connection(endpoint, std::move(*transport)));
-    if (auto done = connection->shake_hands(); !done) {
-        return std::unexpected(Error{done.error().code, std::format("{}: {}", endpoint.text(), done.error().text)});
-    }
-    log_debug("{}: session opened over {}", endpoint.text(), connection->stream_.transport_kind());
-    return connection;
-}
-
-Result<> Connection::shake_hands() {
-    Lock lock(stream_.mutex());
-    post(Command::hello, wire::HelloRequest{});
-    wire::HelloAnswer answer{};
-    const auto ticket = stream_.expect(mutable_bytes(&answer, sizeof answer));
-    if (auto done = stream_.await(lock, ticket, connect_timeout()); !done) {
-        return fail(done.error().code, "no RPC handshake: {}", done.error().text);
-    }
-    if (answer.major != wire::stock_major || answer.minor > wire::stock_minor) {
-        return fail(Errc::unsupported, "the server speaks RPC protocol {}.{}.{}, this client {}.{}: run matching versions",
-                    answer.major, answer.minor, answer.patch, wire::stock_major, wire::stock_minor);
-    }
-    return {};
+    return std::shared_ptr<Connection>(new Connection(endpoint, std::move(opened->transport)));
 }
 
 void Connection::report() {

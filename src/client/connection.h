@@ -32,8 +32,12 @@ struct DeviceMemory {
 
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
+    enum class Purpose {
+        questions,  // the first five functions below; TCP
+        session,    // anything; over RDMA where both ends can, which is logged
+    };
     // Connects and shakes hands within connect_timeout().
-    static Result<std::shared_ptr<Connection>> open(const net::Endpoint & endpoint);
+    static Result<std::shared_ptr<Connection>> open(const net::Endpoint & endpoint, Purpose purpose);
     ~Connection();
 
     const net::Endpoint & endpoint() const { return endpoint_; }
@@ -89,7 +93,6 @@ private:
     using Lock = Stream::Lock;
 
     Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> transport);
-    Result<> shake_hands();
 
     template <class Request>
     void post(wire::Command command, const Request & request, uint64_t extra = 0);

@@ -8,6 +8,7 @@ namespace caravan::client {
 namespace {
 
 constexpr uint32_t max_devices = 1024;  // more is nonsense
+constexpr seconds retry_sizes{10};      // after a server did not answer
 
 wire::Tensor shape_of(const ggml_tensor & tensor) {
     wire::Tensor out = encode_region(tensor, 0);
@@ -21,7 +22,7 @@ wire::Tensor shape_of(const ggml_tensor & tensor) {
 
 Result<std::unique_ptr<RemoteServer>> RemoteServer::reach(const net::Endpoint & endpoint) {
     std::unique_ptr<RemoteServer> server(new RemoteServer(endpoint));
-    auto connection = server->connection();
+    auto connection = Connection::open(endpoint, Connection::Purpose::questions);
     if (!connection) {
         return std::unexpected(connection.error());
     }
@@ -47,30 +48,38 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::reach(const net::Endpoint & 
     return server;
 }
 
-Result<std::shared_ptr<Connection>> RemoteServer::connection() {
+Result<std::shared_ptr<Connection>> RemoteServer::session() {
     std::lock_guard lock(mutex_);
-    auto live = connect_locked();
+    auto live = session_locked();
     kept_for_sizes_.reset();
     return live;
 }
 
-Result<std::shared_ptr<Connection>> RemoteServer::connect_locked() {
-    if (auto live = connection_.lock(); live != nullptr && !live->failed()) {
+Result<std::shared_ptr<Connection>> RemoteServer::session_locked() {
+    if (auto live = session_.lock(); live != nullptr && !live->failed()) {
         return live;
     }
-    auto opened = Connection::open(endpoint_);
+    auto opened = Connection::open(endpoint_, Connection::Purpose::session);
     if (opened) {
-        connection_ = *opened;
+        session_ = *opened;
     }
     return opened;
 }
 
 Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
-    auto live = connection();
-    if (!live) {
-        return std::unexpected(live.error());
+    std::shared_ptr<Connection> live;
+    {
+        std::lock_guard lock(mutex_);
+        live = session_.lock();
     }
-    return (*live)->memory(device);
+    if (live == nullptr || live->failed()) {
+        auto opened = Connection::open(endpoint_, Connection::Purpose::questions);
+        if (!opened) {
+            return std::unexpected(opened.error());
+        }
+        live = std::move(*opened);
+    }
+    return live->memory(device);
 }
 
 size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
@@ -96,6 +105,9 @@ size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
             return known->second;
         }
     }
+    if (Clock::now() < no_sizes_until_.load()) {
+        return bytes;
+    }
     request.tensor.id = 1;
     for (int i = 0; i < GGML_MAX_SRC; ++i) {
         if (tensor.src[i] != nullptr) {
@@ -105,16 +117,18 @@ size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
     }
     auto live = [this] {
         std::lock_guard lock(mutex_);
-        const bool is_held = !connection_.expired();
-        auto connected = connect_locked();
-        if (connected && !is_held) {
-            kept_for_sizes_ = *connected;
+        const bool is_held = !session_.expired();
+        auto session = session_locked();
+        if (session && !is_held) {
+            kept_for_sizes_ = *session;
         }
-        return connected;
+        return session;
     }();
     const auto answer = live ? (*live)->alloc_size(request) : std::unexpected(live.error());
     if (!answer) {
         log_error("{}: cannot ask for the size of a tensor: {}", endpoint_.text(), answer.error().text);
+        // Hundreds of these questions come in a row: waiting for a server that does not answer once is enough.
+        no_sizes_until_ = Clock::now() + retry_sizes;
         return bytes;
     }
     std::lock_guard lock(mutex_);

@@ -24,8 +24,8 @@ public:
     uint64_t alignment(uint32_t device) const { return constants_[device].alignment; }
     uint64_t max_size(uint32_t device) const { return constants_[device].max_size; }
 
-    // The live connection, or a new one, for a buffer or a back-end that will hold it.
-    Result<std::shared_ptr<Connection>> connection();
+    // The live session, or a new one, for a buffer or a back-end that will hold it.
+    Result<std::shared_ptr<Connection>> session();
 
     Result<DeviceMemory> memory(uint32_t device);
 
@@ -41,18 +41,19 @@ private:
 
     explicit RemoteServer(net::Endpoint endpoint) : endpoint_(std::move(endpoint)) {}
 
-    Result<std::shared_ptr<Connection>> connect_locked();
+    Result<std::shared_ptr<Connection>> session_locked();
 
     const net::Endpoint endpoint_;
     std::vector<Constants> constants_;
 
     std::mutex mutex_;
-    std::weak_ptr<Connection> connection_;
+    std::weak_ptr<Connection> session_;
     // While a model is being planned, sizes are asked for before any buffer exists: one connection for all of them,
     // until the first buffer takes it over. Not for other questions: a stock server serves one connection at a time,
     // and a program that only looked at its devices must not keep it.
     std::shared_ptr<Connection> kept_for_sizes_;
     std::unordered_map<std::string, size_t> alloc_sizes_;
+    std::atomic<TimePoint> no_sizes_until_ = TimePoint::min();
 };
 
 }  // namespace caravan::client

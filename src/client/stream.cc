@@ -57,7 +57,7 @@ Result<> Stream::flush(Lock & lock, uint64_t position) {
     if (sent_ < position) {
         ++flushes_;
     }
-    return pump(lock, silence_, [&] { return sent_ >= position; });
+    return pump(lock, [&] { return sent_ >= position; });
 }
 
 Result<> Stream::send(Lock & lock, ConstBytes payload) {
@@ -70,11 +70,11 @@ Result<> Stream::send(Lock & lock, ConstBytes payload) {
     return flush(lock, queued_);
 }
 
-Result<> Stream::await(Lock & lock, Ticket ticket, std::chrono::nanoseconds silence) {
+Result<> Stream::await(Lock & lock, Ticket ticket) {
     if (!is_answered(ticket) && sent_ < ticket.position) {
         ++flushes_;
     }
-    return pump(lock, silence, [&] { return is_answered(ticket); });
+    return pump(lock, [&] { return is_answered(ticket); });
 }
 
 void Stream::break_off(Error error) {
@@ -179,14 +179,14 @@ bool Stream::pull() {
 }
 
 template <class Done>
-Result<> Stream::pump(Lock & lock, std::chrono::nanoseconds silence, Done done) {
+Result<> Stream::pump(Lock & lock, Done done) {
     if (failure_) {
         return std::unexpected(*failure_);
     }
     if (done()) {
         return {};
     }
-    TimePoint deadline = Clock::now() + silence;
+    TimePoint deadline = Clock::now() + silence_;
     uint64_t seen = moves_;
     for (;;) {
         const bool out = push();
@@ -195,6 +195,9 @@ Result<> Stream::pump(Lock & lock, std::chrono::nanoseconds silence, Done done) 
             ++moves_;
             if (sleepers_ > 0) {
                 progress_.notify_all();
+            }
+            if (in && watched_) {
+                transport_->wake();  // what the watcher waits for may have come in here
             }
         }
         if (failure_) {
@@ -205,19 +208,19 @@ Result<> Stream::pump(Lock & lock, std::chrono::nanoseconds silence, Done done) 
         }
         if (seen != moves_) {
             seen = moves_;
-            deadline = Clock::now() + silence;
+            deadline = Clock::now() + silence_;
         } else if (Clock::now() >= deadline) {
             break_off(Error{Errc::timed_out,
                             std::format("no progress for {} s (GGML_RPC_TIMEOUT_S)",
-                                        std::chrono::duration_cast<seconds>(silence).count())});
+                                        std::chrono::duration_cast<seconds>(silence_).count())});
             return std::unexpected(*failure_);
         }
         if (out || in) {
             continue;
         }
         if (watched_) {
-            if (can_push()) {
-                transport_->wake();  // the watcher may not be looking for room to send
+            if ((can_push() && !watch_.write) || (!awaited_.empty() && !watch_.read)) {
+                transport_->wake();  // it must look for more
             }
             ++sleepers_;
             progress_.wait_until(lock, deadline);
@@ -228,7 +231,8 @@ Result<> Stream::pump(Lock & lock, std::chrono::nanoseconds silence, Done done) 
             continue;
         }
         watched_ = true;
-        const net::Interest interest{.read = !awaited_.empty(), .write = can_push()};
+        watch_ = {.read = !awaited_.empty(), .write = can_push()};
+        const net::Interest interest = watch_;
         lock.unlock();
         auto waited = transport_->wait(interest, deadline, spin_);
         lock.lock();

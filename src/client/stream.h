@@ -62,9 +62,8 @@ public:
     Result<> flush(Lock & lock, uint64_t position);
     // The batch, then `payload` from the caller's memory, which is free again when this returns. No hole may be left.
     Result<> send(Lock & lock, ConstBytes payload);
-    // Until the answer has arrived. No hole may be left before the ticket's position. `silence` overrides the stream's.
-    Result<> await(Lock & lock, Ticket ticket) { return await(lock, ticket, silence_); }
-    Result<> await(Lock & lock, Ticket ticket, std::chrono::nanoseconds silence);
+    // Until the answer has arrived. No hole may be left before the ticket's position.
+    Result<> await(Lock & lock, Ticket ticket);
 
     // Ends the stream for a reason found elsewhere.
     void break_off(Error error);
@@ -81,7 +80,7 @@ private:
     };
 
     template <class Done>
-    Result<> pump(Lock & lock, std::chrono::nanoseconds silence, Done done);
+    Result<> pump(Lock & lock, Done done);
     bool can_push() const { return sent_ < (holes_.empty() ? queued_ : holes_.front()); }
     bool push();  // true if bytes went out
     bool pull();  // true if bytes came in
@@ -105,7 +104,8 @@ private:
     uint64_t header_ = 0;   // size field of the answer that is arriving
     size_t arrived_ = 0;    // bytes of it, header included
 
-    bool watched_ = false;  // a thread sleeps on the transport
+    bool watched_ = false;     // a thread sleeps on the transport,
+    net::Interest watch_;      // for this
     int sleepers_ = 0;      // threads that sleep on progress_
     uint64_t moves_ = 0;    // counts progress, for the time-out
     uint64_t flushes_ = 0;

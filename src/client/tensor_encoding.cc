@@ -1,6 +1,8 @@
 #include "client/tensor_encoding.h"
 
+#include <algorithm>
 #include <cstring>
+#include <span>
 #include <unordered_set>
 
 #include "abi/abi_check.h"
@@ -143,7 +145,7 @@ EncodedGraph encode_graph(const ggml_cgraph & graph, uint32_t device, const Hand
     }
     store(at, n_tensors);
     at += sizeof n_tensors;
-    std::memcpy(at, tensors.data(), tensors.size() * sizeof(wire::Tensor));
+    std::ranges::copy(std::as_bytes(std::span(tensors)), at);
     return out;
 }
 

@@ -1,5 +1,7 @@
 #include "net/endpoint.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <charconv>
 
@@ -48,6 +50,13 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
     } else if (std::ranges::count(text, ':') == 1) {
         host = text.substr(0, text.find(':'));
         after = text.substr(text.find(':'));
+    }
+    if (host.contains(':')) {
+        in6_addr ignored{};
+        const std::string address(host.substr(0, host.find('%')));  // fe80::1%eth0 has a zone
+        if (::inet_pton(AF_INET6, address.c_str(), &ignored) != 1) {
+            return fail(Errc::invalid_argument, "endpoint \"{}\": {}", text, expected_forms);
+        }
     }
     const bool odd = std::ranges::any_of(host, [](unsigned char c) { return c <= ' ' || c == '/' || c == '[' || c == ']'; });
     if (host.empty() || odd || (!after.empty() && after.front() != ':')) {

@@ -57,10 +57,15 @@ Result<UniqueFd> new_socket(int family) {
 
 Result<> connect_one(int fd, const sockaddr * address, socklen_t length, const std::string & name,
                      TimePoint deadline) {
-    if (::connect(fd, address, length) == 0) {
+    int outcome = 0;
+    // A Unix socket whose queue is full says EAGAIN, and poll cannot tell when that ends.
+    while ((outcome = ::connect(fd, address, length)) != 0 && errno == EAGAIN && Clock::now() < deadline) {
+        ::poll(nullptr, 0, 10);
+    }
+    if (outcome == 0) {
         return {};
     }
-    if (errno != EINPROGRESS && errno != EAGAIN) {
+    if (errno != EINPROGRESS) {
         return fail(Errc::unavailable, "cannot connect to {}: {}", name, errno_text(errno));
     }
     pollfd waiting{fd, POLLOUT, 0};

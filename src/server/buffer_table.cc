@@ -5,6 +5,7 @@
 namespace caravan::server {
 namespace {
 
+constexpr uint64_t heap_limit = 64 << 20;  // bytes; the largest piece that a heap may hand out again is half of it
 constexpr uint64_t handle_mask = (uint64_t{1} << (63 - offset_bits)) - 1;  // addresses stay below 2^63
 
 }  // namespace
@@ -25,7 +26,9 @@ Result<uint64_t> BufferTable::allocate(ggml_backend_buffer_type_t type, uint32_t
     entry.base = static_cast<std::byte *>(ggml_backend_buffer_get_base(entry.buffer.get()));
     entry.is_host = ggml_backend_buffer_is_host(entry.buffer.get());
     entry.device = device;
-    if (!entry.is_host) {
+    // The memory may have held another process's data (a device's) or this one's (a small piece of the heap). Long
+    // pieces of host memory come fresh from the kernel, and touching them would only cost time.
+    if (!entry.is_host || size <= heap_limit) {
         ggml_backend_buffer_clear(entry.buffer.get(), 0);
     }
     uint64_t address = 0;

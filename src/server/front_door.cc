@@ -4,6 +4,7 @@
 
 #include <cerrno>
 
+#include "net/handshake.h"
 #include "wire/stock.h"
 
 namespace caravan::server {
@@ -59,6 +60,17 @@ Result<> FrontDoor::answer(const Answer & payload) {
     return {};
 }
 
+// A stock client is answered as a stock server would: with zeroes.
+Result<> FrontDoor::greet() {
+    greeted_ = true;
+    is_caravan_ = load<wire::Extension>(bytes_.data() + header_size).is_caravan();
+    wire::HelloAnswer hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
+    if (is_caravan_) {
+        store(hello.capabilities, net::own_extension());
+    }
+    return answer(hello);
+}
+
 Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & devices) {
     for (;;) {
         const auto has_header = fill(header_size);
@@ -69,6 +81,9 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
         const Command command = header.command;
         if (!greeted_ && (command != Command::hello || header.size != sizeof(wire::HelloRequest))) {
             return fail(Errc::protocol, "did not begin with an RPC handshake");
+        }
+        if (is_caravan_ && command == wire::command_rdma_offer) {
+            return Wants::session;
         }
         const wire::PayloadBounds bounds = wire::payload_bounds(command);
         if (bounds.low > bounds.high || (greeted_ && command == Command::hello)) {
@@ -92,10 +107,7 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
         }
         Result<> done;
         switch (command) {
-            case Command::hello:
-                greeted_ = true;
-                done = answer(wire::HelloAnswer{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}});
-                break;
+            case Command::hello: done = greet(); break;
             case Command::device_count: done = answer(static_cast<uint32_t>(devices.size())); break;
             case Command::get_alignment: done = answer(devices[memory_device()].alignment); break;
             case Command::get_max_size: done = answer(devices[memory_device()].max_size); break;

@@ -41,12 +41,14 @@ public:
 
 private:
     Result<bool> fill(size_t size);
+    Result<> greet();
     template <class Answer>
     Result<> answer(const Answer & payload);
 
     UniqueFd socket_;
     std::string peer_;
     bool greeted_ = false;
+    bool is_caravan_ = false;  // has shown that it is one of ours
     std::array<std::byte, 64> bytes_{};  // of the command that is arriving
     size_t size_ = 0;
     TimePoint deadline_;

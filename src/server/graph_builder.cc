@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "abi/abi_check.h"
+#include "server/op_sources.h"
 #include "server/tensor_check.h"
 
 namespace caravan::server {
@@ -14,10 +15,6 @@ namespace {
 bool moves_no_data(ggml_op op) {
     return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE ||
            op == GGML_OP_TRANSPOSE;
-}
-
-bool carries_function(ggml_op op) {
-    return op == GGML_OP_MAP_CUSTOM1 || op == GGML_OP_MAP_CUSTOM2 || op == GGML_OP_MAP_CUSTOM3 || op == GGML_OP_CUSTOM;
 }
 
 struct Payload {
@@ -93,13 +90,13 @@ private:
             if (!checked) {
                 return fail(checked.error().code, "tensor {} \"{}\": {}", i, printable_name(wired), checked.error().text);
             }
-            if (wired.op >= GGML_OP_COUNT || carries_function(static_cast<ggml_op>(wired.op))) {
+            if (wired.op >= GGML_OP_COUNT || required_sources(static_cast<ggml_op>(wired.op)) < 0) {
                 return fail(Errc::invalid_argument, "tensor {} \"{}\": op {} cannot be computed for a peer", i,
                             printable_name(wired), static_cast<uint32_t>(wired.op));
             }
-            if (wired.id == 0 || !by_id_.emplace(wired.id, static_cast<uint32_t>(i)).second) {
-                return fail(Errc::invalid_argument, "tensor {}: id {:#x} is 0 or not unique", i,
-                            static_cast<uint64_t>(wired.id));
+            const uint64_t id = wired.id;  // fields of a packed struct cannot be referred to
+            if (id == 0 || !by_id_.emplace(id, static_cast<uint32_t>(i)).second) {
+                return fail(Errc::invalid_argument, "tensor {}: id {:#x} is 0 or not unique", i, id);
             }
             ggml_tensor * tensor = ggml_new_tensor_1d(graph_.context.get(), GGML_TYPE_I8, 1);
             *tensor = *checked;
@@ -111,7 +108,7 @@ private:
             tensor->name[sizeof tensor->name - 1] = '\0';
             tensors_.push_back(tensor);
             if (wired.buffer != 0) {
-                graph_.buffers.push_back(wired.buffer);
+                graph_.buffers.push_back(uint64_t{wired.buffer});
             }
         }
         return {};
@@ -158,7 +155,10 @@ private:
                 return fail(Errc::invalid_argument, "node {} is not among the tensors", i);
             }
             ggml_tensor * node = *found;
-            if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) != 0 && !moves_no_data(node->op)) {
+            if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
+                continue;  // back-ends would skip it, but not without looking at it
+            }
+            if (!moves_no_data(node->op)) {
                 if (auto good = check_computable(*node); !good) {
                     return fail(good.error().code, "node {} ({} \"{}\"): {}", i, ggml_op_name(node->op), node->name,
                                 good.error().text);
@@ -177,6 +177,9 @@ private:
             return fail(Errc::invalid_argument, "its result has no place in a buffer");
         }
         for (int s = 0; s < GGML_MAX_SRC; ++s) {
+            if (node.src[s] == nullptr && s < required_sources(node.op)) {
+                return fail(Errc::invalid_argument, "its source {} is missing", s);
+            }
             if (node.src[s] != nullptr && !has_data(*node.src[s])) {
                 return fail(Errc::invalid_argument, "its source {} has no data", s);
             }

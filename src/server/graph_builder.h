@@ -24,6 +24,7 @@ struct Graph {
 
 // Every tensor is checked as in tensor_check.h; every node and source must exist, must have its data in a buffer
 // (unless it is empty), must not carry a function pointer, and must be something that `device` says it can compute.
+// Nodes that are not marked for computation are left out.
 Result<Graph> build_graph(ConstBytes payload, ggml_backend_dev_t device, BufferTable & buffers);
 
 }  // namespace caravan::server

@@ -92,7 +92,7 @@ Result<> Session::dispatch(Command command, uint64_t size) {
                 if (buffers_.find(request.buffer) == nullptr) {
                     return fail(Errc::not_found, "no buffer {:#x}", static_cast<uint64_t>(request.buffer));
                 }
-                return answer<uint64_t>(request.buffer);  // a buffer's handle is its address
+                return answer(uint64_t{request.buffer});  // a buffer's handle is its address
             });
         case Command::free_buffer: return free_buffer();
         case Command::buffer_clear: return clear_buffer();
@@ -384,6 +384,11 @@ Result<> Session::copy_tensor() {
     if (!same_layout) {
         return fail(Errc::invalid_argument, "source and destination differ in type, shape or strides");
     }
+    const auto from = src->region.data(), to = dst->region.data();
+    if (src->region.buffer == dst->region.buffer && from != to && from < to + dst->tensor_bytes &&
+        to < from + src->tensor_bytes) {
+        return fail(Errc::invalid_argument, "source and destination overlap");
+    }
     devices_.synchronize();
     ggml_backend_tensor_copy(&src->tensor, &dst->tensor);
     return answer<uint8_t>(1);
@@ -484,20 +489,21 @@ Result<> Session::compute(uint64_t size) {
         return std::unexpected(graph.error());
     }
     ++graphs_built_;
-    if (head.uid == 0) {
+    const uint64_t uid = head.uid;
+    if (uid == 0) {
         devices_.synchronize();
         unkept_ = std::move(*graph);
         return launch(head.device, *unkept_);
     }
     auto & kept = graphs_[head.device];
-    const bool is_new = !kept.contains(head.uid);
+    const bool is_new = !kept.contains(uid);
     if (!is_new || kept.size() >= wire::max_kept_graphs) {
         devices_.synchronize();
     }
     if (is_new && kept.size() >= wire::max_kept_graphs) {
         kept.clear();  // the client does the same
     }
-    return launch(head.device, kept.insert_or_assign(head.uid, std::move(*graph)).first->second);
+    return launch(head.device, kept.insert_or_assign(uid, std::move(*graph)).first->second);
 }
 
 Result<> Session::recompute() {
@@ -508,7 +514,7 @@ Result<> Session::recompute() {
     if (auto good = check_device(request->device); !good) {
         return good;
     }
-    const auto found = graphs_[request->device].find(request->uid);
+    const auto found = graphs_[request->device].find(uint64_t{request->uid});
     if (found == graphs_[request->device].end()) {
         return fail(Errc::not_found, "no graph {} on device {}", static_cast<uint64_t>(request->uid),
                     static_cast<uint32_t>(request->device));
@@ -518,6 +524,9 @@ Result<> Session::recompute() {
 
 Result<> Session::launch(uint32_t device, Graph & graph) {
     ++launches_;
+    if (ggml_graph_n_nodes(graph.graph) == 0) {
+        return {};
+    }
     const ggml_status status = devices_.compute(device, graph.graph);
     if (status != GGML_STATUS_SUCCESS) {
         return fail(Errc::unsupported, "{} could not compute the graph: {}",

@@ -19,7 +19,8 @@
 namespace caravan::server {
 namespace {
 
-constexpr size_t max_doors = 256;         // clients without a session; more are dropped at once
+constexpr size_t max_doors = 256;         // clients without a session
+constexpr seconds accept_pause{1};        // after a failure such as too many open files
 constexpr seconds respawn_pause{2};       // after a worker that could not start
 constexpr seconds last_grace{2};          // between SIGTERM and SIGKILL for a worker
 
@@ -88,6 +89,7 @@ private:
     std::string start_failure_;
     uint64_t next_session_ = 1;
     TimePoint respawn_at_ = TimePoint::min();
+    TimePoint accept_again_ = TimePoint::min();
     int stop_requests_ = 0;
 };
 
@@ -163,14 +165,22 @@ void Supervisor::accept_all(net::Listener & listener) {
         auto socket = net::accept_socket(listener.fd.get());
         if (!socket) {
             log_warning("{}", socket.error().text);
+            accept_again_ = Clock::now() + accept_pause;
             return;
         }
         if (!*socket) {
             return;
         }
         if (doors_.size() >= max_doors) {
-            log_warning("{} clients are waiting already: dropping {}", doors_.size(), net::peer_name(socket->get()));
-            continue;
+            const auto silent = std::ranges::find_if(
+                doors_, [](const Door & door) { return door.wants == FrontDoor::Wants::more && !door.closing; });
+            if (silent == doors_.end()) {
+                log_warning("{} clients wait already: dropping {}", doors_.size(), net::peer_name(socket->get()));
+                continue;
+            }
+            log_warning("{} clients without a session: dropping {}, silent for longest", doors_.size(),
+                        silent->client.peer());
+            silent->closing = true;
         }
         const std::string peer = net::peer_name(socket->get());
         log_debug("connection from {}", peer);
@@ -179,6 +189,9 @@ void Supervisor::accept_all(net::Listener & listener) {
 }
 
 void Supervisor::advance(Door & door) {
+    if (door.closing) {
+        return;
+    }
     const auto wants = door.client.advance(devices_);
     if (!wants) {
         door.closing = true;
@@ -329,7 +342,13 @@ void Supervisor::round(TimePoint deadline) {
         actions.push_back(std::move(action));
     };
     watch(signal_pipe[0], [this] { handle_signals(); });
+    if (accept_again_ > Clock::now()) {
+        deadline = std::min(deadline, accept_again_);
+    }
     for (net::Listener & listener : listeners_) {
+        if (accept_again_ > Clock::now()) {
+            break;
+        }
         watch(listener.fd.get(), [this, &listener] { accept_all(listener); });
     }
     for (WorkerProcess & worker : workers_) {

@@ -29,8 +29,8 @@ Result<uint64_t> checked_bytes(const wire::Tensor & tensor) {
                     static_cast<uint32_t>(tensor.ne[0]), ggml_type_name(type), block);
     }
     uint64_t elements = 1;
-    for (const uint32_t ne : tensor.ne) {
-        if (__builtin_mul_overflow(elements, uint64_t{ne}, &elements) || elements > INT64_MAX / 256) {
+    for (int i = 0; i < wire::max_dims; ++i) {
+        if (__builtin_mul_overflow(elements, uint64_t{tensor.ne[i]}, &elements) || elements > INT64_MAX / 256) {
             return fail(Errc::invalid_argument, "tensor with too many elements");
         }
     }
@@ -50,8 +50,8 @@ Result<uint64_t> checked_bytes(const wire::Tensor & tensor) {
             return fail(Errc::invalid_argument, "tensor with too many bytes");
         }
     }
-    if (block != 1 && tensor.nb[0] < block_bytes) {
-        return fail(Errc::invalid_argument, "blocks of {} that overlap", ggml_type_name(type));
+    if (tensor.nb[0] < block_bytes && (block != 1 || tensor.ne[0] > 1)) {
+        return fail(Errc::invalid_argument, "elements of {} that overlap", ggml_type_name(type));
     }
     if (bytes > max_buffer_size) {
         return fail(Errc::invalid_argument, "tensor with too many bytes");

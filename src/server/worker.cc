@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "base/log.h"
-#include "net/socket.h"
+#include "net/handshake.h"
 #include "abi/abi_check.h"
 #include "server/control.h"
 #include "server/devices.h"
@@ -115,15 +115,15 @@ std::string why_ended(const Error & error) {
 
 void serve(ReceivedControl given, int control, Devices & devices, cache::Store * cache) {
     const int client = given.attached.get();
-    auto transport = net::make_socket_transport(std::move(given.attached));
+    const ConstBytes first = ConstBytes(given.message.prefix).first(given.message.prefix_size);
+    auto accepted = net::open_server(std::move(given.attached), first);
     ControlMessage ended{.kind = ControlMessage::Kind::ended};
-    if (!transport) {
-        ended.set_text(transport.error().text);
+    if (!accepted) {
+        ended.set_text(accepted.error().text);
     } else {
-        Session session(**transport, ConstBytes(given.message.prefix).first(given.message.prefix_size), devices, cache);
+        Session session(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, devices, cache);
         const Watcher watcher(client, control, devices);
         const Error end = session.run();
-        ended.count = end.code == Errc::closed ? 0 : 1;
         ended.set_text(session.did_work() ? std::format("{}; {}", why_ended(end), session.summary()) : why_ended(end));
     }
     send_control(control, ended);

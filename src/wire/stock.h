@@ -110,7 +110,7 @@ struct BufferClearRequest {
 
 struct SetTensorRequest {  // the data follows
     Tensor tensor;
-    uint8_t cache;  // 1: keep it, it was asked for by hash and not found
+    uint8_t cache;  // 1: a weight that is worth keeping
     uint64_t offset;
 };
 
@@ -195,7 +195,7 @@ struct PayloadBounds {
 };
 PayloadBounds payload_bounds(Command command);
 
-// For messages to people: "GET_TENSOR", or "command 77".
+// For messages to people: "GET_TENSOR", or "unknown command".
 const char * command_name(Command command);
 
 }  // namespace caravan::wire

@@ -1,0 +1,60 @@
+#include "net/exact_io.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+
+namespace caravan::net {
+namespace {
+
+#ifdef MSG_NOSIGNAL
+constexpr int send_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+#else
+constexpr int send_flags = MSG_DONTWAIT;
+#endif
+
+// After a call that moved `moved` bytes: how to go on.
+Result<size_t> settle(ssize_t moved, int socket, short event, TimePoint deadline, const char * what) {
+    if (moved > 0) {
+        return static_cast<size_t>(moved);
+    }
+    if (moved == 0) {
+        return fail(Errc::closed, "the peer closed the connection");
+    }
+    if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+        return fail(errno == ECONNRESET || errno == EPIPE ? Errc::closed : Errc::io, "{} failed: {}", what,
+                    errno_text(errno));
+    }
+    pollfd waiting{socket, event, 0};
+    if (::poll(&waiting, 1, poll_timeout_ms(deadline)) == 0) {
+        return fail(Errc::timed_out, "no answer in time");
+    }
+    return size_t{0};
+}
+
+}  // namespace
+
+Result<> send_exact(int socket, ConstBytes bytes, TimePoint deadline) {
+    while (!bytes.empty()) {
+        const auto sent = settle(::send(socket, bytes.data(), bytes.size(), send_flags), socket, POLLOUT, deadline, "send");
+        if (!sent) {
+            return std::unexpected(sent.error());
+        }
+        bytes = bytes.subspan(*sent);
+    }
+    return {};
+}
+
+Result<> receive_exact(int socket, MutableBytes bytes, TimePoint deadline) {
+    while (!bytes.empty()) {
+        const auto got = settle(::recv(socket, bytes.data(), bytes.size(), MSG_DONTWAIT), socket, POLLIN, deadline, "receive");
+        if (!got) {
+            return std::unexpected(got.error());
+        }
+        bytes = bytes.subspan(*got);
+    }
+    return {};
+}
+
+}  // namespace caravan::net

@@ -1,0 +1,47 @@
+// The beginning of a connection, seen from the client and from the server's worker: handshake and choice of transport.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "net/endpoint.h"
+#include "net/transport.h"
+#include "wire/extension.h"
+
+namespace caravan::net {
+
+#ifdef GGML_RPC_RDMA
+inline constexpr bool has_rdma = true;
+#else
+inline constexpr bool has_rdma = false;
+#endif
+
+// GGML_RPC_TRANSPORT.
+enum class TransportWish {
+    automatic,  // RDMA if both ends have it
+    tcp,        // never RDMA
+    rdma,       // a connection without RDMA is an error
+};
+TransportWish transport_wish();
+
+// What this build and the environment let us say in HELLO.
+wire::Extension own_extension();
+
+struct Opened {
+    std::unique_ptr<Transport> transport;
+    bool peer_is_caravan = false;
+    std::string why_not_rdma;  // empty if it is RDMA, or if nobody wanted it
+};
+
+// Connects, shakes hands, refuses a peer of another version, and, if `for_session`, changes to RDMA where possible.
+Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline);
+
+// The worker's side: `first` is the header of the first command that the front door did not answer. If it is an offer
+// of RDMA, it is answered, and the transport that comes of it returned; `first` is then used up.
+struct Accepted {
+    std::unique_ptr<Transport> transport;
+    bool first_is_used = false;
+};
+Result<Accepted> open_server(UniqueFd socket, ConstBytes first);
+
+}  // namespace caravan::net

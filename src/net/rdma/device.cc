@@ -1,0 +1,193 @@
+#include "net/rdma/device.h"
+
+#include <arpa/inet.h>
+#include <infiniband/verbs.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "base/config.h"
+
+namespace caravan::net::rdma {
+namespace {
+
+constexpr std::array<uint8_t, 12> v4_prefix{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+
+bool is_v4(const Gid & gid) { return std::equal(v4_prefix.begin(), v4_prefix.end(), gid.begin()); }
+
+bool is_usable(const Gid & gid) {
+    const bool is_zero = std::ranges::all_of(gid, [](uint8_t byte) { return byte == 0; });
+    const bool is_link_local = gid[0] == 0xfe && (gid[1] & 0xc0) == 0x80;
+    return !is_zero && !is_link_local;
+}
+
+std::vector<GidEntry> gids_of(ibv_context * context, uint8_t port) {
+    constexpr size_t most = 1024;
+    std::vector<ibv_gid_entry> table(most);
+    const ssize_t count = ibv_query_gid_table(context, table.data(), table.size(), 0);
+    std::vector<GidEntry> out;
+    for (ssize_t i = 0; i < count; ++i) {
+        const ibv_gid_entry & entry = table[static_cast<size_t>(i)];
+        if (entry.port_num != port) {
+            continue;
+        }
+        GidEntry found;
+        std::memcpy(found.gid.data(), entry.gid.raw, found.gid.size());
+        found.index = entry.gid_index;
+        found.type = entry.gid_type == IBV_GID_TYPE_ROCE_V2   ? GidEntry::Type::roce_v2
+                     : entry.gid_type == IBV_GID_TYPE_ROCE_V1 ? GidEntry::Type::roce_v1
+                                                              : GidEntry::Type::infiniband;
+        out.push_back(found);
+    }
+    return out;
+}
+
+std::optional<std::string> env_text(const char * name) {
+    const char * value = std::getenv(name);
+    return value == nullptr || *value == '\0' ? std::nullopt : std::optional<std::string>(value);
+}
+
+std::optional<uint32_t> env_index(const char * name, int64_t low, int64_t high) {
+    const int64_t value = env_integer(name, -1, low, high);
+    return value < 0 ? std::nullopt : std::optional(static_cast<uint32_t>(value));
+}
+
+// The port's GID for the wish, or the reason why there is none.
+Result<GidEntry> gid_on(const PortFacts & port, const Wish & wish) {
+    if (wish.gid) {
+        const auto forced = std::ranges::find(port.gids, *wish.gid, &GidEntry::index);
+        if (forced == port.gids.end()) {
+            return fail(Errc::not_found, "GGML_RDMA_GID={} is not in the GID table of {} port {}", *wish.gid,
+                        port.device, port.port);
+        }
+        return *forced;
+    }
+    if (!wish.local_address) {
+        return fail(Errc::unsupported, "the connection has no IP address");
+    }
+    const GidEntry * best = nullptr;
+    std::string others;
+    for (const GidEntry & entry : port.gids) {
+        if (entry.gid == *wish.local_address && (best == nullptr || entry.type > best->type)) {
+            best = &entry;
+        } else if (is_usable(entry.gid)) {
+            others += std::format("{}{}", others.empty() ? "" : ", ", text_of(entry.gid));
+        }
+    }
+    if (best == nullptr && port.is_infiniband && !port.gids.empty()) {
+        return port.gids.front();  // found by LID: the GID need not be the address
+    }
+    if (best == nullptr) {
+        return fail(Errc::not_found, "no GID for {} on {}: found {}", text_of(*wish.local_address), port.device,
+                    others.empty() ? "none" : others);
+    }
+    return *best;
+}
+
+}  // namespace
+
+std::vector<PortFacts> scan_ports() {
+    std::vector<PortFacts> ports;
+    int count = 0;
+    const std::unique_ptr<ibv_device *, void (*)(ibv_device **)> list(
+        ibv_get_device_list(&count), [](ibv_device ** devices) {
+            if (devices != nullptr) {
+                ibv_free_device_list(devices);
+            }
+        });
+    for (int i = 0; list != nullptr && i < count; ++i) {
+        const std::unique_ptr<ibv_context, int (*)(ibv_context *)> context(ibv_open_device(list.get()[i]),
+                                                                           ibv_close_device);
+        ibv_device_attr device{};
+        if (context == nullptr || ibv_query_device(context.get(), &device) != 0) {
+            continue;
+        }
+        for (uint8_t number = 1; number <= device.phys_port_cnt; ++number) {
+            ibv_port_attr attributes{};
+            if (ibv_query_port(context.get(), number, &attributes) != 0) {
+                continue;
+            }
+            PortFacts port;
+            port.device = ibv_get_device_name(list.get()[i]);
+            port.port = number;
+            port.is_active = attributes.state == IBV_PORT_ACTIVE;
+            port.is_infiniband = attributes.link_layer == IBV_LINK_LAYER_INFINIBAND;
+            port.lid = attributes.lid;
+            port.mtu = 128u << attributes.active_mtu;
+            port.gids = gids_of(context.get(), number);
+            ports.push_back(std::move(port));
+        }
+    }
+    return ports;
+}
+
+Wish wish_from_environment(int socket) {
+    Wish wish;
+    wish.device = env_text("GGML_RDMA_DEV");
+    wish.gid = env_index("GGML_RDMA_GID", 0, 65535);
+    wish.port = env_index("GGML_RDMA_PORT", 1, 255);
+    sockaddr_storage address{};
+    socklen_t length = sizeof address;
+    if (::getsockname(socket, reinterpret_cast<sockaddr *>(&address), &length) == 0) {
+        Gid gid{};
+        if (address.ss_family == AF_INET) {
+            std::ranges::copy(v4_prefix, gid.begin());
+            std::memcpy(gid.data() + v4_prefix.size(), &reinterpret_cast<sockaddr_in &>(address).sin_addr, 4);
+            wish.local_address = gid;
+        } else if (address.ss_family == AF_INET6) {
+            std::memcpy(gid.data(), &reinterpret_cast<sockaddr_in6 &>(address).sin6_addr, gid.size());
+            wish.local_address = gid;
+        }
+    }
+    return wish;
+}
+
+Result<Choice> choose(const std::vector<PortFacts> & ports, const Wish & wish) {
+    if (ports.empty()) {
+        return fail(Errc::not_found, "no RDMA device");
+    }
+    std::optional<Error> first;
+    bool saw_device = false;
+    for (const PortFacts & port : ports) {
+        if (wish.device && port.device != *wish.device) {
+            continue;
+        }
+        saw_device = true;
+        if (wish.port && port.port != *wish.port) {
+            continue;
+        }
+        auto gid = port.is_active ? gid_on(port, wish)
+                                  : fail(Errc::unavailable, "{} port {} is not active", port.device, port.port);
+        if (gid) {
+            return Choice{port.device, port.port, port.is_infiniband, port.lid, port.mtu, *gid};
+        }
+        if (!first) {
+            first = std::move(gid.error());
+        }
+    }
+    if (!saw_device) {
+        std::string names;
+        for (const PortFacts & port : ports) {
+            names += std::format("{}{}", names.empty() ? "" : ", ", port.device);
+        }
+        return fail(Errc::not_found, "GGML_RDMA_DEV={} is not among the RDMA devices: {}", *wish.device, names);
+    }
+    return std::unexpected(first.value_or(
+        Error{Errc::not_found, std::format("GGML_RDMA_PORT={} does not exist", wish.port.value_or(0))}));
+}
+
+std::string text_of(const Gid & gid) {
+    char text[INET6_ADDRSTRLEN] = "";
+    if (is_v4(gid)) {
+        ::inet_ntop(AF_INET, gid.data() + v4_prefix.size(), text, sizeof text);
+    } else {
+        ::inet_ntop(AF_INET6, gid.data(), text, sizeof text);
+    }
+    return text;
+}
+
+}  // namespace caravan::net::rdma

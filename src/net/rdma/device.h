@@ -1,0 +1,61 @@
+// RDMA devices of this machine, and the choice of device, port and GID for a connection.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace caravan::net::rdma {
+
+using Gid = std::array<uint8_t, 16>;
+
+struct GidEntry {
+    enum class Type { infiniband, roce_v1, roce_v2 };
+    Gid gid{};
+    uint32_t index = 0;
+    Type type = Type::infiniband;
+};
+
+struct PortFacts {
+    std::string device;
+    uint8_t port = 1;
+    bool is_active = false;
+    bool is_infiniband = false;  // link layer: paths are found by LID
+    uint16_t lid = 0;
+    uint32_t mtu = 0;  // active, bytes
+    std::vector<GidEntry> gids;
+};
+
+// Every port of every device, whatever its state. Empty without a device or driver.
+std::vector<PortFacts> scan_ports();
+
+// What the user and the connection ask for.
+struct Wish {
+    std::optional<std::string> device;  // GGML_RDMA_DEV
+    std::optional<uint32_t> gid;        // GGML_RDMA_GID
+    std::optional<uint32_t> port;       // GGML_RDMA_PORT
+    std::optional<Gid> local_address;   // of the TCP socket; IPv4 as ::ffff:a.b.c.d
+};
+Wish wish_from_environment(int socket);
+
+struct Choice {
+    std::string device;
+    uint8_t port = 1;
+    bool is_infiniband = false;
+    uint16_t lid = 0;
+    uint32_t mtu = 0;
+    GidEntry gid;
+};
+
+// The first active port with a GID equal to the socket's address, RoCEv2 before v1; a GID forced by the user is taken
+// whatever it is. The error is the first reason why there is none, in words for the log. Pure.
+Result<Choice> choose(const std::vector<PortFacts> & ports, const Wish & wish);
+
+// "10.0.0.2" for an IPv4-mapped GID, else IPv6 notation.
+std::string text_of(const Gid & gid);
+
+}  // namespace caravan::net::rdma

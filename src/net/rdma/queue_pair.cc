@@ -1,0 +1,227 @@
+#include "net/rdma/queue_pair.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+
+#include "base/config.h"
+
+namespace caravan::net::rdma {
+namespace {
+
+constexpr uint32_t wanted_inline = 316;
+constexpr uint8_t hop_limit = 64;
+// 4.096 µs * 2^14 = 67 ms until a packet is sent again, 6 times: a dead peer is noticed in about half a second. (rxe
+// takes 7 for "for ever".)
+constexpr uint8_t ack_timeout = 14, retries = 6;
+// Credits make sure that a receive is posted for every message, so a receiver that is not ready is an error.
+constexpr uint8_t rnr_timer = 12, rnr_retries = 3;
+
+ibv_mtu mtu_code(uint32_t bytes) {
+    int code = IBV_MTU_256;
+    while (code < IBV_MTU_4096 && (128u << (code + 1)) <= bytes) {
+        ++code;
+    }
+    return static_cast<ibv_mtu>(code);
+}
+
+Error cannot(const char * what) {
+    const int error = errno;
+    if (error == ENOMEM) {
+        rlimit limit{};
+        ::getrlimit(RLIMIT_MEMLOCK, &limit);
+        if (limit.rlim_cur != RLIM_INFINITY && ::geteuid() != 0) {
+            return Error{Errc::no_memory,
+                         std::format("{} failed; memlock limit {} KiB is too low: raise it (ulimit -l, or LimitMEMLOCK= "
+                                     "of a service)",
+                                     what, limit.rlim_cur >> 10)};
+        }
+    }
+    return Error{Errc::unavailable, std::format("{} failed: {}", what, errno_text(error))};
+}
+
+ibv_context * open_device(const std::string & name) {
+    int count = 0;
+    ibv_device ** list = ibv_get_device_list(&count);
+    ibv_context * context = nullptr;
+    for (int i = 0; list != nullptr && i < count; ++i) {
+        if (name == ibv_get_device_name(list[i])) {
+            context = ibv_open_device(list[i]);
+        }
+    }
+    if (list != nullptr) {
+        ibv_free_device_list(list);
+    }
+    return context;
+}
+
+}  // namespace
+
+const SetUpCalls & real_calls() {
+    static const SetUpCalls calls{
+        .alloc_pd = ibv_alloc_pd,
+        // Two lines of macro stand before the function of this name.
+        .reg_mr = [](ibv_pd * pd, void * memory, size_t size, int access) { return ibv_reg_mr(pd, memory, size, access); },
+        .create_comp_channel = ibv_create_comp_channel,
+        .create_cq = ibv_create_cq,
+        .create_qp = ibv_create_qp,
+        .modify_qp = ibv_modify_qp,
+    };
+    return calls;
+}
+
+Result<std::unique_ptr<QueuePair>> QueuePair::create(const Choice & choice, const Geometry & geometry,
+                                                     const SetUpCalls & calls) {
+    std::unique_ptr<QueuePair> self(new QueuePair(choice, geometry));
+    const auto failed = [&](const char * what) {
+        return fail(cannot(what).code, "{}: {}", choice.device, cannot(what).text);
+    };
+    self->context_.reset(open_device(choice.device));
+    if (self->context_ == nullptr) {
+        return failed("opening the device");
+    }
+    self->pd_.reset(calls.alloc_pd(self->context_.get()));
+    if (self->pd_ == nullptr) {
+        return failed("ibv_alloc_pd");
+    }
+    const size_t size = size_t{geometry.slot_size} * geometry.depth * 2;
+    self->memory_.reset(static_cast<std::byte *>(std::aligned_alloc(4096, size)));
+    if (self->memory_ == nullptr) {
+        return fail(Errc::no_memory, "no memory for the rings");
+    }
+    std::memset(self->memory_.get(), 0, size);
+    self->mr_.reset(calls.reg_mr(self->pd_.get(), self->memory_.get(), size, IBV_ACCESS_LOCAL_WRITE));
+    if (self->mr_ == nullptr) {
+        return failed("ibv_reg_mr");
+    }
+    self->channel_.reset(calls.create_comp_channel(self->context_.get()));
+    if (self->channel_ == nullptr) {
+        return failed("ibv_create_comp_channel");
+    }
+    const int completions = static_cast<int>(geometry.depth * 4);
+    self->cq_.reset(calls.create_cq(self->context_.get(), completions, nullptr, self->channel_.get(), 0));
+    if (self->cq_ == nullptr) {
+        return failed("ibv_create_cq");
+    }
+    ibv_qp_init_attr init{};
+    init.send_cq = init.recv_cq = self->cq_.get();
+    init.qp_type = IBV_QPT_RC;
+    init.cap = {.max_send_wr = geometry.depth * 2, .max_recv_wr = geometry.depth, .max_send_sge = 1, .max_recv_sge = 1,
+                .max_inline_data = wanted_inline};
+    self->qp_.reset(calls.create_qp(self->pd_.get(), &init));
+    if (self->qp_ == nullptr) {
+        init.cap.max_inline_data = 0;  // not every device has it
+        self->qp_.reset(calls.create_qp(self->pd_.get(), &init));
+    }
+    if (self->qp_ == nullptr) {
+        return failed("ibv_create_qp");
+    }
+    self->max_inline_ = init.cap.max_inline_data;
+    self->psn_ = std::random_device{}() & 0xffffff;
+    ibv_qp_attr attributes{};
+    attributes.qp_state = IBV_QPS_INIT;
+    attributes.port_num = choice.port;
+    if (calls.modify_qp(self->qp_.get(), &attributes,
+                        IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS) != 0) {
+        return failed("moving the queue pair to INIT");
+    }
+    return self;
+}
+
+QueuePair::~QueuePair() = default;
+
+PeerFacts QueuePair::facts() const {
+    PeerFacts facts;
+    facts.qpn = qp_->qp_num;
+    facts.psn = psn_;
+    std::ranges::copy(choice_.gid.gid, facts.gid);
+    facts.lid = choice_.lid;
+    facts.is_infiniband = choice_.is_infiniband ? 1 : 0;
+    facts.mtu = choice_.mtu;
+    facts.slot_size = geometry_.slot_size;
+    facts.depth = geometry_.depth;
+    return facts;
+}
+
+Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
+    constexpr uint32_t least_slot = 1024, most_slot = 16 << 20, least_depth = 8, most_depth = 4096;
+    if (peer.slot_size < least_slot || peer.slot_size > most_slot || peer.depth < least_depth ||
+        peer.depth > most_depth || peer.mtu < 256 || peer.qpn > 0xffffff || peer.psn > 0xffffff) {
+        return fail(Errc::protocol, "the peer's queue pair makes no sense");
+    }
+    if ((peer.is_infiniband != 0) != choice_.is_infiniband) {
+        return fail(Errc::unsupported, "one side is on InfiniBand, the other on Ethernet");
+    }
+    peer_ = peer;
+    send_slot_size_ = std::min<uint32_t>(peer.slot_size, geometry_.slot_size);
+    const ibv_mtu mtu = mtu_code(std::min<uint32_t>(peer.mtu, choice_.mtu));
+    mtu_ = 128u << mtu;
+
+    ibv_qp_attr rtr{};
+    rtr.qp_state = IBV_QPS_RTR;
+    rtr.path_mtu = mtu;
+    rtr.dest_qp_num = peer.qpn;
+    rtr.rq_psn = peer.psn;
+    rtr.max_dest_rd_atomic = 1;
+    rtr.min_rnr_timer = rnr_timer;
+    rtr.ah_attr.port_num = choice_.port;
+    rtr.ah_attr.dlid = peer.lid;
+    rtr.ah_attr.is_global = choice_.is_infiniband ? 0 : 1;
+    std::memcpy(rtr.ah_attr.grh.dgid.raw, peer.gid, sizeof peer.gid);
+    rtr.ah_attr.grh.sgid_index = static_cast<uint8_t>(choice_.gid.index);
+    rtr.ah_attr.grh.hop_limit = hop_limit;
+    rtr.ah_attr.grh.traffic_class = static_cast<uint8_t>(env_integer("GGML_RDMA_TC", 0, 0, 255));
+    if (calls.modify_qp(qp_.get(), &rtr,
+                        IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
+                            IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER) != 0) {
+        return fail(Errc::unavailable, "{}: moving the queue pair to RTR failed: {}", choice_.device, errno_text(errno));
+    }
+    for (uint32_t i = 0; i < geometry_.depth; ++i) {
+        if (auto posted = post_receive(i); !posted) {
+            return posted;
+        }
+    }
+    ibv_qp_attr rts{};
+    rts.qp_state = IBV_QPS_RTS;
+    rts.sq_psn = psn_;
+    rts.timeout = ack_timeout;
+    rts.retry_cnt = retries;
+    rts.rnr_retry = rnr_retries;
+    rts.max_rd_atomic = 1;
+    if (calls.modify_qp(qp_.get(), &rts,
+                        IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
+                            IBV_QP_MAX_QP_RD_ATOMIC) != 0) {
+        return fail(Errc::unavailable, "{}: moving the queue pair to RTS failed: {}", choice_.device, errno_text(errno));
+    }
+    return {};
+}
+
+MutableBytes QueuePair::receive_slot(uint32_t index) {
+    return {memory_.get() + size_t{index} * geometry_.slot_size, geometry_.slot_size};
+}
+
+MutableBytes QueuePair::send_slot(uint32_t index) {
+    return {memory_.get() + size_t{geometry_.depth + index} * geometry_.slot_size, geometry_.slot_size};
+}
+
+Result<> QueuePair::post_receive(uint32_t index) {
+    const MutableBytes slot = receive_slot(index);
+    ibv_sge sge{reinterpret_cast<uint64_t>(slot.data()), static_cast<uint32_t>(slot.size()), mr_->lkey};
+    ibv_recv_wr request{};
+    request.wr_id = index;
+    request.sg_list = &sge;
+    request.num_sge = 1;
+    ibv_recv_wr * bad = nullptr;
+    const int error = ibv_post_recv(qp_.get(), &request, &bad);
+    if (error != 0) {
+        return fail(Errc::io, "{}: posting a receive failed: {}", choice_.device, errno_text(error));
+    }
+    return {};
+}
+
+}  // namespace caravan::net::rdma

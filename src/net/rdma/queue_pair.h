@@ -1,0 +1,105 @@
+// Set-up of one reliable connection: device, memory, completion queue, queue pair, and its way to RTS. The data path is
+// ring_transport.h.
+#pragma once
+
+#include <infiniband/verbs.h>
+
+#include <memory>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "net/rdma/device.h"
+
+namespace caravan::net::rdma {
+
+// Slots of a ring, each for one message.
+struct Geometry {
+    uint32_t slot_size = 64 * 1024;  // bytes, header included
+    uint32_t depth = 24;             // receive slots, and as many send slots
+};
+
+// What the other side must know of a queue pair. Sent as it is: both sides are little-endian.
+#pragma pack(push, 1)
+struct PeerFacts {
+    uint32_t qpn = 0;
+    uint32_t psn = 0;  // random, 24 bits
+    uint8_t gid[16] = {};
+    uint16_t lid = 0;
+    uint8_t is_infiniband = 0;
+    uint8_t padding = 0;
+    uint32_t mtu = 0;  // bytes
+    uint32_t slot_size = 0;
+    uint32_t depth = 0;
+};
+#pragma pack(pop)
+static_assert(sizeof(PeerFacts) == 40);
+
+// The calls that set-up makes, so that tests can let each of them fail. The data path calls verbs directly.
+struct SetUpCalls {
+    ibv_pd * (*alloc_pd)(ibv_context *);
+    ibv_mr * (*reg_mr)(ibv_pd *, void *, size_t, int);
+    ibv_comp_channel * (*create_comp_channel)(ibv_context *);
+    ibv_cq * (*create_cq)(ibv_context *, int, void *, ibv_comp_channel *, int);
+    ibv_qp * (*create_qp)(ibv_pd *, ibv_qp_init_attr *);
+    int (*modify_qp)(ibv_qp *, ibv_qp_attr *, int);
+};
+const SetUpCalls & real_calls();
+
+class QueuePair {
+public:
+    // In state INIT, its receive slots not yet posted. Errors name the call, and for memory the memlock limit.
+    static Result<std::unique_ptr<QueuePair>> create(const Choice & choice, const Geometry & geometry,
+                                                     const SetUpCalls & calls = real_calls());
+    ~QueuePair();
+    QueuePair(const QueuePair &) = delete;
+    QueuePair & operator=(const QueuePair &) = delete;
+
+    // To RTR and RTS towards the peer. The smaller MTU and slot size, and the peer's depth, are taken.
+    Result<> connect(const PeerFacts & peer, const SetUpCalls & calls = real_calls());
+
+    PeerFacts facts() const;
+    const Choice & choice() const { return choice_; }
+    uint32_t qpn() const { return qp_->qp_num; }
+    uint32_t peer_qpn() const { return peer_.qpn; }
+    uint32_t max_inline() const { return max_inline_; }
+    uint32_t mtu() const { return mtu_; }               // after connect()
+    uint32_t send_slot_size() const { return send_slot_size_; }  // after connect()
+    uint32_t peer_depth() const { return peer_.depth; }
+    const Geometry & geometry() const { return geometry_; }
+
+    ibv_qp * qp() const { return qp_.get(); }
+    ibv_cq * cq() const { return cq_.get(); }
+    ibv_comp_channel * channel() const { return channel_.get(); }
+    MutableBytes receive_slot(uint32_t index);
+    MutableBytes send_slot(uint32_t index);
+    Result<> post_receive(uint32_t index);
+    uint32_t lkey() const { return mr_->lkey; }
+
+private:
+    QueuePair(Choice choice, Geometry geometry) : choice_(std::move(choice)), geometry_(geometry) {}
+
+    template <class T, int (*release)(T *)>
+    struct Release {
+        void operator()(T * object) const { release(object); }
+    };
+    template <class T, int (*release)(T *)>
+    using Owned = std::unique_ptr<T, Release<T, release>>;
+    struct FreeMemory {
+        void operator()(std::byte * memory) const { std::free(memory); }
+    };
+
+    const Choice choice_;
+    const Geometry geometry_;
+    // Released in reverse order.
+    Owned<ibv_context, ibv_close_device> context_;
+    Owned<ibv_pd, ibv_dealloc_pd> pd_;
+    std::unique_ptr<std::byte, FreeMemory> memory_;  // receive slots, then send slots
+    Owned<ibv_mr, ibv_dereg_mr> mr_;
+    Owned<ibv_comp_channel, ibv_destroy_comp_channel> channel_;
+    Owned<ibv_cq, ibv_destroy_cq> cq_;
+    Owned<ibv_qp, ibv_destroy_qp> qp_;
+    uint32_t psn_ = 0, max_inline_ = 0, mtu_ = 0, send_slot_size_ = 0;
+    PeerFacts peer_{};
+};
+
+}  // namespace caravan::net::rdma

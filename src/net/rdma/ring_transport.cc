@@ -1,0 +1,362 @@
+#include "net/rdma/ring_transport.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <deque>
+#include <mutex>
+#include <optional>
+
+namespace caravan::net::rdma {
+namespace {
+
+struct MessageHeader {
+    uint32_t length;   // of the data behind the header
+    uint16_t credits;  // slots given back
+    uint16_t kind;     // 0: data, 1: nothing but credits
+};
+static_assert(sizeof(MessageHeader) == 8);
+constexpr uint16_t data_kind = 0, credit_kind = 1;
+
+// A credit message is sent when a third of the data slots are owed, so at most three are on their way at once.
+constexpr uint32_t reserved_slots = 6;
+constexpr uint32_t credit_share = 3;
+constexpr uint32_t signal_share = 4;  // every depth/4-th send asks for a completion
+constexpr seconds probe_after{5};     // of silence while waiting
+constexpr seconds probe_patience{10};
+constexpr unsigned ack_batch = 64;
+constexpr uint64_t send_tag = uint64_t{1} << 63;
+constexpr uint64_t probe_tag = uint64_t{1} << 62;
+
+class RingTransport final : public Transport {
+public:
+    RingTransport(std::unique_ptr<QueuePair> pair, UniqueFd socket, UniqueFd wake_read, UniqueFd wake_write)
+        : pair_(std::move(pair)),
+          socket_(std::move(socket)),
+          wake_read_(std::move(wake_read)),
+          wake_write_(std::move(wake_write)),
+          depth_(pair_->geometry().depth),
+          credits_(pair_->peer_depth() - reserved_slots),
+          owed_limit_(std::max(1u, (depth_ - reserved_slots) / credit_share)),
+          signal_every_(std::max(1u, depth_ / signal_share)) {}
+
+    ~RingTransport() override {
+        if (unacknowledged_ > 0) {
+            ibv_ack_cq_events(pair_->cq(), unacknowledged_);
+        }
+    }
+
+    Result<size_t> send(std::span<const ConstBytes> parts) override {
+        std::lock_guard lock(mutex_);
+        progress();
+        size_t total = 0, part = 0, offset = 0;
+        while (part < parts.size() && !error_ && can_send()) {
+            const MutableBytes slot = pair_->send_slot(static_cast<uint32_t>(posted_ % depth_));
+            const size_t room = pair_->send_slot_size() - sizeof(MessageHeader);
+            size_t length = 0;
+            while (part < parts.size() && length < room) {
+                const ConstBytes rest = parts[part].subspan(offset);
+                const size_t step = std::min(rest.size(), room - length);
+                std::ranges::copy(rest.first(step), slot.data() + sizeof(MessageHeader) + length);
+                length += step;
+                offset += step;
+                if (offset == parts[part].size()) {
+                    ++part;
+                    offset = 0;
+                }
+            }
+            if (length == 0) {
+                break;
+            }
+            --credits_;
+            post(slot, data_kind, length);
+            total += length;
+        }
+        if (error_ && total == 0) {
+            return std::unexpected(*error_);
+        }
+        return total;
+    }
+
+    Result<size_t> receive(std::span<const MutableBytes> parts) override {
+        std::lock_guard lock(mutex_);
+        if (ready_.empty()) {
+            progress();
+        }
+        size_t total = 0;
+        for (MutableBytes dest : parts) {
+            while (!dest.empty() && !ready_.empty()) {
+                Arrived & message = ready_.front();
+                const size_t step = std::min(dest.size(), message.rest.size());
+                std::ranges::copy(message.rest.first(step), dest.begin());
+                dest = dest.subspan(step);
+                message.rest = message.rest.subspan(step);
+                total += step;
+                if (message.rest.empty()) {
+                    give_back(message.slot);
+                    ready_.pop_front();
+                }
+            }
+        }
+        if (total == 0 && error_) {
+            return std::unexpected(*error_);
+        }
+        return total;
+    }
+
+    Result<bool> wait(Interest interest, TimePoint deadline, microseconds spin) override {
+        const TimePoint spin_end = Clock::now() + spin;
+        do {
+            if (is_ready(interest)) {
+                return true;
+            }
+            ::sched_yield();
+        } while (Clock::now() < spin_end);
+        for (;;) {
+            if (ibv_req_notify_cq(pair_->cq(), 0) != 0) {
+                return fail(Errc::io, "asking for completion events failed");
+            }
+            if (is_ready(interest)) {
+                return true;
+            }
+            const TimePoint slice = std::min(deadline, next_probe());
+            std::array<pollfd, 3> fds{};
+            fds[0] = {pair_->channel()->fd, POLLIN, 0};
+            fds[1] = {socket_.get(), POLLIN, 0};
+            fds[2] = {wake_read_.get(), POLLIN, 0};
+            const int ready = ::poll(fds.data(), fds.size(), poll_timeout_ms(slice));
+            if (ready < 0 && errno != EINTR) {
+                return fail(Errc::io, "poll failed: {}", errno_text(errno));
+            }
+            if (fds[0].revents != 0) {
+                take_events();
+            }
+            if (fds[1].revents != 0) {
+                hear_side_channel();
+            }
+            if (fds[2].revents != 0) {
+                char drained[64];
+                while (::read(wake_read_.get(), drained, sizeof drained) > 0) {
+                }
+                return true;
+            }
+            probe_if_silent();
+            if (ready == 0 && Clock::now() >= deadline) {
+                return is_ready(interest);
+            }
+        }
+    }
+
+    void wake() override {
+        const char byte = 1;
+        [[maybe_unused]] const ssize_t ignored = ::write(wake_write_.get(), &byte, 1);
+    }
+
+    std::string_view kind() const override { return "rdma"; }
+
+private:
+    struct Arrived {
+        uint32_t slot;
+        ConstBytes rest;
+    };
+
+    bool can_send() const { return credits_ > 0 && posted_ - completed_ < depth_ - reserved_slots; }
+
+    bool is_ready(Interest interest) {
+        std::lock_guard lock(mutex_);
+        progress();
+        return error_ || (interest.read && !ready_.empty()) || (interest.write && can_send());
+    }
+
+    void set_error(Errc code, std::string text) {
+        if (!error_) {
+            error_ = Error{code, std::move(text)};
+        }
+    }
+
+    // Sends the slot that is next in turn: header, and `length` bytes that lie behind it already.
+    void post(MutableBytes slot, uint16_t kind, size_t length) {
+        store(slot.data(), MessageHeader{static_cast<uint32_t>(length), static_cast<uint16_t>(owed_), kind});
+        owed_ = 0;
+        ibv_sge sge{reinterpret_cast<uint64_t>(slot.data()), static_cast<uint32_t>(sizeof(MessageHeader) + length),
+                    pair_->lkey()};
+        ibv_send_wr request{};
+        request.wr_id = send_tag | ++posted_;
+        request.sg_list = &sge;
+        request.num_sge = 1;
+        request.opcode = IBV_WR_SEND;
+        if (sge.length <= pair_->max_inline()) {
+            request.send_flags |= IBV_SEND_INLINE;
+        }
+        if (posted_ % signal_every_ == 0) {
+            request.send_flags |= IBV_SEND_SIGNALED;
+        }
+        post_request(request);
+    }
+
+    void post_request(ibv_send_wr & request) {
+        ibv_send_wr * bad = nullptr;
+        if (const int error = ibv_post_send(pair_->qp(), &request, &bad); error != 0) {
+            set_error(Errc::io, std::format("posting a send failed: {}", errno_text(error)));
+        }
+    }
+
+    void give_back(uint32_t slot) {
+        if (auto posted = pair_->post_receive(slot); !posted) {
+            set_error(posted.error().code, posted.error().text);
+            return;
+        }
+        ++owed_;
+        return_credits();
+    }
+
+    void return_credits() {
+        if (owed_ >= owed_limit_ && posted_ - completed_ < depth_ && !error_) {
+            post(pair_->send_slot(static_cast<uint32_t>(posted_ % depth_)), credit_kind, 0);
+        }
+    }
+
+    void progress() {
+        std::array<ibv_wc, 16> completions;
+        for (;;) {
+            const int count = ibv_poll_cq(pair_->cq(), static_cast<int>(completions.size()), completions.data());
+            if (count <= 0) {
+                return_credits();
+                return;
+            }
+            last_heard_ = Clock::now();
+            for (const ibv_wc & completion : std::span(completions).first(static_cast<size_t>(count))) {
+                complete(completion);
+            }
+        }
+    }
+
+    void complete(const ibv_wc & completion) {
+        if (completion.status != IBV_WC_SUCCESS) {
+            set_error(Errc::io, std::format("the RDMA connection broke: {}", ibv_wc_status_str(completion.status)));
+            return;
+        }
+        if ((completion.wr_id & send_tag) != 0) {
+            completed_ = completion.wr_id & ~send_tag;
+            return;
+        }
+        if ((completion.wr_id & probe_tag) != 0) {
+            probe_sent_.reset();
+            return;
+        }
+        arrive(static_cast<uint32_t>(completion.wr_id), completion.byte_len);
+    }
+
+    void arrive(uint32_t slot, uint32_t size) {
+        const ConstBytes bytes = pair_->receive_slot(slot);
+        const auto header = load<MessageHeader>(bytes.data());
+        const bool sane = size >= sizeof header && size <= bytes.size() && header.length == size - sizeof header &&
+                          (header.kind == data_kind ? header.length > 0 : header.length == 0) &&
+                          header.kind <= credit_kind &&
+                          credits_ + header.credits <= pair_->peer_depth() - reserved_slots;
+        if (!sane) {
+            set_error(Errc::protocol, "the peer sent a malformed RDMA message");
+            return;
+        }
+        credits_ += header.credits;
+        if (header.kind == credit_kind) {
+            if (auto posted = pair_->post_receive(slot); !posted) {
+                set_error(posted.error().code, posted.error().text);
+            }
+            return;
+        }
+        if (ready_.size() + owed_ >= depth_ - reserved_slots + 1) {
+            set_error(Errc::protocol, "the peer sent more RDMA messages than it had credits for");
+            return;
+        }
+        ready_.push_back({slot, bytes.subspan(sizeof header, header.length)});
+    }
+
+    void take_events() {
+        ibv_cq * queue = nullptr;
+        void * context = nullptr;
+        while (ibv_get_cq_event(pair_->channel(), &queue, &context) == 0) {
+            if (++unacknowledged_ == ack_batch) {
+                ibv_ack_cq_events(pair_->cq(), unacknowledged_);
+                unacknowledged_ = 0;
+            }
+        }
+    }
+
+    void hear_side_channel() {
+        char byte = 0;
+        const ssize_t got = ::recv(socket_.get(), &byte, 1, MSG_DONTWAIT | MSG_PEEK);
+        if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
+            return;
+        }
+        std::lock_guard lock(mutex_);
+        progress();
+        set_error(got > 0 ? Errc::protocol : Errc::closed,
+                  got > 0 ? "the peer spoke TCP after the change to RDMA" : "the peer closed the connection");
+    }
+
+    TimePoint next_probe() {
+        std::lock_guard lock(mutex_);
+        return probe_sent_ ? *probe_sent_ + probe_patience : last_heard_ + probe_after;
+    }
+
+    void probe_if_silent() {
+        std::lock_guard lock(mutex_);
+        const TimePoint now = Clock::now();
+        if (probe_sent_ && now >= *probe_sent_ + probe_patience) {
+            set_error(Errc::timed_out, "the RDMA connection is silent: the peer or the path to it has gone");
+        } else if (!probe_sent_ && now >= last_heard_ + probe_after) {
+            ibv_send_wr request{};
+            request.wr_id = probe_tag;
+            request.opcode = IBV_WR_RDMA_WRITE;
+            request.send_flags = IBV_SEND_SIGNALED;
+            probe_sent_ = now;
+            post_request(request);
+        }
+    }
+
+    const std::unique_ptr<QueuePair> pair_;
+    const UniqueFd socket_;
+    const UniqueFd wake_read_, wake_write_;
+    const uint32_t depth_;
+
+    std::mutex mutex_;  // a waiting thread completes what another one sends and receives
+    std::optional<Error> error_;
+    uint32_t credits_;       // data messages that the peer has room for
+    uint32_t owed_ = 0;      // slots of ours that the peer does not know to be free
+    const uint32_t owed_limit_;
+    const uint32_t signal_every_;
+    uint64_t posted_ = 0, completed_ = 0;  // sends; slot = number % depth
+    std::deque<Arrived> ready_;
+    TimePoint last_heard_ = Clock::now();
+    std::optional<TimePoint> probe_sent_;
+    unsigned unacknowledged_ = 0;  // completion events; waiting thread only
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Transport>> make_ring_transport(std::unique_ptr<QueuePair> pair, UniqueFd socket) {
+    int ends[2];
+    if (::pipe(ends) != 0) {
+        return fail(Errc::io, "cannot make a pipe: {}", errno_text(errno));
+    }
+    UniqueFd read_end(ends[0]), write_end(ends[1]);
+    for (const int fd : ends) {
+        ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+        ::fcntl(fd, F_SETFL, O_NONBLOCK);
+    }
+    ::fcntl(pair->channel()->fd, F_SETFL, ::fcntl(pair->channel()->fd, F_GETFL) | O_NONBLOCK);
+    if (pair->peer_depth() <= reserved_slots || pair->geometry().depth <= reserved_slots) {
+        return fail(Errc::protocol, "rings of less than {} slots", reserved_slots + 1);
+    }
+    return std::make_unique<RingTransport>(std::move(pair), std::move(socket), std::move(read_end),
+                                           std::move(write_end));
+}
+
+}  // namespace caravan::net::rdma

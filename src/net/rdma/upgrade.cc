@@ -1,0 +1,197 @@
+#include "net/rdma/upgrade.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/log.h"
+#include "net/exact_io.h"
+#include "net/rdma/ring_transport.h"
+
+namespace caravan::net::rdma {
+namespace {
+
+static_assert(sizeof(PeerFacts) == wire::queue_pair_facts_size);
+
+constexpr seconds token_patience{3};   // for a message over RDMA
+constexpr seconds verdict_patience{8};
+constexpr uint64_t token = 0x4e454b4f54414d44;
+constexpr uint64_t token_send_id = UINT64_MAX;
+
+// Until the token has come in (`hears`) or gone out and been acknowledged.
+Result<> complete_token(QueuePair & pair, bool hears, TimePoint deadline) {
+    for (;;) {
+        ibv_wc completion{};
+        const int count = ibv_poll_cq(pair.cq(), 1, &completion);
+        if (count > 0 && completion.status != IBV_WC_SUCCESS) {
+            return fail(Errc::unavailable, "no message gets through over RDMA: {}",
+                        ibv_wc_status_str(completion.status));
+        }
+        if (count > 0 && completion.wr_id == token_send_id) {
+            if (!hears) {
+                return {};
+            }
+        } else if (count > 0) {
+            const auto slot = static_cast<uint32_t>(completion.wr_id);
+            if (!hears || completion.byte_len != sizeof token ||
+                load<uint64_t>(pair.receive_slot(slot).data()) != token) {
+                return fail(Errc::protocol, "something else than the token came over RDMA");
+            }
+            return pair.post_receive(slot);
+        }
+        if (Clock::now() >= deadline) {
+            return fail(Errc::timed_out, "no message got through over RDMA within {} s", token_patience.count());
+        }
+        ::sched_yield();
+    }
+}
+
+Result<> send_token(QueuePair & pair) {
+    const MutableBytes slot = pair.send_slot(0);
+    store(slot.data(), token);
+    ibv_sge sge{reinterpret_cast<uint64_t>(slot.data()), sizeof token, pair.lkey()};
+    ibv_send_wr request{};
+    request.wr_id = token_send_id;
+    request.sg_list = &sge;
+    request.num_sge = 1;
+    request.opcode = IBV_WR_SEND;
+    request.send_flags = IBV_SEND_SIGNALED;
+    ibv_send_wr * bad = nullptr;
+    if (const int error = ibv_post_send(pair.qp(), &request, &bad); error != 0) {
+        return fail(Errc::io, "posting a send failed: {}", errno_text(error));
+    }
+    return {};
+}
+
+Result<std::unique_ptr<QueuePair>> probe(int socket) {
+    auto choice = choose(scan_ports(), wish_from_environment(socket));
+    if (!choice) {
+        return std::unexpected(choice.error());
+    }
+    auto pair = QueuePair::create(*choice, Geometry{});
+    if (pair) {
+        log_info("RDMA probed: dev={} gid={} qpn={} inline={}", choice->device, choice->gid.index, (*pair)->qpn(),
+                 (*pair)->max_inline());
+    }
+    return pair;
+}
+
+void log_activated(const QueuePair & pair) {
+    log_info("RDMA activated: qpn={}->{} mtu={} rx_depth={}", pair.qpn(), pair.peer_qpn(), pair.mtu(),
+             pair.geometry().depth);
+}
+
+Result<> send_verdict(int socket, bool use_rdma, TimePoint deadline) {
+    std::byte bytes[sizeof(wire::RequestHeader) + sizeof(wire::RdmaVerdict)];
+    store(bytes, wire::RequestHeader{wire::command_rdma_verdict, sizeof(wire::RdmaVerdict)});
+    store(bytes + sizeof(wire::RequestHeader), wire::RdmaVerdict{static_cast<uint8_t>(use_rdma ? 1 : 0)});
+    return send_exact(socket, bytes, deadline);
+}
+
+Result<> receive_verdict(int socket) {
+    std::byte bytes[sizeof(wire::RequestHeader) + sizeof(wire::RdmaVerdict)];
+    if (auto got = receive_exact(socket, bytes, Clock::now() + verdict_patience); !got) {
+        return got;
+    }
+    const auto header = load<wire::RequestHeader>(bytes);
+    const auto verdict = load<wire::RdmaVerdict>(bytes + sizeof header);
+    if (header.command != wire::command_rdma_verdict || header.size != sizeof verdict) {
+        return fail(Errc::protocol, "the client did not say how to go on");
+    }
+    if (verdict.use_rdma != 1) {
+        return fail(Errc::unavailable, "the client could not use the path");
+    }
+    return {};
+}
+
+Result<> answer_offer(int socket, const PeerFacts * facts, std::string_view reason) {
+    wire::RdmaAnswer message{};
+    if (facts != nullptr) {
+        message.accepted = 1;
+        std::memcpy(message.queue_pair, facts, sizeof *facts);
+    }
+    std::memcpy(message.reason, reason.data(), std::min(reason.size(), sizeof message.reason - 1));
+    std::byte bytes[sizeof(uint64_t) + sizeof message];
+    store(bytes, uint64_t{sizeof message});
+    store(bytes + sizeof(uint64_t), message);
+    return send_exact(socket, bytes, Clock::now() + verdict_patience);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Transport>> offer(UniqueFd & socket, TimePoint deadline) {
+    auto pair = probe(socket.get());
+    if (!pair) {
+        return std::unexpected(pair.error());
+    }
+    const PeerFacts facts = (*pair)->facts();
+    std::byte bytes[sizeof(wire::RequestHeader) + sizeof facts];
+    store(bytes, wire::RequestHeader{wire::command_rdma_offer, sizeof facts});
+    store(bytes + sizeof(wire::RequestHeader), facts);
+    if (auto sent = send_exact(socket.get(), bytes, deadline); !sent) {
+        return std::unexpected(sent.error());
+    }
+    uint64_t size = 0;
+    wire::RdmaAnswer heard{};
+    auto got = receive_exact(socket.get(), mutable_bytes(&size, sizeof size), deadline);
+    if (got && size != sizeof heard) {
+        got = fail(Errc::protocol, "an answer of {} bytes to the offer of RDMA", size);
+    }
+    got = got ? receive_exact(socket.get(), mutable_bytes(&heard, sizeof heard), deadline) : got;
+    if (!got) {
+        return std::unexpected(got.error());
+    }
+    if (heard.accepted != 1) {
+        heard.reason[sizeof heard.reason - 1] = '\0';
+        return fail(Errc::unavailable, "server: {}", heard.reason);
+    }
+    const auto verify = [&]() -> Result<> {
+        if (auto connected = (*pair)->connect(load<PeerFacts>(heard.queue_pair)); !connected) {
+            return connected;
+        }
+        if (auto sent = send_token(**pair); !sent) {
+            return sent;
+        }
+        return complete_token(**pair, true, Clock::now() + token_patience);
+    };
+    const auto verified = verify();
+    if (auto told = send_verdict(socket.get(), verified.has_value(), deadline); !told) {
+        return std::unexpected(told.error());
+    }
+    if (!verified) {
+        return std::unexpected(verified.error());
+    }
+    log_activated(**pair);
+    return make_ring_transport(std::move(*pair), std::move(socket));
+}
+
+Result<std::unique_ptr<Transport>> answer(UniqueFd & socket, const wire::RdmaOffer & offered) {
+    auto pair = probe(socket.get());
+    auto connected = pair ? (*pair)->connect(load<PeerFacts>(offered.queue_pair)) : std::unexpected(pair.error());
+    const PeerFacts facts = connected ? (*pair)->facts() : PeerFacts{};
+    if (auto told = answer_offer(socket.get(), connected ? &facts : nullptr, connected ? "" : connected.error().text);
+        !told) {
+        return std::unexpected(told.error());
+    }
+    if (!connected) {
+        return std::unexpected(connected.error());
+    }
+    auto verified = complete_token(**pair, true, Clock::now() + token_patience);
+    if (verified) {
+        verified = send_token(**pair);
+    }
+    if (verified) {
+        verified = complete_token(**pair, false, Clock::now() + token_patience);
+    }
+    if (auto verdict = receive_verdict(socket.get()); !verdict) {
+        return std::unexpected(verified ? verdict.error() : verified.error());
+    }
+    if (!verified) {
+        return std::unexpected(verified.error());
+    }
+    log_activated(**pair);
+    return make_ring_transport(std::move(*pair), std::move(socket));
+}
+
+}  // namespace caravan::net::rdma

@@ -1,0 +1,54 @@
+// How two Caravan peers recognize each other inside the stock handshake, and agree on RDMA.
+//
+// HELLO's 24 capability bytes, in both directions: a queue pair number of 0, which every stock peer reads as "no RDMA"
+// and then ignores the rest, a magic, and feature bits. A stock peer answers zeroes. Only after both sides have shown
+// the magic may the commands below be used. Layouts only.
+#pragma once
+
+#include <cstdint>
+
+#include "base/bytes.h"
+#include "wire/stock.h"
+
+namespace caravan::wire {
+
+inline constexpr char extension_magic[8] = {'C', 'A', 'R', 'A', 'V', 'A', 'N', '1'};
+inline constexpr uint32_t feature_rdma = 1;  // built with RDMA and willing to try
+
+#pragma pack(push, 1)
+
+struct Extension {
+    uint32_t qpn = 0;
+    char magic[8] = {'C', 'A', 'R', 'A', 'V', 'A', 'N', '1'};
+    uint32_t features = 0;
+    uint8_t unused[8] = {};
+
+    bool is_caravan() const {
+        return qpn == 0 && std::memcmp(magic, extension_magic, sizeof magic) == 0;
+    }
+};
+static_assert(sizeof(Extension) == 24);
+
+// Client to server, framed like any stock command: my queue pair is ready, connect yours to it.
+inline constexpr Command command_rdma_offer{128};
+inline constexpr size_t queue_pair_facts_size = 40;
+struct RdmaOffer {
+    std::byte queue_pair[queue_pair_facts_size];
+};
+struct RdmaAnswer {
+    uint8_t accepted;
+    std::byte queue_pair[queue_pair_facts_size];
+    char reason[191];  // if not accepted
+};
+static_assert(sizeof(RdmaAnswer) == 232);
+
+// Client to server, after both have heard each other over RDMA (or not): 1 = the session goes on over RDMA, 0 = over
+// TCP. No answer.
+inline constexpr Command command_rdma_verdict{129};
+struct RdmaVerdict {
+    uint8_t use_rdma;
+};
+
+#pragma pack(pop)
+
+}  // namespace caravan::wire

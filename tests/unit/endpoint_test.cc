@@ -1,0 +1,72 @@
+#include "net/endpoint.h"
+
+#include <gtest/gtest.h>
+
+namespace caravan::net {
+namespace {
+
+Endpoint parsed(std::string_view text) {
+    const auto endpoint = parse_endpoint(text);
+    EXPECT_TRUE(endpoint) << text << ": " << endpoint.error().text;
+    return endpoint.value_or(Endpoint{});
+}
+
+TEST(Endpoint, HostAndPort) {
+    EXPECT_EQ(parsed("10.1.2.3:6000"), (Endpoint{.host = "10.1.2.3", .port = 6000}));
+    EXPECT_EQ(parsed("box.lan:1"), (Endpoint{.host = "box.lan", .port = 1}));
+    EXPECT_EQ(parsed("box:65535"), (Endpoint{.host = "box", .port = 65535}));
+}
+
+TEST(Endpoint, HostAloneTakesTheDefaultPort) {
+    EXPECT_EQ(parsed("localhost"), (Endpoint{.host = "localhost", .port = default_port}));
+    EXPECT_EQ(parsed("192.168.0.7"), (Endpoint{.host = "192.168.0.7", .port = default_port}));
+}
+
+TEST(Endpoint, Ipv6) {
+    EXPECT_EQ(parsed("[::1]:7000"), (Endpoint{.host = "::1", .port = 7000}));
+    EXPECT_EQ(parsed("[fe80::1%eth0]:7000"), (Endpoint{.host = "fe80::1%eth0", .port = 7000}));
+    EXPECT_EQ(parsed("[::1]"), (Endpoint{.host = "::1", .port = default_port}));
+    EXPECT_EQ(parsed("::1"), (Endpoint{.host = "::1", .port = default_port}));
+    EXPECT_EQ(parsed("fe80::1%eth0"), (Endpoint{.host = "fe80::1%eth0", .port = default_port}));
+    EXPECT_EQ(parsed("2001:db8:0:1:2:3:4:5"), (Endpoint{.host = "2001:db8:0:1:2:3:4:5", .port = default_port}));
+}
+
+TEST(Endpoint, UnixSocket) {
+    const Endpoint endpoint = parsed("unix:/run/rpc server.sock");
+    EXPECT_EQ(endpoint.kind, Endpoint::Kind::unix_socket);
+    EXPECT_EQ(endpoint.path, "/run/rpc server.sock");
+    EXPECT_EQ(parsed("unix:relative").path, "relative");
+    EXPECT_EQ(parsed("unix:/a:5").path, "/a:5");
+}
+
+TEST(Endpoint, TextReadsBackAsTheSameEndpoint) {
+    for (const char * text : {"10.1.2.3:6000", "localhost", "[::1]:7000", "::1", "[fe80::1%eth0]:9", "unix:/tmp/a:b"}) {
+        const Endpoint endpoint = parsed(text);
+        EXPECT_EQ(parsed(endpoint.text()), endpoint) << text;
+    }
+    EXPECT_EQ(parsed("::1").text(), "[::1]:50052");
+    EXPECT_EQ(parsed("host").text(), "host:50052");
+    EXPECT_EQ(parsed("unix:/x").text(), "unix:/x");
+}
+
+TEST(Endpoint, MalformedIsRefusedWithAReason) {
+    for (const char * text :
+         {"", ":", ":5000", "[::1", "[::1]7000", "[::1]:", "[]", "[]:7000", "::1]", "[::1]]:5", "host:", "host:0",
+          "host:65536", "host:99999999999999999999", "host:12x", "host:x12", "host:-1", "host:+1", "host: 12", "host:12 ",
+          " host:12", "ho st:12", "host :12", "\thost", "host\n", " ", "http://host", "host/path", "unix:"}) {
+        const auto endpoint = parse_endpoint(text);
+        ASSERT_FALSE(endpoint) << '"' << text << '"';
+        EXPECT_EQ(endpoint.error().code, Errc::invalid_argument) << text;
+        EXPECT_TRUE(endpoint.error().text.contains(std::format("\"{}\"", text))) << endpoint.error().text;
+    }
+}
+
+// Two colons make an IPv6 address only if it is one.
+TEST(Endpoint, ColonsThatAreNoIpv6AddressAreRefused) {
+    for (const char * text : {"a:b:c", "host:80:90", "host::80", "[host:80]:90", ":::", "1:2:3:4:5:6:7:8:9"}) {
+        EXPECT_FALSE(parse_endpoint(text)) << '"' << text << '"';
+    }
+}
+
+}  // namespace
+}  // namespace caravan::net

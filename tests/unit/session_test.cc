@@ -1,0 +1,544 @@
+// A server's session over a local socket, with the real CPU device in this process.
+#include "server/session.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <thread>
+
+#include "cpu_device.h"
+#include "wire_tensor.h"
+
+namespace caravan::server {
+namespace {
+
+using test::as_floats;
+using test::bytes_of;
+using test::f32_tensor;
+using test::floats;
+using test::graph_payload;
+using test::message;
+using test::node_of;
+using test::noise;
+using test::operator+;
+using test::wire_tensor;
+using test::WirePeer;
+using wire::Command;
+
+struct Client {
+    explicit Client(ConstBytes already = {}) {
+        auto pair = test::socket_pair();
+        peer = WirePeer(std::move(pair.far));
+        net::set_non_blocking(pair.near.get(), true);
+        auto transport = *net::make_socket_transport(std::move(pair.near));
+        test::cpu_devices();
+        server_ = std::thread([this, transport = std::move(transport),
+                               first = std::vector(already.begin(), already.end())]() mutable {
+            Session session(*transport, first, test::cpu_devices(), nullptr);
+            end_ = session.run();
+            summary_ = session.summary();
+            did_work_ = session.did_work();
+            transport.reset();
+        });
+    }
+    ~Client() { leave(); }
+
+    // How the session ended. It must have, or be about to.
+    const Error & end() {
+        if (server_.joinable()) {
+            server_.join();
+        }
+        return end_;
+    }
+    const Error & leave() {
+        if (peer.fd() >= 0) {
+            peer.end_sending();
+        }
+        return end();
+    }
+    const std::string & summary() { return end(), summary_; }
+    bool did_work() { return end(), did_work_; }
+
+    uint64_t alloc(uint64_t size) {
+        peer.ask(Command::alloc_buffer, wire::AllocBufferRequest{0, size});
+        const auto answer = peer.answered_as<wire::AllocBufferAnswer>();
+        if (answer.buffer != 0) {
+            EXPECT_GE(+answer.size, size);
+            peer.ask(Command::buffer_get_base, wire::BufferRequest{answer.buffer});
+            base = peer.answered_as<uint64_t>();
+        }
+        return answer.buffer;
+    }
+    void set(const wire::Tensor & tensor, const std::vector<std::byte> & data, uint64_t offset = 0) {
+        peer.request(Command::set_tensor, bytes_of(wire::SetTensorRequest{tensor, 0, offset}) + data);
+    }
+    std::vector<std::byte> get(const wire::Tensor & tensor, uint64_t size, uint64_t offset = 0) {
+        peer.ask(Command::get_tensor, wire::GetTensorRequest{tensor, offset, size});
+        const auto answer = peer.answered();
+        EXPECT_TRUE(answer && answer->size() == size);
+        return answer.value_or(std::vector<std::byte>());
+    }
+    std::vector<float> get_floats(const wire::Tensor & tensor, uint64_t count) { return as_floats(get(tensor, count * 4)); }
+
+    WirePeer peer;
+    uint64_t base = 0;  // of the last buffer
+
+private:
+    std::thread server_;
+    Error end_{};
+    std::string summary_;
+    bool did_work_ = false;
+};
+
+// One buffer of 4 KiB, and tensors in it.
+struct ClientWithBuffer : Client {
+    ClientWithBuffer() : buffer(alloc(4096)) { EXPECT_NE(buffer, 0u); }
+    wire::Tensor f32(uint64_t id, uint64_t offset, uint32_t ne0 = 4, uint32_t ne1 = 1) {
+        return f32_tensor(id, {ne0, ne1, 1, 1}, buffer, base + offset);
+    }
+    std::vector<wire::Tensor> sum() {
+        return {f32(1, 0), f32(2, 64), node_of(f32(3, 128), GGML_OP_ADD, {1, 2})};
+    }
+    uint64_t buffer;
+};
+
+TEST(SessionTest, StaticQuestions) {
+    Client client;
+    client.peer.request(Command::device_count);
+    EXPECT_EQ(client.peer.answered_as<uint32_t>(), 1u);
+    client.peer.ask(Command::get_alignment, uint32_t{0});
+    EXPECT_EQ(client.peer.answered_as<uint64_t>(), 32u);
+    client.peer.ask(Command::get_max_size, uint32_t{0});
+    EXPECT_GT(client.peer.answered_as<uint64_t>(), 0u);
+    client.peer.ask(Command::get_device_memory, uint32_t{0});
+    const auto memory = client.peer.answered_as<wire::DeviceMemoryAnswer>();
+    EXPECT_GT(+memory.total, 0u);
+    EXPECT_LE(+memory.free, +memory.total);
+    EXPECT_EQ(client.leave().code, Errc::closed);
+    EXPECT_FALSE(client.did_work());
+}
+
+TEST(SessionTest, GoesOnFromWhatTheFrontDoorHasRead) {
+    const auto command = message(Command::get_alignment, bytes_of(uint32_t{0}));
+    for (size_t cut = 0; cut <= command.size(); ++cut) {
+        Client client(ConstBytes(command).first(cut));
+        client.peer.send(ConstBytes(command).subspan(cut));
+        EXPECT_EQ(client.peer.answered_as<uint64_t>(), 32u);
+    }
+}
+
+TEST(SessionTest, CommandsMayArriveByteByByte) {
+    Client client;
+    for (const std::byte & b : message(Command::alloc_buffer, bytes_of(wire::AllocBufferRequest{0, 64}))) {
+        ASSERT_TRUE(client.peer.send({&b, 1}));
+    }
+    EXPECT_NE(+client.peer.answered_as<wire::AllocBufferAnswer>().buffer, 0u);
+}
+
+TEST(SessionTest, WhatIsSetIsGot) {
+    ClientWithBuffer client;
+    const auto tensor = client.f32(1, 64, 100);
+    const auto data = noise(400);
+    client.set(tensor, data);
+    EXPECT_EQ(client.get(tensor, 400), data);
+    client.set(tensor, noise(40, 2), 80);
+    EXPECT_EQ(client.get(tensor, 40, 80), noise(40, 2));
+    EXPECT_EQ(client.get(tensor, 80), std::vector(data.begin(), data.begin() + 80));
+    EXPECT_TRUE(client.get(tensor, 0).empty());
+    client.set(tensor, {});
+    EXPECT_EQ(client.leave().code, Errc::closed);
+    EXPECT_TRUE(client.did_work());
+}
+
+TEST(SessionTest, LongUploadsAndDownloads) {
+    Client client;
+    constexpr uint32_t size = 24 << 20;
+    const uint64_t buffer = client.alloc(size);
+    const auto tensor = f32_tensor(1, {size / 4, 1, 1, 1}, buffer, client.base);
+    const auto data = noise(size);
+    client.set(tensor, data);
+    EXPECT_TRUE(client.get(tensor, size) == data);
+}
+
+TEST(SessionTest, ClearAndMemset) {
+    ClientWithBuffer client;
+    const auto tensor = client.f32(1, 0, 1024);
+    client.peer.ask(Command::buffer_clear, wire::BufferClearRequest{client.buffer, 7});
+    client.peer.ask(Command::memset_tensor, wire::MemsetTensorRequest{tensor, 10, 20, 9});
+    client.peer.ask(Command::memset_tensor, wire::MemsetTensorRequest{tensor, 4096, 0, 1});
+    std::vector<std::byte> expected(4096, std::byte{7});
+    std::fill_n(expected.begin() + 10, 20, std::byte{9});
+    EXPECT_EQ(client.get(tensor, 4096), expected);
+}
+
+TEST(SessionTest, TwoDimensional) {
+    ClientWithBuffer client;
+    const auto tensor = client.f32(1, 0, 1024);
+    client.peer.ask(Command::buffer_clear, wire::BufferClearRequest{client.buffer, 0});
+    const auto rows = noise(3 * 5);
+    client.peer.request(Command::set_tensor_2d, bytes_of(wire::Tensor2dRequest{tensor, 8, 5, 3, 100}) + rows);
+    std::vector<std::byte> expected(4096);
+    for (size_t row = 0; row < 3; ++row) {
+        std::copy_n(rows.begin() + row * 5, 5, expected.begin() + 8 + row * 100);
+    }
+    EXPECT_EQ(client.get(tensor, 4096), expected);
+    client.peer.ask(Command::get_tensor_2d, wire::Tensor2dRequest{tensor, 8, 5, 3, 100});
+    EXPECT_EQ(client.peer.answered(), rows);
+    client.peer.ask(Command::get_tensor_2d, wire::Tensor2dRequest{tensor, 0, 4096, 1, UINT64_MAX});
+    EXPECT_EQ(client.peer.answered(), expected);
+}
+
+TEST(SessionTest, Copies) {
+    ClientWithBuffer client;
+    const auto source = client.f32(1, 0), near = client.f32(2, 512);
+    const uint64_t other = client.alloc(1024);
+    const auto away = f32_tensor(3, {4, 1, 1, 1}, other, client.base + 16);
+    client.set(source, noise(16));
+    for (const wire::Tensor & target : {near, away}) {
+        client.peer.ask(Command::copy_tensor, wire::CopyTensorRequest{source, target});
+        EXPECT_EQ(client.peer.answered_as<uint8_t>(), 1);
+        EXPECT_EQ(client.get(target, 16), noise(16));
+    }
+    client.peer.ask(Command::copy_tensor, wire::CopyTensorRequest{source, source});
+    EXPECT_EQ(client.peer.answered_as<uint8_t>(), 1) << "onto itself";
+}
+
+TEST(SessionTest, CopyOntoAnOverlappingPlaceIsRefusedOrRight) {
+    ClientWithBuffer client;
+    const auto from = client.f32(1, 0, 256), to = client.f32(2, 64, 256);
+    client.set(from, noise(1024));
+    client.peer.ask(Command::copy_tensor, wire::CopyTensorRequest{from, to});
+    if (client.peer.answered()) {
+        EXPECT_EQ(client.get(to, 1024), noise(1024));
+    } else {
+        EXPECT_NE(client.end().code, Errc::closed);
+    }
+}
+
+TEST(SessionTest, AllocSize) {
+    Client client;
+    wire::GetAllocSizeRequest request{};
+    request.tensor = f32_tensor(1, {8, 4, 1, 1}, 0, 0);
+    client.peer.ask(Command::get_alloc_size, request);
+    EXPECT_EQ(client.peer.answered_as<uint64_t>(), 128u);
+    request.tensor.op = GGML_OP_MUL_MAT;
+    request.tensor.src[0] = 2;
+    request.tensor.src[1] = 3;
+    request.src[0] = f32_tensor(2, {16, 8, 1, 1}, 0, 0);
+    request.src[1] = f32_tensor(3, {16, 4, 1, 1}, 0, 0);
+    client.peer.ask(Command::get_alloc_size, request);
+    EXPECT_GE(client.peer.answered_as<uint64_t>(), 128u);
+}
+
+TEST(SessionTest, InitTensor) {
+    Client client;
+    const uint64_t buffer = client.alloc(4096);
+    client.peer.ask(Command::init_tensor, wire_tensor(1, GGML_TYPE_Q8_0, {32, 4, 1, 1}, buffer, client.base));
+    client.peer.request(Command::device_count);
+    EXPECT_EQ(client.peer.answered_as<uint32_t>(), 1u);
+}
+
+TEST(SessionTest, ServerToServerLinksAreDeclined) {
+    Client client;
+    client.peer.request(Command::comm_init, std::vector<std::byte>(80));
+    EXPECT_EQ(client.peer.answered_as<uint8_t>(), 0);
+    client.peer.request(Command::device_count);
+    EXPECT_EQ(client.peer.answered_as<uint32_t>(), 1u);
+}
+
+TEST(SessionTest, HashesWithoutACacheAreMisses) {
+    ClientWithBuffer client;
+    client.peer.ask(Command::set_tensor_hash, wire::SetTensorHashRequest{client.f32(1, 0), 0, 42});
+    EXPECT_EQ(client.peer.answered_as<uint8_t>(), 0);
+}
+
+TEST(SessionTest, ComputesAndComputesAgain) {
+    ClientWithBuffer client;
+    const auto tensors = client.sum();
+    for (uint64_t uid : {0, 5}) {
+        client.set(tensors[0], floats({1, 2, 3, 4}));
+        client.set(tensors[1], floats({10, 20, 30, 40}));
+        client.peer.request(Command::graph_compute, graph_payload(0, uid, {3}, tensors));
+        EXPECT_EQ(client.get_floats(tensors[2], 4), (std::vector<float>{11, 22, 33, 44}));
+    }
+    client.set(tensors[0], floats({0, 0, 0, 1}));
+    client.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 5});
+    EXPECT_EQ(client.get_floats(tensors[2], 4), (std::vector<float>{10, 20, 30, 41}));
+    EXPECT_EQ(client.leave().code, Errc::closed);
+    EXPECT_TRUE(client.summary().contains("3 times")) << client.summary();
+}
+
+TEST(SessionTest, AUidMayBeGivenAnotherGraph) {
+    ClientWithBuffer client;
+    auto tensors = client.sum();
+    client.set(tensors[0], floats({1, 2, 3, 4}));
+    client.set(tensors[1], floats({10, 20, 30, 40}));
+    client.peer.request(Command::graph_compute, graph_payload(0, 5, {3}, tensors));
+    tensors[2].op = GGML_OP_MUL;
+    client.peer.request(Command::graph_compute, graph_payload(0, 5, {3}, tensors));
+    client.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 5});
+    EXPECT_EQ(client.get_floats(tensors[2], 4), (std::vector<float>{10, 40, 90, 160}));
+}
+
+// A stock client does not know that a stock server forgets; here other graphs survive.
+TEST(SessionTest, FreeingAnotherBufferKeepsTheGraph) {
+    ClientWithBuffer client;
+    const auto tensors = client.sum();
+    client.set(tensors[0], floats({1, 2, 3, 4}));
+    client.set(tensors[1], floats({1, 1, 1, 1}));
+    client.peer.request(Command::graph_compute, graph_payload(0, 5, {3}, tensors));
+    const uint64_t other = client.alloc(64);
+    client.peer.ask(Command::free_buffer, wire::BufferRequest{other});
+    client.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 5});
+    EXPECT_EQ(client.get_floats(tensors[2], 4), (std::vector<float>{2, 3, 4, 5}));
+}
+
+TEST(SessionTest, TheGraphAfter1024ForgetsAllOthers) {
+    ClientWithBuffer client;
+    const auto tensors = client.sum();
+    for (uint64_t uid = 1; uid <= 1024; ++uid) {
+        ASSERT_TRUE(client.peer.request(Command::graph_compute, graph_payload(0, uid, {3}, tensors)));
+    }
+    client.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 1});
+    client.peer.request(Command::graph_compute, graph_payload(0, 1025, {3}, tensors));
+    client.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 1025});
+    client.peer.request(Command::device_count);
+    EXPECT_EQ(client.peer.answered_as<uint32_t>(), 1u);
+    client.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 1});
+    EXPECT_FALSE(client.peer.answered());
+    EXPECT_EQ(client.end().code, Errc::not_found);
+}
+
+TEST(SessionTest, ARefusedAllocationIsAnAnswerNotTheEnd) {
+    Client client;
+    for (const uint64_t size : {uint64_t{1} << 47, uint64_t{1} << 48, UINT64_MAX}) {
+        EXPECT_EQ(client.alloc(size), 0u);
+    }
+    EXPECT_NE(client.alloc(64), 0u);
+}
+
+// Each of these ends its session with an error that is not "the client left", and answers nothing.
+class Hostile : public testing::Test {
+protected:
+    static void expect_end(const char * what, const std::function<void(ClientWithBuffer &)> & attack) {
+        SCOPED_TRACE(what);
+        ClientWithBuffer client;
+        attack(client);
+        EXPECT_FALSE(client.peer.answered()) << "was answered";
+        EXPECT_NE(client.end().code, Errc::closed);
+        EXPECT_FALSE(client.end().text.empty());
+    }
+};
+
+TEST_F(Hostile, Framing) {
+    for (const int command : {23, 24, 77, 200, 255}) {
+        expect_end("unknown command", [&](auto & c) { c.peer.request(static_cast<Command>(command)); });
+    }
+    expect_end("HELLO in the middle", [](auto & c) { c.peer.ask(Command::hello, wire::HelloRequest{}); });
+    expect_end("COMM_ALLREDUCE", [](auto & c) { c.peer.request(Command::comm_allreduce, std::vector<std::byte>(300)); });
+    expect_end("COMM_FREE", [](auto & c) { c.peer.request(Command::comm_free, std::vector<std::byte>(4)); });
+    for (int command = 0; command <= 22; ++command) {
+        const auto known = static_cast<Command>(command);
+        const wire::PayloadBounds bounds = wire::payload_bounds(known);
+        for (const uint64_t size : {bounds.low - 1, bounds.high + 1, uint64_t{1} << 45, uint64_t{1} << 63, UINT64_MAX}) {
+            if (size >= bounds.low && size <= bounds.high) {
+                continue;  // SET_TENSOR may be long: below
+            }
+            expect_end(wire::command_name(known), [&](auto & c) { c.peer.send(bytes_of(wire::RequestHeader{known, size})); });
+        }
+    }
+}
+
+TEST_F(Hostile, SetTensor) {
+    for (const uint64_t lie : {uint64_t{17}, uint64_t{4097}, uint64_t{1} << 45, uint64_t{1} << 63, UINT64_MAX - 305}) {
+        expect_end("length", [&](auto & c) {
+            c.peer.send(bytes_of(wire::RequestHeader{Command::set_tensor, 305 + lie}) +
+                        bytes_of(wire::SetTensorRequest{c.f32(1, 0), 0, 0}) + noise(16));
+        });
+    }
+    expect_end("beyond the tensor, inside the buffer", [](auto & c) { c.set(c.f32(1, 0), noise(20)); });
+    expect_end("offset beyond the tensor", [](auto & c) { c.set(c.f32(1, 0), noise(4), 16); });
+    expect_end("offset that wraps", [](auto & c) { c.set(c.f32(1, 0), noise(4), UINT64_MAX - 1); });
+    expect_end("tensor beyond the buffer", [](auto & c) { c.set(c.f32(1, 4088), noise(4)); });
+    expect_end("no buffer", [](auto & c) { auto t = c.f32(1, 0); t.buffer = 0; c.set(t, noise(4)); });
+    expect_end("no buffer, no data", [](auto & c) { auto t = c.f32(1, 0); t.buffer = t.data = 0; c.set(t, noise(4)); });
+    expect_end("unknown buffer", [](auto & c) { auto t = c.f32(1, 0); t.buffer += 1; c.set(t, noise(4)); });
+    expect_end("empty tensor", [](auto & c) { auto t = c.f32(1, 0); t.ne[0] = 0; c.set(t, noise(4)); });
+    for (const uint32_t type : {4u, 5u, 31u, 36u, 255u, UINT32_MAX}) {
+        expect_end("type", [&](auto & c) { auto t = c.f32(1, 0); t.type = type; c.set(t, noise(4)); });
+    }
+}
+
+TEST_F(Hostile, GetTensor) {
+    const auto get = [](ClientWithBuffer & c, const wire::Tensor & tensor, uint64_t offset, uint64_t size) {
+        c.peer.ask(Command::get_tensor, wire::GetTensorRequest{tensor, offset, size});
+    };
+    expect_end("beyond the tensor, inside the buffer", [&](auto & c) { get(c, c.f32(1, 0), 0, 17); });
+    expect_end("beyond the buffer", [&](auto & c) { get(c, c.f32(1, 4080), 0, 17); });
+    expect_end("huge", [&](auto & c) { get(c, c.f32(1, 0), 0, UINT64_MAX); });
+    expect_end("wraps", [&](auto & c) { get(c, c.f32(1, 0), UINT64_MAX, 2); });
+    expect_end("an address of its own", [&](auto & c) { auto t = c.f32(1, 0); t.data = 0x400000; get(c, t, 0, 16); });
+    expect_end("empty tensor", [&](auto & c) { auto t = c.f32(1, 0); t.ne[1] = 0; get(c, t, 0, 16); });
+    expect_end("ne overflow", [&](auto & c) { auto t = c.f32(1, 0); std::fill_n(t.ne, 4, UINT32_MAX); get(c, t, 0, 16); });
+    expect_end("part of a block", [&](auto & c) {
+        auto t = wire_tensor(1, GGML_TYPE_Q8_0, {32, 1, 1, 1}, c.buffer, c.base);
+        t.ne[0] = 33;
+        get(c, t, 0, 16);
+    });
+    expect_end("after FREE_BUFFER", [&](auto & c) {
+        c.peer.ask(Command::free_buffer, wire::BufferRequest{c.buffer});
+        get(c, c.f32(1, 0), 0, 16);
+    });
+}
+
+TEST_F(Hostile, TwoDimensionalSizes) {
+    constexpr uint64_t max = UINT64_MAX;
+    const std::tuple<uint64_t, uint64_t, uint64_t, uint64_t> forms[] = {
+        // offset, size, copies, stride of a tensor of 1024 bytes
+        {0, 1u << 31, uint64_t{1} << 33, 0}, {0, 4, max, 1},     {0, max, 2, 1},        {0, 4, 2, max},
+        {0, 4, 2, 1021},                     {1021, 4, 1, 0},    {max, 4, 1, 0},        {0, 1025, 1, 0},
+        {0, 4, uint64_t{1} << 62, 0},        {0, 1, max, 0},     {0, 4, 0, 4},          {0, uint64_t{1} << 63, 2, 0},
+        {0, 16, 1000, 0},                    {8, 1024, 1, 8},    {0, 2, 3, max / 2 + 1},
+    };
+    for (const auto & [offset, size, copies, stride] : forms) {
+        const wire::Tensor2dRequest request{{}, offset, size, copies, stride};
+        SCOPED_TRACE(std::format("{} {} {} {}", offset, size, copies, stride));
+        const auto about = [&](ClientWithBuffer & c) {
+            auto out = request;
+            out.tensor = c.f32(1, 0, 256);
+            return bytes_of(out);
+        };
+        expect_end("get", [&](auto & c) { c.peer.request(Command::get_tensor_2d, about(c)); });
+        if (!(size == 16 && copies == 1000)) {  // writing rows over each other is odd, but harmless
+            expect_end("set with little data", [&](auto & c) { c.peer.request(Command::set_tensor_2d, about(c) + noise(8)); });
+        }
+        if (size * copies != 0 && size * copies < 100'000 && !(size == 16 && copies == 1000)) {
+            expect_end("set with its data", [&](auto & c) {
+                c.peer.request(Command::set_tensor_2d, about(c) + noise(size * copies));
+            });
+        }
+    }
+}
+
+TEST_F(Hostile, OtherRegions) {
+    expect_end("MEMSET beyond", [](auto & c) {
+        c.peer.ask(Command::memset_tensor, wire::MemsetTensorRequest{c.f32(1, 0), 1, 16, 0});
+    });
+    expect_end("MEMSET huge", [](auto & c) {
+        c.peer.ask(Command::memset_tensor, wire::MemsetTensorRequest{c.f32(1, 0), 0, UINT64_MAX, 0});
+    });
+    expect_end("INIT outside", [](auto & c) { c.peer.ask(Command::init_tensor, c.f32(1, 4090)); });
+    expect_end("INIT nowhere", [](auto & c) { auto t = c.f32(1, 0); t.buffer = t.data = 0; c.peer.ask(Command::init_tensor, t); });
+    expect_end("BASE", [](auto & c) { c.peer.ask(Command::buffer_get_base, uint64_t{77}); });
+    expect_end("CLEAR", [](auto & c) { c.peer.ask(Command::buffer_clear, wire::BufferClearRequest{77, 0}); });
+    expect_end("FREE", [](auto & c) { c.peer.ask(Command::free_buffer, uint64_t{77}); });
+    expect_end("FREE twice", [](auto & c) {
+        c.peer.ask(Command::free_buffer, c.buffer);
+        c.peer.ask(Command::free_buffer, c.buffer);
+    });
+    expect_end("HASH of a bad tensor is a miss, and then", [](auto & c) {
+        auto t = c.f32(1, 0);
+        t.type = 255;
+        c.peer.ask(Command::set_tensor_hash, wire::SetTensorHashRequest{t, UINT64_MAX, 1});
+        EXPECT_EQ(c.peer.template answered_as<uint8_t>(), 0);
+        c.peer.request(static_cast<Command>(23));
+    });
+    for (const Command command : {Command::get_alignment, Command::get_max_size, Command::get_device_memory}) {
+        expect_end("device", [&](auto & c) { c.peer.ask(command, uint32_t{1}); });
+    }
+    expect_end("ALLOC on no device", [](auto & c) { c.peer.ask(Command::alloc_buffer, wire::AllocBufferRequest{9, 64}); });
+}
+
+TEST_F(Hostile, CopyBetweenDifferentShapes) {
+    const auto copy = [](ClientWithBuffer & c, const wire::Tensor & src, const wire::Tensor & dst) {
+        c.peer.ask(Command::copy_tensor, wire::CopyTensorRequest{src, dst});
+    };
+    expect_end("larger source", [&](auto & c) { copy(c, c.f32(1, 0, 512), c.f32(2, 2048, 4)); });
+    expect_end("other shape, same bytes", [&](auto & c) { copy(c, c.f32(1, 0, 8, 2), c.f32(2, 2048, 4, 4)); });
+    expect_end("other type", [&](auto & c) {
+        copy(c, c.f32(1, 0), wire_tensor(2, GGML_TYPE_I32, {4, 1, 1, 1}, c.buffer, c.base + 2048));
+    });
+    expect_end("other strides", [&](auto & c) { auto t = c.f32(2, 2048, 4, 2); t.nb[1] = 64; copy(c, c.f32(1, 0, 4, 2), t); });
+    expect_end("source outside", [&](auto & c) { copy(c, c.f32(1, 4090), c.f32(2, 0)); });
+    expect_end("destination outside", [&](auto & c) { copy(c, c.f32(1, 0), c.f32(2, 4090)); });
+    expect_end("source nowhere", [&](auto & c) { auto t = c.f32(1, 0); t.buffer = t.data = 0; copy(c, t, c.f32(2, 64)); });
+    expect_end("destination nowhere", [&](auto & c) { auto t = c.f32(1, 0); t.buffer = t.data = 0; copy(c, c.f32(2, 64), t); });
+}
+
+TEST_F(Hostile, Graphs) {
+    expect_end("unknown uid", [](auto & c) { c.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 5}); });
+    expect_end("uid 0", [](auto & c) {
+        c.peer.request(Command::graph_compute, graph_payload(0, 0, {3}, c.sum()));
+        c.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 0});
+    });
+    expect_end("RECOMPUTE on no device", [](auto & c) { c.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{1, 5}); });
+    expect_end("COMPUTE on no device", [](auto & c) { c.peer.request(Command::graph_compute, graph_payload(1, 5, {3}, c.sum())); });
+    expect_end("FREE, then RECOMPUTE", [](auto & c) {
+        c.peer.request(Command::graph_compute, graph_payload(0, 5, {3}, c.sum()));
+        c.peer.ask(Command::free_buffer, c.buffer);
+        c.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 5});
+    });
+    expect_end("FREE, ALLOC, then RECOMPUTE", [](auto & c) {
+        c.peer.request(Command::graph_compute, graph_payload(0, 5, {3}, c.sum()));
+        c.peer.ask(Command::free_buffer, c.buffer);
+        c.alloc(4096);
+        c.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 5});
+    });
+    expect_end("node unknown", [](auto & c) { c.peer.request(Command::graph_compute, graph_payload(0, 5, {4}, c.sum())); });
+    expect_end("op", [](auto & c) {
+        auto tensors = c.sum();
+        tensors[2].op = 999;
+        c.peer.request(Command::graph_compute, graph_payload(0, 5, {3}, tensors));
+    });
+    for (const size_t length : {20u, 27u, 28u, 300u, 900u}) {
+        expect_end("cut off", [&](auto & c) {
+            auto payload = graph_payload(0, 5, {3}, c.sum());
+            payload.resize(length);
+            c.peer.request(Command::graph_compute, payload);
+        });
+    }
+}
+
+TEST_F(Hostile, AllocSizes) {
+    const auto ask = [](ClientWithBuffer & c, const std::function<void(wire::GetAllocSizeRequest &)> & spoil) {
+        wire::GetAllocSizeRequest request{};
+        request.tensor = node_of(f32_tensor(1, {8, 4, 1, 1}, 0, 0), GGML_OP_MUL_MAT, {2, 3});
+        request.src[0] = f32_tensor(2, {16, 8, 1, 1}, 0, 0);
+        request.src[1] = f32_tensor(3, {16, 4, 1, 1}, 0, 0);
+        spoil(request);
+        c.peer.ask(Command::get_alloc_size, request);
+    };
+    expect_end("device", [&](auto & c) { ask(c, [](auto & r) { r.device = 7; }); });
+    expect_end("type", [&](auto & c) { ask(c, [](auto & r) { r.tensor.type = 4; }); });
+    expect_end("type of a source", [&](auto & c) { ask(c, [](auto & r) { r.src[1].type = 255; }); });
+    expect_end("op", [&](auto & c) { ask(c, [](auto & r) { r.tensor.op = 999; }); });
+    expect_end("shape", [&](auto & c) { ask(c, [](auto & r) { std::fill_n(r.tensor.ne, 4, UINT32_MAX); }); });
+}
+
+TEST_F(Hostile, LeavingInTheMiddleOfAnythingIsJustLeaving) {
+    ClientWithBuffer shape;
+    const std::vector<std::byte> messages[] = {
+        message(Command::alloc_buffer, std::vector<std::byte>(12)),
+        message(Command::set_tensor, bytes_of(wire::SetTensorRequest{shape.f32(1, 0), 0, 0}) + noise(16)),
+        message(Command::graph_compute, graph_payload(0, 5, {3}, shape.sum())),
+    };
+    for (const auto & whole : messages) {
+        for (size_t length = 0; length < whole.size(); length += whole.size() / 7 + 1) {
+            ClientWithBuffer client;
+            client.peer.send(ConstBytes(whole).first(length));
+            EXPECT_EQ(client.leave().code, Errc::closed) << length;
+        }
+    }
+}
+
+TEST_F(Hostile, NotWaitingForAnAnswerIsJustLeaving) {
+    Client client;
+    const uint64_t buffer = client.alloc(32 << 20);
+    client.peer.ask(Command::get_tensor,
+                    wire::GetTensorRequest{f32_tensor(1, {8 << 20, 1, 1, 1}, buffer, client.base), 0, 32 << 20});
+    client.peer.close();
+    EXPECT_EQ(client.end().code, Errc::closed);
+}
+
+}  // namespace
+}  // namespace caravan::server

@@ -1,0 +1,96 @@
+"""Clients that stay silent, talk nonsense or ask for too much: it costs them their connection, and nobody else anything."""
+import socket
+import struct
+import time
+
+import pytest
+
+from harness import local_logits, same
+from stockwire import DEVICE_COUNT, HELLO, answer, command, connect, greet, is_dropped
+from system import SANITIZE
+
+SLOW = 4 if SANITIZE else 1
+
+
+def test_silent_clients_are_dropped_and_hold_up_nobody(lab):
+    server = lab.server()
+    silent, half = connect(server), connect(server)
+    half.sendall(command(HELLO, bytes(24))[:20])
+    begun = greet(server)
+    begun.sendall(command(DEVICE_COUNT)[:5])
+    idle = greet(server)
+    began = time.monotonic()
+    same(lab.logits([server]), local_logits(lab))
+    with silent, half, begun, idle:
+        for peer in silent, half, begun:
+            assert is_dropped(peer)
+        assert 8 < time.monotonic() - began < 12 + 8 * SLOW
+        idle.sendall(command(DEVICE_COUNT))  # it had said all that it began
+        assert idle.recv(12, socket.MSG_WAITALL) == answer(struct.pack('<I', 1))
+    assert server.count('warning: dropping .*: no complete handshake or command within 10 s') == 3
+
+
+@pytest.mark.parametrize('garbage', [
+    b'GET / HTTP/1.1\r\nHost: x\r\n\r\n',
+    b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03' + bytes(100),
+    bytes(range(256)) * 64,
+    b'\xff' * 4096,
+    struct.pack('<BQ', HELLO, 2**64 - 1) + bytes(64),
+    struct.pack('<BQ', HELLO, 0),
+    command(DEVICE_COUNT),
+], ids=['http', 'tls', 'counting', 'ones', 'endless', 'empty', 'no-hello'])
+def test_garbage_instead_of_a_handshake(lab, garbage):
+    server = lab.server()
+    with connect(server) as peer:
+        peer.sendall(garbage)
+        assert is_dropped(peer)
+    server.wait_for('warning: dropping 127.0.0.1:')
+    assert lab.devices(server.endpoint)[0] == [('RPC0', server.endpoint)]
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize('number,payload', [
+    (HELLO, bytes(24)), (77, b''), (255, bytes(8)),
+    (1, struct.pack('<I', 5)), (11, struct.pack('<I', 2**32 - 1)),            # devices that do not exist
+    (0, struct.pack('<IQ', 9, 100)), (4, struct.pack('<Q', 12345)), (5, struct.pack('<QB', 1, 0)),
+    (6, bytes(305)), (7, bytes(312)), (8, b'\xff' * 312), (9, bytes(592)), (10, bytes(20)), (10, b'\xff' * 4096),
+    (12, bytes(296)), (13, b'\xff' * 3260), (16, bytes(12)), (17, b'\xff' * 313), (18, bytes(328)), (19, b'\xff' * 328),
+    (21, bytes(64)), (22, bytes(8)),
+], ids=lambda value: str(value)[:12] if isinstance(value, int) else f'{len(value)}')
+def test_nonsense_in_a_session(lab, number, payload):
+    """At worst it costs the session that said it: never a worker by a signal, never the server."""
+    server = lab.server()
+    with greet(server) as peer:
+        peer.sendall(command(0, struct.pack('<IQ', 0, 4096)))
+        assert len(peer.recv(24, socket.MSG_WAITALL)) == 24
+        peer.sendall(command(number, payload))
+        peer.shutdown(socket.SHUT_WR)
+        while peer.recv(65536):
+            pass
+    server.wait_idle(20)
+    assert server.count('died of') == 0
+    assert lab.devices(server.endpoint)[0] == [('RPC0', server.endpoint)]
+
+
+def test_more_memory_than_there_is(lab):
+    """Refused, and the session goes on."""
+    server = lab.server()
+    with greet(server) as peer:
+        for size in 2**40, 2**63, 2**64 - 1:
+            peer.sendall(command(0, struct.pack('<IQ', 0, size)))
+            assert peer.recv(24, socket.MSG_WAITALL) == answer(bytes(16))
+        peer.sendall(command(0, struct.pack('<IQ', 0, 4096)))
+        assert peer.recv(24, socket.MSG_WAITALL)[8:16] != bytes(8)
+    server.wait_idle(20)
+    assert server.count('died of') == 0
+
+
+def test_many_clients_that_come_and_go(lab):
+    server = lab.server()
+    for _ in range(100):
+        greet(server).close()
+    peers = [connect(server) for _ in range(50)]
+    assert lab.devices(server.endpoint)[0] == [('RPC0', server.endpoint)]
+    for peer in peers:
+        peer.close()
+    assert server.running()

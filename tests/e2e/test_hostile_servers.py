@@ -1,0 +1,175 @@
+"""Servers that are none, or break the protocol: the client goes without them and never crashes."""
+import socket
+import struct
+import threading
+
+import pytest
+
+from processes import completion
+from stockwire import DEVICE_COUNT, HELLO, answer
+from system import MODEL, PROMPT, SANITIZE
+
+SLOW = 4 if SANITIZE else 1
+
+GOOD_HELLO = answer(bytes([8, 0, 0, 0]) + bytes(24))
+
+
+class FakeServer:
+    """Answers each command by a table of bytes; `otherwise` for what is not in it: None hangs up, b'' is silent."""
+
+    def __init__(self, table, otherwise=None):
+        self._table, self._otherwise = table, otherwise
+        self._listener = socket.create_server(('127.0.0.1', 0))
+        self.endpoint = f'127.0.0.1:{self._listener.getsockname()[1]}'
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=[peer], daemon=True).start()
+
+    def _serve(self, peer):
+        try:
+            while len(header := peer.recv(9, socket.MSG_WAITALL)) == 9:
+                number, size = struct.unpack('<BQ', header)
+                while size > 0 and (got := peer.recv(min(size, 1 << 16))):
+                    size -= len(got)
+                said = self._table.get(number, self._otherwise)
+                if said is None:
+                    break
+                peer.sendall(said)
+        except OSError:
+            pass
+        peer.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._listener.close()
+
+
+@pytest.mark.parametrize('table,otherwise', [
+    ({}, None),
+    ({}, b''),
+    ({}, b'HTTP/1.1 400 Bad Request\r\n\r\n' * 10),
+    ({HELLO: answer(bytes([99, 0, 0, 0]) + bytes(24))}, None),
+    ({HELLO: struct.pack('<Q', 2**60) + bytes(4096)}, None),
+    ({HELLO: GOOD_HELLO}, None),
+    ({HELLO: GOOD_HELLO}, b''),
+    ({HELLO: GOOD_HELLO}, b'\xff' * 4096),
+    ({HELLO: GOOD_HELLO, DEVICE_COUNT: answer(struct.pack('<I', 2**32 - 1))}, None),
+    ({HELLO: GOOD_HELLO, DEVICE_COUNT: answer(struct.pack('<I', 1))}, answer(struct.pack('<Q', 3))),
+    ({HELLO: GOOD_HELLO, DEVICE_COUNT: answer(struct.pack('<I', 1))}, answer(struct.pack('<Q', 0))),
+], ids=['hangs-up', 'silent', 'http', 'other-version', 'huge', 'hangs-up-later', 'silent-later', 'garbage-later',
+        'many-devices', 'odd-alignment', 'no-memory'])
+def test_fake_server_has_no_device(lab, table, otherwise):
+    with FakeServer(table, otherwise) as fake:
+        listed, done = lab.devices(fake.endpoint, env={'GGML_RPC_TIMEOUT_S': 1, 'GGML_RPC_CONNECT_TIMEOUT_S': 1})
+    assert listed == []
+    assert len(done.lines(rf'RPC server {fake.endpoint}: .*: no device from it')) == 1, done.log
+
+
+PLAUSIBLE = {HELLO: GOOD_HELLO, DEVICE_COUNT: answer(struct.pack('<I', 1)),
+             1: answer(struct.pack('<Q', 32)), 2: answer(struct.pack('<Q', 2**63)),
+             11: answer(struct.pack('<QQ', 2**33, 2**34))}
+NO_ANSWER = {number: b'' for number in (4, 5, 6, 10, 12, 16, 17, 18)}
+BUFFERS = {0: answer(struct.pack('<QQ', 1, 2**40)), 3: answer(struct.pack('<Q', 2**47)), **NO_ANSWER}
+
+
+@pytest.mark.parametrize('table,otherwise', [
+    (PLAUSIBLE, None),
+    (PLAUSIBLE, b''),
+    (PLAUSIBLE, b'\xff' * 4096),
+    ({**PLAUSIBLE, 0: answer(bytes(16))}, None),                                # never any memory
+    ({**PLAUSIBLE, 0: answer(struct.pack('<QQ', 1, 1))}, answer(bytes(8))),     # less than was asked for
+    ({**PLAUSIBLE, 0: answer(struct.pack('<QQ', 1, 2**64 - 1)), 3: answer(struct.pack('<Q', 2**64 - 4096))}, None),
+    ({**PLAUSIBLE, **BUFFERS}, None),                                           # takes all, hangs up when read from
+    ({**PLAUSIBLE, **BUFFERS}, answer(b'short')),
+    ({**PLAUSIBLE, **BUFFERS, 13: answer(struct.pack('<Q', 2**64 - 1))}, b'\xff' * 4096),
+], ids=['hangs-up', 'silent', 'garbage', 'no-memory', 'too-small', 'overflow', 'hangs-up-later', 'short', 'vast'])
+def test_client_survives_a_fake_server(lab, table, otherwise):
+    """With devices that look well until they are used."""
+    with FakeServer(table, otherwise) as fake:
+        client = lab.start('llama-completion',
+                           ['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 4, '-no-cnv', '-t', 1, '--no-warmup',
+                            '-ngl', 99, '--rpc', fake.endpoint],
+                           env={'GGML_RPC_TIMEOUT_S': 1, 'GGML_RPC_CONNECT_TIMEOUT_S': 1})
+        done = lab.expect_exit(client, 20 * SLOW, rc=None)
+    # A failed read cannot be told to llama.cpp before the next launch: if that never comes, there is the line only.
+    assert done.rc == 1 or done.lines(rf'{fake.endpoint}.* (is lost|cannot)'), done.log
+
+
+# --- a connection that goes bad --------------------------------------------------------------------------------------
+
+class Proxy:
+    """Between a client and a good server, until spoil() makes it go bad."""
+
+    def __init__(self, server):
+        host, port = server.endpoint.split(':')
+        self._target = host, int(port)
+        self._listener = socket.create_server(('127.0.0.1', 0))
+        self.endpoint = f'127.0.0.1:{self._listener.getsockname()[1]}'
+        self._to_client = self._to_server = lambda data: data
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def spoil(self, to_client=lambda data: data, to_server=lambda data: data):
+        """From now on what passes goes through these functions; None hangs up on both."""
+        self._to_client, self._to_server = to_client, to_server
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            for ends in (client, server, lambda: self._to_server), (server, client, lambda: self._to_client):
+                threading.Thread(target=self._pass, args=ends, daemon=True).start()
+
+    @staticmethod
+    def _pass(source, sink, filter_now):
+        try:
+            while data := source.recv(1 << 16):
+                changed = filter_now()(data)
+                if changed is None:
+                    break
+                sink.sendall(changed)
+        except OSError:
+            pass
+        for end in source, sink:
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._listener.close()
+
+
+@pytest.mark.parametrize('spoiled', [
+    {'to_client': lambda data: None},
+    {'to_client': lambda data: b'\xff' * len(data)},
+    {'to_client': lambda data: data[:-1]},
+    {'to_server': lambda data: None},
+    {'to_server': lambda data: b'\xff' * len(data)},
+    {'to_server': lambda data: data[:5]},
+], ids=['reset', 'garbage', 'short', 'reset-upwards', 'garbage-upwards', 'short-upwards'])
+def test_connection_goes_bad_in_mid_generation(lab, spoiled):
+    server = lab.server()
+    with Proxy(server) as proxy:
+        llama = lab.llama_server([proxy], env={'GGML_RPC_TIMEOUT_S': 2, 'GGML_RPC_CONNECT_TIMEOUT_S': 1})
+        llama.complete(n=4)
+        proxy.spoil(**spoiled)
+        assert llama.request('/completion', completion(PROMPT, 64), timeout=20 * SLOW)[0] == 500
+        llama.wait_for(f'RPC server {proxy.endpoint} is lost: ')
+        assert llama.request('/health')[0] == 200
+        llama.stop()
+    server.wait_idle(20)
+    assert server.count('died of') == 0

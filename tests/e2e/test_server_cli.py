@@ -1,0 +1,217 @@
+"""rpc-server as its user meets it: options, messages, exit codes, signals."""
+import re
+import signal
+import socket
+import time
+
+import pytest
+
+from harness import local_logits, same
+from processes import InBackground
+from system import RPC_SERVER, eventually, is_alive
+
+
+def ask(lab, *options, rc=0, env=None):
+    return lab.run([RPC_SERVER, *options], tool=False, rc=rc, env=env, timeout=30)
+
+
+def the_only_line(done):
+    lines = done.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith('error: '), done.log
+    return lines[0]
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+def test_help_says_what_every_option_does(lab):
+    said = ask(lab, '--help').out
+    for option in ['--host', '--port', '--threads', '--device', '--cache', '--max-sessions', '--drain',
+                   '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes']:
+        assert option in said
+    assert '--worker-control-fd' not in said
+
+
+def test_version(lab):
+    assert re.fullmatch(r'Caravan rpc-server \d+\.\d+\.\d+ \(RPC protocol 8\.\d+\.\d+, ggml .+\)\n', ask(lab, '--version').out)
+
+
+def test_list_devices(lab):
+    done = ask(lab, '--list-devices')
+    assert 'CPU' in done.out
+    assert done.err == ''
+
+
+@pytest.mark.parametrize('options', [['--no-such-option'], ['-p', 'many'], ['-p', '70000'], ['-t', '0'],
+                                     ['--max-sessions', '0'], ['--drain', '-1'], ['stray']], ids=' '.join)
+def test_wrong_command_line(lab, options):
+    done = ask(lab, *options, rc=2)
+    assert done.err.strip() and done.out == ''
+
+
+# --- starting --------------------------------------------------------------------------------------------------------
+
+def test_port_in_use(lab):
+    with socket.socket() as other:
+        other.bind(('127.0.0.1', 0))
+        other.listen()
+        port = other.getsockname()[1]
+        line = the_only_line(ask(lab, '-p', port, rc=1))
+    assert f'127.0.0.1 port {port}' in line and 'in use' in line
+
+
+@pytest.mark.parametrize('host', ['no.such.host.invalid', '192.0.2.1', 'unix:/no/such/folder/socket',
+                                  'unix:/tmp/' + 'x' * 200], ids=lambda host: host[:20])
+def test_impossible_address(lab, host):
+    assert host[:20] in the_only_line(ask(lab, '-H', host, '-p', 0, rc=1))
+
+
+def test_unknown_device(lab):
+    line = the_only_line(ask(lab, '-p', 0, '-d', 'CUDA77', rc=1))
+    assert 'CUDA77' in line
+
+
+def test_unusable_cache_folder(lab):
+    file = lab.folder / 'file'
+    file.write_text('')
+    assert str(file) in the_only_line(ask(lab, '-p', 0, '-c', '--cache-dir', file, rc=1))
+
+
+def test_a_free_port_is_announced_and_works(lab):
+    one, other = lab.server(), lab.server()
+    assert one.endpoint != other.endpoint and not one.endpoint.endswith(':0')
+    for server in one, other:
+        assert lab.devices(server.endpoint)[0] == [('RPC0', server.endpoint)]
+
+
+def test_a_named_device(lab):
+    server = lab.server('-d', 'CPU')
+    assert lab.devices(server.endpoint)[0] == [('RPC0', server.endpoint)]
+
+
+def test_warning_when_others_can_reach_it(lab):
+    server = lab.start('rpc-server', [RPC_SERVER, '-H', '0.0.0.0', '-p', 0, '-t', 1], tool=False)
+    server.wait_for('warning: .*no authentication')
+    assert server.stop() == 0
+
+
+def test_no_warning_on_loopback(lab):
+    server = lab.server()
+    assert server.stop() == 0
+    assert server.err() == ''
+
+
+def test_unix_socket_file_comes_and_goes(lab):
+    path = lab.folder / 'rpc.sock'
+    server = lab.server(host=f'unix:{path}')
+    assert path.is_socket()
+    assert server.stop() == 0
+    assert not path.exists()
+
+
+def test_unix_socket_left_by_a_crash_is_taken_over(lab):
+    path = lab.folder / 'rpc.sock'
+    lab.server(host=f'unix:{path}').kill()
+    assert path.is_socket()
+    server = lab.server(host=f'unix:{path}')
+    assert lab.devices(server.endpoint)[0] == [('RPC0', server.endpoint)]
+
+
+def test_unix_socket_in_use_is_not_taken(lab):
+    path = lab.folder / 'rpc.sock'
+    server = lab.server(host=f'unix:{path}')
+    the_only_line(ask(lab, '-H', f'unix:{path}', rc=1))
+    assert lab.devices(server.endpoint)[0] == [('RPC0', server.endpoint)]
+
+
+def test_a_file_in_the_way_of_a_unix_socket_stays(lab):
+    path = lab.folder / 'precious'
+    path.write_text('data')
+    the_only_line(ask(lab, '-H', f'unix:{path}', rc=1))
+    assert path.read_text() == 'data'
+
+
+# --- stopping --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_an_idle_server(lab, number):
+    server = lab.server()
+    workers = server.workers()
+    began = time.monotonic()
+    server.signal(number)
+    assert server.wait() == 0
+    assert time.monotonic() - began < 3
+    assert not any(is_alive(worker) for worker in workers)
+
+
+def test_sessions_may_go_on_for_a_while(lab):
+    server = lab.server('--drain', 60)
+    llama = lab.llama_server([server])
+    wanted = llama.complete(n=8)
+    server.signal(signal.SIGTERM)
+    server.wait_for('sessions may go on')
+    assert llama.complete(n=8) == wanted
+    with socket.socket() as newcomer:
+        host, port = server.endpoint.split(':')
+        assert newcomer.connect_ex((host, int(port))) != 0
+    llama.stop()
+    began = time.monotonic()
+    assert server.wait() == 0
+    assert time.monotonic() - began < 5
+    assert server.ended() == server.accepted()
+
+
+def test_the_drain_ends(lab):
+    server = lab.server('--drain', 1)
+    client = lab.endless_completion([server])
+    workers = server.workers()
+    server.signal(signal.SIGTERM)
+    assert server.wait(15) == 0
+    assert client.wait() > 0
+    assert not any(is_alive(worker) for worker in workers)
+
+
+def test_a_second_signal_ends_it_now(lab):
+    server = lab.server('--drain', 600)
+    client = lab.endless_completion([server])
+    server.signal(signal.SIGTERM)
+    server.wait_for('a second signal ends them now')
+    server.signal(signal.SIGTERM)
+    assert server.wait(15) == 0
+    assert client.wait() > 0
+
+
+def test_no_worker_outlives_a_crash(lab):
+    server = lab.server()
+    lab.endless_completion([server])
+    workers = server.workers()
+    assert len(workers) == 2  # one serves, one is spare
+    server.kill()
+    eventually(lambda: not any(is_alive(worker) for worker in workers), 'the workers of a dead server end', 5)
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+def test_max_sessions_makes_others_wait(lab):
+    server = lab.server('--max-sessions', 1)
+    first = lab.endless_completion([server])
+    second = lab.start('llama-bench', ['llama-bench', '--rpc', server.endpoint, '--list-devices'])
+    assert second.wait() == 0  # needs no session
+    wanted = local_logits(lab)
+    killer = InBackground(lambda: (server.wait_for('waits: there are 1 sessions already'), first.kill()))
+    same(lab.logits([server]), wanted)
+    killer.result()
+
+
+# --- as stock's server -----------------------------------------------------------------------------------------------
+
+def test_stock_server_with_our_plugin_is_ours(lab):
+    server = lab.stock_server(ours=True)
+    server.wait_for(r'Starting RPC server v8\.\d\.\d \(Caravan ')
+    same(lab.logits([server]), local_logits(lab))
+    assert server.served() > 0
+    assert server.stop() == 0
+
+
+def test_stock_server_with_our_plugin_keeps_its_options(lab):
+    server = lab.stock_server('-c', ours=True, env={'LLAMA_CACHE': lab.folder / 'cache'})
+    server.wait_for(rf'local cache    : {re.escape(str(lab.folder))}/cache')

@@ -9,7 +9,7 @@
 userland_binds() { # TREE
   local tree=$1 path name
   local -a own=()
-  BINDS=()
+  BINDS=(--dir /usr --dir /var) # bwrap would make them for the owner only
   for path in "$tree"/* "$tree"/usr/*; do
     name=${path#"$tree"}
     case $name in

@@ -1,0 +1,195 @@
+"""One lab machine."""
+import os
+import resource
+import shlex
+import signal
+import subprocess
+
+from . import image, vmm
+from .channel import Channel
+from .errors import LabError, MachineGone, TimedOut
+
+ROOT = image.HERE.parent
+SPARE = 'rxe1'
+
+
+class Machine:
+    """Made and booted by Pair. Its addresses are ip and ip6; its RDMA device is rxe0.
+
+    Commands run as root in the checkout, with what this process has as PATH and HOME; the root file system is what
+    this process sees, read-only with memory above it, and of their own are /tmp, /run and /dev. The pair's shared
+    folder and the checkout have the same paths inside and outside."""
+
+    def __init__(self, pair, name, number, config, wire):
+        self._pair = pair
+        self._config = config
+        self._wire = wire
+        self._process = self._vm = self._channel = None
+        self.name = name
+        self.number = number
+        self.ip = f'10.77.0.{number}'
+        self.ip6 = f'fd77::{number}'
+
+    def run(self, command, env=None, timeout=60, check=False, **how):
+        """Runs it to its end: (returncode, stdout and stderr). Takes what start() takes. When the time is over it is
+        killed and TimedOut raised; with check, a returncode other than 0 raises LabError."""
+        process = self.start(command, env, **how)
+        try:
+            code = process.wait(timeout)
+        except TimedOut:
+            process.kill()
+            raise
+        if check and code != 0:
+            raise LabError(f'{process.title}: returned {code}; it printed:\n{process.output()}')
+        return code, process.output()
+
+    def start(self, command, env=None, cwd=None, user=None, memlock=None, tty=False):
+        """Starts a shell command, or a program if it is a list; returns its Process.
+
+        env: added to its environment; None as a value removes. user: numeric id of an ordinary user to run it as
+        (root else). memlock: bytes that it may lock; root is exempt where RDMA is concerned. tty: on a terminal."""
+        if isinstance(command, str):
+            title, arguments = command, ['bash', '-c', command]
+        else:
+            arguments = [str(part) for part in command]
+            title = shlex.join(arguments)
+        if user is not None:
+            arguments = ['setpriv', f'--reuid={user}', f'--regid={user}', '--clear-groups', '--', *arguments]
+        if memlock is not None:
+            arguments = ['prlimit', f'--memlock={memlock}:{memlock}', *arguments]
+        environment = {'PATH': os.environ.get('PATH', '') + ':/usr/sbin:/sbin', 'HOME': os.environ.get('HOME', '/root'),
+                       'LANG': 'C.UTF-8', 'TERM': 'dumb', 'PWD': cwd or ROOT, **(env or {})}
+        environment = {name: value for name, value in environment.items() if value is not None}
+        return self._channel.start(title, arguments, environment, tty)
+
+    def link(self, up, interface=False):
+        """Pulls the network cable out or plugs it in: eth0 loses its carrier, its addresses and routes stay. With
+        interface the kernel takes eth0 itself down or up; the addresses stay. README.md says what programs see."""
+        if interface:
+            self.run(f'ip link set eth0 {"up" if up else "down"}', check=True)
+        else:
+            self._vm.link(self, up)
+
+    def counters(self, device='rxe0'):
+        """The RDMA device's counters by name: sent_pkts, rcvd_pkts, retry_exceeded_err, ..."""
+        _, output = self.run(f'cd /sys/class/infiniband/{device}/ports/1/hw_counters && grep -H . *', check=True)
+        return {name: int(value) for name, value in (line.split(':') for line in output.split())}
+
+    def kill(self):
+        """The power fails. The commands in it end with MachineGone; boot() starts it again."""
+        if self._process:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+            self._channel.close()
+            self._vm.close()
+
+    def stop(self):
+        """It hangs: nothing in it moves until cont()."""
+        self._signal(signal.SIGSTOP)
+
+    def cont(self):
+        self._signal(signal.SIGCONT)
+
+    @property
+    def running(self):
+        return self._process is not None and self._process.poll() is None
+
+    def boot(self):
+        """Starts the machine and returns at once; wait_up() does the rest."""
+        pair, config = self._pair, self._config
+        self._drain()
+        spec = vmm.Spec(self.name, self.number, pair.folder, pair.backend.folder, config.memory, pair.mtu, self._wire,
+                        [('/', 'ro'), (ROOT, 'ro'), (pair.shared, 'rw')])
+        self._vm = vmm.KINDS[pair.backend.name](spec)
+        initramfs = pair.folder / f'{self.name}.initramfs'
+        initramfs.write_bytes(image.initramfs([('name', self.name), *self._vm.conf()], self._vm.modules()))
+        # It holds a file open for each that the guest has looked at.
+        _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # In a process group of its own, all of which gets what _signal() sends. --pdeathsig: it ends when the thread
+        # that booted it does, however that ends.
+        with open(pair.folder / f'{self.name}.console', 'ab') as console:
+            self._process = subprocess.Popen(
+                ['prlimit', f'--nofile={files}:', 'setpriv', '--pdeathsig', 'KILL', *self._vm.command(initramfs)],
+                start_new_session=True, pass_fds=self._vm.fds, env=self._vm.environment(), stdin=subprocess.DEVNULL,
+                stdout=console, stderr=console)
+        self._channel = Channel(self._vm.line, self.name)
+        try:
+            self._vm.started()
+        except OSError as error:
+            raise LabError(f'machine {self.name} did not start: {error}') from None
+
+    def wait_up(self):
+        """Until commands can be run, addresses are there, and RDMA is ready to use."""
+        self._channel.wait_ready(self._pair.backend.boot_timeout)
+        script = f'set -e\n{self._paths()}{self._network()}{self._rdma()}'
+        self.run(script, timeout=self._pair.backend.boot_timeout, check=True)
+
+    def console(self):
+        """What the kernel, and the program that runs it, have said."""
+        return (self._pair.folder / f'{self.name}.console').read_text(errors='replace')
+
+    def _signal(self, number):
+        if not self.running:
+            raise MachineGone(f'machine {self.name} is not running')
+        os.killpg(self._process.pid, number)
+
+    def _drain(self):
+        """What was sent to it while it was down is lost, as on a real wire."""
+        self._wire.setblocking(False)
+        try:
+            while True:
+                self._wire.recv(1 << 16)
+        except BlockingIOError:
+            self._wire.setblocking(True)
+
+    def _paths(self):
+        """Ordinary users may pass: bubblewrap makes /usr for its own user, and a checkout may lie in a closed home."""
+        folders = {'/usr', *map(str, (*ROOT.parents, *self._pair.shared.parents))}
+        return f'chmod a+rx {shlex.join(sorted(folders))}\n'
+
+    def _network(self):
+        config, bearer = self._config, 'br0' if self._config.bridge else 'eth0'
+        script = self._vm.eth0(vmm.mac(self.number), config.mtu)
+        if config.bridge:
+            script += f'''
+                ip link add br0 mtu {config.mtu} address {vmm.mac(self.number)} type bridge
+                ip link set eth0 master br0
+            '''
+        script += f'''
+            echo 1 >/proc/sys/net/ipv6/conf/{bearer}/keep_addr_on_down
+            ip -batch - <<END
+                link set lo up
+                link set eth0 up
+                link set {bearer} up
+                address add {self.ip}/24 dev {bearer}
+                address add {self.ip6}/64 dev {bearer} nodad
+END
+            printf '10.77.0.1 a\\n10.77.0.2 b\\nfd77::1 a\\nfd77::2 b\\n' >>/etc/hosts
+        '''
+        if config.spare:
+            script += f'''
+                ip link set dummy0 mtu {config.mtu} name spare0
+                ip address add 10.78.0.{self.number}/24 dev spare0
+                ip link set spare0 up
+                rdma link add {SPARE} type rxe netdev spare0
+            '''
+        else:
+            script += 'ip link delete dummy0\n'
+        return script
+
+    def _rdma(self):
+        if not self._config.rdma:
+            return ''
+        # With a bridge the address is not the device's own, and whether there is a GID of it is what is to be seen.
+        gid = '' if self._config.bridge else f'ffff:0a4d:{self.number:04x}'
+        return f'''
+            rdma link add rxe0 type rxe netdev eth0
+            cd /sys/class/infiniband/rxe0/ports/1
+            for ((i = 0; i < 500; i++)); do
+                if grep -q ACTIVE state && grep -q {shlex.quote(gid)} gids/*; then exit; fi
+                sleep .02
+            done 2>/dev/null
+            echo "rxe0: port $(cat state), GIDs:" $(grep -h -v 0000:0000:0000:0000:0000:0000:0000:0000 gids/*)
+            exit 1
+        '''

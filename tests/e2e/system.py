@@ -97,6 +97,8 @@ def environment(ours, extra=None, tool=True):
     env = {name: value for name, value in os.environ.items()
            if not name.startswith(('GGML_', 'LLAMA_', 'CARAVAN_', 'LD_PRELOAD', 'OMP_'))}
     env['OMP_NUM_THREADS'] = '1'
+    # The installed tools, not our launchers of the same names.
+    env['PATH'] = ':'.join(folder for folder in env['PATH'].split(':') if Path(folder).resolve() != BIN.resolve())
     if ours and tool:
         env['GGML_BACKEND_PATH'] = str(PLUGIN)
         if PRELOAD:

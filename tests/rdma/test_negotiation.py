@@ -1,0 +1,150 @@
+"""Which transport a session gets, and that the log says why."""
+import re
+import subprocess
+
+import pytest
+
+import conftest
+import lab
+from conftest import PORT, TCP_BIN, Lab, is_slow, not_emulated
+
+EP = f'10.77.0.1:{PORT}'
+STOCK = '/usr/libexec/x86_64-linux-gnu/llama/bin/ggml-rpc-server'
+needs_tcp_build = pytest.mark.skipif(not TCP_BIN, reason='no build without RDMA')
+
+
+def test_rdma_is_chosen_by_itself(rig, local):
+    rig.server()
+    before = rig.client_machine.counters()
+    logits, output = rig.logits(EP)
+    after = rig.client_machine.counters()
+    assert logits == local
+    assert f'RPC server {EP}: transport rdma' in output
+    assert re.search(r'RDMA probed: dev=rxe0 gid=1 qpn=\d+ inline=\d+', rig.log())
+    assert re.search(r'RDMA activated: qpn=\d+->\d+ mtu=4096 rx_depth=24', rig.log())
+    weights = conftest.MODEL.stat().st_size * 0.9
+    assert after['sent_bytes'] - before['sent_bytes'] > weights, 'the weights went another way'
+
+
+def test_ipv6(rig, local):
+    rig.server(host='::')
+    logits, output = rig.logits(f'[fd77::1]:{PORT}')
+    assert logits == local
+    assert 'transport rdma' in output
+    assert 'gid=2' in rig.log()
+
+
+@not_emulated
+def test_three_clients_at_once(rig, local):
+    rig.server()
+    files = [rig.pair.shared / f'three-{i}' for i in range(3)]
+    clients = [rig.client_machine.start(f'{conftest.PERPLEXITY} -ngl 99 --rpc {EP} --save-all-logits {file}',
+                                        env=rig.environment()) for file in files]
+    for client, file in zip(clients, files):
+        assert client.wait(90) == 0, client.output()
+        assert file.read_bytes() == local
+    assert rig.log().count('RDMA activated') >= 3
+
+
+FALLBACKS = [
+    ({'GGML_RPC_TRANSPORT': 'tcp'}, {}, ''),
+    ({}, {'GGML_RPC_TRANSPORT': 'tcp'}, 'the server has no RDMA'),
+    ({'GGML_RDMA_DEV': 'mlx5_7'}, {}, 'GGML_RDMA_DEV=mlx5_7 is not among the RDMA devices: rxe0'),
+    ({'GGML_RDMA_GID': '77'}, {}, 'GGML_RDMA_GID=77 is not in the GID table of rxe0'),
+    ({'GGML_RDMA_PORT': '9'}, {}, 'GGML_RDMA_PORT=9 does not exist'),
+    ({}, {'GGML_RDMA_DEV': 'mlx5_7'}, 'server: GGML_RDMA_DEV=mlx5_7'),
+    # Its own link-local GID against the peer's IPv4: nothing gets through, and TCP it is.
+    ({'GGML_RDMA_GID': '0'}, {}, 'server: rxe0: moving the queue pair to RTR failed'),
+]
+
+
+@pytest.mark.parametrize('client, server, reason', FALLBACKS[-1:] if is_slow() else FALLBACKS)
+def test_falls_back_and_says_why(rig, local, client, server, reason):
+    rig.server(env=server)
+    logits, output = rig.logits(EP, env=client)
+    assert logits == local
+    assert re.search('transport tcp' + (f', because .*{re.escape(reason)}' if reason else ''), output), output
+
+
+@not_emulated
+def test_rdma_demanded_is_an_error_without(rig):
+    rig.server(env={'GGML_RPC_TRANSPORT': 'tcp'})
+    code, output = rig.client_machine.run(f'{conftest.PERPLEXITY} -ngl 99 --rpc {EP}', timeout=60,
+                                          env=rig.environment(GGML_RPC_TRANSPORT='rdma'))
+    assert code > 0
+    assert 'no RDMA, which GGML_RPC_TRANSPORT=rdma asks for: the server has no RDMA' in output
+
+
+def test_memlock_too_low(rig, local):
+    rig.server()
+    logits, output = rig.logits(EP, user=1000, memlock=64 * 1024, env={'HOME': '/tmp'})
+    assert logits == local
+    assert 'memlock limit 64 KiB is too low' in output
+
+
+@needs_tcp_build
+def test_client_built_without_rdma(rig, local):
+    rig.server()
+    logits, output = rig.logits(EP, binary=TCP_BIN)
+    assert logits == local
+    assert 'RDMA' not in rig.log()
+
+
+@needs_tcp_build
+def test_server_built_without_rdma(rig, local):
+    rig.server(binary=TCP_BIN)
+    logits, output = rig.logits(EP)
+    assert logits == local
+    assert 'transport tcp, because the server has no RDMA' in output
+
+
+@needs_tcp_build
+def test_a_build_without_rdma_has_none():
+    for name in ('rpc-server', 'libggml-rpc-caravan.so'):
+        linked = subprocess.run(['ldd', f'{TCP_BIN}/{name}'], capture_output=True, text=True, check=True).stdout
+        symbols = subprocess.run(['nm', '-C', f'{TCP_BIN}/{name}'], capture_output=True, text=True, check=True).stdout
+        assert 'ibverbs' not in linked and 'ibv_' not in symbols
+
+
+def test_stock_server(rig, local):
+    process = rig.server_machine.start(f'exec {STOCK} -H 0.0.0.0 -p {PORT} -t 1')
+    try:
+        rig.server_machine.run(f'for i in $(seq 100); do ss -ltn | grep -q :{PORT} && exit 0; sleep .1; done; exit 1',
+                               check=True)
+        logits, output = rig.logits(EP)
+    finally:
+        process.kill()
+        process.wait()
+    assert logits == local
+    assert 'transport tcp, because the server is a stock one' in output
+
+
+@not_emulated
+def test_stock_client(rig, local):
+    rig.server()
+    code, output = rig.client_machine.run(f'{conftest.PERPLEXITY} -ngl 99 --rpc {EP} --save-all-logits '
+                                          f'{rig.pair.shared}/stock', timeout=60)
+    assert code == 0, output
+    assert (rig.pair.shared / 'stock').read_bytes() == local
+    assert 'RDMA' not in rig.log()
+
+
+def test_mtu_is_the_smaller_and_the_right_device_is_found(local):
+    """a: MTU 1024; b: 4096, and a second device, listed first, whose GIDs match nothing."""
+    with conftest.machines(a=lab.Config(mtu=1500), b=lab.Config(spare=True)) as pair:
+        rig = Lab(pair)
+        rig.server()
+        logits, output = rig.logits(EP)
+        assert logits == local
+        assert 'transport rdma' in output
+        assert 'mtu=1024' in rig.log()
+
+
+@not_emulated
+def test_no_device(local):
+    with conftest.machines(a=lab.Config(rdma=False)) as pair:
+        rig = Lab(pair)
+        rig.server()
+        logits, output = rig.logits(EP)
+        assert logits == local
+        assert 'server: no RDMA device' in output

@@ -58,17 +58,17 @@ def main():
                     times[name].append(microseconds_per_token(model, options, arrangement))
                 print(f'round {number + 1} of {options.rounds} done', file=sys.stderr)
     overhead = {name: [t - local for t, local in zip(times[name], times['local'])] for name in arrangements}
-    baseline = {1: 'stock, 1 server', 2: 'stock, 2 servers'}
+    baseline = {1: overhead['stock, 1 server'], 2: overhead['stock, 2 servers']}
     print('| arrangement | µs/token | overhead, µs (min-max) | of stock |')
     print('|---|---|---|---|')
     worst = 0.0
-    for name in arrangements:
+    for name, arrangement in arrangements.items():
         line = f'| {name} | {statistics.median(times[name]):.0f} |'
         if name == 'local':
             print(line, '| |')
             continue
-        servers = 2 if '2' in name else 1
-        ratio = statistics.median(mine / theirs for mine, theirs in zip(overhead[name], overhead[baseline[servers]]))
+        stock_overhead = baseline[len(arrangement['endpoints'])]
+        ratio = statistics.median(mine / theirs for mine, theirs in zip(overhead[name], stock_overhead))
         if name.startswith('Caravan, '):
             worst = max(worst, ratio)
         print(line, f'{statistics.median(overhead[name]):.0f} ({min(overhead[name]):.0f}-{max(overhead[name]):.0f}) | '

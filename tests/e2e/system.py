@@ -98,7 +98,7 @@ def environment(ours, extra=None, tool=True):
            if not name.startswith(('GGML_', 'LLAMA_', 'CARAVAN_', 'LD_PRELOAD', 'OMP_'))}
     env['OMP_NUM_THREADS'] = '1'
     # The installed tools, not our launchers of the same names.
-    env['PATH'] = ':'.join(folder for folder in env['PATH'].split(':') if Path(folder).resolve() != BIN.resolve())
+    env['PATH'] = ':'.join(folder for folder in env['PATH'].split(':') if not Path(folder, PLUGIN.name).exists())
     if ours and tool:
         env['GGML_BACKEND_PATH'] = str(PLUGIN)
         if PRELOAD:

@@ -1,0 +1,144 @@
+#include "doctor/endpoint.h"
+
+#include <netdb.h>
+#include <sys/socket.h>
+
+#include "net/exact_io.h"
+#include "net/handshake.h"
+#include "net/socket.h"
+#ifdef GGML_RPC_RDMA
+#include "net/rdma/device.h"
+#endif
+
+namespace caravan::doctor {
+namespace {
+
+using Stage = EndpointFacts::Stage;
+
+// To agree on RDMA takes each side up to this long where no message gets through.
+constexpr seconds upgrade_patience{10};
+
+std::string local_address(int socket) {
+    sockaddr_storage address{};
+    socklen_t length = sizeof address;
+    char host[NI_MAXHOST] = "";
+    if (::getsockname(socket, reinterpret_cast<sockaddr *>(&address), &length) == 0 && address.ss_family != AF_UNIX) {
+        ::getnameinfo(reinterpret_cast<sockaddr *>(&address), length, host, sizeof host, nullptr, 0, NI_NUMERICHOST);
+    }
+    return host;
+}
+
+bool is_loopback(std::string_view address) { return address.starts_with("127.") || address == "::1"; }
+
+#ifdef GGML_RPC_RDMA
+GidChoice choose_for(int socket) {
+    const net::rdma::Wish wish = net::rdma::wish_from_environment(socket);
+    const auto chosen = net::rdma::choose(net::rdma::scan_ports(), wish);
+    if (!chosen) {
+        return {.why = chosen.error().text};
+    }
+    GidChoice out{true, chosen->device, chosen->port, chosen->gid.index, ""};
+    if (wish.gid) {
+        out.why = std::format("GGML_RDMA_GID={} asks for it", *wish.gid);
+    } else if (chosen->gid.gid == wish.local_address) {
+        out.why = "it is this side's address of the connection; RoCEv2 comes before RoCEv1";
+    } else {
+        out.why = "InfiniBand finds its way by LID, so the first GID does";
+    }
+    return out;
+}
+#endif
+
+Result<wire::HelloAnswer> shake_hands(int socket, TimePoint deadline) {
+    std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::HelloRequest)];
+    store(request, wire::RequestHeader{wire::Command::hello, sizeof(wire::HelloRequest)});
+    store(request + sizeof(wire::RequestHeader), net::own_extension());
+    uint64_t size = 0;
+    wire::HelloAnswer answer{};
+    auto done = net::send_exact(socket, request, deadline);
+    done = done ? net::receive_exact(socket, mutable_bytes(&size, sizeof size), deadline) : done;
+    if (done && size != sizeof answer) {
+        done = fail(Errc::protocol, "its answer is not one of the RPC protocol");
+    }
+    done = done ? net::receive_exact(socket, mutable_bytes(&answer, sizeof answer), deadline) : done;
+    if (!done) {
+        return std::unexpected(done.error());
+    }
+    return answer;
+}
+
+Stage stage_of(const Error & error) {
+    return error.code == Errc::timed_out ? Stage::silent : error.code == Errc::not_found ? Stage::no_address
+                                                                                         : Stage::unreachable;
+}
+
+// What can be told from a connection that only shakes hands.
+void greet(const net::Endpoint & endpoint, const Patience & patience, EndpointFacts & out) {
+    const auto socket = net::connect_socket(endpoint, Clock::now() + patience.answer);
+    if (!socket) {
+        out.stage = stage_of(socket.error());
+        out.failure = socket.error().text;
+        return;
+    }
+    out.local_address = local_address(socket->get());
+    out.is_local = out.local_address.empty() || is_loopback(out.local_address);
+#ifdef GGML_RPC_RDMA
+    if (endpoint.kind == net::Endpoint::Kind::tcp) {
+        out.choice = choose_for(socket->get());
+    }
+#endif
+    const auto answer = shake_hands(socket->get(), Clock::now() + patience.answer);
+    if (!answer) {
+        out.stage = Stage::no_handshake;
+        out.failure = answer.error().text;
+        return;
+    }
+    const auto extension = load<wire::Extension>(answer->capabilities);
+    out.is_caravan = extension.is_caravan();
+    out.server_has_rdma = out.is_caravan && (extension.features & wire::feature_rdma) != 0;
+    out.version = std::format("{}.{}.{}", answer->major, answer->minor, answer->patch);
+    const bool fits = answer->major == wire::stock_major && answer->minor <= wire::stock_minor;
+    out.stage = fits ? Stage::reached : Stage::other_version;
+    if (!fits) {
+        out.failure = std::format("it speaks RPC protocol {}, this program {}.{}.{}", out.version, wire::stock_major,
+                                  wire::stock_minor, wire::stock_patch);
+    }
+}
+
+// The session that a program would get, measured if it is over RDMA.
+void try_session(const net::Endpoint & endpoint, const Patience & patience, EndpointFacts & out) {
+    auto opened = net::open_client(endpoint, true, Clock::now() + patience.answer + upgrade_patience);
+    if (!opened) {
+        out.why_not_rdma = opened.error().text;
+        return;
+    }
+    out.transport = opened->transport->kind();
+    out.why_not_rdma = opened->why_not_rdma;
+    if (out.transport == "rdma") {
+        out.rdma = measure(std::move(opened->transport), patience);
+    }
+}
+
+void measure_plain(const net::Endpoint & endpoint, const Patience & patience, EndpointFacts & out) {
+    auto opened = net::open_client(endpoint, false, Clock::now() + patience.answer);
+    if (opened) {
+        out.plain = measure(std::move(opened->transport), patience);
+    } else {
+        out.plain = Measured{.transport = "tcp", .failure = opened.error().text};
+    }
+}
+
+}  // namespace
+
+EndpointFacts examine_endpoint(const net::Endpoint & endpoint, const Patience & patience) {
+    EndpointFacts out;
+    out.endpoint = endpoint.text();
+    greet(endpoint, patience, out);
+    if (out.stage == Stage::reached) {
+        measure_plain(endpoint, patience, out);
+        try_session(endpoint, patience, out);
+    }
+    return out;
+}
+
+}  // namespace caravan::doctor

@@ -1,0 +1,240 @@
+#include "doctor/findings.h"
+
+#include <algorithm>
+#include <array>
+#include <format>
+#include <string_view>
+
+namespace caravan::doctor {
+namespace {
+
+using Mark = Finding::Mark;
+using Stage = EndpointFacts::Stage;
+
+constexpr const char * build_with_rdma =
+    "build with -DGGML_RPC_RDMA=ON (needs libibverbs-dev or libibverbs-devel), on both sides";
+constexpr const char * soft_roce =
+    "without an adapter, to try: modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0";
+
+// What the words of the log mean, wherever they were said (docs/rdma.md).
+struct Remedy {
+    std::string_view said;
+    std::string_view advice;
+};
+constexpr std::array remedies{
+    Remedy{"memlock", "raise it: ulimit -l unlimited in the shell, LimitMEMLOCK=infinity in the systemd service, "
+                      "--ulimit memlock=-1 for a container"},
+    Remedy{"over RDMA", "open UDP port 4791 between the machines, in both directions; the GIDs must be of the same "
+                        "network; a GID whose interface is a bridge carries nothing: give the address to the adapter's own "
+                        "interface; the switch must carry the MTU"},
+    Remedy{"no RDMA device", "ibv_devices must list one there: install rdma-core, load the adapter's driver"},
+    Remedy{"is not active", "the link is down: cable, switch port, ip link set INTERFACE up"},
+    Remedy{"no GID for", "name the server by an address of the RDMA interface, or give that interface the address; "
+                         "else choose with GGML_RDMA_DEV and GGML_RDMA_GID (the table is above)"},
+    Remedy{"GGML_RDMA_", "unset it, or set it to something in the table above"},
+};
+
+std::string remedy_for(std::string_view reason) {
+    for (const Remedy & remedy : remedies) {
+        if (reason.contains(remedy.said)) {
+            return std::string(remedy.advice);
+        }
+    }
+    return "GGML_RPC_DEBUG=1, here and at the server, logs every step";
+}
+
+// The mark of what stands in the way of RDMA only.
+Mark obstacle(const Machine & machine) { return machine.wants_rdma() ? Mark::mend : Mark::note; }
+
+void look_at_port(const Machine & machine, const Port & port, bool other_is_active, Findings & out) {
+    const std::string name = std::format("{} port {}", port.device, port.port);
+    if (!port.is_active()) {
+        out.push_back({other_is_active ? Mark::note : obstacle(machine),
+                       std::format("{} is {}", name, port.state.empty() ? "not active" : port.state),
+                       port.link_layer == "InfiniBand"
+                           ? "check cable and switch; InfiniBand also needs a subnet manager (opensm) in the network"
+                           : std::format("check cable and switch; ip link set {} up",
+                                         port.gids.empty() || port.gids.front().interface.empty()
+                                             ? "INTERFACE (rdma link shows which one)"
+                                             : port.gids.front().interface)});
+        return;
+    }
+    if (machine.built_with_rdma && !port.is_open) {
+        out.push_back({obstacle(machine), std::format("{} is up, but programs cannot open it", name),
+                       "install rdma-core (ibverbs-providers has the adapters' libraries), load ib_uverbs, and check "
+                       "that this user may read and write /dev/infiniband/uverbs*"});
+        return;
+    }
+    if (machine.built_with_rdma && port.gids.empty()) {
+        out.push_back({obstacle(machine), std::format("{} has no GID", name), "give its interface an IP address"});
+        return;
+    }
+    out.push_back({Mark::well, std::format("{} is up{}{}", name, port.rate.empty() ? "" : ", ", port.rate), ""});
+    if (port.is_open && port.mtu < 2048 && port.link_layer == "Ethernet") {
+        out.push_back({Mark::note, std::format("{} sends packets of {} bytes", name, port.mtu),
+                       "jumbo frames make large transfers cheaper: MTU 4200 or more on the interface, its peer and the "
+                       "switch gives 4096"});
+    }
+}
+
+void look_at_devices(const Machine & machine, Findings & out) {
+    if (machine.ports.empty()) {
+        out.push_back({obstacle(machine), "no RDMA device",
+                       std::format("install rdma-core and load the adapter's driver: mlx5_ib (NVIDIA, Mellanox), bnxt_re "
+                                   "(Broadcom), irdma (Intel); {}",
+                                   soft_roce)});
+        return;
+    }
+    if (!machine.has_verbs) {
+        out.push_back({obstacle(machine), "the kernel offers its RDMA devices to no program", "sudo modprobe ib_uverbs"});
+    }
+    const bool any_active = std::ranges::any_of(machine.ports, &Port::is_active);
+    for (const Port & port : machine.ports) {
+        look_at_port(machine, port, any_active, out);
+    }
+}
+
+void look_at_memlock(const Machine & machine, Findings & out) {
+    if (machine.may_lock_all || !machine.memlock) {
+        out.push_back({Mark::well, "no limit on locked memory", ""});
+    } else if (*machine.memlock < locked_by_session) {
+        out.push_back({obstacle(machine),
+                       std::format("memlock limit {} KiB is too low: a session needs {} KiB", *machine.memlock >> 10,
+                                   locked_by_session >> 10),
+                       std::string(remedies.front().advice)});
+    } else {
+        out.push_back({Mark::well,
+                       std::format("memlock limit {} KiB is enough for {} sessions of this user at once",
+                                   *machine.memlock >> 10, *machine.memlock / locked_by_session),
+                       ""});
+    }
+}
+
+Finding not_reached(const EndpointFacts & endpoint) {
+    Finding out{Mark::mend, endpoint.failure, ""};
+    switch (endpoint.stage) {
+        case Stage::no_address:
+            out.advice = "check the name (getent hosts NAME), or use the address";
+            break;
+        case Stage::unreachable:
+            if (endpoint.failure.contains("unreachable") || endpoint.failure.contains("No route")) {
+                out.advice = "no way leads there: is the interface up, and the address right? ip route get ADDRESS";
+                break;
+            }
+            out.advice = endpoint.endpoint.starts_with("unix:")
+                             ? "is rpc-server running, with -H and this path?"
+                             : std::format("is rpc-server running there, on this port, with -H {} (alone it listens on "
+                                           "127.0.0.1 only)? On that machine: ss -ltn",
+                                           endpoint.endpoint.starts_with('[') ? "::" : "0.0.0.0");
+            break;
+        case Stage::silent:
+            out.advice = "nothing answers: is the machine up (ping), and does its firewall let this TCP port through?";
+            break;
+        case Stage::no_handshake:
+            out.what = std::format("something listens there, but there is no RPC handshake: {}", endpoint.failure);
+            out.advice = "a stock server serves one client at a time: end the other client; else something that is no RPC "
+                         "server, or a very old one, has this port";
+            break;
+        case Stage::other_version: out.advice = "run matching versions of ggml on both sides"; break;
+        case Stage::reached: break;
+    }
+    return out;
+}
+
+Finding look_at_transport(const Machine & machine, const EndpointFacts & endpoint) {
+    if (endpoint.rdma) {
+        return {Mark::well, "sessions go over RDMA", ""};
+    }
+    const std::string transport = endpoint.transport == "unix" ? "a Unix socket" : "TCP";
+    const bool no_session = endpoint.transport.empty();
+    if (no_session && machine.transport_wish != "rdma") {
+        return {Mark::mend, std::format("no session: {}", endpoint.why_not_rdma),
+                "the server's log tells why; GGML_RPC_DEBUG=1, there, logs every step"};
+    }
+    if (machine.transport_wish == "tcp") {
+        return {Mark::note, std::format("sessions go over {}, because GGML_RPC_TRANSPORT=tcp asks for it", transport),
+                machine.built_with_rdma ? "unset it to get RDMA" : ""};
+    }
+    if (!machine.built_with_rdma) {
+        return {Mark::note, std::format("sessions go over {}: this build has no RDMA", transport),
+                endpoint.is_local ? "" : build_with_rdma};
+    }
+    if (endpoint.is_local && machine.transport_wish != "rdma") {
+        return {Mark::note, std::format("sessions go over {}: server and client are one machine", transport),
+                "to try RDMA on one machine, name the server by an address of the RDMA interface"};
+    }
+    Finding out{Mark::mend, std::format("sessions go over {}, because {}", transport, endpoint.why_not_rdma), ""};
+    if (no_session) {
+        out.what = std::format("no session: {}", endpoint.why_not_rdma);
+    }
+    if (!endpoint.is_caravan) {
+        out.advice = "run Caravan's rpc-server there, built with -DGGML_RPC_RDMA=ON; this program's RDMA does not work "
+                     "with a stock server";
+    } else if (!endpoint.server_has_rdma) {
+        out.advice = "build the server with -DGGML_RPC_RDMA=ON, and start it without GGML_RPC_TRANSPORT=tcp";
+    } else if (endpoint.why_not_rdma.starts_with("server: ")) {
+        out.advice = std::format("at the server: {} (rpc-doctor, run there, tells more)", remedy_for(endpoint.why_not_rdma));
+    } else {
+        out.advice = remedy_for(endpoint.why_not_rdma);
+    }
+    return out;
+}
+
+void look_at_measured(const Measured & measured, std::string_view name, Findings & out) {
+    if (measured.devices == 0 && measured.failure.empty()) {
+        out.push_back({Mark::mend, "the server offers no device", "rpc-server --list-devices, there, shows what it could lend"});
+    } else if (!measured.failure.empty()) {
+        out.push_back({Mark::mend, std::format("measuring over {} ended early: {}", name, measured.failure),
+                       measured.failure.contains("memory")
+                           ? "the device is full: end what uses it"
+                           : "the server's log tells why; GGML_RPC_DEBUG=1, there, logs every step"});
+    }
+}
+
+}  // namespace
+
+Findings findings_of(const Machine & machine) {
+    Findings out;
+    if (!machine.built_with_rdma) {
+        out.push_back({Mark::note, "this build has no RDMA: everything goes over TCP",
+                       machine.ports.empty() ? "" : std::format("{} is here: {}", machine.ports.front().device, build_with_rdma)});
+    } else if (machine.transport_wish == "tcp") {
+        out.push_back({Mark::note, "GGML_RPC_TRANSPORT=tcp: no RDMA is tried", "unset it to get RDMA"});
+    }
+    if (machine.built_with_rdma || !machine.ports.empty()) {
+        look_at_devices(machine, out);
+    }
+    if (machine.built_with_rdma) {
+        look_at_memlock(machine, out);
+    }
+    return out;
+}
+
+Findings findings_of(const Machine & machine, const EndpointFacts & endpoint) {
+    if (endpoint.stage != Stage::reached) {
+        return {not_reached(endpoint)};
+    }
+    Findings out{look_at_transport(machine, endpoint)};
+    const Measured none;
+    const Measured & plain = endpoint.plain ? *endpoint.plain : none;
+    look_at_measured(plain, plain.transport == "unix" ? "a Unix socket" : "TCP", out);
+    if (endpoint.rdma) {
+        look_at_measured(*endpoint.rdma, "RDMA", out);
+        const bool is_late = plain.median_us > 0 && endpoint.rdma->median_us > plain.median_us;
+        const bool is_narrow = endpoint.rdma->to_server > 0 && endpoint.rdma->to_server < plain.to_server / 2;
+        if (is_late || is_narrow) {
+            out.push_back({Mark::note,
+                           is_late ? "round trips take longer over RDMA than over TCP"
+                                   : "RDMA carries less than half of what TCP does",
+                           "as it must be with Soft-RoCE (rxe, siw), which is for trying; with an adapter: is it the one "
+                           "that is chosen above, and is the processor idle?"});
+        }
+    }
+    return out;
+}
+
+bool any_to_mend(const Findings & findings) {
+    return std::ranges::any_of(findings, [](const Finding & finding) { return finding.mark == Mark::mend; });
+}
+
+}  // namespace caravan::doctor

@@ -1,0 +1,30 @@
+// From facts to advice. Pure: tests make the facts up.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "doctor/endpoint.h"
+#include "doctor/machine.h"
+
+namespace caravan::doctor {
+
+struct Finding {
+    enum class Mark {
+        well,
+        note,  // worth knowing; nothing is wrong
+        mend,  // stands in the way
+    };
+    Mark mark = Mark::well;
+    std::string what;
+    std::string advice;  // what to do; "" if there is nothing to do
+};
+using Findings = std::vector<Finding>;
+
+// In a build without RDMA, or with GGML_RPC_TRANSPORT=tcp, what stands in the way of RDMA only is a note.
+Findings findings_of(const Machine & machine);
+Findings findings_of(const Machine & machine, const EndpointFacts & endpoint);
+
+bool any_to_mend(const Findings & findings);
+
+}  // namespace caravan::doctor

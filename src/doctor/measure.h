@@ -1,0 +1,31 @@
+// Latency and bandwidth of one open connection, in the stock dialect: works with any server.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "net/transport.h"
+
+namespace caravan::doctor {
+
+struct Patience {
+    milliseconds answer{5000};    // how long a peer may make no progress at all
+    milliseconds bandwidth{500};  // about how long data flows in each direction
+    milliseconds whole{30'000};   // all measuring of one connection: also a peer that trickles comes to an end
+};
+
+struct Measured {
+    std::string transport;  // "tcp", "unix", "rdma"
+    uint32_t devices = 0;   // that the server offers
+    uint64_t device_free = 0, device_total = 0;  // bytes, of the first one
+    uint32_t round_trips = 0;
+    double median_us = 0, p99_us = 0;              // of a small question
+    double to_server = 0, from_server = 0;         // bytes per second; 0: not measured
+    std::string failure;                           // why it ended early
+};
+
+// Needs about 2 s of a peer that answers, and never more than `whole`. Takes up to 64 MiB of the first device meanwhile.
+Measured measure(std::unique_ptr<net::Transport> transport, const Patience & patience);
+
+}  // namespace caravan::doctor

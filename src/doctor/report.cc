@@ -1,0 +1,181 @@
+#include "doctor/report.h"
+
+#include <algorithm>
+#include <format>
+#include <map>
+
+namespace caravan::doctor {
+namespace {
+
+using Stage = EndpointFacts::Stage;
+
+template <class... Args>
+void line(std::string & out, std::format_string<Args...> format, Args &&... args) {
+    out += std::format(format, std::forward<Args>(args)...);
+    out.erase(out.find_last_not_of(' ') + 1);
+    out += '\n';
+}
+
+// Words up to column 120, the following lines indented.
+void wrapped(std::string & out, std::string_view first, std::string_view text) {
+    constexpr size_t width = 120;
+    std::string row(first);
+    while (!text.empty()) {
+        const size_t end = std::min(text.find(' '), text.size());
+        if (row.size() + end > width && row.size() > first.size()) {
+            line(out, "{}", row);
+            row.assign(first.size(), ' ');
+        }
+        row += text.substr(0, end);
+        row += ' ';
+        text.remove_prefix(std::min(end + 1, text.size()));
+    }
+    line(out, "{}", row);
+}
+
+void put(std::string & out, const Findings & findings) {
+    for (const Finding & finding : findings) {
+        const char * mark = finding.mark == Finding::Mark::mend ? "  MEND  " : finding.mark == Finding::Mark::note ? "  note  " : "  ok    ";
+        wrapped(out, mark, finding.what);
+        if (!finding.advice.empty()) {
+            wrapped(out, "        -> ", finding.advice);
+        }
+    }
+}
+
+std::string joined(const std::vector<std::string> & words) {
+    std::string out;
+    for (const std::string & word : words) {
+        out += (out.empty() ? "" : " ") + word;
+    }
+    return out.empty() ? "none" : out;
+}
+
+// The endpoints that would use this GID, by the reason why.
+std::map<std::string, std::string> users_of(const Report & report, const Port & port, const Gid & gid) {
+    std::map<std::string, std::string> out;
+    for (const EndpointFacts & endpoint : report.endpoints) {
+        const auto & choice = endpoint.choice;
+        if (choice && choice->found && choice->device == port.device && choice->port == port.port && choice->gid == gid.index) {
+            std::string & users = out[choice->why];
+            users += (users.empty() ? "" : ", ") + endpoint.endpoint;
+        }
+    }
+    return out;
+}
+
+void put_ports(std::string & out, const Report & report) {
+    const Machine & machine = report.machine;
+    for (const Port & port : machine.ports) {
+        line(out, "  {} port {}: {}, {}, {}{}", port.device, port.port, port.state.empty() ? "state unknown" : port.state,
+             port.link_layer.empty() ? "link layer unknown" : port.link_layer,
+             port.rate.empty() ? "speed unknown" : port.rate, port.mtu == 0 ? "" : std::format(", MTU {}", port.mtu));
+        if (!port.gids.empty()) {
+            line(out, "     GID  {:<8}{:<41}{}", "type", "address", "interface");
+        }
+        for (const Gid & gid : port.gids) {
+            const auto users = users_of(report, port, gid);
+            line(out, "   {} {:>3}  {:<8}{:<41}{}", users.empty() ? ' ' : '*', gid.index, gid.type, gid.address, gid.interface);
+            for (const auto & [why, names] : users) {
+                wrapped(out, "          chosen ", std::format("for {}: {}", names, why));
+            }
+        }
+    }
+    for (const EndpointFacts & endpoint : report.endpoints) {
+        if (endpoint.choice && !endpoint.choice->found && !machine.ports.empty()) {
+            wrapped(out, "     none is chosen ", std::format("for {}: {}", endpoint.endpoint, endpoint.choice->why));
+        }
+    }
+    if (report.endpoints.empty() && machine.built_with_rdma && !machine.ports.empty()) {
+        line(out, "     which one is chosen depends on the way to the server: name an endpoint to see it");
+    }
+}
+
+void put_machine(std::string & out, const Report & report) {
+    const Machine & machine = report.machine;
+    line(out, "This machine: {}, {}", machine.host, machine.kernel);
+    line(out, "  build: {}", machine.built_with_rdma ? "with RDMA" : "without RDMA");
+    if (machine.ports.empty()) {
+        line(out, "  RDMA devices: none");
+    }
+    put_ports(out, report);
+    line(out, "  memlock limit: {}{}",
+         machine.memlock ? std::format("{} KiB", *machine.memlock >> 10) : std::string("none"),
+         machine.memlock && machine.may_lock_all ? ", which does not count for this user (CAP_IPC_LOCK)" : "");
+    wrapped(out, "  kernel modules: ",
+            joined(machine.modules) + (machine.has_verbs && !std::ranges::contains(machine.modules, "ib_uverbs")
+                                           ? " (ib_uverbs is built in)"
+                                           : ""));
+    for (const auto & [name, value] : machine.settings) {
+        line(out, "  {}={}", name, value);
+    }
+    put(out, findings_of(machine));
+}
+
+std::string microseconds_text(const Measured * measured, double value) {
+    return measured == nullptr || measured->round_trips == 0 ? "-" : std::format("{:.1f} µs", value);
+}
+
+std::string rate_text(const Measured * measured, double value) {
+    return measured == nullptr || value == 0 ? "-" : std::format("{:.0f} MB/s", value / 1e6);
+}
+
+void put_measured(std::string & out, const EndpointFacts & endpoint) {
+    const Measured * plain = endpoint.plain ? &*endpoint.plain : nullptr;
+    const Measured * rdma = endpoint.rdma ? &*endpoint.rdma : nullptr;
+    if (plain == nullptr && rdma == nullptr) {
+        return;
+    }
+    const auto row = [&](std::string_view name, auto text, double Measured::* value) {
+        line(out, "  {:<24}{:>14}{:>14}", name, text(plain, plain == nullptr ? 0 : plain->*value),
+             text(rdma, rdma == nullptr ? 0 : rdma->*value));
+    };
+    line(out, "  {:<24}{:>14}{:>14}", "measured over", plain != nullptr && plain->transport == "unix" ? "Unix socket" : "TCP", "RDMA");
+    row("round trip, median", microseconds_text, &Measured::median_us);
+    row("round trip, p99", microseconds_text, &Measured::p99_us);
+    row("to the server", rate_text, &Measured::to_server);
+    row("from the server", rate_text, &Measured::from_server);
+}
+
+void put_endpoint(std::string & out, const Report & report, const EndpointFacts & endpoint) {
+    line(out, "\nEndpoint {}", endpoint.endpoint);
+    if (endpoint.stage == Stage::reached) {
+        const Measured * told = endpoint.plain && endpoint.plain->devices > 0 ? &*endpoint.plain
+                                : endpoint.rdma                               ? &*endpoint.rdma
+                                                                              : nullptr;
+        line(out, "  server: {}, RPC protocol {}{}",
+             !endpoint.is_caravan ? "stock" : endpoint.server_has_rdma ? "Caravan with RDMA" : "Caravan without RDMA",
+             endpoint.version,
+             told == nullptr || told->devices == 0
+                 ? ""
+                 : std::format(", {} device{}, the first with {} of {} MiB free", told->devices, told->devices == 1 ? "" : "s",
+                               told->device_free >> 20, told->device_total >> 20));
+        if (!endpoint.local_address.empty()) {
+            line(out, "  this side's address: {}", endpoint.local_address);
+        }
+        put_measured(out, endpoint);
+    }
+    put(out, findings_of(report.machine, endpoint));
+}
+
+}  // namespace
+
+bool any_to_mend(const Report & report) {
+    return any_to_mend(findings_of(report.machine)) ||
+           std::ranges::any_of(report.endpoints, [&](const EndpointFacts & endpoint) {
+               return any_to_mend(findings_of(report.machine, endpoint));
+           });
+}
+
+std::string page(const Report & report) {
+    std::string out;
+    line(out, "{}\n", report.program);
+    put_machine(out, report);
+    for (const EndpointFacts & endpoint : report.endpoints) {
+        put_endpoint(out, report, endpoint);
+    }
+    line(out, "\n{}", any_to_mend(report) ? "There is something to mend." : "All is well.");
+    return out;
+}
+
+}  // namespace caravan::doctor

@@ -1,0 +1,306 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "doctor/report.h"
+#include "net/socket.h"
+
+namespace caravan::doctor {
+namespace {
+
+using Mark = Finding::Mark;
+using Stage = EndpointFacts::Stage;
+namespace fs = std::filesystem;
+
+Machine healthy_machine() {
+    Machine machine;
+    machine.host = "here";
+    machine.kernel = "Linux 6.12";
+    machine.built_with_rdma = true;
+    machine.has_verbs = true;
+    machine.modules = {"ib_uverbs", "mlx5_ib"};
+    machine.transport_wish = "auto";
+    machine.ports = {{.device = "mlx5_0",
+                      .port = 1,
+                      .state = "ACTIVE",
+                      .link_layer = "Ethernet",
+                      .rate = "100 Gb/sec (4X EDR)",
+                      .is_open = true,
+                      .mtu = 4096,
+                      .gids = {{2, "RoCEv1", "10.0.0.2", "eth1"}, {3, "RoCEv2", "10.0.0.2", "eth1"}}}};
+    return machine;
+}
+
+EndpointFacts healthy_endpoint() {
+    EndpointFacts endpoint;
+    endpoint.endpoint = "10.0.0.1:50052";
+    endpoint.stage = Stage::reached;
+    endpoint.local_address = "10.0.0.2";
+    endpoint.is_caravan = endpoint.server_has_rdma = true;
+    endpoint.version = "8.0.0";
+    endpoint.choice = GidChoice{true, "mlx5_0", 1, 3, "it is this side's address"};
+    endpoint.transport = "rdma";
+    endpoint.plain = Measured{"tcp", 1, 4u << 20, 8u << 20, 200, 25.04, 40, 1e9, 2e9, ""};
+    endpoint.rdma = Measured{"rdma", 1, 4u << 20, 8u << 20, 200, 5, 7, 1.1e10, 1.2e10, ""};
+    return endpoint;
+}
+
+EndpointFacts over_tcp(const std::string & why) {
+    EndpointFacts endpoint = healthy_endpoint();
+    endpoint.transport = "tcp";
+    endpoint.why_not_rdma = why;
+    endpoint.rdma.reset();
+    return endpoint;
+}
+
+// The one thing to mend; fails the test if there is none, or more.
+Finding to_mend(const Findings & findings) {
+    EXPECT_EQ(std::ranges::count(findings, Mark::mend, &Finding::mark), 1);
+    const auto found = std::ranges::find(findings, Mark::mend, &Finding::mark);
+    return found == findings.end() ? Finding{} : *found;
+}
+
+TEST(Doctor, FindsNothingToMendWhereAllIsWell) {
+    EXPECT_FALSE(any_to_mend(Report{"rpc-doctor", healthy_machine(), {healthy_endpoint()}}));
+}
+
+TEST(Doctor, SaysWhatToInstallWithoutADevice) {
+    Machine machine = healthy_machine();
+    machine.ports.clear();
+    const Finding finding = to_mend(findings_of(machine));
+    EXPECT_EQ(finding.what, "no RDMA device");
+    EXPECT_TRUE(finding.advice.contains("rdma-core") && finding.advice.contains("mlx5_ib")) << finding.advice;
+}
+
+TEST(Doctor, TakesTheLackOfRdmaForANoteWhereNobodyWantsIt) {
+    Machine machine = healthy_machine();
+    machine.ports.clear();
+    machine.transport_wish = "tcp";
+    EXPECT_FALSE(any_to_mend(findings_of(machine)));
+    EXPECT_FALSE(any_to_mend(findings_of(machine, over_tcp(""))));
+    machine.transport_wish = "auto";
+    machine.built_with_rdma = false;
+    EXPECT_FALSE(any_to_mend(findings_of(machine)));
+    const Findings findings = findings_of(machine, over_tcp("this client was built without RDMA"));
+    EXPECT_FALSE(any_to_mend(findings));
+    EXPECT_TRUE(findings.front().advice.contains("-DGGML_RPC_RDMA=ON"));
+}
+
+TEST(Doctor, TellsAPortThatIsDownFromOneThatCannotBeOpened) {
+    Machine machine = healthy_machine();
+    machine.ports[0].state = "DOWN";
+    EXPECT_TRUE(to_mend(findings_of(machine)).advice.contains("ip link set eth1 up"));
+    machine = healthy_machine();
+    machine.ports[0].is_open = false;
+    EXPECT_TRUE(to_mend(findings_of(machine)).advice.contains("/dev/infiniband"));
+    machine = healthy_machine();
+    machine.ports[0].gids.clear();
+    EXPECT_TRUE(to_mend(findings_of(machine)).advice.contains("IP address"));
+}
+
+TEST(Doctor, AnIdleSecondPortIsNoFault) {
+    Machine machine = healthy_machine();
+    machine.ports.push_back({.device = "mlx5_1", .port = 1, .state = "DOWN", .link_layer = "Ethernet"});
+    EXPECT_FALSE(any_to_mend(findings_of(machine)));
+}
+
+TEST(Doctor, FindsAMemlockLimitThatIsTooLow) {
+    Machine machine = healthy_machine();
+    machine.memlock = 64 << 10;
+    EXPECT_TRUE(to_mend(findings_of(machine)).advice.contains("ulimit -l unlimited"));
+    machine.may_lock_all = true;
+    EXPECT_FALSE(any_to_mend(findings_of(machine)));
+    machine.may_lock_all = false;
+    machine.memlock = locked_by_session;
+    EXPECT_FALSE(any_to_mend(findings_of(machine)));
+}
+
+TEST(Doctor, AdvisesByHowFarTheConnectionCame) {
+    const Machine machine = healthy_machine();
+    const auto advice = [&](Stage stage) {
+        EndpointFacts endpoint;
+        endpoint.stage = stage;
+        endpoint.failure = "it did not work";
+        const Finding finding = to_mend(findings_of(machine, endpoint));
+        EXPECT_TRUE(finding.what.contains("it did not work"));
+        return finding.advice;
+    };
+    EXPECT_TRUE(advice(Stage::no_address).contains("name"));
+    EXPECT_TRUE(advice(Stage::unreachable).contains("-H 0.0.0.0"));
+    EXPECT_TRUE(advice(Stage::silent).contains("firewall"));
+    EXPECT_TRUE(advice(Stage::no_handshake).contains("one client at a time"));
+    EXPECT_TRUE(advice(Stage::other_version).contains("matching versions"));
+}
+
+TEST(Doctor, DoesNotSendAnybodyToAServerThatNoWayLeadsTo) {
+    EndpointFacts endpoint;
+    endpoint.endpoint = "[fd00::1]:50052";
+    endpoint.stage = Stage::unreachable;
+    endpoint.failure = "cannot connect to [fd00::1]:50052: Network is unreachable";
+    EXPECT_TRUE(to_mend(findings_of(healthy_machine(), endpoint)).advice.contains("ip route get"));
+    endpoint.failure = "cannot connect to [fd00::1]:50052: Connection refused";
+    EXPECT_TRUE(to_mend(findings_of(healthy_machine(), endpoint)).advice.contains("-H :: "));
+}
+
+TEST(Doctor, AdvisesByTheReasonForTcp) {
+    const Machine machine = healthy_machine();
+    const auto advice = [&](const EndpointFacts & endpoint) { return to_mend(findings_of(machine, endpoint)).advice; };
+    EndpointFacts stock = over_tcp("the server is a stock one");
+    stock.is_caravan = stock.server_has_rdma = false;
+    EXPECT_TRUE(advice(stock).contains("Caravan's rpc-server"));
+    EndpointFacts plain_server = over_tcp("the server has no RDMA");
+    plain_server.server_has_rdma = false;
+    EXPECT_TRUE(advice(plain_server).contains("build the server"));
+    EXPECT_TRUE(advice(over_tcp("no GID for 10.1.0.2 on mlx5_0: found 10.0.0.2")).contains("address of the RDMA interface"));
+    EXPECT_TRUE(advice(over_tcp("ibv_reg_mr failed; memlock limit 64 KiB is too low")).contains("ulimit"));
+    EXPECT_TRUE(advice(over_tcp("no message got through over RDMA within 3 s")).contains("4791"));
+    EXPECT_TRUE(advice(over_tcp("server: no RDMA device")).starts_with("at the server: ibv_devices"));
+    EXPECT_TRUE(advice(over_tcp("something new")).contains("GGML_RPC_DEBUG=1"));
+}
+
+TEST(Doctor, ASessionThatDoesNotOpenIsToBeMended) {
+    Machine machine = healthy_machine();
+    EndpointFacts endpoint = over_tcp("the server ended the connection");
+    endpoint.transport.clear();
+    for (const char * wish : {"auto", "tcp", "rdma"}) {
+        machine.transport_wish = wish;
+        EXPECT_TRUE(to_mend(findings_of(machine, endpoint)).what.starts_with("no session")) << wish;
+    }
+}
+
+TEST(Doctor, ReportsMeasurementsThatEndedEarlyAndServersWithoutDevices) {
+    EndpointFacts endpoint = healthy_endpoint();
+    endpoint.rdma->failure = "no progress for 5 s";
+    EXPECT_TRUE(to_mend(findings_of(healthy_machine(), endpoint)).what.contains("over RDMA"));
+    endpoint = healthy_endpoint();
+    endpoint.plain->devices = 0;
+    EXPECT_TRUE(to_mend(findings_of(healthy_machine(), endpoint)).advice.contains("--list-devices"));
+}
+
+TEST(Doctor, ThePageMarksTheChosenGidAndShowsBothTransports) {
+    EndpointFacts other = healthy_endpoint();
+    other.endpoint = "10.0.0.7:1";
+    const std::string text = page({"rpc-doctor", healthy_machine(), {healthy_endpoint(), other}});
+    EXPECT_TRUE(text.contains("   *   3  RoCEv2  10.0.0.2")) << text;
+    EXPECT_TRUE(text.contains("       2  RoCEv1  10.0.0.2")) << text;
+    EXPECT_TRUE(text.contains("chosen for 10.0.0.1:50052, 10.0.0.7:1: it is this side's address")) << text;
+    EXPECT_TRUE(text.contains("25.0 µs        5.0 µs")) << text;
+    EXPECT_TRUE(text.contains("1000 MB/s    11000 MB/s")) << text;
+    EXPECT_TRUE(text.ends_with("\nAll is well.\n")) << text;
+}
+
+TEST(Doctor, ThePageHasAdviceBelowItsFinding) {
+    Machine machine = healthy_machine();
+    machine.memlock = 64 << 10;
+    const std::string text = page({"rpc-doctor", machine, {}});
+    EXPECT_TRUE(text.contains("  MEND  memlock limit 64 KiB is too low: a session needs 3072 KiB\n        -> raise it")) << text;
+    EXPECT_TRUE(text.ends_with("something to mend.\n")) << text;
+}
+
+TEST(Doctor, JsonSaysTheSame) {
+    EndpointFacts down;
+    down.endpoint = "b:1";
+    down.stage = Stage::silent;
+    down.failure = "\xff not UTF-8";
+    const auto all = nlohmann::json::parse(json({"rpc-doctor", healthy_machine(), {healthy_endpoint(), down}}));
+    EXPECT_EQ(all["well"], false);
+    EXPECT_EQ(all["machine"]["ports"][0]["gids"][1]["address"], "10.0.0.2");
+    EXPECT_TRUE(all["machine"]["memlock_bytes"].is_null());
+    const auto & good = all["endpoints"][0];
+    EXPECT_EQ(good["gid_choice"]["gid_index"], 3);
+    EXPECT_EQ(good["measured"]["plain"]["median_us"], 25.0);
+    EXPECT_EQ(good["measured"]["rdma"]["to_server_bytes_per_second"], 11'000'000'000);
+    EXPECT_EQ(all["endpoints"][1]["stage"], "silent");
+    EXPECT_EQ(all["endpoints"][1]["findings"][0]["mark"], "mend");
+    EXPECT_TRUE(all["endpoints"][1]["transport"].is_null());
+}
+
+class KernelFiles : public testing::Test {
+protected:
+    KernelFiles() {
+        std::string name = (fs::temp_directory_path() / "doctor-XXXXXX").string();
+        root_ = ::mkdtemp(name.data());
+    }
+    ~KernelFiles() override { fs::remove_all(root_); }
+    void write(const fs::path & path, const std::string & text) {
+        fs::create_directories((root_ / path).parent_path());
+        std::ofstream(root_ / path) << text;
+    }
+    fs::path root_;
+};
+
+TEST_F(KernelFiles, TellPorts) {
+    EXPECT_TRUE(ports_in(root_).empty());
+    write("sys/class/infiniband/mlx5_0/ports/1/state", "4: ACTIVE\n");
+    write("sys/class/infiniband/mlx5_0/ports/1/link_layer", "InfiniBand\n");
+    write("sys/class/infiniband/mlx5_0/ports/1/rate", "200 Gb/sec (4X HDR)\n");
+    write("sys/class/infiniband/mlx5_0/ports/2/state", "1: DOWN\n");
+    const auto ports = ports_in(root_);
+    ASSERT_EQ(ports.size(), 2u);
+    EXPECT_TRUE(ports[0].is_active());
+    EXPECT_EQ(ports[0].rate, "200 Gb/sec (4X HDR)");
+    EXPECT_EQ(ports[1].port, 2u);
+    EXPECT_EQ(ports[1].state, "DOWN");
+    EXPECT_FALSE(ports[1].is_open);
+}
+
+TEST_F(KernelFiles, TellModulesAndCapabilities) {
+    write("proc/modules", "mlx5_ib 520192 0 - Live 0x0\next4 1 2 - Live 0x0\nib_uverbs 1 2 - Live 0x0\n");
+    EXPECT_EQ(rdma_modules_in(root_), (std::vector<std::string>{"ib_uverbs", "mlx5_ib"}));
+    EXPECT_FALSE(may_lock_all_in(root_));
+    write("proc/self/status", "Name:\tx\nCapEff:\t0000000000004000\n");
+    EXPECT_TRUE(may_lock_all_in(root_));
+    write("proc/self/status", "Name:\tx\nCapEff:\t000001ffffffbfff\n");
+    EXPECT_FALSE(may_lock_all_in(root_));
+}
+
+TEST(DoctorEndpoint, AServerThatSaysNothingIsGivenUp) {
+    auto listeners = net::listen_on("127.0.0.1", 0);
+    ASSERT_TRUE(listeners.has_value());
+    const net::Endpoint endpoint = listeners->front().endpoint;
+    const Patience patience{.answer = milliseconds(50)};
+    EndpointFacts facts = examine_endpoint(endpoint, patience);
+    EXPECT_EQ(facts.stage, Stage::no_handshake);
+    EXPECT_EQ(facts.local_address, "127.0.0.1");
+    EXPECT_TRUE(facts.is_local);
+    listeners->clear();
+    facts = examine_endpoint(endpoint, patience);
+    EXPECT_EQ(facts.stage, Stage::unreachable);
+    EXPECT_FALSE(facts.plain.has_value());
+}
+
+// Answers everything that is asked with zeroes, one byte for each receive.
+class TricklingTransport : public net::Transport {
+public:
+    Result<size_t> send(std::span<const ConstBytes> parts) override {
+        size_t size = 0;
+        for (const ConstBytes part : parts) {
+            size += part.size();
+        }
+        return size;
+    }
+    Result<size_t> receive(std::span<const MutableBytes> parts) override {
+        parts.front().front() = std::byte{arrived_++ == 0 ? uint8_t{4} : uint8_t{0}};  // the size of DEVICE_COUNT's answer
+        return arrived_ < 8 ? 1 : 0;
+    }
+    Result<bool> wait(net::Interest, TimePoint, microseconds) override { return true; }
+    void wake() override {}
+    std::string_view kind() const override { return "tcp"; }
+
+private:
+    int arrived_ = 0;
+};
+
+TEST(DoctorMeasure, EndsInTimeWhateverThePeerDoes) {
+    const Measured measured = measure(std::make_unique<TricklingTransport>(),
+                                      {.answer = milliseconds(60'000), .whole = milliseconds(50)});
+    EXPECT_TRUE(measured.failure.contains("still not done")) << measured.failure;
+    EXPECT_EQ(measured.round_trips, 0u);
+}
+
+}  // namespace
+}  // namespace caravan::doctor

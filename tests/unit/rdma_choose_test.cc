@@ -1,0 +1,221 @@
+// Which device, port and GID a connection takes, with ports made up: no device is needed.
+#ifdef GGML_RPC_RDMA
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "net/rdma/device.h"
+#include "net/socket.h"
+
+namespace caravan::net::rdma {
+namespace {
+
+using Type = GidEntry::Type;
+
+Gid gid(const char * text) {
+    Gid out{};
+    EXPECT_EQ(inet_pton(AF_INET6, text, out.data()), 1) << text;
+    return out;
+}
+
+// What a RoCE adapter with one IPv4 and one IPv6 address shows.
+PortFacts ethernet(std::string device, const char * v4, const char * v6 = "fd77::9") {
+    PortFacts port{.device = std::move(device), .port = 1, .is_active = true, .mtu = 4096};
+    port.gids = {{gid("fe80::1"), 0, Type::roce_v1},
+                 {gid("fe80::1"), 1, Type::roce_v2},
+                 {gid(v4), 2, Type::roce_v1},
+                 {gid(v4), 3, Type::roce_v2},
+                 {gid(v6), 5, Type::roce_v2}};
+    return port;
+}
+
+PortFacts infiniband(std::string device, uint16_t lid) {
+    return {.device = std::move(device), .port = 1, .is_active = true, .is_infiniband = true, .lid = lid, .mtu = 2048,
+            .gids = {{gid("fe80::2:c903:ef:1"), 0, Type::infiniband}}};
+}
+
+Wish at(const char * address) { return {.local_address = gid(address)}; }
+
+std::string refusal(const std::vector<PortFacts> & ports, const Wish & wish) {
+    auto choice = choose(ports, wish);
+    EXPECT_FALSE(choice) << choice->device;
+    return choice ? "" : choice.error().text;
+}
+
+TEST(RdmaChoose, TakesTheGidOfTheConnectionsAddress) {
+    const auto choice = choose({ethernet("mlx5_0", "::ffff:10.0.0.2")}, at("::ffff:10.0.0.2"));
+    ASSERT_TRUE(choice) << choice.error().text;
+    EXPECT_EQ(choice->device, "mlx5_0");
+    EXPECT_EQ(choice->port, 1);
+    EXPECT_EQ(choice->mtu, 4096u);
+    EXPECT_FALSE(choice->is_infiniband);
+    EXPECT_EQ(choice->gid.gid, gid("::ffff:10.0.0.2"));
+}
+
+TEST(RdmaChoose, PrefersRoceV2WhateverTheOrder) {
+    PortFacts port = ethernet("mlx5_0", "::ffff:10.0.0.2");
+    EXPECT_EQ(choose({port}, at("::ffff:10.0.0.2"))->gid.index, 3u);
+    std::ranges::reverse(port.gids);
+    EXPECT_EQ(choose({port}, at("::ffff:10.0.0.2"))->gid.index, 3u);
+}
+
+TEST(RdmaChoose, TakesRoceV1IfThereIsNothingElse) {
+    PortFacts port = ethernet("mlx4_0", "::ffff:10.0.0.2");
+    std::erase_if(port.gids, [](const GidEntry & entry) { return entry.type == Type::roce_v2; });
+    const auto choice = choose({port}, at("::ffff:10.0.0.2"));
+    ASSERT_TRUE(choice) << choice.error().text;
+    EXPECT_EQ(choice->gid.type, Type::roce_v1);
+}
+
+TEST(RdmaChoose, IPv6) {
+    const auto choice = choose({ethernet("mlx5_0", "::ffff:10.0.0.2", "fd77::2")}, at("fd77::2"));
+    ASSERT_TRUE(choice) << choice.error().text;
+    EXPECT_EQ(choice->gid.index, 5u);
+}
+
+TEST(RdmaChoose, LinkLocalAddressIsTakenIfTheConnectionHasIt) {
+    const auto choice = choose({ethernet("mlx5_0", "::ffff:10.0.0.2")}, at("fe80::1"));
+    ASSERT_TRUE(choice) << choice.error().text;
+    EXPECT_EQ(choice->gid.index, 1u);
+}
+
+TEST(RdmaChoose, OfTwoDevicesTheOneThatMatches) {
+    const std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.1.2")};
+    EXPECT_EQ(choose(ports, at("::ffff:10.0.0.2"))->device, "mlx5_0");
+    EXPECT_EQ(choose(ports, at("::ffff:10.0.1.2"))->device, "mlx5_1");
+}
+
+TEST(RdmaChoose, OfTwoPortsTheOneThatMatches) {
+    std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_0", "::ffff:10.0.1.2")};
+    ports[1].port = 2;
+    EXPECT_EQ(choose(ports, at("::ffff:10.0.1.2"))->port, 2);
+}
+
+TEST(RdmaChoose, AnInactivePortIsPassedOver) {
+    std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.0.2")};
+    ports[0].is_active = false;
+    EXPECT_EQ(choose(ports, at("::ffff:10.0.0.2"))->device, "mlx5_1");
+    ports.pop_back();
+    EXPECT_EQ(refusal(ports, at("::ffff:10.0.0.2")), "mlx5_0 port 1 is not active");
+}
+
+TEST(RdmaChoose, NoMatchNamesWhatThereIs) {
+    EXPECT_EQ(refusal({ethernet("mlx5_0", "::ffff:10.0.0.2", "fd77::2")}, at("::ffff:192.168.1.9")),
+              "no GID for 192.168.1.9 on mlx5_0: found 10.0.0.2, 10.0.0.2, fd77::2");
+}
+
+TEST(RdmaChoose, LinkLocalAndEmptyGidsAreNotNamed) {
+    PortFacts port = ethernet("mlx5_0", "::ffff:10.0.0.2");
+    port.gids = {{gid("fe80::1"), 0, Type::roce_v2}, {Gid{}, 1, Type::roce_v2}};
+    EXPECT_EQ(refusal({port}, at("::ffff:192.168.1.9")), "no GID for 192.168.1.9 on mlx5_0: found none");
+}
+
+TEST(RdmaChoose, TheFirstReasonIsTold) {
+    std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.1.2")};
+    ports[0].is_active = false;
+    EXPECT_EQ(refusal(ports, at("::ffff:9.9.9.9")), "mlx5_0 port 1 is not active");
+}
+
+TEST(RdmaChoose, NoDevice) { EXPECT_EQ(refusal({}, at("::ffff:10.0.0.2")), "no RDMA device"); }
+
+TEST(RdmaChoose, NoDeviceIsTheReasonEvenIfOneIsWished) {
+    EXPECT_EQ(refusal({}, {.device = "mlx5_0", .local_address = gid("::ffff:10.0.0.2")}), "no RDMA device");
+}
+
+TEST(RdmaChoose, NoAddress) {
+    EXPECT_EQ(refusal({ethernet("mlx5_0", "::ffff:10.0.0.2")}, {}), "the connection has no IP address");
+}
+
+TEST(RdmaChoose, WishedDevice) {
+    const std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.0.2")};
+    Wish wish = at("::ffff:10.0.0.2");
+    wish.device = "mlx5_1";
+    EXPECT_EQ(choose(ports, wish)->device, "mlx5_1");
+    wish.device = "mlx5_7";
+    EXPECT_EQ(refusal(ports, wish), "GGML_RDMA_DEV=mlx5_7 is not among the RDMA devices: mlx5_0, mlx5_1");
+}
+
+TEST(RdmaChoose, WishedDeviceWithoutTheAddressIsNotReplacedByAnother) {
+    const std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.1.2")};
+    Wish wish = at("::ffff:10.0.0.2");
+    wish.device = "mlx5_1";
+    EXPECT_TRUE(refusal(ports, wish).starts_with("no GID for 10.0.0.2 on mlx5_1"));
+}
+
+TEST(RdmaChoose, WishedGidIsTakenWhateverItIs) {
+    Wish wish = at("::ffff:10.0.0.2");
+    wish.gid = 0;
+    const std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2")};
+    const auto choice = choose(ports, wish);
+    ASSERT_TRUE(choice) << choice.error().text;
+    EXPECT_EQ(choice->gid.gid, gid("fe80::1"));
+    EXPECT_EQ(choice->gid.type, Type::roce_v1);
+    wish.local_address.reset();  // a connection by name of a Unix socket, say
+    EXPECT_TRUE(choose(ports, wish));
+    wish.gid = 4;  // a hole in the table
+    EXPECT_EQ(refusal(ports, wish), "GGML_RDMA_GID=4 is not in the GID table of mlx5_0 port 1");
+}
+
+TEST(RdmaChoose, WishedPort) {
+    std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_0", "::ffff:10.0.0.2")};
+    ports[1].port = 2;
+    Wish wish = at("::ffff:10.0.0.2");
+    wish.port = 2;
+    EXPECT_EQ(choose(ports, wish)->port, 2);
+    wish.port = 3;
+    EXPECT_EQ(refusal(ports, wish), "GGML_RDMA_PORT=3 does not exist");
+}
+
+TEST(RdmaChoose, InfiniBandIsFoundByLid) {
+    const auto choice = choose({infiniband("mlx5_0", 17)}, at("::ffff:10.0.0.2"));
+    ASSERT_TRUE(choice) << choice.error().text;
+    EXPECT_TRUE(choice->is_infiniband);
+    EXPECT_EQ(choice->lid, 17);
+    EXPECT_EQ(choice->gid.index, 0u);
+}
+
+TEST(RdmaWish, AddressOfTheSocket) {
+    auto listeners = listen_on("127.0.0.1", 0);
+    ASSERT_TRUE(listeners) << listeners.error().text;
+    auto socket = connect_socket(listeners->front().endpoint, Clock::now() + seconds(5));
+    ASSERT_TRUE(socket) << socket.error().text;
+    const Wish wish = wish_from_environment(socket->get());
+    ASSERT_TRUE(wish.local_address);
+    EXPECT_EQ(*wish.local_address, gid("::ffff:127.0.0.1"));
+    EXPECT_EQ(text_of(*wish.local_address), "127.0.0.1");
+}
+
+TEST(RdmaWish, AUnixSocketHasNoAddress) {
+    int ends[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    const UniqueFd near(ends[0]), far(ends[1]);
+    EXPECT_FALSE(wish_from_environment(near.get()).local_address);
+}
+
+TEST(RdmaWish, Environment) {
+    ::setenv("GGML_RDMA_DEV", "mlx5_3", 1);
+    ::setenv("GGML_RDMA_GID", "0", 1);
+    ::setenv("GGML_RDMA_PORT", "2", 1);
+    const Wish wish = wish_from_environment(-1);
+    ::setenv("GGML_RDMA_DEV", "", 1);
+    ::setenv("GGML_RDMA_GID", "three", 1);
+    ::setenv("GGML_RDMA_PORT", "0", 1);
+    const Wish nothing = wish_from_environment(-1);
+    for (const char * name : {"GGML_RDMA_DEV", "GGML_RDMA_GID", "GGML_RDMA_PORT"}) {
+        ::unsetenv(name);
+    }
+    EXPECT_EQ(wish.device, "mlx5_3");
+    EXPECT_EQ(wish.gid, 0u);
+    EXPECT_EQ(wish.port, 2u);
+    EXPECT_FALSE(nothing.device || nothing.gid || nothing.port || nothing.local_address);
+}
+
+TEST(RdmaText, Gids) {
+    EXPECT_EQ(text_of(gid("::ffff:10.0.0.2")), "10.0.0.2");
+    EXPECT_EQ(text_of(gid("fd77::2")), "fd77::2");
+}
+
+}  // namespace
+}  // namespace caravan::net::rdma
+#endif

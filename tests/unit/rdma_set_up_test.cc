@@ -1,0 +1,163 @@
+// Set-up of a queue pair with each of its calls failing in turn. Needs an RDMA device, so it is skipped on most
+// computers; tests/rdma/test_hostile.py runs it in a lab machine, on Soft-RoCE.
+#ifdef GGML_RPC_RDMA
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "net/rdma/queue_pair.h"
+
+namespace caravan::net::rdma {
+namespace {
+
+int modify_calls_left = 0;
+
+int modify_until_it_fails(ibv_qp * qp, ibv_qp_attr * attributes, int mask) {
+    if (modify_calls_left-- > 0) {
+        return ibv_modify_qp(qp, attributes, mask);
+    }
+    errno = EINVAL;
+    return EINVAL;
+}
+
+SetUpCalls failing_modify(int calls_before) {
+    modify_calls_left = calls_before;
+    SetUpCalls calls = real_calls();
+    calls.modify_qp = modify_until_it_fails;
+    return calls;
+}
+
+class RdmaSetUp : public testing::Test {
+protected:
+    void SetUp() override {
+        const auto ports = scan_ports();
+        const auto port = std::ranges::find_if(ports, [](const PortFacts & facts) {
+            return facts.is_active && !facts.gids.empty();
+        });
+        if (port == ports.end()) {
+            GTEST_SKIP() << "no RDMA device";
+        }
+        // Of the last GID: an address that is not link-local, if there is one.
+        choice = {port->device, port->port, port->is_infiniband, port->lid, port->mtu, port->gids.back()};
+    }
+    std::string refusal(const SetUpCalls & calls) const {
+        auto pair = QueuePair::create(choice, geometry, calls);
+        EXPECT_FALSE(pair);
+        return pair ? "" : pair.error().text;
+    }
+    std::string refusal_to_connect(const PeerFacts & facts, const SetUpCalls & calls = real_calls()) const {
+        auto pair = QueuePair::create(choice, geometry);
+        EXPECT_TRUE(pair);
+        auto connected = (*pair)->connect(facts, calls);
+        EXPECT_FALSE(connected);
+        return connected ? "" : connected.error().text;
+    }
+    // A peer that could be connected to.
+    PeerFacts peer() const {
+        auto other = QueuePair::create(choice, geometry);
+        EXPECT_TRUE(other);
+        return (*other)->facts();
+    }
+
+    Choice choice;
+    Geometry geometry{4096, 16};
+};
+
+TEST(RdmaSetUpNoDevice, ADeviceThatHasGone) {
+    auto pair = QueuePair::create({.device = "mlx5_99"}, {});
+    ASSERT_FALSE(pair);
+    EXPECT_TRUE(pair.error().text.starts_with("mlx5_99: opening the device failed")) << pair.error().text;
+}
+
+TEST_F(RdmaSetUp, WorksToBeginWith) {
+    auto one = QueuePair::create(choice, geometry), two = QueuePair::create(choice, geometry);
+    ASSERT_TRUE(one && two);
+    const auto connected = (*one)->connect((*two)->facts());
+    ASSERT_TRUE(connected) << connected.error().text;
+    EXPECT_EQ((*one)->mtu(), choice.mtu);
+    EXPECT_EQ((*one)->send_slot_size(), geometry.slot_size);
+    EXPECT_EQ((*one)->peer_qpn(), (*two)->qpn());
+}
+
+TEST_F(RdmaSetUp, EachCallThatFailsIsNamed) {
+    SetUpCalls calls = real_calls();
+    calls.alloc_pd = [](ibv_context *) -> ibv_pd * { errno = EPERM; return nullptr; };
+    EXPECT_EQ(refusal(calls), choice.device + ": ibv_alloc_pd failed: Operation not permitted");
+
+    calls = real_calls();
+    calls.reg_mr = [](ibv_pd *, void *, size_t, int) -> ibv_mr * { errno = EFAULT; return nullptr; };
+    EXPECT_EQ(refusal(calls), choice.device + ": ibv_reg_mr failed: Bad address");
+
+    calls = real_calls();
+    calls.create_comp_channel = [](ibv_context *) -> ibv_comp_channel * { errno = EMFILE; return nullptr; };
+    EXPECT_EQ(refusal(calls), choice.device + ": ibv_create_comp_channel failed: Too many open files");
+
+    calls = real_calls();
+    calls.create_cq = [](ibv_context *, int, void *, ibv_comp_channel *, int) -> ibv_cq * {
+        errno = EINVAL;
+        return nullptr;
+    };
+    EXPECT_EQ(refusal(calls), choice.device + ": ibv_create_cq failed: Invalid argument");
+
+    calls = real_calls();
+    calls.create_qp = [](ibv_pd *, ibv_qp_init_attr *) -> ibv_qp * { errno = ENOSYS; return nullptr; };
+    EXPECT_EQ(refusal(calls), choice.device + ": ibv_create_qp failed: Function not implemented");
+
+    EXPECT_EQ(refusal(failing_modify(0)), choice.device + ": moving the queue pair to INIT failed: Invalid argument");
+}
+
+TEST_F(RdmaSetUp, ADeviceWithoutInlineDataWillDo) {
+    SetUpCalls calls = real_calls();
+    calls.create_qp = [](ibv_pd * pd, ibv_qp_init_attr * init) -> ibv_qp * {
+        if (init->cap.max_inline_data > 0) {
+            errno = EINVAL;
+            return nullptr;
+        }
+        return ibv_create_qp(pd, init);
+    };
+    EXPECT_TRUE(QueuePair::create(choice, geometry, calls));
+}
+
+TEST_F(RdmaSetUp, ConnectingThatFailsIsNamed) {
+    EXPECT_EQ(refusal_to_connect(peer(), failing_modify(0)),
+              choice.device + ": moving the queue pair to RTR failed: Invalid argument");
+    EXPECT_EQ(refusal_to_connect(peer(), failing_modify(1)),
+              choice.device + ": moving the queue pair to RTS failed: Invalid argument");
+}
+
+TEST_F(RdmaSetUp, ThePeersFactsAreChecked) {
+    const std::string nonsense = "the peer's queue pair makes no sense";
+    const auto with = [&](auto change) {
+        PeerFacts facts = peer();
+        change(facts);
+        return refusal_to_connect(facts);
+    };
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.slot_size = 0; }), nonsense);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.slot_size = 1 << 30; }), nonsense);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.depth = 1; }), nonsense);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.depth = UINT32_MAX; }), nonsense);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.mtu = 0; }), nonsense);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.qpn = UINT32_MAX; }), nonsense);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.psn = 1 << 24; }), nonsense);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.is_infiniband ^= 1; }),
+              "one side is on InfiniBand, the other on Ethernet");
+}
+
+TEST_F(RdmaSetUp, TheSmallerMtuAndSlotAreTaken) {
+    auto pair = QueuePair::create(choice, geometry);
+    ASSERT_TRUE(pair);
+    PeerFacts facts = peer();
+    facts.mtu = 1000;  // between two
+    facts.slot_size = 2048;
+    facts.depth = 9;
+    const auto connected = (*pair)->connect(facts);
+    ASSERT_TRUE(connected) << connected.error().text;
+    EXPECT_EQ((*pair)->mtu(), 512u);
+    EXPECT_EQ((*pair)->send_slot_size(), 2048u);
+    EXPECT_EQ((*pair)->peer_depth(), 9u);
+}
+
+}  // namespace
+}  // namespace caravan::net::rdma
+#endif

@@ -11,7 +11,7 @@ import time
 
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 import lab
-from lab import selftest, terminal
+from lab import demo, selftest, terminal
 
 
 def arguments():
@@ -20,9 +20,10 @@ def arguments():
     shell = commands.add_parser('shell', help='a shell in each machine; Ctrl-] goes from one to the other')
     run = commands.add_parser('run', help='run a command in machine a, and one in b if asked; exit code of a\'s')
     check = commands.add_parser('selftest', help='boot both, try ping, TCP and RDMA, and print what was measured')
+    show = commands.add_parser('demo', help='generate a text over RDMA')
     commands.add_parser('which', help='the kind of virtual machine that this computer can run, and why')
     commands.add_parser('kernel', help='build the User Mode Linux kernel, once: the fastest machines (./dev lab only)')
-    for parser_with_pair in (shell, run, check):
+    for parser_with_pair in (shell, run, check, show):
         parser_with_pair.add_argument('--mtu', type=int, default=4200, help='of the network [4200]')
         parser_with_pair.add_argument('--memory', type=int, default=1024, help='of each machine in MiB [1024]')
         parser_with_pair.add_argument('--no-rdma', choices=['a', 'b', 'both'], help='machine without RDMA device')
@@ -82,6 +83,8 @@ def main():
             return which()
         if options.command == 'selftest':
             return selftest.main(pair(options))
+        if options.command == 'demo':
+            return demo.main(pair(options))
         return {'shell': shell, 'run': run}[options.command](options)
     except lab.Unavailable as error:
         print(f'lab: {error}', file=sys.stderr)

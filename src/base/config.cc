@@ -17,7 +17,7 @@ int64_t env_integer(const char * name, int64_t fallback, int64_t low, int64_t hi
     int64_t value = 0;
     const auto [end, error] = std::from_chars(view.data(), view.data() + view.size(), value);
     if (error != std::errc() || end != view.data() + view.size() || value < low || value > high) {
-        log_warning("{}=\"{}\" is not a whole number from {} to {}: using {}", name, view, low, high, fallback);
+        log_warning("{}=\"{}\" is not a whole number from {} to {}: using the default", name, view, low, high);
         return fallback;
     }
     return value;

@@ -11,6 +11,7 @@
 #include <list>
 
 #include "base/log.h"
+#include "net/handshake.h"
 #include "server/control.h"
 #include "server/front_door.h"
 #include "server/worker_process.h"
@@ -126,7 +127,10 @@ void Supervisor::print_banner() const {
         text += std::format("  {} ({} MiB, {} MiB free)\n", device.text, device.memory_total >> 20,
                             device.memory_free >> 20);
     }
-    text += std::format("  transport      : {}\n", listeners_.front().endpoint.kind == net::Endpoint::Kind::tcp ? "TCP" : "unix socket");
+    const bool is_tcp = listeners_.front().endpoint.kind == net::Endpoint::Kind::tcp;
+    const bool may_upgrade = is_tcp && (net::own_extension().features & wire::feature_rdma) != 0;
+    text += std::format("  transport      : {}{}\n", is_tcp ? "TCP" : "unix socket",
+                        may_upgrade ? ", RDMA with clients that can" : "");
     text += std::format("  sessions       : at most {} at once\n", options_.max_sessions);
     std::fputs(text.c_str(), stdout);
     std::fflush(stdout);

@@ -32,7 +32,7 @@ std::vector<GidEntry> gids_of(ibv_context * context, uint8_t port) {
     std::vector<GidEntry> out;
     for (ssize_t i = 0; i < count; ++i) {
         const ibv_gid_entry & entry = table[static_cast<size_t>(i)];
-        if (entry.port_num != port) {
+        if (entry.port_num != port || entry.gid_index > UINT8_MAX) {  // an address vector holds 8 bits of index
             continue;
         }
         GidEntry found;

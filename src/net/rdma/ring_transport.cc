@@ -12,6 +12,7 @@
 #include <deque>
 #include <mutex>
 #include <optional>
+#include <utility>
 
 namespace caravan::net::rdma {
 namespace {
@@ -111,19 +112,28 @@ public:
     }
 
     Result<bool> wait(Interest interest, TimePoint deadline, microseconds spin) override {
-        const TimePoint spin_end = Clock::now() + spin;
-        do {
-            if (is_ready(interest)) {
-                return true;
-            }
-            ::sched_yield();
-        } while (Clock::now() < spin_end);
+        if (is_ready(interest)) {
+            return true;
+        }
+        if (spin.count() > 0) {
+            const TimePoint spin_end = Clock::now() + spin;
+            do {
+                ::sched_yield();
+                if (is_ready(interest)) {
+                    return true;
+                }
+            } while (Clock::now() < spin_end);
+        }
         for (;;) {
-            if (ibv_req_notify_cq(pair_->cq(), 0) != 0) {
-                return fail(Errc::io, "asking for completion events failed");
-            }
-            if (is_ready(interest)) {
-                return true;
+            // One event for each time of asking: what is asked for stays asked for until its event is taken.
+            if (!armed_) {
+                if (ibv_req_notify_cq(pair_->cq(), 0) != 0) {
+                    return fail(Errc::io, "asking for completion events failed");
+                }
+                armed_ = true;
+                if (is_ready(interest)) {
+                    return true;
+                }
             }
             const TimePoint slice = std::min(deadline, next_probe());
             std::array<pollfd, 3> fds{};
@@ -135,7 +145,7 @@ public:
                 return fail(Errc::io, "poll failed: {}", errno_text(errno));
             }
             if (fds[0].revents != 0) {
-                take_events();
+                take_event();
             }
             if (fds[1].revents != 0) {
                 hear_side_channel();
@@ -146,9 +156,14 @@ public:
                 }
                 return true;
             }
-            probe_if_silent();
+            if (ready == 0) {
+                probe_if_silent();
+            }
+            if (is_ready(interest)) {  // or broken
+                return true;
+            }
             if (ready == 0 && Clock::now() >= deadline) {
-                return is_ready(interest);
+                return false;
             }
         }
     }
@@ -230,7 +245,7 @@ private:
                 return_credits();
                 return;
             }
-            last_heard_ = Clock::now();
+            heard_ = true;
             for (const ibv_wc & completion : std::span(completions).first(static_cast<size_t>(count))) {
                 complete(completion);
             }
@@ -278,10 +293,11 @@ private:
         ready_.push_back({slot, bytes.subspan(sizeof header, header.length)});
     }
 
-    void take_events() {
+    void take_event() {
         ibv_cq * queue = nullptr;
         void * context = nullptr;
-        while (ibv_get_cq_event(pair_->channel(), &queue, &context) == 0) {
+        if (ibv_get_cq_event(pair_->channel(), &queue, &context) == 0) {
+            armed_ = false;
             if (++unacknowledged_ == ack_batch) {
                 ibv_ack_cq_events(pair_->cq(), unacknowledged_);
                 unacknowledged_ = 0;
@@ -303,11 +319,15 @@ private:
 
     TimePoint next_probe() {
         std::lock_guard lock(mutex_);
+        if (std::exchange(heard_, false)) {
+            last_heard_ = Clock::now();
+        }
         return probe_sent_ ? *probe_sent_ + probe_patience : last_heard_ + probe_after;
     }
 
     void probe_if_silent() {
         std::lock_guard lock(mutex_);
+        progress();
         const TimePoint now = Clock::now();
         if (probe_sent_ && now >= *probe_sent_ + probe_patience) {
             set_error(Errc::timed_out, "the RDMA connection is silent: the peer or the path to it has gone");
@@ -334,8 +354,10 @@ private:
     const uint32_t signal_every_;
     uint64_t posted_ = 0, completed_ = 0;  // sends; slot = number % depth
     std::deque<Arrived> ready_;
+    bool heard_ = false;  // since last_heard_ was set: the clock is read before sleeping only
     TimePoint last_heard_ = Clock::now();
     std::optional<TimePoint> probe_sent_;
+    bool armed_ = false;      // an event is asked for and not taken yet; waiting thread only
     unsigned unacknowledged_ = 0;  // completion events; waiting thread only
 };
 

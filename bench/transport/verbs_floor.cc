@@ -1,0 +1,252 @@
+// Round trips and an upload over bare verbs: the floor for Caravan's RDMA transport. Messages of 64 KB through
+// registered slots, no copies, no credits, several sends on their way; TCP only to exchange what the queue pairs need.
+// Waits as Caravan does: polls the completion queue for GGML_RPC_POLL_US with sched_yield, then sleeps for an event.
+#include <arpa/inet.h>
+#include <infiniband/verbs.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <span>
+
+#include "measure.h"
+
+namespace {
+
+constexpr size_t slot_size = 64 * 1024;
+constexpr uint32_t receive_slots = 64, send_slots = 16;
+constexpr uint32_t signal_every = 4;
+constexpr int gid_index = 1;  // ::ffff:IPv4 in the lab
+
+struct Facts {
+    uint32_t qpn, psn;
+    ibv_gid gid;
+};
+
+void need(bool ok, const char * what) {
+    if (!ok) {
+        measure::die(std::string(what) + " failed: " + std::strerror(errno));
+    }
+}
+
+// One connection; what it holds is the process's until it ends.
+class Line {
+public:
+    explicit Line(int socket) {
+        int count = 0;
+        ibv_device ** devices = ibv_get_device_list(&count);
+        need(devices != nullptr && count > 0, "finding a device");
+        ibv_context * context = ibv_open_device(devices[0]);
+        need(context != nullptr, "ibv_open_device");
+        ibv_pd * pd = ibv_alloc_pd(context);
+        const size_t size = slot_size * (receive_slots + send_slots);
+        memory_ = static_cast<char *>(std::aligned_alloc(4096, size));
+        std::memset(memory_, 'x', size);
+        mr_ = ibv_reg_mr(pd, memory_, size, IBV_ACCESS_LOCAL_WRITE);
+        need(mr_ != nullptr, "ibv_reg_mr");
+        channel_ = ibv_create_comp_channel(context);
+        cq_ = ibv_create_cq(context, 256, nullptr, channel_, 0);
+        ibv_qp_init_attr init{};
+        init.send_cq = init.recv_cq = cq_;
+        init.qp_type = IBV_QPT_RC;
+        init.cap = {.max_send_wr = send_slots, .max_recv_wr = receive_slots, .max_send_sge = 1, .max_recv_sge = 1,
+                    .max_inline_data = 256};
+        qp_ = ibv_create_qp(pd, &init);
+        need(qp_ != nullptr, "ibv_create_qp");
+        max_inline_ = init.cap.max_inline_data;
+        ibv_qp_attr to_init{};
+        to_init.qp_state = IBV_QPS_INIT;
+        to_init.port_num = 1;
+        need(ibv_modify_qp(qp_, &to_init, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS) == 0,
+             "to INIT");
+        Facts own{qp_->qp_num, 77, {}}, peer{};
+        ibv_query_gid(context, 1, gid_index, &own.gid);
+        for (uint32_t i = 0; i < receive_slots; ++i) {
+            post_receive(i);
+        }
+        need(::send(socket, &own, sizeof own, 0) == sizeof own, "send");
+        need(::recv(socket, &peer, sizeof peer, MSG_WAITALL) == sizeof peer, "receive");
+        ibv_port_attr port{};
+        ibv_query_port(context, 1, &port);
+        ibv_qp_attr rtr{};
+        rtr.qp_state = IBV_QPS_RTR;
+        rtr.path_mtu = port.active_mtu;
+        rtr.dest_qp_num = peer.qpn;
+        rtr.rq_psn = peer.psn;
+        rtr.max_dest_rd_atomic = 1;
+        rtr.min_rnr_timer = 1;
+        rtr.ah_attr.port_num = 1;
+        rtr.ah_attr.is_global = 1;
+        rtr.ah_attr.grh.dgid = peer.gid;
+        rtr.ah_attr.grh.sgid_index = gid_index;
+        rtr.ah_attr.grh.hop_limit = 64;
+        need(ibv_modify_qp(qp_, &rtr, IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
+                                          IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER) == 0,
+             "to RTR");
+        ibv_qp_attr rts{};
+        rts.qp_state = IBV_QPS_RTS;
+        rts.sq_psn = own.psn;
+        rts.timeout = 14;
+        rts.retry_cnt = 6;
+        rts.rnr_retry = 7;
+        rts.max_rd_atomic = 1;
+        need(ibv_modify_qp(qp_, &rts, IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
+                                          IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC) == 0,
+             "to RTS");
+        char ready = 1;  // both are in RTS
+        need(::send(socket, &ready, 1, 0) == 1 && ::recv(socket, &ready, 1, MSG_WAITALL) == 1, "exchange");
+    }
+
+    // The data's place is the slots: what a program would have put there by itself.
+    void send(const void * data, size_t size) {
+        if (size <= max_inline_) {
+            while (posted_ - completed_ >= send_slots) {
+                wait();
+            }
+            std::memcpy(send_slot(), data, size);
+        }
+        post_all(size);
+    }
+    void receive(void * data, size_t size) {
+        while (size > 0) {
+            while (arrived_.empty()) {
+                wait();
+            }
+            const ibv_wc message = arrived_.front();
+            arrived_.erase(arrived_.begin());
+            if (size <= 256) {
+                std::memcpy(data, memory_ + slot_size * message.wr_id, size);
+            }
+            size -= std::min<size_t>(size, message.byte_len);
+            post_receive(static_cast<uint32_t>(message.wr_id));
+        }
+    }
+    void upload(uint64_t size) { post_all(size); }
+    void take_upload(uint64_t size) {
+        char ignored[256];
+        for (; size > slot_size; size -= slot_size) {
+            receive(ignored, slot_size);
+        }
+        receive(ignored, size);
+    }
+
+private:
+    static constexpr uint64_t send_tag = uint64_t{1} << 63;
+
+    char * send_slot() { return memory_ + slot_size * (receive_slots + posted_ % send_slots); }
+
+    void post_all(uint64_t size) {
+        while (size > 0) {
+            while (posted_ - completed_ >= send_slots) {
+                wait();
+            }
+            const auto length = static_cast<uint32_t>(std::min<uint64_t>(size, slot_size));
+            ibv_sge sge{reinterpret_cast<uint64_t>(send_slot()), length, mr_->lkey};
+            ibv_send_wr request{}, * bad = nullptr;
+            request.wr_id = send_tag | ++posted_;
+            request.sg_list = &sge;
+            request.num_sge = 1;
+            request.opcode = IBV_WR_SEND;
+            if (length <= max_inline_) {
+                request.send_flags |= IBV_SEND_INLINE;
+            }
+            if (posted_ % signal_every == 0) {
+                request.send_flags |= IBV_SEND_SIGNALED;
+            }
+            need(ibv_post_send(qp_, &request, &bad) == 0, "ibv_post_send");
+            size -= length;
+        }
+    }
+
+    void post_receive(uint32_t slot) {
+        ibv_sge sge{reinterpret_cast<uint64_t>(memory_ + slot_size * slot), slot_size, mr_->lkey};
+        ibv_recv_wr request{}, * bad = nullptr;
+        request.wr_id = slot;
+        request.sg_list = &sge;
+        request.num_sge = 1;
+        need(ibv_post_recv(qp_, &request, &bad) == 0, "ibv_post_recv");
+    }
+
+    bool poll() {
+        ibv_wc completions[16];
+        const int count = ibv_poll_cq(cq_, 16, completions);
+        for (const ibv_wc & completion : std::span(completions).first(static_cast<size_t>(std::max(count, 0)))) {
+            if (completion.status != IBV_WC_SUCCESS) {
+                measure::die(ibv_wc_status_str(completion.status));
+            }
+            if ((completion.wr_id & send_tag) != 0) {
+                completed_ = completion.wr_id & ~send_tag;
+            } else {
+                arrived_.push_back(completion);
+            }
+        }
+        return count > 0;
+    }
+
+    // Until something has completed.
+    void wait() {
+        const auto spin_end = measure::Clock::now() + measure::spin;
+        do {
+            if (poll()) {
+                return;
+            }
+            ::sched_yield();
+        } while (measure::Clock::now() < spin_end);
+        for (;;) {
+            ibv_req_notify_cq(cq_, 0);
+            if (poll()) {
+                return;
+            }
+            ibv_cq * queue = nullptr;
+            void * context = nullptr;
+            need(ibv_get_cq_event(channel_, &queue, &context) == 0, "ibv_get_cq_event");
+            ibv_ack_cq_events(queue, 1);
+        }
+    }
+
+    char * memory_ = nullptr;
+    ibv_mr * mr_ = nullptr;
+    ibv_comp_channel * channel_ = nullptr;
+    ibv_cq * cq_ = nullptr;
+    ibv_qp * qp_ = nullptr;
+    uint32_t max_inline_ = 0;
+    uint64_t posted_ = 0, completed_ = 0;
+    std::vector<ibv_wc> arrived_;
+};
+
+}  // namespace
+
+int main(int argc, char ** argv) {
+    const std::string_view mode = argc > 1 ? argv[1] : "";
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+    const int on = 1;
+    ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (mode == "serve" && argc == 3) {
+        address.sin_port = htons(static_cast<uint16_t>(std::atoi(argv[2])));
+        need(::bind(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0 && ::listen(fd, 4) == 0, "listen");
+        std::puts("ready");
+        std::fflush(stdout);
+        for (;;) {
+            const int client = ::accept(fd, nullptr, nullptr);
+            if (::fork() == 0) {  // a process for each: nothing is left over
+                Line line(client);
+                measure::answer(line);
+                char byte;
+                [[maybe_unused]] auto end = ::recv(client, &byte, 1, 0);  // the last answer has arrived
+                std::_Exit(0);
+            }
+            ::close(client);
+        }
+    }
+    if (mode == "connect" && argc == 5) {
+        address.sin_port = htons(static_cast<uint16_t>(std::atoi(argv[3])));
+        ::inet_pton(AF_INET, argv[2], &address.sin_addr);
+        need(::connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0, "connect");
+        Line line(fd);
+        measure::measure(line, static_cast<uint64_t>(std::atoi(argv[4])));
+        return 0;
+    }
+    measure::die("usage: verbs-floor serve PORT | connect IPV4 PORT MB");
+}

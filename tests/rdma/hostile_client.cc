@@ -1,0 +1,177 @@
+// A client that changes to RDMA as it should and then does one wrong thing. Prints "activated", then "closed by the
+// server" when its session has ended; exit code 1 if that does not happen within 20 s.
+//
+//   rdma-hostile HOST PORT oversized|empty|length|credits|kind|flood|tcp|lie|facts
+#include <poll.h>
+#include <sched.h>
+#include <sys/socket.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+
+#include "net/exact_io.h"
+#include "net/handshake.h"
+#include "net/rdma/queue_pair.h"
+#include "net/socket.h"
+
+using namespace caravan;
+using net::rdma::PeerFacts;
+using net::rdma::QueuePair;
+
+namespace {
+
+constexpr uint64_t token = 0x4e454b4f54414d44;  // upgrade.cc's
+constexpr uint32_t more_than_credits = 24;      // every slot of the server; a client may use 18
+
+struct MessageHeader {  // ring_transport.cc's
+    uint32_t length;
+    uint16_t credits, kind;
+};
+
+template <class T>
+T need(Result<T> result) {
+    if (!result) {
+        std::fprintf(stderr, "%s\n", result.error().text.c_str());
+        std::exit(2);
+    }
+    if constexpr (!std::is_void_v<T>) {
+        return std::move(*result);
+    }
+}
+
+TimePoint soon() { return Clock::now() + seconds(20); }
+
+template <class T>
+void send(int socket, wire::Command command, const T & payload) {
+    std::byte bytes[sizeof(wire::RequestHeader) + sizeof payload];
+    store(bytes, wire::RequestHeader{command, sizeof payload});
+    store(bytes + sizeof(wire::RequestHeader), payload);
+    need(net::send_exact(socket, bytes, soon()));
+}
+
+template <class T>
+T hear(int socket) {
+    std::byte bytes[sizeof(uint64_t) + sizeof(T)];
+    need(net::receive_exact(socket, bytes, soon()));
+    return load<T>(bytes + sizeof(uint64_t));
+}
+
+// Sends what lies in send slot `slot` and after it; `size` 0: a message of nothing.
+void post(QueuePair & pair, uint32_t slot, uint32_t size) {
+    ibv_sge sge{reinterpret_cast<uint64_t>(pair.send_slot(slot).data()), size, pair.lkey()};
+    ibv_send_wr request{}, * bad = nullptr;
+    request.wr_id = 1000 + slot;
+    request.sg_list = &sge;
+    request.num_sge = size > 0 ? 1 : 0;
+    request.opcode = IBV_WR_SEND;
+    request.send_flags = IBV_SEND_SIGNALED | IBV_SEND_SOLICITED;
+    if (ibv_post_send(pair.qp(), &request, &bad) != 0) {
+        std::perror("ibv_post_send");
+    }
+}
+
+void post_message(QueuePair & pair, uint32_t slot, MessageHeader header, uint32_t size) {
+    store(pair.send_slot(slot).data(), header);
+    post(pair, slot, size);
+}
+
+void await_token(QueuePair & pair) {
+    for (const TimePoint deadline = soon(); Clock::now() < deadline; ::sched_yield()) {
+        ibv_wc completion{};
+        if (ibv_poll_cq(pair.cq(), 1, &completion) > 0 && completion.wr_id < pair.geometry().depth) {
+            return;
+        }
+    }
+    std::exit(2);
+}
+
+void attack(std::string_view what, QueuePair & pair, int socket) {
+    // The beginning of a long command: the server waits for the rest.
+    store(pair.send_slot(0).data() + sizeof(MessageHeader),
+          wire::RequestHeader{wire::Command::graph_compute, 1 << 20});
+    if (what == "oversized") {
+        post_message(pair, 0, {2 * 64 * 1024 - sizeof(MessageHeader), 0, 0}, 2 * 64 * 1024);
+    } else if (what == "empty") {
+        post(pair, 0, 0);
+    } else if (what == "length") {
+        post_message(pair, 0, {60000, 0, 0}, 100);
+    } else if (what == "credits") {
+        post_message(pair, 0, {16, 5000, 0}, 24);
+    } else if (what == "kind") {
+        post_message(pair, 0, {0, 0, 7}, 8);
+    } else if (what == "tcp") {
+        const char garbage[] = "GET / HTTP/1.1\r\n\r\n";
+        ::send(socket, garbage, sizeof garbage, 0);
+    } else if (what == "flood") {
+        std::getchar();  // until the test has stopped the server's worker
+        for (uint32_t i = 0; i < more_than_credits; ++i) {
+            post_message(pair, i, {16, 0, 0}, 24);
+        }
+        std::puts("flooded");
+        std::fflush(stdout);
+    }
+}
+
+bool is_closed(int socket) {
+    for (;;) {
+        pollfd wait{socket, POLLIN, 0};
+        if (::poll(&wait, 1, 20000) <= 0) {
+            return false;
+        }
+        char data[256];
+        if (::recv(socket, data, sizeof data, MSG_DONTWAIT) <= 0) {
+            return true;
+        }
+    }
+}
+
+}  // namespace
+
+int main(int argc, char ** argv) {
+    if (argc != 4) {
+        return 2;
+    }
+    const std::string_view what = argv[3];
+    const UniqueFd socket = need(net::connect_socket(
+        {.host = argv[1], .port = static_cast<uint16_t>(std::atoi(argv[2])), .path = {}}, soon()));
+    send(socket.get(), wire::Command::hello, net::own_extension());
+    hear<wire::HelloAnswer>(socket.get());
+
+    const auto wish = net::rdma::wish_from_environment(socket.get());
+    const auto choice = need(net::rdma::choose(net::rdma::scan_ports(), wish));
+    const auto pair = need(QueuePair::create(choice, {}));
+    PeerFacts facts = pair->facts();
+    if (what == "facts") {
+        facts.depth = UINT32_MAX;
+    }
+    send(socket.get(), wire::command_rdma_offer, facts);
+    const auto answer = hear<wire::RdmaAnswer>(socket.get());
+    if (what == "facts") {
+        std::printf("accepted %d: %.*s\n", answer.accepted, static_cast<int>(sizeof answer.reason), answer.reason);
+        return answer.accepted;
+    }
+    need(pair->connect(load<PeerFacts>(answer.queue_pair)));
+    if (what != "lie") {
+        store(pair->send_slot(0).data(), token);
+        post(*pair, 0, sizeof token);
+        await_token(*pair);
+    }
+    send(socket.get(), wire::command_rdma_verdict, wire::RdmaVerdict{1});
+    if (what == "lie") {
+        store(pair->send_slot(0).data() + sizeof(MessageHeader), wire::RequestHeader{wire::Command{255}, 0});
+        post_message(*pair, 0, {9, 0, 0}, 17);  // the message that is no token
+    }
+    std::puts("activated");
+    std::fflush(stdout);
+    attack(what, *pair, socket.get());
+    if (what == "lie") {
+        return 0;
+    }
+    if (!is_closed(socket.get())) {
+        std::puts("the server goes on");
+        return 1;
+    }
+    std::puts("closed by the server");
+    return 0;
+}

@@ -1,0 +1,116 @@
+"""A long upload of weights over RDMA, whole and broken off in the middle. Nothing may hang."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import conftest
+from conftest import PORT, ROOT, Lab, not_emulated
+
+EP = f'10.77.0.1:{PORT}'
+BOUND = 20  # seconds from the fault to the end of the client
+pytestmark = not_emulated
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    """200 MB of random weights."""
+    file = tmp_path_factory.mktemp('upload') / 'upload.gguf'
+    subprocess.run([sys.executable, ROOT / 'tests/models/make_models.py', '--bench', '--out', file, '--layers', '4',
+                    '--d', '1024', '--heads', '16', '--kv-heads', '8', '--ff', '8192', '--vocab', '32000',
+                    '--type', 'q8_0'], check=True, stdout=subprocess.DEVNULL)
+    yield file
+    file.unlink()
+
+
+@pytest.fixture
+def rig(model):
+    """Machines of one's own: these tests break them."""
+    with conftest.machines() as pair:
+        os.link(model, pair.shared / 'upload.gguf')
+        yield Lab(pair)
+
+
+def workers_left(rig, count):
+    rig.server_machine.run(f'for i in $(seq 300); do [ "$(pgrep -fc [w]orker-control)" = {count} ] && exit 0; '
+                           'sleep .1; done; pgrep -fa [w]orker-control; exit 1', check=True, timeout=60)
+
+
+def sent(rig):
+    return rig.client_machine.counters()['sent_bytes']
+
+
+def start(rig):
+    return rig.client_machine.start(f'exec /usr/bin/llama-bench -m {rig.pair.shared}/upload.gguf -t 1 -ngl 99 -p 0 -n 2 '
+                                    f'-r 1 --no-warmup -v --rpc {EP}',
+                                    env=rig.environment(GGML_RPC_TIMEOUT_S='10', GGML_RPC_CONNECT_TIMEOUT_S='3'))
+
+
+def uploading(rig):
+    """A client in the middle of its upload."""
+    before, client = sent(rig), start(rig)
+    deadline = time.monotonic() + 60
+    while sent(rig) < before + 30_000_000:
+        assert time.monotonic() < deadline and client.returncode is None, client.output()[-2000:]
+    assert sent(rig) < before + 150_000_000, 'too late for a fault in the middle'
+    return client
+
+
+def ends_well(client):
+    code = client.wait(BOUND)
+    assert code != 0, 'it cannot have succeeded'
+    assert code > 0, f'died of signal {-code}: {client.output()[-2000:]}'
+    assert f'RPC server {EP} is lost' in client.output()
+
+
+def test_whole(rig, model):
+    rig.server()
+    before = sent(rig)
+    client = start(rig)
+    assert client.wait(60) == 0, client.output()[-2000:]
+    assert sent(rig) - before > model.stat().st_size * 0.8
+    workers_left(rig, 1)
+
+
+@pytest.mark.parametrize('side', ['a', 'b'])
+def test_link_down(rig, side):
+    rig.server()
+    client = uploading(rig)
+    getattr(rig.pair, side).link(False)
+    ends_well(client)
+    if side == 'b':  # and the server's session too: it finds out by asking
+        workers_left(rig, 1)
+
+
+def test_lossy_network(rig):
+    """One packet of 500 is lost: it takes longer, no more."""
+    rig.server()
+    client = uploading(rig)
+    rig.client_machine.run('tc qdisc add dev eth0 root netem loss 0.2%', check=True)
+    assert client.wait(60) == 0, client.output()[-2000:]
+
+
+def test_client_killed(rig):
+    rig.server()
+    client = uploading(rig)
+    client.kill(signal.SIGKILL)
+    client.wait()
+    workers_left(rig, 1)
+    assert start(rig).wait(60) == 0, 'the server serves the next one'
+
+
+def test_client_machine_killed(rig):
+    rig.server()
+    uploading(rig)
+    rig.client_machine.kill()
+    workers_left(rig, 1)
+
+
+def test_server_killed(rig):
+    server = rig.server()
+    client = uploading(rig)
+    server.kill(signal.SIGKILL)
+    ends_well(client)

@@ -5,6 +5,8 @@ import pytest
 
 from conftest import BIN, PORT, not_emulated
 
+pytestmark = not_emulated
+
 EP = f'10.77.0.1:{PORT}'
 HOSTILE = BIN / 'rdma-hostile'
 UNIT = BIN / 'unit-tests'

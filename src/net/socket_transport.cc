@@ -1,4 +1,3 @@
-#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/socket.h>
@@ -8,6 +7,7 @@
 #include <cerrno>
 
 #include "net/transport.h"
+#include "net/waker.h"
 
 namespace caravan::net {
 namespace {
@@ -22,11 +22,8 @@ bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK || 
 
 class SocketTransport final : public Transport {
 public:
-    SocketTransport(UniqueFd socket, UniqueFd wake_read, UniqueFd wake_write, bool is_unix)
-        : socket_(std::move(socket)),
-          wake_read_(std::move(wake_read)),
-          wake_write_(std::move(wake_write)),
-          is_unix_(is_unix) {}
+    SocketTransport(UniqueFd socket, Waker waker, bool is_unix)
+        : socket_(std::move(socket)), waker_(std::move(waker)), is_unix_(is_unix) {}
 
     Result<size_t> send(std::span<const ConstBytes> parts) override {
         std::array<iovec, max_parts> vectors;
@@ -67,7 +64,7 @@ public:
         std::array<pollfd, 2> fds{};
         fds[0].fd = socket_.get();
         fds[0].events = static_cast<short>((interest.read ? POLLIN : 0) | (interest.write ? POLLOUT : 0));
-        fds[1].fd = wake_read_.get();
+        fds[1].fd = waker_.fd();
         fds[1].events = POLLIN;
         const TimePoint spin_end = spin.count() > 0 ? Clock::now() + spin : TimePoint::min();
         for (;;) {
@@ -87,17 +84,12 @@ public:
             }
         }
         if (fds[1].revents != 0) {
-            char drained[64];
-            while (::read(wake_read_.get(), drained, sizeof drained) > 0) {
-            }
+            waker_.clear();
         }
         return true;
     }
 
-    void wake() override {
-        const char byte = 1;
-        [[maybe_unused]] const ssize_t ignored = ::write(wake_write_.get(), &byte, 1);
-    }
+    void wake() override { waker_.wake(); }
 
     std::string_view kind() const override { return is_unix_ ? "unix" : "tcp"; }
 
@@ -116,27 +108,21 @@ private:
     }
 
     UniqueFd socket_;
-    UniqueFd wake_read_, wake_write_;
+    Waker waker_;
     bool is_unix_;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket) {
-    int ends[2];
-    if (::pipe(ends) != 0) {
-        return fail(Errc::io, "cannot make a pipe: {}", errno_text(errno));
-    }
-    UniqueFd read_end(ends[0]), write_end(ends[1]);
-    for (const int fd : ends) {
-        ::fcntl(fd, F_SETFD, FD_CLOEXEC);
-        ::fcntl(fd, F_SETFL, O_NONBLOCK);
+    auto waker = Waker::make();
+    if (!waker) {
+        return std::unexpected(waker.error());
     }
     sockaddr_storage address{};
     socklen_t length = sizeof address;
     ::getsockname(socket.get(), reinterpret_cast<sockaddr *>(&address), &length);
-    return std::make_unique<SocketTransport>(std::move(socket), std::move(read_end), std::move(write_end),
-                                             address.ss_family == AF_UNIX);
+    return std::make_unique<SocketTransport>(std::move(socket), std::move(*waker), address.ss_family == AF_UNIX);
 }
 
 }  // namespace caravan::net

@@ -1,4 +1,5 @@
 #include "net/rdma/ring_transport.h"
+#include "net/waker.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -37,11 +38,10 @@ constexpr uint64_t probe_tag = uint64_t{1} << 62;
 
 class RingTransport final : public Transport {
 public:
-    RingTransport(std::unique_ptr<QueuePair> pair, UniqueFd socket, UniqueFd wake_read, UniqueFd wake_write)
+    RingTransport(std::unique_ptr<QueuePair> pair, UniqueFd socket, Waker waker)
         : pair_(std::move(pair)),
           socket_(std::move(socket)),
-          wake_read_(std::move(wake_read)),
-          wake_write_(std::move(wake_write)),
+          waker_(std::move(waker)),
           depth_(pair_->geometry().depth),
           credits_(pair_->peer_depth() - reserved_slots),
           owed_limit_(std::max(1u, (depth_ - reserved_slots) / credit_share)),
@@ -139,7 +139,7 @@ public:
             std::array<pollfd, 3> fds{};
             fds[0] = {pair_->channel()->fd, POLLIN, 0};
             fds[1] = {socket_.get(), POLLIN, 0};
-            fds[2] = {wake_read_.get(), POLLIN, 0};
+            fds[2] = {waker_.fd(), POLLIN, 0};
             const int ready = ::poll(fds.data(), fds.size(), poll_timeout_ms(slice));
             if (ready < 0 && errno != EINTR) {
                 return fail(Errc::io, "poll failed: {}", errno_text(errno));
@@ -151,9 +151,7 @@ public:
                 hear_side_channel();
             }
             if (fds[2].revents != 0) {
-                char drained[64];
-                while (::read(wake_read_.get(), drained, sizeof drained) > 0) {
-                }
+                waker_.clear();
                 return true;
             }
             if (ready == 0) {
@@ -168,10 +166,7 @@ public:
         }
     }
 
-    void wake() override {
-        const char byte = 1;
-        [[maybe_unused]] const ssize_t ignored = ::write(wake_write_.get(), &byte, 1);
-    }
+    void wake() override { waker_.wake(); }
 
     std::string_view kind() const override { return "rdma"; }
 
@@ -343,7 +338,7 @@ private:
 
     const std::unique_ptr<QueuePair> pair_;
     const UniqueFd socket_;
-    const UniqueFd wake_read_, wake_write_;
+    const Waker waker_;
     const uint32_t depth_;
 
     std::mutex mutex_;  // a waiting thread completes what another one sends and receives
@@ -364,21 +359,15 @@ private:
 }  // namespace
 
 Result<std::unique_ptr<Transport>> make_ring_transport(std::unique_ptr<QueuePair> pair, UniqueFd socket) {
-    int ends[2];
-    if (::pipe(ends) != 0) {
-        return fail(Errc::io, "cannot make a pipe: {}", errno_text(errno));
-    }
-    UniqueFd read_end(ends[0]), write_end(ends[1]);
-    for (const int fd : ends) {
-        ::fcntl(fd, F_SETFD, FD_CLOEXEC);
-        ::fcntl(fd, F_SETFL, O_NONBLOCK);
+    auto waker = Waker::make();
+    if (!waker) {
+        return std::unexpected(waker.error());
     }
     ::fcntl(pair->channel()->fd, F_SETFL, ::fcntl(pair->channel()->fd, F_GETFL) | O_NONBLOCK);
     if (pair->peer_depth() <= reserved_slots || pair->geometry().depth <= reserved_slots) {
         return fail(Errc::protocol, "rings of less than {} slots", reserved_slots + 1);
     }
-    return std::make_unique<RingTransport>(std::move(pair), std::move(socket), std::move(read_end),
-                                           std::move(write_end));
+    return std::make_unique<RingTransport>(std::move(pair), std::move(socket), std::move(*waker));
 }
 
 }  // namespace caravan::net::rdma

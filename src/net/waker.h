@@ -1,0 +1,23 @@
+// Ends another thread's poll: a pipe with nothing in it but the wish to wake.
+#pragma once
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace caravan::net {
+
+class Waker {
+public:
+    static Result<Waker> make();
+
+    int fd() const { return read_end_.get(); }  // readable after wake(), until clear()
+    void wake() const;                          // any thread, never blocks
+    void clear() const;
+
+private:
+    Waker(UniqueFd read_end, UniqueFd write_end) : read_end_(std::move(read_end)), write_end_(std::move(write_end)) {}
+
+    UniqueFd read_end_, write_end_;
+};
+
+}  // namespace caravan::net

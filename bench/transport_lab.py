@@ -18,6 +18,8 @@ import lab
 BIN = pathlib.Path(os.environ.get('CARAVAN_BIN', ROOT / 'build' / 'bin'))
 MODEL = ROOT / 'models' / 'scribe-5m-q8_0.gguf'
 SIZES = {'64': '64 B', str(6 << 10): '6 KB', str(600 << 10): '600 KB'}
+WAYS = {'copies': 'copied through slots on both sides', 'registers': 'sent from pages registered for it, copied there',
+        'writes': 'from pages registered for it, RDMA WRITE to its place'}
 LINES = {  # name: (program, port, GGML_RPC_TRANSPORT)
     'verbs': ('verbs-floor', 7001, None),
     'tcp': ('tcp-floor', 7002, None),
@@ -101,6 +103,10 @@ def main():
             report(f'round trip {what}', key, 'µs', floor, ours,
                    1.3 if floor == 'verbs' and key != str(600 << 10) else None)
         report(f'upload {options.megabytes} MB', 'upload', 'MB/s', floor, ours, 0.8 if floor == 'verbs' else None)
+    print('\n| upload from the caller\'s memory to its place, bare verbs | MB/s | of the floor |\n|---|---|---|')
+    for way, what in WAYS.items():
+        ratio = statistics.median(row['verbs'][way] / row['verbs']['upload'] for row in rows)
+        print(f'| {what} | {median(rows, "verbs", way):.0f} | {ratio:.2f} |')
     print('\n| llama-bench | tokens/s | sends per token, to the server | from the server |\n|---|---|---|---|')
     for transport in ('rdma', 'tcp'):
         rate, there, back = (median(rows, 'tokens', transport, i) for i in range(3))

@@ -70,8 +70,9 @@ void measure(Line & line, uint64_t megabytes) {
     std::printf("upload %.1f\n", static_cast<double>(plan.size) / 1e6 / seconds);
 }
 
+// Returns the size of the upload.
 template <class Line>
-void answer(Line & line) {
+uint64_t answer(Line & line) {
     std::vector<char> data(steps[2].size);
     for (;;) {
         Plan plan{};
@@ -83,7 +84,7 @@ void answer(Line & line) {
         if (plan.count == 0) {
             line.take_upload(plan.size);
             line.send(&plan.size, sizeof plan.size);
-            return;
+            return plan.size;
         }
     }
 }

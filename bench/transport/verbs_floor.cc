@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <deque>
 #include <span>
 
 #include "measure.h"
@@ -38,11 +39,11 @@ public:
         need(devices != nullptr && count > 0, "finding a device");
         ibv_context * context = ibv_open_device(devices[0]);
         need(context != nullptr, "ibv_open_device");
-        ibv_pd * pd = ibv_alloc_pd(context);
+        pd_ = ibv_alloc_pd(context);
         const size_t size = slot_size * (receive_slots + send_slots);
         memory_ = static_cast<char *>(std::aligned_alloc(4096, size));
         std::memset(memory_, 'x', size);
-        mr_ = ibv_reg_mr(pd, memory_, size, IBV_ACCESS_LOCAL_WRITE);
+        mr_ = ibv_reg_mr(pd_, memory_, size, IBV_ACCESS_LOCAL_WRITE);
         need(mr_ != nullptr, "ibv_reg_mr");
         channel_ = ibv_create_comp_channel(context);
         cq_ = ibv_create_cq(context, 256, nullptr, channel_, 0);
@@ -51,12 +52,13 @@ public:
         init.qp_type = IBV_QPT_RC;
         init.cap = {.max_send_wr = send_slots, .max_recv_wr = receive_slots, .max_send_sge = 1, .max_recv_sge = 1,
                     .max_inline_data = 256};
-        qp_ = ibv_create_qp(pd, &init);
+        qp_ = ibv_create_qp(pd_, &init);
         need(qp_ != nullptr, "ibv_create_qp");
         max_inline_ = init.cap.max_inline_data;
         ibv_qp_attr to_init{};
         to_init.qp_state = IBV_QPS_INIT;
         to_init.port_num = 1;
+        to_init.qp_access_flags = IBV_ACCESS_REMOTE_WRITE;
         need(ibv_modify_qp(qp_, &to_init, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS) == 0,
              "to INIT");
         Facts own{qp_->qp_num, 77, {}}, peer{};
@@ -122,6 +124,58 @@ public:
         }
     }
     void upload(uint64_t size) { post_all(size); }
+
+    // The same from memory of the caller's, in pieces of measure::piece. copies: through the slots; registers: each
+    // piece is registered for as long as it is on its way, and sent from where it is; writes: so registered, and
+    // written to its place at the peer.
+    void upload_from(const char * source, uint64_t size, std::string_view way, uint64_t peer_address, uint32_t peer_key) {
+        for (uint64_t done = 0; done < size; done += measure::piece) {
+            if (way == "copies") {
+                for (uint64_t at = 0; at < measure::piece; at += slot_size) {
+                    while (posted_ - completed_ >= send_slots) {
+                        wait();
+                    }
+                    std::memcpy(send_slot(), source + done + at, slot_size);
+                    post(send_slot(), slot_size, mr_->lkey);
+                }
+                continue;
+            }
+            ibv_mr * piece = ibv_reg_mr(pd_, const_cast<char *>(source + done), measure::piece, 0);
+            need(piece != nullptr, "ibv_reg_mr");
+            const uint32_t step = way == "writes" ? measure::piece : slot_size;
+            for (uint64_t at = 0; at < measure::piece; at += step) {
+                while (posted_ - completed_ >= send_slots) {
+                    wait();
+                }
+                post(const_cast<char *>(source + done + at), step, piece->lkey,
+                     way == "writes" ? peer_address + done : 0, peer_key);
+            }
+            pieces_.push_back({posted_, piece});
+            while (pieces_.size() > pieces_in_flight) {
+                release_first_piece();
+            }
+        }
+        while (!pieces_.empty()) {
+            release_first_piece();
+        }
+    }
+    void take_upload_into(char * place, uint64_t size) {
+        for (uint64_t done = 0; done < size;) {
+            while (arrived_.empty()) {
+                wait();
+            }
+            const ibv_wc message = arrived_.front();
+            arrived_.erase(arrived_.begin());
+            std::memcpy(place + done, memory_ + slot_size * message.wr_id, message.byte_len);
+            done += message.byte_len;
+            post_receive(static_cast<uint32_t>(message.wr_id));
+        }
+    }
+    ibv_mr * register_memory(void * memory, size_t size) {
+        ibv_mr * mr = ibv_reg_mr(pd_, memory, size, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
+        need(mr != nullptr, "ibv_reg_mr");
+        return mr;
+    }
     void take_upload(uint64_t size) {
         char ignored[256];
         for (; size > slot_size; size -= slot_size) {
@@ -141,21 +195,36 @@ private:
                 wait();
             }
             const auto length = static_cast<uint32_t>(std::min<uint64_t>(size, slot_size));
-            ibv_sge sge{reinterpret_cast<uint64_t>(send_slot()), length, mr_->lkey};
-            ibv_send_wr request{}, * bad = nullptr;
-            request.wr_id = send_tag | ++posted_;
-            request.sg_list = &sge;
-            request.num_sge = 1;
-            request.opcode = IBV_WR_SEND;
-            if (length <= max_inline_) {
-                request.send_flags |= IBV_SEND_INLINE;
-            }
-            if (posted_ % signal_every == 0) {
-                request.send_flags |= IBV_SEND_SIGNALED;
-            }
-            need(ibv_post_send(qp_, &request, &bad) == 0, "ibv_post_send");
+            post(send_slot(), length, mr_->lkey);
             size -= length;
         }
+    }
+
+    // A send, or an RDMA WRITE to `remote` at the peer.
+    void post(char * data, uint32_t length, uint32_t key, uint64_t remote = 0, uint32_t remote_key = 0) {
+        ibv_sge sge{reinterpret_cast<uint64_t>(data), length, key};
+        ibv_send_wr request{}, * bad = nullptr;
+        request.wr_id = send_tag | ++posted_;
+        request.sg_list = &sge;
+        request.num_sge = 1;
+        request.opcode = remote == 0 ? IBV_WR_SEND : IBV_WR_RDMA_WRITE;
+        request.wr.rdma.remote_addr = remote;
+        request.wr.rdma.rkey = remote_key;
+        if (length <= max_inline_) {
+            request.send_flags |= IBV_SEND_INLINE;
+        }
+        if (key != mr_->lkey || posted_ % signal_every == 0) {  // a piece is released after its last one
+            request.send_flags |= IBV_SEND_SIGNALED;
+        }
+        need(ibv_post_send(qp_, &request, &bad) == 0, "ibv_post_send");
+    }
+
+    void release_first_piece() {
+        while (completed_ < pieces_.front().last) {
+            wait();
+        }
+        ibv_dereg_mr(pieces_.front().mr);
+        pieces_.pop_front();
     }
 
     void post_receive(uint32_t slot) {
@@ -204,6 +273,14 @@ private:
         }
     }
 
+    struct Piece {
+        uint64_t last;  // its last message
+        ibv_mr * mr;
+    };
+    static constexpr size_t pieces_in_flight = 4;
+
+    std::deque<Piece> pieces_;
+    ibv_pd * pd_ = nullptr;
     char * memory_ = nullptr;
     ibv_mr * mr_ = nullptr;
     ibv_comp_channel * channel_ = nullptr;
@@ -213,6 +290,50 @@ private:
     uint64_t posted_ = 0, completed_ = 0;
     std::vector<ibv_wc> arrived_;
 };
+
+// How to bring a caller's memory to its place at the peer, three ways, over a connection of its own each.
+constexpr std::string_view ways[] = {"copies", "registers", "writes"};
+
+struct Place {
+    uint64_t address;
+    uint32_t key;
+};
+
+char * fresh_memory(uint64_t size) {
+    char * memory = static_cast<char *>(std::aligned_alloc(4096, size));
+    std::memset(memory, 'y', size);  // of both sides alike: pages that are there
+    return memory;
+}
+
+void send_ways(Line & line, uint64_t size) {
+    char * source = fresh_memory(size);
+    for (const std::string_view way : ways) {
+        Place place{};
+        line.receive(&place, sizeof place);
+        const auto begin = measure::Clock::now();
+        line.upload_from(source, size, way, place.address, place.key);
+        char done = 'd';
+        line.send(&done, 1);
+        line.receive(&done, 1);
+        const double seconds = std::chrono::duration<double>(measure::Clock::now() - begin).count();
+        std::printf("%s %.1f\n", std::string(way).c_str(), static_cast<double>(size) / 1e6 / seconds);
+    }
+}
+
+void take_ways(Line & line, uint64_t size) {
+    char * memory = fresh_memory(size);
+    const ibv_mr * mr = line.register_memory(memory, size);  // at the time a buffer is made
+    for (const std::string_view way : ways) {
+        const Place place{reinterpret_cast<uint64_t>(memory), mr->rkey};
+        line.send(&place, sizeof place);
+        if (way != "writes") {
+            line.take_upload_into(memory, size);
+        }
+        char done = 0;
+        line.receive(&done, 1);
+        line.send(&done, 1);
+    }
+}
 
 }  // namespace
 
@@ -232,7 +353,8 @@ int main(int argc, char ** argv) {
             const int client = ::accept(fd, nullptr, nullptr);
             if (::fork() == 0) {  // a process for each: nothing is left over
                 Line line(client);
-                measure::answer(line);
+                const uint64_t size = measure::answer(line);
+                take_ways(line, size);
                 char byte;
                 [[maybe_unused]] auto end = ::recv(client, &byte, 1, 0);  // the last answer has arrived
                 std::_Exit(0);
@@ -245,7 +367,9 @@ int main(int argc, char ** argv) {
         ::inet_pton(AF_INET, argv[2], &address.sin_addr);
         need(::connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0, "connect");
         Line line(fd);
-        measure::measure(line, static_cast<uint64_t>(std::atoi(argv[4])));
+        const auto megabytes = static_cast<uint64_t>(std::atoi(argv[4]));
+        measure::measure(line, megabytes);
+        send_ways(line, megabytes << 20);
         return 0;
     }
     measure::die("usage: verbs-floor serve PORT | connect IPV4 PORT MB");

@@ -37,6 +37,22 @@ def ends_well(client):
     assert f'RPC server {EP} is lost' in client.output()
 
 
+def test_silence_is_no_fault(rig):
+    """Longer than the time after which the server asks whether the client is still there, and for its answer."""
+    rig.server()
+    client = generating(rig)
+    client.kill(signal.SIGSTOP)
+    time.sleep(7)
+    before = rig.client_machine.counters()['rdma_sends']
+    client.kill(signal.SIGCONT)
+    deadline = time.monotonic() + 60
+    while rig.client_machine.counters()['rdma_sends'] < before + 300:
+        assert time.monotonic() < deadline and client.returncode is None, client.output()[-2000:] + rig.log()
+        time.sleep(0.1)
+    client.kill(signal.SIGKILL)
+    client.wait()
+
+
 @pytest.mark.parametrize('interface', [False] if is_slow() else [False, True],
                          ids=lambda interface: 'interface' if interface else 'cable')
 @pytest.mark.parametrize('side', ['a'] if is_slow() else ['a', 'b'])

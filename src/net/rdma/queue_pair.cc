@@ -126,8 +126,11 @@ Result<std::unique_ptr<QueuePair>> QueuePair::create(const Choice & choice, cons
     ibv_qp_attr attributes{};
     attributes.qp_state = IBV_QPS_INIT;
     attributes.port_num = choice.port;
-    if (calls.modify_qp(self->qp_.get(), &attributes,
-                        IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS) != 0) {
+    // For the other side's empty probes. There is nothing to write to: nobody is told a key, and none allows it.
+    attributes.qp_access_flags = IBV_ACCESS_REMOTE_WRITE;
+    errno = calls.modify_qp(self->qp_.get(), &attributes,
+                            IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS);
+    if (errno != 0) {
         return failed("moving the queue pair to INIT");
     }
     return self;
@@ -176,10 +179,12 @@ Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
     rtr.ah_attr.grh.sgid_index = static_cast<uint8_t>(choice_.gid.index);
     rtr.ah_attr.grh.hop_limit = hop_limit;
     rtr.ah_attr.grh.traffic_class = static_cast<uint8_t>(env_integer("GGML_RDMA_TC", 0, 0, 255));
-    if (calls.modify_qp(qp_.get(), &rtr,
-                        IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
-                            IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER) != 0) {
-        return fail(Errc::unavailable, "{}: moving the queue pair to RTR failed: {}", choice_.device, errno_text(errno));
+    const int rtr_error = calls.modify_qp(qp_.get(), &rtr,
+                                          IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
+                                              IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
+    if (rtr_error != 0) {
+        return fail(Errc::unavailable, "{}: moving the queue pair to RTR failed: {}", choice_.device,
+                    errno_text(rtr_error));
     }
     for (uint32_t i = 0; i < geometry_.depth; ++i) {
         if (auto posted = post_receive(i); !posted) {
@@ -193,10 +198,12 @@ Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
     rts.retry_cnt = retries;
     rts.rnr_retry = rnr_retries;
     rts.max_rd_atomic = 1;
-    if (calls.modify_qp(qp_.get(), &rts,
-                        IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
-                            IBV_QP_MAX_QP_RD_ATOMIC) != 0) {
-        return fail(Errc::unavailable, "{}: moving the queue pair to RTS failed: {}", choice_.device, errno_text(errno));
+    const int rts_error = calls.modify_qp(qp_.get(), &rts,
+                                          IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
+                                              IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC);
+    if (rts_error != 0) {
+        return fail(Errc::unavailable, "{}: moving the queue pair to RTS failed: {}", choice_.device,
+                    errno_text(rts_error));
     }
     return {};
 }

@@ -1,4 +1,4 @@
-// Back-ends and events. The stock dialect runs one server's commands strictly in order, so most ordering is free: a
+// Back-ends and events. A server runs one session's commands strictly in order, so most ordering is free: a
 // write after a launch cannot overtake it, and an event needs to wait only for answers that the program can see.
 
 #include <memory>
@@ -61,13 +61,13 @@ bool cpy_tensor_async(ggml_backend_t from, ggml_backend_t to, const ggml_tensor 
         return false;
     }
     Connection & connection = *target->connection;
-    const wire::Tensor written = encode_region(*dst, target->remote.handle);
+    const wire::Region written = encode_region(*dst, target->remote.handle);
     if (BufferContext * source = context_of(*src)) {
-        const wire::Tensor read = encode_region(*src, source->remote.handle);
+        const wire::Region read = encode_region(*src, source->remote.handle);
         if (source->connection == target->connection) {
             return connection.copy(read, range_of(*src), written, range_of(*dst));
         }
-        connection.relay(*source->connection, read, range_of(*src), written, range_of(*dst));
+        connection.transfer(*source->connection, read, range_of(*src), written, range_of(*dst));
         return true;
     }
     // The CPU computes synchronously, so what lies in its memory is final.
@@ -92,8 +92,8 @@ void event_record(ggml_backend_t backend, ggml_backend_event_t event) {
     self(event).ticket = self(backend).connection->last_ticket();
 }
 
-// What this back-end is given later comes later on its server too, and data from another server arrives by a relay,
-// which carries the order with it. Only the event of a device that is not ours needs waiting for.
+// What this back-end is given later comes later on its server too, and data from another server arrives by a
+// transfer, which carries the order with it. Only the event of a device that is not ours needs waiting for.
 void event_wait(ggml_backend_t, ggml_backend_event_t event) {
     if (event->device->calls.event_synchronize != synchronize_event) {
         ggml_backend_event_synchronize(event);

@@ -19,7 +19,7 @@ void free_buffer(ggml_backend_buffer_t buffer) {
 // The buffer's start in the server's address space: a number to calculate with, not memory.
 void * get_base(ggml_backend_buffer_t buffer) { return reinterpret_cast<void *>(self(buffer).remote.base); }
 
-wire::Tensor region(ggml_backend_buffer_t buffer, const ggml_tensor * tensor) {
+wire::Region region(ggml_backend_buffer_t buffer, const ggml_tensor * tensor) {
     return encode_region(*tensor, self(buffer).remote.handle);
 }
 

@@ -22,8 +22,16 @@ constexpr int hopeless = 8;
 
 }  // namespace
 
-Connection::Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> transport)
-    : endpoint_(std::move(endpoint)), stream_(std::move(transport), answer_timeout(), poll_time()) {}
+Connection::Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> transport, bool native)
+    : endpoint_(std::move(endpoint)), stream_(std::move(transport), answer_timeout(), poll_time()) {
+    if (native) {
+        auto commands = make_native_commands(stream_);
+        native_ = commands.get();
+        commands_ = std::move(commands);
+    } else {
+        commands_ = make_stock_commands(stream_);
+    }
+}
 
 Connection::~Connection() {
     for (const Relay & relay : relays_) {
@@ -45,7 +53,7 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
     } else {
         log_debug("{}: connected over {} for {}", endpoint.text(), kind, is_session ? "a session" : "questions");
     }
-    return std::shared_ptr<Connection>(new Connection(endpoint, std::move(opened->transport)));
+    return std::shared_ptr<Connection>(new Connection(endpoint, std::move(opened->transport), opened->peer_is_native));
 }
 
 void Connection::report() {
@@ -62,43 +70,26 @@ bool Connection::failed() {
     return stream_.failure().has_value();
 }
 
-template <class Request>
-void Connection::post(Command command, const Request & request, uint64_t extra) {
-    const MutableBytes at = stream_.append(sizeof(wire::RequestHeader) + sizeof request);
-    store(at.data(), wire::RequestHeader{command, sizeof request + extra});
-    store(at.data() + sizeof(wire::RequestHeader), request);
-}
-
-template <class Answer, class Request>
-Result<Answer> Connection::ask(Command command, const Request & request) {
+template <class Answer, class... Request>
+Result<Answer> Connection::ask(Command command, const Request &... request) {
     Lock lock(stream_.mutex());
     before_other_command(lock);
     if (stream_.failure()) {
         return std::unexpected(*stream_.failure());
     }
-    post(command, request);
+    commands_->post(command, request...);
     Answer answer{};
     await_locked(lock, stream_.expect(mutable_bytes(&answer, sizeof answer)));
     if (stream_.failure()) {
         return fail(stream_.failure()->code, "{}: {}", endpoint_.text(), stream_.failure()->text);
     }
+    if (auto refusal = stream_.take_refusal()) {
+        return fail(Errc::unavailable, "{}: {}", endpoint_.text(), *refusal);
+    }
     return answer;
 }
 
-Result<uint32_t> Connection::device_count() {
-    Lock lock(stream_.mutex());
-    before_other_command(lock);
-    if (stream_.failure()) {
-        return std::unexpected(*stream_.failure());
-    }
-    store(stream_.append(sizeof(wire::RequestHeader)).data(), wire::RequestHeader{Command::device_count, 0});
-    uint32_t count = 0;
-    await_locked(lock, stream_.expect(mutable_bytes(&count, sizeof count)));
-    if (stream_.failure()) {
-        return std::unexpected(*stream_.failure());
-    }
-    return count;
-}
+Result<uint32_t> Connection::device_count() { return ask<uint32_t>(Command::device_count); }
 
 Result<uint64_t> Connection::alignment(uint32_t device) {
     return ask<uint64_t>(Command::get_alignment, wire::DeviceRequest{device});
@@ -115,6 +106,33 @@ Result<DeviceMemory> Connection::memory(uint32_t device) {
 
 Result<uint64_t> Connection::alloc_size(const wire::GetAllocSizeRequest & request) {
     return ask<uint64_t>(Command::get_alloc_size, request);
+}
+
+Result<wire::DeviceFactsAnswer> Connection::facts(uint32_t device) {
+    return ask<wire::DeviceFactsAnswer>(wire::command_device_facts, wire::DeviceRequest{device});
+}
+
+Result<bool> Connection::supports(uint32_t device, const std::vector<wire::GraphTensor> & question) {
+    std::vector<std::byte> difference;
+    wire::encode_difference({}, question, difference);
+    Lock lock(stream_.mutex());
+    before_other_command(lock);
+    if (stream_.failure()) {
+        return std::unexpected(*stream_.failure());
+    }
+    native_->post_native(wire::NativeCommand::supports,
+                         wire::SupportsRequest{device, static_cast<uint32_t>(question.size())}, difference.size());
+    std::ranges::copy(difference, stream_.append(difference.size()).begin());
+    uint8_t answer = 0;
+    await_locked(lock, stream_.expect(mutable_bytes(&answer, sizeof answer)));
+    if (stream_.failure()) {
+        return std::unexpected(*stream_.failure());
+    }
+    if (auto refusal = stream_.take_refusal()) {
+        log_debug("{}: a question about an op is refused: {}", endpoint_.text(), *refusal);
+        return false;
+    }
+    return answer != 0;
 }
 
 Result<RemoteBuffer> Connection::alloc_buffer(uint32_t device, uint64_t size) {
@@ -143,9 +161,8 @@ void Connection::free_buffer(const RemoteBuffer & buffer) {
     if (stream_.failure()) {
         return;
     }
-    post(Command::free_buffer, wire::BufferRequest{buffer.handle});
-    // A stock server forgets every graph whenever any buffer is freed.
-    kept_.clear();
+    commands_->post(Command::free_buffer, wire::BufferRequest{buffer.handle});
+    commands_->forget_graphs();
     last_launch_ = nullptr;
     flush(lock);
 }
@@ -155,47 +172,47 @@ void Connection::clear_buffer(const RemoteBuffer & buffer, uint8_t value) {
     before_other_command(lock);
     idle_writes_.forget({buffer.base, buffer.base + buffer.size});
     if (!stream_.failure()) {
-        post(Command::buffer_clear, wire::BufferClearRequest{buffer.handle, value});
+        commands_->post(Command::buffer_clear, wire::BufferClearRequest{buffer.handle, value});
     }
 }
 
-void Connection::init_tensor(const wire::Tensor & tensor) {
+void Connection::init_tensor(const wire::Region & region) {
     Lock lock(stream_.mutex());
     before_other_command(lock);
     if (!stream_.failure()) {
-        post(Command::init_tensor, tensor);
+        commands_->initialize(region);
     }
 }
 
-void Connection::memset(const wire::Tensor & tensor, const Range & range, uint64_t offset, uint64_t size,
+void Connection::memset(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
                         uint8_t value) {
     Lock lock(stream_.mutex());
     before_other_command(lock);
     if (!stream_.failure() && size > 0) {
         append_held(idle_writes_.take_overlapping(range));
-        post(Command::memset_tensor, wire::MemsetTensorRequest{tensor, offset, size, value});
+        commands_->fill(region, offset, size, value);
     }
 }
 
-void Connection::set(const wire::Tensor & tensor, const Range & range, uint64_t offset, ConstBytes data,
+void Connection::set(const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data,
                      bool is_weight) {
     Lock lock(stream_.mutex());
     before_other_command(lock);
-    if (stream_.failure() || data.empty() || idle_writes_.hold(range, tensor, offset, data)) {
+    if (stream_.failure() || data.empty() || idle_writes_.hold(range, region, offset, data)) {
         return;
     }
     append_held(idle_writes_.take_overlapping(range));
     const bool hashed = is_weight && data.size() > wire::hash_threshold;
-    if (hashed && found_by_hash(lock, tensor, offset, data)) {
+    if (hashed && found_by_hash(lock, region, offset, data)) {
         return;
     }
-    write(lock, tensor, offset, data, hashed);
+    write(lock, region, offset, data, hashed);
     if (!is_weight) {
         idle_writes_.note_sent(range);
     }
 }
 
-void Connection::set_2d(const wire::Tensor & tensor, const Range & range, uint64_t offset, uint64_t size,
+void Connection::set_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
                         uint64_t n_copies, uint64_t stride_tensor, const std::byte * data, uint64_t stride_data) {
     Lock lock(stream_.mutex());
     before_other_command(lock);
@@ -203,7 +220,7 @@ void Connection::set_2d(const wire::Tensor & tensor, const Range & range, uint64
         return;
     }
     append_held(idle_writes_.take_overlapping(range));
-    post(Command::set_tensor_2d, wire::Tensor2dRequest{tensor, offset, size, n_copies, stride_tensor}, size * n_copies);
+    commands_->write_2d(region, offset, size, n_copies, stride_tensor);
     const MutableBytes packed = stream_.append(size * n_copies);
     for (uint64_t i = 0; i < n_copies; ++i) {
         std::memcpy(packed.data() + i * size, data + i * stride_data, size);
@@ -213,26 +230,30 @@ void Connection::set_2d(const wire::Tensor & tensor, const Range & range, uint64
     }
 }
 
-Stream::Ticket Connection::get(const wire::Tensor & tensor, const Range & range, uint64_t offset, MutableBytes dest) {
+Stream::Ticket Connection::get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest) {
     Lock lock(stream_.mutex());
     if (stream_.failure() || dest.empty()) {
         std::ranges::fill(dest, std::byte{0});
         return {};
     }
     append_held(idle_writes_.take_overlapping(range));
-    post(Command::get_tensor, wire::GetTensorRequest{tensor, offset, dest.size()});
+    commands_->read(region, offset, dest.size());
     const auto ticket = stream_.expect(dest);
-    if (last_launch_ != nullptr) {
-        last_launch_->read_at_once = Clock::now() - last_launch_time_ < at_once;
-    }
-    last_launch_ = held_launch_ = nullptr;
+    note_read();
     if (relays_.empty()) {
         flush(lock);
     }
     return ticket;
 }
 
-Stream::Ticket Connection::get_2d(const wire::Tensor & tensor, const Range & range, uint64_t offset, uint64_t size,
+void Connection::note_read() {
+    if (last_launch_ != nullptr) {
+        last_launch_->read_at_once = Clock::now() - last_launch_time_ < at_once;
+    }
+    last_launch_ = held_launch_ = nullptr;
+}
+
+Stream::Ticket Connection::get_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
                                   uint64_t n_copies, uint64_t stride_tensor, MutableBytes dest) {
     Lock lock(stream_.mutex());
     before_other_command(lock);
@@ -241,11 +262,11 @@ Stream::Ticket Connection::get_2d(const wire::Tensor & tensor, const Range & ran
         return {};
     }
     append_held(idle_writes_.take_overlapping(range));
-    post(Command::get_tensor_2d, wire::Tensor2dRequest{tensor, offset, size, n_copies, stride_tensor});
+    commands_->read_2d(region, offset, size, n_copies, stride_tensor);
     return stream_.expect(dest);
 }
 
-bool Connection::copy(const wire::Tensor & src, const Range & from, const wire::Tensor & dst, const Range & to) {
+bool Connection::copy(const wire::Region & src, const Range & from, const wire::Region & dst, const Range & to) {
     Lock lock(stream_.mutex());
     before_other_command(lock);
     if (stream_.failure()) {
@@ -253,13 +274,99 @@ bool Connection::copy(const wire::Tensor & src, const Range & from, const wire::
     }
     append_held(idle_writes_.take_overlapping(from));
     append_held(idle_writes_.take_overlapping(to));
-    post(Command::copy_tensor, wire::CopyTensorRequest{src, dst});
+    if (!commands_->copy(src, dst)) {
+        return true;
+    }
     uint8_t done = 0;
     await_locked(lock, stream_.expect(mutable_bytes(&done, sizeof done)));
     return done != 0 || stream_.failure();
 }
 
-void Connection::relay(Connection & source, const wire::Tensor & src, const Range & from, const wire::Tensor & dst,
+Connection::Link Connection::link_from(Connection & source) {
+    if (native_ == nullptr || source.native_ == nullptr) {
+        return {};
+    }
+    std::lock_guard lock(links_mutex_);
+    if (const auto known = links_.find(&source); known != links_.end()) {
+        return known->second;
+    }
+    const auto made = make_link(source);
+    if (!made) {
+        log_info("RPC servers {} and {} do not reach each other ({}): what they exchange passes through this machine",
+                 source.endpoint_.text(), endpoint_.text(), made.error().text);
+    }
+    return links_[&source] = made.value_or(Link{});
+}
+
+Result<Connection::Link> Connection::make_link(Connection & source) {
+    const auto token = ask<uint64_t>(static_cast<Command>(wire::NativeCommand::invite));
+    if (!token) {
+        return std::unexpected(token.error());
+    }
+    if (*token == 0) {
+        return fail(Errc::unavailable, "{} takes no links", endpoint_.text());
+    }
+    const Link link{*token, source.next_link_++};
+    const auto kind = source.connect(link, endpoint_.text());
+    if (!kind) {
+        return std::unexpected(kind.error());
+    }
+    log_info("RPC server {} sends straight to {}, over {}", source.endpoint_.text(), endpoint_.text(), *kind);
+    return link;
+}
+
+Result<std::string> Connection::connect(const Link & link, const std::string & endpoint) {
+    Lock lock(stream_.mutex());
+    before_other_command(lock);
+    if (stream_.failure()) {
+        return std::unexpected(*stream_.failure());
+    }
+    native_->post_native(wire::NativeCommand::connect, wire::ConnectRequest{link.number, link.token}, endpoint.size());
+    std::ranges::copy(const_bytes(endpoint.data(), endpoint.size()), stream_.append(endpoint.size()).begin());
+    uint8_t is_rdma = 0;
+    await_locked(lock, stream_.expect(mutable_bytes(&is_rdma, sizeof is_rdma)));
+    if (stream_.failure()) {
+        return std::unexpected(*stream_.failure());
+    }
+    if (auto refusal = stream_.take_refusal()) {
+        return fail(Errc::unavailable, "{}", *refusal);
+    }
+    return is_rdma != 0 ? "rdma" : "tcp";
+}
+
+void Connection::transfer(Connection & source, const wire::Region & src, const Range & from, const wire::Region & dst,
+                          const Range & to) {
+    const Link link = link_from(source);
+    if (link.token == 0) {
+        relay(source, src, from, dst, to);
+        return;
+    }
+    if (from.end == from.begin || !source.push(link, src, from)) {
+        return;
+    }
+    Lock lock(stream_.mutex());
+    before_other_command(lock);
+    if (!stream_.failure()) {
+        append_held(idle_writes_.take_overlapping(to));
+        native_->take(link.token, dst);
+    }
+}
+
+bool Connection::push(const Link & link, const wire::Region & src, const Range & from) {
+    Lock lock(stream_.mutex());
+    if (stream_.failure()) {
+        return false;
+    }
+    append_held(idle_writes_.take_overlapping(from));
+    native_->push(link.number, src);
+    note_read();
+    if (relays_.empty()) {
+        flush(lock);
+    }
+    return !stream_.failure();
+}
+
+void Connection::relay(Connection & source, const wire::Region & src, const Range & from, const wire::Region & dst,
                        const Range & to) {
     {
         Lock lock(stream_.mutex());
@@ -282,7 +389,7 @@ void Connection::relay(Connection & source, const wire::Tensor & src, const Rang
     append_held(idle_writes_.take_overlapping(to));
     // Held back from its header on: a server does not wait long for the rest of a message.
     const uint64_t begin = stream_.position();
-    post(Command::set_tensor, wire::SetTensorRequest{dst, 0, 0}, bytes.size());
+    commands_->write(dst, 0, bytes.size(), false);
     stream_.append_hole(begin, std::move(bytes));
     relays_.push_back({source.shared_from_this(), ticket, begin});
 }
@@ -294,29 +401,17 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
         report();
         return GGML_STATUS_FAILED;
     }
-    auto & kept = kept_[device];
-    const auto known = graph.uid == 0 ? kept.end() : kept.find(graph.uid);
-    KeptGraph * launched = nullptr;
-    if (known != kept.end()) {
-        launched = &known->second;
-        append_held(idle_writes_.take_for_launch(launched->touched));
-        post(Command::graph_recompute, wire::GraphRecomputeRequest{device, graph.uid});
-    } else {
-        EncodedGraph encoded = encode_graph(graph, device, handle_of);
-        if (encoded.n_nodes == 0) {
-            return GGML_STATUS_SUCCESS;
-        }
-        append_held(idle_writes_.take_for_launch(encoded.touched));
-        const MutableBytes at = stream_.append(sizeof(wire::RequestHeader) + encoded.payload.size());
-        store(at.data(), wire::RequestHeader{Command::graph_compute, encoded.payload.size()});
-        std::memcpy(at.data() + sizeof(wire::RequestHeader), encoded.payload.data(), encoded.payload.size());
-        if (graph.uid != 0) {
-            if (kept.size() >= wire::max_kept_graphs) {
-                kept.clear();  // the server does the same
-            }
-            launched = &kept.emplace(graph.uid, KeptGraph{std::move(encoded.touched)}).first->second;
-        }
+    if (auto failure = stream_.take_launch_failure()) {
+        log_error("RPC server {} could not compute a graph: {}", endpoint_.text(), *failure);
+        return GGML_STATUS_FAILED;
     }
+    const Launch prepared = commands_->prepare(device, graph, handle_of);
+    if (prepared.is_empty) {
+        return GGML_STATUS_SUCCESS;
+    }
+    append_held(idle_writes_.take_for_launch(prepared.touched()));
+    std::ranges::copy(prepared.bytes, stream_.append(prepared.bytes.size()).begin());
+    KeptGraph * launched = prepared.kept;
     last_launch_ = launched;
     last_launch_time_ = Clock::now();
     if (launched != nullptr && launched->read_at_once) {
@@ -391,21 +486,21 @@ void Connection::await_locked(Lock & lock, Stream::Ticket ticket) {
     }
 }
 
-void Connection::append_write(const wire::Tensor & tensor, uint64_t offset, ConstBytes data, bool cache) {
-    post(Command::set_tensor, wire::SetTensorRequest{tensor, static_cast<uint8_t>(cache ? 1 : 0), offset}, data.size());
+void Connection::append_write(const wire::Region & region, uint64_t offset, ConstBytes data, bool keep) {
+    commands_->write(region, offset, data.size(), keep);
     std::memcpy(stream_.append(data.size()).data(), data.data(), data.size());
 }
 
-void Connection::write(Lock & lock, const wire::Tensor & tensor, uint64_t offset, ConstBytes data, bool cache) {
+void Connection::write(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data, bool keep) {
     if (data.size() <= copy_limit) {
-        append_write(tensor, offset, data, cache);
+        append_write(region, offset, data, keep);
         if (stream_.unsent() >= batch_limit) {
             flush(lock);
         }
         return;
     }
     settle(lock, UINT64_MAX);  // first: it may give up the lock, and the payload must follow its header
-    post(Command::set_tensor, wire::SetTensorRequest{tensor, static_cast<uint8_t>(cache ? 1 : 0), offset}, data.size());
+    commands_->write(region, offset, data.size(), keep);
     if (!stream_.send(lock, data)) {
         report();
     }
@@ -413,15 +508,16 @@ void Connection::write(Lock & lock, const wire::Tensor & tensor, uint64_t offset
 
 void Connection::append_held(const std::vector<HeldWrite> & writes) {
     for (const HeldWrite & held : writes) {
-        append_write(held.tensor, held.offset, held.data, false);
+        append_write(held.region, held.offset, held.data, false);
     }
 }
 
-bool Connection::found_by_hash(Lock & lock, const wire::Tensor & tensor, uint64_t offset, ConstBytes data) {
+bool Connection::found_by_hash(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data) {
     if (misses_in_a_row_ >= hopeless) {
         return false;
     }
-    post(Command::set_tensor_hash, wire::SetTensorHashRequest{tensor, offset, wire::fnv1a(data)});
+    commands_->post(Command::set_tensor_hash,
+                    wire::SetTensorHashRequest{stock_tensor(region), offset, wire::fnv1a(data)});
     uint8_t found = 0;
     await_locked(lock, stream_.expect(mutable_bytes(&found, sizeof found)));
     misses_in_a_row_ = found != 0 ? 0 : misses_in_a_row_ + 1;

@@ -1,4 +1,4 @@
-// One session with one server: the commands of the stock dialect over a Stream.
+// One session with one server: commands, in the dialect that both speak, over a Stream.
 //
 // Threads: any, at any time. Ownership: buffers, back-ends and events share it; the session ends with the last of them.
 // Failure: sticky and logged once. A failed connection sends nothing, reads as zeroes, and launch() returns
@@ -12,10 +12,12 @@
 #include <vector>
 
 #include "abi/ggml_abi.h"
+#include "client/commands.h"
 #include "client/idle_writes.h"
 #include "client/stream.h"
 #include "client/tensor_encoding.h"
 #include "net/endpoint.h"
+#include "wire/extension.h"
 
 namespace caravan::client {
 
@@ -33,7 +35,7 @@ struct DeviceMemory {
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
     enum class Purpose {
-        questions,  // the first five functions below; TCP
+        questions,  // the first six functions below; TCP
         session,    // anything; over RDMA where both ends can, which is logged
     };
     // Connects and shakes hands within connect_timeout().
@@ -42,34 +44,44 @@ public:
 
     const net::Endpoint & endpoint() const { return endpoint_; }
     bool failed();
+    // Does the server speak the native dialect?
+    bool is_native() const { return native_ != nullptr; }
 
     // Questions. They block.
+    // A Caravan server only; from the front door, so before the first other command.
+    Result<wire::DeviceFactsAnswer> facts(uint32_t device);
     Result<uint32_t> device_count();
     Result<uint64_t> alignment(uint32_t device);
     Result<uint64_t> max_size(uint32_t device);
     Result<DeviceMemory> memory(uint32_t device);
     Result<uint64_t> alloc_size(const wire::GetAllocSizeRequest & request);
+    // Native only. `question` is an encode_question().
+    Result<bool> supports(uint32_t device, const std::vector<wire::GraphTensor> & question);
 
     // Buffers. A failed allocation on the server is Errc::no_memory.
     Result<RemoteBuffer> alloc_buffer(uint32_t device, uint64_t size);
     void free_buffer(const RemoteBuffer & buffer);
     void clear_buffer(const RemoteBuffer & buffer, uint8_t value);
 
-    // Data. `tensor` is an encode_region(); `range` is where the bytes lie on the server. Writes return when `data` is
+    // Data. `region` is an encode_region(); `range` is where the bytes lie on the server. Writes return when `data` is
     // no longer needed; reads return at once and the bytes are there when the ticket is done.
-    void init_tensor(const wire::Tensor & tensor);
-    void memset(const wire::Tensor & tensor, const Range & range, uint64_t offset, uint64_t size, uint8_t value);
-    void set(const wire::Tensor & tensor, const Range & range, uint64_t offset, ConstBytes data, bool is_weight);
-    void set_2d(const wire::Tensor & tensor, const Range & range, uint64_t offset, uint64_t size, uint64_t n_copies,
+    void init_tensor(const wire::Region & region);
+    void memset(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size, uint8_t value);
+    void set(const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data, bool is_weight);
+    void set_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size, uint64_t n_copies,
                 uint64_t stride_tensor, const std::byte * data, uint64_t stride_data);
-    Stream::Ticket get(const wire::Tensor & tensor, const Range & range, uint64_t offset, MutableBytes dest);
+    Stream::Ticket get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest);
     // `dest` takes size * n_copies bytes, packed.
-    Stream::Ticket get_2d(const wire::Tensor & tensor, const Range & range, uint64_t offset, uint64_t size,
+    Stream::Ticket get_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
                           uint64_t n_copies, uint64_t stride_tensor, MutableBytes dest);
     // Within the server; false if it cannot.
-    bool copy(const wire::Tensor & src, const Range & from, const wire::Tensor & dst, const Range & to);
-    // From another server to this one. Returns at once; the bytes pass through this process when they are needed.
-    void relay(Connection & source, const wire::Tensor & src, const Range & from, const wire::Tensor & dst,
+    bool copy(const wire::Region & src, const Range & from, const wire::Region & dst, const Range & to);
+    // From another server to this one, ordered as both servers' commands are. Returns at once. Straight from the one to
+    // the other if they can be linked, which is tried the first time and logged; else as relay().
+    void transfer(Connection & source, const wire::Region & src, const Range & from, const wire::Region & dst,
+                  const Range & to);
+    // The same through this process: the bytes pass when they are needed.
+    void relay(Connection & source, const wire::Region & src, const Range & from, const wire::Region & dst,
                const Range & to);
 
     // Computation. Returns when the launch is queued; the server computes in the order of the commands.
@@ -81,31 +93,36 @@ public:
     Stream::Ticket last_ticket();
 
 private:
-    struct KeptGraph {
-        Ranges touched;
-        bool read_at_once = false;  // last time, its launch was followed by a get without delay
-    };
     struct Relay {
         std::shared_ptr<Connection> source;
         Stream::Ticket ticket;
         uint64_t hole = 0;
     };
+    // From another server to this one.
+    struct Link {
+        uint64_t token = 0;   // 0: there is none
+        uint16_t number = 0;  // among the source's links
+    };
     using Lock = Stream::Lock;
 
-    Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> transport);
+    Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> transport, bool native);
 
-    template <class Request>
-    void post(wire::Command command, const Request & request, uint64_t extra = 0);
-    template <class Answer, class Request>
-    Result<Answer> ask(wire::Command command, const Request & request);
+    Link link_from(Connection & source);
+    Result<Link> make_link(Connection & source);
+    Result<std::string> connect(const Link & link, const std::string & endpoint);
+    bool push(const Link & link, const wire::Region & src, const Range & from);
+    // A launch that was followed by this without delay is held back for it the next time.
+    void note_read();
+    template <class Answer, class... Request>
+    Result<Answer> ask(wire::Command command, const Request &... request);
     void settle(Lock & lock, uint64_t position);
     void flush(Lock & lock);
     void await_locked(Lock & lock, Stream::Ticket ticket);
     void before_other_command(Lock & lock);
-    void write(Lock & lock, const wire::Tensor & tensor, uint64_t offset, ConstBytes data, bool cache);
-    void append_write(const wire::Tensor & tensor, uint64_t offset, ConstBytes data, bool cache);
+    void write(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data, bool keep);
+    void append_write(const wire::Region & region, uint64_t offset, ConstBytes data, bool keep);
     void append_held(const std::vector<HeldWrite> & writes);
-    bool found_by_hash(Lock & lock, const wire::Tensor & tensor, uint64_t offset, ConstBytes data);
+    bool found_by_hash(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data);
     void report();
 
     const net::Endpoint endpoint_;
@@ -113,13 +130,18 @@ private:
     bool reported_ = false;
 
     // All below is guarded by stream_.mutex().
+    std::unique_ptr<Commands> commands_;
+    NativeCommands * native_ = nullptr;  // the same, if it is that; never changed
     IdleWrites idle_writes_;
     std::deque<Relay> relays_;
-    std::unordered_map<uint32_t, std::unordered_map<uint64_t, KeptGraph>> kept_;  // by device, by uid
     KeptGraph * held_launch_ = nullptr;  // launched, but still in the batch: the get that follows goes with it
     KeptGraph * last_launch_ = nullptr;  // the command before this one was its launch
     TimePoint last_launch_time_{};
     int misses_in_a_row_ = 0;            // of SET_TENSOR_HASH
+
+    std::mutex links_mutex_;  // taken before stream_.mutex(), and by one connection at a time
+    std::unordered_map<Connection *, Link> links_;  // by source: what the first try came to
+    std::atomic<uint16_t> next_link_ = 0;
 };
 
 }  // namespace caravan::client

@@ -38,14 +38,16 @@ constexpr ggml_backend_device_calls calls{
     .get_name = [](ggml_backend_dev_t device) { return self(device).name().c_str(); },
     .get_description = [](ggml_backend_dev_t device) { return self(device).description().c_str(); },
     .get_memory = get_memory,
-    // The stock dialect does not tell what the remote device is; GPU makes ggml prefer it to the local CPU.
+    // Whatever the remote device is: programs use the devices of type GPU, and know of RPC only among those.
     .get_type = [](ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_GPU; },
     .get_props = get_props,
     .init_backend = [](ggml_backend_dev_t device, const char *) { return new_backend(self(device)); },
     .get_buffer_type = [](ggml_backend_dev_t device) { return self(device).buffer_type(); },
     .get_host_buffer_type = nullptr,
     .buffer_from_host_ptr = nullptr,
-    .supports_op = [](ggml_backend_dev_t, const ggml_tensor * op) { return can_carry(*op); },
+    .supports_op = [](ggml_backend_dev_t device, const ggml_tensor * op) {
+        return self(device).server().supports(self(device).index(), *op);
+    },
     .supports_buft = supports_buffer_type,
     .offload_op = nullptr,
     .event_new = new_event,
@@ -59,7 +61,7 @@ Device::Device(RemoteServer & server, uint32_t index, std::string name, ggml_bac
     : server_(server),
       index_(index),
       name_(std::move(name)),
-      description_(server.endpoint().text()),
+      description_(server.description(index)),
       device_{.calls = calls, .reg = registry, .context = this},
       buffer_type_(make_buffer_type(*this, &device_)) {}
 

@@ -29,7 +29,7 @@ bool touches(const Ranges & ranges, const Range & range) {
     return next != ranges.begin() && std::prev(next)->overlaps(range);
 }
 
-bool IdleWrites::hold(const Range & range, const wire::Tensor & tensor, uint64_t offset, ConstBytes data) {
+bool IdleWrites::hold(const Range & range, const wire::Region & region, uint64_t offset, ConstBytes data) {
     if (std::ranges::find(idle_, range) == idle_.end()) {
         return false;
     }
@@ -51,7 +51,7 @@ bool IdleWrites::hold(const Range & range, const wire::Tensor & tensor, uint64_t
         same = &held_.emplace_back();
         same->range = range;
     }
-    same->tensor = tensor;
+    same->region = region;
     same->offset = offset;
     same->data.assign(data.begin(), data.end());
     return true;

@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "base/bytes.h"
-#include "wire/stock.h"
+#include "wire/native.h"
 
 namespace caravan::client {
 
@@ -37,7 +37,7 @@ bool touches(const Ranges & ranges, const Range & range);
 
 struct HeldWrite {
     Range range;
-    wire::Tensor tensor;
+    wire::Region region;
     uint64_t offset = 0;
     std::vector<std::byte> data;
 };
@@ -45,7 +45,7 @@ struct HeldWrite {
 class IdleWrites {
 public:
     // The program writes a region. True: the data was held, send nothing. False: take_overlapping(range), then send.
-    bool hold(const Range & range, const wire::Tensor & tensor, uint64_t offset, ConstBytes data);
+    bool hold(const Range & range, const wire::Region & region, uint64_t offset, ConstBytes data);
 
     // A region was written (that is, sent).
     void note_sent(const Range & range);

@@ -8,14 +8,25 @@ namespace caravan::client {
 namespace {
 
 constexpr uint32_t max_devices = 1024;  // more is nonsense
-constexpr seconds retry_sizes{10};      // after a server did not answer
+constexpr size_t max_remembered = 16 * 1024;
+constexpr seconds retry_questions{10};     // after a server did not answer
+
+bool moves_no_data(ggml_op op) {
+    return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE ||
+           op == GGML_OP_TRANSPOSE;
+}
 
 wire::Tensor shape_of(const ggml_tensor & tensor) {
-    wire::Tensor out = encode_region(tensor, 0);
+    wire::Tensor out = stock_tensor(encode_region(tensor, 0));
     out.op = static_cast<uint32_t>(tensor.op);
     std::memcpy(out.op_params, tensor.op_params, sizeof out.op_params);
     out.flags = tensor.flags;
     return out;
+}
+
+template <size_t size>
+std::string text_in(const char (&field)[size]) {
+    return {field, strnlen(field, size)};
 }
 
 }  // namespace
@@ -43,15 +54,24 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::reach(const net::Endpoint & 
             return fail(Errc::protocol, "{}: device {} claims an alignment of {} and buffers of at most {} bytes",
                         endpoint.text(), device, *alignment, *max_size);
         }
-        server->constants_.push_back({*alignment, *max_size});
+        std::string description = endpoint.text();
+        if ((*connection)->is_native()) {
+            const auto facts = (*connection)->facts(device);
+            if (!facts) {
+                return std::unexpected(facts.error());
+            }
+            description += std::format(" ({}: {})", text_in(facts->name), text_in(facts->description));
+        }
+        server->constants_.push_back({*alignment, *max_size, std::move(description)});
     }
+    server->is_native_ = (*connection)->is_native();
     return server;
 }
 
 Result<std::shared_ptr<Connection>> RemoteServer::session() {
     std::lock_guard lock(mutex_);
     auto live = session_locked();
-    kept_for_sizes_.reset();
+    kept_for_questions_.reset();
     return live;
 }
 
@@ -82,6 +102,53 @@ Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
     return live->memory(device);
 }
 
+Result<std::shared_ptr<Connection>> RemoteServer::session_for_questions() {
+    std::lock_guard lock(mutex_);
+    const bool is_held = !session_.expired();
+    auto session = session_locked();
+    if (session && !is_held) {
+        kept_for_questions_ = *session;
+    }
+    return session;
+}
+
+bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
+    if (!can_carry(node, is_native_)) {
+        return false;
+    }
+    if (!is_native_ || moves_no_data(node.op)) {
+        return true;
+    }
+    const std::vector<wire::GraphTensor> question = encode_question(node);
+    std::string key(reinterpret_cast<const char *>(question.data()), question.size() * sizeof(wire::GraphTensor));
+    key.push_back(static_cast<char>(device));
+    {
+        std::lock_guard lock(mutex_);
+        if (const auto known = supported_.find(key); known != supported_.end()) {
+            return known->second;
+        }
+    }
+    if (Clock::now() < no_questions_until_.load()) {
+        return true;
+    }
+    auto live = session_for_questions();
+    const auto answer = live ? (*live)->supports(device, question) : std::unexpected(live.error());
+    if (!answer) {
+        log_error("{}: cannot ask whether it supports {}: {}", endpoint_.text(), ggml_op_name(node.op),
+                  answer.error().text);
+        no_questions_until_ = Clock::now() + retry_questions;
+        return true;  // the launch will fail by itself
+    }
+    if (!*answer) {
+        log_debug("{}: device {} does not support {} ({})", endpoint_.text(), device, ggml_op_name(node.op), node.name);
+    }
+    std::lock_guard lock(mutex_);
+    if (supported_.size() >= max_remembered) {
+        supported_.clear();
+    }
+    return supported_[std::move(key)] = *answer;
+}
+
 size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
     const size_t bytes = ggml_nbytes(&tensor);
     if (!is_padded(tensor) && !ggml_op_alloc_size_may_expand(tensor.op)) {
@@ -105,7 +172,7 @@ size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
             return known->second;
         }
     }
-    if (Clock::now() < no_sizes_until_.load()) {
+    if (Clock::now() < no_questions_until_.load()) {
         return bytes;
     }
     request.tensor.id = 1;
@@ -115,20 +182,12 @@ size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
             request.tensor.src[i] = request.src[i].id;
         }
     }
-    auto live = [this] {
-        std::lock_guard lock(mutex_);
-        const bool is_held = !session_.expired();
-        auto session = session_locked();
-        if (session && !is_held) {
-            kept_for_sizes_ = *session;
-        }
-        return session;
-    }();
+    auto live = session_for_questions();
     const auto answer = live ? (*live)->alloc_size(request) : std::unexpected(live.error());
     if (!answer) {
         log_error("{}: cannot ask for the size of a tensor: {}", endpoint_.text(), answer.error().text);
         // Hundreds of these questions come in a row: waiting for a server that does not answer once is enough.
-        no_sizes_until_ = Clock::now() + retry_sizes;
+        no_questions_until_ = Clock::now() + retry_questions;
         return bytes;
     }
     std::lock_guard lock(mutex_);

@@ -23,6 +23,8 @@ public:
     uint32_t device_count() const { return static_cast<uint32_t>(constants_.size()); }
     uint64_t alignment(uint32_t device) const { return constants_[device].alignment; }
     uint64_t max_size(uint32_t device) const { return constants_[device].max_size; }
+    // "10.0.0.2:50052", and from a Caravan server more: "10.0.0.2:50052 (CPU: AMD EPYC)".
+    const std::string & description(uint32_t device) const { return constants_[device].description; }
 
     // The live session, or a new one, for a buffer or a back-end that will hold it.
     Result<std::shared_ptr<Connection>> session();
@@ -33,27 +35,36 @@ public:
     // everything that the answer can depend on.
     size_t alloc_size(uint32_t device, const ggml_tensor & tensor);
 
+    // Can the device compute this node? Asked of a native server, and remembered; a stock server cannot be asked, so all
+    // that its dialect can carry is taken to be supported.
+    bool supports(uint32_t device, const ggml_tensor & node);
+
 private:
     struct Constants {
         uint64_t alignment;
         uint64_t max_size;
+        std::string description;
     };
 
     explicit RemoteServer(net::Endpoint endpoint) : endpoint_(std::move(endpoint)) {}
 
     Result<std::shared_ptr<Connection>> session_locked();
+    // A session for a question, kept for the next ones.
+    Result<std::shared_ptr<Connection>> session_for_questions();
 
     const net::Endpoint endpoint_;
     std::vector<Constants> constants_;
 
     std::mutex mutex_;
     std::weak_ptr<Connection> session_;
-    // While a model is being planned, sizes are asked for before any buffer exists: one connection for all of them,
-    // until the first buffer takes it over. Not for other questions: a stock server serves one connection at a time,
-    // and a program that only looked at its devices must not keep it.
-    std::shared_ptr<Connection> kept_for_sizes_;
+    // While a model is being planned, sizes and ops are asked about before any buffer exists: one connection for all of
+    // them, until the first buffer takes it over. Not for other questions: a stock server serves one connection at a
+    // time, and a program that only looked at its devices must not keep it.
+    std::shared_ptr<Connection> kept_for_questions_;
+    bool is_native_ = false;
     std::unordered_map<std::string, size_t> alloc_sizes_;
-    std::atomic<TimePoint> no_sizes_until_ = TimePoint::min();
+    std::unordered_map<std::string, bool> supported_;
+    std::atomic<TimePoint> no_questions_until_ = TimePoint::min();
 };
 
 }  // namespace caravan::client

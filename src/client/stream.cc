@@ -141,10 +141,76 @@ bool Stream::push() {
     return moved;
 }
 
+Result<size_t> Stream::receive(std::span<const MutableBytes> parts) {
+    if (surplus_.empty()) {
+        return transport_->receive(parts);
+    }
+    size_t total = 0;
+    for (const MutableBytes part : parts) {
+        const size_t step = std::min(part.size(), surplus_.size() - total);
+        std::copy_n(surplus_.begin() + static_cast<ptrdiff_t>(total), step, part.begin());
+        total += step;
+    }
+    surplus_.erase(surplus_.begin(), surplus_.begin() + static_cast<ptrdiff_t>(total));
+    return total;
+}
+
+// A text has come in the place of the first awaited answer, or before it, and with it perhaps what follows. False: it
+// is not whole yet, or it ended the stream.
+bool Stream::hear_text() {
+    const MutableBytes dest = awaited_.front();
+    const auto kind = static_cast<wire::AnswerKind>(header_ >> wire::answer_kind_shift);
+    const uint64_t size = header_ & wire::answer_size_mask;
+    if (size > wire::max_error_text || kind > wire::AnswerKind::refused) {
+        break_off(Error{Errc::protocol, "an answer that makes no sense"});
+        return false;
+    }
+    // What is in the answer's place goes back to the front of what was received.
+    const auto here = dest.first(arrived_ - answer_header_size);
+    surplus_.insert(surplus_.begin(), here.begin(), here.end());
+    arrived_ = answer_header_size;
+    if (surplus_.size() < size) {
+        std::array<std::byte, wire::max_error_text> more;
+        const std::array parts{MutableBytes(more).first(size - surplus_.size())};
+        auto got = transport_->receive(parts);
+        if (!got) {
+            break_off(std::move(got.error()));
+            return false;
+        }
+        surplus_.insert(surplus_.end(), more.begin(), more.begin() + static_cast<ptrdiff_t>(*got));
+        if (surplus_.size() < size) {
+            return false;
+        }
+    }
+    std::string text(reinterpret_cast<const char *>(surplus_.data()), size);
+    surplus_.erase(surplus_.begin(), surplus_.begin() + static_cast<ptrdiff_t>(size));
+    arrived_ = 0;
+    std::ranges::replace_if(text, [](char c) { return c < ' ' || c > '~'; }, '?');  // it goes into a log
+    switch (kind) {
+        case wire::AnswerKind::launch_failed: launch_failure_ = std::move(text); return true;
+        case wire::AnswerKind::refused:
+            refusal_ = std::move(text);
+            std::ranges::fill(dest, std::byte{0});
+            awaited_.pop_front();
+            ++answered_;
+            return true;
+        default:
+            break_off(Error{Errc::protocol, "the server ended the session: " + text});
+            return false;
+    }
+}
+
 bool Stream::pull() {
     bool moved = false;
     while (!awaited_.empty()) {
         const MutableBytes dest = awaited_.front();
+        if (arrived_ == answer_header_size && header_ >> wire::answer_kind_shift != 0) {
+            if (!hear_text()) {
+                return moved;
+            }
+            moved = true;
+            continue;
+        }
         const size_t whole = answer_header_size + dest.size();
         std::array<MutableBytes, 2> parts;
         size_t count = 0;
@@ -154,7 +220,7 @@ bool Stream::pull() {
         if (!dest.empty()) {
             parts[count++] = dest.subspan(arrived_ > answer_header_size ? arrived_ - answer_header_size : 0);
         }
-        auto got = transport_->receive(std::span(parts).first(count));
+        auto got = receive(std::span(parts).first(count));
         if (!got) {
             break_off(std::move(got.error()));
             return true;
@@ -164,6 +230,12 @@ bool Stream::pull() {
         }
         moved = true;
         arrived_ += *got;
+        if (arrived_ >= answer_header_size && header_ >> wire::answer_kind_shift != 0) {
+            if (!hear_text()) {
+                return true;
+            }
+            continue;
+        }
         if (arrived_ >= answer_header_size && header_ != dest.size()) {
             break_off(Error{Errc::protocol, std::format("an answer of {} bytes came where {} bytes were expected",
                                                         header_, dest.size())});

@@ -17,11 +17,14 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "base/bytes.h"
 #include "base/error.h"
 #include "net/transport.h"
+#include "wire/native.h"
 
 namespace caravan::client {
 
@@ -65,6 +68,11 @@ public:
     // Until the answer has arrived. No hole may be left before the ticket's position.
     Result<> await(Lock & lock, Ticket ticket);
 
+    // What a native server said instead of the last answer, whose bytes are zeroes then; of a launch that failed.
+    // Both are given once.
+    std::optional<std::string> take_refusal() { return std::exchange(refusal_, std::nullopt); }
+    std::optional<std::string> take_launch_failure() { return std::exchange(launch_failure_, std::nullopt); }
+
     // Ends the stream for a reason found elsewhere.
     void break_off(Error error);
 
@@ -85,6 +93,8 @@ private:
     bool push();  // true if bytes went out
     bool pull();  // true if bytes came in
     void retire_front();
+    Result<size_t> receive(std::span<const MutableBytes> parts);
+    bool hear_text();
 
     std::mutex mutex_;
     std::condition_variable progress_;
@@ -103,6 +113,8 @@ private:
     uint64_t expected_ = 0, answered_ = 0, expected_position_ = 0;
     uint64_t header_ = 0;   // size field of the answer that is arriving
     size_t arrived_ = 0;    // bytes of it, header included
+    std::vector<std::byte> surplus_;  // received into the place of an answer that did not come
+    std::optional<std::string> refusal_, launch_failure_;
 
     bool watched_ = false;     // a thread sleeps on the transport,
     net::Interest watch_;      // for this

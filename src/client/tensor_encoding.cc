@@ -1,8 +1,10 @@
 #include "client/tensor_encoding.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <span>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "abi/abi_check.h"
@@ -28,7 +30,8 @@ ggml_backend_buffer_t buffer_of(const ggml_tensor & tensor) {
 // Everything but sources.
 wire::Tensor encode_alone(const ggml_tensor & tensor, const HandleOf & handle_of) {
     const ggml_backend_buffer_t buffer = buffer_of(tensor);
-    wire::Tensor out = encode_region(tensor, buffer == nullptr ? 0 : handle_of(buffer));
+    wire::Tensor out = stock_tensor(encode_region(tensor, buffer == nullptr ? 0 : handle_of(buffer)));
+    out.id = id_of(&tensor);
     out.op = static_cast<uint32_t>(tensor.op);
     std::memcpy(out.op_params, tensor.op_params, sizeof out.op_params);
     out.flags = tensor.flags;
@@ -38,15 +41,33 @@ wire::Tensor encode_alone(const ggml_tensor & tensor, const HandleOf & handle_of
     return out;
 }
 
+// Everything but references to other tensors, and the name.
+wire::GraphTensor encode_shape(const ggml_tensor & tensor) {
+    wire::GraphTensor out{};
+    out.type = static_cast<uint32_t>(tensor.type);
+    out.op = static_cast<uint32_t>(tensor.op);
+    out.flags = tensor.flags;
+    out.view_offs = tensor.view_offs;
+    for (int i = 0; i < GGML_MAX_DIMS; ++i) {
+        out.ne[i] = static_cast<uint64_t>(tensor.ne[i]);
+        out.nb[i] = tensor.nb[i];
+    }
+    std::memcpy(out.op_params, tensor.op_params, sizeof out.op_params);
+    return out;
+}
+
 }  // namespace
 
-bool can_carry(const ggml_tensor & node) {
+bool can_carry(const ggml_tensor & node, bool native) {
     switch (node.op) {
         case GGML_OP_MAP_CUSTOM1:
         case GGML_OP_MAP_CUSTOM2:
         case GGML_OP_MAP_CUSTOM3:
         case GGML_OP_CUSTOM: return false;
         default: break;
+    }
+    if (native) {
+        return true;
     }
     if (!fits(node)) {
         return false;
@@ -64,24 +85,29 @@ bool is_padded(const ggml_tensor & tensor) {
     return ggml_is_quantized(tensor.type) && tensor.ne[0] % whole_row != 0 && tensor.view_src == nullptr;
 }
 
-wire::Tensor encode_region(const ggml_tensor & tensor, uint64_t handle) {
-    wire::Tensor out{};
-    out.id = id_of(&tensor);
+wire::Region encode_region(const ggml_tensor & tensor, uint64_t handle) {
+    wire::Region out;
     out.type = static_cast<uint32_t>(tensor.type);
     for (int i = 0; i < GGML_MAX_DIMS; ++i) {
-        out.ne[i] = static_cast<uint32_t>(tensor.ne[i]);
-        out.nb[i] = static_cast<uint32_t>(tensor.nb[i]);
+        out.ne[i] = static_cast<uint64_t>(tensor.ne[i]);
+        out.nb[i] = tensor.nb[i];
     }
     out.buffer = handle;
-    out.data = handle == 0 ? 0 : reinterpret_cast<uint64_t>(tensor.data);
+    out.address = handle == 0 ? 0 : reinterpret_cast<uint64_t>(tensor.data);
     return out;
 }
 
-wire::Tensor encode_full(const ggml_tensor & tensor, const HandleOf & handle_of) {
-    wire::Tensor out = encode_alone(tensor, handle_of);
-    for (int i = 0; i < GGML_MAX_SRC; ++i) {
-        out.src[i] = id_of(tensor.src[i]);
+// A message names one or two tensors by ids of any kind: their addresses will do.
+wire::Tensor stock_tensor(const wire::Region & region) {
+    wire::Tensor out{};
+    out.id = std::max<uint64_t>(region.address, 1);
+    out.type = region.type;
+    for (int i = 0; i < wire::max_dims; ++i) {
+        out.ne[i] = static_cast<uint32_t>(region.ne[i]);
+        out.nb[i] = static_cast<uint32_t>(region.nb[i]);
     }
+    out.buffer = region.buffer;
+    out.data = region.address;
     return out;
 }
 
@@ -92,7 +118,7 @@ Range range_of(const ggml_tensor & tensor, size_t offset, size_t size) {
     return {begin, begin + size};
 }
 
-EncodedGraph encode_graph(const ggml_cgraph & graph, uint32_t device, const HandleOf & handle_of) {
+CollectedGraph collect_graph(const ggml_cgraph & graph, const HandleOf & handle_of) {
     std::vector<const ggml_tensor *> nodes;
     nodes.reserve(static_cast<size_t>(graph.n_nodes));
     for (int i = 0; i < graph.n_nodes; ++i) {
@@ -102,22 +128,20 @@ EncodedGraph encode_graph(const ggml_cgraph & graph, uint32_t device, const Hand
     }
     const std::unordered_set<const ggml_tensor *> computed(nodes.begin(), nodes.end());
     std::unordered_set<const ggml_tensor *> seen;
-    std::vector<wire::Tensor> tensors;
-    tensors.reserve(nodes.size() * 3 / 2);
-    EncodedGraph out;
-
-    const auto add = [&](wire::Tensor encoded, const ggml_tensor * tensor) {
+    CollectedGraph out;
+    out.entries.reserve(nodes.size() * 3 / 2);
+    const auto add = [&](const ggml_tensor * tensor, bool is_node) {
         const size_t slot = abi::find_slot(graph.visited, tensor);
-        encoded.use_count = slot == SIZE_MAX ? 0 : graph.use_counts[slot];
-        if (encoded.buffer != 0) {
+        out.entries.push_back({tensor, is_node, slot == SIZE_MAX ? 0 : graph.use_counts[slot]});
+        const ggml_backend_buffer_t buffer = buffer_of(*tensor);
+        if (buffer != nullptr && handle_of(buffer) != 0) {
             out.touched.push_back(range_of(*tensor));
         }
-        tensors.push_back(encoded);
     };
     const auto add_leaf = [&](const ggml_tensor * tensor) {
         for (; tensor != nullptr && !computed.contains(tensor) && seen.insert(tensor).second;
              tensor = tensor->view_src) {
-            add(encode_alone(*tensor, handle_of), tensor);
+            add(tensor, false);
         }
     };
     for (const ggml_tensor * node : nodes) {
@@ -126,26 +150,99 @@ EncodedGraph encode_graph(const ggml_cgraph & graph, uint32_t device, const Hand
         }
         add_leaf(node->view_src);
         if (seen.insert(node).second) {
-            add(encode_full(*node, handle_of), node);
+            add(node, true);
         }
     }
     normalize(out.touched);
     out.n_nodes = static_cast<uint32_t>(nodes.size());
+    return out;
+}
 
-    const wire::GraphComputeRequest head{device, graph.uid, out.n_nodes};
-    const uint32_t n_tensors = static_cast<uint32_t>(tensors.size());
-    out.payload.resize(sizeof head + nodes.size() * sizeof(uint64_t) + sizeof n_tensors +
-                       tensors.size() * sizeof(wire::Tensor));
-    std::byte * at = out.payload.data();
-    store(at, head);
-    at += sizeof head;
-    for (const ggml_tensor * node : nodes) {
-        store(at, id_of(node));
-        at += sizeof(uint64_t);
+std::vector<std::byte> encode_stock_graph(const CollectedGraph & graph, uint64_t uid, uint32_t device,
+                                          const HandleOf & handle_of) {
+    const wire::GraphComputeRequest head{device, uid, graph.n_nodes};
+    const uint32_t n_tensors = static_cast<uint32_t>(graph.entries.size());
+    std::vector<std::byte> payload(sizeof head + graph.n_nodes * sizeof(uint64_t) + sizeof n_tensors +
+                                   n_tensors * sizeof(wire::Tensor));
+    std::byte * at = payload.data();
+    const auto put = [&](const auto & value) {
+        store(at, value);
+        at += sizeof value;
+    };
+    put(head);
+    for (const CollectedGraph::Entry & entry : graph.entries) {
+        if (entry.is_node) {
+            put(id_of(entry.tensor));
+        }
     }
-    store(at, n_tensors);
-    at += sizeof n_tensors;
-    std::ranges::copy(std::as_bytes(std::span(tensors)), at);
+    put(n_tensors);
+    for (const CollectedGraph::Entry & entry : graph.entries) {
+        wire::Tensor encoded = encode_alone(*entry.tensor, handle_of);
+        for (int i = 0; entry.is_node && i < GGML_MAX_SRC; ++i) {
+            encoded.src[i] = id_of(entry.tensor->src[i]);
+        }
+        encoded.use_count = entry.use_count;
+        put(encoded);
+    }
+    return payload;
+}
+
+std::vector<wire::GraphTensor> encode_native_graph(const CollectedGraph & graph, const HandleOf & handle_of) {
+    std::unordered_map<const ggml_tensor *, uint32_t> references;
+    references.reserve(graph.entries.size());
+    std::vector<wire::GraphTensor> out;
+    out.reserve(graph.entries.size());
+    for (const CollectedGraph::Entry & entry : graph.entries) {
+        references.emplace(entry.tensor, static_cast<uint32_t>(references.size() + 1));
+    }
+    const auto reference_to = [&](const ggml_tensor * tensor) {
+        const auto found = references.find(tensor);
+        return found == references.end() ? 0 : found->second;
+    };
+    for (const CollectedGraph::Entry & entry : graph.entries) {
+        const ggml_tensor & tensor = *entry.tensor;
+        wire::GraphTensor & encoded = out.emplace_back(encode_shape(tensor));
+        encoded.use_count = entry.use_count;
+        encoded.is_node = entry.is_node ? 1 : 0;
+        encoded.view_src = reference_to(tensor.view_src);
+        for (int i = 0; entry.is_node && i < GGML_MAX_SRC; ++i) {
+            encoded.src[i] = reference_to(tensor.src[i]);
+        }
+        const ggml_backend_buffer_t buffer = buffer_of(tensor);
+        if (buffer != nullptr && handle_of(buffer) != 0) {
+            encoded.address = reinterpret_cast<uint64_t>(tensor.data);
+        }
+        std::memcpy(encoded.name, tensor.name, strnlen(tensor.name, sizeof encoded.name - 1));
+    }
+    return out;
+}
+
+std::vector<wire::GraphTensor> encode_question(const ggml_tensor & node) {
+    std::vector<wire::GraphTensor> out;
+    std::array<uint32_t, GGML_MAX_SRC> references{};
+    for (size_t i = 0; i < GGML_MAX_SRC; ++i) {
+        const ggml_tensor * src = node.src[i];
+        if (src == nullptr) {
+            continue;
+        }
+        const auto same = std::ranges::find(node.src, src);
+        const auto first = static_cast<size_t>(same - std::begin(node.src));
+        if (first < i) {
+            references[i] = references[first];
+            continue;
+        }
+        wire::GraphTensor & encoded = out.emplace_back(encode_shape(*src));
+        // What the source was made by tells a device nothing, and would make equal questions look different.
+        encoded.op = GGML_OP_NONE;
+        encoded.flags = 0;
+        encoded.view_offs = 0;
+        std::ranges::fill(encoded.op_params, std::byte{0});
+        references[i] = static_cast<uint32_t>(out.size());
+    }
+    wire::GraphTensor & encoded = out.emplace_back(encode_shape(node));
+    encoded.view_offs = 0;
+    encoded.is_node = 1;
+    std::ranges::copy(references, encoded.src);
     return out;
 }
 

@@ -1,10 +1,13 @@
 #include "net/handshake.h"
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <string_view>
 
 #include "base/log.h"
 #include "net/exact_io.h"
+#include "net/inbound.h"
 #include "net/socket.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/upgrade.h"
@@ -13,10 +16,24 @@
 namespace caravan::net {
 namespace {
 
-Result<wire::HelloAnswer> shake_hands(int socket, TimePoint deadline) {
+constexpr std::array link_answer{std::byte{1}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0},
+                                 std::byte{0}, std::byte{0}, std::byte{0}, std::byte{1}};  // u64 1, u8 1
+
+// GGML_RPC_DIALECT=stock is for comparisons and for finding faults.
+bool dialect_is_native() {
+    static const bool native = [] {
+        const char * value = std::getenv("GGML_RPC_DIALECT");
+        return value == nullptr || std::string_view(value) != "stock";
+    }();
+    return native;
+}
+
+Result<wire::HelloAnswer> shake_hands(int socket, uint64_t token, TimePoint deadline) {
     std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::HelloRequest)];
     store(request, wire::RequestHeader{wire::Command::hello, sizeof(wire::HelloRequest)});
-    store(request + sizeof(wire::RequestHeader), own_extension());
+    wire::Extension extension = own_extension();
+    extension.token = token;
+    store(request + sizeof(wire::RequestHeader), extension);
     auto done = send_exact(socket, request, deadline);
     uint64_t size = 0;
     wire::HelloAnswer answer{};
@@ -72,23 +89,29 @@ TransportWish transport_wish() {
 
 wire::Extension own_extension() {
     wire::Extension extension;
-    extension.features = has_rdma && transport_wish() != TransportWish::tcp ? wire::feature_rdma : 0;
+    extension.features = dialect_is_native() ? wire::feature_native : 0;
+    if (has_rdma && transport_wish() != TransportWish::tcp) {
+        extension.features |= wire::feature_rdma;
+    }
     return extension;
 }
 
-Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline) {
+namespace {
+
+Result<Opened> open(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline) {
     auto socket = connect_socket(endpoint, deadline);
     if (!socket) {
         return std::unexpected(socket.error());
     }
-    const auto answer = shake_hands(socket->get(), deadline);
+    const auto answer = shake_hands(socket->get(), token, deadline);
     if (!answer) {
         return fail(answer.error().code, "{}: {}", endpoint.text(), answer.error().text);
     }
     const auto peer = load<wire::Extension>(answer->capabilities);
     Opened opened;
     opened.peer_is_caravan = peer.is_caravan();
-    if (for_session && transport_wish() != TransportWish::tcp) {
+    opened.peer_is_native = peer.is_caravan() && dialect_is_native() && (peer.features & wire::feature_native) != 0;
+    if (may_be_rdma && transport_wish() != TransportWish::tcp) {
         opened.why_not_rdma = reason_not_to_try(peer);
 #ifdef GGML_RPC_RDMA
         if (opened.why_not_rdma.empty()) {
@@ -111,6 +134,12 @@ Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoin
     }
     opened.transport = std::move(*transport);
     return opened;
+}
+
+}  // namespace
+
+Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline) {
+    return open(endpoint, 0, for_session, deadline);
 }
 
 Result<Accepted> open_server(UniqueFd socket, ConstBytes first) {
@@ -144,6 +173,48 @@ Result<Accepted> open_server(UniqueFd socket, ConstBytes first) {
     }
     accepted.transport = std::move(*transport);
     return accepted;
+}
+
+// Nothing but the link's command and its answer has been sent when these return, so reading ahead loses nothing.
+
+Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
+    auto opened = open(endpoint, token, true, deadline);
+    if (!opened) {
+        return std::unexpected(opened.error());
+    }
+    if (!opened->peer_is_native) {
+        return fail(Errc::unsupported, "{} is a stock server, or an older one", endpoint.text());
+    }
+    Inbound in(*opened->transport, {}, deadline - Clock::now(), microseconds{0});
+    const wire::RequestHeader request{wire::command_link, 0};
+    auto done = send_all(*opened->transport, {const_bytes(&request, sizeof request)}, deadline - Clock::now());
+    const auto answer = done ? in.peek(link_answer.size()) : std::unexpected(done.error());
+    if (!answer) {
+        return fail(answer.error().code, "{} did not accept the link: {}", endpoint.text(), answer.error().text);
+    }
+    if (!std::ranges::equal(answer->first(link_answer.size()), link_answer)) {
+        return fail(Errc::protocol, "{} refused the link", endpoint.text());
+    }
+    return std::move(opened->transport);
+}
+
+Result<std::unique_ptr<Transport>> open_link_server(UniqueFd socket, ConstBytes first) {
+    auto accepted = open_server(std::move(socket), first);
+    if (!accepted) {
+        return std::unexpected(accepted.error());
+    }
+    Inbound in(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, seconds(10), microseconds{0});
+    const auto request = in.peek(sizeof(wire::RequestHeader));
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    if (load<wire::RequestHeader>(request->data()).command != wire::command_link) {
+        return fail(Errc::protocol, "a link that begins with another command");
+    }
+    if (auto sent = send_all(*accepted->transport, {link_answer}, seconds(10)); !sent) {
+        return std::unexpected(sent.error());
+    }
+    return std::move(accepted->transport);
 }
 
 }  // namespace caravan::net

@@ -30,6 +30,7 @@ wire::Extension own_extension();
 struct Opened {
     std::unique_ptr<Transport> transport;
     bool peer_is_caravan = false;
+    bool peer_is_native = false;  // speaks the native dialect, as we do
     std::string why_not_rdma;  // empty if it is RDMA, or if nobody wanted it
 };
 
@@ -43,5 +44,9 @@ struct Accepted {
     bool first_is_used = false;
 };
 Result<Accepted> open_server(UniqueFd socket, ConstBytes first);
+
+// A link from this server to the session at `endpoint` that gave out `token`, and its other end. RDMA where possible.
+Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline);
+Result<std::unique_ptr<Transport>> open_link_server(UniqueFd socket, ConstBytes first);
 
 }  // namespace caravan::net

@@ -17,6 +17,9 @@ inline constexpr int offset_bits = 48;
 inline constexpr uint64_t max_buffer_size = uint64_t{1} << (offset_bits - 1);
 inline constexpr size_t max_buffers = 16 * 1024;
 
+// The handle of the buffer in which an address would lie.
+constexpr uint64_t buffer_of(uint64_t address) { return address >> offset_bits << offset_bits; }
+
 class BufferTable {
 public:
     struct Buffer {

@@ -24,11 +24,15 @@ struct ControlMessage {
         ended,    // worker: the session is over, `text` says why and what it did
         memory,   // supervisor asks for device `number`; worker answers with free and total
         session,  // supervisor: serve this socket (attached), session `number`
+        invite,   // worker: pass me who comes with `token`
+        link,     // supervisor: this socket (attached) came with `token`
     };
     Kind kind = Kind::ready;
     uint32_t number = 0;
     uint32_t count = 0;
     uint32_t prefix_size = 0;
+    uint32_t type = 0;   // of a device
+    uint64_t token = 0;
     uint64_t alignment = 0, max_size = 0, memory_free = 0, memory_total = 0;
     std::byte prefix[max_prefix] = {};
     char text[400] = {};

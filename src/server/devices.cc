@@ -120,6 +120,7 @@ DeviceFacts Devices::facts(uint32_t index) const {
     DeviceFacts facts;
     facts.name = ggml_backend_dev_name(devices_[index].device);
     facts.description = ggml_backend_dev_description(devices_[index].device);
+    facts.type = static_cast<uint32_t>(ggml_backend_dev_type(devices_[index].device));
     facts.alignment = ggml_backend_buft_get_alignment(buffer_type(index));
     facts.max_size = ggml_backend_buft_get_max_size(buffer_type(index));
     size_t free = 0, total = 0;
@@ -129,17 +130,29 @@ DeviceFacts Devices::facts(uint32_t index) const {
     return facts;
 }
 
+Result<> Devices::check(uint32_t index) const {
+    if (index >= count()) {
+        return fail(Errc::invalid_argument, "no device {}: there are {}", index, count());
+    }
+    return {};
+}
+
 ggml_status Devices::compute(uint32_t index, ggml_cgraph * graph) {
     devices_[index].running = true;
     return ggml_backend_graph_compute_async(devices_[index].backend.get(), graph);
 }
 
+void Devices::synchronize(uint32_t index) {
+    Entry & entry = devices_[index];
+    if (entry.running) {
+        ggml_backend_synchronize(entry.backend.get());
+        entry.running = false;
+    }
+}
+
 void Devices::synchronize() {
-    for (Entry & entry : devices_) {
-        if (entry.running) {
-            ggml_backend_synchronize(entry.backend.get());
-            entry.running = false;
-        }
+    for (uint32_t i = 0; i < count(); ++i) {
+        synchronize(i);
     }
 }
 

@@ -14,6 +14,7 @@ namespace caravan::server {
 
 struct DeviceFacts {
     std::string name, description;
+    uint32_t type = 0;  // ggml_backend_dev_type
     uint64_t alignment = 0, max_size = 0;  // bytes
     uint64_t memory_free = 0, memory_total = 0;
 };
@@ -27,6 +28,8 @@ public:
     // Every device of this machine, with a mark at those that open({}) would lend.
     static std::string describe_all();
 
+    // Errc::invalid_argument if there is none of this index.
+    Result<> check(uint32_t index) const;
     uint32_t count() const { return static_cast<uint32_t>(devices_.size()); }
     ggml_backend_dev_t device(uint32_t index) const { return devices_[index].device; }
     ggml_backend_buffer_type_t buffer_type(uint32_t index) const;
@@ -34,7 +37,8 @@ public:
 
     // Starts a graph; it may still be running on return.
     ggml_status compute(uint32_t index, ggml_cgraph * graph);
-    // Waits for all that was started.
+    // Waits for all that was started, on one device or on all.
+    void synchronize(uint32_t index);
     void synchronize();
 
     // Makes running computations end early, where the back-end can. Any thread.

@@ -5,7 +5,7 @@
 #include <cerrno>
 
 #include "net/handshake.h"
-#include "wire/stock.h"
+#include "wire/native.h"
 
 namespace caravan::server {
 namespace {
@@ -13,6 +13,19 @@ namespace {
 using wire::Command;
 
 constexpr size_t header_size = sizeof(wire::RequestHeader);
+
+// The text is "name: description".
+wire::DeviceFactsAnswer facts_of(const ControlMessage & device) {
+    wire::DeviceFactsAnswer out{};
+    const std::string_view text = device.text;
+    const size_t colon = std::min(text.find(": "), text.size());
+    text.copy(out.name, std::min(colon, sizeof out.name - 1));
+    if (colon < text.size()) {
+        text.substr(colon + 2).copy(out.description, sizeof out.description - 1);
+    }
+    out.type = device.type;
+    return out;
+}
 
 }  // namespace
 
@@ -63,7 +76,9 @@ Result<> FrontDoor::answer(const Answer & payload) {
 // A stock client is answered as a stock server would: with zeroes.
 Result<> FrontDoor::greet() {
     greeted_ = true;
-    is_caravan_ = load<wire::Extension>(bytes_.data() + header_size).is_caravan();
+    const auto extension = load<wire::Extension>(bytes_.data() + header_size);
+    is_caravan_ = extension.is_caravan();
+    token_ = is_caravan_ ? extension.token : 0;
     wire::HelloAnswer hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
     if (is_caravan_) {
         store(hello.capabilities, net::own_extension());
@@ -82,14 +97,17 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
         if (!greeted_ && (command != Command::hello || header.size != sizeof(wire::HelloRequest))) {
             return fail(Errc::protocol, "did not begin with an RPC handshake");
         }
-        if (is_caravan_ && command == wire::command_rdma_offer) {
+        if (is_caravan_ && (command == wire::command_rdma_offer || wire::is_native(command) || token_ != 0)) {
             return Wants::session;
         }
-        const wire::PayloadBounds bounds = wire::payload_bounds(command);
+        const bool about_facts = is_caravan_ && command == wire::command_device_facts;
+        const wire::PayloadBounds bounds =
+            about_facts ? wire::PayloadBounds{sizeof(wire::DeviceRequest), sizeof(wire::DeviceRequest)}
+                        : wire::payload_bounds(command);
         if (bounds.low > bounds.high || (greeted_ && command == Command::hello)) {
             return fail(Errc::protocol, "sent command {} out of place", static_cast<unsigned>(command));
         }
-        const bool about_device = command == Command::get_alignment || command == Command::get_max_size ||
+        const bool about_device = about_facts || command == Command::get_alignment || command == Command::get_max_size ||
                                   command == Command::get_device_memory;
         if (greeted_ && command != Command::device_count && !about_device) {
             return Wants::session;
@@ -106,6 +124,12 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
             return fail(Errc::invalid_argument, "asked about device {}: there are {}", memory_device(), devices.size());
         }
         Result<> done;
+        if (about_facts) {
+            if (done = answer(facts_of(devices[memory_device()])); !done) {
+                return std::unexpected(done.error());
+            }
+            continue;
+        }
         switch (command) {
             case Command::hello: done = greet(); break;
             case Command::device_count: done = answer(static_cast<uint32_t>(devices.size())); break;

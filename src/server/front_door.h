@@ -32,6 +32,9 @@ public:
     // Reads what is there. `devices`: what the workers announced. Error: drop it (Errc::closed: it left by itself).
     Result<Wants> advance(const std::vector<ControlMessage> & devices);
 
+    // Not 0: it wants a link with the session that gave this out.
+    uint64_t token() const { return token_; }
+
     uint32_t memory_device() const;
     Result<> answer_memory(uint64_t free, uint64_t total);
 
@@ -49,6 +52,7 @@ private:
     std::string peer_;
     bool greeted_ = false;
     bool is_caravan_ = false;  // has shown that it is one of ours
+    uint64_t token_ = 0;
     std::array<std::byte, 64> bytes_{};  // of the command that is arriving
     size_t size_ = 0;
     TimePoint deadline_;

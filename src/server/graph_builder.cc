@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <optional>
 #include <unordered_map>
 
 #include "abi/abi_check.h"
@@ -17,55 +18,26 @@ bool moves_no_data(ggml_op op) {
            op == GGML_OP_TRANSPOSE;
 }
 
-struct Payload {
-    wire::GraphComputeRequest head;
-    ConstBytes ids;      // head.n_nodes * u64
-    ConstBytes tensors;  // whole wire::Tensors
-
-    size_t tensor_count() const { return tensors.size() / sizeof(wire::Tensor); }
-    uint64_t node_id(size_t i) const { return load<uint64_t>(ids.data() + i * sizeof(uint64_t)); }
-    wire::Tensor tensor(size_t i) const { return load<wire::Tensor>(tensors.data() + i * sizeof(wire::Tensor)); }
-};
-
-Result<Payload> split(ConstBytes bytes) {
-    Payload out{};
-    if (bytes.size() < sizeof out.head + sizeof(uint32_t)) {
-        return fail(Errc::protocol, "a graph of {} bytes", bytes.size());
+wire::Region region_of(const wire::GraphTensor & tensor) {
+    wire::Region out;
+    out.type = tensor.type;
+    for (int i = 0; i < wire::max_dims; ++i) {
+        out.ne[i] = tensor.ne[i];
+        out.nb[i] = tensor.nb[i];
     }
-    out.head = load<wire::GraphComputeRequest>(bytes.data());
-    bytes = bytes.subspan(sizeof out.head);
-    const uint64_t ids_size = uint64_t{out.head.n_nodes} * sizeof(uint64_t);
-    if (ids_size > bytes.size() - sizeof(uint32_t)) {
-        return fail(Errc::protocol, "a graph that ends within its {} nodes", static_cast<uint32_t>(out.head.n_nodes));
-    }
-    out.ids = bytes.first(ids_size);
-    const auto n_tensors = load<uint32_t>(bytes.data() + ids_size);
-    out.tensors = bytes.subspan(ids_size + sizeof(uint32_t));
-    if (uint64_t{n_tensors} * sizeof(wire::Tensor) != out.tensors.size()) {
-        return fail(Errc::protocol, "a graph that promises {} tensors in {} bytes", n_tensors, out.tensors.size());
-    }
+    out.address = tensor.address;
+    out.buffer = buffer_of(tensor.address);
     return out;
 }
 
+// Fields of packed structs cannot be referred to, hence the copies below.
 class Builder {
 public:
-    Builder(const Payload & payload, ggml_backend_dev_t device, BufferTable & buffers)
-        : payload_(payload), device_(device), buffers_(buffers) {}
+    Builder(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers)
+        : description_(description), device_(device), buffers_(buffers) {}
 
     Result<Graph> build() {
-        const size_t slots = std::max<size_t>({payload_.tensor_count(), payload_.head.n_nodes, 1});
-        graph_.context.reset(ggml_init({.mem_size = payload_.tensor_count() * ggml_tensor_overhead() +
-                                                    ggml_graph_overhead_custom(slots, false),
-                                        .mem_buffer = nullptr,
-                                        .no_alloc = true}));
-        if (graph_.context == nullptr) {
-            return fail(Errc::no_memory, "no memory for a graph of {} tensors", payload_.tensor_count());
-        }
-        graph_.graph = ggml_new_graph_custom(graph_.context.get(), slots, false);
-        if (auto done = make_tensors(); !done) {
-            return std::unexpected(done.error());
-        }
-        if (auto done = link(); !done) {
+        if (auto done = make(); !done) {
             return std::unexpected(done.error());
         }
         if (auto done = add_nodes(); !done) {
@@ -79,55 +51,79 @@ public:
         return std::move(graph_);
     }
 
+    Result<std::vector<uint8_t>> ask() {
+        if (auto done = make(); !done) {
+            return std::unexpected(done.error());
+        }
+        std::vector<uint8_t> answers;
+        for (const uint32_t position : description_.nodes) {
+            const ggml_tensor & node = *tensors_[position];
+            bool complete = true;
+            for (int s = 0; s < required_sources(node.op); ++s) {
+                complete = complete && node.src[s] != nullptr;
+            }
+            answers.push_back(complete && ggml_backend_dev_supports_op(device_, &node) ? 1 : 0);
+        }
+        return answers;
+    }
+
 private:
-    Result<> make_tensors() {
-        const size_t count = payload_.tensor_count();
+    Result<> make() {
+        const size_t count = description_.tensors.size();
+        const size_t slots = std::max<size_t>({count, description_.nodes.size(), 1});
+        graph_.context.reset(ggml_init({.mem_size = count * ggml_tensor_overhead() +
+                                                    ggml_graph_overhead_custom(slots, false),
+                                        .mem_buffer = nullptr,
+                                        .no_alloc = true}));
+        if (graph_.context == nullptr) {
+            return fail(Errc::no_memory, "no memory for a graph of {} tensors", count);
+        }
+        graph_.graph = ggml_new_graph_custom(graph_.context.get(), slots, false);
         tensors_.reserve(count);
-        by_id_.reserve(count);
         for (size_t i = 0; i < count; ++i) {
-            const wire::Tensor wired = payload_.tensor(i);
-            auto checked = checked_tensor(wired, buffers_);
-            if (!checked) {
-                return fail(checked.error().code, "tensor {} \"{}\": {}", i, printable_name(wired), checked.error().text);
+            if (auto made = make_tensor(description_.tensors[i]); !made) {
+                return fail(made.error().code, "tensor {} \"{}\": {}", i, printable_name(description_.tensors[i]),
+                            made.error().text);
             }
-            if (wired.op >= GGML_OP_COUNT || required_sources(static_cast<ggml_op>(wired.op)) < 0) {
-                return fail(Errc::invalid_argument, "tensor {} \"{}\": op {} cannot be computed for a peer", i,
-                            printable_name(wired), static_cast<uint32_t>(wired.op));
-            }
-            const uint64_t id = wired.id;  // fields of a packed struct cannot be referred to
-            if (id == 0 || !by_id_.emplace(id, static_cast<uint32_t>(i)).second) {
-                return fail(Errc::invalid_argument, "tensor {}: id {:#x} is 0 or not unique", i, id);
-            }
-            ggml_tensor * tensor = ggml_new_tensor_1d(graph_.context.get(), GGML_TYPE_I8, 1);
-            *tensor = *checked;
-            tensor->op = static_cast<ggml_op>(wired.op);
-            std::memcpy(tensor->op_params, wired.op_params, sizeof tensor->op_params);
-            tensor->flags = wired.flags;
-            tensor->view_offs = wired.view_offs;
-            std::memcpy(tensor->name, wired.name, sizeof tensor->name);
-            tensor->name[sizeof tensor->name - 1] = '\0';
-            tensors_.push_back(tensor);
-            if (wired.buffer != 0) {
-                graph_.buffers.push_back(uint64_t{wired.buffer});
-            }
+        }
+        return link();
+    }
+
+    Result<> make_tensor(const wire::GraphTensor & wired) {
+        const uint32_t op = wired.op;
+        if (op >= GGML_OP_COUNT || required_sources(static_cast<ggml_op>(op)) < 0) {
+            return fail(Errc::invalid_argument, "op {} cannot be computed for a peer", op);
+        }
+        auto checked = checked_tensor(region_of(wired), buffers_);
+        if (!checked) {
+            return std::unexpected(checked.error());
+        }
+        ggml_tensor * tensor = ggml_new_tensor_1d(graph_.context.get(), GGML_TYPE_I8, 1);
+        *tensor = *checked;
+        tensor->op = static_cast<ggml_op>(op);
+        std::memcpy(tensor->op_params, wired.op_params, sizeof tensor->op_params);
+        tensor->flags = wired.flags;
+        tensor->view_offs = wired.view_offs;
+        std::memcpy(tensor->name, wired.name, sizeof tensor->name);
+        tensor->name[sizeof tensor->name - 1] = '\0';
+        tensors_.push_back(tensor);
+        if (wired.address != 0) {
+            graph_.buffers.push_back(buffer_of(wired.address));
         }
         return {};
     }
 
-    Result<ggml_tensor *> find(uint64_t id) const {
-        if (id == 0) {
-            return nullptr;
+    // By position plus 1; 0 is none.
+    Result<ggml_tensor *> find(uint32_t reference) const {
+        if (reference > tensors_.size()) {
+            return fail(Errc::invalid_argument, "tensor {} is named but not given", reference - 1);
         }
-        const auto found = by_id_.find(id);
-        if (found == by_id_.end()) {
-            return fail(Errc::invalid_argument, "tensor id {:#x} is named but not given", id);
-        }
-        return tensors_[found->second];
+        return reference == 0 ? nullptr : tensors_[reference - 1];
     }
 
     Result<> link() {
         for (size_t i = 0; i < tensors_.size(); ++i) {
-            const wire::Tensor wired = payload_.tensor(i);
+            const wire::GraphTensor & wired = description_.tensors[i];
             for (int s = 0; s < wire::max_sources; ++s) {
                 const auto src = find(wired.src[s]);
                 if (!src) {
@@ -149,12 +145,8 @@ private:
     }
 
     Result<> add_nodes() {
-        for (size_t i = 0; i < payload_.head.n_nodes; ++i) {
-            const auto found = find(payload_.node_id(i));
-            if (!found || *found == nullptr) {
-                return fail(Errc::invalid_argument, "node {} is not among the tensors", i);
-            }
-            ggml_tensor * node = *found;
+        for (size_t i = 0; i < description_.nodes.size(); ++i) {
+            ggml_tensor * node = tensors_[description_.nodes[i]];
             if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
                 continue;  // back-ends would skip it, but not without looking at it
             }
@@ -190,24 +182,138 @@ private:
         return {};
     }
 
-    const Payload & payload_;
+    const GraphDescription & description_;
     const ggml_backend_dev_t device_;
     BufferTable & buffers_;
     Graph graph_;
     std::vector<ggml_tensor *> tensors_;
+};
+
+// Stock's ids, any unique numbers, as positions.
+class Positions {
+public:
+    Result<> add(uint64_t id, uint32_t position) {
+        if (id == 0 || !by_id_.emplace(id, position).second) {
+            return fail(Errc::invalid_argument, "tensor {}: id {:#x} is 0 or not unique", position, id);
+        }
+        return {};
+    }
+    std::optional<uint32_t> find(uint64_t id) const {
+        const auto found = by_id_.find(id);
+        return found == by_id_.end() ? std::nullopt : std::optional(found->second);
+    }
+    // As GraphTensor refers to others.
+    Result<uint32_t> reference(uint64_t id) const {
+        const auto position = find(id);
+        if (id != 0 && !position) {
+            return fail(Errc::invalid_argument, "tensor id {:#x} is named but not given", id);
+        }
+        return id == 0 ? 0 : *position + 1;
+    }
+
+private:
     std::unordered_map<uint64_t, uint32_t> by_id_;
 };
+
+Result<wire::GraphTensor> from_stock(const wire::Tensor & wired, const Positions & positions) {
+    const uint64_t buffer = wired.buffer, address = wired.data;
+    if (buffer == 0 ? address != 0 : buffer_of(address) != buffer) {
+        return fail(Errc::invalid_argument, "the address {:#x} does not lie in buffer {:#x}", address, buffer);
+    }
+    wire::GraphTensor out{};
+    out.type = wired.type;
+    out.op = wired.op;
+    out.flags = wired.flags;
+    out.use_count = wired.use_count;
+    out.view_offs = wired.view_offs;
+    for (int i = 0; i < wire::max_dims; ++i) {
+        out.ne[i] = wired.ne[i];
+        out.nb[i] = wired.nb[i];
+    }
+    out.address = address;
+    std::memcpy(out.op_params, wired.op_params, sizeof out.op_params);
+    std::memcpy(out.name, wired.name, sizeof out.name);
+    for (int s = 0; s < wire::max_sources; ++s) {
+        const auto src = positions.reference(wired.src[s]);
+        if (!src) {
+            return std::unexpected(src.error());
+        }
+        out.src[s] = *src;
+    }
+    const auto view_src = positions.reference(wired.view_src);
+    if (!view_src) {
+        return std::unexpected(view_src.error());
+    }
+    out.view_src = *view_src;
+    return out;
+}
 
 }  // namespace
 
 bool Graph::uses(uint64_t buffer) const { return std::ranges::binary_search(buffers, buffer); }
 
-Result<Graph> build_graph(ConstBytes bytes, ggml_backend_dev_t device, BufferTable & buffers) {
-    const auto payload = split(bytes);
-    if (!payload) {
-        return std::unexpected(payload.error());
+Result<GraphDescription> describe_stock_graph(ConstBytes bytes) {
+    wire::GraphComputeRequest head{};
+    if (bytes.size() < sizeof head + sizeof(uint32_t)) {
+        return fail(Errc::protocol, "a graph of {} bytes", bytes.size());
     }
-    return Builder(*payload, device, buffers).build();
+    head = load<wire::GraphComputeRequest>(bytes.data());
+    bytes = bytes.subspan(sizeof head);
+    const uint64_t ids_size = uint64_t{head.n_nodes} * sizeof(uint64_t);
+    if (ids_size > bytes.size() - sizeof(uint32_t)) {
+        return fail(Errc::protocol, "a graph that ends within its {} nodes", static_cast<uint32_t>(head.n_nodes));
+    }
+    const ConstBytes ids = bytes.first(ids_size);
+    const auto n_tensors = load<uint32_t>(bytes.data() + ids_size);
+    const ConstBytes tensors = bytes.subspan(ids_size + sizeof(uint32_t));
+    if (uint64_t{n_tensors} * sizeof(wire::Tensor) != tensors.size()) {
+        return fail(Errc::protocol, "a graph that promises {} tensors in {} bytes", n_tensors, tensors.size());
+    }
+    const auto wired = [&](size_t i) { return load<wire::Tensor>(tensors.data() + i * sizeof(wire::Tensor)); };
+    Positions positions;
+    for (uint32_t i = 0; i < n_tensors; ++i) {
+        if (auto added = positions.add(wired(i).id, i); !added) {
+            return std::unexpected(added.error());
+        }
+    }
+    GraphDescription out;
+    for (uint32_t i = 0; i < n_tensors; ++i) {
+        auto tensor = from_stock(wired(i), positions);
+        if (!tensor) {
+            return std::unexpected(tensor.error());
+        }
+        out.tensors.push_back(*tensor);
+    }
+    for (uint32_t i = 0; i < head.n_nodes; ++i) {
+        const auto position = positions.find(load<uint64_t>(ids.data() + i * sizeof(uint64_t)));
+        if (!position) {
+            return fail(Errc::invalid_argument, "node {} is not among the tensors", i);
+        }
+        out.nodes.push_back(*position);
+    }
+    return out;
+}
+
+GraphDescription describe_graph(std::vector<wire::GraphTensor> tensors) {
+    GraphDescription out{std::move(tensors), {}};
+    for (uint32_t i = 0; i < out.tensors.size(); ++i) {
+        if (out.tensors[i].is_node != 0) {
+            out.nodes.push_back(i);
+        }
+    }
+    return out;
+}
+
+Result<Graph> build_graph(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers) {
+    return Builder(description, device, buffers).build();
+}
+
+Result<std::vector<uint8_t>> supported_nodes(GraphDescription description, ggml_backend_dev_t device) {
+    for (wire::GraphTensor & tensor : description.tensors) {
+        tensor.address = 0;
+    }
+    BufferTable none;
+    return Builder(description, device, none).ask();
 }
 
 }  // namespace caravan::server

@@ -1,4 +1,4 @@
-// From the payload of GRAPH_COMPUTE to a graph that ggml can run: decoded, checked, built. Nothing recurses.
+// From a graph on the wire, in either dialect, to one that ggml can run: decoded, checked, built. Nothing recurses.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 #include "abi/ggml_abi.h"
 #include "server/buffer_table.h"
-#include "wire/stock.h"
+#include "wire/native.h"
 
 namespace caravan::server {
 
@@ -22,9 +22,22 @@ struct Graph {
     bool uses(uint64_t buffer) const;
 };
 
+// A graph as a peer describes it: the tensors, and the positions of the computed ones in the order of computation.
+struct GraphDescription {
+    std::vector<wire::GraphTensor> tensors;
+    std::vector<uint32_t> nodes;
+};
+// Of the stock dialect: the payload of GRAPH_COMPUTE.
+Result<GraphDescription> describe_stock_graph(ConstBytes payload);
+// Of the native one.
+GraphDescription describe_graph(std::vector<wire::GraphTensor> tensors);
+
 // Every tensor is checked as in tensor_check.h; every node and source must exist, must have its data in a buffer
 // (unless it is empty), must not carry a function pointer, and must be something that `device` says it can compute.
 // Nodes that are not marked for computation are left out.
-Result<Graph> build_graph(ConstBytes payload, ggml_backend_dev_t device, BufferTable & buffers);
+Result<Graph> build_graph(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers);
+
+// For each node, in order: can `device` compute it? Shapes only; no buffer is looked at.
+Result<std::vector<uint8_t>> supported_nodes(GraphDescription description, ggml_backend_dev_t device);
 
 }  // namespace caravan::server

@@ -1,4 +1,5 @@
-// One client, served in the stock dialect, from behind the HELLO to the end of the connection. One thread.
+// One client, from behind the HELLO to the end of the connection: the frame of every command, and the stock dialect's.
+// Those of the native one are in native_commands.h. One thread.
 #pragma once
 
 #include <optional>
@@ -8,22 +9,23 @@
 #include "cache/store.h"
 #include "net/inbound.h"
 #include "server/buffer_table.h"
+#include "server/data.h"
 #include "server/devices.h"
 #include "server/graph_builder.h"
-#include "wire/stock.h"
+#include "server/native_commands.h"
 
 namespace caravan::server {
 
 class Session {
 public:
-    // `already`: bytes of the first command that were received elsewhere. `cache` may be null.
-    Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Store * cache);
+    // `already`: bytes of the first command that were received elsewhere. `cache` and `peers` may be null.
+    Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Store * cache, Peers * peers);
 
     // Until the client leaves (Errc::closed), breaks the protocol or asks for something impossible.
     Error run();
 
     // Did it hold a buffer or compute anything?
-    bool did_work() const { return buffers_.peak_bytes() > 0 || launches_ > 0; }
+    bool did_work() const { return buffers_.peak_bytes() > 0 || graphs_run_.launches > 0; }
     // "12 graphs computed 640 times, 97 MiB in, 2 MiB out, at most 530 MiB of buffers".
     std::string summary() const;
 
@@ -48,22 +50,15 @@ private:
 
     template <class Request>
     Result<Request> take();
-    template <class Answer>
-    Result<> answer(const Answer & answer);
-    Result<> answer_bytes(ConstBytes payload);
-    Result<> check_device(uint32_t device) const;
-    Result<> launch(uint32_t device, Graph & graph);
-    bool load_cached(const wire::SetTensorHashRequest & request);
 
-    net::Transport & transport_;
     net::Inbound in_;
     Devices & devices_;
-    cache::Store * cache_;
     BufferTable buffers_;
+    Data data_;
+    GraphRuns graphs_run_;
+    NativeCommands native_;
     std::vector<std::unordered_map<uint64_t, Graph>> graphs_;  // by device, by the client's uid
     std::optional<Graph> unkept_;                              // uid 0: may still be running
-    std::vector<std::byte> scratch_;
-    uint64_t bytes_out_ = 0, graphs_built_ = 0, launches_ = 0;
 };
 
 }  // namespace caravan::server

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <functional>
 #include <list>
+#include <unordered_map>
 
 #include "base/log.h"
 #include "net/handshake.h"
@@ -75,6 +76,7 @@ private:
     void accept_all(net::Listener & listener);
     void advance(Door & door);
     void place(Door & door);
+    void place_link(Door & door);
     void hear(WorkerProcess & worker);
     void handle_signals();
     void reap();
@@ -88,6 +90,7 @@ private:
     std::list<Door> doors_;
     std::vector<ControlMessage> devices_;
     std::string start_failure_;
+    std::unordered_map<uint64_t, pid_t> invitations_;  // by token: the worker that gave it out
     uint64_t next_session_ = 1;
     TimePoint respawn_at_ = TimePoint::min();
     TimePoint accept_again_ = TimePoint::min();
@@ -222,6 +225,10 @@ void Supervisor::place(Door & door) {
     if (door.wants != FrontDoor::Wants::session) {
         return;
     }
+    if (door.client.token() != 0) {
+        place_link(door);
+        return;
+    }
     const bool is_full = serving() >= static_cast<size_t>(options_.max_sessions);
     if (is_full && !door.told) {
         door.told = true;
@@ -247,6 +254,27 @@ void Supervisor::place(Door & door) {
                  static_cast<unsigned long long>(worker->session));
     std::fflush(stdout);
     spawn_spare();
+}
+
+// Another server's worker, with the token of one of our sessions.
+void Supervisor::place_link(Door & door) {
+    door.closing = true;
+    const auto invitation = invitations_.extract(door.client.token());
+    const auto worker = invitation.empty() ? workers_.end()
+                                           : std::ranges::find(workers_, invitation.mapped(), &WorkerProcess::pid);
+    if (worker == workers_.end() || !worker->control) {
+        log_warning("dropping {}: it wants a link with a session that did not invite it", door.client.peer());
+        return;
+    }
+    ControlMessage message{.kind = ControlMessage::Kind::link,
+                           .prefix_size = static_cast<uint32_t>(door.client.prefix().size()),
+                           .token = door.client.token()};
+    std::ranges::copy(door.client.prefix(), message.prefix);
+    const UniqueFd socket = door.client.release();
+    send_control(worker->control.get(), message, socket.get());
+    std::fprintf(stdout, "Linked with the server at %s (session %llu)\n", door.client.peer().c_str(),
+                 static_cast<unsigned long long>(worker->session));
+    std::fflush(stdout);
 }
 
 void Supervisor::hear(WorkerProcess & worker) {
@@ -284,7 +312,9 @@ void Supervisor::hear(WorkerProcess & worker) {
                     }
                 }
                 break;
-            case ControlMessage::Kind::session: break;
+            case ControlMessage::Kind::invite: invitations_[message.token] = worker.pid; break;
+            case ControlMessage::Kind::session:
+            case ControlMessage::Kind::link: break;
         }
     }
 }
@@ -322,6 +352,7 @@ void Supervisor::reap() {
                 door.asked = false;
             }
         }
+        std::erase_if(invitations_, [&](const auto & invitation) { return invitation.second == pid; });
         workers_.erase(worker);
     }
 }

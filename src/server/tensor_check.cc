@@ -4,7 +4,7 @@
 
 namespace caravan::server {
 
-std::string printable_name(const wire::Tensor & tensor) {
+std::string printable_name(const wire::GraphTensor & tensor) {
     std::string name(tensor.name, strnlen(tensor.name, sizeof tensor.name));
     for (char & c : name) {
         if (c < ' ' || c > '~') {
@@ -14,43 +14,39 @@ std::string printable_name(const wire::Tensor & tensor) {
     return name;
 }
 
-Result<uint64_t> checked_bytes(const wire::Tensor & tensor) {
-    if (tensor.type >= GGML_TYPE_COUNT) {
-        return fail(Errc::invalid_argument, "tensor type {} does not exist", static_cast<uint32_t>(tensor.type));
+Result<uint64_t> checked_bytes(const wire::Region & region) {
+    if (region.type >= GGML_TYPE_COUNT) {
+        return fail(Errc::invalid_argument, "tensor type {} does not exist", region.type);
     }
-    const auto type = static_cast<ggml_type>(tensor.type);
+    const auto type = static_cast<ggml_type>(region.type);
     const int64_t block = ggml_blck_size(type);
     const uint64_t block_bytes = ggml_type_size(type);
     if (block <= 0 || block_bytes == 0) {
-        return fail(Errc::invalid_argument, "tensor type {} is no longer supported", static_cast<uint32_t>(tensor.type));
+        return fail(Errc::invalid_argument, "tensor type {} is no longer supported", region.type);
     }
-    if (tensor.ne[0] % block != 0) {
+    if (region.ne[0] % static_cast<uint64_t>(block) != 0) {
         return fail(Errc::invalid_argument, "a row of {} elements is not a whole number of {} blocks of {}",
-                    static_cast<uint32_t>(tensor.ne[0]), ggml_type_name(type), block);
+                    region.ne[0], ggml_type_name(type), block);
     }
     uint64_t elements = 1;
-    for (int i = 0; i < wire::max_dims; ++i) {
-        if (__builtin_mul_overflow(elements, uint64_t{tensor.ne[i]}, &elements) || elements > INT64_MAX / 256) {
+    for (const uint64_t ne : region.ne) {
+        if (ne > INT64_MAX / 256 || __builtin_mul_overflow(elements, ne, &elements) || elements > INT64_MAX / 256) {
             return fail(Errc::invalid_argument, "tensor with too many elements");
         }
     }
     if (elements == 0) {
         return 0;
     }
-    // The last element of each dimension, then the size of what begins there: ne and nb are below 2^32, so no product
-    // overflows, and neither does the sum.
-    uint64_t bytes = 0;
-    if (block == 1) {
-        bytes = block_bytes + (tensor.ne[0] - 1) * uint64_t{tensor.nb[0]};
-    } else {
-        bytes = tensor.ne[0] / static_cast<uint64_t>(block) * uint64_t{tensor.nb[0]};
-    }
-    for (int i = 1; i < wire::max_dims; ++i) {
-        if (__builtin_add_overflow(bytes, (tensor.ne[i] - uint64_t{1}) * tensor.nb[i], &bytes)) {
+    // The last element of each dimension, then the size of what begins there.
+    uint64_t bytes = block == 1 ? block_bytes : 0;
+    for (int i = 0; i < wire::max_dims; ++i) {
+        const uint64_t steps = i == 0 && block != 1 ? region.ne[0] / static_cast<uint64_t>(block) : region.ne[i] - 1;
+        uint64_t length = 0;
+        if (__builtin_mul_overflow(steps, region.nb[i], &length) || __builtin_add_overflow(bytes, length, &bytes)) {
             return fail(Errc::invalid_argument, "tensor with too many bytes");
         }
     }
-    if (tensor.nb[0] < block_bytes && (block != 1 || tensor.ne[0] > 1)) {
+    if (region.nb[0] < block_bytes && (block != 1 || region.ne[0] > 1)) {
         return fail(Errc::invalid_argument, "elements of {} that overlap", ggml_type_name(type));
     }
     if (bytes > max_buffer_size) {
@@ -59,33 +55,33 @@ Result<uint64_t> checked_bytes(const wire::Tensor & tensor) {
     return bytes;
 }
 
-Result<ggml_tensor> checked_tensor(const wire::Tensor & tensor, BufferTable & buffers) {
-    const auto bytes = checked_bytes(tensor);
+Result<ggml_tensor> checked_tensor(const wire::Region & region, BufferTable & buffers) {
+    const auto bytes = checked_bytes(region);
     if (!bytes) {
         return std::unexpected(bytes.error());
     }
     ggml_tensor out{};
-    out.type = static_cast<ggml_type>(tensor.type);
+    out.type = static_cast<ggml_type>(region.type);
     for (int i = 0; i < wire::max_dims; ++i) {
-        out.ne[i] = tensor.ne[i];
-        out.nb[i] = tensor.nb[i];
+        out.ne[i] = static_cast<int64_t>(region.ne[i]);
+        out.nb[i] = region.nb[i];
     }
-    if (tensor.buffer != 0) {
-        const auto region = buffers.locate(tensor.buffer, tensor.data, *bytes);
-        if (!region) {
-            return std::unexpected(region.error());
+    if (region.buffer != 0) {
+        const auto place = buffers.locate(region.buffer, region.address, *bytes);
+        if (!place) {
+            return std::unexpected(place.error());
         }
-        out.buffer = region->buffer->buffer.get();
-        out.data = region->data();
-    } else if (tensor.data != 0) {
+        out.buffer = place->buffer->buffer.get();
+        out.data = place->data();
+    } else if (region.address != 0) {
         return fail(Errc::invalid_argument, "a tensor with an address but no buffer");
     }
     return out;
 }
 
-Result<CheckedRegion> checked_region(const wire::Tensor & tensor, uint64_t offset, uint64_t size,
+Result<CheckedRegion> checked_region(const wire::Region & region, uint64_t offset, uint64_t size,
                                      BufferTable & buffers) {
-    const auto bytes = checked_bytes(tensor);
+    const auto bytes = checked_bytes(region);
     if (!bytes) {
         return std::unexpected(bytes.error());
     }
@@ -93,16 +89,16 @@ Result<CheckedRegion> checked_region(const wire::Tensor & tensor, uint64_t offse
         return fail(Errc::invalid_argument, "{} bytes at offset {} do not lie in a tensor of {} bytes", size, offset,
                     *bytes);
     }
-    const auto checked = checked_tensor(tensor, buffers);
+    const auto checked = checked_tensor(region, buffers);
     if (!checked) {
         return std::unexpected(checked.error());
     }
-    if (tensor.buffer == 0) {
+    if (region.buffer == 0) {
         return fail(Errc::invalid_argument, "a tensor without a buffer");
     }
-    auto region = buffers.locate(tensor.buffer, tensor.data, *bytes);
-    region->offset += offset;
-    return CheckedRegion{*checked, *region, *bytes};
+    auto place = buffers.locate(region.buffer, region.address, *bytes);
+    place->offset += offset;
+    return CheckedRegion{*checked, *place, offset, *bytes};
 }
 
 }  // namespace caravan::server

@@ -4,26 +4,28 @@
 
 #include "ggml.h"
 #include "server/buffer_table.h"
-#include "wire/stock.h"
+#include "wire/native.h"
 
 namespace caravan::server {
 
 // The number of bytes from the first to behind the last element, or an error if type, shape or strides make no sense.
-Result<uint64_t> checked_bytes(const wire::Tensor & tensor);
+Result<uint64_t> checked_bytes(const wire::Region & region);
 
 // Type, shape, strides, and if it names a buffer: data and buffer, with all its bytes inside. No op, no sources.
-Result<ggml_tensor> checked_tensor(const wire::Tensor & tensor, BufferTable & buffers);
+Result<ggml_tensor> checked_tensor(const wire::Region & region, BufferTable & buffers);
 
 // checked_tensor, which must name a buffer, and [offset, offset + size) inside the tensor.
 struct CheckedRegion {
     ggml_tensor tensor;
     BufferTable::Region region;  // from `offset` on
+    uint64_t offset = 0;
     uint64_t tensor_bytes = 0;
+    uint32_t device() const { return region.buffer->device; }
 };
-Result<CheckedRegion> checked_region(const wire::Tensor & tensor, uint64_t offset, uint64_t size,
+Result<CheckedRegion> checked_region(const wire::Region & region, uint64_t offset, uint64_t size,
                                      BufferTable & buffers);
 
 // For messages: the name, with what is not printable replaced.
-std::string printable_name(const wire::Tensor & tensor);
+std::string printable_name(const wire::GraphTensor & tensor);
 
 }  // namespace caravan::server

@@ -30,11 +30,12 @@ void quiet_log(ggml_log_level level, const char * text, void *) {
     }
 }
 
-// Watches, while the main thread computes, for a client that has hung up (the computation is for nobody) and for a
-// supervisor that has gone. Sleeps otherwise.
+// Watches, while the main thread computes, for a client that has hung up (the computation is for nobody), for a
+// supervisor that has gone, and for other servers that come to link with this session. Sleeps otherwise.
 class Watcher {
 public:
-    Watcher(int client, int control, Devices & devices) : client_(client), control_(control), devices_(devices) {
+    Watcher(int client, int control, Devices & devices, Peers & peers)
+        : client_(client), control_(control), devices_(devices), peers_(peers) {
         if (::pipe(stop_) == 0) {
             thread_ = std::thread([this] { watch(); });
         }
@@ -63,7 +64,10 @@ private:
                 return;
             }
             if (fds[1].revents != 0) {
-                ::_exit(EXIT_SUCCESS);  // nothing is ever sent during a session: the supervisor has ended
+                hear_supervisor();
+            }
+            if (fds[0].revents == 0) {
+                continue;
             }
             // Commands that came before the end are still read (an upload may be on its way into the cache), but a
             // computation is broken off, and if even that does not help, the process ends here.
@@ -79,8 +83,21 @@ private:
         }
     }
 
+    void hear_supervisor() {
+        auto received = receive_control(control_);
+        if (!received) {
+            ::_exit(EXIT_SUCCESS);  // it has ended
+        }
+        if (*received && (*received)->message.kind == ControlMessage::Kind::link) {
+            const ControlMessage & message = (*received)->message;
+            const auto first = ConstBytes(message.prefix).first(message.prefix_size);
+            peers_.arrived(message.token, std::move((*received)->attached), {first.begin(), first.end()});
+        }
+    }
+
     int client_, control_;
     Devices & devices_;
+    Peers & peers_;
     int stop_[2] = {-1, -1};
     std::thread thread_;
 };
@@ -97,6 +114,7 @@ bool announce(int control, const Devices & devices) {
         ControlMessage message{.kind = ControlMessage::Kind::device,
                                .number = i,
                                .count = devices.count(),
+                               .type = facts.type,
                                .alignment = facts.alignment,
                                .max_size = facts.max_size,
                                .memory_free = facts.memory_free,
@@ -121,8 +139,11 @@ void serve(ReceivedControl given, int control, Devices & devices, cache::Store *
     if (!accepted) {
         ended.set_text(accepted.error().text);
     } else {
-        Session session(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, devices, cache);
-        const Watcher watcher(client, control, devices);
+        Peers & peers = *new Peers([control](uint64_t token) {
+            return send_control(control, {.kind = ControlMessage::Kind::invite, .token = token});
+        });
+        Session session(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, devices, cache, &peers);
+        const Watcher watcher(client, control, devices, peers);
         const Error end = session.run();
         ended.set_text(session.did_work() ? std::format("{}; {}", why_ended(end), session.summary()) : why_ended(end));
     }

@@ -13,7 +13,8 @@
 namespace caravan::wire {
 
 inline constexpr char extension_magic[8] = {'C', 'A', 'R', 'A', 'V', 'A', 'N', '1'};
-inline constexpr uint32_t feature_rdma = 1;  // built with RDMA and willing to try
+inline constexpr uint32_t feature_rdma = 1;    // built with RDMA and willing to try
+inline constexpr uint32_t feature_native = 2;  // native.h
 
 #pragma pack(push, 1)
 
@@ -21,7 +22,7 @@ struct Extension {
     uint32_t qpn = 0;
     char magic[8] = {'C', 'A', 'R', 'A', 'V', 'A', 'N', '1'};
     uint32_t features = 0;
-    uint8_t unused[8] = {};
+    uint64_t token = 0;  // not 0: a link to the session that gave it out (native.h, INVITE)
 
     bool is_caravan() const {
         return qpn == 0 && std::memcmp(magic, extension_magic, sizeof magic) == 0;
@@ -48,6 +49,20 @@ inline constexpr Command command_rdma_verdict{129};
 struct RdmaVerdict {
     uint8_t use_rdma;
 };
+
+// From one server to another, as the first command on a link (after RDMA has been negotiated, if it is). No payload.
+// Answer: u8 1.
+inline constexpr Command command_link{130};
+
+// Of one device, which the payload names like that of GET_ALIGNMENT does.
+inline constexpr Command command_device_facts{131};
+struct DeviceFactsAnswer {
+    char name[64];
+    char description[128];
+    uint32_t type;  // ggml's number
+    uint32_t unused[15];
+};
+static_assert(sizeof(DeviceFactsAnswer) == 256);
 
 #pragma pack(pop)
 

@@ -11,7 +11,7 @@ def test_backend_path_displaces_stock(lab):
     server = lab.server()
     done = lab.run(['llama-bench', '--rpc', server.endpoint, '--list-devices'], env={'GGML_RPC_DEBUG': 1})
     assert done.lines('displacing another RPC back-end')
-    assert done.lines(rf'RPC0: {server.endpoint} \(\d+ MiB, \d+ MiB free\)')
+    assert done.lines(rf'RPC0: {server.endpoint} \(CPU: .*\) \(\d+ MiB, \d+ MiB free\)')
 
 
 def test_without_it_stock_is_used(lab):

@@ -196,7 +196,7 @@ TEST(Launch, TheWholeGraphFirstThenOnlyItsUid) {
         EXPECT_EQ(message.as<uint32_t>(0), 2u);
         EXPECT_EQ(message.as<uint64_t>(4), 31u);
         if (i == 0) {
-            EXPECT_EQ(message.payload, encode_graph(*graph, 2, session.kit.handle_of()).payload);
+            EXPECT_EQ(message.payload, test::encode_graph(*graph, 2, session.kit.handle_of()).payload);
         }
     }
 }
@@ -518,13 +518,13 @@ TEST(Weights, NoMoreHashingAfterEightMissesInARow) {
 TEST(Copy, AnswersWhatTheServerSays) {
     for (const uint8_t done : {1, 0}) {
         Session session;
-        const wire::Tensor src = encode_region(*session.kit.f32(8), GraphKit::handle);
-        const wire::Tensor dst = encode_region(*session.kit.f32(8), GraphKit::handle);
+        const wire::Region src = encode_region(*session.kit.f32(8), GraphKit::handle);
+        const wire::Region dst = encode_region(*session.kit.f32(8), GraphKit::handle);
         session.peer.answer(done);
         EXPECT_EQ(session->copy(src, {0, 32}, dst, {64, 96}), done != 0);
         const Message message = session.peer.next();
         EXPECT_EQ(message.command, Command::copy_tensor);
-        EXPECT_EQ(message.payload, test::bytes_of(wire::CopyTensorRequest{src, dst}));
+        EXPECT_EQ(message.payload, test::bytes_of(wire::CopyTensorRequest{stock_tensor(src), stock_tensor(dst)}));
     }
 }
 

@@ -7,8 +7,8 @@
 #include <functional>
 #include <string>
 
-#include "client/tensor_encoding.h"
 #include "cpu_device.h"
+#include "graph_kit.h"
 #include "wire_tensor.h"
 
 namespace caravan::server {
@@ -37,7 +37,11 @@ protected:
     std::vector<float> read(uint64_t offset, size_t count) {
         return as_floats(ConstBytes(memory(offset), count * sizeof(float)));
     }
-    Result<Graph> build(ConstBytes payload) { return build_graph(payload, test::cpu_devices().device(0), table); }
+    Result<Graph> build(ConstBytes payload) {
+        return describe_stock_graph(payload).and_then([&](const GraphDescription & description) {
+            return build_graph(description, test::cpu_devices().device(0), table);
+        });
+    }
     Result<Graph> build(const std::vector<uint64_t> & nodes, const std::vector<wire::Tensor> & tensors) {
         return build(graph_payload(0, 1, nodes, tensors));
     }
@@ -105,7 +109,7 @@ TEST_F(GraphBuilder, ComputesWhatTheClientEncodes) {
     ggml_tensor * negated = placed(ggml_neg(context.get(), row));
     ggml_cgraph * graph = ggml_new_graph_custom(context.get(), 16, false);
     ggml_build_forward_expand(graph, negated);
-    const auto encoded = client::encode_graph(*graph, 0, [&](ggml_backend_buffer_t) { return buffer; });
+    const auto encoded = test::encode_graph(*graph, 0, [&](ggml_backend_buffer_t) { return buffer; });
 
     const auto at = [&](const ggml_tensor * tensor) { return reinterpret_cast<uint64_t>(tensor->data) - buffer; };
     write(at(weights), {1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1});

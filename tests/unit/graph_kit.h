@@ -10,6 +10,16 @@
 
 namespace caravan::test {
 
+struct EncodedGraph {
+    std::vector<std::byte> payload;  // of GRAPH_COMPUTE
+    client::Ranges touched;
+    uint32_t n_nodes = 0;
+};
+inline EncodedGraph encode_graph(const ggml_cgraph & graph, uint32_t device, const client::HandleOf & handle_of) {
+    const client::CollectedGraph collected = client::collect_graph(graph, handle_of);
+    return {client::encode_stock_graph(collected, graph.uid, device, handle_of), collected.touched, collected.n_nodes};
+}
+
 class GraphKit {
 public:
     GraphKit() : context_(ggml_init({.mem_size = 4 << 20, .mem_buffer = nullptr, .no_alloc = true}), ggml_free) {}

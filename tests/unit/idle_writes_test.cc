@@ -13,10 +13,10 @@ namespace {
 
 using test::noise;
 
-wire::Tensor stamped(uint64_t id) {
-    wire::Tensor tensor{};
-    tensor.id = id;
-    return tensor;
+wire::Region stamped(uint64_t id) {
+    wire::Region region{};
+    region.address = id;
+    return region;
 }
 
 bool hold(IdleWrites & writes, Range range, uint32_t seed = 1) {
@@ -88,7 +88,7 @@ TEST(IdleWrites, AGraphThatTouchesAHeldWriteGetsItsLastData) {
     ASSERT_EQ(taken.size(), 1u);
     EXPECT_EQ(taken[0].range, (Range{0, 8}));
     EXPECT_EQ(taken[0].data, noise(8, 2));
-    EXPECT_EQ(taken[0].tensor.id, 2u);
+    EXPECT_EQ(taken[0].region.address, 2u);
     EXPECT_EQ(taken[0].offset, 2u);
     EXPECT_FALSE(hold(writes, {0, 8})) << "it is not idle any more";
     EXPECT_TRUE(writes.take_overlapping({0, 100}).empty());
@@ -213,7 +213,7 @@ private:
     void send_held(const std::vector<HeldWrite> & writes) {
         for (const HeldWrite & write : writes) {
             // The command says where by tensor and offset, not by range.
-            EXPECT_EQ(write.tensor.data + write.offset, write.range.begin);
+            EXPECT_EQ(write.region.address + write.offset, write.range.begin);
             send(write.range, write.data);
         }
     }
@@ -230,10 +230,10 @@ private:
 
     void set(const Range & range, bool is_weight) {
         const auto data = mean(range);
-        wire::Tensor tensor{};
+        wire::Region region{};
         const uint64_t offset = below(8);
-        tensor.data = range.begin - offset;
-        if (writes_.hold(range, tensor, offset, data)) {
+        region.address = range.begin - offset;
+        if (writes_.hold(range, region, offset, data)) {
             ++held_;
             return;
         }

@@ -34,7 +34,7 @@ struct Client {
         test::cpu_devices();
         server_ = std::thread([this, transport = std::move(transport),
                                first = std::vector(already.begin(), already.end())]() mutable {
-            Session session(*transport, first, test::cpu_devices(), nullptr);
+            Session session(*transport, first, test::cpu_devices(), nullptr, nullptr);
             end_ = session.run();
             summary_ = session.summary();
             did_work_ = session.did_work();
@@ -538,6 +538,160 @@ TEST_F(Hostile, NotWaitingForAnAnswerIsJustLeaving) {
                     wire::GetTensorRequest{f32_tensor(1, {8 << 20, 1, 1, 1}, buffer, client.base), 0, 32 << 20});
     client.peer.close();
     EXPECT_EQ(client.end().code, Errc::closed);
+}
+
+// The native dialect: regions of the buffer in slots, and graphs of them.
+struct NativeClient : ClientWithBuffer {
+    template <class Request>
+    void post(wire::NativeCommand command, const Request & request, const std::vector<std::byte> & more = {}) {
+        peer.request(static_cast<Command>(command), bytes_of(request) + more);
+    }
+    void declare(uint16_t slot, uint64_t address, uint64_t ne0 = 4) {
+        post(wire::NativeCommand::declare,
+             wire::DeclareRequest{slot, {GGML_TYPE_F32, {ne0, 1, 1, 1}, {4, ne0 * 4, ne0 * 4, ne0 * 4}, address}});
+    }
+    void write(uint16_t slot, const std::vector<float> & values) {
+        post(wire::NativeCommand::write, wire::WriteRequest{slot, 0, 0}, floats(values));
+    }
+    std::vector<float> read(uint16_t slot, uint64_t count = 4) {
+        post(wire::NativeCommand::read, wire::ReadRequest{slot, 0, count * 4});
+        return as_floats(peer.answered().value_or(std::vector<std::byte>()));
+    }
+    static wire::GraphTensor tensor(uint64_t address, uint64_t ne0 = 4) {
+        wire::GraphTensor out{};
+        out.type = GGML_TYPE_F32;
+        const uint64_t ne[] = {ne0, 1, 1, 1}, nb[] = {4, ne0 * 4, ne0 * 4, ne0 * 4};
+        std::memcpy(out.ne, ne, sizeof ne);
+        std::memcpy(out.nb, nb, sizeof nb);
+        out.address = address;
+        return out;
+    }
+    std::vector<wire::GraphTensor> sum(ggml_op op = GGML_OP_ADD) {
+        std::vector<wire::GraphTensor> out{tensor(buffer), tensor(buffer + 64), tensor(buffer + 128)};
+        out[2].op = op;
+        out[2].is_node = 1;
+        out[2].flags = GGML_TENSOR_FLAG_COMPUTE;
+        out[2].src[0] = 1;
+        out[2].src[1] = 2;
+        return out;
+    }
+    void graph(uint16_t slot, const std::vector<wire::GraphTensor> & tensors, uint16_t base = wire::no_base,
+               const std::vector<wire::GraphTensor> & base_tensors = {}) {
+        std::vector<std::byte> difference;
+        wire::encode_difference(base_tensors, tensors, difference);
+        post(wire::NativeCommand::graph, wire::GraphRequest{0, slot, base, static_cast<uint32_t>(tensors.size())},
+             difference);
+    }
+    // Kind and text of what comes instead of an answer.
+    std::pair<wire::AnswerKind, std::string> told() {
+        uint64_t head = 0;
+        if (!peer.receive(mutable_bytes(&head, sizeof head))) {
+            return {};
+        }
+        return {static_cast<wire::AnswerKind>(head >> wire::answer_kind_shift),
+                test::text_of(peer.receive(head & wire::answer_size_mask))};
+    }
+};
+
+TEST(NativeSession, WritesReadsFillsAndCopies) {
+    NativeClient client;
+    client.declare(0, client.buffer);
+    client.declare(4095, client.buffer + 64);
+    client.write(0, {1, 2, 3, 4});
+    client.post(wire::NativeCommand::copy, wire::CopyRequest{0, 4095});
+    client.post(wire::NativeCommand::fill, wire::FillRequest{0, 4, 8, 0});
+    EXPECT_EQ(client.read(4095), (std::vector<float>{1, 2, 3, 4}));
+    EXPECT_EQ(client.read(0), (std::vector<float>{1, 0, 0, 4}));
+    client.declare(0, client.buffer + 64);
+    EXPECT_EQ(client.read(0), (std::vector<float>{1, 2, 3, 4})) << "a slot means what it was last declared as";
+}
+
+TEST(NativeSession, GraphsAreKeptChangedAndLaunched) {
+    NativeClient client;
+    for (uint16_t slot = 0; slot < 4; ++slot) {
+        client.declare(slot, client.buffer + 64 * slot);
+    }
+    client.write(0, {1, 2, 3, 4});
+    client.write(1, {10, 20, 30, 40});
+    const auto sum = client.sum();
+    client.graph(5, sum);
+    EXPECT_EQ(client.read(2), (std::vector<float>{11, 22, 33, 44}));
+    auto product = sum;
+    product[2].op = GGML_OP_MUL;
+    product[2].address = client.buffer + 192;
+    client.graph(6, product, 5, sum);
+    EXPECT_EQ(client.read(3), (std::vector<float>{10, 40, 90, 160}));
+    client.write(0, {0, 0, 0, 0});
+    client.post(wire::NativeCommand::launch, wire::LaunchRequest{5});
+    EXPECT_EQ(client.read(2), (std::vector<float>{10, 20, 30, 40}));
+}
+
+TEST(NativeSession, AGraphThatCannotBeComputedEndsNothing) {
+    NativeClient client;
+    client.declare(2, client.buffer + 128);
+    client.graph(0, client.sum(GGML_OP_MUL_MAT_ID));
+    auto told = client.told();
+    EXPECT_EQ(told.first, wire::AnswerKind::launch_failed);
+    EXPECT_NE(told.second.find("source 2 is missing"), std::string::npos) << told.second;
+    client.post(wire::NativeCommand::launch, wire::LaunchRequest{0});
+    EXPECT_EQ(client.told().first, wire::AnswerKind::launch_failed);
+    auto outside = client.sum();
+    outside[1].address = client.buffer + 4090;
+    client.graph(0, outside);
+    EXPECT_EQ(client.told().first, wire::AnswerKind::launch_failed);
+    client.graph(1, client.sum());
+    EXPECT_EQ(client.read(2), (std::vector<float>{0, 0, 0, 0}));
+}
+
+TEST(NativeSession, AFreedBuffersGraphsAreGone) {
+    NativeClient client;
+    client.graph(0, client.sum());
+    client.peer.ask(Command::free_buffer, client.buffer);
+    client.post(wire::NativeCommand::launch, wire::LaunchRequest{0});
+    EXPECT_EQ(client.told().first, wire::AnswerKind::launch_failed);
+}
+
+TEST(NativeSession, AnswersWhetherOpsAreSupported) {
+    NativeClient client;
+    auto questions = client.sum();
+    questions.push_back(questions[2]);
+    questions[3].op = GGML_OP_MUL_MAT;  // with a missing source
+    questions[3].src[1] = 0;
+    std::vector<std::byte> difference;
+    wire::encode_difference({}, questions, difference);
+    client.post(wire::NativeCommand::supports, wire::SupportsRequest{0, 4}, difference);
+    EXPECT_EQ(client.peer.answered(), (std::vector{std::byte{1}, std::byte{0}}));
+}
+
+// Each ends the session, and the client is told why.
+TEST(NativeSession, WhatIsOutOfBoundsEndsIt) {
+    const std::vector<std::function<void(NativeClient &)>> attacks{
+        [](NativeClient & c) { c.declare(4096, c.buffer); },
+        [](NativeClient & c) { c.write(7, {1}); },
+        [](NativeClient & c) { c.declare(0, c.buffer + 4092), c.write(0, {1, 2, 3, 4}); },
+        [](NativeClient & c) { c.declare(0, c.buffer - 4), c.write(0, {1, 2, 3, 4}); },
+        [](NativeClient & c) { c.declare(0, 0), c.write(0, {1, 2, 3, 4}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.write(0, {1, 2, 3, 4, 5}); },
+        [](NativeClient & c) { c.declare(0, c.buffer, UINT64_MAX / 4), c.write(0, {1}); },
+        [](NativeClient & c) { c.declare(0, c.buffer, uint64_t{1} << 62), c.write(0, {1}); },
+        [](NativeClient & c) { c.post(wire::NativeCommand::read, wire::ReadRequest{0, 0, 4}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::read, wire::ReadRequest{0, UINT64_MAX, 4}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::fill, wire::FillRequest{0, 8, 16, 1}); },
+        [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{0, 128, wire::no_base, 0}); },
+        [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{9, 0, wire::no_base, 0}); },
+        [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{0, 0, wire::no_base, 1000}); },
+        [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{0, 0, 200, 0}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::push, wire::PushRequest{0, 0}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::take, wire::TakeRequest{1, 0}); },
+    };
+    for (size_t i = 0; i < attacks.size(); ++i) {
+        NativeClient client;
+        attacks[i](client);
+        const auto told = client.told();
+        EXPECT_EQ(told.first, wire::AnswerKind::ended) << i;
+        EXPECT_FALSE(told.second.empty()) << i;
+        EXPECT_NE(client.end().code, Errc::closed) << i;
+    }
 }
 
 }  // namespace

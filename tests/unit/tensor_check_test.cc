@@ -187,7 +187,7 @@ TEST_F(TensorCheck, TensorsMayLieAtOddAddresses) {
 }
 
 TEST_F(TensorCheck, NamesArePrintable) {
-    wire::Tensor tensor{};
+    wire::GraphTensor tensor{};
     std::memcpy(tensor.name, "a\x1b[31m\n\xff", 8);
     EXPECT_EQ(printable_name(tensor), "a?[31m??");
     std::memset(tensor.name, 'x', sizeof tensor.name);

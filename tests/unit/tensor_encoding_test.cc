@@ -22,7 +22,7 @@ struct Decoded {
     std::vector<wire::Tensor> tensors;
     std::map<uint64_t, wire::Tensor> by_id;
 
-    explicit Decoded(const EncodedGraph & graph) {
+    explicit Decoded(const test::EncodedGraph & graph) {
         const std::byte * at = graph.payload.data();
         head = load<wire::GraphComputeRequest>(at);
         at += sizeof head;
@@ -42,18 +42,18 @@ struct Decoded {
 
 TEST(CanCarry, OrdinaryNodes) {
     GraphKit kit;
-    EXPECT_TRUE(can_carry(*ggml_add(kit.context(), kit.f32(8), kit.f32(8))));
-    EXPECT_TRUE(can_carry(*ggml_mul_mat(kit.context(), kit.f32(8, 4), kit.f32(8, 2))));
-    EXPECT_TRUE(can_carry(*kit.f32(8)));
+    EXPECT_TRUE(can_carry(*ggml_add(kit.context(), kit.f32(8), kit.f32(8)), false));
+    EXPECT_TRUE(can_carry(*ggml_mul_mat(kit.context(), kit.f32(8, 4), kit.f32(8, 2)), false));
+    EXPECT_TRUE(can_carry(*kit.f32(8), false));
 }
 
 TEST(CanCarry, NoFunctionPointers) {
     GraphKit kit;
     ggml_tensor * a = kit.f32(8);
-    EXPECT_FALSE(can_carry(*ggml_map_custom1(kit.context(), a, [](auto...) {}, 1, nullptr)));
-    EXPECT_FALSE(can_carry(*ggml_map_custom2(kit.context(), a, a, [](auto...) {}, 1, nullptr)));
-    EXPECT_FALSE(can_carry(*ggml_map_custom3(kit.context(), a, a, a, [](auto...) {}, 1, nullptr)));
-    EXPECT_FALSE(can_carry(*ggml_custom_4d(kit.context(), GGML_TYPE_F32, 1, 1, 1, 1, &a, 1, [](auto...) {}, 1, nullptr)));
+    EXPECT_FALSE(can_carry(*ggml_map_custom1(kit.context(), a, [](auto...) {}, 1, nullptr), false));
+    EXPECT_FALSE(can_carry(*ggml_map_custom2(kit.context(), a, a, [](auto...) {}, 1, nullptr), false));
+    EXPECT_FALSE(can_carry(*ggml_map_custom3(kit.context(), a, a, a, [](auto...) {}, 1, nullptr), false));
+    EXPECT_FALSE(can_carry(*ggml_custom_4d(kit.context(), GGML_TYPE_F32, 1, 1, 1, 1, &a, 1, [](auto...) {}, 1, nullptr), false));
 }
 
 // A stride travels in 32 bits. Rows of 2^30 floats are 4 GiB: one byte too far.
@@ -61,21 +61,21 @@ TEST(CanCarry, NoStridesOfFourGibibytesAnywhere) {
     GraphKit kit;
     ggml_tensor * large = ggml_new_tensor_2d(kit.context(), GGML_TYPE_F32, int64_t{1} << 30, 2);
     ASSERT_EQ(large->nb[1], uint64_t{1} << 32);
-    EXPECT_FALSE(can_carry(*large));
-    EXPECT_FALSE(can_carry(*ggml_scale(kit.context(), large, 2))) << "nor its result";
+    EXPECT_FALSE(can_carry(*large, false));
+    EXPECT_FALSE(can_carry(*ggml_scale(kit.context(), large, 2), false)) << "nor its result";
     ggml_tensor * part = ggml_view_2d(kit.context(), large, 8, 2, 64, 0);
-    EXPECT_FALSE(can_carry(*part)) << "nor a view of it";
+    EXPECT_FALSE(can_carry(*part, false)) << "nor a view of it";
     ggml_tensor * use = ggml_scale(kit.context(), part, 2);
-    EXPECT_FALSE(can_carry(*use)) << "nor a node with such a source";
+    EXPECT_FALSE(can_carry(*use, false)) << "nor a node with such a source";
 
     ggml_tensor * almost = ggml_new_tensor_2d(kit.context(), GGML_TYPE_F32, (int64_t{1} << 30) - 1, 1);
-    EXPECT_TRUE(can_carry(*almost)) << almost->nb[1];
+    EXPECT_TRUE(can_carry(*almost, false)) << almost->nb[1];
 }
 
 TEST(EncodeRegion, DescribesTypeShapeAndPlace) {
     GraphKit kit;
     const ggml_tensor * tensor = kit.place(ggml_new_tensor_3d(kit.context(), GGML_TYPE_Q8_0, 64, 3, 2));
-    const wire::Tensor out = encode_region(*tensor, GraphKit::handle);
+    const wire::Tensor out = stock_tensor(encode_region(*tensor, GraphKit::handle));
     EXPECT_EQ(+out.type, uint32_t{GGML_TYPE_Q8_0});
     EXPECT_EQ(+out.buffer, GraphKit::handle);
     EXPECT_EQ(+out.data, reinterpret_cast<uint64_t>(tensor->data));
@@ -83,7 +83,7 @@ TEST(EncodeRegion, DescribesTypeShapeAndPlace) {
     const uint32_t ne[] = {64, 3, 2, 1}, nb[] = {34, 68, 204, 408};
     EXPECT_EQ(std::memcmp(out.ne, ne, sizeof ne), 0);
     EXPECT_EQ(std::memcmp(out.nb, nb, sizeof nb), 0);
-    EXPECT_EQ(+encode_region(*tensor, 0).data, 0u) << "another server's address is nobody's business";
+    EXPECT_EQ(encode_region(*tensor, 0).address, 0u) << "another server's address is nobody's business";
 }
 
 TEST(RangeOf, CoversExactlyTheTensorsBytes) {
@@ -107,7 +107,7 @@ TEST(EncodeGraph, SourcesOneLevelDeepAndTheirViews) {
     ggml_set_name(sum, "sum");
     ggml_set_name(a, "a");
     ggml_tensor * twice = kit.place(ggml_scale(kit.context(), sum, 2));
-    const EncodedGraph encoded = encode_graph(*kit.graph({twice}, 77), 3, kit.handle_of());
+    const test::EncodedGraph encoded = test::encode_graph(*kit.graph({twice}, 77), 3, kit.handle_of());
     const Decoded decoded(encoded);
 
     EXPECT_EQ(+decoded.head.device, 3u);
@@ -146,7 +146,7 @@ TEST(EncodeGraph, EveryNamedTensorIsGiven) {
         x = kit.place(ggml_cont(kit.context(), ggml_reshape_2d(kit.context(), x, 8, 8)));
         x = kit.place(ggml_reshape_2d(kit.context(), x, 16, 4));
     }
-    const Decoded decoded(encode_graph(*kit.graph({x}, 1), 0, kit.handle_of()));
+    const Decoded decoded(test::encode_graph(*kit.graph({x}, 1), 0, kit.handle_of()));
     for (const uint64_t node : decoded.nodes) {
         ASSERT_TRUE(decoded.by_id.contains(node));
         for (const uint64_t src : std::vector<uint64_t>{decoded.by_id.at(node).src[0], decoded.by_id.at(node).src[1]}) {
@@ -165,7 +165,7 @@ TEST(EncodeGraph, UnmarkedNodesAndWhatOnlyTheyNeedStayBehind) {
     ggml_tensor * sum = kit.place(ggml_add(kit.context(), a, b));
     ggml_cgraph * graph = kit.graph({unmarked, sum}, 5);
     unmarked->flags &= ~GGML_TENSOR_FLAG_COMPUTE;
-    const EncodedGraph encoded = encode_graph(*graph, 0, kit.handle_of());
+    const test::EncodedGraph encoded = test::encode_graph(*graph, 0, kit.handle_of());
     const Decoded decoded(encoded);
     EXPECT_EQ(decoded.nodes, (std::vector<uint64_t>{id_of(sum)}));
     EXPECT_FALSE(decoded.by_id.contains(id_of(unmarked)));
@@ -182,7 +182,7 @@ TEST(EncodeGraph, AnUnmarkedSourceHasNoSourcesOfItsOwn) {
     ggml_tensor * sum = kit.place(ggml_add(kit.context(), before, b));
     ggml_cgraph * graph = kit.graph({sum}, 5);
     before->flags &= ~GGML_TENSOR_FLAG_COMPUTE;
-    const EncodedGraph encoded = encode_graph(*graph, 0, kit.handle_of());
+    const test::EncodedGraph encoded = test::encode_graph(*graph, 0, kit.handle_of());
     const Decoded decoded(encoded);
     EXPECT_EQ(decoded.nodes, (std::vector<uint64_t>{id_of(sum)}));
     ASSERT_TRUE(decoded.by_id.contains(id_of(before)));
@@ -196,7 +196,7 @@ TEST(EncodeGraph, TensorsOfOtherServersAreBlanked) {
     ggml_tensor *a = kit.f32(8), *elsewhere = kit.f32(8);
     elsewhere->buffer = kit.foreign();
     ggml_tensor * sum = kit.place(ggml_add(kit.context(), a, elsewhere));
-    const EncodedGraph encoded = encode_graph(*kit.graph({sum}, 5), 0, kit.handle_of());
+    const test::EncodedGraph encoded = test::encode_graph(*kit.graph({sum}, 5), 0, kit.handle_of());
     const Decoded decoded(encoded);
     EXPECT_EQ(+decoded.by_id.at(id_of(elsewhere)).buffer, 0u);
     EXPECT_EQ(+decoded.by_id.at(id_of(elsewhere)).data, 0u);
@@ -211,18 +211,18 @@ TEST(EncodeGraph, BytesBehindANamesEndAreZero) {
     std::memset(a->name, 'x', sizeof a->name);
     ggml_set_name(a, "ab");
     ggml_tensor * twice = kit.place(ggml_scale(kit.context(), a, 2));
-    const Decoded decoded(encode_graph(*kit.graph({twice}, 5), 0, kit.handle_of()));
+    const Decoded decoded(test::encode_graph(*kit.graph({twice}, 5), 0, kit.handle_of()));
     const wire::Tensor & got = decoded.by_id.at(id_of(a));
     EXPECT_TRUE(std::all_of(got.name + 2, got.name + sizeof got.name, [](char c) { return c == '\0'; }));
 
     std::memset(a->name, 'x', sizeof a->name);  // not even terminated
-    const Decoded long_name(encode_graph(*kit.graph({twice}, 6), 0, kit.handle_of()));
+    const Decoded long_name(test::encode_graph(*kit.graph({twice}, 6), 0, kit.handle_of()));
     EXPECT_EQ(long_name.by_id.at(id_of(a)).name[63], '\0');
 }
 
 TEST(EncodeGraph, NothingToComputeIsNoNodes) {
     GraphKit kit;
-    EXPECT_EQ(encode_graph(*kit.graph({kit.f32(8)}, 5), 0, kit.handle_of()).n_nodes, 0u);
+    EXPECT_EQ(test::encode_graph(*kit.graph({kit.f32(8)}, 5), 0, kit.handle_of()).n_nodes, 0u);
 }
 
 }  // namespace

@@ -1,0 +1,188 @@
+#include "server/data.h"
+
+#include <algorithm>
+
+namespace caravan::server {
+namespace {
+
+// Device memory that cannot be addressed directly is moved in pieces of this size.
+constexpr size_t piece_size = 4 << 20;
+
+}  // namespace
+
+MutableBytes Data::scratch(uint64_t size) {
+    const size_t piece = std::min<uint64_t>(size, piece_size);
+    scratch_.resize(std::max(scratch_.size(), piece));
+    return MutableBytes(scratch_).first(piece);
+}
+
+Result<> Data::answer_bytes(ConstBytes payload) {
+    const uint64_t size = payload.size();
+    bytes_out_ += sizeof size + size;
+    return net::send_all(transport_, {const_bytes(&size, sizeof size), payload}, client_stall);
+}
+
+Result<> Data::tell(wire::AnswerKind kind, std::string_view text) {
+    text = text.substr(0, wire::max_error_text);
+    const uint64_t head = static_cast<uint64_t>(kind) << wire::answer_kind_shift | text.size();
+    bytes_out_ += sizeof head + text.size();
+    return net::send_all(transport_, {const_bytes(&head, sizeof head), const_bytes(text.data(), text.size())},
+                         client_stall);
+}
+
+Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t size, bool keep) {
+    devices_.synchronize(region.device());
+    std::optional<cache::Writer> writer;
+    if (keep && cache_ != nullptr && size > wire::hash_threshold) {
+        if (auto begun = cache_->begin(size)) {
+            writer.emplace(std::move(*begun));
+        }
+    }
+    const bool is_host = region.region.buffer->is_host;
+    for (uint64_t done = 0; done < size;) {
+        const uint64_t rest = size - done;
+        const MutableBytes dest =
+            is_host ? MutableBytes(region.region.data() + done, writer ? std::min<uint64_t>(rest, piece_size) : rest)
+                    : scratch(rest);
+        if (auto read = source.read_into(dest); !read) {
+            return read;
+        }
+        if (!is_host) {
+            ggml_backend_tensor_set(&region.tensor, dest.data(), region.offset + done, dest.size());
+        }
+        if (writer) {
+            writer->append(dest);
+        }
+        done += dest.size();
+    }
+    if (writer) {
+        writer->commit();
+    }
+    return {};
+}
+
+Result<> Data::write_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride) {
+    devices_.synchronize(region.device());
+    const bool is_host = region.region.buffer->is_host;
+    for (uint64_t row = 0; row < n_rows && size > 0; ++row) {
+        for (uint64_t done = 0; done < size;) {
+            const uint64_t at = row * stride + done;
+            const MutableBytes dest =
+                is_host ? MutableBytes(region.region.data() + at, size - done) : scratch(size - done);
+            if (auto read = in_.read_into(dest); !read) {
+                return read;
+            }
+            if (!is_host) {
+                ggml_backend_tensor_set(&region.tensor, dest.data(), region.offset + at, dest.size());
+            }
+            done += dest.size();
+        }
+    }
+    return {};
+}
+
+Result<> Data::read(CheckedRegion & region, uint64_t size) {
+    devices_.synchronize(region.device());
+    if (region.region.buffer->is_host) {
+        return answer_bytes(ConstBytes(region.region.data(), size));
+    }
+    bytes_out_ += sizeof size + size;
+    if (auto sent = net::send_all(transport_, {const_bytes(&size, sizeof size)}, client_stall); !sent) {
+        return sent;
+    }
+    for (uint64_t done = 0; done < size;) {
+        const MutableBytes piece = scratch(size - done);
+        ggml_backend_tensor_get(&region.tensor, piece.data(), region.offset + done, piece.size());
+        if (auto sent = net::send_all(transport_, {piece}, client_stall); !sent) {
+            return sent;
+        }
+        done += piece.size();
+    }
+    return {};
+}
+
+Result<> Data::read_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride) {
+    devices_.synchronize(region.device());
+    std::vector<std::byte> packed(size * n_rows);
+    for (uint64_t row = 0; row < n_rows && size > 0; ++row) {
+        ggml_backend_tensor_get(&region.tensor, packed.data() + row * size, region.offset + row * stride, size);
+    }
+    return answer_bytes(packed);
+}
+
+Result<> Data::read_to(CheckedRegion & region, const std::function<Result<>(ConstBytes)> & sink) {
+    devices_.synchronize(region.device());
+    if (region.region.buffer->is_host) {
+        return sink(ConstBytes(region.region.data(), region.tensor_bytes));
+    }
+    for (uint64_t done = 0; done < region.tensor_bytes;) {
+        const MutableBytes piece = scratch(region.tensor_bytes - done);
+        ggml_backend_tensor_get(&region.tensor, piece.data(), done, piece.size());
+        if (auto taken = sink(piece); !taken) {
+            return taken;
+        }
+        done += piece.size();
+    }
+    return {};
+}
+
+Result<> Data::fill(CheckedRegion & region, uint64_t size, uint8_t value) {
+    devices_.synchronize(region.device());
+    if (size > 0) {
+        ggml_backend_tensor_memset(&region.tensor, value, region.offset, size);
+    }
+    return {};
+}
+
+Result<> Data::copy(CheckedRegion & from, CheckedRegion & to) {
+    const bool same_layout = from.tensor.type == to.tensor.type && std::ranges::equal(from.tensor.ne, to.tensor.ne) &&
+                             std::ranges::equal(from.tensor.nb, to.tensor.nb);
+    if (!same_layout) {
+        return fail(Errc::invalid_argument, "source and destination differ in type, shape or strides");
+    }
+    const auto source = from.region.data(), destination = to.region.data();
+    if (from.region.buffer == to.region.buffer && source != destination && source < destination + to.tensor_bytes &&
+        destination < source + from.tensor_bytes) {
+        return fail(Errc::invalid_argument, "source and destination overlap");
+    }
+    devices_.synchronize(from.device());
+    devices_.synchronize(to.device());
+    ggml_backend_tensor_copy(&from.tensor, &to.tensor);
+    return {};
+}
+
+Result<> Data::initialize(CheckedRegion & region, const wire::Region & wired) {
+    // The back-end may clear the padding behind the tensor: that must lie in the buffer as well.
+    const size_t padded = ggml_backend_buffer_get_alloc_size(region.region.buffer->buffer.get(), &region.tensor);
+    if (auto room = buffers_.locate(wired.buffer, wired.address, padded); !room) {
+        return std::unexpected(room.error());
+    }
+    devices_.synchronize(region.device());
+    const ggml_status status = ggml_backend_buffer_init_tensor(region.region.buffer->buffer.get(), &region.tensor);
+    if (status != GGML_STATUS_SUCCESS) {
+        return fail(Errc::unsupported, "the back-end refused the tensor: {}", ggml_status_to_string(status));
+    }
+    return {};
+}
+
+bool Data::find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv) {
+    auto entry = cache_ == nullptr ? std::nullopt : cache_->find(fnv, size);
+    return entry && load(region, size, *entry);
+}
+
+bool Data::load(CheckedRegion & region, uint64_t size, cache::Reader & entry) {
+    devices_.synchronize(region.device());
+    const MutableBytes piece = scratch(piece_size);
+    for (uint64_t done = 0;;) {
+        const auto got = entry.read(piece);
+        if (!got || *got == 0) {
+            break;
+        }
+        const size_t step = std::min<uint64_t>(*got, size - done);
+        ggml_backend_tensor_set(&region.tensor, piece.data(), region.offset + done, step);
+        done += step;
+    }
+    return entry.verify();
+}
+
+}  // namespace caravan::server

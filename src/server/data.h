@@ -1,0 +1,68 @@
+// The bytes of a session's buffers: written, read, copied. What both dialects do, once their messages are decoded. One
+// thread.
+//
+// A region is checked when it is passed in (tensor_check.h). Whatever touches a buffer waits first for what its device
+// computes, and for no other device.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "cache/store.h"
+#include "net/inbound.h"
+#include "server/buffer_table.h"
+#include "server/devices.h"
+#include "server/tensor_check.h"
+
+namespace caravan::server {
+
+// A client that stops in the middle of a message, or does not read its answer, is given up after this.
+inline constexpr seconds client_stall{60};
+
+class Data {
+public:
+    // `cache` may be null.
+    Data(net::Transport & transport, net::Inbound & in, Devices & devices, BufferTable & buffers, cache::Store * cache)
+        : transport_(transport), in_(in), devices_(devices), buffers_(buffers), cache_(cache) {}
+
+    // `source` has the next `size` bytes for [region.offset, + size). `keep`: in the cache too.
+    Result<> write(net::Inbound & source, CheckedRegion & region, uint64_t size, bool keep);
+    // `size` bytes for each row, `stride` apart, from the client.
+    Result<> write_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride);
+    // Answers with [region.offset, + size).
+    Result<> read(CheckedRegion & region, uint64_t size);
+    Result<> read_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride);
+    // All bytes of the tensor, in pieces of host memory that are valid until the sink returns.
+    Result<> read_to(CheckedRegion & region, const std::function<Result<>(ConstBytes)> & sink);
+    Result<> fill(CheckedRegion & region, uint64_t size, uint8_t value);
+    Result<> copy(CheckedRegion & from, CheckedRegion & to);
+    Result<> initialize(CheckedRegion & region, const wire::Region & wired);
+
+    // [region.offset, + size) from the cache; false if it is not there.
+    bool find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv);
+    bool has_cache() const { return cache_ != nullptr; }
+
+    template <class Answer>
+    Result<> answer(const Answer & value) {
+        return answer_bytes(const_bytes(&value, sizeof value));
+    }
+    Result<> answer_bytes(ConstBytes payload);
+    // A text in place of an answer, or between answers.
+    Result<> tell(wire::AnswerKind kind, std::string_view text);
+
+    uint64_t bytes_out() const { return bytes_out_; }
+
+private:
+    MutableBytes scratch(uint64_t size);
+    bool load(CheckedRegion & region, uint64_t size, cache::Reader & entry);
+
+    net::Transport & transport_;
+    net::Inbound & in_;
+    Devices & devices_;
+    BufferTable & buffers_;
+    cache::Store * cache_;
+    std::vector<std::byte> scratch_;
+    uint64_t bytes_out_ = 0;
+};
+
+}  // namespace caravan::server

@@ -1,0 +1,297 @@
+#include "server/native_commands.h"
+
+#include "base/log.h"
+
+namespace caravan::server {
+
+Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
+    ++launches;
+    if (ggml_graph_n_nodes(graph.graph) == 0) {
+        return {};
+    }
+    const ggml_status status = devices.compute(device, graph.graph);
+    if (status != GGML_STATUS_SUCCESS) {
+        return fail(Errc::unsupported, "{} could not compute the graph: {}",
+                    ggml_backend_dev_name(devices.device(device)), ggml_status_to_string(status));
+    }
+    return {};
+}
+
+NativeCommands::NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, Data & data,
+                               GraphRuns & runs, Peers * peers)
+    : in_(in),
+      devices_(devices),
+      buffers_(buffers),
+      data_(data),
+      runs_(runs),
+      peers_(peers),
+      slots_(wire::max_tensor_slots),
+      graphs_(wire::max_graph_slots) {}
+
+Result<> NativeCommands::serve(wire::NativeCommand command, uint64_t size) {
+    used_ = true;
+    switch (command) {
+        case wire::NativeCommand::declare: return declare();
+        case wire::NativeCommand::write: return write(size);
+        case wire::NativeCommand::read: return read();
+        case wire::NativeCommand::fill: return fill();
+        case wire::NativeCommand::copy: return copy();
+        case wire::NativeCommand::initialize: return initialize();
+        case wire::NativeCommand::graph: return graph(size);
+        case wire::NativeCommand::launch: return launch();
+        case wire::NativeCommand::supports: return supports(size);
+        case wire::NativeCommand::invite: return data_.answer(peers_ == nullptr ? uint64_t{0} : peers_->invite());
+        case wire::NativeCommand::connect: return connect(size);
+        case wire::NativeCommand::push: return push();
+        case wire::NativeCommand::take: return take_push();
+        case wire::NativeCommand::facts: return data_.answer(wire::SessionFacts{.has_cache = data_.has_cache()});
+        case wire::NativeCommand::find: break;
+    }
+    return caravan::fail(Errc::protocol, "not known here");
+}
+
+void NativeCommands::forget(uint64_t buffer) {
+    for (KeptGraph & kept : graphs_) {
+        if (kept.built && kept.built->uses(buffer)) {
+            kept.built.reset();
+        }
+    }
+}
+
+template <class Request>
+Result<Request> NativeCommands::take() {
+    const auto bytes = in_.peek(sizeof(Request));
+    if (!bytes) {
+        return std::unexpected(bytes.error());
+    }
+    const auto request = load<Request>(bytes->data());
+    in_.take(sizeof request);
+    return request;
+}
+
+// Memory is taken as the bytes arrive, not as they are promised.
+Result<std::vector<std::byte>> NativeCommands::take_rest(uint64_t size) {
+    std::vector<std::byte> out;
+    auto read = in_.read_pieces(size, [&](ConstBytes piece) { out.insert(out.end(), piece.begin(), piece.end()); });
+    if (!read) {
+        return std::unexpected(read.error());
+    }
+    return out;
+}
+
+Result<CheckedRegion> NativeCommands::region(uint16_t slot, uint64_t offset, uint64_t size) {
+    if (slot >= slots_.size() || !slots_[slot]) {
+        return caravan::fail(Errc::not_found, "nothing is declared in slot {}", slot);
+    }
+    return checked_region(*slots_[slot], offset, size, buffers_);
+}
+
+Result<CheckedRegion> NativeCommands::whole(uint16_t slot) { return region(slot, 0, 0); }
+
+Result<> NativeCommands::declare() {
+    const auto request = take<wire::DeclareRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    const uint16_t slot = request->slot;
+    if (slot >= slots_.size()) {
+        return caravan::fail(Errc::invalid_argument, "slot {}: there are {}", slot, slots_.size());
+    }
+    const wire::RegionRecord & wired = request->region;
+    wire::Region region;
+    region.type = wired.type;
+    for (int i = 0; i < wire::max_dims; ++i) {
+        region.ne[i] = wired.ne[i];
+        region.nb[i] = wired.nb[i];
+    }
+    region.address = wired.address;
+    region.buffer = buffer_of(region.address);
+    slots_[slot] = region;
+    return {};
+}
+
+Result<> NativeCommands::write(uint64_t size) {
+    const auto request = take<wire::WriteRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    size -= sizeof *request;
+    return region(request->slot, request->offset, size).and_then([&](CheckedRegion target) {
+        return data_.write(in_, target, size, request->keep != 0);
+    });
+}
+
+Result<> NativeCommands::read() {
+    const auto request = take<wire::ReadRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    return region(request->slot, request->offset, request->size).and_then([&](CheckedRegion source) {
+        return data_.read(source, request->size);
+    });
+}
+
+Result<> NativeCommands::fill() {
+    const auto request = take<wire::FillRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    return region(request->slot, request->offset, request->size).and_then([&](CheckedRegion target) {
+        return data_.fill(target, request->size, request->value);
+    });
+}
+
+Result<> NativeCommands::copy() {
+    const auto request = take<wire::CopyRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    auto from = whole(request->from);
+    auto to = whole(request->to);
+    if (!from || !to) {
+        return std::unexpected(!from ? from.error() : to.error());
+    }
+    return data_.copy(*from, *to);
+}
+
+Result<> NativeCommands::initialize() {
+    const auto request = take<wire::SlotRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    const uint16_t slot = request->slot;
+    return whole(slot).and_then([&](CheckedRegion target) { return data_.initialize(target, *slots_[slot]); });
+}
+
+Result<> NativeCommands::graph(uint64_t size) {
+    const auto request = take<wire::GraphRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    const uint16_t slot = request->slot, base = request->base;
+    const uint32_t device = request->device;
+    if (slot >= graphs_.size() || (base >= graphs_.size() && base != wire::no_base)) {
+        return caravan::fail(Errc::invalid_argument, "graph slots {} and {}: there are {}", slot, base, graphs_.size());
+    }
+    if (auto good = devices_.check(device); !good) {
+        return good;
+    }
+    const auto difference = take_rest(size - sizeof *request);
+    if (!difference) {
+        return std::unexpected(difference.error());
+    }
+    KeptGraph & kept = graphs_[slot];
+    auto tensors = wire::decode_difference(base == wire::no_base ? std::span<const wire::GraphTensor>()
+                                                                 : graphs_[base].tensors,
+                                           request->n_tensors, *difference);
+    if (!tensors) {
+        return std::unexpected(tensors.error());
+    }
+    if (kept.built) {
+        devices_.synchronize(kept.device);  // it may be running
+    }
+    kept.tensors = std::move(*tensors);
+    kept.device = device;
+    kept.built.reset();
+    auto built = build_graph(describe_graph(kept.tensors), devices_.device(device), buffers_);
+    if (!built) {
+        log_warning("a graph is refused: {}", built.error().text);
+        return tell_failed(built.error());
+    }
+    ++runs_.built;
+    kept.built = std::move(*built);
+    const auto launched = runs_.launch(device, *kept.built);
+    return launched ? Result<>() : tell_failed(launched.error());
+}
+
+Result<> NativeCommands::launch() {
+    const auto request = take<wire::LaunchRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    const uint16_t slot = request->slot;
+    if (slot >= graphs_.size() || !graphs_[slot].built) {
+        return data_.tell(wire::AnswerKind::launch_failed, std::format("there is no graph in slot {}", slot));
+    }
+    const auto launched = runs_.launch(graphs_[slot].device, *graphs_[slot].built);
+    return launched ? Result<>() : tell_failed(launched.error());
+}
+
+Result<> NativeCommands::supports(uint64_t size) {
+    const auto request = take<wire::SupportsRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    if (auto good = devices_.check(request->device); !good) {
+        return good;
+    }
+    const auto difference = take_rest(size - sizeof *request);
+    if (!difference) {
+        return std::unexpected(difference.error());
+    }
+    auto tensors = wire::decode_difference({}, request->n_tensors, *difference);
+    if (!tensors) {
+        return std::unexpected(tensors.error());
+    }
+    const auto answers = supported_nodes(describe_graph(std::move(*tensors)), devices_.device(request->device));
+    if (!answers) {
+        return data_.tell(wire::AnswerKind::refused, answers.error().text);
+    }
+    return data_.answer_bytes(std::as_bytes(std::span(*answers)));
+}
+
+Result<> NativeCommands::connect(uint64_t size) {
+    const auto request = take<wire::ConnectRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    const auto text = take_rest(size - sizeof *request);
+    if (!text) {
+        return std::unexpected(text.error());
+    }
+    const std::string endpoint(reinterpret_cast<const char *>(text->data()), text->size());
+    const auto connected = peers_ == nullptr ? Result<std::string>(caravan::fail(Errc::unavailable, "no links here"))
+                                             : peers_->connect(request->link, request->token, endpoint);
+    if (!connected) {
+        return data_.tell(wire::AnswerKind::refused, connected.error().text);
+    }
+    return data_.answer<uint8_t>(*connected == "rdma" ? 1 : 0);
+}
+
+Result<> NativeCommands::push() {
+    const auto request = take<wire::PushRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    auto source = whole(request->slot);
+    if (!source) {
+        return std::unexpected(source.error());
+    }
+    PeerSender * sender = peers_ == nullptr ? nullptr : peers_->sender(request->link);
+    if (sender == nullptr) {
+        return caravan::fail(Errc::not_found, "no link {}", static_cast<uint16_t>(request->link));
+    }
+    return sender->begin(source->tensor_bytes).and_then([&] {
+        return data_.read_to(*source, [&](ConstBytes piece) { return sender->send(piece); });
+    });
+}
+
+Result<> NativeCommands::take_push() {
+    const auto request = take<wire::TakeRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    auto target = whole(request->slot);
+    if (!target) {
+        return std::unexpected(target.error());
+    }
+    PeerReceiver * receiver = peers_ == nullptr ? nullptr : peers_->receiver(request->token);
+    if (receiver == nullptr) {
+        return caravan::fail(Errc::not_found, "no server has come with this token");
+    }
+    return receiver->begin(target->tensor_bytes).and_then([&] {
+        return data_.write(receiver->bytes(), *target, target->tensor_bytes, false);
+    });
+}
+
+}  // namespace caravan::server

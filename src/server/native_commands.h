@@ -1,0 +1,75 @@
+// The native dialect's commands (wire/native.h) of one session. One thread.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "server/data.h"
+#include "server/graph_builder.h"
+#include "server/peers.h"
+#include "wire/native.h"
+
+namespace caravan::server {
+
+// Launches, and how many there were.
+struct GraphRuns {
+    Devices & devices;
+    uint64_t built = 0, launches = 0;
+
+    Result<> launch(uint32_t device, Graph & graph);
+};
+
+class NativeCommands {
+public:
+    // `peers` may be null: then no other server can be connected with.
+    NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, Data & data, GraphRuns & runs,
+                   Peers * peers);
+
+    // `size`: of the payload, within payload_bounds().
+    Result<> serve(wire::NativeCommand command, uint64_t size);
+
+    // Has the client shown that it speaks this?
+    bool is_used() const { return used_; }
+    // A buffer is about to be freed: nothing runs, and graphs that need it go.
+    void forget(uint64_t buffer);
+
+private:
+    struct KeptGraph {
+        std::vector<wire::GraphTensor> tensors;  // what a later difference may refer to
+        std::optional<Graph> built;              // not if it could not be, or if a buffer of it has gone
+        uint32_t device = 0;
+    };
+
+    Result<> declare();
+    Result<> write(uint64_t size);
+    Result<> read();
+    Result<> fill();
+    Result<> copy();
+    Result<> initialize();
+    Result<> graph(uint64_t size);
+    Result<> launch();
+    Result<> supports(uint64_t size);
+    Result<> connect(uint64_t size);
+    Result<> push();
+    Result<> take_push();
+
+    template <class Request>
+    Result<Request> take();
+    Result<std::vector<std::byte>> take_rest(uint64_t size);
+    Result<CheckedRegion> region(uint16_t slot, uint64_t offset, uint64_t size);
+    Result<CheckedRegion> whole(uint16_t slot);
+    // The session goes on without this launch, and the client hears of it.
+    Result<> tell_failed(const Error & error) { return data_.tell(wire::AnswerKind::launch_failed, error.text); }
+
+    net::Inbound & in_;
+    Devices & devices_;
+    BufferTable & buffers_;
+    Data & data_;
+    GraphRuns & runs_;
+    Peers * const peers_;
+    bool used_ = false;
+    std::vector<std::optional<wire::Region>> slots_;
+    std::vector<KeptGraph> graphs_;
+};
+
+}  // namespace caravan::server

@@ -1,0 +1,165 @@
+#include "server/peers.h"
+
+#include <array>
+#include <random>
+
+#include "base/config.h"
+#include "base/log.h"
+#include "net/endpoint.h"
+#include "net/handshake.h"
+
+namespace caravan::server {
+namespace {
+
+// A peer that does not take what is sent to it.
+constexpr seconds stall{60};
+// A session that is so far ahead of its peer waits.
+constexpr size_t max_backlog = 256 << 20;
+constexpr seconds connect_patience{3};
+// The other server's client says that it has come; what is left is a matter of threads.
+constexpr seconds came_patience{10};
+constexpr size_t max_links = 256;
+
+}  // namespace
+
+PeerSender::PeerSender(std::unique_ptr<net::Transport> transport) : transport_(std::move(transport)) {}
+
+Result<> PeerSender::begin(uint64_t size) {
+    const wire::PushHeader header{next_++, size};
+    return send(const_bytes(&header, sizeof header));
+}
+
+Result<> PeerSender::send(ConstBytes bytes) {
+    std::unique_lock lock(mutex_);
+    while (backlog_.empty() && !sending_ && !error_ && !bytes.empty()) {
+        const std::array parts{bytes};
+        const auto sent = transport_->send(parts);
+        if (!sent) {
+            error_ = sent.error();
+        } else if (*sent == 0) {
+            break;
+        } else {
+            bytes = bytes.subspan(*sent);
+        }
+    }
+    changed_.wait(lock, [&] { return error_ || backlog_bytes_ < max_backlog; });
+    if (error_) {
+        return fail(error_->code, "the link to another server broke: {}", error_->text);
+    }
+    if (!bytes.empty()) {
+        backlog_.emplace_back(bytes.begin(), bytes.end());
+        backlog_bytes_ += bytes.size();
+        if (!thread_.joinable()) {
+            thread_ = std::thread([this] { work(); });
+        }
+        changed_.notify_all();
+    }
+    return {};
+}
+
+void PeerSender::work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+        changed_.wait(lock, [&] { return error_ || !backlog_.empty(); });
+        if (error_) {
+            return;
+        }
+        const std::vector<std::byte> bytes = std::move(backlog_.front());
+        backlog_.pop_front();
+        sending_ = true;
+        lock.unlock();
+        auto sent = net::send_all(*transport_, {bytes}, stall);
+        lock.lock();
+        sending_ = false;
+        backlog_bytes_ -= bytes.size();
+        if (!sent) {
+            error_ = std::move(sent.error());
+        }
+        changed_.notify_all();
+    }
+}
+
+PeerReceiver::PeerReceiver(std::unique_ptr<net::Transport> transport)
+    : transport_(std::move(transport)), in_(*transport_, {}, stall, poll_time()) {}
+
+Result<> PeerReceiver::begin(uint64_t size) {
+    const auto bytes = in_.peek(sizeof(wire::PushHeader), true);
+    if (!bytes) {
+        return fail(bytes.error().code == Errc::closed ? Errc::unavailable : bytes.error().code,
+                    "the link from another server broke: {}", bytes.error().text);
+    }
+    const auto header = load<wire::PushHeader>(bytes->data());
+    const uint64_t number = header.number, given = header.size;
+    if (number != next_ || given != size) {
+        return fail(Errc::protocol, "another server sent message {} of {} bytes where {} of {} was to come", number,
+                    given, next_, size);
+    }
+    ++next_;
+    in_.take(sizeof header);
+    return {};
+}
+
+uint64_t Peers::invite() {
+    std::random_device random;
+    const uint64_t token = uint64_t{random()} << 32 | random();
+    {
+        std::lock_guard lock(mutex_);
+        if (token == 0 || receivers_.size() >= max_links || !receivers_.emplace(token, nullptr).second) {
+            return 0;
+        }
+    }
+    return announce_(token) ? token : 0;
+}
+
+void Peers::arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> first) {
+    std::thread([this, token, socket = std::move(socket), first = std::move(first)]() mutable {
+        auto accepted = net::open_link_server(std::move(socket), first);
+        if (!accepted) {
+            log_warning("another server could not link with this session: {}", accepted.error().text);
+            return;
+        }
+        std::lock_guard lock(mutex_);
+        if (const auto invited = receivers_.find(token); invited != receivers_.end() && invited->second == nullptr) {
+            invited->second = std::make_unique<PeerReceiver>(std::move(*accepted));
+            came_.notify_all();
+        }
+    }).detach();
+}
+
+PeerReceiver * Peers::receiver(uint64_t token) {
+    std::unique_lock lock(mutex_);
+    const auto invited = receivers_.find(token);
+    if (invited == receivers_.end()) {
+        return nullptr;
+    }
+    came_.wait_for(lock, came_patience, [&] { return invited->second != nullptr; });
+    return invited->second.get();
+}
+
+Result<std::string> Peers::connect(uint16_t link, uint64_t token, const std::string & text) {
+    if (senders_.size() >= max_links || senders_.contains(link)) {
+        return fail(Errc::invalid_argument, "link {} is there already, or there are too many", link);
+    }
+    const auto endpoint = net::parse_endpoint(text);
+    if (!endpoint) {
+        return std::unexpected(endpoint.error());
+    }
+    if (endpoint->kind != net::Endpoint::Kind::tcp) {
+        return fail(Errc::unsupported, "links are made over TCP or RDMA only");
+    }
+    auto transport = net::open_link(*endpoint, token, Clock::now() + connect_patience);
+    if (!transport) {
+        return std::unexpected(transport.error());
+    }
+    const std::string kind((*transport)->kind());
+    log_info("linked with the server at {} over {}", text, kind);
+    senders_.emplace(link, std::make_unique<PeerSender>(std::move(*transport)));
+    return kind;
+}
+
+PeerSender * Peers::sender(uint16_t link) {
+    const auto found = senders_.find(link);
+    return found == senders_.end() ? nullptr : found->second.get();
+}
+
+}  // namespace caravan::server

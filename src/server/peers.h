@@ -1,0 +1,90 @@
+// Links between the sessions of two servers, over which one sends its results straight to the other.
+//
+// The client asks one session for a token and gives it to the other, whose worker connects to the first one's server
+// with it. Nobody else knows the token, which is random and works once. A link has one direction; what is sent arrives
+// in the order of sending.
+//
+// Never destroyed: its threads may be waiting for a network when the session, and with it the process, ends.
+//
+// Threads: arrived() comes from another one than the session's, everything else is called by the session's.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "net/inbound.h"
+#include "wire/native.h"
+
+namespace caravan::server {
+
+// The sending end. What the network does not take at once is kept, and sent by a thread of its own, so that two
+// sessions that send to each other do not wait for each other.
+class PeerSender {
+public:
+    explicit PeerSender(std::unique_ptr<net::Transport> transport);
+
+    // A message of `size` bytes, which then go to send().
+    Result<> begin(uint64_t size);
+    Result<> send(ConstBytes bytes);
+
+private:
+    void work();
+
+    const std::unique_ptr<net::Transport> transport_;
+    uint64_t next_ = 0;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<std::vector<std::byte>> backlog_;
+    size_t backlog_bytes_ = 0;
+    bool sending_ = false;  // the thread has taken something that is not sent yet
+    std::optional<Error> error_;
+    std::thread thread_;
+};
+
+// The receiving end.
+class PeerReceiver {
+public:
+    explicit PeerReceiver(std::unique_ptr<net::Transport> transport);
+
+    // Waits for the next message, which must have `size` bytes: they are the next ones of bytes().
+    Result<> begin(uint64_t size);
+    net::Inbound & bytes() { return in_; }
+
+private:
+    const std::unique_ptr<net::Transport> transport_;
+    net::Inbound in_;
+    uint64_t next_ = 0;
+};
+
+class Peers {
+public:
+    // `announce` makes the server pass connections that come with this token to arrived().
+    explicit Peers(std::function<bool(uint64_t token)> announce) : announce_(std::move(announce)) {}
+
+    // A token, 0 if there can be none.
+    uint64_t invite();
+    // A connection that came with a token: the rest of its handshake is done in a thread of its own.
+    void arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> first);
+    // Null if nobody comes with it, which is waited for.
+    PeerReceiver * receiver(uint64_t token);
+
+    // The transport's kind.
+    Result<std::string> connect(uint16_t link, uint64_t token, const std::string & endpoint);
+    PeerSender * sender(uint16_t link);
+
+private:
+    const std::function<bool(uint64_t)> announce_;
+    std::unordered_map<uint16_t, std::unique_ptr<PeerSender>> senders_;
+    std::mutex mutex_;  // guards what follows
+    std::unordered_map<uint64_t, std::unique_ptr<PeerReceiver>> receivers_;  // null: invited, not here yet
+    std::condition_variable came_;
+};
+
+}  // namespace caravan::server

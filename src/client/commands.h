@@ -12,7 +12,7 @@ namespace caravan::client {
 
 // A graph that the server keeps.
 struct KeptGraph {
-    Ranges touched;
+    Footprint footprint;
     bool read_at_once = false;  // last time, its launch was followed by a get (or a push) without delay
 };
 
@@ -20,9 +20,9 @@ struct KeptGraph {
 struct Launch {
     bool is_empty = true;          // nothing to compute
     KeptGraph * kept = nullptr;    // null: the server does not keep it
-    Ranges own;                    // what it touches, if it is not kept
+    Footprint own;                 // if it is not kept
     std::vector<std::byte> bytes;  // of the whole message
-    const Ranges & touched() const { return kept != nullptr ? kept->touched : own; }
+    const Footprint & footprint() const { return kept != nullptr ? kept->footprint : own; }
 };
 
 class Commands {

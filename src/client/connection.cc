@@ -409,7 +409,7 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     if (prepared.is_empty) {
         return GGML_STATUS_SUCCESS;
     }
-    append_held(idle_writes_.take_for_launch(prepared.touched()));
+    append_held(idle_writes_.take_for_launch(prepared.footprint()));
     std::ranges::copy(prepared.bytes, stream_.append(prepared.bytes.size()).begin());
     KeptGraph * launched = prepared.kept;
     last_launch_ = launched;

@@ -29,6 +29,11 @@ bool touches(const Ranges & ranges, const Range & range) {
     return next != ranges.begin() && std::prev(next)->overlaps(range);
 }
 
+bool covers(const Ranges & ranges, const Range & range) {
+    const auto next = std::ranges::upper_bound(ranges, range.begin, {}, &Range::begin);
+    return next != ranges.begin() && std::prev(next)->end >= range.end;
+}
+
 bool IdleWrites::hold(const Range & range, const wire::Region & region, uint64_t offset, ConstBytes data) {
     if (std::ranges::find(idle_, range) == idle_.end()) {
         return false;
@@ -75,18 +80,24 @@ std::vector<HeldWrite> IdleWrites::take_overlapping(const Range & range) {
     return taken;
 }
 
-std::vector<HeldWrite> IdleWrites::take_for_launch(const Ranges & ranges) {
+std::vector<HeldWrite> IdleWrites::take_for_launch(const Footprint & graph) {
+    const auto is_void = [&](const Range & range) {
+        return !touches(graph.touched, range) && covers(graph.overwritten, range);
+    };
+    const auto is_seen = [&](const Range & range) {
+        return touches(graph.touched, range) || (touches(graph.overwritten, range) && !covers(graph.overwritten, range));
+    };
     std::vector<HeldWrite> taken;
     std::erase_if(held_, [&](HeldWrite & held) {
-        if (!touches(ranges, held.range)) {
-            return false;
+        if (is_seen(held.range)) {
+            taken.push_back(std::move(held));
+            return true;
         }
-        taken.push_back(std::move(held));
-        return true;
+        return is_void(held.range);
     });
-    std::erase_if(idle_, [&](const Range & range) { return touches(ranges, range); });
+    std::erase_if(idle_, is_seen);
     for (const Range & range : sent_since_launch_) {
-        if (idle_.size() < max_regions && !touches(ranges, range) && std::ranges::find(idle_, range) == idle_.end()) {
+        if (idle_.size() < max_regions && !is_seen(range) && std::ranges::find(idle_, range) == idle_.end()) {
             idle_.push_back(range);
         }
     }

@@ -2,13 +2,14 @@
 //
 // llama.cpp sets some inputs of a graph although only nodes that are not computed read them (8 bytes for each element
 // of the embedding, for every token). Which ones is known only when the graph is launched. So: a region that was
-// written before a launch, and that the launched graph does not touch, is called idle. The next write of exactly that
-// region is held here instead of being sent. It is sent after all as soon as anything might see it: a graph that
-// touches the region, or any other read, write or copy that overlaps it.
+// written before a launch, and that the launched graph does not touch, or overwrites before it reads it, is called
+// idle. The next write of exactly that region is held here instead of being sent. It is sent after all as soon as
+// anything might see it: a graph that touches the region, or any other read, write or copy that overlaps it. A graph
+// that overwrites it makes it void.
 //
 // Why that is safe: the server's memory differs from what the program wrote only in the held regions, and every
-// command that reads or writes an overlapping region is preceded by the held write. The first write of a region is
-// always sent, so the server never holds bytes there that the program did not write.
+// command that reads or writes an overlapping region is preceded by the held write, unless it overwrites all of it. The
+// first write of a region is always sent, so the server never holds bytes there that the program did not write.
 //
 // Pure bookkeeping over addresses: no I/O. One object for each connection, guarded by the connection's lock.
 #pragma once
@@ -34,6 +35,13 @@ struct Range {
 using Ranges = std::vector<Range>;
 void normalize(Ranges & ranges);
 bool touches(const Ranges & ranges, const Range & range);
+bool covers(const Ranges & ranges, const Range & range);
+
+// What a graph does to memory.
+struct Footprint {
+    Ranges touched;      // read before it is overwritten, or written in part
+    Ranges overwritten;  // written as a whole before anything of it is read
+};
 
 struct HeldWrite {
     Range range;
@@ -50,9 +58,9 @@ public:
     // A region was written (that is, sent).
     void note_sent(const Range & range);
 
-    // The held writes that a command on `range` (or a graph that touches `ranges`) must not overtake, oldest first.
+    // The held writes that a command on `range`, or a graph, must not overtake, oldest first.
     std::vector<HeldWrite> take_overlapping(const Range & range);
-    std::vector<HeldWrite> take_for_launch(const Ranges & ranges);
+    std::vector<HeldWrite> take_for_launch(const Footprint & graph);
 
     // The buffer is gone.
     void forget(const Range & range);

@@ -87,7 +87,7 @@ public:
         out.bytes.insert(out.bytes.end(), difference.begin(), difference.end());
         const bool read_at_once = base != wire::no_base && graphs_[base].kept.read_at_once;
         slot = {.device = device, .uid = graph.uid, .used = ++clock_, .tensors = std::move(tensors),
-                .kept = {std::move(collected.touched), read_at_once}};
+                .kept = {std::move(collected.footprint), read_at_once}};
         last_graph_[device] = index_of(slot);
         out.kept = &slot.kept;
         return out;

@@ -46,12 +46,12 @@ public:
         append(out.bytes, wire::RequestHeader{Command::graph_compute, payload.size()});
         out.bytes.insert(out.bytes.end(), payload.begin(), payload.end());
         if (graph.uid == 0) {
-            out.own = std::move(collected.touched);
+            out.own = std::move(collected.footprint);
         } else {
             if (kept.size() >= wire::max_kept_graphs) {
                 kept.clear();  // the server does the same
             }
-            out.kept = &kept.emplace(graph.uid, KeptGraph{std::move(collected.touched)}).first->second;
+            out.kept = &kept.emplace(graph.uid, KeptGraph{std::move(collected.footprint)}).first->second;
         }
         return out;
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <map>
 #include <span>
 #include <unordered_map>
 #include <unordered_set>
@@ -53,6 +54,90 @@ wire::GraphTensor encode_shape(const ggml_tensor & tensor) {
         out.nb[i] = tensor.nb[i];
     }
     std::memcpy(out.op_params, tensor.op_params, sizeof out.op_params);
+    return out;
+}
+
+bool moves_no_data(ggml_op op) {
+    return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE ||
+           op == GGML_OP_TRANSPOSE;
+}
+
+// Does computing this node write each of its bytes? Not if its result lies in another tensor, of which it may change a
+// part only, nor if there are gaps between its elements.
+bool overwrites_itself(const ggml_tensor & node) {
+    return node.view_src == nullptr && node.op != GGML_OP_SET_ROWS && ggml_is_contiguous(&node);
+}
+
+// Ranges to which others are added in any order.
+class RangeSet {
+public:
+    void add(Range range) {
+        auto next = ends_.upper_bound(range.begin);
+        if (next != ends_.begin() && std::prev(next)->second >= range.begin) {
+            --next;
+        }
+        while (next != ends_.end() && next->first <= range.end) {
+            range.begin = std::min(range.begin, next->first);
+            range.end = std::max(range.end, next->second);
+            next = ends_.erase(next);
+        }
+        ends_.emplace(range.begin, range.end);
+    }
+    // Adds what of `range` is not in here to `out`.
+    void subtract_from(Range range, Ranges & out) const {
+        auto next = ends_.upper_bound(range.begin);
+        if (next != ends_.begin()) {
+            range.begin = std::max(range.begin, std::min(std::prev(next)->second, range.end));
+        }
+        for (; next != ends_.end() && next->first < range.end; ++next) {
+            out.push_back({range.begin, next->first});
+            range.begin = std::min(next->second, range.end);
+        }
+        if (range.begin < range.end) {
+            out.push_back(range);
+        }
+    }
+    Ranges ranges() const {
+        Ranges out;
+        for (const auto & [begin, end] : ends_) {
+            out.push_back({begin, end});
+        }
+        return out;
+    }
+
+private:
+    std::map<uint64_t, uint64_t> ends_;  // by begin; apart from each other
+};
+
+Footprint footprint_of(const std::vector<const ggml_tensor *> & nodes, const HandleOf & handle_of) {
+    Footprint out;
+    RangeSet overwritten;
+    const auto touch = [&](const ggml_tensor & tensor) {
+        const ggml_backend_buffer_t buffer = buffer_of(tensor);
+        if (buffer != nullptr && handle_of(buffer) != 0 && ggml_nbytes(&tensor) > 0) {
+            overwritten.subtract_from(range_of(tensor), out.touched);
+        }
+    };
+    for (const ggml_tensor * node : nodes) {
+        if (moves_no_data(node->op)) {
+            continue;  // who uses the result touches it
+        }
+        for (const ggml_tensor * src : node->src) {
+            if (src != nullptr) {
+                touch(*src);
+            }
+        }
+        const ggml_backend_buffer_t buffer = buffer_of(*node);
+        if (overwrites_itself(*node) && buffer != nullptr && handle_of(buffer) != 0) {
+            if (const Range range = range_of(*node); range.end > range.begin) {
+                overwritten.add(range);
+            }
+        } else {
+            touch(*node);
+        }
+    }
+    normalize(out.touched);
+    out.overwritten = overwritten.ranges();
     return out;
 }
 
@@ -133,10 +218,6 @@ CollectedGraph collect_graph(const ggml_cgraph & graph, const HandleOf & handle_
     const auto add = [&](const ggml_tensor * tensor, bool is_node) {
         const size_t slot = abi::find_slot(graph.visited, tensor);
         out.entries.push_back({tensor, is_node, slot == SIZE_MAX ? 0 : graph.use_counts[slot]});
-        const ggml_backend_buffer_t buffer = buffer_of(*tensor);
-        if (buffer != nullptr && handle_of(buffer) != 0) {
-            out.touched.push_back(range_of(*tensor));
-        }
     };
     const auto add_leaf = [&](const ggml_tensor * tensor) {
         for (; tensor != nullptr && !computed.contains(tensor) && seen.insert(tensor).second;
@@ -153,7 +234,7 @@ CollectedGraph collect_graph(const ggml_cgraph & graph, const HandleOf & handle_
             add(node, true);
         }
     }
-    normalize(out.touched);
+    out.footprint = footprint_of(nodes, handle_of);
     out.n_nodes = static_cast<uint32_t>(nodes.size());
     return out;
 }

@@ -40,7 +40,7 @@ struct CollectedGraph {
         int32_t use_count;
     };
     std::vector<Entry> entries;
-    Ranges touched;  // what its nodes read or write
+    Footprint footprint;
     uint32_t n_nodes = 0;
 };
 CollectedGraph collect_graph(const ggml_cgraph & graph, const HandleOf & handle_of);

@@ -12,12 +12,13 @@ namespace caravan::test {
 
 struct EncodedGraph {
     std::vector<std::byte> payload;  // of GRAPH_COMPUTE
-    client::Ranges touched;
+    client::Ranges touched, overwritten;
     uint32_t n_nodes = 0;
 };
 inline EncodedGraph encode_graph(const ggml_cgraph & graph, uint32_t device, const client::HandleOf & handle_of) {
     const client::CollectedGraph collected = client::collect_graph(graph, handle_of);
-    return {client::encode_stock_graph(collected, graph.uid, device, handle_of), collected.touched, collected.n_nodes};
+    return {client::encode_stock_graph(collected, graph.uid, device, handle_of), collected.footprint.touched,
+            collected.footprint.overwritten, collected.n_nodes};
 }
 
 class GraphKit {

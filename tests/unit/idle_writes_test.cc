@@ -19,6 +19,8 @@ wire::Region stamped(uint64_t id) {
     return region;
 }
 
+Footprint touching(Ranges ranges) { return {std::move(ranges), {}}; }
+
 bool hold(IdleWrites & writes, Range range, uint32_t seed = 1) {
     return writes.hold(range, stamped(seed), seed, noise(range.end - range.begin, seed));
 }
@@ -53,9 +55,9 @@ TEST(IdleWrites, TheFirstWriteIsSentAndTheNextOfAnUntouchedRegionIsHeld) {
     EXPECT_FALSE(hold(writes, {0, 8}));
     writes.note_sent({0, 8});
     EXPECT_FALSE(hold(writes, {0, 8})) << "before any launch nothing is known";
-    EXPECT_TRUE(writes.take_for_launch({{100, 200}}).empty());
+    EXPECT_TRUE(writes.take_for_launch(touching({{100, 200}})).empty());
     EXPECT_TRUE(hold(writes, {0, 8}));
-    EXPECT_TRUE(writes.take_for_launch({{100, 200}}).empty());
+    EXPECT_TRUE(writes.take_for_launch(touching({{100, 200}})).empty());
     EXPECT_TRUE(hold(writes, {0, 8}));
 }
 
@@ -64,8 +66,22 @@ TEST(IdleWrites, ARegionThatTheGraphTouchesIsSentEveryTime) {
     for (int token = 0; token < 3; ++token) {
         EXPECT_FALSE(hold(writes, {0, 8}));
         writes.note_sent({0, 8});
-        EXPECT_TRUE(writes.take_for_launch({{7, 9}}).empty());
+        EXPECT_TRUE(writes.take_for_launch(touching({{7, 9}})).empty());
     }
+}
+
+TEST(IdleWrites, ARegionThatTheGraphOverwritesIsHeldAndThenVoid) {
+    IdleWrites writes;
+    writes.note_sent({0, 8});
+    EXPECT_TRUE(writes.take_for_launch({{}, {{0, 16}}}).empty());
+    EXPECT_TRUE(hold(writes, {0, 8}));
+    EXPECT_TRUE(writes.take_for_launch({{}, {{0, 16}}}).empty());
+    EXPECT_TRUE(writes.take_overlapping({0, 8}).empty()) << "the graph's result is what is to be read now";
+    EXPECT_TRUE(hold(writes, {0, 8}));
+    EXPECT_EQ(writes.take_for_launch({{}, {{0, 4}}}).size(), 1u) << "half of it is still to be seen";
+    writes.note_sent({0, 8});
+    writes.take_for_launch({{{6, 7}}, {{0, 16}}});
+    EXPECT_FALSE(hold(writes, {0, 8})) << "read before it is overwritten";
 }
 
 TEST(IdleWrites, OnlyExactlyThatRegionIsHeld) {
@@ -84,7 +100,7 @@ TEST(IdleWrites, AGraphThatTouchesAHeldWriteGetsItsLastData) {
     writes.take_for_launch({});
     ASSERT_TRUE(hold(writes, {0, 8}, 1));
     ASSERT_TRUE(hold(writes, {0, 8}, 2));
-    const auto taken = writes.take_for_launch({{4, 5}});
+    const auto taken = writes.take_for_launch(touching({{4, 5}}));
     ASSERT_EQ(taken.size(), 1u);
     EXPECT_EQ(taken[0].range, (Range{0, 8}));
     EXPECT_EQ(taken[0].data, noise(8, 2));
@@ -167,9 +183,21 @@ public:
             for (unsigned i = below(3); i > 0; --i) {
                 graph.writes.push_back(below(3) == 0 ? usual() : any_range(16));
             }
-            graph.touched = graph.reads;
-            graph.touched.insert(graph.touched.end(), graph.writes.begin(), graph.writes.end());
-            normalize(graph.touched);
+            graph.footprint.touched = graph.reads;
+            normalize(graph.footprint.touched);
+            for (unsigned i = below(3); i > 0; --i) {
+                const Range range = below(3) == 0 ? usual() : any_range(24);
+                if (!touches(graph.footprint.touched, range)) {
+                    graph.footprint.overwritten.push_back(range);
+                }
+            }
+            normalize(graph.footprint.overwritten);
+            for (const Range & range : graph.writes) {
+                if (!covers(graph.footprint.overwritten, range)) {
+                    graph.footprint.touched.push_back(range);
+                }
+            }
+            normalize(graph.footprint.touched);
         }
     }
 
@@ -191,7 +219,8 @@ private:
     static constexpr uint64_t base = 0x7000'0000'0000, size = 256, buffer_size = 64;
     using Memory = std::array<uint8_t, size>;
     struct Graph {
-        Ranges reads, writes, touched;
+        Ranges reads, writes;  // writes: in part
+        Footprint footprint;
     };
 
     unsigned below(size_t limit) { return static_cast<unsigned>(random_() % limit); }
@@ -263,7 +292,7 @@ private:
         std::memmove(at(server_, to.begin), at(server_, from.begin), length);
     }
     void launch(const Graph & graph) {
-        send_held(writes_.take_for_launch(graph.touched));
+        send_held(writes_.take_for_launch(graph.footprint));
         for (const Range & range : graph.reads) {
             expect_same(range, "a graph");
         }
@@ -273,6 +302,9 @@ private:
                 for (uint64_t a = range.begin; a < range.end; ++a) {
                     sum = static_cast<uint8_t>(sum * 31 + *at(*memory, a));
                 }
+            }
+            for (const Range & range : graph.footprint.overwritten) {
+                std::fill(at(*memory, range.begin), at(*memory, range.end), sum);
             }
             for (const Range & range : graph.writes) {
                 for (uint64_t a = range.begin; a < range.end; ++a) {

@@ -134,7 +134,7 @@ TEST(EncodeGraph, SourcesOneLevelDeepAndTheirViews) {
     EXPECT_EQ(std::memcmp(decoded.by_id.at(id_of(twice)).op_params, twice->op_params, sizeof twice->op_params), 0);
     EXPECT_TRUE(std::ranges::is_sorted(encoded.touched, {}, &Range::begin));
     for (const ggml_tensor * tensor : {row, b, sum, twice}) {
-        EXPECT_TRUE(touches(encoded.touched, range_of(*tensor)));
+        EXPECT_TRUE(touches(encoded.touched, range_of(*tensor)) || covers(encoded.overwritten, range_of(*tensor)));
     }
 }
 
@@ -223,6 +223,42 @@ TEST(EncodeGraph, BytesBehindANamesEndAreZero) {
 TEST(EncodeGraph, NothingToComputeIsNoNodes) {
     GraphKit kit;
     EXPECT_EQ(test::encode_graph(*kit.graph({kit.f32(8)}, 5), 0, kit.handle_of()).n_nodes, 0u);
+}
+
+TEST(Footprint, AResultThatTakesAnInputsPlaceBeforeAnythingReadsIt) {
+    GraphKit kit;
+    ggml_tensor * input = kit.f32(8);
+    ggml_tensor * doubled = kit.place(ggml_scale(kit.context(), input, 2));
+    ggml_tensor * squared = kit.place(ggml_sqr(kit.context(), doubled));
+    ggml_tensor * unread = kit.f32(8);
+    squared->data = unread->data;  // as ggml's allocator does with inputs that no computed node reads
+    const auto encoded = test::encode_graph(*kit.graph({squared}, 1), 0, kit.handle_of());
+    EXPECT_TRUE(touches(encoded.touched, range_of(*input)));
+    EXPECT_FALSE(touches(encoded.touched, range_of(*unread)));
+    EXPECT_TRUE(covers(encoded.overwritten, range_of(*unread)));
+
+    doubled->data = input->data;  // in place: read first
+    const auto in_place = test::encode_graph(*kit.graph({squared}, 2), 0, kit.handle_of());
+    EXPECT_TRUE(touches(in_place.touched, range_of(*input)));
+}
+
+TEST(Footprint, WhatIsChangedInPartIsTouched) {
+    GraphKit kit;
+    ggml_tensor * cache = kit.f32(8, 16);
+    ggml_tensor * rows = kit.f32(8, 2);
+    ggml_tensor * indices = kit.place(ggml_new_tensor_1d(kit.context(), GGML_TYPE_I64, 2));
+    ggml_tensor * changed = kit.place(ggml_set_rows(kit.context(), cache, rows, indices));
+    changed->data = cache->data;
+    ggml_tensor * half = ggml_view_2d(kit.context(), cache, 4, 16, cache->nb[1], 0);
+    half->buffer = kit.ours();
+    half->data = cache->data;
+    ggml_tensor * copied = kit.place(ggml_cpy(kit.context(), kit.f32(4, 16), half));
+    copied->data = half->data;
+    for (ggml_tensor * result : {changed, copied}) {
+        const auto encoded = test::encode_graph(*kit.graph({result}, 1), 0, kit.handle_of());
+        EXPECT_TRUE(touches(encoded.touched, range_of(*cache))) << ggml_op_name(result->op);
+        EXPECT_FALSE(touches(encoded.overwritten, range_of(*cache))) << ggml_op_name(result->op);
+    }
 }
 
 }  // namespace

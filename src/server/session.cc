@@ -19,11 +19,11 @@ constexpr size_t piece_size = 4 << 20;
 
 }  // namespace
 
-Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Store * cache)
+Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights)
     : transport_(transport),
       in_(transport, already, stall, poll_time()),
       devices_(devices),
-      cache_(cache),
+      weights_(weights),
       graphs_(devices.count()) {}
 
 Error Session::run() {
@@ -207,8 +207,8 @@ Result<> Session::set_tensor(uint64_t size) {
     }
     devices_.synchronize();
     std::optional<cache::Writer> writer;
-    if (request->cache != 0 && cache_ != nullptr && size > wire::hash_threshold) {
-        if (auto begun = cache_->begin(size)) {
+    if (request->cache != 0 && weights_ != nullptr && size > wire::hash_threshold) {
+        if (auto begun = weights_->begin(size)) {
             writer.emplace(std::move(*begun));
         }
     }
@@ -282,7 +282,7 @@ Result<> Session::set_tensor_hash() {
     if (!request) {
         return std::unexpected(request.error());
     }
-    return answer<uint8_t>(cache_ != nullptr && load_cached(*request) ? 1 : 0);
+    return answer<uint8_t>(weights_ != nullptr && load_cached(*request) ? 1 : 0);
 }
 
 // The message names no size: it is that of the rest of the tensor, which is how weights are loaded.
@@ -292,7 +292,7 @@ bool Session::load_cached(const wire::SetTensorHashRequest & request) {
         return false;
     }
     auto target = checked_region(request.tensor, request.offset, *bytes - request.offset, buffers_);
-    auto entry = target ? cache_->find(request.hash, *bytes - request.offset) : std::nullopt;
+    auto entry = target ? weights_->find(request.hash, *bytes - request.offset) : std::nullopt;
     if (!entry) {
         return false;
     }

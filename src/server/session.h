@@ -5,7 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "cache/store.h"
+#include "cache/weights.h"
 #include "net/inbound.h"
 #include "server/buffer_table.h"
 #include "server/devices.h"
@@ -16,8 +16,8 @@ namespace caravan::server {
 
 class Session {
 public:
-    // `already`: bytes of the first command that were received elsewhere. `cache` may be null.
-    Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Store * cache);
+    // `already`: bytes of the first command that were received elsewhere. `weights` may be null.
+    Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights);
 
     // Until the client leaves (Errc::closed), breaks the protocol or asks for something impossible.
     Error run();
@@ -58,7 +58,7 @@ private:
     net::Transport & transport_;
     net::Inbound in_;
     Devices & devices_;
-    cache::Store * cache_;
+    cache::Weights * weights_;
     BufferTable buffers_;
     std::vector<std::unordered_map<uint64_t, Graph>> graphs_;  // by device, by the client's uid
     std::optional<Graph> unkept_;                              // uid 0: may still be running

@@ -24,7 +24,8 @@ loads Caravan's plug-in, in GGML_RPC_SERVERS.
 There is no authentication yet: bind beyond 127.0.0.1 on a trusted network only.
 
 Environment:
-  LLAMA_CACHE          the cache lies in $LLAMA_CACHE/rpc [else $XDG_CACHE_HOME/llama.cpp/rpc, ~/.cache/llama.cpp/rpc]
+  LLAMA_CACHE          -c and --model-dir use $LLAMA_CACHE/rpc
+                       [else $XDG_CACHE_HOME/llama.cpp/rpc, ~/.cache/llama.cpp/rpc]
   GGML_RPC_DEBUG=1     log every step
   GGML_RPC_POLL_US=N   watch a session's socket for N microseconds before sleeping on it [50]
 
@@ -90,16 +91,17 @@ int main(int argc, char ** argv) {
         ->delimiter(',');
     auto * keep = app.add_flag("-c,--cache", weights.keep,
                                "keep weights on disk, so that the next load does not send them");
-    app.add_option("--cache-dir", weights.directory, "where -c keeps them [see LLAMA_CACHE below]");
+    app.add_option("--cache-dir", weights.directory,
+                   "where -c keeps them, and --model-dir its hashes [see LLAMA_CACHE below]");
     auto * size = app.add_option("--cache-size", weights.max_bytes,
-                                 "the most that -c keeps, as 500M or 50G: what was used longest ago goes first; 0 is no "
-                                 "limit [a quarter of the disk]")
+                                 "the most that -c keeps, as 500M or 50G: what was used longest ago goes first; 0 is "
+                                 "no limit [a quarter of the disk]")
                       ->option_text("SIZE")
                       ->transform(CLI::AsSizeValue(false))
                       ->needs(keep);
     app.add_option("--model-dir", weights.model_dirs,
-                   "load weights from the *.gguf files below DIR where they are the client's; may be repeated. Looked "
-                   "through at the start, hashes are kept where -c keeps weights")
+                   "load weights from the *.gguf files below DIR where they are the same as the client's; may be "
+                   "repeated. They are looked through at the start, and hashed once")
         ->option_text("DIR")
         ->allow_extra_args(false);
     app.add_option("--max-sessions", options.max_sessions, "clients served at once; more have to wait")

@@ -713,7 +713,8 @@ TEST_F(CacheTest, WrongQuestionsFindNothingAndRemoveNothing) {
     const std::string sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     std::string upper = sha256;
     upper[0] = 'B';
-    for (const std::string & name : {std::string(), upper, sha256.substr(1), sha256 + "0", "../index/" + sha256.substr(9)}) {
+    for (const std::string & name :
+         {std::string(), upper, sha256.substr(1), sha256 + "0", "../index/" + sha256.substr(9)}) {
         EXPECT_FALSE(store.find_sha256(name, 3)) << name;
     }
     EXPECT_FALSE(store.find_sha256(sha256, 2));

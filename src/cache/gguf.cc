@@ -238,12 +238,12 @@ Result<std::vector<Extent>> find_tensors(int fd, uint64_t file_size, uint64_t th
             large.push_back({offset, size});
         }
     }
-    const uint64_t data = (header.position() + alignment - 1) / alignment * alignment;
-    if (header.ok() && (data > file_size || end > file_size - data) && tensor_count > 0) {
-        header.give_up(Errc::invalid_argument, "it is cut off");
-    }
     if (!header.ok()) {
         return header.error();
+    }
+    const uint64_t data = (header.position() + alignment - 1) / alignment * alignment;
+    if (tensor_count > 0 && (data > file_size || end > file_size - data)) {
+        return fail(Errc::invalid_argument, "it is cut off");
     }
     for (Extent & tensor : large) {
         tensor.offset += data;

@@ -1,6 +1,6 @@
-// Where the tensors of a GGUF file lie, versions 2 and 3. ggml's own reader is not used: it allocates what a file asks
-// for and gives up the process over some bad ones. Here a file may be truncated, damaged or hostile: the answer is then
-// an error, in bounded memory and time.
+// Where the tensors of a GGUF file lie, versions 2 and 3. A file may be truncated, damaged or hostile: the answer is then
+// an error, in bounded memory and time. (ggml's own reader, without loading data, accepts a file whose data are cut off,
+// and takes the whole vocabulary into memory.)
 //
 // Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 #pragma once

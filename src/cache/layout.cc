@@ -7,8 +7,8 @@
 #include <array>
 #include <cerrno>
 #include <format>
+#include <system_error>
 
-#include "base/error.h"
 #include "base/log.h"
 #include "cache/digest.h"
 
@@ -48,6 +48,32 @@ std::filesystem::path Layout::index_file(Key key) const {
     return index() / std::format("{:016x}-{}", key.fnv, key.size);
 }
 
+Result<> make_private(const std::filesystem::path & directory) {
+    std::error_code error;
+    if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
+        error.assign(errno, std::generic_category());
+    } else if (!std::filesystem::is_directory(directory, error) && !error) {
+        error = std::make_error_code(std::errc::not_a_directory);
+    } else if (!error && ::access(directory.c_str(), R_OK | W_OK | X_OK) != 0) {
+        error.assign(errno, std::generic_category());
+    }
+    if (error) {
+        return fail(Errc::io, "weight cache: cannot make or write the directory {}: {}", directory.string(),
+                    error.message());
+    }
+    return {};
+}
+
+Result<Layout> make_root(const std::filesystem::path & directory) {
+    std::error_code error;
+    std::filesystem::create_directories(directory, error);
+    if (error) {
+        return fail(Errc::io, "weight cache: cannot make the directory {}: {}", directory.string(), error.message());
+    }
+    Layout layout{directory / "caravan"};
+    return make_private(layout.root).transform([&] { return std::move(layout); });
+}
+
 std::optional<Blob> open_blob(const Layout & layout, Key key) {
     const std::filesystem::path index_file = layout.index_file(key);
     const UniqueFd index = open_to_read(index_file);
@@ -77,6 +103,22 @@ std::optional<Blob> open_blob(const Layout & layout, Key key) {
         return std::nullopt;
     }
     return Blob{std::move(name), std::move(fd)};
+}
+
+std::optional<Blob> open_blob(const Layout & layout, std::string_view sha256, uint64_t size) {
+    if (!is_sha256_hex(sha256)) {
+        return std::nullopt;
+    }
+    UniqueFd fd = open_to_read(layout.blob(sha256));
+    if (!fd || !has_size(fd.get(), size)) {
+        return std::nullopt;
+    }
+    return Blob{std::string(sha256), std::move(fd)};
+}
+
+std::string read_index_file(const std::filesystem::path & path) {
+    const UniqueFd fd = open_to_read(path);
+    return fd ? read_name(fd.get()) : std::string();
 }
 
 void remove_entry(const Layout & layout, Key key, std::string_view sha256, std::string_view reason) {

@@ -1,37 +1,52 @@
-// Reads a kept blob into its destination, and says afterwards whether the bytes may be trusted.
+// Reads kept bytes into their destination, and says afterwards whether they may be trusted.
 #pragma once
 
+#include <cstdint>
+#include <filesystem>
+#include <functional>
 #include <optional>
+#include <string>
+#include <string_view>
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/unique_fd.h"
 #include "cache/digest.h"
-#include "cache/layout.h"
 
 namespace caravan::cache {
 
-// From Store::find, which it may outlive. One thread at a time.
+// Bytes within a file, and what they have to be: a blob of the store, or a tensor of a model file.
+struct Content {
+    UniqueFd fd;
+    std::filesystem::path path;  // for messages
+    uint64_t offset = 0;         // bytes
+    uint64_t size = 0;           // bytes
+    std::string sha256;
+};
+
+// From Store or ModelIndex, which it may outlive. One thread at a time.
 class Reader {
 public:
+    // Called once if the bytes prove to be wrong, with the reason.
+    using OnDamage = std::function<void(std::string_view reason)>;
+
+    Reader(Content content, OnDamage on_damage) : content_(std::move(content)), on_damage_(std::move(on_damage)) {}
+
     // The next bytes, as many as fit, at most 1 MiB at a time; 0 at the end (or for no room). Fails with Errc::io.
     Result<size_t> read(MutableBytes to);
 
-    // True if everything was read and is what was stored: until then the bytes are nobody's. False: the entry was
-    // removed, and the caller does as if it had not been found. Call it where reading ended, with an error too; not
-    // where the caller gave up for reasons of its own, since that would remove a good entry.
+    // True if everything was read and is what was stored: until then the bytes are nobody's. False: an entry of the
+    // store was removed, and the caller does as if nothing had been found. Call it where reading ended, with an error
+    // too; not where the caller gave up for reasons of its own, since that would remove a good entry.
     bool verify();
 
-    uint64_t size() const { return key_.size; }
+    uint64_t size() const { return content_.size; }
 
 private:
-    friend class Store;
-    Reader(Layout layout, Key key, Blob blob) : layout_(std::move(layout)), key_(key), blob_(std::move(blob)) {}
-
-    Layout layout_;
-    Key key_;
-    Blob blob_;
+    Content content_;
+    OnDamage on_damage_;
     Sha256 digest_;
-    uint64_t taken_ = 0;  // bytes read so far, at most key_.size
+    uint64_t taken_ = 0;  // bytes read so far, at most content_.size
     std::optional<bool> verdict_;
 };
 

@@ -8,6 +8,9 @@
 #include <cstdlib>
 #include <system_error>
 
+#include "base/log.h"
+#include "cache/eviction.h"
+
 namespace caravan::cache {
 namespace {
 
@@ -21,22 +24,6 @@ fs::path from_environment(const char * name) {
     return value != nullptr ? fs::path(value) : fs::path();
 }
 
-Result<> make_writable(const fs::path & directory) {
-    std::error_code error;
-    if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
-        error.assign(errno, std::generic_category());
-    } else if (!fs::is_directory(directory, error) && !error) {
-        error = std::make_error_code(std::errc::not_a_directory);
-    } else if (!error && ::access(directory.c_str(), R_OK | W_OK | X_OK) != 0) {
-        error.assign(errno, std::generic_category());
-    }
-    if (error) {
-        return fail(Errc::io, "weight cache: cannot make or write the directory {}: {}", directory.string(),
-                    error.message());
-    }
-    return {};
-}
-
 void remove_leftovers(const fs::path & directory) {
     const auto limit = fs::file_time_type::clock::now() - leftover_age;
     std::error_code error;
@@ -47,6 +34,9 @@ void remove_leftovers(const fs::path & directory) {
         }
     }
 }
+
+// Eviction goes by the time of modification: reading leaves no reliable trace elsewhere (noatime, relatime).
+void mark_used(const Blob & blob) { ::futimens(blob.fd.get(), nullptr); }
 
 }  // namespace
 
@@ -69,37 +59,76 @@ Result<fs::path> default_directory() {
     return cache / "llama.cpp" / "rpc";
 }
 
-Result<Store> Store::open(const fs::path & directory) {
+uint64_t default_limit(const fs::path & directory) {
     std::error_code error;
-    fs::create_directories(directory, error);  // shared with others: their usual mode
-    if (error) {
-        return fail(Errc::io, "weight cache: cannot make the directory {}: {}", directory.string(), error.message());
+    fs::path existing = fs::absolute(directory, error);
+    while (existing.has_relative_path() && !fs::exists(existing, error)) {
+        existing = existing.parent_path();
     }
-    Layout layout{directory / "caravan"};
-    for (const fs::path & ours : {layout.root, layout.blobs(), layout.index(), layout.temporary()}) {
-        if (const auto made = make_writable(ours); !made) {
+    const fs::space_info space = fs::space(existing, error);
+    return error ? 0 : space.capacity / 4;
+}
+
+Result<Store> Store::open(const fs::path & directory, uint64_t max_bytes) {
+    auto layout = make_root(directory);
+    if (!layout) {
+        return std::unexpected(layout.error());
+    }
+    for (const fs::path & ours : {layout->blobs(), layout->index(), layout->temporary()}) {
+        if (const auto made = make_private(ours); !made) {
             return std::unexpected(made.error());
         }
     }
-    remove_leftovers(layout.temporary());
-    return Store(std::move(layout));
+    remove_leftovers(layout->temporary());
+    if (max_bytes != 0) {
+        make_room(*layout, max_bytes, 0);
+    }
+    return Store(std::make_shared<StoreState>(std::move(*layout), max_bytes));
 }
 
 std::optional<Reader> Store::find(uint64_t fnv, uint64_t size) const {
     const Key key{fnv, size};
-    auto blob = open_blob(layout_, key);
+    auto blob = open_blob(state_->layout, key);
     if (!blob) {
         return std::nullopt;
     }
-    return Reader(layout_, key, std::move(*blob));
+    mark_used(*blob);
+    const std::string name = blob->sha256;
+    return Reader({std::move(blob->fd), state_->layout.blob(name), 0, size, name},
+                  [layout = state_->layout, key, name](std::string_view reason) {
+                      remove_entry(layout, key, name, reason);
+                  });
 }
 
-Result<Writer> Store::begin(uint64_t size) const {
-    auto file = TemporaryFile::create(layout_.temporary());
-    if (!file) {
-        return fail(file.error().code, "weight cache: {}", file.error().text);
+std::optional<Reader> Store::find_sha256(std::string_view hex, uint64_t size) const {
+    auto blob = open_blob(state_->layout, hex, size);
+    if (!blob) {
+        return std::nullopt;
     }
-    return Writer(layout_, size, std::move(*file));
+    mark_used(*blob);
+    const fs::path path = state_->layout.blob(hex);
+    return Reader({std::move(blob->fd), path, 0, size, std::string(hex)}, [path](std::string_view reason) {
+        // Its index file goes when somebody asks for it next.
+        log_warning("weight cache: {} is dropped: {}", path.string(), reason);
+        ::unlink(path.c_str());
+    });
+}
+
+std::optional<Writer> Store::begin(uint64_t size) const {
+    const uint64_t limit = state_->max_bytes;
+    if (state_->failed || (limit != 0 && size > limit)) {
+        return std::nullopt;
+    }
+    if (limit != 0) {
+        make_room(state_->layout, limit, size);
+    }
+    auto file = TemporaryFile::create(state_->layout.temporary());
+    if (!file) {
+        state_->failed = true;
+        log_warning("weight cache: nothing more is kept in this session: {}", file.error().text);
+        return std::nullopt;
+    }
+    return Writer(state_, size, std::move(*file));
 }
 
 }  // namespace caravan::cache

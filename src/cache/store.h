@@ -8,7 +8,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
+#include <string_view>
 
 #include "base/error.h"
 #include "cache/layout.h"
@@ -22,24 +24,34 @@ namespace caravan::cache {
 // set. Errc::not_found if none is.
 Result<std::filesystem::path> default_directory();
 
+// What the store may take by default: a quarter of the disk that holds `directory`, which need not exist yet. 0 (no
+// limit) if that disk does not say how large it is.
+uint64_t default_limit(const std::filesystem::path & directory);
+
 // Any number of processes may have the same directory open. The object is a path: find() and begin() may be called
 // from several threads.
 class Store {
 public:
     // Our files are in `directory`/caravan, mode 0700, made if missing. Removes what killed processes left in tmp/ a
-    // day ago or earlier. Errc::io if the directories cannot be made or written.
-    static Result<Store> open(const std::filesystem::path & directory);
+    // day ago or earlier, and what exceeds `max_bytes` (0: no limit). Errc::io if the directories cannot be made or
+    // written.
+    static Result<Store> open(const std::filesystem::path & directory, uint64_t max_bytes = 0);
 
-    // The entry for bytes with this FNV-1a 64 and this size.
+    // The entry for bytes with this FNV-1a 64 and this size. It counts as used.
     std::optional<Reader> find(uint64_t fnv, uint64_t size) const;
 
-    // An entry to be, of `size` bytes. Errc::io if it cannot be begun: the upload goes on without.
-    Result<Writer> begin(uint64_t size) const;
+    // The entry for bytes with this SHA-256 (lower-case hex; anything else is not found) and this size. It counts as
+    // used.
+    std::optional<Reader> find_sha256(std::string_view hex, uint64_t size) const;
+
+    // An entry to be, of `size` bytes; room is made for it. None if it is larger than the limit, or cannot be begun or
+    // an earlier one could not be written, of which a warning has said why: the upload goes on without.
+    std::optional<Writer> begin(uint64_t size) const;
 
 private:
-    explicit Store(Layout layout) : layout_(std::move(layout)) {}
+    explicit Store(std::shared_ptr<StoreState> state) : state_(std::move(state)) {}
 
-    Layout layout_;
+    std::shared_ptr<StoreState> state_;
 };
 
 }  // namespace caravan::cache

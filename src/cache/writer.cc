@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "cache/eviction.h"
 
 namespace caravan::cache {
 
@@ -20,7 +21,7 @@ void Writer::append(ConstBytes data) {
         digest_.update(chunk);
         taken_ += chunk.size();
         if (const auto written = file_.write(chunk); !written) {
-            give_up(written.error().text);
+            give_up(written.error());
         }
     }
 }
@@ -43,20 +44,23 @@ bool Writer::commit() {
         give_up("OpenSSL cannot compute SHA-256");
         return false;
     }
-    const std::filesystem::path blob = layout_.blob(sha256);
+    const std::filesystem::path blob = store_->layout.blob(sha256);
     // Over a blob of that name, if there is one: should that be damaged, it is mended.
     if (const auto moved = file_.close().and_then([&] { return file_.move_over(blob); }); !moved) {
-        give_up(moved.error().text);
+        give_up(moved.error());
         return false;
     }
     const auto entered = enter(key, sha256);
     if (!entered || !*entered) {
         ::unlink(blob.c_str());  // no index file leads to it: another key would be another content
-        give_up(entered ? "other bytes are stored under the same FNV-1a hash and size, and stay"
-                        : std::string_view(entered.error().text));
+        entered ? give_up("other bytes are stored under the same FNV-1a hash and size, and stay")
+                : give_up(entered.error());
         return false;
     }
     over_ = true;
+    if (store_->max_bytes != 0) {
+        make_room(store_->layout, store_->max_bytes, 0);  // others may have stored something meanwhile
+    }
     return true;
 }
 
@@ -64,28 +68,36 @@ bool Writer::commit() {
 Result<bool> Writer::enter(Key key, const std::string & sha256) {
     // A second round if the file that was in the way is gone: it was damaged, or just then removed.
     for (int round = 0; round < 2; ++round) {
-        auto file = TemporaryFile::create(layout_.temporary());
+        auto file = TemporaryFile::create(store_->layout.temporary());
         if (!file) {
             return std::unexpected(file.error());
         }
         const std::string line = sha256 + "\n";
         const auto placed = file->write(const_bytes(line.data(), line.size()))
                                 .and_then([&] { return file->close(); })
-                                .and_then([&] { return file->move_if_absent(layout_.index_file(key)); });
+                                .and_then([&] { return file->move_if_absent(store_->layout.index_file(key)); });
         if (!placed || *placed) {
             return placed;
         }
-        if (const auto first = open_blob(layout_, key)) {
+        if (const auto first = open_blob(store_->layout, key)) {
             return first->sha256 == sha256;
         }
     }
-    return fail(Errc::unavailable, "cannot replace {}", layout_.index_file(key).string());
+    return fail(Errc::unavailable, "cannot replace {}", store_->layout.index_file(key).string());
 }
 
 void Writer::give_up(std::string_view reason) {
     over_ = true;
     file_.discard();
     log_warning("weight cache: {} bytes are not kept: {}", size_, reason);
+}
+
+void Writer::give_up(const Error & error) {
+    over_ = true;
+    file_.discard();
+    if (!store_->failed.exchange(true)) {
+        log_warning("weight cache: nothing more is kept in this session: {}", error.text);
+    }
 }
 
 }  // namespace caravan::cache

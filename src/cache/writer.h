@@ -2,6 +2,8 @@
 // ends the keeping, not the upload.
 #pragma once
 
+#include <atomic>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -13,6 +15,13 @@
 #include "wire/stock.h"
 
 namespace caravan::cache {
+
+// A store's own, shared with its writers.
+struct StoreState {
+    Layout layout;
+    uint64_t max_bytes = 0;           // 0: no limit
+    std::atomic<bool> failed{false};  // something could not be written, so nothing more is tried: one warning, not many
+};
 
 // From Store::begin, which it may outlive. One thread at a time. Blocks for as long as the disk does. Without commit(),
 // the destructor leaves nothing behind. A killed process leaves one file in tmp/ or, if it happens within commit(), a
@@ -29,13 +38,14 @@ public:
 
 private:
     friend class Store;
-    Writer(Layout layout, uint64_t size, TemporaryFile file)
-        : layout_(std::move(layout)), size_(size), file_(std::move(file)) {}
+    Writer(std::shared_ptr<StoreState> store, uint64_t size, TemporaryFile file)
+        : store_(std::move(store)), size_(size), file_(std::move(file)) {}
 
     void give_up(std::string_view reason);
+    void give_up(const Error & error);  // the disk's fault: for the whole store
     Result<bool> enter(Key key, const std::string & sha256);
 
-    Layout layout_;
+    std::shared_ptr<StoreState> store_;
     uint64_t size_;  // bytes announced
     TemporaryFile file_;
     uint64_t taken_ = 0;  // bytes appended so far, at most size_

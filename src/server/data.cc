@@ -33,8 +33,8 @@ Result<> Data::tell(wire::AnswerKind kind, std::string_view text) {
 Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t size, bool keep) {
     devices_.synchronize(region.device());
     std::optional<cache::Writer> writer;
-    if (keep && cache_ != nullptr && size > wire::hash_threshold) {
-        if (auto begun = cache_->begin(size)) {
+    if (keep && weights_ != nullptr && size > wire::hash_threshold) {
+        if (auto begun = weights_->begin(size)) {
             writer.emplace(std::move(*begun));
         }
     }
@@ -166,7 +166,7 @@ Result<> Data::initialize(CheckedRegion & region, const wire::Region & wired) {
 }
 
 bool Data::find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv) {
-    auto entry = cache_ == nullptr ? std::nullopt : cache_->find(fnv, size);
+    auto entry = weights_ == nullptr ? std::nullopt : weights_->find(fnv, size);
     return entry && load(region, size, *entry);
 }
 

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "cache/store.h"
+#include "cache/weights.h"
 #include "net/inbound.h"
 #include "server/buffer_table.h"
 #include "server/devices.h"
@@ -21,9 +21,9 @@ inline constexpr seconds client_stall{60};
 
 class Data {
 public:
-    // `cache` may be null.
-    Data(net::Transport & transport, net::Inbound & in, Devices & devices, BufferTable & buffers, cache::Store * cache)
-        : transport_(transport), in_(in), devices_(devices), buffers_(buffers), cache_(cache) {}
+    // `weights` may be null.
+    Data(net::Transport & transport, net::Inbound & in, Devices & devices, BufferTable & buffers, cache::Weights * weights)
+        : transport_(transport), in_(in), devices_(devices), buffers_(buffers), weights_(weights) {}
 
     // `source` has the next `size` bytes for [region.offset, + size). `keep`: in the cache too.
     Result<> write(net::Inbound & source, CheckedRegion & region, uint64_t size, bool keep);
@@ -40,7 +40,7 @@ public:
 
     // [region.offset, + size) from the cache; false if it is not there.
     bool find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv);
-    bool has_cache() const { return cache_ != nullptr; }
+    bool has_cache() const { return weights_ != nullptr && weights_->may_find(); }
 
     template <class Answer>
     Result<> answer(const Answer & value) {
@@ -60,7 +60,7 @@ private:
     net::Inbound & in_;
     Devices & devices_;
     BufferTable & buffers_;
-    cache::Store * cache_;
+    cache::Weights * weights_;
     std::vector<std::byte> scratch_;
     uint64_t bytes_out_ = 0;
 };

@@ -24,10 +24,10 @@ Result<uint64_t> rows_span(const wire::Tensor2dRequest & request, std::optional<
 
 }  // namespace
 
-Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Store * cache, Peers * peers)
+Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers)
     : in_(transport, already, client_stall, poll_time()),
       devices_(devices),
-      data_(transport, in_, devices, buffers_, cache),
+      data_(transport, in_, devices, buffers_, weights),
       graphs_run_{devices},
       native_(in_, devices, buffers_, data_, graphs_run_, peers),
       graphs_(devices.count()) {}

@@ -6,7 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "cache/store.h"
+#include "cache/weights.h"
 #include "net/inbound.h"
 #include "server/buffer_table.h"
 #include "server/data.h"
@@ -18,8 +18,8 @@ namespace caravan::server {
 
 class Session {
 public:
-    // `already`: bytes of the first command that were received elsewhere. `cache` and `peers` may be null.
-    Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Store * cache, Peers * peers);
+    // `already`: bytes of the first command that were received elsewhere. `weights` and `peers` may be null.
+    Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers);
 
     // Until the client leaves (Errc::closed), breaks the protocol or asks for something impossible.
     Error run();

@@ -12,6 +12,7 @@
 #include <unordered_map>
 
 #include "base/log.h"
+#include "base/size_text.h"
 #include "net/handshake.h"
 #include "server/control.h"
 #include "server/front_door.h"
@@ -72,6 +73,7 @@ private:
     Result<> first_worker();
     void print_banner() const;
     void spawn_spare();
+    void spawn_indexer();
     void round(TimePoint deadline);
     void accept_all(net::Listener & listener);
     void advance(Door & door);
@@ -87,6 +89,7 @@ private:
     const ServerOptions & options_;
     std::vector<net::Listener> listeners_;
     std::list<WorkerProcess> workers_;
+    IndexerProcess indexer_;
     std::list<Door> doors_;
     std::vector<ControlMessage> devices_;
     std::string start_failure_;
@@ -124,7 +127,16 @@ void Supervisor::print_banner() const {
     for (const net::Listener & listener : listeners_) {
         text += std::format("  endpoint       : {}\n", listener.endpoint.text());
     }
-    text += std::format("  local cache    : {}\n", options_.worker.cache_dir.value_or("n/a"));
+    const cache::WeightOptions & weights = options_.worker.weights;
+    if (weights.keep) {
+        const std::string limit = weights.max_bytes == 0 ? "no limit" : "at most " + size_text(weights.max_bytes);
+        text += std::format("  local cache    : {} ({})\n", weights.directory.string(), limit);
+    } else {
+        text += "  local cache    : n/a\n";
+    }
+    for (const auto & dir : weights.model_dirs) {
+        text += std::format("  model files    : {}\n", dir.string());
+    }
     text += "Devices:\n";
     for (const ControlMessage & device : devices_) {
         text += std::format("  {} ({} MiB, {} MiB free)\n", device.text, device.memory_total >> 20,
@@ -156,6 +168,18 @@ void Supervisor::spawn_spare() {
         return;
     }
     workers_.push_back(std::move(*worker));
+}
+
+void Supervisor::spawn_indexer() {
+    if (options_.worker.weights.model_dirs.empty()) {
+        return;
+    }
+    auto indexer = start_indexer(options_.worker.weights);
+    if (!indexer) {
+        log_warning("model-dir: {}", indexer.error().text);
+        return;
+    }
+    indexer_ = std::move(*indexer);
 }
 
 size_t Supervisor::serving() const {
@@ -326,6 +350,14 @@ void Supervisor::reap() {
         if (pid <= 0) {
             return;
         }
+        if (pid == indexer_.pid) {
+            if (WIFSIGNALED(status) && stop_requests_ == 0) {
+                log_warning("model-dir: looking through the files ended early by {}; what is known by now is used",
+                            describe_exit(status));
+            }
+            indexer_ = {};
+            continue;
+        }
         const auto worker = std::ranges::find(workers_, pid, &WorkerProcess::pid);
         if (worker == workers_.end()) {
             continue;
@@ -435,6 +467,7 @@ void Supervisor::drain() {
     }
     listeners_.clear();
     doors_.clear();
+    indexer_.line.reset();  // it ends by itself
     for (const WorkerProcess & worker : workers_) {
         if (worker.state != WorkerProcess::State::serving) {
             ::kill(worker.pid, SIGTERM);
@@ -472,6 +505,7 @@ Result<> Supervisor::run() {
     }
     if (stop_requests_ == 0) {
         print_banner();
+        spawn_indexer();
     }
     while (stop_requests_ == 0) {
         round(no_deadline);

@@ -131,7 +131,7 @@ std::string why_ended(const Error & error) {
     return error.code == Errc::closed ? "the client left" : error.text;
 }
 
-void serve(ReceivedControl given, int control, Devices & devices, cache::Store * cache) {
+void serve(ReceivedControl given, int control, Devices & devices, cache::Weights & weights) {
     const int client = given.attached.get();
     const ConstBytes first = ConstBytes(given.message.prefix).first(given.message.prefix_size);
     auto accepted = net::open_server(std::move(given.attached), first);
@@ -142,7 +142,7 @@ void serve(ReceivedControl given, int control, Devices & devices, cache::Store *
         Peers & peers = *new Peers([control](uint64_t token) {
             return send_control(control, {.kind = ControlMessage::Kind::invite, .token = token});
         });
-        Session session(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, devices, cache, &peers);
+        Session session(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, devices, &weights, &peers);
         const Watcher watcher(client, control, devices, peers);
         const Error end = session.run();
         ended.set_text(session.did_work() ? std::format("{}; {}", why_ended(end), session.summary()) : why_ended(end));
@@ -155,6 +155,7 @@ void serve(ReceivedControl given, int control, Devices & devices, cache::Store *
 int run_worker(int control, const WorkerOptions & options) {
     ::signal(SIGINT, SIG_IGN);  // ^C reaches the whole process group; the supervisor decides
     ::signal(SIGPIPE, SIG_IGN);
+    ::signal(SIGXFSZ, SIG_IGN);  // a limit on the size of files costs a cache entry, not the session
     if (!options.keep_backend_log) {
         ggml_log_set(quiet_log, nullptr);
     }
@@ -167,14 +168,10 @@ int run_worker(int control, const WorkerOptions & options) {
         report_failure(control, devices.error());
         return EXIT_FAILURE;
     }
-    std::optional<cache::Store> store;
-    if (options.cache_dir) {
-        auto opened = cache::Store::open(*options.cache_dir);
-        if (!opened) {
-            report_failure(control, opened.error());
-            return EXIT_FAILURE;
-        }
-        store.emplace(std::move(*opened));
+    auto weights = cache::Weights::open(options.weights);
+    if (!weights) {
+        report_failure(control, weights.error());
+        return EXIT_FAILURE;
     }
     if (!announce(control, *devices)) {
         return EXIT_FAILURE;
@@ -186,7 +183,7 @@ int run_worker(int control, const WorkerOptions & options) {
         }
         const ControlMessage & message = (*received)->message;
         if (message.kind == ControlMessage::Kind::session) {
-            serve(std::move(**received), control, *devices, store ? &*store : nullptr);
+            serve(std::move(**received), control, *devices, *weights);
             // Back-ends' own clean-up is not worth waiting for: the client's memory is to be free now.
             ::_exit(EXIT_SUCCESS);
         }

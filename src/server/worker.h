@@ -2,16 +2,17 @@
 // its end, however it comes, gives everything back and touches nobody else.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
+
+#include "cache/weights.h"
 
 namespace caravan::server {
 
 struct WorkerOptions {
     std::vector<std::string> devices;
     int threads = 1;
-    std::optional<std::string> cache_dir;
+    cache::WeightOptions weights;
     bool keep_backend_log = false;  // show ggml's own lines while it loads
 };
 

@@ -27,9 +27,12 @@ Result<std::string> own_path() {
     return path.string();
 }
 
-}  // namespace
+struct Child {
+    pid_t pid = -1;
+    UniqueFd line;
+};
 
-Result<WorkerProcess> start_worker(const WorkerOptions & options) {
+Result<Child> start_child(const char * option, std::vector<std::string> arguments) {
     const auto program = own_path();
     if (!program) {
         return std::unexpected(program.error());
@@ -43,20 +46,13 @@ Result<WorkerProcess> start_worker(const WorkerOptions & options) {
     ::fcntl(ours.get(), F_SETFD, FD_CLOEXEC);
     net::set_non_blocking(ours.get(), true);
 
-    std::vector<std::string> arguments{"rpc-server", worker_option, std::to_string(theirs.get()), "--threads",
-                                       std::to_string(options.threads)};
-    for (const std::string & device : options.devices) {
-        arguments.insert(arguments.end(), {"--device", device});
-    }
-    if (options.cache_dir) {
-        arguments.insert(arguments.end(), {"--cache", "--cache-dir", *options.cache_dir});
-    }
+    arguments.insert(arguments.begin(), {"rpc-server", option, std::to_string(theirs.get())});
     std::vector<char *> argv;
     for (std::string & argument : arguments) {
         argv.push_back(argument.data());
     }
     argv.push_back(nullptr);
-    // The supervisor blocks the signals that it reads from its pipe; a worker starts with none blocked.
+    // The supervisor blocks the signals that it reads from its pipe; a child starts with none blocked.
     posix_spawnattr_t attributes;
     posix_spawnattr_init(&attributes);
     sigset_t none;
@@ -69,14 +65,50 @@ Result<WorkerProcess> start_worker(const WorkerOptions & options) {
     }
     posix_spawnattr_setsigdefault(&attributes, &defaults);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    WorkerProcess worker;
-    const int error = ::posix_spawn(&worker.pid, program->c_str(), nullptr, &attributes, argv.data(), environ);
+    Child child;
+    const int error = ::posix_spawn(&child.pid, program->c_str(), nullptr, &attributes, argv.data(), environ);
     posix_spawnattr_destroy(&attributes);
     if (error != 0) {
         return fail(Errc::unavailable, "cannot start a worker process: {}", errno_text(error));
     }
-    worker.control = std::move(ours);
-    return worker;
+    child.line = std::move(ours);
+    return child;
+}
+
+void append_options(std::vector<std::string> & arguments, const cache::WeightOptions & weights) {
+    if (weights.keep) {
+        arguments.insert(arguments.end(), {"--cache", "--cache-size", std::to_string(weights.max_bytes)});
+    }
+    if (!weights.directory.empty()) {
+        arguments.insert(arguments.end(), {"--cache-dir", weights.directory.string()});
+    }
+    for (const std::filesystem::path & dir : weights.model_dirs) {
+        arguments.insert(arguments.end(), {"--model-dir", dir.string()});
+    }
+}
+
+}  // namespace
+
+Result<WorkerProcess> start_worker(const WorkerOptions & options) {
+    std::vector<std::string> arguments{"--threads", std::to_string(options.threads)};
+    for (const std::string & device : options.devices) {
+        arguments.insert(arguments.end(), {"--device", device});
+    }
+    append_options(arguments, options.weights);
+    return start_child(worker_option, std::move(arguments)).transform([](Child child) {
+        WorkerProcess worker;
+        worker.pid = child.pid;
+        worker.control = std::move(child.line);
+        return worker;
+    });
+}
+
+Result<IndexerProcess> start_indexer(const cache::WeightOptions & options) {
+    std::vector<std::string> arguments;
+    append_options(arguments, options);
+    return start_child(indexer_option, std::move(arguments)).transform([](Child child) {
+        return IndexerProcess{child.pid, std::move(child.line)};
+    });
 }
 
 std::string describe_exit(int status) {

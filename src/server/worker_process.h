@@ -1,4 +1,5 @@
-// The supervisor's side of one worker process.
+// The supervisor's side of the processes that it starts: workers, and one that looks through model files. Each is this
+// same program with a hidden option, followed by the number of a descriptor: its end of a line to the supervisor.
 #pragma once
 
 #include <sys/types.h>
@@ -19,11 +20,17 @@ struct WorkerProcess {
     bool said_goodbye = false;  // serving: it has reported the end of its session
 };
 
-// Starts this same program with the hidden option that makes it a worker.
 Result<WorkerProcess> start_worker(const WorkerOptions & options);
 
-// The option, followed by the number of the control descriptor.
+struct IndexerProcess {
+    pid_t pid = -1;
+    UniqueFd line;  // nothing is sent: that it closes tells the process that the supervisor has ended
+};
+
+Result<IndexerProcess> start_indexer(const cache::WeightOptions & options);
+
 inline constexpr const char * worker_option = "--worker-control-fd";
+inline constexpr const char * indexer_option = "--indexer-line-fd";
 
 // "exit code 3", "signal 11 (Segmentation fault)".
 std::string describe_exit(int wait_status);

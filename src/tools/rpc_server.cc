@@ -2,11 +2,13 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <thread>
 
 #include "base/log.h"
 #include "cache/store.h"
 #include "server/devices.h"
+#include "server/indexer.h"
 #include "server/supervisor.h"
 #include "server/worker_process.h"
 #include "wire/stock.h"
@@ -22,7 +24,8 @@ loads Caravan's plug-in, in GGML_RPC_SERVERS.
 There is no authentication yet: bind beyond 127.0.0.1 on a trusted network only.
 
 Environment:
-  LLAMA_CACHE          the cache lies in $LLAMA_CACHE/rpc [else $XDG_CACHE_HOME/llama.cpp/rpc, ~/.cache/llama.cpp/rpc]
+  LLAMA_CACHE          -c and --model-dir use $LLAMA_CACHE/rpc
+                       [else $XDG_CACHE_HOME/llama.cpp/rpc, ~/.cache/llama.cpp/rpc]
   GGML_RPC_DEBUG=1     log every step
   GGML_RPC_POLL_US=N   watch a session's socket for N microseconds before sleeping on it [50]
 
@@ -36,14 +39,41 @@ int fail_with(const Error & error) {
     return 1;
 }
 
+// What the command line leaves open. A worker is told everything, so that all see the same.
+Result<> complete(cache::WeightOptions & weights, bool size_is_given) {
+    if (!weights.keep && weights.model_dirs.empty()) {
+        return {};
+    }
+    if (weights.directory.empty()) {
+        auto directory = cache::default_directory();
+        if (!directory) {
+            return std::unexpected(directory.error());
+        }
+        weights.directory = std::move(*directory);
+    }
+    if (weights.keep && !size_is_given) {
+        weights.max_bytes = cache::default_limit(weights.directory);
+    }
+    for (std::filesystem::path & dir : weights.model_dirs) {
+        std::error_code error;
+        const auto canonical = std::filesystem::canonical(dir, error);
+        if (error || !std::filesystem::is_directory(canonical, error)) {
+            return fail(Errc::not_found, "--model-dir {}: {}", dir.string(),
+                        error ? error.message() : "not a directory");
+        }
+        dir = canonical;
+    }
+    return {};
+}
+
 }  // namespace
 
 int main(int argc, char ** argv) {
     server::ServerOptions options;
     options.worker.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency() / 2));
-    bool cache = false, list_devices = false;
-    std::string cache_dir;
-    int worker_fd = -1, drain = static_cast<int>(options.drain.count());
+    cache::WeightOptions & weights = options.worker.weights;
+    bool list_devices = false;
+    int worker_fd = -1, indexer_fd = -1, drain = static_cast<int>(options.drain.count());
 
     CLI::App app{"Lends this machine's devices (GPUs, or its CPU) to ggml programs on other machines.", "rpc-server"};
     app.footer(footer);
@@ -59,8 +89,21 @@ int main(int argc, char ** argv) {
         ->capture_default_str();
     app.add_option("-d,--device", options.worker.devices, "devices to lend, by name: A,B,... [all GPUs, else the CPU]")
         ->delimiter(',');
-    app.add_flag("-c,--cache", cache, "keep weights on disk, so that the next load does not send them");
-    app.add_option("--cache-dir", cache_dir, "where -c keeps them [see LLAMA_CACHE below]");
+    auto * keep = app.add_flag("-c,--cache", weights.keep,
+                               "keep weights on disk, so that the next load does not send them");
+    app.add_option("--cache-dir", weights.directory,
+                   "where -c keeps them, and --model-dir its hashes [see LLAMA_CACHE below]");
+    auto * size = app.add_option("--cache-size", weights.max_bytes,
+                                 "the most that -c keeps, as 500M or 50G: what was used longest ago goes first; 0 is "
+                                 "no limit [a quarter of the disk]")
+                      ->option_text("SIZE")
+                      ->transform(CLI::AsSizeValue(false))
+                      ->needs(keep);
+    app.add_option("--model-dir", weights.model_dirs,
+                   "load weights from the *.gguf files below DIR where they are the same as the client's; may be "
+                   "repeated. They are looked through at the start, and hashed once")
+        ->option_text("DIR")
+        ->allow_extra_args(false);
     app.add_option("--max-sessions", options.max_sessions, "clients served at once; more have to wait")
         ->check(CLI::Range(1, 1024))
         ->capture_default_str();
@@ -68,7 +111,8 @@ int main(int argc, char ** argv) {
         ->check(CLI::Range(0, 86400))
         ->capture_default_str();
     app.add_flag("--list-devices", list_devices, "print this machine's devices and exit");
-    app.add_option(server::worker_option, worker_fd)->group("");  // start_worker() only
+    app.add_option(server::worker_option, worker_fd)->group("");    // start_worker() only
+    app.add_option(server::indexer_option, indexer_fd)->group("");  // start_indexer() only
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError & error) {
@@ -80,18 +124,17 @@ int main(int argc, char ** argv) {
         std::printf("Devices:\n%s", server::Devices::describe_all().c_str());
         return 0;
     }
-    if (cache) {
-        if (cache_dir.empty()) {
-            const auto directory = cache::default_directory();
-            if (!directory) {
-                return fail_with(directory.error());
-            }
-            cache_dir = directory->string();
+    // A directory that has gone since the start does not stop a worker: what it held is not found, that is all.
+    if (worker_fd < 0 && indexer_fd < 0) {
+        if (auto completed = complete(weights, size->count() > 0); !completed) {
+            return fail_with(completed.error());
         }
-        options.worker.cache_dir = cache_dir;
     }
     if (worker_fd >= 0) {
         return server::run_worker(worker_fd, options.worker);
+    }
+    if (indexer_fd >= 0) {
+        return server::run_indexer(indexer_fd, weights);
     }
     const auto served = server::run_supervisor(options);
     return served ? 0 : fail_with(served.error());

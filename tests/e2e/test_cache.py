@@ -1,11 +1,15 @@
 """rpc-server -c: what was loaded once is not sent again, and what lies damaged on disk is never computed with."""
+import os
+import shutil
+import struct
 import subprocess
 import sys
 
 import pytest
 
 from harness import local_logits, same
-from system import MAKE_MODELS, PATIENCE
+from processes import Server
+from system import MAKE_MODELS, PATIENCE, RPC_SERVER, eventually, is_alive
 
 BIG = 4
 
@@ -26,8 +30,8 @@ class Cache:
     def __init__(self, lab, model):
         self.lab, self.model, self.folder = lab, model, lab.folder / 'cache'
 
-    def server(self):
-        return self.lab.server('-c', env={'LLAMA_CACHE': self.folder})
+    def server(self, *options):
+        return self.lab.server('-c', *options, env={'LLAMA_CACHE': self.folder})
 
     def load(self, server, ours=True):
         """Loads the model and compares the logits. Returns how many MiB the server was sent."""
@@ -108,3 +112,128 @@ def test_without_the_option_nothing_is_written(lab, big_model):
     server = lab.server(env={'LLAMA_CACHE': folder})
     same(lab.logits([server], big_model, chunks=1), local_logits(lab, big_model, chunks=1))
     assert not folder.exists()
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+def test_the_cache_stays_below_its_limit(cache):
+    server = cache.server('--cache-size', '32M')
+    server.wait_for(rf'local cache    : {cache.folder}/rpc \(at most 32 MiB\)')
+    first = cache.load(server)
+    assert first >= 54 and 1 <= len(cache.blobs()) <= 2
+    assert cache.load(server) >= first - 32
+    assert sum(file.stat().st_size for file in cache.blobs()) <= 32 << 20
+    assert server.count('warning') == 0
+
+
+def test_by_default_the_limit_is_a_share_of_the_disk(cache):
+    cache.server().wait_for(r'local cache    : \S+ \(at most [\d.]+ [GT]iB\)')
+    cache.server('--cache-size', '0').wait_for(r'local cache    : \S+ \(no limit\)')
+
+
+def test_a_disk_that_takes_no_more_costs_nobody_anything(cache):
+    """A limit on the size of files, as a full disk is: writing fails in mid-file."""
+    server = cache.lab.start('rpc-server', ['prlimit', f'--fsize={8 << 20}', RPC_SERVER, '-p', 0, '-t', 1, '-c'],
+                             env={'LLAMA_CACHE': cache.folder}, tool=False, kind=Server)
+    server.endpoint = server.wait_for(r'  endpoint       : (\S+)\n').group(1)
+    server.wait_for(r'  sessions       : .*\n')
+    assert cache.load(server) >= 54
+    assert server.count('warning: weight cache: nothing more is kept') == 1
+    assert cache.blobs() == [] and list((cache.folder / 'rpc' / 'caravan' / 'tmp').iterdir()) == []
+
+
+# --- model files -----------------------------------------------------------------------------------------------------
+
+KNOWN = r'model-dir: (\d+) tensors of (\d+) files, .*, can be loaded from here \((\d+) of them hashed now\)'
+
+
+@pytest.fixture
+def models(cache):
+    """A server's own models: the one that the clients use is among them, and what no program should choke on."""
+    folder = cache.lab.folder / 'models'
+    (folder / 'below').mkdir(parents=True)
+    (folder / 'below' / 'its-own-name.gguf').symlink_to(cache.model)
+    (folder / 'cut.gguf').write_bytes(cache.model.read_bytes()[:1 << 20])
+    (folder / 'no-model.gguf').write_text('hello')
+    return folder
+
+
+def known(server):
+    return tuple(int(number) for number in server.wait_for(KNOWN).groups())
+
+
+def server_with(cache, *options):
+    return cache.lab.server(*options, env={'LLAMA_CACHE': cache.folder})
+
+
+@pytest.mark.parametrize('ours', [True, False], ids=['our client', 'stock client'])
+def test_weights_in_model_files_are_not_sent(cache, models, ours):
+    server = server_with(cache, '--model-dir', models)
+    assert known(server) == (5, 1, 5)
+    assert cache.load(server, ours=ours) <= 4
+    assert not (cache.folder / 'rpc' / 'caravan' / 'blobs').exists(), 'nothing is kept without -c'
+    assert server.count('warning: model-dir: .*/cut.gguf is left out: it is cut off') == 1
+    assert server.count('warning: model-dir: .*/no-model.gguf is left out') == 1
+
+
+def test_model_files_are_hashed_once(cache, models):
+    server = server_with(cache, '--model-dir', models)
+    assert known(server) == (5, 1, 5)
+    assert server.stop() == 0
+    server = server_with(cache, '--model-dir', models)
+    assert known(server) == (5, 1, 0)
+    assert cache.load(server) <= 4
+
+
+def test_with_both_nothing_that_is_in_a_model_file_is_kept(cache, models):
+    server = cache.server('--model-dir', models)
+    known(server)
+    assert cache.load(server) <= 4
+    assert cache.blobs() == []
+
+
+def test_a_model_file_that_changed_is_not_computed_with(cache, models):
+    copy = models / 'below' / 'its-own-name.gguf'
+    copy.unlink()
+    shutil.copy(cache.model, copy)
+    server = cache.server('--model-dir', models)
+    assert known(server) == (5, 1, 5)
+    before = copy.stat()
+    with open(copy, 'r+b') as file:  # within the second of the tensors that is used
+        file.seek(40_000_000)
+        file.write(b'nonsense')
+    assert cache.load(server) >= 54, 'the file is not what was hashed'
+    shutil.rmtree(cache.folder / 'rpc' / 'caravan' / 'blobs')
+    os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert 12 <= cache.load(server) <= 20, 'it looks as before: only the bytes of that one tensor tell'
+    assert server.count('warning: model-dir: the tensor at byte .* its bytes were altered') == 1
+
+
+def test_no_such_model_folder(lab):
+    done = lab.run([RPC_SERVER, '-p', 0, '--model-dir', lab.folder / 'none'], tool=False, rc=1, timeout=30)
+    assert done.err == f'error: --model-dir {lab.folder}/none: No such file or directory\n'
+
+
+def test_indexing_ends_with_the_server(cache):
+    """A server that is killed takes its helpers along, in mid-file too."""
+    folder = cache.lab.folder / 'models'
+    folder.mkdir()
+    header = sparse_model(folder / 'sparse.gguf', 64 << 30)
+    assert header < 1 << 20
+    server = server_with(cache, '--model-dir', folder)
+    eventually(lambda: len(server.workers()) == 2, 'a spare worker and the indexer run')
+    server.kill()  # and all of them end: it looks
+    server = server_with(cache, '--model-dir', folder)
+    workers = eventually(lambda: len(server.workers()) == 2 and server.workers(), 'both run again')
+    assert server.stop() == 0
+    eventually(lambda: not any(is_alive(worker) for worker in workers), 'they end with an orderly stop too')
+
+
+def sparse_model(path, size):
+    """One tensor of `size` bytes of zeroes that take no room. Returns where it begins."""
+    with open(path, 'wb') as file:
+        file.write(b'GGUF' + struct.pack('<IQQ', 3, 1, 0) + struct.pack('<Q', 1) + b't' +
+                   struct.pack('<IQIQ', 1, size, 24, 0))
+        start = (file.tell() + 31) // 32 * 32
+        file.truncate(start + size)
+    return start

@@ -25,10 +25,10 @@ def the_only_line(done):
 
 def test_help_says_what_every_option_does(lab):
     said = ask(lab, '--help').out
-    for option in ['--host', '--port', '--threads', '--device', '--cache', '--max-sessions', '--drain',
-                   '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes']:
+    for option in ['--host', '--port', '--threads', '--device', '--cache', '--cache-size', '--model-dir',
+                   '--max-sessions', '--drain', '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes']:
         assert option in said
-    assert '--worker-control-fd' not in said
+    assert '--worker-control-fd' not in said and '--indexer-line-fd' not in said
 
 
 def test_version(lab):
@@ -42,7 +42,9 @@ def test_list_devices(lab):
 
 
 @pytest.mark.parametrize('options', [['--no-such-option'], ['-p', 'many'], ['-p', '70000'], ['-t', '0'],
-                                     ['--max-sessions', '0'], ['--drain', '-1'], ['stray']], ids=' '.join)
+                                     ['--max-sessions', '0'], ['--drain', '-1'], ['stray'],
+                                     ['--cache-size', '5G'], ['-c', '--cache-size', 'large'],
+                                     ['--model-dir', '/', 'stray']], ids=' '.join)
 def test_wrong_command_line(lab, options):
     done = ask(lab, *options, rc=2)
     assert done.err.strip() and done.out == ''

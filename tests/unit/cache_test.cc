@@ -2,10 +2,14 @@
 #include "cache/store.h"
 
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 #include <chrono>
 #include <csignal>
@@ -121,8 +125,8 @@ protected:
         EXPECT_FALSE(error);
     }
 
-    Store open() const {
-        auto store = Store::open(directory_);
+    Store open(uint64_t max_bytes = 0) const {
+        auto store = Store::open(directory_, max_bytes);
         EXPECT_TRUE(store) << store.error().text;
         return std::move(*store);
     }
@@ -135,6 +139,11 @@ protected:
         std::string name = contents(index_file(text));
         name.pop_back();
         return ours() / "blobs" / name;
+    }
+
+    // As if it had been used so many minutes ago.
+    void age(std::string_view text, int minutes) const {
+        fs::last_write_time(blob(text), fs::file_time_type::clock::now() - std::chrono::minutes(minutes));
     }
 
     // Names of all files of the store, below `folder`.
@@ -509,11 +518,223 @@ TEST_F(CacheTest, FullDiskDoesNotStopTheUpload) {
         }
         EXPECT_TRUE(files("tmp").empty()) << "the room is given back at once";
         EXPECT_FALSE(writer->commit());
+        EXPECT_FALSE(put(store, text)) << "not tried again";
     }
     expect_empty();
-    EXPECT_EQ(warnings.size(), 1U);
-    EXPECT_TRUE(put(store, text));
+    EXPECT_EQ(warnings.size(), 1U) << "not one for each tensor";
+    EXPECT_TRUE(put(open(), text));
     EXPECT_EQ(get(store, text), text);
+}
+
+#ifdef __linux__
+// In a process of its own, with a file system of 2 MiB that only it sees. Returns its exit status: 0 if all was well,
+// `no_mount` if such a thing is not allowed here.
+constexpr int no_mount = 77;
+template <class Check>
+int on_a_small_disk(const fs::path & directory, Check check) {
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+        const auto map = [](const char * file, std::string_view text) { std::ofstream(file) << text; };
+        const uid_t user = ::geteuid();
+        const gid_t group = ::getegid();
+        if (::unshare(CLONE_NEWNS) != 0) {
+            if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) {
+                ::_exit(no_mount);
+            }
+            map("/proc/self/uid_map", std::format("0 {} 1", user));
+            map("/proc/self/setgroups", "deny");
+            map("/proc/self/gid_map", std::format("0 {} 1", group));
+        }
+        if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+            ::mount("tmpfs", directory.c_str(), "tmpfs", 0, "size=2m,mode=0777") != 0) {
+            ::_exit(no_mount);
+        }
+        ::_exit(check());
+    }
+    int status = -1;
+    EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+    EXPECT_TRUE(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+TEST_F(CacheTest, ReallyFullDiskDoesNotStopTheUpload) {
+    const int status = on_a_small_disk(directory_, [this] {
+        const Store store = *Store::open(directory_);
+        const std::string small = weights(1 << 20), large = weights(3 << 20, 2);
+        if (!put(store, small) || put(store, large) || put(store, "abc")) {
+            return 1;
+        }
+        if (warnings.size() != 1 || !warnings[0].contains("No space left on device")) {
+            return 2;
+        }
+        return files("tmp").empty() && files("index").size() == 1 && get(store, small) == small ? 0 : 3;
+    });
+    if (status == no_mount) {
+        GTEST_SKIP() << "no file system can be mounted here";
+    }
+    EXPECT_EQ(status, 0);
+}
+
+TEST_F(CacheTest, LimitIsAShareOfTheDiskThatHoldsIt) {
+    const int status = on_a_small_disk(
+        directory_, [this] { return default_limit(directory_ / "not" / "there" / "yet") == 512 << 10 ? 0 : 1; });
+    if (status == no_mount) {
+        GTEST_SKIP() << "no file system can be mounted here";
+    }
+    EXPECT_EQ(status, 0);
+}
+#endif
+
+TEST_F(CacheTest, WhatWasUsedLongestAgoMakesRoom) {
+    const Store store = open(10'000);
+    const std::string a = weights(4000, 1), b = weights(4000, 2), c = weights(4000, 3), d = weights(4000, 4);
+    ASSERT_TRUE(put(store, a));
+    ASSERT_TRUE(put(store, b));
+    age(a, 20);
+    age(b, 10);
+    ASSERT_EQ(get(store, a), a);  // used again
+    ASSERT_TRUE(put(store, c));
+    EXPECT_EQ(get(store, a), a);
+    EXPECT_EQ(get(store, b), std::nullopt);
+    age(a, 20);
+    age(c, 10);
+    ASSERT_TRUE(store.find_sha256(blob(a).filename().string(), 4000));  // used again, by its content's name
+    ASSERT_TRUE(put(store, d));
+    EXPECT_EQ(get(store, a), a);
+    EXPECT_EQ(get(store, c), std::nullopt);
+    EXPECT_EQ(get(store, d), d);
+    EXPECT_EQ(files("index").size(), 2U);
+    EXPECT_EQ(files("blobs").size(), 2U);
+    EXPECT_TRUE(warnings.empty()) << warnings.front();
+}
+
+TEST_F(CacheTest, RoomIsMadeBeforeTheDiskIsWritten) {
+    const Store store = open(10'000);
+    ASSERT_TRUE(put(store, weights(4000)));
+    age(weights(4000), 1);
+    const auto writer = store.begin(7000);
+    ASSERT_TRUE(writer);
+    EXPECT_TRUE(files("blobs").empty());
+    EXPECT_TRUE(files("index").empty());
+}
+
+TEST_F(CacheTest, LargerThanTheLimitIsNotStoredAndNothingGoesForIt) {
+    const Store store = open(10'000);
+    ASSERT_TRUE(put(store, weights(10'000)));
+    EXPECT_FALSE(store.begin(10'001));
+    EXPECT_EQ(get(store, weights(10'000)), weights(10'000));
+    EXPECT_TRUE(warnings.empty());
+}
+
+TEST_F(CacheTest, SmallerLimitHoldsFromTheStart) {
+    {
+        const Store store = open();
+        for (const uint32_t seed : {1, 2, 3}) {
+            ASSERT_TRUE(put(store, weights(4000, seed)));
+            age(weights(4000, seed), 10 - static_cast<int>(seed));
+        }
+    }
+    const Store store = open(5000);
+    EXPECT_EQ(files("blobs").size(), 1U);
+    EXPECT_EQ(files("index").size(), 1U);
+    EXPECT_EQ(get(store, weights(4000, 3)), weights(4000, 3));
+}
+
+TEST_F(CacheTest, EntryThatGoesWhileItIsReadIsReadToItsEnd) {
+    const Store store = open(10'000);
+    const std::string text = weights(6000);
+    ASSERT_TRUE(put(store, text));
+    auto reader = store.find(hash(text), text.size());
+    ASSERT_TRUE(reader);
+    ASSERT_TRUE(put(store, weights(6000, 2)));
+    EXPECT_FALSE(store.find(hash(text), text.size()));
+    std::string to(text.size(), '\0');
+    EXPECT_EQ(reader->read(mutable_bytes(to.data(), to.size())).value_or(0), to.size());
+    EXPECT_TRUE(reader->verify());
+    EXPECT_EQ(to, text);
+}
+
+TEST_F(CacheTest, UploadsAtTheSameTimeEndBelowTheLimit) {
+    const Store store = open(10'000);
+    auto one = store.begin(6000), other = store.begin(6000);
+    ASSERT_TRUE(one && other);
+    one->append(bytes(weights(6000, 1)));
+    other->append(bytes(weights(6000, 2)));
+    EXPECT_TRUE(one->commit());
+    EXPECT_TRUE(other->commit());
+    EXPECT_EQ(files("blobs").size(), 1U);
+}
+
+TEST_F(CacheTest, ManyProcessesStayBelowTheLimit) {
+    constexpr uint64_t limit = 500'000;
+    open(limit);
+    std::vector<pid_t> children;
+    for (uint32_t child = 0; child < 4; ++child) {
+        const pid_t pid = ::fork();
+        ASSERT_GE(pid, 0);
+        if (pid == 0) {
+            const auto mine = Store::open(directory_, limit);
+            for (uint32_t i = 0; i < 50; ++i) {
+                const std::string text = weights(100'000, i * (child + 1) % 20);
+                put(*mine, text);
+                if (const auto back = get(*mine, text); back && back != text) {
+                    ::_exit(1);
+                }
+            }
+            ::_exit(0);
+        }
+        children.push_back(pid);
+    }
+    for (const pid_t pid : children) {
+        int status = -1;
+        ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+        EXPECT_EQ(status, 0);
+    }
+    EXPECT_LE(files("blobs").size(), 5U);
+    EXPECT_GE(files("blobs").size(), 1U);
+    EXPECT_TRUE(files("tmp").empty());
+}
+
+TEST_F(CacheTest, ContentIsFoundByItsName) {
+    const Store store = open();
+    ASSERT_TRUE(put(store, "abc"));
+    const std::string sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    auto reader = store.find_sha256(sha256, 3);
+    ASSERT_TRUE(reader);
+    std::string to(3, '\0');
+    EXPECT_EQ(reader->read(mutable_bytes(to.data(), to.size())).value_or(0), 3U);
+    EXPECT_TRUE(reader->verify());
+    EXPECT_EQ(to, "abc");
+}
+
+TEST_F(CacheTest, WrongQuestionsFindNothingAndRemoveNothing) {
+    const Store store = open();
+    ASSERT_TRUE(put(store, "abc"));
+    const std::string sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    std::string upper = sha256;
+    upper[0] = 'B';
+    for (const std::string & name :
+         {std::string(), upper, sha256.substr(1), sha256 + "0", "../index/" + sha256.substr(9)}) {
+        EXPECT_FALSE(store.find_sha256(name, 3)) << name;
+    }
+    EXPECT_FALSE(store.find_sha256(sha256, 2));
+    EXPECT_FALSE(store.find_sha256(sha256, 4));
+    EXPECT_EQ(get(store, "abc"), "abc");
+}
+
+TEST_F(CacheTest, AlteredContentIsNotServedByItsNameAndRemoved) {
+    const Store store = open();
+    ASSERT_TRUE(put(store, "abc"));
+    const fs::path path = blob("abc");
+    overwrite(path, "abd");
+    auto reader = store.find_sha256(path.filename().string(), 3);
+    ASSERT_TRUE(reader);
+    std::string to(3, '\0');
+    EXPECT_EQ(reader->read(mutable_bytes(to.data(), to.size())).value_or(0), 3U);
+    EXPECT_FALSE(reader->verify());
+    EXPECT_FALSE(fs::exists(path));
+    EXPECT_FALSE(store.find(hash("abc"), 3));
+    expect_empty();
 }
 
 TEST_F(CacheTest, DiskFullAtTheIndexLeavesNoBlob) {

@@ -1,0 +1,177 @@
+#include "cache/digest_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <format>
+#include <iterator>
+#include <ranges>
+#include <span>
+#include <string_view>
+
+#include "base/bytes.h"
+#include "base/unique_fd.h"
+#include "cache/digest.h"
+#include "cache/temporary_file.h"
+#include "wire/stock.h"
+
+namespace caravan::cache {
+namespace {
+
+constexpr std::string_view first_line = "caravan-digests 1";
+constexpr std::string_view last_line = "end";
+constexpr uint64_t max_file = 64 << 20;  // bytes: some 500,000 tensors
+
+std::string read_whole(const std::filesystem::path & path) {
+    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    const auto stamp = fd ? FileStamp::of(fd.get()) : std::nullopt;
+    if (!stamp || stamp->size > max_file) {
+        return {};
+    }
+    std::string text(stamp->size, '\0');
+    size_t done = 0;
+    while (done < text.size()) {
+        const ssize_t n = ::read(fd.get(), text.data() + done, text.size() - done);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            return {};
+        }
+        done += static_cast<size_t>(n);
+    }
+    return text;
+}
+
+// Takes words off a line. A word that is not what it should be makes the whole line bad.
+class Words {
+public:
+    explicit Words(std::string_view line) : rest_(line) {}
+
+    template <class T>
+    T number(int base = 10) {
+        const std::string_view word = next();
+        T value{};
+        const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value, base);
+        good_ = good_ && error == std::errc() && end == word.data() + word.size();
+        return value;
+    }
+
+    std::string sha256() {
+        const std::string_view word = next();
+        good_ = good_ && is_sha256_hex(word);
+        return std::string(word);
+    }
+
+    // Every word was good, and none is left.
+    bool all_good() const { return good_ && over_; }
+
+private:
+    std::string_view next() {
+        good_ = good_ && !over_;
+        const size_t length = rest_.find(' ');
+        const std::string_view word = rest_.substr(0, length);
+        over_ = length == std::string_view::npos;
+        rest_ = over_ ? std::string_view() : rest_.substr(length + 1);
+        return word;
+    }
+
+    std::string_view rest_;
+    bool good_ = true, over_ = false;
+};
+
+}  // namespace
+
+std::optional<FileStamp> FileStamp::of(int fd) {
+    struct stat status;
+    if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
+        return std::nullopt;
+    }
+#ifdef __APPLE__
+    const timespec & modified = status.st_mtimespec;
+#else
+    const timespec & modified = status.st_mtim;
+#endif
+    return FileStamp{static_cast<uint64_t>(status.st_ino), static_cast<uint64_t>(status.st_size),
+                     int64_t{modified.tv_sec} * 1'000'000'000 + modified.tv_nsec};
+}
+
+Result<Layout> open_digests(const std::filesystem::path & directory) {
+    auto layout = make_root(directory);
+    if (!layout) {
+        return layout;
+    }
+    for (const std::filesystem::path & ours : {layout->digests(), layout->temporary()}) {
+        if (const auto made = make_private(ours); !made) {
+            return std::unexpected(made.error());
+        }
+    }
+    return layout;
+}
+
+bool lies_below(const std::filesystem::path & path, const std::vector<std::filesystem::path> & directories) {
+    return std::ranges::any_of(directories, [&](const std::filesystem::path & directory) {
+        return std::ranges::mismatch(directory, path).in1 == directory.end();
+    });
+}
+
+std::filesystem::path digest_file(const Layout & layout, const std::filesystem::path & model) {
+    const std::string & path = model.native();
+    return layout.digests() / std::format("{:016x}", wire::fnv1a(const_bytes(path.data(), path.size())));
+}
+
+std::optional<FileDigests> load_digests(const std::filesystem::path & file) {
+    const std::string text = read_whole(file);
+    std::vector<std::string_view> lines;
+    for (const auto line : std::views::split(text, '\n')) {
+        lines.emplace_back(line.begin(), line.end());
+    }
+    // The last newline is followed by an empty rest.
+    if (lines.size() < 5 || lines.front() != first_line || lines[lines.size() - 2] != last_line ||
+        !lines.back().empty()) {
+        return std::nullopt;
+    }
+    FileDigests digests{.path = lines[1]};
+    Words stamp(lines[2]);
+    digests.stamp.inode = stamp.number<uint64_t>();
+    digests.stamp.size = stamp.number<uint64_t>();
+    digests.stamp.modified_ns = stamp.number<int64_t>();
+    bool good = stamp.all_good();
+    for (const std::string_view line : std::span(lines).subspan(3, lines.size() - 5)) {
+        Words words(line);
+        TensorDigest tensor;
+        tensor.extent.offset = words.number<uint64_t>();
+        tensor.extent.size = words.number<uint64_t>();
+        tensor.fnv = words.number<uint64_t>(16);
+        tensor.sha256 = words.sha256();
+        good = good && words.all_good() && tensor.extent.size <= digests.stamp.size &&
+               tensor.extent.offset <= digests.stamp.size - tensor.extent.size;
+        digests.tensors.push_back(std::move(tensor));
+    }
+    return good ? std::optional(std::move(digests)) : std::nullopt;
+}
+
+Result<> save_digests(const Layout & layout, const FileDigests & digests) {
+    if (digests.path.native().contains('\n')) {
+        return fail(Errc::invalid_argument, "its name has a newline");
+    }
+    std::string text = std::format("{}\n{}\n{} {} {}\n", first_line, digests.path.native(), digests.stamp.inode,
+                                   digests.stamp.size, digests.stamp.modified_ns);
+    for (const TensorDigest & tensor : digests.tensors) {
+        std::format_to(std::back_inserter(text), "{} {} {:016x} {}\n", tensor.extent.offset, tensor.extent.size,
+                       tensor.fnv, tensor.sha256);
+    }
+    text += std::format("{}\n", last_line);
+    auto file = TemporaryFile::create(layout.temporary());
+    if (!file) {
+        return std::unexpected(file.error());
+    }
+    return file->write(const_bytes(text.data(), text.size()))
+        .and_then([&] { return file->close(); })
+        .and_then([&] { return file->move_over(digest_file(layout, digests.path)); });
+}
+
+}  // namespace caravan::cache

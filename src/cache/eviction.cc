@@ -1,0 +1,88 @@
+#include "cache/eviction.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <string>
+#include <system_error>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+#include "cache/digest.h"
+
+namespace caravan::cache {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct File {
+    std::pair<int64_t, int64_t> used;  // seconds and nanoseconds of its modification
+    uint64_t size;
+    std::string name;
+};
+
+// What vanishes meanwhile is left out: another process may be at the same work.
+std::vector<File> regular_files(const fs::path & directory) {
+    std::vector<File> files;
+    std::error_code error;
+    for (fs::directory_iterator at(directory, error), end; !error && at != end; at.increment(error)) {
+        struct stat status;
+        if (::lstat(at->path().c_str(), &status) == 0 && S_ISREG(status.st_mode)) {
+#ifdef __APPLE__
+            const timespec & used = status.st_mtimespec;
+#else
+            const timespec & used = status.st_mtim;
+#endif
+            files.push_back({{used.tv_sec, used.tv_nsec},
+                             static_cast<uint64_t>(status.st_size),
+                             at->path().filename().string()});
+        }
+    }
+    return files;
+}
+
+uint64_t total(const std::vector<File> & files) {
+    uint64_t bytes = 0;
+    for (const File & file : files) {
+        bytes += file.size;
+    }
+    return bytes;
+}
+
+}  // namespace
+
+void make_room(const Layout & layout, uint64_t max_bytes, uint64_t wanted) {
+    std::vector<File> blobs = regular_files(layout.blobs());
+    uint64_t stored = total(blobs) + total(regular_files(layout.temporary()));
+    const auto fits = [&] { return wanted <= max_bytes && stored <= max_bytes - wanted; };
+    if (fits()) {
+        return;
+    }
+    std::erase_if(blobs, [](const File & file) { return !is_sha256_hex(file.name); });
+    std::ranges::sort(blobs, {}, &File::used);
+    std::unordered_set<std::string> victims;
+    for (const File & blob : blobs) {
+        if (fits()) {
+            break;
+        }
+        stored -= blob.size;
+        victims.insert(blob.name);
+    }
+    // The index first: no other process should be sent to a blob that is about to go.
+    for (const File & entry : regular_files(layout.index())) {
+        const fs::path path = layout.index() / entry.name;
+        if (victims.contains(read_index_file(path))) {
+            ::unlink(path.c_str());
+        }
+    }
+    for (const std::string & name : victims) {
+        ::unlink(layout.blob(name).c_str());
+    }
+    log_debug("weight cache: {} entries made room", victims.size());
+}
+
+}  // namespace caravan::cache

@@ -1,0 +1,254 @@
+#include "cache/gguf.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <format>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/bytes.h"
+#include "ggml.h"
+
+namespace caravan::cache {
+namespace {
+
+constexpr uint32_t magic = 0x46554747;  // "GGUF"
+// A header holds a vocabulary and names: tens of MiB at most. What asks for more is no model.
+constexpr uint64_t max_header = 256 << 20;
+constexpr std::string_view alignment_key = "general.alignment";
+constexpr uint64_t default_alignment = 32;
+
+enum class Type : uint32_t {
+    u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64,
+};
+
+// 0: not a type of fixed size.
+uint64_t size_of(Type type) {
+    switch (type) {
+        case Type::u8:
+        case Type::i8:
+        case Type::boolean: return 1;
+        case Type::u16:
+        case Type::i16: return 2;
+        case Type::u32:
+        case Type::i32:
+        case Type::f32: return 4;
+        case Type::u64:
+        case Type::i64:
+        case Type::f64: return 8;
+        case Type::string:
+        case Type::array: break;
+    }
+    return 0;
+}
+
+// The header from its first byte on. After the first failure nothing more is read, every number is 0 and ok() is false.
+class Header {
+public:
+    Header(int fd, uint64_t file_size) : fd_(fd), limit_(std::min(file_size, max_header)) {}
+
+    bool ok() const { return !error_; }
+    std::unexpected<Error> error() const { return std::unexpected(*error_); }
+    uint64_t position() const { return position_; }
+
+    template <class T>
+    T number() {
+        std::array<std::byte, sizeof(T)> raw{};
+        copy(raw);
+        return load<T>(raw.data());
+    }
+
+    void skip(uint64_t count, uint64_t each = 1) {
+        uint64_t bytes = 0;
+        if (ok() && (__builtin_mul_overflow(count, each, &bytes) || bytes > limit_ - position_)) {
+            give_up(Errc::invalid_argument, "its header is cut off");
+        }
+        if (ok()) {
+            position_ += bytes;
+        }
+    }
+
+    void skip_string() { skip(number<uint64_t>()); }
+
+    // True if the string that comes next is `text`. Takes it in any case.
+    bool string_is(std::string_view text) {
+        const auto length = number<uint64_t>();
+        if (length != text.size()) {
+            skip(length);
+            return false;
+        }
+        std::string got(length, '\0');
+        copy(mutable_bytes(got.data(), got.size()));
+        return ok() && got == text;
+    }
+
+    void give_up(Errc code, std::string text) {
+        if (!error_) {
+            error_ = Error{code, std::move(text)};
+        }
+    }
+
+private:
+    void copy(MutableBytes to) {
+        while (!to.empty() && ok()) {
+            if (position_ < window_start_ || position_ >= window_start_ + window_size_) {
+                fill();
+                continue;
+            }
+            const ConstBytes window = ConstBytes(window_).first(window_size_).subspan(position_ - window_start_);
+            const size_t n = std::min(to.size(), window.size());
+            std::ranges::copy(window.first(n), to.begin());
+            to = to.subspan(n);
+            position_ += n;
+        }
+    }
+
+    void fill() {
+        const auto wanted = static_cast<size_t>(std::min<uint64_t>(window_.size(), limit_ - position_));
+        ssize_t n = 0;
+        do {
+            n = wanted == 0 ? 0 : ::pread(fd_, window_.data(), wanted, static_cast<off_t>(position_));
+        } while (n < 0 && errno == EINTR);
+        if (n < 0) {
+            give_up(Errc::io, errno_text(errno));
+        } else if (n == 0) {
+            give_up(Errc::invalid_argument, "its header is cut off");
+        }
+        window_start_ = position_;
+        window_size_ = static_cast<size_t>(std::max<ssize_t>(n, 0));
+    }
+
+    int fd_;
+    uint64_t limit_;
+    uint64_t position_ = 0;
+    std::array<std::byte, 1 << 16> window_;
+    uint64_t window_start_ = 0;
+    size_t window_size_ = 0;
+    std::optional<Error> error_;
+};
+
+void skip_value(Header & header, Type type) {
+    if (type == Type::string) {
+        header.skip_string();
+        return;
+    }
+    if (type != Type::array) {
+        const uint64_t size = size_of(type);
+        size != 0 ? header.skip(size) : header.give_up(Errc::invalid_argument, "a value has no known type");
+        return;
+    }
+    const auto element = static_cast<Type>(header.number<uint32_t>());
+    const auto count = header.number<uint64_t>();
+    if (element == Type::string) {
+        for (uint64_t i = 0; i < count && header.ok(); ++i) {
+            header.skip_string();
+        }
+    } else if (const uint64_t size = size_of(element); size != 0) {
+        header.skip(count, size);
+    } else {
+        header.give_up(Errc::invalid_argument, "an array has no known type");
+    }
+}
+
+// The alignment of the tensors, which one of the values may say.
+uint64_t read_values(Header & header, uint64_t count) {
+    uint64_t alignment = default_alignment;
+    for (uint64_t i = 0; i < count && header.ok(); ++i) {
+        const bool is_alignment = header.string_is(alignment_key);
+        const auto type = static_cast<Type>(header.number<uint32_t>());
+        if (is_alignment && type == Type::u32) {
+            alignment = header.number<uint32_t>();
+        } else {
+            skip_value(header, type);
+        }
+    }
+    if (header.ok() && !std::has_single_bit(alignment)) {
+        header.give_up(Errc::invalid_argument, std::format("its alignment is {}", alignment));
+    }
+    return alignment;
+}
+
+// The size in bytes of the tensor that the header describes next. Leaves its offset, the next number, unread.
+uint64_t read_shape(Header & header) {
+    header.skip_string();  // its name
+    const auto dims = header.number<uint32_t>();
+    if (dims > GGML_MAX_DIMS) {
+        header.give_up(Errc::invalid_argument, std::format("a tensor has {} dimensions", dims));
+        return 0;
+    }
+    std::array<uint64_t, GGML_MAX_DIMS> ne;
+    ne.fill(1);
+    for (uint32_t i = 0; i < dims; ++i) {
+        ne[i] = header.number<uint64_t>();
+    }
+    const auto type = header.number<uint32_t>();
+    if (!header.ok()) {
+        return 0;
+    }
+    const int64_t block = type < GGML_TYPE_COUNT ? ggml_blck_size(static_cast<ggml_type>(type)) : 0;
+    const uint64_t block_bytes = type < GGML_TYPE_COUNT ? ggml_type_size(static_cast<ggml_type>(type)) : 0;
+    if (block <= 0 || block_bytes == 0) {
+        header.give_up(Errc::invalid_argument, std::format("tensor type {} is not known", type));
+        return 0;
+    }
+    uint64_t bytes = block_bytes;
+    bool overflow = ne[0] % static_cast<uint64_t>(block) != 0 ||
+                    __builtin_mul_overflow(bytes, ne[0] / static_cast<uint64_t>(block), &bytes);
+    for (size_t i = 1; i < ne.size(); ++i) {
+        overflow = __builtin_mul_overflow(bytes, ne[i], &bytes) || overflow;
+    }
+    if (overflow) {
+        header.give_up(Errc::invalid_argument, "a tensor has an impossible shape");
+    }
+    return bytes;
+}
+
+}  // namespace
+
+Result<std::vector<Extent>> find_tensors(int fd, uint64_t file_size, uint64_t threshold) {
+    Header header(fd, file_size);
+    if (header.number<uint32_t>() != magic) {
+        header.give_up(Errc::invalid_argument, "it does not begin as a GGUF file does");
+    }
+    if (const auto version = header.number<uint32_t>(); version != 2 && version != 3) {
+        header.give_up(Errc::invalid_argument, std::format("GGUF version {} is not known", version));
+    }
+    const auto tensor_count = header.number<uint64_t>();
+    const uint64_t alignment = read_values(header, header.number<uint64_t>());
+
+    std::vector<Extent> large;  // offsets count from the end of the header until that is known
+    uint64_t end = 0;           // of the last tensor
+    for (uint64_t i = 0; i < tensor_count && header.ok(); ++i) {
+        const uint64_t size = read_shape(header);
+        const auto offset = header.number<uint64_t>();
+        if (!header.ok()) {
+            break;
+        }
+        // Writers put one tensor behind the other, and readers insist on it. So the file bounds their sum.
+        if (offset < end || __builtin_add_overflow(offset, size, &end)) {
+            header.give_up(Errc::invalid_argument, "its tensors are not one behind the other");
+        } else if (end > file_size) {
+            header.give_up(Errc::invalid_argument, "it is cut off");
+        } else if (size > threshold) {
+            large.push_back({offset, size});
+        }
+    }
+    if (!header.ok()) {
+        return header.error();
+    }
+    const uint64_t data = (header.position() + alignment - 1) / alignment * alignment;
+    if (tensor_count > 0 && (data > file_size || end > file_size - data)) {
+        return fail(Errc::invalid_argument, "it is cut off");
+    }
+    for (Extent & tensor : large) {
+        tensor.offset += data;
+    }
+    return large;
+}
+
+}  // namespace caravan::cache

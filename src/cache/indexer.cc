@@ -1,0 +1,194 @@
+#include "cache/indexer.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <optional>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/unique_fd.h"
+#include "cache/digest.h"
+#include "cache/digest_file.h"
+#include "cache/gguf.h"
+#include "cache/layout.h"
+#include "wire/stock.h"
+
+namespace caravan::cache {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A file of many GiB is written down several times while it is read: it is of use early, and a restart costs little.
+constexpr seconds save_interval{10};
+
+// Each file once, by whatever names it can be reached.
+std::vector<fs::path> find_models(const std::vector<fs::path> & model_dirs) {
+    std::vector<fs::path> found;
+    for (const fs::path & dir : model_dirs) {
+        std::error_code error;
+        fs::recursive_directory_iterator at(dir, fs::directory_options::skip_permission_denied, error), end;
+        while (!error && at != end) {
+            std::error_code gone;
+            if (at->path().extension() == ".gguf" && at->is_regular_file(gone)) {
+                found.push_back(at->path());
+            }
+            at.increment(error);
+        }
+        if (error) {
+            log_warning("model-dir: cannot look through {}: {}", dir.string(), error.message());
+        }
+    }
+    std::ranges::sort(found);
+    std::set<fs::path> seen;
+    std::erase_if(found, [&](const fs::path & path) {
+        std::error_code gone;
+        return !seen.insert(fs::canonical(path, gone)).second;
+    });
+    return found;
+}
+
+class Indexer {
+public:
+    Indexer(Layout layout, const std::function<bool()> & stop) : layout_(std::move(layout)), stop_(stop) {}
+
+    void add(const fs::path & path);
+    void forget_what_has_gone(const std::vector<fs::path> & model_dirs) const;
+    const IndexReport & report() const { return report_; }
+
+private:
+    std::optional<TensorDigest> hash(int fd, Extent extent);
+    static void leave_out(const fs::path & path, std::string_view reason) {
+        log_warning("model-dir: {} is left out: {}", path.string(), reason);
+    }
+
+    Layout layout_;
+    const std::function<bool()> & stop_;
+    std::vector<std::byte> piece_ = std::vector<std::byte>(chunk_size);
+    IndexReport report_;
+};
+
+// Nothing if the file has become shorter, cannot be read, or there is no time.
+std::optional<TensorDigest> Indexer::hash(int fd, Extent extent) {
+    uint64_t fnv = wire::fnv1a_start;
+    Sha256 sha256;
+    for (uint64_t done = 0; done < extent.size;) {
+        if (stop_()) {
+            return std::nullopt;
+        }
+        const auto wanted = static_cast<size_t>(std::min<uint64_t>(piece_.size(), extent.size - done));
+        const ssize_t n = ::pread(fd, piece_.data(), wanted, static_cast<off_t>(extent.offset + done));
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            return std::nullopt;
+        }
+        const ConstBytes got = ConstBytes(piece_).first(static_cast<size_t>(n));
+        fnv = wire::fnv1a(got, fnv);
+        sha256.update(got);
+        done += got.size();
+    }
+    TensorDigest digest{extent, fnv, sha256.hex()};
+    return digest.sha256.empty() ? std::nullopt : std::optional(std::move(digest));
+}
+
+void Indexer::add(const fs::path & path) {
+    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (!fd) {
+        return leave_out(path, errno_text(errno));
+    }
+    const auto stamp = FileStamp::of(fd.get());
+    if (!stamp) {
+        return leave_out(path, "it is no regular file");
+    }
+    const auto extents = find_tensors(fd.get(), stamp->size, wire::hash_threshold);
+    if (!extents) {
+        return leave_out(path, extents.error().text);
+    }
+    auto known = load_digests(digest_file(layout_, path));
+    if (known && (known->path != path || known->stamp != *stamp)) {
+        known.reset();
+    }
+    FileDigests digests{path, *stamp, {}};
+    size_t hashed = 0;
+    TimePoint saved_at = Clock::now();
+    const auto save = [&] {
+        if (const auto saved = save_digests(layout_, digests); !saved) {
+            leave_out(path, saved.error().text);
+            return false;
+        }
+        saved_at = Clock::now();
+        return true;
+    };
+    for (const Extent extent : *extents) {
+        const auto same = [&](const TensorDigest & tensor) { return tensor.extent == extent; };
+        if (known) {
+            if (const auto found = std::ranges::find_if(known->tensors, same); found != known->tensors.end()) {
+                digests.tensors.push_back(*found);
+                continue;
+            }
+        }
+        auto digest = hash(fd.get(), extent);
+        if (!digest) {
+            break;
+        }
+        digests.tensors.push_back(std::move(*digest));
+        ++hashed;
+        if (Clock::now() - saved_at > save_interval && !save()) {
+            return;
+        }
+    }
+    if (FileStamp::of(fd.get()) != stamp) {
+        return leave_out(path, "it changed while it was read");
+    }
+    if (hashed > 0 && !save()) {
+        return;
+    }
+    if (digests.tensors.size() < extents->size() && !stop_()) {
+        leave_out(path, "not all of it can be read");
+    }
+    report_.files += digests.tensors.empty() ? 0 : 1;
+    report_.tensors += digests.tensors.size();
+    report_.hashed += hashed;
+    for (const TensorDigest & tensor : digests.tensors) {
+        report_.bytes += tensor.extent.size;
+    }
+}
+
+void Indexer::forget_what_has_gone(const std::vector<fs::path> & model_dirs) const {
+    std::error_code error;
+    for (fs::directory_iterator at(layout_.digests(), error), end; !error && at != end; at.increment(error)) {
+        std::error_code unknown;
+        const auto known = load_digests(at->path());
+        if (!known || (lies_below(known->path, model_dirs) && !fs::exists(known->path, unknown) && !unknown)) {
+            fs::remove(at->path(), unknown);
+        }
+    }
+}
+
+}  // namespace
+
+Result<IndexReport> index_models(const fs::path & directory, const std::vector<fs::path> & model_dirs,
+                                 const std::function<bool()> & stop) {
+    auto layout = open_digests(directory);
+    if (!layout) {
+        return std::unexpected(layout.error());
+    }
+    Indexer indexer(std::move(*layout), stop);
+    for (const fs::path & path : find_models(model_dirs)) {
+        if (stop()) {
+            break;
+        }
+        indexer.add(path);
+    }
+    indexer.forget_what_has_gone(model_dirs);
+    return indexer.report();
+}
+
+}  // namespace caravan::cache

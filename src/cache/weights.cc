@@ -1,0 +1,38 @@
+#include "cache/weights.h"
+
+#include <utility>
+
+namespace caravan::cache {
+
+Result<Weights> Weights::open(const WeightOptions & options) {
+    Weights weights;
+    if (options.keep) {
+        auto store = Store::open(options.directory, options.max_bytes);
+        if (!store) {
+            return std::unexpected(store.error());
+        }
+        weights.store_.emplace(std::move(*store));
+    }
+    if (!options.model_dirs.empty()) {
+        auto models = ModelIndex::open(options.directory, options.model_dirs);
+        if (!models) {
+            return std::unexpected(models.error());
+        }
+        weights.models_.emplace(std::move(*models));
+    }
+    return weights;
+}
+
+std::optional<Reader> Weights::find(uint64_t fnv, uint64_t size) {
+    auto found = models_ ? models_->find(fnv, size) : std::nullopt;
+    return found || !store_ ? std::move(found) : store_->find(fnv, size);
+}
+
+std::optional<Reader> Weights::find_sha256(std::string_view hex, uint64_t size) {
+    auto found = models_ ? models_->find_sha256(hex, size) : std::nullopt;
+    return found || !store_ ? std::move(found) : store_->find_sha256(hex, size);
+}
+
+std::optional<Writer> Weights::begin(uint64_t size) const { return store_ ? store_->begin(size) : std::nullopt; }
+
+}  // namespace caravan::cache

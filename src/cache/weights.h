@@ -1,0 +1,46 @@
+// All weights that this machine can load without the network: the store's and those of its model files.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "cache/model_index.h"
+#include "cache/store.h"
+
+namespace caravan::cache {
+
+struct WeightOptions {
+    std::filesystem::path directory;               // where both keep what they know
+    bool keep = false;                             // what is uploaded, in the store
+    uint64_t max_bytes = 0;                        // of the store; 0: no limit
+    std::vector<std::filesystem::path> model_dirs;  // absolute
+};
+
+// One thread at a time.
+class Weights {
+public:
+    // Opens nothing that the options do not ask for. Errc::io as Store::open and ModelIndex::open.
+    static Result<Weights> open(const WeightOptions & options);
+
+    // Model files first: what is read from there does not push anything out of the store.
+    std::optional<Reader> find(uint64_t fnv, uint64_t size);
+    std::optional<Reader> find_sha256(std::string_view hex, uint64_t size);
+
+    // Is there anything that could be found?
+    bool may_find() const { return store_ || models_; }
+
+    // As Store::begin; none without a store.
+    std::optional<Writer> begin(uint64_t size) const;
+
+private:
+    Weights() = default;
+
+    std::optional<Store> store_;
+    std::optional<ModelIndex> models_;
+};
+
+}  // namespace caravan::cache

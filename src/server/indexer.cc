@@ -1,0 +1,40 @@
+#include "server/indexer.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <cstdlib>
+
+#include "base/log.h"
+#include "base/size_text.h"
+#include "cache/indexer.h"
+
+namespace caravan::server {
+namespace {
+
+constexpr int lowest_priority = 19;
+
+}  // namespace
+
+int run_indexer(int line, const cache::WeightOptions & options) {
+    ::signal(SIGINT, SIG_IGN);  // ^C reaches the whole process group; the supervisor decides
+    ::signal(SIGXFSZ, SIG_IGN);
+    ::setpriority(PRIO_PROCESS, 0, lowest_priority);
+    const auto stop = [line] {
+        pollfd fd{line, POLLIN, 0};
+        return ::poll(&fd, 1, 0) > 0;
+    };
+    const auto report = cache::index_models(options.directory, options.model_dirs, stop);
+    if (!report) {
+        log_error("model-dir: {}", report.error().text);
+        return EXIT_FAILURE;
+    }
+    if (!stop()) {
+        log_info("model-dir: {} tensors of {} files, {}, can be loaded from here ({} of them hashed now)",
+                 report->tensors, report->files, size_text(report->bytes), report->hashed);
+    }
+    return EXIT_SUCCESS;
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,293 @@
+// Tensors of model files: found by hash as long as the file is what it was, and never hashed twice.
+#include "cache/model_index.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "cache/indexer.h"
+#include "cache/weights.h"
+#include "gguf_bytes.h"
+#include "temporary_folder.h"
+#include "wire/stock.h"
+
+namespace caravan::cache {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t large = wire::hash_threshold + 1;
+
+std::mutex log_mutex;
+std::vector<std::string> warnings;
+
+std::string tensor(char seed, size_t size = large) {
+    std::string text(size, seed);
+    for (size_t i = 0; i < size; i += 4096) {
+        text[i] = static_cast<char>(i >> 12);
+    }
+    return text;
+}
+
+uint64_t hash(std::string_view text) { return wire::fnv1a(const_bytes(text.data(), text.size())); }
+
+// What a caller would trust.
+std::optional<std::string> read(std::optional<Reader> reader) {
+    if (!reader) {
+        return std::nullopt;
+    }
+    std::string text(reader->size(), '\0');
+    for (size_t at = 0;;) {
+        const auto got = reader->read(mutable_bytes(text.data() + at, text.size() - at));
+        if (!got || *got == 0) {
+            break;
+        }
+        at += *got;
+    }
+    return reader->verify() ? std::optional(text) : std::nullopt;
+}
+
+class ModelIndexTest : public testing::Test {
+protected:
+    void SetUp() override {
+        fs::create_directory(models());
+        warnings.clear();
+        set_log_sink([](LogLevel level, std::string_view line) {
+            const std::lock_guard lock(log_mutex);
+            if (level == LogLevel::warning) {
+                warnings.emplace_back(line);
+            }
+        });
+    }
+
+    fs::path models() const { return folder_ / "models"; }
+    fs::path cache() const { return folder_ / "cache"; }
+    fs::path digests() const { return cache() / "caravan" / "digests"; }
+
+    IndexReport look() const {
+        const auto report = index_models(cache(), {models()}, [] { return false; });
+        EXPECT_TRUE(report) << report.error().text;
+        return report.value_or(IndexReport{});
+    }
+    ModelIndex open() const {
+        auto index = ModelIndex::open(cache(), {models()});
+        EXPECT_TRUE(index) << index.error().text;
+        return std::move(*index);
+    }
+    std::optional<std::string> get(const std::string & text) const {
+        ModelIndex index = open();
+        return read(index.find(hash(text), text.size()));
+    }
+
+    test::TemporaryFolder folder_;
+};
+
+TEST_F(ModelIndexTest, TensorsAreFoundAndHashedOnce) {
+    const std::string a = tensor('a'), b = tensor('b', large + 12345);
+    fs::create_directories(models() / "deep" / "down");
+    test::write_file(models() / "one.gguf", test::model_of({tensor('s', 1000), a, tensor('t', wire::hash_threshold)}));
+    test::write_file(models() / "deep" / "down" / "other.gguf", test::model_of({b}));
+    test::write_file(models() / "not-a-model.txt", test::model_of({tensor('c')}));
+    ModelIndex early = open();
+    EXPECT_FALSE(early.find(hash(a), large));
+    const IndexReport first = look();
+    EXPECT_EQ(first.tensors, 2U);
+    EXPECT_EQ(first.files, 2U);
+    EXPECT_EQ(first.bytes, a.size() + b.size());
+    EXPECT_EQ(first.hashed, 2U);
+    EXPECT_EQ(read(early.find(hash(a), large)), a) << "what was written down later is seen";
+    EXPECT_EQ(get(b), b);
+    EXPECT_EQ(get(tensor('c')), std::nullopt);
+    EXPECT_EQ(get(tensor('t', wire::hash_threshold)), std::nullopt) << "clients do not ask for these";
+    EXPECT_FALSE(early.find(hash(a), large - 1));
+    EXPECT_FALSE(early.find(hash(a) + 1, large));
+    const IndexReport second = look();
+    EXPECT_EQ(second.hashed, 0U);
+    EXPECT_EQ(second.tensors, 2U);
+    EXPECT_TRUE(warnings.empty()) << warnings.front();
+}
+
+TEST_F(ModelIndexTest, FoundBySha256) {
+    const std::string a = tensor('a');
+    test::write_file(models() / "one.gguf", test::model_of({a}));
+    look();
+    Sha256 digest;
+    digest.update(const_bytes(a.data(), a.size()));
+    const std::string name = digest.hex();
+    ModelIndex index = open();
+    EXPECT_EQ(read(index.find_sha256(name, large)), a);
+    EXPECT_FALSE(index.find_sha256(name, large + 1));
+    EXPECT_FALSE(index.find_sha256(std::string(64, '0'), large));
+}
+
+TEST_F(ModelIndexTest, FileThatChangedIsNotServedUntilItIsLookedThroughAgain) {
+    test::write_file(models() / "one.gguf", test::model_of({tensor('a')}));
+    look();
+    test::write_file(models() / "one.gguf", test::model_of({tensor('b')}));
+    EXPECT_EQ(get(tensor('a')), std::nullopt);
+    EXPECT_EQ(look().hashed, 1U);
+    EXPECT_EQ(get(tensor('a')), std::nullopt);
+    EXPECT_EQ(get(tensor('b')), tensor('b'));
+    fs::remove(models() / "one.gguf");
+    EXPECT_EQ(get(tensor('b')), std::nullopt);
+    EXPECT_EQ(look().tensors, 0U);
+    EXPECT_TRUE(fs::is_empty(digests()));
+}
+
+TEST_F(ModelIndexTest, AlterationThatLeavesNoTraceIsNoticedWhenRead) {
+    const fs::path path = models() / "one.gguf";
+    test::write_file(path, test::model_of({tensor('a')}));
+    look();
+    struct stat before;
+    ASSERT_EQ(::stat(path.c_str(), &before), 0);
+    {
+        std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+        file.seekp(5 << 20);
+        file.put('!');
+    }
+    const timespec times[2] = {before.st_atim, before.st_mtim};
+    ASSERT_EQ(::utimensat(AT_FDCWD, path.c_str(), times, 0), 0);
+    ModelIndex index = open();
+    auto reader = index.find(hash(tensor('a')), large);
+    ASSERT_TRUE(reader) << "the file looks as before";
+    EXPECT_EQ(read(std::move(reader)), std::nullopt);
+    ASSERT_EQ(warnings.size(), 1U);
+    EXPECT_TRUE(warnings[0].contains(path.string())) << warnings[0];
+    EXPECT_TRUE(fs::exists(path));
+}
+
+TEST_F(ModelIndexTest, OneOfTwoCopiesIsEnough) {
+    test::write_file(models() / "one.gguf", test::model_of({tensor('a')}));
+    test::write_file(models() / "two.gguf", test::model_of({tensor('b'), tensor('a')}));
+    look();
+    for (const char * gone : {"one.gguf", "two.gguf"}) {
+        const fs::path path = models() / gone;
+        fs::rename(path, folder_ / "away");
+        EXPECT_EQ(get(tensor('a')), tensor('a')) << gone;
+        fs::rename(folder_ / "away", path);
+    }
+}
+
+TEST_F(ModelIndexTest, DamagedDigestsAreIgnoredAndMadeAnew) {
+    const std::string a = tensor('a');
+    test::write_file(models() / "one.gguf", test::model_of({a}));
+    look();
+    const fs::path file = fs::directory_iterator(digests())->path();
+    std::string good;
+    {
+        std::ifstream stream(file, std::ios::binary);
+        good.assign(std::istreambuf_iterator<char>(stream), {});
+    }
+    std::vector<std::string> damaged{"", "nonsense", std::string(10'000, '\n'), std::string(10'000, '\0'), good + "\n"};
+    for (size_t length = 0; length < good.size(); length += 7) {
+        damaged.push_back(good.substr(0, length));
+    }
+    for (const std::string & text : damaged) {
+        test::write_file(file, text);
+        EXPECT_EQ(get(a), std::nullopt) << text;
+    }
+    EXPECT_EQ(look().hashed, 1U);
+    EXPECT_EQ(get(a), a);
+    // Every altered byte leads to nothing or to bytes that are not what they should be, and are not taken for it.
+    for (size_t at = 0; at < good.size(); ++at) {
+        std::string altered = good;
+        altered[at] ^= 1;
+        test::write_file(file, altered);
+        const auto found = load_digests(file);
+        for (const TensorDigest & entry : found ? found->tensors : std::vector<TensorDigest>()) {
+            EXPECT_LE(entry.extent.size, found->stamp.size);
+            EXPECT_LE(entry.extent.offset, found->stamp.size - entry.extent.size);
+        }
+    }
+    EXPECT_TRUE(warnings.empty()) << warnings.front();
+}
+
+TEST_F(ModelIndexTest, OnlyFilesBelowTheDirectoriesAreServed) {
+    const std::string a = tensor('a');
+    fs::create_directory(folder_ / "models-of-others");
+    test::write_file(folder_ / "models-of-others" / "one.gguf", test::model_of({a}));
+    ASSERT_TRUE(index_models(cache(), {folder_ / "models-of-others"}, [] { return false; }));
+    EXPECT_EQ(get(a), std::nullopt);
+    EXPECT_EQ(look().tensors, 0U);
+    auto theirs = ModelIndex::open(cache(), {folder_ / "models-of-others"});
+    ASSERT_TRUE(theirs);
+    EXPECT_EQ(read(theirs->find(hash(a), large)), a) << "and another server's digests stay";
+}
+
+TEST_F(ModelIndexTest, SymbolicLinksToFilesAreFollowedAndCountOnce) {
+    const std::string a = tensor('a');
+    test::write_file(folder_ / "blob", test::model_of({a}));
+    fs::create_symlink(folder_ / "blob", models() / "one.gguf");
+    fs::create_symlink(folder_ / "blob", models() / "two.gguf");
+    fs::create_symlink(folder_ / "nowhere", models() / "three.gguf");
+    fs::create_directory_symlink(models(), models() / "round.gguf");
+    EXPECT_EQ(look().tensors, 1U);
+    EXPECT_EQ(get(a), a);
+    EXPECT_TRUE(warnings.empty()) << warnings.front();
+}
+
+TEST_F(ModelIndexTest, BadFilesDoNotHinderGoodOnes) {
+    const std::string a = tensor('a'), model = test::model_of({tensor('b'), a});
+    test::write_file(models() / "cut.gguf", std::string_view(model).substr(0, model.size() - 1));
+    test::write_file(models() / "empty.gguf", "");
+    test::write_file(models() / "good.gguf", test::model_of({a}));
+    ASSERT_EQ(::mkfifo((models() / "pipe.gguf").c_str(), 0600), 0);
+    EXPECT_EQ(look().tensors, 1U);
+    EXPECT_EQ(get(a), a);
+    EXPECT_EQ(warnings.size(), 2U);
+}
+
+TEST_F(ModelIndexTest, WhatWasDoneBeforeAStopStays) {
+    test::write_file(models() / "one.gguf", test::model_of({tensor('a'), tensor('b'), tensor('c')}));
+    int pieces = 0;
+    const auto stopped = index_models(cache(), {models()}, [&] { return ++pieces > 15; });
+    ASSERT_TRUE(stopped);
+    EXPECT_EQ(stopped->hashed, 1U);
+    EXPECT_EQ(get(tensor('a')), tensor('a'));
+    const IndexReport rest = look();
+    EXPECT_EQ(rest.hashed, 2U);
+    EXPECT_EQ(rest.tensors, 3U);
+    EXPECT_TRUE(warnings.empty()) << warnings.front();
+}
+
+TEST_F(ModelIndexTest, StoreAndModelFilesTogether) {
+    const std::string a = tensor('a'), b = tensor('b');
+    test::write_file(models() / "one.gguf", test::model_of({a}));
+    look();
+    auto weights = Weights::open({.directory = cache(), .keep = true, .model_dirs = {models()}});
+    ASSERT_TRUE(weights) << weights.error().text;
+    auto writer = weights->begin(b.size());
+    ASSERT_TRUE(writer);
+    writer->append(const_bytes(b.data(), b.size()));
+    ASSERT_TRUE(writer->commit());
+    EXPECT_EQ(read(weights->find(hash(a), large)), a);
+    EXPECT_EQ(read(weights->find(hash(b), large)), b);
+    EXPECT_FALSE(weights->find(hash(a), 1));
+
+    auto without_store = Weights::open({.directory = cache(), .model_dirs = {models()}});
+    ASSERT_TRUE(without_store);
+    EXPECT_EQ(read(without_store->find(hash(a), large)), a);
+    EXPECT_FALSE(without_store->find(hash(b), large));
+    EXPECT_FALSE(without_store->begin(large));
+
+    auto without_anything = Weights::open({});
+    ASSERT_TRUE(without_anything);
+    EXPECT_FALSE(without_anything->find(hash(a), large));
+}
+
+TEST_F(ModelIndexTest, DirectoryThatCannotBeMadeIsAnError) {
+    test::write_file(folder_ / "file", "x");
+    EXPECT_FALSE(ModelIndex::open(folder_ / "file", {models()}));
+    EXPECT_FALSE(index_models(folder_ / "file", {models()}, [] { return false; }));
+}
+
+}  // namespace
+}  // namespace caravan::cache

@@ -24,7 +24,9 @@ Result<Kind> parse_kind(std::string_view name) {
     return found->first;
 }
 
-std::string_view name_of(Kind kind) { return std::ranges::find(names, kind, &std::pair<Kind, std::string_view>::first)->second; }
+std::string_view name_of(Kind kind) {
+    return std::ranges::find(names, kind, &std::pair<Kind, std::string_view>::first)->second;
+}
 
 std::string Arrangement::servers() const {
     std::string out;

@@ -34,7 +34,8 @@ Row row_of(const Test & test, const Measured & mine, const Measured & first, con
         }
     }
     const bool has_overhead = test.generates && &mine != local;
-    return {test.name, test.generates, summarize(rates), summarize(ratios), has_overhead ? summarize(overheads) : Summary{}};
+    return {test.name, test.generates, summarize(rates), summarize(ratios),
+            has_overhead ? summarize(overheads) : Summary{}};
 }
 
 }  // namespace

@@ -88,7 +88,8 @@ Result<> check(const Arrangement & arrangement, const Settings & settings, TimeP
     }
     Environment environment = environment_of(arrangement, settings);
     environment["LD_DEBUG"] = "files";  // glibc names each library that it initializes
-    const auto child = run_child({settings.program, "--rpc", arrangement.servers(), "--list-devices"}, environment, deadline);
+    const auto child =
+        run_child({settings.program, "--rpc", arrangement.servers(), "--list-devices"}, environment, deadline);
     if (!child) {
         return std::unexpected(child.error());
     }

@@ -13,8 +13,8 @@
 namespace caravan::bench {
 namespace {
 
-constexpr double width = 760, left = 80, right = 24, plot_height = 240, panel_height = 330, top = 16;
-constexpr double legend_row = 20;
+constexpr double width = 760, left = 80, right = 40, top = 16;
+constexpr double plot_height = 240, panel_height = 330, legend_row = 20;
 
 using Value = std::function<double(const LinkRow &)>;
 
@@ -23,7 +23,9 @@ struct LogScale {
     double base, low, high;  // exponents
     double begin, end;       // pixels
 
-    double at(double value) const { return begin + (std::log(value) / std::log(base) - low) / (high - low) * (end - begin); }
+    double at(double value) const {
+        return begin + (std::log(value) / std::log(base) - low) / (high - low) * (end - begin);
+    }
 };
 
 LogScale scale_over(const std::vector<double> & values, double base, double begin, double end) {
@@ -90,7 +92,8 @@ std::string plot(const LinkBench & bench) {
         svg.curve({{left, y - 4}, {left + 28, y - 4}}, i, false);
         svg.text(left + 36, y, Anchor::start, names[i]);
     }
-    draw(svg, top + legend + 8, "round trip, µs: median; dashed: 99th percentile", links, &LinkRow::p50_us, &LinkRow::p99_us);
+    draw(svg, top + legend + 8, "round trip, µs: median; dashed: 99th percentile", links, &LinkRow::p50_us,
+         &LinkRow::p99_us);
     draw(svg, top + legend + 8 + panel_height, "bandwidth, MB/s: to the server; dashed: from it", links,
          [](const LinkRow & row) { return row.to_server.median / 1e6; },
          [](const LinkRow & row) { return row.from_server.median / 1e6; });

@@ -11,7 +11,7 @@ namespace {
 // Three digits or more: links differ by powers of ten.
 std::string megabytes(double per_second) {
     const double value = per_second / 1e6;
-    return value < 10 ? std::format("{:.2f}", value) : value < 100 ? std::format("{:.1f}", value) : std::format("{:.0f}", value);
+    return std::format("{:.{}f}", value, value < 10 ? 2 : value < 100 ? 1 : 0);
 }
 
 std::string spread(const Summary & rate) {
@@ -41,8 +41,8 @@ std::string markdown(const LinkBench & bench) {
     Table table;
     table.add_column("endpoint", false);
     table.add_column("transport", false);
-    for (const char * header : {"message", "round trips", "p50, µs", "p90, µs", "p99, µs", "to the server, MB/s (min-max)",
-                                "from it, MB/s (min-max)"}) {
+    for (const char * header : {"message", "round trips", "p50, µs", "p90, µs", "p99, µs",
+                                "to the server, MB/s (min-max)", "from it, MB/s (min-max)"}) {
         table.add_column(header, true);
     }
     std::string notes;
@@ -53,8 +53,8 @@ std::string markdown(const LinkBench & bench) {
                            std::format("{:.1f}", row.p99_us), spread(row.to_server), spread(row.from_server)});
         }
         if (!link.failure.empty()) {
-            notes += std::format("\n{}{} failed: {}\n", link.endpoint, link.transport.empty() ? "" : " over " + link.transport,
-                                 link.failure);
+            notes += std::format("\n{}{} failed: {}\n", link.endpoint,
+                                 link.transport.empty() ? "" : " over " + link.transport, link.failure);
         }
         if (!link.why_not_rdma.empty()) {
             notes += std::format("\n{}: no RDMA: {}\n", link.endpoint, link.why_not_rdma);
@@ -70,7 +70,8 @@ std::string csv(const LinkBench & bench) {
         for (const SizeSamples & samples : link.sizes) {
             for (size_t round = 0; round < samples.round_trips_us.size(); ++round) {
                 const auto line = [&](std::string_view measure, double value) {
-                    out += std::format("{},{},{},{},{},{:.3f}\n", link.endpoint, link.transport, samples.bytes, round, measure, value);
+                    out += std::format("{},{},{},{},{},{:.3f}\n", link.endpoint, link.transport, samples.bytes, round,
+                                       measure, value);
                 };
                 for (const double trip : samples.round_trips_us[round]) {
                     line("round_trip_us", trip);

@@ -9,7 +9,9 @@ namespace {
 
 // "12.34 (11.90-12.50)", with so many digits after the point.
 std::string spread(const Summary & summary, int digits) {
-    return summary.count == 0 ? "" : std::format("{:.{}f} ({:.{}f}-{:.{}f})", summary.median, digits, summary.min, digits, summary.max, digits);
+    return summary.count == 0 ? ""
+                              : std::format("{:.{}f} ({:.{}f}-{:.{}f})", summary.median, digits, summary.min, digits,
+                                            summary.max, digits);
 }
 
 std::string parameters_text(uint64_t parameters) {

@@ -1,22 +1,35 @@
 #include "bench/svg.h"
 
+#include <array>
 #include <format>
 
 namespace caravan::bench {
 namespace {
 
-constexpr const char * style = R"(<style>
-svg { color-scheme: light dark; font: 13px system-ui, sans-serif; }
-.back { fill: #ffffff; } .words { fill: #1f2328; } .heading { fill: #1f2328; font-weight: 600; }
-.grid { stroke: #d8dee4; } .whisker { stroke: #1f2328; stroke-width: 1.5; } .curve { fill: none; stroke-width: 2; }
-.s0 { --c: #0969da; } .s1 { --c: #bc4c00; } .s2 { --c: #1a7f37; } .s3 { --c: #8250df; } .s4 { --c: #6e7781; }
-.bar { fill: var(--c); } .curve { stroke: var(--c); } .dashed { stroke-dasharray: 6 4; }
-@media (prefers-color-scheme: dark) {
-.back { fill: #0d1117; } .words, .heading { fill: #e6edf3; } .grid { stroke: #30363d; } .whisker { stroke: #e6edf3; }
-.s0 { --c: #58a6ff; } .s1 { --c: #f0883e; } .s2 { --c: #3fb950; } .s3 { --c: #bc8cff; } .s4 { --c: #9198a1; }
+struct Scheme {
+    const char * back, * words, * grid;
+    std::array<const char *, Svg::n_series> series;
+};
+constexpr Scheme light{"#ffffff", "#1f2328", "#d8dee4", {"#0969da", "#bc4c00", "#1a7f37", "#8250df", "#6e7781"}};
+constexpr Scheme dark{"#0d1117", "#e6edf3", "#30363d", {"#58a6ff", "#f0883e", "#3fb950", "#bc8cff", "#9198a1"}};
+
+// Without variables: not every program that shows SVG knows them.
+std::string colours(const Scheme & scheme) {
+    std::string out = std::format(".back {{ fill: {}; }} .words, .heading {{ fill: {}; }} .grid {{ stroke: {}; }}\n"
+                                  ".whisker {{ stroke: {}; }}\n",
+                                  scheme.back, scheme.words, scheme.grid, scheme.words);
+    for (size_t i = 0; i < scheme.series.size(); ++i) {
+        out += std::format(".bar{0} {{ fill: {1}; }} .curve{0} {{ stroke: {1}; }}\n", i, scheme.series[i]);
+    }
+    return out;
 }
-</style>
-)";
+
+std::string style() {
+    return "<style>\ntext { font: 13px system-ui, sans-serif; } .heading { font-weight: 600; }\n"
+           ".whisker { stroke-width: 1.5; } polyline { fill: none; stroke-width: 2; }\n"
+           ".dashed { stroke-dasharray: 6 4; }\n" +
+           colours(light) + "@media (prefers-color-scheme: dark) {\n" + colours(dark) + "}\n</style>\n";
+}
 
 std::string escaped(std::string_view words) {
     std::string out;
@@ -41,7 +54,8 @@ const char * name_of(Anchor anchor) {
 }
 
 std::string line(std::string_view kind, double x1, double y1, double x2, double y2) {
-    return std::format("<line class=\"{}\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kind, x1, y1, x2, y2);
+    return std::format("<line class=\"{}\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kind, x1, y1, x2,
+                       y2);
 }
 
 }  // namespace
@@ -50,7 +64,7 @@ Svg::Svg(double width, double height, std::string_view title) {
     out_ = std::format("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" "
                        "viewBox=\"0 0 {0:.0f} {1:.0f}\" role=\"img\">\n<title>{2}</title>\n{3}"
                        "<rect class=\"back\" width=\"100%\" height=\"100%\"/>\n",
-                       width, height, escaped(title), style);
+                       width, height, escaped(title), style());
 }
 
 void Svg::text(double x, double y, Anchor anchor, std::string_view words) {
@@ -65,7 +79,7 @@ void Svg::heading(double x, double y, std::string_view words) {
 void Svg::grid(double x1, double y1, double x2, double y2) { out_ += line("grid", x1, y1, x2, y2); }
 
 void Svg::bar(double x, double y, double width, double height, size_t series) {
-    out_ += std::format("<rect class=\"bar s{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\"/>\n",
+    out_ += std::format("<rect class=\"bar{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\"/>\n",
                         series % n_series, x, y, width, height);
 }
 
@@ -76,7 +90,7 @@ void Svg::whisker(double x1, double x2, double y) {
 }
 
 void Svg::curve(const Points & points, size_t series, bool dashed) {
-    out_ += std::format("<polyline class=\"curve s{}{}\" points=\"", series % n_series, dashed ? " dashed" : "");
+    out_ += std::format("<polyline class=\"curve{}{}\" points=\"", series % n_series, dashed ? " dashed" : "");
     for (const auto & [x, y] : points) {
         out_ += std::format("{:.1f},{:.1f} ", x, y);
     }

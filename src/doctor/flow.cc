@@ -12,7 +12,9 @@ constexpr size_t least_under_way = 2, most_under_way = 64;  // reads
 double seconds_since(TimePoint start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Of the number-th message.
-uint64_t place_of(uint64_t number, size_t size, const Region & region) { return number % (region.buffer.size / size) * size; }
+uint64_t place_of(uint64_t number, size_t size, const Region & region) {
+    return number % (region.buffer.size / size) * size;
+}
 
 }  // namespace
 
@@ -43,7 +45,8 @@ Result<double> rate_from_server(Conversation & peer, const Region & region, size
         // One, and once that has come as many as fit into the time: a slow network must not be asked for too much.
         while (asked == 0 || (read > 0 && asked - read < under_way && Clock::now() < start + time)) {
             const size_t slot = asked % under_way;
-            tickets[slot] = peer.read(region, place_of(asked++, size, region), MutableBytes(data).subspan(slot * size, size));
+            const MutableBytes dest = MutableBytes(data).subspan(slot * size, size);
+            tickets[slot] = peer.read(region, place_of(asked++, size, region), dest);
         }
         if (asked == read) {
             return static_cast<double>(read * size) / seconds_since(start);

@@ -34,7 +34,7 @@ void declare(CLI::App & app, Options & options) {
         ->required();
     app.add_option("-m,--model", options.settings.model, "a GGUF file to run; without one, the way there is measured")
         ->check(CLI::ExistingFile);
-    app.add_option("--against", options.against, "other arrangements: stock, tcp, rdma, local; A,B,...")
+    app.add_option("--against", options.against, "other arrangements of the model, see below; A,B,...")
         ->delimiter(',')
         ->allow_extra_args(false)
         ->check(CLI::IsMember({"stock", "tcp", "rdma", "local"}));
@@ -66,7 +66,7 @@ void declare(CLI::App & app, Options & options) {
     app.add_option("--timeout", options.timeout_s, "seconds that one run of llama-bench may take")
         ->check(some)
         ->capture_default_str();
-    app.add_option("-o,--output", options.output, "md, json or csv")
+    app.add_option("-o,--output", options.output, "the form of the report")
         ->check(CLI::IsMember({"md", "json", "csv"}))
         ->capture_default_str();
     app.add_option("--plot", options.plot_file, "write a picture to this file (SVG)");
@@ -121,6 +121,10 @@ void check(const Options & options) {
     }
     if (!options.other_servers.empty() && !std::ranges::contains(options.against, "stock")) {
         throw CLI::ValidationError("--against-rpc is for --against stock");
+    }
+    // Now, not after all has been measured.
+    if (!options.plot_file.empty() && !std::ofstream(options.plot_file, std::ios::app)) {
+        throw CLI::ValidationError("--plot: cannot write " + options.plot_file);
     }
 }
 

@@ -3,13 +3,15 @@ import csv
 import json
 import re
 import shutil
+import signal
 import statistics
 import xml.dom.minidom
+from pathlib import Path
 
 import pytest
 
 import system
-from system import BIN, MODEL, STOCK_SERVER
+from system import BIN, MODEL, STOCK_SERVER, children, eventually, is_alive
 
 RPC_BENCH = BIN / 'rpc-bench'
 
@@ -117,6 +119,23 @@ def test_a_run_that_fails_is_said(lab):
     assert done.lines('caravan failed: llama-bench ended with exit code 1: .*no-such-option')
 
 
+def test_llama_bench_ends_with_it(lab):
+    process = lab.start('rpc-bench', [RPC_BENCH, '--rpc', lab.server().endpoint, '-m', MODEL, '-t', 1, '-r', 100000],
+                        ours=False, env={'LD_PRELOAD': system.PRELOAD} if system.PRELOAD else None)
+
+    def runs_the_model(pid):
+        try:
+            return b'--progress' in Path(f'/proc/{pid}/cmdline').read_bytes()
+        except OSError:
+            return False  # it has ended
+
+    def at_work():
+        return [pid for pid in children(process.pid) if runs_the_model(pid)]
+    child, = eventually(at_work, 'llama-bench runs the model')
+    assert process.stop() == -signal.SIGTERM
+    assert not is_alive(child)
+
+
 def test_without_llama_bench_it_says_what_to_install(lab):
     empty = lab.folder / 'empty'
     empty.mkdir()
@@ -140,6 +159,7 @@ def test_a_launcher_is_not_taken_for_llama_bench(lab):
                                      ['--rpc', 'a', '-m', MODEL, '--against', 'tcp,tcp'],
                                      ['--rpc', 'a', '-m', MODEL, '-p', '0', '-n', '0'],
                                      ['--rpc', 'a', '-m', MODEL, '--against-rpc', 'b'],
+                                     ['--rpc', 'a', '--plot', '/no/such/folder/out.svg'],
                                      ['--rpc', 'a', '-o', 'xml'], ['--rpc', 'a', 'stray']],
                          ids=lambda options: ' '.join(map(str, options)))
 def test_wrong_command_line(lab, options):

@@ -4,16 +4,9 @@
 #include <memory>
 #include <string>
 
-#include "base/clock.h"
-#include "net/transport.h"
+#include "doctor/conversation.h"
 
 namespace caravan::doctor {
-
-struct Patience {
-    milliseconds answer{5000};    // how long a peer may make no progress at all
-    milliseconds bandwidth{500};  // about how long data flows in each direction
-    milliseconds whole{30'000};   // all measuring of one connection: also a peer that trickles comes to an end
-};
 
 struct Measured {
     std::string transport;  // "tcp", "unix", "rdma"

@@ -14,7 +14,8 @@ def test_install_puts_the_files_where_ggml_looks(lab):
                    env={**os.environ, 'DESTDIR': str(lab.folder / 'root')})
     files = {str(path.relative_to(lab.folder / 'root')) for path in (lab.folder / 'root').rglob('*') if path.is_file()}
     assert any(re.search(r'ggml/backends\d*/libggml-rpc-caravan\.so$', name) for name in files), files
-    assert any(name.endswith('bin/rpc-server') for name in files), files
+    for program in ['rpc-server', 'rpc-doctor', 'rpc-bench']:
+        assert any(name.endswith(f'bin/{program}') for name in files), files
 
 
 def test_a_ggml_of_another_version_is_refused_and_stock_is_used(lab):

@@ -1,0 +1,72 @@
+#include "bench/arrangement.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace caravan::bench {
+namespace {
+
+constexpr std::array<std::pair<Kind, std::string_view>, 5> names{{{Kind::caravan, "caravan"},
+                                                                   {Kind::tcp, "tcp"},
+                                                                   {Kind::rdma, "rdma"},
+                                                                   {Kind::stock, "stock"},
+                                                                   {Kind::local, "local"}}};
+constexpr const char * all_layers = "999";
+
+}  // namespace
+
+Result<Kind> parse_kind(std::string_view name) {
+    const auto found = std::ranges::find(names, name, &std::pair<Kind, std::string_view>::second);
+    if (found == names.end()) {
+        return fail(Errc::invalid_argument, "no arrangement \"{}\": stock, tcp, rdma and local are there", name);
+    }
+    return found->first;
+}
+
+std::string_view name_of(Kind kind) {
+    return std::ranges::find(names, kind, &std::pair<Kind, std::string_view>::first)->second;
+}
+
+std::string Arrangement::servers() const {
+    std::string out;
+    for (const std::string & endpoint : endpoints) {
+        out += (out.empty() ? "" : ",") + endpoint;
+    }
+    return out;
+}
+
+Environment environment_of(const Arrangement & arrangement, const Settings & settings) {
+    // A server that is named there is a device of every run, the local one too.
+    Environment out{{"GGML_RPC_SERVERS", ""}, {"GGML_BACKEND_PATH", is_ours(arrangement.kind) ? settings.plugin : ""}};
+    if (arrangement.kind == Kind::tcp || arrangement.kind == Kind::rdma) {
+        out["GGML_RPC_TRANSPORT"] = arrangement.name();
+    }
+    return out;
+}
+
+std::vector<std::string> command_of(const Arrangement & arrangement, const Settings & settings) {
+    std::vector<std::string> out{settings.program, "-m", settings.model, "-o", "json", "--progress"};
+    const auto add = [&](const char * option, const std::string & value) { out.insert(out.end(), {option, value}); };
+    add("-p", std::to_string(settings.prompt));
+    add("-n", std::to_string(settings.generate));
+    add("-r", std::to_string(settings.repetitions));
+    if (settings.threads != 0) {
+        add("-t", std::to_string(settings.threads));
+    }
+    const bool local = arrangement.endpoints.empty();
+    if (!local) {
+        add("--rpc", arrangement.servers());
+    }
+    const std::string & device = local ? settings.local_device : settings.device;
+    if (!device.empty()) {
+        add("-dev", device);
+    } else if (local) {
+        add("-dev", "none");
+    }
+    add("-ngl", local && device.empty() ? "0" : all_layers);
+    out.insert(out.end(), settings.more.begin(), settings.more.end());
+    return out;
+}
+
+}  // namespace caravan::bench

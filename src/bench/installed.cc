@@ -1,0 +1,114 @@
+#include "bench/installed.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <ranges>
+#include <string_view>
+
+namespace caravan::bench {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char * plugin_file = "libggml-rpc-caravan.so";
+constexpr std::string_view initialized = "calling init: ";  // glibc's words
+
+bool is_program(const fs::path & path) {
+    std::error_code error;
+    return fs::is_regular_file(path, error) && ::access(path.c_str(), X_OK) == 0;
+}
+
+// What llama-bench loaded, from its stderr under LD_DEBUG=files.
+struct Loaded {
+    bool known = false;    // that the loader spoke at all
+    bool ours = false;     // the plug-in of the settings
+    bool refused = false;  // it was, and stepped aside
+    std::string other;     // any plug-in that outranks stock
+};
+
+Loaded loaded_by(const Child & child, const std::string & plugin) {
+    Loaded out;
+    std::error_code error;
+    for (const Child::Line & line : child.err) {
+        out.refused |= line.text.contains("steps aside");
+        const size_t at = line.text.find(initialized);
+        if (at == line.text.npos) {
+            continue;
+        }
+        const fs::path library = line.text.substr(at + initialized.size());
+        out.known = true;
+        if (fs::equivalent(library, plugin, error)) {
+            out.ours = true;
+        }
+        if (library.filename().string().starts_with("libggml-rpc-")) {
+            out.other = library.string();
+        }
+    }
+    return out;
+}
+
+}  // namespace
+
+Result<std::string> find_llama_bench() {
+    if (const char * named = std::getenv("LLAMA_BENCH"); named != nullptr && *named != '\0') {
+        if (is_program(named)) {
+            return fs::absolute(named).string();
+        }
+        return fail(Errc::not_found, "LLAMA_BENCH={} is no program", named);
+    }
+    const char * path = std::getenv("PATH");
+    for (const auto part : std::views::split(std::string_view(path == nullptr ? "" : path), ':')) {
+        const fs::path folder(std::string_view(part.begin(), part.end()));
+        // Beside a plug-in lie launchers, which would load it in every arrangement.
+        if (!folder.empty() && is_program(folder / "llama-bench") && !fs::exists(folder / plugin_file)) {
+            return fs::absolute(folder / "llama-bench").string();
+        }
+    }
+    return fail(Errc::not_found, "llama-bench is not on PATH: install llama.cpp's tools (Debian: apt install "
+                                 "llama.cpp-tools), or name the program in LLAMA_BENCH");
+}
+
+Result<std::string> find_plugin() {
+    std::error_code error;
+    const fs::path beside = fs::read_symlink("/proc/self/exe", error).parent_path() / plugin_file;
+    for (const fs::path & path : {beside, fs::path(CARAVAN_BACKEND_DIR) / plugin_file}) {
+        if (fs::exists(path, error)) {
+            return path.string();
+        }
+    }
+    return fail(Errc::not_found, "no {} beside this program or in {}: build it, or name it with --plugin", plugin_file,
+                CARAVAN_BACKEND_DIR);
+}
+
+Result<> check(const Arrangement & arrangement, const Settings & settings, TimePoint deadline) {
+    if (arrangement.endpoints.empty()) {
+        return {};
+    }
+    Environment environment = environment_of(arrangement, settings);
+    environment["LD_DEBUG"] = "files";  // glibc names each library that it initializes
+    const auto child =
+        run_child({settings.program, "--rpc", arrangement.servers(), "--list-devices"}, environment, deadline);
+    if (!child) {
+        return std::unexpected(child.error());
+    }
+    const Loaded loaded = loaded_by(*child, settings.plugin);
+    if (is_ours(arrangement.kind) && loaded.known && (!loaded.ours || loaded.refused)) {
+        return fail(Errc::unsupported, "llama-bench does not take the plug-in {}{}", settings.plugin,
+                    loaded.refused ? ": it was built for another ggml" : "");
+    }
+    if (arrangement.kind == Kind::stock && !loaded.other.empty() && !loaded.refused) {
+        return fail(Errc::unavailable, "{} is installed and comes before ggml's own plug-in: move it away for this run",
+                    loaded.other);
+    }
+    for (const std::string & endpoint : arrangement.endpoints) {
+        if (!child->succeeded() || !child->out.contains(endpoint)) {
+            return fail(Errc::unavailable, "llama-bench gets no device from {} ({}); rpc-doctor {} says more", endpoint,
+                        child->how_it_ended(), endpoint);
+        }
+    }
+    return {};
+}
+
+}  // namespace caravan::bench

@@ -1,0 +1,181 @@
+#include "bench/link_bench.h"
+
+#include <algorithm>
+#include <array>
+#include <format>
+#include <memory>
+
+#include "doctor/flow.h"
+#include "net/handshake.h"
+
+namespace caravan::bench {
+namespace {
+
+constexpr std::array<uint64_t, 10> sizes{64,        256,        1 << 10,   4 << 10, 16 << 10,
+                                         64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20};
+constexpr uint64_t most_memory = 64 << 20;      // of a server's first device, for each link
+constexpr uint32_t most_round_trips = 1000;     // in one round
+constexpr std::chrono::hours whole{24};         // the measuring is bounded by its rounds
+constexpr seconds upgrade_patience{10};         // to agree on RDMA, or not
+
+using net::TransportWish;
+
+// An open session with a region of the server's memory.
+class Session {
+public:
+    static Result<std::unique_ptr<Session>> start(std::unique_ptr<net::Transport> transport, milliseconds silence) {
+        std::unique_ptr<Session> session(new Session(std::move(transport), silence));
+        const auto count = session->peer_.device_count();
+        if (!count || *count == 0) {
+            return count ? fail(Errc::unavailable, "the server has no device") : std::unexpected(count.error());
+        }
+        const auto memory =
+            session->peer_.ask<wire::DeviceMemoryAnswer>(wire::Command::get_device_memory, wire::DeviceRequest{0});
+        if (!memory) {
+            return std::unexpected(memory.error());
+        }
+        const auto region = session->peer_.allocate(memory->free, most_memory);
+        if (!region) {
+            return std::unexpected(region.error());
+        }
+        session->region_ = *region;
+        return session;
+    }
+
+    std::string kind() const { return peer_.kind(); }
+    bool holds(uint64_t size) const { return size <= region_.buffer.size; }
+
+    Result<> measure(SizeSamples & out, milliseconds time) {
+        auto trips = round_trips(out.bytes, time);
+        if (!trips) {
+            return std::unexpected(trips.error());
+        }
+        const auto to_server = doctor::rate_to_server(peer_, region_, out.bytes, time);
+        if (!to_server) {
+            return std::unexpected(to_server.error());
+        }
+        const auto from_server = doctor::rate_from_server(peer_, region_, out.bytes, time);
+        if (!from_server) {
+            return std::unexpected(from_server.error());
+        }
+        out.round_trips_us.push_back(std::move(*trips));
+        out.to_server.push_back(*to_server);
+        out.from_server.push_back(*from_server);
+        return {};
+    }
+
+private:
+    Session(std::unique_ptr<net::Transport> transport, milliseconds silence)
+        : peer_(std::move(transport), {.answer = silence, .whole = whole}) {}
+
+    // The first one is not counted. At least one is.
+    Result<std::vector<double>> round_trips(uint64_t size, milliseconds time) {
+        std::vector<std::byte> sent(size), back(size);
+        std::vector<double> out;
+        const TimePoint end = Clock::now() + time;
+        for (uint32_t i = 0; i < 2 || (i <= most_round_trips && Clock::now() < end); ++i) {
+            std::ranges::fill(sent, static_cast<std::byte>(i + 1));
+            const TimePoint start = Clock::now();
+            auto done = peer_.write(region_, 0, sent);
+            done = done ? peer_.await(peer_.read(region_, 0, back)) : done;
+            const TimePoint arrived = Clock::now();
+            if (!done) {
+                return std::unexpected(done.error());
+            }
+            if (sent != back) {
+                return fail(Errc::protocol, "{} bytes came back other than they were sent", size);
+            }
+            if (i > 0) {
+                out.push_back(std::chrono::duration<double, std::micro>(arrived - start).count());
+            }
+        }
+        return out;
+    }
+
+    doctor::Conversation peer_;
+    doctor::Region region_;
+};
+
+struct OpenLink {
+    std::unique_ptr<Session> session;
+    Link link;
+
+    void fail_with(const Error & error) {
+        link.failure = error.text;
+        session.reset();
+    }
+};
+
+// `for_session`: as a program's session is opened, over RDMA where that can be; else over a socket.
+OpenLink open_link(const net::Endpoint & endpoint, bool for_session, milliseconds silence) {
+    OpenLink out{.link = {.endpoint = endpoint.text()}};
+    auto opened = net::open_client(endpoint, for_session, Clock::now() + silence + upgrade_patience);
+    if (!opened) {
+        out.fail_with(opened.error());
+        return out;
+    }
+    out.link.transport = opened->transport->kind();
+    out.link.why_not_rdma = opened->why_not_rdma;
+    auto session = Session::start(std::move(opened->transport), silence);
+    if (!session) {
+        out.fail_with(session.error());
+        return out;
+    }
+    out.session = std::move(*session);
+    for (const uint64_t size : sizes) {
+        if (out.session->holds(size)) {
+            out.link.sizes.push_back({.bytes = size});
+        }
+    }
+    return out;
+}
+
+// The second connection only where the first is RDMA: a stock server serves one at a time.
+std::vector<OpenLink> open_links(const net::Endpoint & endpoint, milliseconds silence) {
+    std::vector<OpenLink> links;
+    links.push_back(open_link(endpoint, true, silence));
+    if (links.front().link.transport == "rdma" && net::transport_wish() == TransportWish::automatic) {
+        links.insert(links.begin(), open_link(endpoint, false, silence));
+    }
+    return links;
+}
+
+void run_round(std::vector<OpenLink> & links, uint32_t round, milliseconds time) {
+    for (size_t size = 0; size < sizes.size(); ++size) {
+        for (size_t position = 0; position < links.size(); ++position) {
+            OpenLink & open = links[turn(round + size, position, links.size())];
+            if (open.session == nullptr || size >= open.link.sizes.size()) {
+                continue;
+            }
+            if (auto done = open.session->measure(open.link.sizes[size], time); !done) {
+                open.fail_with(done.error());
+            }
+        }
+    }
+}
+
+}  // namespace
+
+bool LinkBench::any_failed() const {
+    return std::ranges::any_of(links, [](const Link & link) { return !link.failure.empty(); });
+}
+
+void run(LinkBench & bench, const std::vector<net::Endpoint> & endpoints, const Say & say) {
+    for (const net::Endpoint & endpoint : endpoints) {
+        std::vector<OpenLink> links = open_links(endpoint, bench.silence);
+        for (uint32_t round = 0; round < bench.rounds; ++round) {
+            if (std::ranges::any_of(links, [](const OpenLink & open) { return open.session != nullptr; })) {
+                run_round(links, round, bench.time);
+                say(std::format("{}: round {} of {} done", endpoint.text(), round + 1, bench.rounds));
+            }
+        }
+        for (OpenLink & open : links) {
+            if (!open.link.failure.empty()) {
+                say(std::format("{} failed: {}", endpoint.text(), open.link.failure));
+            }
+            bench.links.push_back(std::move(open.link));
+        }
+    }
+}
+
+}  // namespace caravan::bench

@@ -1,0 +1,87 @@
+#include <algorithm>
+#include <format>
+#include <string_view>
+
+#include "bench/report.h"
+#include "bench/table.h"
+
+namespace caravan::bench {
+namespace {
+
+// Three digits or more: links differ by powers of ten.
+std::string megabytes(double per_second) {
+    const double value = per_second / 1e6;
+    return std::format("{:.{}f}", value, value < 10 ? 2 : value < 100 ? 1 : 0);
+}
+
+std::string spread(const Summary & rate) {
+    return std::format("{} ({}-{})", megabytes(rate.median), megabytes(rate.min), megabytes(rate.max));
+}
+
+}  // namespace
+
+std::vector<LinkRow> rows_of(const Link & link) {
+    std::vector<LinkRow> out;
+    for (const SizeSamples & samples : link.sizes) {
+        std::vector<double> trips;
+        for (const auto & round : samples.round_trips_us) {
+            trips.insert(trips.end(), round.begin(), round.end());
+        }
+        if (trips.empty()) {
+            continue;
+        }
+        std::ranges::sort(trips);
+        out.push_back({samples.bytes, trips.size(), percentile(trips, 50), percentile(trips, 90), percentile(trips, 99),
+                       summarize(samples.to_server), summarize(samples.from_server)});
+    }
+    return out;
+}
+
+std::string markdown(const LinkBench & bench) {
+    Table table;
+    table.add_column("endpoint", false);
+    table.add_column("transport", false);
+    for (const char * header : {"message", "round trips", "p50, µs", "p90, µs", "p99, µs",
+                                "to the server, MB/s (min-max)", "from it, MB/s (min-max)"}) {
+        table.add_column(header, true);
+    }
+    std::string notes;
+    for (const Link & link : bench.links) {
+        for (const LinkRow & row : rows_of(link)) {
+            table.add_row({link.endpoint, link.transport, size_text(row.bytes), std::to_string(row.round_trips),
+                           std::format("{:.1f}", row.p50_us), std::format("{:.1f}", row.p90_us),
+                           std::format("{:.1f}", row.p99_us), spread(row.to_server), spread(row.from_server)});
+        }
+        if (!link.failure.empty()) {
+            notes += std::format("\n{}{} failed: {}\n", link.endpoint,
+                                 link.transport.empty() ? "" : " over " + link.transport, link.failure);
+        }
+        if (!link.why_not_rdma.empty()) {
+            notes += std::format("\n{}: no RDMA: {}\n", link.endpoint, link.why_not_rdma);
+        }
+    }
+    return table.text() + notes +
+           std::format("\nround trips: of {} rounds together; MB/s: median of the rounds, payload only\n", bench.rounds);
+}
+
+std::string csv(const LinkBench & bench) {
+    std::string out = "endpoint,transport,bytes,round,measure,value\n";
+    for (const Link & link : bench.links) {
+        for (const SizeSamples & samples : link.sizes) {
+            for (size_t round = 0; round < samples.round_trips_us.size(); ++round) {
+                const auto line = [&](std::string_view measure, double value) {
+                    out += std::format("{},{},{},{},{},{:.3f}\n", link.endpoint, link.transport, samples.bytes, round,
+                                       measure, value);
+                };
+                for (const double trip : samples.round_trips_us[round]) {
+                    line("round_trip_us", trip);
+                }
+                line("to_server_bytes_per_second", samples.to_server[round]);
+                line("from_server_bytes_per_second", samples.from_server[round]);
+            }
+        }
+    }
+    return out;
+}
+
+}  // namespace caravan::bench

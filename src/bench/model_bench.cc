@@ -1,0 +1,67 @@
+#include "bench/model_bench.h"
+
+#include <algorithm>
+#include <format>
+
+#include "bench/installed.h"
+#include "bench/page_cache.h"
+
+namespace caravan::bench {
+namespace {
+
+constexpr seconds check_limit{60};
+
+std::string told(const Run & run) {
+    std::string out;
+    for (const Test & test : run.tests) {
+        out += std::format("{} {:.2f} t/s, ", test.name, test.tokens_per_second());
+    }
+    return out + std::format("loaded in {:.2f} s", run.load_s);
+}
+
+Result<Run> run_one(ModelBench & bench, const Arrangement & arrangement) {
+    if (bench.cold) {
+        if (auto dropped = drop_from_memory(bench.settings.model); !dropped) {
+            return std::unexpected(dropped.error());
+        }
+    }
+    return run_once(arrangement, bench.settings, Clock::now() + bench.run_limit, &bench.facts);
+}
+
+}  // namespace
+
+bool ModelBench::any_failed() const {
+    return std::ranges::any_of(measured, [](const Measured & m) { return !m.failure.empty(); });
+}
+
+void run(ModelBench & bench, const std::vector<Arrangement> & arrangements, const Say & say) {
+    const auto failed = [&](Measured & measured, const Error & error) {
+        measured.failure = error.text;
+        say(std::format("{} failed: {}", measured.arrangement.name(), error.text));
+    };
+    for (const Arrangement & arrangement : arrangements) {
+        Measured & measured = bench.measured.emplace_back(Measured{.arrangement = arrangement});
+        if (auto checked = check(arrangement, bench.settings, Clock::now() + check_limit); !checked) {
+            failed(measured, checked.error());
+        }
+    }
+    for (uint32_t round = 0; round < bench.rounds; ++round) {
+        for (uint32_t position = 0; position < bench.measured.size(); ++position) {
+            Measured & measured = bench.measured[turn(round, position, bench.measured.size())];
+            if (!measured.failure.empty()) {
+                continue;
+            }
+            auto run = run_one(bench, measured.arrangement);
+            if (!run) {
+                failed(measured, run.error());
+                continue;
+            }
+            run->round = round;
+            run->position = position;
+            say(std::format("round {} of {}: {}: {}", round + 1, bench.rounds, measured.arrangement.name(), told(*run)));
+            measured.runs.push_back(std::move(*run));
+        }
+    }
+}
+
+}  // namespace caravan::bench

@@ -1,0 +1,84 @@
+#include <algorithm>
+#include <format>
+
+#include "bench/report.h"
+#include "bench/table.h"
+
+namespace caravan::bench {
+namespace {
+
+// "12.34 (11.90-12.50)", with so many digits after the point.
+std::string spread(const Summary & summary, int digits) {
+    return summary.count == 0 ? ""
+                              : std::format("{:.{}f} ({:.{}f}-{:.{}f})", summary.median, digits, summary.min, digits,
+                                            summary.max, digits);
+}
+
+std::string parameters_text(uint64_t parameters) {
+    const auto count = static_cast<double>(parameters);
+    return count >= 1e9 ? std::format("{:.2f} B", count / 1e9) : std::format("{:.2f} M", count / 1e6);
+}
+
+}  // namespace
+
+std::string markdown(const ModelBench & bench) {
+    const std::vector<Comparison> comparisons = compare(bench.measured);
+    const bool has_local =
+        std::ranges::contains(bench.measured, Kind::local, [](const Measured & m) { return m.arrangement.kind; });
+    Table table;
+    table.add_column("model", false);
+    table.add_column("size", true);
+    table.add_column("params", true);
+    table.add_column("arrangement", false);
+    table.add_column("test", true);
+    table.add_column("t/s (min-max)", true);
+    table.add_column(std::format("of {} (min-max)", bench.measured.front().arrangement.name()), true);
+    if (has_local) {
+        table.add_column("µs/token over local (min-max)", true);
+    }
+    table.add_column(bench.cold ? "cold load, s (min-max)" : "load, s (min-max)", true);
+    for (size_t i = 0; i < comparisons.size(); ++i) {
+        for (const Row & row : comparisons[i].rows) {
+            std::vector<std::string> cells{bench.facts.type,
+                                           size_text(bench.facts.bytes),
+                                           parameters_text(bench.facts.parameters),
+                                           std::string(bench.measured[i].arrangement.name()),
+                                           row.test,
+                                           spread(row.tokens_per_second, 2),
+                                           spread(row.ratio, 2)};
+            if (has_local) {
+                cells.push_back(spread(row.overhead_us, 0));
+            }
+            cells.push_back(spread(comparisons[i].load_s, 3));
+            table.add_row(std::move(cells));
+        }
+    }
+    std::string out = table.text();
+    for (const Measured & measured : bench.measured) {
+        if (!measured.failure.empty()) {
+            out += std::format("\n{} failed: {}\n", measured.arrangement.name(), measured.failure);
+        }
+    }
+    out += std::format("\nmedians of {} rounds, {} repetitions in each; llama-bench {}\n", bench.rounds,
+                       bench.settings.repetitions, bench.facts.build);
+    return out;
+}
+
+std::string csv(const ModelBench & bench) {
+    std::string out = "round,position,arrangement,test,repetition,tokens,ns,tokens_per_second\n";
+    for (const Measured & measured : bench.measured) {
+        for (const Run & run : measured.runs) {
+            const std::string begin = std::format("{},{},{},", run.round, run.position, measured.arrangement.name());
+            out += std::format("{}load,0,,{:.0f},\n", begin, run.load_s * 1e9);
+            for (const Test & test : run.tests) {
+                for (size_t i = 0; i < test.ns.size(); ++i) {
+                    out += std::format("{}{},{},{},{},{:.3f}\n", begin, test.name, i, test.tokens, test.ns[i],
+                                       test.tokens * 1e9 / static_cast<double>(test.ns[i]));
+                }
+            }
+        }
+    }
+    return out;
+}
+
+}  // namespace caravan::bench

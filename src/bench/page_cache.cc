@@ -1,0 +1,79 @@
+#include "bench/page_cache.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <format>
+#include <regex>
+
+#include "base/unique_fd.h"
+
+namespace caravan::bench {
+namespace {
+
+// Of a file of `size` bytes, how many lie in memory.
+Result<size_t> resident(int fd, size_t size) {
+    void * at = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED) {
+        return fail(Errc::io, "cannot map it: {}", errno_text(errno));
+    }
+    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    std::vector<unsigned char> pages((size + page - 1) / page);
+    const bool known = ::mincore(at, size, pages.data()) == 0;
+    ::munmap(at, size);
+    if (!known) {
+        return fail(Errc::io, "cannot see what is in memory: {}", errno_text(errno));
+    }
+    return static_cast<size_t>(std::ranges::count_if(pages, [](unsigned char p) { return (p & 1) != 0; })) * page;
+}
+
+Result<> drop_file(const std::string & path) {
+    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    struct stat status {};
+    if (!fd || ::fstat(fd.get(), &status) != 0) {
+        return fail(Errc::not_found, "cannot open {}: {}", path, errno_text(errno));
+    }
+    ::fdatasync(fd.get());  // what is not on the disk cannot be dropped
+    if (const int error = ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED); error != 0) {
+        return fail(Errc::unsupported, "cannot drop {} from memory: {}", path, errno_text(error));
+    }
+    const auto left = status.st_size == 0 ? Result<size_t>(0) : resident(fd.get(), static_cast<size_t>(status.st_size));
+    if (!left) {
+        return fail(left.error().code, "{}: {}", path, left.error().text);
+    }
+    if (*left > 0) {
+        return fail(Errc::unavailable, "{} stays in memory ({} bytes of it): is it in use, or in a file system in memory?",
+                    path, *left);
+    }
+    return {};
+}
+
+}  // namespace
+
+std::vector<std::string> files_of(const std::string & model) {
+    static const std::regex part(R"((.*-)(\d{5})-of-(\d{5})(\.gguf))");
+    std::smatch found;
+    if (!std::regex_match(model, found, part)) {
+        return {model};
+    }
+    std::vector<std::string> out;
+    for (int number = 1; number <= std::stoi(found[3]); ++number) {
+        out.push_back(std::format("{}{:05}-of-{}{}", found[1].str(), number, found[3].str(), found[4].str()));
+    }
+    return out;
+}
+
+Result<> drop_from_memory(const std::string & model) {
+    for (const std::string & file : files_of(model)) {
+        if (auto dropped = drop_file(file); !dropped) {
+            return dropped;
+        }
+    }
+    return {};
+}
+
+}  // namespace caravan::bench

@@ -1,0 +1,118 @@
+#include <nlohmann/json.hpp>
+
+#include "bench/report.h"
+
+namespace caravan::bench {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json known(const std::string & text) { return text.empty() ? Json() : Json(text); }
+
+Json to_json(const Summary & summary) {
+    if (summary.count == 0) {
+        return {};
+    }
+    return {{"median", summary.median}, {"min", summary.min}, {"max", summary.max}, {"count", summary.count}};
+}
+
+Json to_json(const Run & run) {
+    Json tests = Json::array();
+    for (const Test & test : run.tests) {
+        tests.push_back({{"test", test.name},
+                         {"tokens", test.tokens},
+                         {"samples_ns", test.ns},
+                         {"tokens_per_second", test.tokens_per_second()}});
+    }
+    return {{"round", run.round}, {"position", run.position}, {"load_s", run.load_s}, {"tests", tests}};
+}
+
+Json to_json(const Measured & measured, const Comparison & comparison, const Settings & settings) {
+    Json environment = Json::object(), runs = Json::array(), tests = Json::array();
+    for (const auto & [name, value] : environment_of(measured.arrangement, settings)) {
+        environment[name] = known(value);
+    }
+    for (const Row & row : comparison.rows) {
+        tests.push_back({{"test", row.test},
+                         {"tokens_per_second", to_json(row.tokens_per_second)},
+                         {"ratio", to_json(row.ratio)},
+                         {"overhead_us_per_token", to_json(row.overhead_us)}});
+    }
+    for (const Run & run : measured.runs) {
+        runs.push_back(to_json(run));
+    }
+    return {{"name", measured.arrangement.name()},
+            {"endpoints", measured.arrangement.endpoints},
+            {"command", command_of(measured.arrangement, settings)},
+            {"environment", environment},
+            {"failure", known(measured.failure)},
+            {"load_s", to_json(comparison.load_s)},
+            {"load_ratio", to_json(comparison.load_ratio)},
+            {"tests", tests},
+            {"runs", runs}};
+}
+
+Json to_json(const Link & link) {
+    Json sizes = Json::array();
+    const std::vector<LinkRow> rows = rows_of(link);
+    for (size_t i = 0; i < rows.size(); ++i) {  // a link that failed has measured the first of its sizes
+        const LinkRow & row = rows[i];
+        sizes.push_back({{"bytes", row.bytes},
+                         {"round_trips", row.round_trips},
+                         {"p50_us", row.p50_us},
+                         {"p90_us", row.p90_us},
+                         {"p99_us", row.p99_us},
+                         {"to_server_bytes_per_second", to_json(row.to_server)},
+                         {"from_server_bytes_per_second", to_json(row.from_server)},
+                         {"rounds",
+                          {{"round_trips_us", link.sizes[i].round_trips_us},
+                           {"to_server_bytes_per_second", link.sizes[i].to_server},
+                           {"from_server_bytes_per_second", link.sizes[i].from_server}}}});
+    }
+    return {{"endpoint", link.endpoint},
+            {"transport", known(link.transport)},
+            {"why_not_rdma", known(link.why_not_rdma)},
+            {"failure", known(link.failure)},
+            {"sizes", sizes}};
+}
+
+// A program's or a server's words need not be UTF-8.
+std::string text_of(const Json & document) { return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; }
+
+}  // namespace
+
+std::string json(const ModelBench & bench, const std::string & program) {
+    Json arrangements = Json::array();
+    const std::vector<Comparison> comparisons = compare(bench.measured);
+    for (size_t i = 0; i < comparisons.size(); ++i) {
+        arrangements.push_back(to_json(bench.measured[i], comparisons[i], bench.settings));
+    }
+    return text_of({{"program", program},
+                    {"kind", "model"},
+                    {"model",
+                     {{"file", bench.settings.model},
+                      {"type", known(bench.facts.type)},
+                      {"bytes", bench.facts.bytes},
+                      {"parameters", bench.facts.parameters}}},
+                    {"machine", {{"cpu", known(bench.facts.cpu)}, {"gpu", known(bench.facts.gpu)}}},
+                    {"llama_bench", {{"program", bench.settings.program}, {"build", known(bench.facts.build)}}},
+                    {"rounds", bench.rounds},
+                    {"repetitions", bench.settings.repetitions},
+                    {"cold", bench.cold},
+                    {"first", bench.measured.front().arrangement.name()},
+                    {"arrangements", arrangements}});
+}
+
+std::string json(const LinkBench & bench, const std::string & program) {
+    Json links = Json::array();
+    for (const Link & link : bench.links) {
+        links.push_back(to_json(link));
+    }
+    return text_of({{"program", program},
+                    {"kind", "transport"},
+                    {"rounds", bench.rounds},
+                    {"time_ms", bench.time.count()},
+                    {"links", links}});
+}
+
+}  // namespace caravan::bench

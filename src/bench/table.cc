@@ -1,0 +1,66 @@
+#include "bench/table.h"
+
+#include <algorithm>
+#include <array>
+#include <format>
+
+namespace caravan::bench {
+namespace {
+
+// Of UTF-8: all bytes but those that continue a character.
+size_t width(std::string_view text) {
+    return static_cast<size_t>(std::ranges::count_if(text, [](char c) { return (c & 0xc0) != 0x80; }));
+}
+
+}  // namespace
+
+void Table::add_column(std::string header, bool to_the_right) { columns_.push_back({std::move(header), to_the_right}); }
+
+void Table::add_row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+
+std::string Table::text() const {
+    std::vector<size_t> widths;
+    for (size_t i = 0; i < columns_.size(); ++i) {
+        size_t widest = std::max<size_t>(width(columns_[i].header), 3);
+        for (const auto & row : rows_) {
+            widest = std::max(widest, width(row[i]));
+        }
+        widths.push_back(widest);
+    }
+    std::string out;
+    const auto put = [&](size_t i, std::string_view cell) {
+        const std::string fill(widths[i] - width(cell), ' ');
+        out += "| ";
+        out += columns_[i].to_the_right ? fill : "";
+        out += cell;
+        out += columns_[i].to_the_right ? " " : fill + " ";
+    };
+    for (size_t i = 0; i < columns_.size(); ++i) {
+        put(i, columns_[i].header);
+    }
+    out += "|\n";
+    for (size_t i = 0; i < columns_.size(); ++i) {
+        out += "| " + std::string(widths[i] - 1, '-') + (columns_[i].to_the_right ? ": " : "- ");
+    }
+    out += "|\n";
+    for (const auto & row : rows_) {
+        for (size_t i = 0; i < row.size(); ++i) {
+            put(i, row[i]);
+        }
+        out += "|\n";
+    }
+    return out;
+}
+
+std::string size_text(uint64_t bytes) {
+    constexpr std::array units{"B", "KiB", "MiB", "GiB", "TiB"};
+    auto value = static_cast<double>(bytes);
+    size_t unit = 0;
+    for (; value >= 1024 && unit + 1 < units.size(); ++unit) {
+        value /= 1024;
+    }
+    return value == static_cast<double>(static_cast<uint64_t>(value)) ? std::format("{:.0f} {}", value, units[unit])
+                                                                      : std::format("{:.2f} {}", value, units[unit]);
+}
+
+}  // namespace caravan::bench

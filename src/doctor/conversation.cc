@@ -1,0 +1,110 @@
+#include "doctor/conversation.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/config.h"
+
+namespace caravan::doctor {
+namespace {
+
+using wire::Command;
+
+constexpr uint64_t mebibyte = 1 << 20;
+constexpr size_t copy_limit = 64 * 1024;    // of client::Connection
+constexpr size_t batch_limit = 1024 * 1024;
+
+// Ends what goes over it at a given time.
+class BoundedTransport : public net::Transport {
+public:
+    BoundedTransport(std::unique_ptr<net::Transport> inner, milliseconds limit)
+        : inner_(std::move(inner)), limit_(limit), end_(Clock::now() + limit) {}
+
+    Result<size_t> send(std::span<const ConstBytes> parts) override {
+        return is_over() ? too_slow() : inner_->send(parts);
+    }
+    Result<size_t> receive(std::span<const MutableBytes> parts) override {
+        return is_over() ? too_slow() : inner_->receive(parts);
+    }
+    Result<bool> wait(net::Interest interest, TimePoint deadline, microseconds spin) override {
+        return inner_->wait(interest, std::min(deadline, end_), spin);
+    }
+    void wake() override { inner_->wake(); }
+    std::string_view kind() const override { return inner_->kind(); }
+
+private:
+    bool is_over() const { return Clock::now() >= end_; }
+    std::unexpected<Error> too_slow() const {
+        return fail(Errc::timed_out, "still not done after {} s", std::chrono::duration<double>(limit_).count());
+    }
+
+    const std::unique_ptr<net::Transport> inner_;
+    const milliseconds limit_;
+    const TimePoint end_;
+};
+
+}  // namespace
+
+wire::Tensor Region::tensor() const {
+    wire::Tensor out{};
+    const auto bytes = static_cast<uint32_t>(buffer.size);
+    out.id = 1;
+    out.buffer = buffer.buffer;
+    out.data = base;
+    std::ranges::fill(out.ne, 1u);
+    std::ranges::fill(out.nb, bytes);
+    out.ne[0] = bytes / sizeof(float);
+    out.nb[0] = sizeof(float);
+    return out;
+}
+
+Conversation::Conversation(std::unique_ptr<net::Transport> transport, const Patience & patience)
+    : stream_(std::make_unique<BoundedTransport>(std::move(transport), patience.whole), patience.answer, poll_time()),
+      lock_(stream_.mutex()) {}
+
+Result<uint32_t> Conversation::device_count() {
+    store(stream_.append(sizeof(wire::RequestHeader)).data(), wire::RequestHeader{Command::device_count, 0});
+    return answer<uint32_t>();
+}
+
+Result<Region> Conversation::allocate(uint64_t free, uint64_t most) {
+    for (uint64_t size = std::clamp(free / 4 / mebibyte * mebibyte, mebibyte, most); size >= mebibyte; size /= 2) {
+        const auto buffer = ask<wire::AllocBufferAnswer>(Command::alloc_buffer, wire::AllocBufferRequest{0, size});
+        if (!buffer) {
+            return std::unexpected(buffer.error());
+        }
+        if (buffer->buffer == 0) {
+            continue;
+        }
+        const auto base = ask<uint64_t>(Command::buffer_get_base, wire::BufferRequest{buffer->buffer});
+        if (!base) {
+            return std::unexpected(base.error());
+        }
+        Region region{*buffer, *base};
+        region.buffer.size = size;
+        return region;
+    }
+    return fail(Errc::no_memory, "device 0 has no memory for a buffer of 1 MiB");
+}
+
+Result<> Conversation::release(const Region & region) {
+    post(Command::free_buffer, wire::BufferRequest{region.buffer.buffer});
+    const auto freed = device_count();  // answered when it has been
+    return freed ? Result<>{} : std::unexpected(freed.error());
+}
+
+Result<> Conversation::write(const Region & region, uint64_t offset, ConstBytes data) {
+    post(Command::set_tensor, wire::SetTensorRequest{region.tensor(), 0, offset}, data.size());
+    if (data.size() > copy_limit) {
+        return stream_.send(lock_, data);
+    }
+    std::memcpy(stream_.append(data.size()).data(), data.data(), data.size());
+    return stream_.unsent() < batch_limit ? Result<>{} : stream_.flush(lock_, stream_.position());
+}
+
+client::Stream::Ticket Conversation::read(const Region & region, uint64_t offset, MutableBytes dest) {
+    post(Command::get_tensor, wire::GetTensorRequest{region.tensor(), offset, dest.size()});
+    return stream_.expect(dest);
+}
+
+}  // namespace caravan::doctor

@@ -1,0 +1,173 @@
+"""rpc-bench: what it measures fits together, and what it cannot measure it says."""
+import csv
+import json
+import re
+import shutil
+import signal
+import statistics
+import xml.dom.minidom
+from pathlib import Path
+
+import pytest
+
+import system
+from system import BIN, MODEL, STOCK_SERVER, children, eventually, is_alive
+
+RPC_BENCH = BIN / 'rpc-bench'
+
+
+def bench(lab, *options, rc=0, env=None):
+    # llama-bench inherits the environment, and with it what our plug-in needs under a sanitizer.
+    env = {**({'LD_PRELOAD': system.PRELOAD} if system.PRELOAD else {}), **(env or {})}
+    return lab.run([RPC_BENCH, *options], ours=False, env=env, rc=rc, timeout=300)
+
+
+def model_bench(lab, servers, *options, **kwargs):
+    return bench(lab, '--rpc', ','.join(server.endpoint for server in servers), '-m', MODEL, '-t', 1, '-p', 16, '-n', 8,
+                 '-r', 2, '--rounds', 3, *options, **kwargs)
+
+
+def summary(values):
+    return {'median': pytest.approx(statistics.median(values)), 'min': pytest.approx(min(values)),
+            'max': pytest.approx(max(values)), 'count': len(values)}
+
+
+def rates(arrangement, number):
+    """Tokens per second by round, from the raw times."""
+    return [run['tests'][number]['tokens'] * 1e9 / statistics.median(run['tests'][number]['samples_ns'])
+            for run in arrangement['runs']]
+
+
+def test_a_model_in_four_arrangements(lab):
+    server, picture = lab.server(), lab.folder / 'out.svg'
+    done = model_bench(lab, [server], '--against', 'stock,tcp,local', '-o', 'json', '--plot', picture)
+    said = json.loads(done.out)
+    arrangements = {arrangement['name']: arrangement for arrangement in said['arrangements']}
+    assert list(arrangements) == ['caravan', 'stock', 'tcp', 'local']
+    first, local = arrangements['caravan'], arrangements['local']
+    for arrangement in arrangements.values():
+        assert arrangement['failure'] is None
+        assert [run['round'] for run in arrangement['runs']] == [0, 1, 2]
+        assert all(run['load_s'] > 0 for run in arrangement['runs'])
+        assert arrangement['load_s'] == summary([run['load_s'] for run in arrangement['runs']])
+        for number, test in enumerate(arrangement['tests']):
+            assert test['test'] == ['pp16', 'tg8'][number]
+            mine = rates(arrangement, number)
+            assert test['tokens_per_second'] == summary(mine)
+            assert test['ratio'] == summary([a / b for a, b in zip(mine, rates(first, number))])
+            if arrangement is local or number == 0:
+                assert test['overhead_us_per_token'] is None
+            else:
+                assert test['overhead_us_per_token'] == summary(
+                    [1e6 / a - 1e6 / b for a, b in zip(mine, rates(local, number))])
+    # The order rotates: in each round every arrangement has another place.
+    for number, arrangement in enumerate(said['arrangements']):
+        assert [run['position'] for run in arrangement['runs']] == [(number - turn) % 4 for turn in range(3)]
+    assert server.served() > 0
+    assert 'round 3 of 3: local: pp16 ' in done.err
+    xml.dom.minidom.parse(str(picture))
+
+
+@pytest.mark.skipif(STOCK_SERVER is None, reason="stock's server is not installed")
+def test_the_servers_of_stock_may_be_others(lab):
+    server, stock = lab.server(), lab.stock_server()
+    done = model_bench(lab, [server], '--against', 'stock', '--against-rpc', stock.endpoint, '-o', 'csv')
+    rows = list(csv.DictReader(done.out.splitlines()))
+    assert {row['arrangement'] for row in rows} == {'caravan', 'stock'}
+    # For each of 3 rounds and 2 arrangements: the load, and 2 repetitions of 2 tests.
+    assert len(rows) == 3 * 2 * (1 + 2 * 2)
+    for row in rows:
+        if row['test'] != 'load':
+            assert float(row['tokens_per_second']) == pytest.approx(int(row['tokens']) * 1e9 / int(row['ns']), abs=1e-3)
+
+
+def test_the_way_to_a_server(lab):
+    server, picture = lab.server(), lab.folder / 'out.svg'
+    done = bench(lab, '--rpc', server.endpoint, '--rounds', 2, '--time', 5, '-o', 'json', '--plot', picture)
+    link, = json.loads(done.out)['links']
+    assert link['transport'] == 'tcp' and link['failure'] is None
+    assert [size['bytes'] for size in link['sizes']] == [64 * 4 ** power for power in range(10)]
+    for size in link['sizes']:
+        trips = [trip for turn in size['rounds']['round_trips_us'] for trip in turn]
+        assert len(size['rounds']['round_trips_us']) == 2 and size['round_trips'] == len(trips)
+        assert 0 < min(trips) <= size['p50_us'] <= size['p90_us'] <= size['p99_us'] <= max(trips)
+        assert size['p50_us'] in trips
+        for way in ['to_server_bytes_per_second', 'from_server_bytes_per_second']:
+            assert size[way] == summary(size['rounds'][way])
+    xml.dom.minidom.parse(str(picture))
+
+
+def test_tables_are_markdown(lab):
+    server = lab.server()
+    for done, columns in [(bench(lab, '--rpc', server.endpoint, '--rounds', 1, '--time', 1), 9),
+                          (model_bench(lab, [server], '--against', 'local'), 9)]:
+        rows = [line for line in done.out.splitlines() if line.startswith('|')]
+        assert len(rows) >= 4 and {row.count('|') for row in rows} == {columns + 1}
+        assert set(rows[1]) == set('|-: ')
+
+
+def test_a_server_that_is_not_there(lab):
+    endpoint = f'127.0.0.1:{system.free_port()}'
+    assert f'{endpoint} failed: ' in bench(lab, '--rpc', endpoint, '--rounds', 1, rc=1).out
+    done = bench(lab, '--rpc', endpoint, '-m', MODEL, '-n', 1, '-p', 0, '--rounds', 1, '--against', 'local', rc=1)
+    assert f'caravan failed: llama-bench gets no device from {endpoint}' in done.out
+    assert re.search(r'\| local +\| +tg1 \|', done.out), 'the rest is measured all the same'
+
+
+def test_a_run_that_fails_is_said(lab):
+    done = model_bench(lab, [lab.server()], '--', '--no-such-option', rc=1)
+    assert done.lines('caravan failed: llama-bench ended with exit code 1: .*no-such-option')
+
+
+def test_llama_bench_ends_with_it(lab):
+    process = lab.start('rpc-bench', [RPC_BENCH, '--rpc', lab.server().endpoint, '-m', MODEL, '-t', 1, '-r', 100000],
+                        ours=False, env={'LD_PRELOAD': system.PRELOAD} if system.PRELOAD else None)
+
+    def runs_the_model(pid):
+        try:
+            return b'--progress' in Path(f'/proc/{pid}/cmdline').read_bytes()
+        except OSError:
+            return False  # it has ended
+
+    def at_work():
+        return [pid for pid in children(process.pid) if runs_the_model(pid)]
+    child, = eventually(at_work, 'llama-bench runs the model')
+    assert process.stop() == -signal.SIGTERM
+    assert not is_alive(child)
+
+
+def test_without_llama_bench_it_says_what_to_install(lab):
+    empty = lab.folder / 'empty'
+    empty.mkdir()
+    server = lab.server()
+    said = model_bench(lab, [server], env={'PATH': empty}, rc=1).err
+    assert 'llama-bench is not on PATH: install' in said
+    assert 'LLAMA_BENCH=/nowhere is no program' in model_bench(lab, [server], env={'LLAMA_BENCH': '/nowhere'}, rc=1).err
+
+
+def test_a_launcher_is_not_taken_for_llama_bench(lab):
+    """It would load our plug-in in every arrangement."""
+    done = model_bench(lab, [lab.server()], '-o', 'json', env={'PATH': f'{BIN}:{system.environment(False)["PATH"]}'})
+    program = json.loads(done.out)['llama_bench']['program']
+    assert program == shutil.which('llama-bench', path=system.environment(False)['PATH'])
+
+
+@pytest.mark.parametrize('options', [[], ['--rpc', 'a:b'], ['--rpc', 'a', '--against', 'local'],
+                                     ['--rpc', 'a', '--cold'],
+                                     ['--rpc', 'a', '-m', 'no-such-model'], ['--rpc', 'a', '--', '-fa', 'on'],
+                                     ['--rpc', 'a', '-m', MODEL, '--against', 'fast'],
+                                     ['--rpc', 'a', '-m', MODEL, '--against', 'tcp,tcp'],
+                                     ['--rpc', 'a', '-m', MODEL, '-p', '0', '-n', '0'],
+                                     ['--rpc', 'a', '-m', MODEL, '--against-rpc', 'b'],
+                                     ['--rpc', 'a', '--plot', '/no/such/folder/out.svg'],
+                                     ['--rpc', 'a', '-o', 'xml'], ['--rpc', 'a', 'stray']],
+                         ids=lambda options: ' '.join(map(str, options)))
+def test_wrong_command_line(lab, options):
+    done = bench(lab, *options, rc=2)
+    assert done.err.strip() and done.out == ''
+
+
+def test_help(lab):
+    said = bench(lab, '--help').out
+    for word in ['--rpc', '--against-rpc', '--rounds', '--plot', 'LLAMA_BENCH', 'EXIT CODES', 'WITHOUT A MODEL']:
+        assert word in said

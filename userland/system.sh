@@ -25,8 +25,8 @@ system_lacks() {
   fi
   if have=$(g++ -dumpfullversion 2>/dev/null); then
     at_least 13 "$have" || echo "g++ >= 13"
-    for header in ggml-backend.h llama.h infiniband/verbs.h CLI/CLI.hpp fmt/format.h nlohmann/json.hpp \
-      xxhash.h openssl/ssl.h gtest/gtest.h gmock/gmock.h benchmark/benchmark.h; do
+    for header in ggml-backend.h llama.h infiniband/verbs.h CLI/CLI.hpp nlohmann/json.hpp \
+      blake3.h gtest/gtest.h gmock/gmock.h benchmark/benchmark.h; do
       echo "#if !__has_include(<$header>)"
       echo "lacks <$header>"
       echo "#endif"

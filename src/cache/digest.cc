@@ -1,43 +1,44 @@
 #include "cache/digest.h"
 
-#include <openssl/evp.h>
+#include <blake3.h>
 
 #include <algorithm>
-#include <array>
 #include <format>
 #include <iterator>
 
 namespace caravan::cache {
 
-void Sha256::Free::operator()(evp_md_ctx_st * context) const { EVP_MD_CTX_free(context); }
+static_assert(digest_size == BLAKE3_OUT_LEN);
 
-Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
-    if (context_ && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) != 1) {
-        context_.reset();
-    }
+struct Blake3::State {
+    blake3_hasher hasher;
+};
+
+Blake3::Blake3() : state_(std::make_unique<State>()) { blake3_hasher_init(&state_->hasher); }
+Blake3::~Blake3() = default;
+Blake3::Blake3(Blake3 &&) noexcept = default;
+Blake3 & Blake3::operator=(Blake3 &&) noexcept = default;
+
+void Blake3::update(ConstBytes data) { blake3_hasher_update(&state_->hasher, data.data(), data.size()); }
+
+std::array<std::byte, digest_size> Blake3::bytes() const {
+    std::array<std::byte, digest_size> out;
+    blake3_hasher_finalize(&state_->hasher, reinterpret_cast<uint8_t *>(out.data()), out.size());
+    return out;
 }
 
-void Sha256::update(ConstBytes data) {
-    if (context_ && EVP_DigestUpdate(context_.get(), data.data(), data.size()) != 1) {
-        context_.reset();
-    }
-}
+std::string Blake3::hex() const { return hex_of(bytes()); }
 
-std::string Sha256::hex() {
-    std::array<unsigned char, sha256_hex_length / 2> digest{};
-    const bool finished = context_ && EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr) == 1;
-    context_.reset();
+std::string hex_of(ConstBytes bytes) {
     std::string text;
-    if (finished) {
-        for (const unsigned char byte : digest) {
-            std::format_to(std::back_inserter(text), "{:02x}", byte);
-        }
+    for (const std::byte byte : bytes) {
+        std::format_to(std::back_inserter(text), "{:02x}", static_cast<unsigned>(byte));
     }
     return text;
 }
 
-bool is_sha256_hex(std::string_view text) {
-    return text.size() == sha256_hex_length && std::ranges::all_of(text, [](char c) {
+bool is_digest_hex(std::string_view text) {
+    return text.size() == digest_hex_length && std::ranges::all_of(text, [](char c) {
                return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
            });
 }

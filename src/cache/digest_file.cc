@@ -60,9 +60,9 @@ public:
         return value;
     }
 
-    std::string sha256() {
+    std::string digest() {
         const std::string_view word = next();
-        good_ = good_ && is_sha256_hex(word);
+        good_ = good_ && is_digest_hex(word);
         return std::string(word);
     }
 
@@ -146,7 +146,7 @@ std::optional<FileDigests> load_digests(const std::filesystem::path & file) {
         tensor.extent.offset = words.number<uint64_t>();
         tensor.extent.size = words.number<uint64_t>();
         tensor.fnv = words.number<uint64_t>(16);
-        tensor.sha256 = words.sha256();
+        tensor.digest = words.digest();
         good = good && words.all_good() && tensor.extent.size <= digests.stamp.size &&
                tensor.extent.offset <= digests.stamp.size - tensor.extent.size;
         digests.tensors.push_back(std::move(tensor));
@@ -162,7 +162,7 @@ Result<> save_digests(const Layout & layout, const FileDigests & digests) {
                                    digests.stamp.size, digests.stamp.modified_ns);
     for (const TensorDigest & tensor : digests.tensors) {
         std::format_to(std::back_inserter(text), "{} {} {:016x} {}\n", tensor.extent.offset, tensor.extent.size,
-                       tensor.fnv, tensor.sha256);
+                       tensor.fnv, tensor.digest);
     }
     text += std::format("{}\n", last_line);
     auto file = TemporaryFile::create(layout.temporary());

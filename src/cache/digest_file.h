@@ -3,7 +3,7 @@
 //   caravan-digests 1
 //   <path of the model file>
 //   <inode> <size, bytes> <modified, ns since 1970>
-//   <offset, bytes> <size, bytes> <FNV-1a 64, 16 hex digits> <SHA-256, 64 hex digits>     one line for each tensor
+//   <offset, bytes> <size, bytes> <FNV-1a 64, 16 hex digits> <BLAKE3, 64 hex digits>     one line for each tensor
 //   end
 //
 // Such a file lies in <root>/digests under the FNV-1a 64 of the path, mode 0600, and gets there whole by one rename.
@@ -37,7 +37,7 @@ struct FileStamp {
 struct TensorDigest {
     Extent extent;
     uint64_t fnv = 0;
-    std::string sha256;
+    std::string digest;
 };
 
 struct FileDigests {

@@ -62,7 +62,7 @@ void make_room(const Layout & layout, uint64_t max_bytes, uint64_t wanted) {
     if (fits()) {
         return;
     }
-    std::erase_if(blobs, [](const File & file) { return !is_sha256_hex(file.name); });
+    std::erase_if(blobs, [](const File & file) { return !is_digest_hex(file.name); });
     std::ranges::sort(blobs, {}, &File::used);
     std::unordered_set<std::string> victims;
     for (const File & blob : blobs) {

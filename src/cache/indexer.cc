@@ -76,7 +76,7 @@ private:
 // Nothing if the file has become shorter, cannot be read, or there is no time.
 std::optional<TensorDigest> Indexer::hash(int fd, Extent extent) {
     uint64_t fnv = wire::fnv1a_start;
-    Sha256 sha256;
+    Blake3 digest;
     for (uint64_t done = 0; done < extent.size;) {
         if (stop_()) {
             return std::nullopt;
@@ -91,11 +91,10 @@ std::optional<TensorDigest> Indexer::hash(int fd, Extent extent) {
         }
         const ConstBytes got = ConstBytes(piece_).first(static_cast<size_t>(n));
         fnv = wire::fnv1a(got, fnv);
-        sha256.update(got);
+        digest.update(got);
         done += got.size();
     }
-    TensorDigest digest{extent, fnv, sha256.hex()};
-    return digest.sha256.empty() ? std::nullopt : std::optional(std::move(digest));
+    return TensorDigest{extent, fnv, digest.hex()};
 }
 
 void Indexer::add(const fs::path & path) {

@@ -1,4 +1,4 @@
-// Looks through model files and writes down what ModelIndex finds: the FNV-1a 64 and the SHA-256 of every tensor that
+// Looks through model files and writes down what ModelIndex finds: the FNV-1a 64 and the BLAKE3 of every tensor that
 // clients ask for by hash. Reads each file once; the next time only what is new or has changed.
 #pragma once
 

@@ -25,16 +25,16 @@ bool not_a_file_of_ours(int error) { return error == ENOENT || error == ELOOP ||
 
 // "" if the file is not as Writer makes it.
 std::string read_name(int fd) {
-    std::array<char, sha256_hex_length + 2> text;  // one more than the name and its newline: to see that it ends there
+    std::array<char, digest_hex_length + 2> text;  // one more than the name and its newline: to see that it ends there
     ssize_t n;
     do {
         n = ::read(fd, text.data(), text.size());
     } while (n < 0 && errno == EINTR);
-    if (n != static_cast<ssize_t>(sha256_hex_length + 1) || text[sha256_hex_length] != '\n') {
+    if (n != static_cast<ssize_t>(digest_hex_length + 1) || text[digest_hex_length] != '\n') {
         return {};
     }
-    const std::string_view name(text.data(), sha256_hex_length);
-    return is_sha256_hex(name) ? std::string(name) : std::string();
+    const std::string_view name(text.data(), digest_hex_length);
+    return is_digest_hex(name) ? std::string(name) : std::string();
 }
 
 bool has_size(int fd, uint64_t size) {
@@ -105,15 +105,15 @@ std::optional<Blob> open_blob(const Layout & layout, Key key) {
     return Blob{std::move(name), std::move(fd)};
 }
 
-std::optional<Blob> open_blob(const Layout & layout, std::string_view sha256, uint64_t size) {
-    if (!is_sha256_hex(sha256)) {
+std::optional<Blob> open_blob(const Layout & layout, std::string_view digest, uint64_t size) {
+    if (!is_digest_hex(digest)) {
         return std::nullopt;
     }
-    UniqueFd fd = open_to_read(layout.blob(sha256));
+    UniqueFd fd = open_to_read(layout.blob(digest));
     if (!fd || !has_size(fd.get(), size)) {
         return std::nullopt;
     }
-    return Blob{std::string(sha256), std::move(fd)};
+    return Blob{std::string(digest), std::move(fd)};
 }
 
 std::string read_index_file(const std::filesystem::path & path) {
@@ -121,13 +121,13 @@ std::string read_index_file(const std::filesystem::path & path) {
     return fd ? read_name(fd.get()) : std::string();
 }
 
-void remove_entry(const Layout & layout, Key key, std::string_view sha256, std::string_view reason) {
+void remove_entry(const Layout & layout, Key key, std::string_view digest, std::string_view reason) {
     const std::filesystem::path index_file = layout.index_file(key);
     log_warning("weight cache: {} is dropped: {}", index_file.string(), reason);
     // The index first: no other process should be sent to a blob that is about to go.
     ::unlink(index_file.c_str());
-    if (!sha256.empty()) {
-        ::unlink(layout.blob(sha256).c_str());
+    if (!digest.empty()) {
+        ::unlink(layout.blob(digest).c_str());
     }
 }
 

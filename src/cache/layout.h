@@ -1,6 +1,6 @@
 // The store on disk.
 //
-//   <root>/blobs/<sha256>            the bytes, mode 0600; the name is the SHA-256 of the content, 64 lower-case hex
+//   <root>/blobs/<digest>            the bytes, mode 0600; the name is the BLAKE3 of the content, 64 lower-case hex
 //   <root>/index/<fnv>-<size>        which blob it is: its name and a newline. fnv: FNV-1a 64 of the bytes, 16 hex
 //                                    digits, as SET_TENSOR_HASH asks for it; size: bytes, decimal
 //   <root>/tmp/XXXXXX                being written
@@ -39,7 +39,7 @@ struct Layout {
     std::filesystem::path index() const { return root / "index"; }
     std::filesystem::path temporary() const { return root / "tmp"; }
     std::filesystem::path digests() const { return root / "digests"; }
-    std::filesystem::path blob(std::string_view sha256) const { return blobs() / sha256; }
+    std::filesystem::path blob(std::string_view digest) const { return blobs() / digest; }
     std::filesystem::path index_file(Key key) const;
 };
 
@@ -50,7 +50,7 @@ Result<> make_private(const std::filesystem::path & directory);
 Result<Layout> make_root(const std::filesystem::path & directory);
 
 struct Blob {
-    std::string sha256;  // its name; whether the bytes agree is for the reader to find out
+    std::string digest;  // its name; whether the bytes agree is for the reader to find out
     UniqueFd fd;         // of a file of the size that was asked for
 };
 
@@ -59,12 +59,12 @@ struct Blob {
 std::optional<Blob> open_blob(const Layout & layout, Key key);
 
 // The same by the content's name. A peer may say any name and size: nothing is removed, whatever is found.
-std::optional<Blob> open_blob(const Layout & layout, std::string_view sha256, uint64_t size);
+std::optional<Blob> open_blob(const Layout & layout, std::string_view digest, uint64_t size);
 
 // The name in an index file, "" if there is none or the file is not as Writer makes it.
 std::string read_index_file(const std::filesystem::path & path);
 
-// Takes the index file and the blob away (`sha256` empty: the index file only) and warns with the reason.
-void remove_entry(const Layout & layout, Key key, std::string_view sha256, std::string_view reason);
+// Takes the index file and the blob away (`digest` empty: the index file only) and warns with the reason.
+void remove_entry(const Layout & layout, Key key, std::string_view digest, std::string_view reason);
 
 }  // namespace caravan::cache

@@ -24,7 +24,7 @@ std::optional<Reader> open_tensor(const FileDigests & file, const TensorDigest &
         log_debug("model-dir: {} is gone or has changed", file.path.string());
         return std::nullopt;
     }
-    return Reader({std::move(fd), file.path, tensor.extent.offset, tensor.extent.size, tensor.sha256},
+    return Reader({std::move(fd), file.path, tensor.extent.offset, tensor.extent.size, tensor.digest},
                   [path = file.path, at = tensor.extent.offset](std::string_view reason) {
                       log_warning("model-dir: the tensor at byte {} of {} is not used: {}", at, path.string(), reason);
                   });
@@ -80,8 +80,8 @@ std::optional<Reader> ModelIndex::find(uint64_t fnv, uint64_t size) {
     return find_tensor([&](const TensorDigest & tensor) { return tensor.fnv == fnv && tensor.extent.size == size; });
 }
 
-std::optional<Reader> ModelIndex::find_sha256(std::string_view hex, uint64_t size) {
-    return find_tensor([&](const TensorDigest & tensor) { return tensor.sha256 == hex && tensor.extent.size == size; });
+std::optional<Reader> ModelIndex::find_digest(std::string_view hex, uint64_t size) {
+    return find_tensor([&](const TensorDigest & tensor) { return tensor.digest == hex && tensor.extent.size == size; });
 }
 
 }  // namespace caravan::cache

@@ -27,7 +27,7 @@ public:
     // A tensor with this hash and size, in a file that has not changed since it was looked through. As the file may
     // change at any time, what is read counts only once Reader::verify() says so.
     std::optional<Reader> find(uint64_t fnv, uint64_t size);
-    std::optional<Reader> find_sha256(std::string_view hex, uint64_t size);
+    std::optional<Reader> find_digest(std::string_view hex, uint64_t size);
 
 private:
     ModelIndex(Layout layout, std::vector<std::filesystem::path> model_dirs)

@@ -28,7 +28,7 @@ Result<size_t> Reader::read(MutableBytes to) {
 
 bool Reader::verify() {
     if (!verdict_) {
-        verdict_ = taken_ == content_.size && digest_.hex() == content_.sha256;
+        verdict_ = taken_ == content_.size && digest_.hex() == content_.digest;
         if (!*verdict_) {
             on_damage_(taken_ == content_.size ? "its bytes were altered" : "it cannot be read to the end");
         }

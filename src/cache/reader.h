@@ -21,7 +21,7 @@ struct Content {
     std::filesystem::path path;  // for messages
     uint64_t offset = 0;         // bytes
     uint64_t size = 0;           // bytes
-    std::string sha256;
+    std::string digest;
 };
 
 // From Store or ModelIndex, which it may outlive. One thread at a time.
@@ -45,7 +45,7 @@ public:
 private:
     Content content_;
     OnDamage on_damage_;
-    Sha256 digest_;
+    Blake3 digest_;
     uint64_t taken_ = 0;  // bytes read so far, at most content_.size
     std::optional<bool> verdict_;
 };

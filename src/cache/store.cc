@@ -93,14 +93,14 @@ std::optional<Reader> Store::find(uint64_t fnv, uint64_t size) const {
         return std::nullopt;
     }
     mark_used(*blob);
-    const std::string name = blob->sha256;
+    const std::string name = blob->digest;
     return Reader({std::move(blob->fd), state_->layout.blob(name), 0, size, name},
                   [layout = state_->layout, key, name](std::string_view reason) {
                       remove_entry(layout, key, name, reason);
                   });
 }
 
-std::optional<Reader> Store::find_sha256(std::string_view hex, uint64_t size) const {
+std::optional<Reader> Store::find_digest(std::string_view hex, uint64_t size) const {
     auto blob = open_blob(state_->layout, hex, size);
     if (!blob) {
         return std::nullopt;

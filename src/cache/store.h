@@ -1,7 +1,7 @@
 // The server's memory of weights (`rpc-server -c`): what was uploaded once is found by its hash the next time.
 //
-// Contents are named by their SHA-256, and read back they must have it: a truncated or altered file is never served
-// but removed. The protocol asks by FNV-1a 64 and size, which an index leads to the SHA-256. Whoever may upload can
+// Contents are named by their BLAKE3, and read back they must have it: a truncated or altered file is never served
+// but removed. The protocol asks by FNV-1a 64 and size, which an index leads to the BLAKE3. Whoever may upload can
 // thereby choose what is found under a hash that nobody used before, as with the stock server, but can change nothing
 // that is there. layout.h has the files; stock's own files beside them are not touched.
 #pragma once
@@ -40,9 +40,9 @@ public:
     // The entry for bytes with this FNV-1a 64 and this size. It counts as used.
     std::optional<Reader> find(uint64_t fnv, uint64_t size) const;
 
-    // The entry for bytes with this SHA-256 (lower-case hex; anything else is not found) and this size. It counts as
+    // The entry for bytes with this BLAKE3 (lower-case hex; anything else is not found) and this size. It counts as
     // used.
-    std::optional<Reader> find_sha256(std::string_view hex, uint64_t size) const;
+    std::optional<Reader> find_digest(std::string_view hex, uint64_t size) const;
 
     // An entry to be, of `size` bytes; room is made for it. None if it is larger than the limit, or cannot be begun or
     // an earlier one could not be written, of which a warning has said why: the upload goes on without.

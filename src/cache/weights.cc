@@ -28,9 +28,9 @@ std::optional<Reader> Weights::find(uint64_t fnv, uint64_t size) {
     return found || !store_ ? std::move(found) : store_->find(fnv, size);
 }
 
-std::optional<Reader> Weights::find_sha256(std::string_view hex, uint64_t size) {
-    auto found = models_ ? models_->find_sha256(hex, size) : std::nullopt;
-    return found || !store_ ? std::move(found) : store_->find_sha256(hex, size);
+std::optional<Reader> Weights::find_digest(std::string_view hex, uint64_t size) {
+    auto found = models_ ? models_->find_digest(hex, size) : std::nullopt;
+    return found || !store_ ? std::move(found) : store_->find_digest(hex, size);
 }
 
 std::optional<Writer> Weights::begin(uint64_t size) const { return store_ ? store_->begin(size) : std::nullopt; }

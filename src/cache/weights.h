@@ -28,7 +28,7 @@ public:
 
     // Model files first: what is read from there does not push anything out of the store.
     std::optional<Reader> find(uint64_t fnv, uint64_t size);
-    std::optional<Reader> find_sha256(std::string_view hex, uint64_t size);
+    std::optional<Reader> find_digest(std::string_view hex, uint64_t size);
 
     // Is there anything that could be found?
     bool may_find() const { return store_ || models_; }

@@ -39,18 +39,14 @@ bool Writer::commit() {
         return false;
     }
     const Key key{fnv_, size_};
-    const std::string sha256 = digest_.hex();
-    if (sha256.empty()) {
-        give_up("OpenSSL cannot compute SHA-256");
-        return false;
-    }
-    const std::filesystem::path blob = store_->layout.blob(sha256);
+    const std::string digest = digest_.hex();
+    const std::filesystem::path blob = store_->layout.blob(digest);
     // Over a blob of that name, if there is one: should that be damaged, it is mended.
     if (const auto moved = file_.close().and_then([&] { return file_.move_over(blob); }); !moved) {
         give_up(moved.error());
         return false;
     }
-    const auto entered = enter(key, sha256);
+    const auto entered = enter(key, digest);
     if (!entered || !*entered) {
         ::unlink(blob.c_str());  // no index file leads to it: another key would be another content
         entered ? give_up("other bytes are stored under the same FNV-1a hash and size, and stay")
@@ -64,15 +60,15 @@ bool Writer::commit() {
     return true;
 }
 
-// True: the index names `sha256` for `key`, by us or by another process. False: it names another blob.
-Result<bool> Writer::enter(Key key, const std::string & sha256) {
+// True: the index names `digest` for `key`, by us or by another process. False: it names another blob.
+Result<bool> Writer::enter(Key key, const std::string & digest) {
     // A second round if the file that was in the way is gone: it was damaged, or just then removed.
     for (int round = 0; round < 2; ++round) {
         auto file = TemporaryFile::create(store_->layout.temporary());
         if (!file) {
             return std::unexpected(file.error());
         }
-        const std::string line = sha256 + "\n";
+        const std::string line = digest + "\n";
         const auto placed = file->write(const_bytes(line.data(), line.size()))
                                 .and_then([&] { return file->close(); })
                                 .and_then([&] { return file->move_if_absent(store_->layout.index_file(key)); });
@@ -80,7 +76,7 @@ Result<bool> Writer::enter(Key key, const std::string & sha256) {
             return placed;
         }
         if (const auto first = open_blob(store_->layout, key)) {
-            return first->sha256 == sha256;
+            return first->digest == digest;
         }
     }
     return fail(Errc::unavailable, "cannot replace {}", store_->layout.index_file(key).string());

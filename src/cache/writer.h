@@ -43,14 +43,14 @@ private:
 
     void give_up(std::string_view reason);
     void give_up(const Error & error);  // the disk's fault: for the whole store
-    Result<bool> enter(Key key, const std::string & sha256);
+    Result<bool> enter(Key key, const std::string & digest);
 
     std::shared_ptr<StoreState> store_;
     uint64_t size_;  // bytes announced
     TemporaryFile file_;
     uint64_t taken_ = 0;  // bytes appended so far, at most size_
     uint64_t fnv_ = wire::fnv1a_start;
-    Sha256 digest_;
+    Blake3 digest_;
     bool over_ = false;  // committed or given up
 };
 

@@ -69,6 +69,9 @@ public:
     virtual void push(uint16_t link, const wire::Region & region) = 0;
     virtual void take(uint64_t token, const wire::Region & region) = 0;
 
+    // `digest`: BLAKE3. An answer of one byte comes, 1 if the server had the bytes.
+    virtual void find(const wire::Region & region, uint64_t offset, uint64_t size, ConstBytes digest) = 0;
+
     template <class Request>
     void post_native(wire::NativeCommand command, const Request & request, uint64_t extra = 0) {
         post(static_cast<wire::Command>(command), request, extra);

@@ -4,6 +4,7 @@
 
 #include "base/config.h"
 #include "base/log.h"
+#include "cache/digest.h"
 #include "net/handshake.h"
 
 namespace caravan::client {
@@ -512,12 +513,29 @@ void Connection::append_held(const std::vector<HeldWrite> & writes) {
     }
 }
 
+// Is it worth hashing a weight? A native server says whether it keeps any, a stock one does not.
+bool Connection::may_be_found(Lock & lock) {
+    if (native_ != nullptr && !has_cache_) {
+        commands_->post(static_cast<Command>(wire::NativeCommand::facts));
+        wire::SessionFacts facts{};
+        await_locked(lock, stream_.expect(mutable_bytes(&facts, sizeof facts)));
+        has_cache_ = facts.has_cache != 0;
+    }
+    return has_cache_.value_or(true) && misses_in_a_row_ < hopeless;
+}
+
 bool Connection::found_by_hash(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data) {
-    if (misses_in_a_row_ >= hopeless) {
+    if (!may_be_found(lock)) {
         return false;
     }
-    commands_->post(Command::set_tensor_hash,
-                    wire::SetTensorHashRequest{stock_tensor(region), offset, wire::fnv1a(data)});
+    if (native_ != nullptr) {
+        cache::Blake3 digest;
+        digest.update(data);
+        native_->find(region, offset, data.size(), digest.bytes());
+    } else {
+        commands_->post(Command::set_tensor_hash,
+                        wire::SetTensorHashRequest{stock_tensor(region), offset, wire::fnv1a(data)});
+    }
     uint8_t found = 0;
     await_locked(lock, stream_.expect(mutable_bytes(&found, sizeof found)));
     misses_in_a_row_ = found != 0 ? 0 : misses_in_a_row_ + 1;

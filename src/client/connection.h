@@ -122,6 +122,7 @@ private:
     void write(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data, bool keep);
     void append_write(const wire::Region & region, uint64_t offset, ConstBytes data, bool keep);
     void append_held(const std::vector<HeldWrite> & writes);
+    bool may_be_found(Lock & lock);
     bool found_by_hash(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data);
     void report();
 
@@ -137,7 +138,8 @@ private:
     KeptGraph * held_launch_ = nullptr;  // launched, but still in the batch: the get that follows goes with it
     KeptGraph * last_launch_ = nullptr;  // the command before this one was its launch
     TimePoint last_launch_time_{};
-    int misses_in_a_row_ = 0;            // of SET_TENSOR_HASH
+    int misses_in_a_row_ = 0;            // of weights that were asked for by hash
+    std::optional<bool> has_cache_;      // the server, if it is native
 
     std::mutex links_mutex_;  // taken before stream_.mutex(), and by one connection at a time
     std::unordered_map<Connection *, Link> links_;  // by source: what the first try came to

@@ -60,6 +60,11 @@ public:
         const uint16_t slot = slot_of(region);
         post_native(NativeCommand::take, wire::TakeRequest{token, slot});
     }
+    void find(const wire::Region & region, uint64_t offset, uint64_t size, ConstBytes digest) override {
+        wire::FindRequest request{slot_of(region), offset, size, {}};
+        std::ranges::copy(digest, request.digest);
+        post_native(NativeCommand::find, request);
+    }
 
     Launch prepare(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of) override {
         Launch out;

@@ -170,6 +170,11 @@ bool Data::find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv) {
     return entry && load(region, size, *entry);
 }
 
+bool Data::find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest) {
+    auto entry = weights_ == nullptr ? std::nullopt : weights_->find_digest(cache::hex_of(digest), size);
+    return entry && load(region, size, *entry);
+}
+
 bool Data::load(CheckedRegion & region, uint64_t size, cache::Reader & entry) {
     devices_.synchronize(region.device());
     const MutableBytes piece = scratch(piece_size);

@@ -40,6 +40,7 @@ public:
 
     // [region.offset, + size) from the cache; false if it is not there.
     bool find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv);
+    bool find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest);
     bool has_cache() const { return weights_ != nullptr && weights_->may_find(); }
 
     template <class Answer>

@@ -45,7 +45,7 @@ Result<> NativeCommands::serve(wire::NativeCommand command, uint64_t size) {
         case wire::NativeCommand::push: return push();
         case wire::NativeCommand::take: return take_push();
         case wire::NativeCommand::facts: return data_.answer(wire::SessionFacts{.has_cache = data_.has_cache()});
-        case wire::NativeCommand::find: break;
+        case wire::NativeCommand::find: return find();
     }
     return caravan::fail(Errc::protocol, "not known here");
 }
@@ -238,6 +238,18 @@ Result<> NativeCommands::supports(uint64_t size) {
         return data_.tell(wire::AnswerKind::refused, answers.error().text);
     }
     return data_.answer_bytes(std::as_bytes(std::span(*answers)));
+}
+
+Result<> NativeCommands::find() {
+    const auto request = take<wire::FindRequest>();
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    auto target = region(request->slot, request->offset, request->size);
+    if (!target) {
+        return std::unexpected(target.error());
+    }
+    return data_.answer<uint8_t>(data_.find_digest(*target, request->size, request->digest) ? 1 : 0);
 }
 
 Result<> NativeCommands::connect(uint64_t size) {

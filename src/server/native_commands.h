@@ -49,6 +49,7 @@ private:
     Result<> graph(uint64_t size);
     Result<> launch();
     Result<> supports(uint64_t size);
+    Result<> find();
     Result<> connect(uint64_t size);
     Result<> push();
     Result<> take_push();

@@ -42,7 +42,7 @@ enum class NativeCommand : uint8_t {
     graph = 69,        // device, slot, base slot, n, difference: keep it in the slot and launch it
     launch = 70,       // slot. No answer; see launch_failed
     supports = 71,     // device, n, difference to nothing. Answer: u8 for each node: 1 = it does
-    find = 72,         // slot, offset, size, SHA-256. Answer: u8 1 = it was here, and is in place now
+    find = 72,         // slot, offset, size, BLAKE3. Answer: u8 1 = it was here, and is in place now
     invite = 73,       // Answer: u64 token with which another server may connect to this session
     connect = 74,      // link, token, endpoint: connect to that session. Answer: text, or refused
     push = 75,         // link, slot: send all bytes to the link's other end. No answer
@@ -116,7 +116,7 @@ struct SupportsRequest {  // the difference follows
 struct FindRequest {
     uint16_t slot;
     uint64_t offset, size;
-    uint8_t sha256[32];
+    std::byte digest[32];
 };
 struct ConnectRequest {  // the endpoint follows, as text
     uint16_t link;

@@ -95,7 +95,8 @@ def test_damage_is_noticed_and_mended(cache, damage):
     damage(cache.blobs()[0])
     mended = cache.load(server)
     assert 12 <= mended <= first - 35, 'one tensor was sent again'
-    assert server.count('warning: weight cache: ') == 1
+    # A blob of another size is as good as none, and the upload takes its place.
+    assert server.count('warning: weight cache: ') == (1 if damage is alter else 0)
     assert cache.load(server) <= first - 54
 
 

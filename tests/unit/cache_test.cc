@@ -182,10 +182,10 @@ TEST_F(CacheTest, FilesAreNamedAsDocumentedAndPrivate) {
     const Store store = open();
     ASSERT_TRUE(put(store, "abc"));
     ::umask(old);
-    const std::string sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-    EXPECT_EQ(contents(ours() / "index" / "e71fa2190541574b-3"), sha256 + "\n");
-    EXPECT_EQ(contents(ours() / "blobs" / sha256), "abc");
-    EXPECT_EQ(mode_of(ours() / "blobs" / sha256), 0600U);
+    const std::string digest = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
+    EXPECT_EQ(contents(ours() / "index" / "e71fa2190541574b-3"), digest + "\n");
+    EXPECT_EQ(contents(ours() / "blobs" / digest), "abc");
+    EXPECT_EQ(mode_of(ours() / "blobs" / digest), 0600U);
     for (const char * folder : {"", "blobs", "index", "tmp"}) {
         EXPECT_EQ(mode_of(ours() / folder), 0700U) << folder;
     }
@@ -598,7 +598,7 @@ TEST_F(CacheTest, WhatWasUsedLongestAgoMakesRoom) {
     EXPECT_EQ(get(store, b), std::nullopt);
     age(a, 20);
     age(c, 10);
-    ASSERT_TRUE(store.find_sha256(blob(a).filename().string(), 4000));  // used again, by its content's name
+    ASSERT_TRUE(store.find_digest(blob(a).filename().string(), 4000));  // used again, by its content's name
     ASSERT_TRUE(put(store, d));
     EXPECT_EQ(get(store, a), a);
     EXPECT_EQ(get(store, c), std::nullopt);
@@ -698,8 +698,8 @@ TEST_F(CacheTest, ManyProcessesStayBelowTheLimit) {
 TEST_F(CacheTest, ContentIsFoundByItsName) {
     const Store store = open();
     ASSERT_TRUE(put(store, "abc"));
-    const std::string sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-    auto reader = store.find_sha256(sha256, 3);
+    const std::string digest = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
+    auto reader = store.find_digest(digest, 3);
     ASSERT_TRUE(reader);
     std::string to(3, '\0');
     EXPECT_EQ(reader->read(mutable_bytes(to.data(), to.size())).value_or(0), 3U);
@@ -710,15 +710,15 @@ TEST_F(CacheTest, ContentIsFoundByItsName) {
 TEST_F(CacheTest, WrongQuestionsFindNothingAndRemoveNothing) {
     const Store store = open();
     ASSERT_TRUE(put(store, "abc"));
-    const std::string sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-    std::string upper = sha256;
+    const std::string digest = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
+    std::string upper = digest;
     upper[0] = 'B';
     for (const std::string & name :
-         {std::string(), upper, sha256.substr(1), sha256 + "0", "../index/" + sha256.substr(9)}) {
-        EXPECT_FALSE(store.find_sha256(name, 3)) << name;
+         {std::string(), upper, digest.substr(1), digest + "0", "../index/" + digest.substr(9)}) {
+        EXPECT_FALSE(store.find_digest(name, 3)) << name;
     }
-    EXPECT_FALSE(store.find_sha256(sha256, 2));
-    EXPECT_FALSE(store.find_sha256(sha256, 4));
+    EXPECT_FALSE(store.find_digest(digest, 2));
+    EXPECT_FALSE(store.find_digest(digest, 4));
     EXPECT_EQ(get(store, "abc"), "abc");
 }
 
@@ -727,7 +727,7 @@ TEST_F(CacheTest, AlteredContentIsNotServedByItsNameAndRemoved) {
     ASSERT_TRUE(put(store, "abc"));
     const fs::path path = blob("abc");
     overwrite(path, "abd");
-    auto reader = store.find_sha256(path.filename().string(), 3);
+    auto reader = store.find_digest(path.filename().string(), 3);
     ASSERT_TRUE(reader);
     std::string to(3, '\0');
     EXPECT_EQ(reader->read(mutable_bytes(to.data(), to.size())).value_or(0), 3U);

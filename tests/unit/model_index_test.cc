@@ -115,17 +115,17 @@ TEST_F(ModelIndexTest, TensorsAreFoundAndHashedOnce) {
     EXPECT_TRUE(warnings.empty()) << warnings.front();
 }
 
-TEST_F(ModelIndexTest, FoundBySha256) {
+TEST_F(ModelIndexTest, FoundByBlake3) {
     const std::string a = tensor('a');
     test::write_file(models() / "one.gguf", test::model_of({a}));
     look();
-    Sha256 digest;
+    Blake3 digest;
     digest.update(const_bytes(a.data(), a.size()));
     const std::string name = digest.hex();
     ModelIndex index = open();
-    EXPECT_EQ(read(index.find_sha256(name, large)), a);
-    EXPECT_FALSE(index.find_sha256(name, large + 1));
-    EXPECT_FALSE(index.find_sha256(std::string(64, '0'), large));
+    EXPECT_EQ(read(index.find_digest(name, large)), a);
+    EXPECT_FALSE(index.find_digest(name, large + 1));
+    EXPECT_FALSE(index.find_digest(std::string(64, '0'), large));
 }
 
 TEST_F(ModelIndexTest, FileThatChangedIsNotServedUntilItIsLookedThroughAgain) {

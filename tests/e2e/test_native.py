@@ -1,0 +1,89 @@
+"""What only two Caravan peers do: links between servers, ops asked of the device, errors with a text."""
+import csv
+import struct
+
+import pytest
+
+import stockwire
+from harness import local_logits, same
+from system import TEST_BACKEND_OPS, eventually
+
+VERBOSE = ['-lv', 4]
+
+
+def linked(server):
+    return 'Linked with the server at' in server.log()
+
+
+def test_servers_send_straight_to_each_other(lab):
+    servers = [lab.server() for _ in range(3)]
+    logits, log = lab.logits(servers, more=VERBOSE), lab.processes[-1].log()
+    same(logits, local_logits(lab))
+    assert [linked(server) for server in servers] == [False, True, True]
+    assert f'RPC server {servers[0].endpoint} sends straight to {servers[1].endpoint}, over tcp' in log
+    assert f'RPC server {servers[1].endpoint} sends straight to {servers[2].endpoint}, over tcp' in log
+
+
+def test_servers_that_cannot_reach_each_other(lab):
+    """A Unix socket is no address for another server."""
+    servers = [lab.server(), lab.server(host=f'unix:{lab.folder}/rpc.sock')]
+    logits, log = lab.logits(servers, more=VERBOSE), lab.processes[-1].log()
+    same(logits, local_logits(lab))
+    assert 'do not reach each other (' in log and 'links are made over TCP or RDMA only' in log
+    assert not any(linked(server) for server in servers)
+
+
+def test_links_flow_in_micro_batches(lab):
+    servers = [lab.server() for _ in range(2)]
+    more = ['-b', 64, '-ub', 16]
+    same(lab.logits(servers, more=more), local_logits(lab, more=more))
+    assert linked(servers[1])
+
+
+def test_two_devices_of_one_server(lab):
+    server = lab.server('-d', 'CPU', '-d', 'CPU')
+    same(lab.logits([server]), local_logits(lab))
+    assert server.served() > 0
+
+
+@pytest.mark.parametrize('side', ['client', 'server'])
+def test_stock_dialect_between_caravan_peers(lab, side):
+    env = {'GGML_RPC_DIALECT': 'stock'}
+    servers = [lab.server(env=env if side == 'server' else None) for _ in range(2)]
+    same(lab.logits(servers, env=env if side == 'client' else None), local_logits(lab))
+    assert not any(linked(server) for server in servers)
+
+
+def test_one_server_speaks_the_native_dialect_and_one_does_not(lab):
+    servers = [lab.server(env={'GGML_RPC_DIALECT': 'stock'}), lab.server()]
+    same(lab.logits(servers), local_logits(lab))
+
+
+@pytest.mark.parametrize('op', ['CPY', 'SET_ROWS', 'GET_ROWS', 'CONV_2D', 'OUT_PROD', 'MUL_MAT_ID'])
+def test_the_devices_own_answer_to_what_it_supports(lab, op):
+    """The CPU behind RPC supports what the CPU here does, neither more nor less."""
+    server = lab.server()
+
+    def support(backend, env):
+        done = lab.run([TEST_BACKEND_OPS, 'support', '-b', backend, '-o', op, '--output', 'csv'], env=env)
+        rows = csv.reader(line for line in done.out.splitlines() if line.startswith(f'"{backend}"'))
+        return [(name, case, answer) for _, name, case, _, _, answer, *_ in rows]
+    ours = support('RPC0', {'GGML_RPC_SERVERS': server.endpoint})
+    local = support('CPU', {})
+    assert ours and ours == local
+
+
+def hello(token):
+    return struct.pack('<I8sIQ', 0, b'CARAVAN1', 2, token)
+
+
+def test_a_link_needs_an_invitation(lab):
+    server = lab.server()
+    for token in (1, 2**64 - 1):
+        peer = stockwire.connect(server)
+        peer.sendall(stockwire.command(14, hello(token)))
+        peer.recv(36)
+        peer.sendall(stockwire.command(130))
+        assert stockwire.is_dropped(peer)
+    eventually(lambda: server.log().count('a session that did not invite it') == 2, 'it says so')
+    same(lab.logits([server]), local_logits(lab))

@@ -80,6 +80,15 @@ def test_three_clients_at_once(rig, local):
     assert rig.log().count('RDMA activated') >= 3
 
 
+def test_servers_are_linked_over_rdma(rig, local):
+    """Both in one machine: Soft-RoCE reaches itself."""
+    rig.server()
+    rig.server(port=PORT + 1)
+    logits, output = rig.logits(f'{EP},10.77.0.1:{PORT + 1}')
+    assert logits == local
+    assert f'RPC server {EP} sends straight to 10.77.0.1:{PORT + 1}, over rdma' in output
+
+
 FALLBACKS = [
     ({'GGML_RPC_TRANSPORT': 'tcp'}, {}, ''),
     ({}, {'GGML_RPC_TRANSPORT': 'tcp'}, 'the server has no RDMA'),

@@ -45,6 +45,9 @@ struct SetUpCalls {
 };
 const SetUpCalls & real_calls();
 
+// The wr_id of what set-up sends. Its completion may still come when the data path has begun.
+inline constexpr uint64_t set_up_send_id = uint64_t{1} << 61;
+
 class QueuePair {
 public:
     // In state INIT, its receive slots not yet posted. Errors name the call, and for memory the memlock limit.

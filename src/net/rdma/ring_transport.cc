@@ -256,6 +256,9 @@ private:
             completed_ = completion.wr_id & ~send_tag;
             return;
         }
+        if (completion.wr_id == set_up_send_id) {
+            return;
+        }
         if ((completion.wr_id & probe_tag) != 0) {
             probe_sent_.reset();
             return;

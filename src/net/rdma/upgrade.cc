@@ -17,10 +17,9 @@ static_assert(sizeof(PeerFacts) == wire::queue_pair_facts_size);
 constexpr seconds token_patience{3};   // for a message over RDMA
 constexpr seconds verdict_patience{8};
 constexpr uint64_t token = 0x4e454b4f54414d44;
-constexpr uint64_t token_send_id = UINT64_MAX;
 
-// Until the token has come in (`hears`) or gone out and been acknowledged.
-Result<> complete_token(QueuePair & pair, bool hears, TimePoint deadline) {
+// Until the token has come in. The completion of one's own may come before or after that.
+Result<> hear_token(QueuePair & pair, TimePoint deadline) {
     for (;;) {
         ibv_wc completion{};
         const int count = ibv_poll_cq(pair.cq(), 1, &completion);
@@ -28,13 +27,9 @@ Result<> complete_token(QueuePair & pair, bool hears, TimePoint deadline) {
             return fail(Errc::unavailable, "no message gets through over RDMA: {}",
                         ibv_wc_status_str(completion.status));
         }
-        if (count > 0 && completion.wr_id == token_send_id) {
-            if (!hears) {
-                return {};
-            }
-        } else if (count > 0) {
+        if (count > 0 && completion.wr_id != set_up_send_id) {
             const auto slot = static_cast<uint32_t>(completion.wr_id);
-            if (!hears || completion.byte_len != sizeof token ||
+            if (completion.byte_len != sizeof token ||
                 load<uint64_t>(pair.receive_slot(slot).data()) != token) {
                 return fail(Errc::protocol, "something else than the token came over RDMA");
             }
@@ -52,7 +47,7 @@ Result<> send_token(QueuePair & pair) {
     store(slot.data(), token);
     ibv_sge sge{reinterpret_cast<uint64_t>(slot.data()), sizeof token, pair.lkey()};
     ibv_send_wr request{};
-    request.wr_id = token_send_id;
+    request.wr_id = set_up_send_id;
     request.sg_list = &sge;
     request.num_sge = 1;
     request.opcode = IBV_WR_SEND;
@@ -153,7 +148,7 @@ Result<std::unique_ptr<Transport>> offer(UniqueFd & socket, TimePoint deadline) 
         if (auto sent = send_token(**pair); !sent) {
             return sent;
         }
-        return complete_token(**pair, true, Clock::now() + token_patience);
+        return hear_token(**pair, Clock::now() + token_patience);
     };
     const auto verified = verify();
     if (auto told = send_verdict(socket.get(), verified.has_value(), deadline); !told) {
@@ -177,13 +172,11 @@ Result<std::unique_ptr<Transport>> answer(UniqueFd & socket, const wire::RdmaOff
     if (!connected) {
         return std::unexpected(connected.error());
     }
-    auto verified = complete_token(**pair, true, Clock::now() + token_patience);
+    auto verified = hear_token(**pair, Clock::now() + token_patience);
     if (verified) {
         verified = send_token(**pair);
     }
-    if (verified) {
-        verified = complete_token(**pair, false, Clock::now() + token_patience);
-    }
+    // The verdict tells whether that was heard. Its completion is left to the transport: data may come in before it.
     if (auto verdict = receive_verdict(socket.get()); !verdict) {
         return std::unexpected(verified ? verdict.error() : verified.error());
     }

@@ -3,6 +3,7 @@
 #include <blake3.h>
 
 #include <algorithm>
+#include <charconv>
 #include <format>
 #include <iterator>
 
@@ -35,6 +36,16 @@ std::string hex_of(ConstBytes bytes) {
         std::format_to(std::back_inserter(text), "{:02x}", static_cast<unsigned>(byte));
     }
     return text;
+}
+
+std::array<std::byte, digest_size> bytes_of_hex(std::string_view hex) {
+    std::array<std::byte, digest_size> out{};
+    for (size_t i = 0; i < out.size(); ++i) {
+        unsigned value = 0;
+        std::from_chars(hex.data() + 2 * i, hex.data() + 2 * i + 2, value, 16);
+        out[i] = static_cast<std::byte>(value);
+    }
+    return out;
 }
 
 bool is_digest_hex(std::string_view text) {

@@ -36,6 +36,8 @@ private:
 };
 
 std::string hex_of(ConstBytes bytes);
+// `hex` is one of is_digest_hex().
+std::array<std::byte, digest_size> bytes_of_hex(std::string_view hex);
 
 // Exactly what hex() gives. Checked before such a text becomes part of a path.
 bool is_digest_hex(std::string_view text);

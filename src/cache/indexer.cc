@@ -17,7 +17,7 @@
 #include "cache/digest_file.h"
 #include "cache/gguf.h"
 #include "cache/layout.h"
-#include "wire/stock.h"
+#include "wire/native.h"
 
 namespace caravan::cache {
 namespace {
@@ -106,7 +106,7 @@ void Indexer::add(const fs::path & path) {
     if (!stamp) {
         return leave_out(path, "it is no regular file");
     }
-    const auto extents = find_tensors(fd.get(), stamp->size, wire::hash_threshold);
+    const auto extents = find_tensors(fd.get(), stamp->size, wire::find_threshold);
     if (!extents) {
         return leave_out(path, extents.error().text);
     }

@@ -4,7 +4,7 @@
 
 #include "base/config.h"
 #include "base/log.h"
-#include "cache/digest.h"
+#include "client/known_digests.h"
 #include "net/handshake.h"
 
 namespace caravan::client {
@@ -203,7 +203,7 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
         return;
     }
     append_held(idle_writes_.take_overlapping(range));
-    const bool hashed = is_weight && data.size() > wire::hash_threshold;
+    const bool hashed = is_weight && data.size() > (native_ != nullptr ? wire::find_threshold : wire::hash_threshold);
     if (hashed && found_by_hash(lock, region, offset, data)) {
         return;
     }
@@ -402,6 +402,10 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
         report();
         return GGML_STATUS_FAILED;
     }
+    if (has_hashed_) {
+        has_hashed_ = false;
+        KnownDigests::instance().save();
+    }
     if (auto failure = stream_.take_launch_failure()) {
         log_error("RPC server {} could not compute a graph: {}", endpoint_.text(), *failure);
         return GGML_STATUS_FAILED;
@@ -529,13 +533,12 @@ bool Connection::found_by_hash(Lock & lock, const wire::Region & region, uint64_
         return false;
     }
     if (native_ != nullptr) {
-        cache::Blake3 digest;
-        digest.update(data);
-        native_->find(region, offset, data.size(), digest.bytes());
+        native_->find(region, offset, data.size(), KnownDigests::instance().digest_of(data));
     } else {
         commands_->post(Command::set_tensor_hash,
                         wire::SetTensorHashRequest{stock_tensor(region), offset, wire::fnv1a(data)});
     }
+    has_hashed_ = true;
     uint8_t found = 0;
     await_locked(lock, stream_.expect(mutable_bytes(&found, sizeof found)));
     misses_in_a_row_ = found != 0 ? 0 : misses_in_a_row_ + 1;

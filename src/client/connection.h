@@ -140,6 +140,7 @@ private:
     TimePoint last_launch_time_{};
     int misses_in_a_row_ = 0;            // of weights that were asked for by hash
     std::optional<bool> has_cache_;      // the server, if it is native
+    bool has_hashed_ = false;            // since the last launch
 
     std::mutex links_mutex_;  // taken before stream_.mutex(), and by one connection at a time
     std::unordered_map<Connection *, Link> links_;  // by source: what the first try came to

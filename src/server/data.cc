@@ -33,7 +33,7 @@ Result<> Data::tell(wire::AnswerKind kind, std::string_view text) {
 Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t size, bool keep) {
     devices_.synchronize(region.device());
     std::optional<cache::Writer> writer;
-    if (keep && weights_ != nullptr && size > wire::hash_threshold) {
+    if (keep && weights_ != nullptr && size > wire::find_threshold) {
         if (auto begun = weights_->begin(size)) {
             writer.emplace(std::move(*begun));
         }
@@ -177,15 +177,18 @@ bool Data::find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest)
 
 bool Data::load(CheckedRegion & region, uint64_t size, cache::Reader & entry) {
     devices_.synchronize(region.device());
-    const MutableBytes piece = scratch(piece_size);
-    for (uint64_t done = 0;;) {
+    const bool is_host = region.region.buffer->is_host;
+    for (uint64_t done = 0; done < size;) {
+        const MutableBytes piece =
+            is_host ? MutableBytes(region.region.data() + done, size - done) : scratch(size - done);
         const auto got = entry.read(piece);
         if (!got || *got == 0) {
             break;
         }
-        const size_t step = std::min<uint64_t>(*got, size - done);
-        ggml_backend_tensor_set(&region.tensor, piece.data(), region.offset + done, step);
-        done += step;
+        if (!is_host) {
+            ggml_backend_tensor_set(&region.tensor, piece.data(), region.offset + done, *got);
+        }
+        done += *got;
     }
     return entry.verify();
 }

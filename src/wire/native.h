@@ -23,6 +23,9 @@ inline constexpr uint16_t max_tensor_slots = 4096;
 inline constexpr uint16_t max_graph_slots = 128;  // of each session, for all its devices
 inline constexpr uint32_t max_graph_tensors = 1 << 18;
 inline constexpr size_t max_error_text = 1000;
+// Weights longer than this are looked for before they are sent: less than in the stock dialect, for a question costs
+// less than the bytes.
+inline constexpr size_t find_threshold = 1024 * 1024;
 
 enum class AnswerKind : uint8_t {
     good = 0,           // the payload is the answer

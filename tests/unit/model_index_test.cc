@@ -17,14 +17,14 @@
 #include "cache/weights.h"
 #include "gguf_bytes.h"
 #include "temporary_folder.h"
-#include "wire/stock.h"
+#include "wire/native.h"
 
 namespace caravan::cache {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t large = wire::hash_threshold + 1;
+constexpr size_t large = wire::find_threshold + 1;
 
 std::mutex log_mutex;
 std::vector<std::string> warnings;
@@ -93,7 +93,7 @@ protected:
 TEST_F(ModelIndexTest, TensorsAreFoundAndHashedOnce) {
     const std::string a = tensor('a'), b = tensor('b', large + 12345);
     fs::create_directories(models() / "deep" / "down");
-    test::write_file(models() / "one.gguf", test::model_of({tensor('s', 1000), a, tensor('t', wire::hash_threshold)}));
+    test::write_file(models() / "one.gguf", test::model_of({tensor('s', 1000), a, tensor('t', wire::find_threshold)}));
     test::write_file(models() / "deep" / "down" / "other.gguf", test::model_of({b}));
     test::write_file(models() / "not-a-model.txt", test::model_of({tensor('c')}));
     ModelIndex early = open();
@@ -106,7 +106,7 @@ TEST_F(ModelIndexTest, TensorsAreFoundAndHashedOnce) {
     EXPECT_EQ(read(early.find(hash(a), large)), a) << "what was written down later is seen";
     EXPECT_EQ(get(b), b);
     EXPECT_EQ(get(tensor('c')), std::nullopt);
-    EXPECT_EQ(get(tensor('t', wire::hash_threshold)), std::nullopt) << "clients do not ask for these";
+    EXPECT_EQ(get(tensor('t', wire::find_threshold)), std::nullopt) << "clients do not ask for these";
     EXPECT_FALSE(early.find(hash(a), large - 1));
     EXPECT_FALSE(early.find(hash(a) + 1, large));
     const IndexReport second = look();

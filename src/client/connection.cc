@@ -5,6 +5,7 @@
 #include "base/config.h"
 #include "base/log.h"
 #include "client/known_digests.h"
+#include "client/trace.h"
 #include "net/handshake.h"
 
 namespace caravan::client {
@@ -35,6 +36,9 @@ Connection::Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> t
 }
 
 Connection::~Connection() {
+    if (clock_ahead_ns_) {
+        end_trace();
+    }
     for (const Relay & relay : relays_) {
         relay.source->await(relay.ticket);  // its answer goes into our memory
     }
@@ -54,7 +58,48 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
     } else {
         log_debug("{}: connected over {} for {}", endpoint.text(), kind, is_session ? "a session" : "questions");
     }
-    return std::shared_ptr<Connection>(new Connection(endpoint, std::move(opened->transport), opened->peer_is_native));
+    std::shared_ptr<Connection> connection(
+        new Connection(endpoint, std::move(opened->transport), opened->peer_is_native));
+    if (is_session && Trace::instance().is_on() && connection->is_native()) {
+        connection->begin_trace();
+    }
+    return connection;
+}
+
+// The quickest of some questions tells best how far the server's clock is ahead.
+void Connection::begin_trace() {
+    constexpr int questions = 16;
+    uint64_t quickest = UINT64_MAX;
+    for (int i = 0; i < questions; ++i) {
+        const uint64_t before = Trace::now_ns();
+        const auto there = ask<uint64_t>(static_cast<Command>(wire::NativeCommand::clock));
+        const uint64_t took = Trace::now_ns() - before;
+        if (there && took < quickest) {
+            quickest = took;
+            clock_ahead_ns_ = static_cast<int64_t>(*there - (before + took / 2));
+        }
+    }
+    stream_.trace_as(endpoint_.text());
+}
+
+void Connection::end_trace() {
+    for (bool more = true; more;) {
+        const auto answer = std::make_unique<wire::SpansAnswer>();
+        Lock lock(stream_.mutex());
+        commands_->post(static_cast<Command>(wire::NativeCommand::spans));
+        await_locked(lock, stream_.expect(mutable_bytes(answer.get(), sizeof *answer)));
+        const uint32_t count = std::min<uint32_t>(answer->count, wire::spans_per_answer);
+        for (const wire::Span & span : std::span(answer->spans).first(count)) {
+            const auto command = static_cast<Command>(span.command);
+            Trace::instance().add_remote(
+                wire::is_native(command) ? wire::command_name(static_cast<wire::NativeCommand>(span.command))
+                                         : wire::command_name(command),
+                endpoint_.text(), span.begin - static_cast<uint64_t>(*clock_ahead_ns_),
+                span.end - static_cast<uint64_t>(*clock_ahead_ns_));
+        }
+        more = count == wire::spans_per_answer;
+    }
+    Trace::instance().write();
 }
 
 void Connection::report() {

@@ -125,9 +125,12 @@ private:
     bool may_be_found(Lock & lock);
     bool found_by_hash(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data);
     void report();
+    void begin_trace();
+    void end_trace();
 
     const net::Endpoint endpoint_;
     Stream stream_;
+    std::optional<int64_t> clock_ahead_ns_;  // of the server's clock; if it is traced
     bool reported_ = false;
 
     // All below is guarded by stream_.mutex().

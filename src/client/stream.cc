@@ -1,5 +1,7 @@
 #include "client/stream.h"
 
+#include "client/trace.h"
+
 #include <algorithm>
 #include <array>
 
@@ -57,7 +59,7 @@ Result<> Stream::flush(Lock & lock, uint64_t position) {
     if (sent_ < position) {
         ++flushes_;
     }
-    return pump(lock, [&] { return sent_ >= position; });
+    return traced_pump("send", lock, [&] { return sent_ >= position; });
 }
 
 Result<> Stream::send(Lock & lock, ConstBytes payload) {
@@ -74,7 +76,18 @@ Result<> Stream::await(Lock & lock, Ticket ticket) {
     if (!is_answered(ticket) && sent_ < ticket.position) {
         ++flushes_;
     }
-    return pump(lock, [&] { return is_answered(ticket); });
+    return traced_pump("wait", lock, [&] { return is_answered(ticket); });
+}
+
+template <class Done>
+Result<> Stream::traced_pump(const char * name, Lock & lock, Done done) {
+    if (traced_as_.empty() || done()) {
+        return pump(lock, done);
+    }
+    const uint64_t begin = Trace::now_ns();
+    auto result = pump(lock, done);
+    Trace::instance().add_own(name, traced_as_, begin, Trace::now_ns());
+    return result;
 }
 
 void Stream::break_off(Error error) {

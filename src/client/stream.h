@@ -68,6 +68,9 @@ public:
     // Until the answer has arrived. No hole may be left before the ticket's position.
     Result<> await(Lock & lock, Ticket ticket);
 
+    // Sends and waits are traced from now on, as towards this server.
+    void trace_as(std::string endpoint) { traced_as_ = std::move(endpoint); }
+
     // What a native server said instead of the last answer, whose bytes are zeroes then; of a launch that failed.
     // Both are given once.
     std::optional<std::string> take_refusal() { return std::exchange(refusal_, std::nullopt); }
@@ -89,6 +92,8 @@ private:
 
     template <class Done>
     Result<> pump(Lock & lock, Done done);
+    template <class Done>
+    Result<> traced_pump(const char * name, Lock & lock, Done done);
     bool can_push() const { return sent_ < (holes_.empty() ? queued_ : holes_.front()); }
     bool push();  // true if bytes went out
     bool pull();  // true if bytes came in
@@ -121,6 +126,7 @@ private:
     int sleepers_ = 0;      // threads that sleep on progress_
     uint64_t moves_ = 0;    // counts progress, for the time-out
     uint64_t flushes_ = 0;
+    std::string traced_as_;  // empty: it is not
 };
 
 }  // namespace caravan::client

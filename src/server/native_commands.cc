@@ -3,6 +3,15 @@
 #include "base/log.h"
 
 namespace caravan::server {
+namespace {
+
+constexpr size_t max_spans = 1 << 18;  // the oldest go first
+
+uint64_t nanoseconds_of(TimePoint time) {
+    return static_cast<uint64_t>(std::chrono::nanoseconds(time.time_since_epoch()).count());
+}
+
+}  // namespace
 
 Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
     ++launches;
@@ -46,6 +55,8 @@ Result<> NativeCommands::serve(wire::NativeCommand command, uint64_t size) {
         case wire::NativeCommand::take: return take_push();
         case wire::NativeCommand::facts: return data_.answer(wire::SessionFacts{.has_cache = data_.has_cache()});
         case wire::NativeCommand::find: return find();
+        case wire::NativeCommand::clock: return clock();
+        case wire::NativeCommand::spans: return spans();
     }
     return caravan::fail(Errc::protocol, "not known here");
 }
@@ -250,6 +261,27 @@ Result<> NativeCommands::find() {
         return std::unexpected(target.error());
     }
     return data_.answer<uint8_t>(data_.find_digest(*target, request->size, request->digest) ? 1 : 0);
+}
+
+Result<> NativeCommands::clock() {
+    recording_ = true;
+    return data_.answer(nanoseconds_of(Clock::now()));
+}
+
+void NativeCommands::record(wire::Command command, TimePoint begin, TimePoint end) {
+    if (spans_.size() == max_spans) {
+        spans_.pop_front();
+    }
+    spans_.push_back({nanoseconds_of(begin), nanoseconds_of(end), static_cast<uint8_t>(command)});
+}
+
+Result<> NativeCommands::spans() {
+    const auto answer = std::make_unique<wire::SpansAnswer>();
+    for (; answer->count < wire::spans_per_answer && !spans_.empty(); spans_.pop_front()) {
+        answer->spans[answer->count] = spans_.front();
+        answer->count = answer->count + 1;
+    }
+    return data_.answer(*answer);
 }
 
 Result<> NativeCommands::connect(uint64_t size) {

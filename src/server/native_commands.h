@@ -1,6 +1,7 @@
 // The native dialect's commands (wire/native.h) of one session. One thread.
 #pragma once
 
+#include <deque>
 #include <optional>
 #include <vector>
 
@@ -30,6 +31,9 @@ public:
 
     // Has the client shown that it speaks this?
     bool is_used() const { return used_; }
+    // A command was served, between these times. Recorded if the client has asked for that.
+    bool is_recording() const { return recording_; }
+    void record(wire::Command command, TimePoint begin, TimePoint end);
     // A buffer is about to be freed: nothing runs, and graphs that need it go.
     void forget(uint64_t buffer);
 
@@ -50,6 +54,8 @@ private:
     Result<> launch();
     Result<> supports(uint64_t size);
     Result<> find();
+    Result<> clock();
+    Result<> spans();
     Result<> connect(uint64_t size);
     Result<> push();
     Result<> take_push();
@@ -68,7 +74,8 @@ private:
     Data & data_;
     GraphRuns & runs_;
     Peers * const peers_;
-    bool used_ = false;
+    bool used_ = false, recording_ = false;
+    std::deque<wire::Span> spans_;
     std::vector<std::optional<wire::Region>> slots_;
     std::vector<KeptGraph> graphs_;
 };

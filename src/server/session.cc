@@ -69,7 +69,11 @@ Result<> Session::serve_one() {
         return fail(Errc::protocol, "{} with a payload of {} bytes", name, size);
     }
     in_.take(sizeof header);
+    const TimePoint begin = native_.is_recording() ? Clock::now() : TimePoint();
     auto done = is_native ? native_.serve(native, size) : dispatch(command, size);
+    if (begin != TimePoint()) {
+        native_.record(command, begin, Clock::now());
+    }
     if (!done && done.error().code != Errc::closed) {
         return fail(done.error().code, "{}: {}", name, done.error().text);
     }

@@ -46,6 +46,8 @@ constexpr Entry table[] = {
     exact<TakeRequest>(NativeCommand::take, "TAKE"),
     exact<SlotRequest>(NativeCommand::initialize, "INITIALIZE"),
     {NativeCommand::facts, "FACTS", {0, 0}},
+    {NativeCommand::clock, "CLOCK", {0, 0}},
+    {NativeCommand::spans, "SPANS", {0, 0}},
 };
 
 const Entry * find_entry(NativeCommand command) {

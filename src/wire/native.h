@@ -52,10 +52,12 @@ enum class NativeCommand : uint8_t {
     take = 76,         // token, slot: receive all bytes from the server that was given the token
     initialize = 77,   // slot: like INIT_TENSOR. No answer
     facts = 78,        // Answer: SessionFacts
+    clock = 79,        // Answer: u64 ns of the server's steady clock. From then on it records what it does
+    spans = 80,        // Answer: SpansAnswer with what was recorded, which is then forgotten
 };
 constexpr bool is_native(Command command) {
     return static_cast<uint8_t>(command) >= static_cast<uint8_t>(NativeCommand::declare) &&
-           static_cast<uint8_t>(command) <= static_cast<uint8_t>(NativeCommand::facts);
+           static_cast<uint8_t>(command) <= static_cast<uint8_t>(NativeCommand::spans);
 }
 
 // A tensor's place and shape, whichever dialect told it.
@@ -138,6 +140,17 @@ struct SlotRequest {
 struct SessionFacts {
     uint8_t has_cache;  // FIND may find something
     uint8_t unused[31];
+};
+
+// One command, from its header's arrival to its end. Steady clock of the server, ns.
+struct Span {
+    uint64_t begin, end;
+    uint8_t command;
+};
+inline constexpr size_t spans_per_answer = 4096;
+struct SpansAnswer {
+    uint32_t count;  // of the spans below that are used; fewer than there is room for: there are no more
+    Span spans[spans_per_answer];
 };
 
 // Between servers, on a link: the data follow.

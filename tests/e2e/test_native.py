@@ -1,5 +1,6 @@
 """What only two Caravan peers do: links between servers, ops asked of the device, errors with a text."""
 import csv
+import json
 import struct
 
 import pytest
@@ -71,6 +72,25 @@ def test_the_devices_own_answer_to_what_it_supports(lab, op):
     ours = support('RPC0', {'GGML_RPC_SERVERS': server.endpoint})
     local = support('CPU', {})
     assert ours and ours == local
+
+
+def test_trace_shows_client_and_servers_on_one_clock(lab):
+    servers = [lab.server() for _ in range(2)]
+    file = lab.folder / 'trace.json'
+    same(lab.logits(servers, env={'GGML_RPC_TRACE': file}), local_logits(lab))
+    events = json.loads(file.read_text())['traceEvents']
+    names = {event['pid']: event['args']['name'] for event in events if event['name'] == 'process_name'}
+    assert sorted(names.values()) == sorted(['client', *(f'server {server.endpoint}' for server in servers)])
+    spans = [event for event in events if event['ph'] == 'X']
+    waits = [span for span in spans if span['pid'] == 0 and span['name'] == 'wait']
+    for pid, name in names.items():
+        theirs = {span['name'] for span in spans if span['pid'] == pid}
+        assert theirs >= ({'send', 'wait'} if pid == 0 else {'WRITE', 'GRAPH'}), name
+    assert any(span['name'] == 'PUSH' for span in spans) and any(span['name'] == 'TAKE' for span in spans)
+    # What the client waits for longest, a server does meanwhile: within a millisecond, by this process's clock.
+    longest = max(waits, key=lambda span: span['dur'])
+    assert any(span['pid'] != 0 and longest['ts'] - 1000 <= span['ts'] and
+               span['ts'] + span['dur'] <= longest['ts'] + longest['dur'] + 1000 for span in spans)
 
 
 def hello(token):

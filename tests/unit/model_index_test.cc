@@ -24,7 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t large = wire::find_threshold + 1;
+constexpr size_t large = 10 * wire::find_threshold + 1;
 
 std::mutex log_mutex;
 std::vector<std::string> warnings;

@@ -22,10 +22,12 @@ constexpr microseconds at_once{100};
 // So many weights in a row that the server did not have: it will not have the rest, so stop hashing.
 constexpr int hopeless = 8;
 
+std::atomic<uint64_t> next_id = 0;
+
 }  // namespace
 
 Connection::Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> transport, bool native)
-    : endpoint_(std::move(endpoint)), stream_(std::move(transport), answer_timeout(), poll_time()) {
+    : endpoint_(std::move(endpoint)), stream_(std::move(transport), answer_timeout(), poll_time()), id_(next_id++) {
     if (native) {
         auto commands = make_native_commands(stream_);
         native_ = commands.get();
@@ -333,7 +335,10 @@ Connection::Link Connection::link_from(Connection & source) {
         return {};
     }
     std::lock_guard lock(links_mutex_);
-    if (const auto known = links_.find(&source); known != links_.end()) {
+    if (links_suspect_.exchange(false)) {
+        links_.clear();
+    }
+    if (const auto known = links_.find(source.id_); known != links_.end()) {
         return known->second;
     }
     const auto made = make_link(source);
@@ -341,7 +346,7 @@ Connection::Link Connection::link_from(Connection & source) {
         log_info("RPC servers {} and {} do not reach each other ({}): what they exchange passes through this machine",
                  source.endpoint_.text(), endpoint_.text(), made.error().text);
     }
-    return links_[&source] = made.value_or(Link{});
+    return links_[source.id_] = made.value_or(Link{});
 }
 
 Result<Connection::Link> Connection::make_link(Connection & source) {
@@ -453,6 +458,7 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     }
     if (auto failure = stream_.take_launch_failure()) {
         log_error("RPC server {} could not compute a graph: {}", endpoint_.text(), *failure);
+        links_suspect_ = true;
         return GGML_STATUS_FAILED;
     }
     const Launch prepared = commands_->prepare(device, graph, handle_of);

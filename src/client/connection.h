@@ -146,8 +146,10 @@ private:
     bool has_hashed_ = false;            // since the last launch
 
     std::mutex links_mutex_;  // taken before stream_.mutex(), and by one connection at a time
-    std::unordered_map<Connection *, Link> links_;  // by source: what the first try came to
+    std::unordered_map<uint64_t, Link> links_;  // by the source's id: what the first try came to
     std::atomic<uint16_t> next_link_ = 0;
+    std::atomic<bool> links_suspect_ = false;  // a launch failed: perhaps since a link broke, so they are made anew
+    const uint64_t id_;                        // unlike any other connection's of this process
 };
 
 }  // namespace caravan::client

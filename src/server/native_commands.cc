@@ -315,9 +315,14 @@ Result<> NativeCommands::push() {
     if (sender == nullptr) {
         return caravan::fail(Errc::not_found, "no link {}", static_cast<uint16_t>(request->link));
     }
-    return sender->begin(source->tensor_bytes).and_then([&] {
+    const auto sent = sender->begin(source->tensor_bytes).and_then([&] {
         return data_.read_to(*source, [&](ConstBytes piece) { return sender->send(piece); });
     });
+    // Whoever waits for it at the other end notices; here nothing is lost but the way.
+    if (!sent && sender->first_failure()) {
+        log_warning("{}", sent.error().text);
+    }
+    return {};
 }
 
 Result<> NativeCommands::take_push() {
@@ -333,9 +338,10 @@ Result<> NativeCommands::take_push() {
     if (receiver == nullptr) {
         return caravan::fail(Errc::not_found, "no server has come with this token");
     }
-    return receiver->begin(target->tensor_bytes).and_then([&] {
+    const auto taken = receiver->begin(target->tensor_bytes).and_then([&] {
         return data_.write(receiver->bytes(), *target, target->tensor_bytes, false);
     });
+    return taken ? taken : tell_failed(taken.error());
 }
 
 }  // namespace caravan::server

@@ -16,6 +16,7 @@
 #include <optional>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -33,12 +34,15 @@ public:
     // A message of `size` bytes, which then go to send().
     Result<> begin(uint64_t size);
     Result<> send(ConstBytes bytes);
+    // True once after it has failed: for the log.
+    bool first_failure() { return !std::exchange(said_, true); }
 
 private:
     void work();
 
     const std::unique_ptr<net::Transport> transport_;
     uint64_t next_ = 0;
+    bool said_ = false;
     std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<std::vector<std::byte>> backlog_;

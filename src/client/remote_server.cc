@@ -11,11 +11,6 @@ constexpr uint32_t max_devices = 1024;  // more is nonsense
 constexpr size_t max_remembered = 16 * 1024;
 constexpr seconds retry_questions{10};     // after a server did not answer
 
-bool moves_no_data(ggml_op op) {
-    return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE ||
-           op == GGML_OP_TRANSPOSE;
-}
-
 wire::Tensor shape_of(const ggml_tensor & tensor) {
     wire::Tensor out = stock_tensor(encode_region(tensor, 0));
     out.op = static_cast<uint32_t>(tensor.op);

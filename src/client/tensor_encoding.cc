@@ -57,11 +57,6 @@ wire::GraphTensor encode_shape(const ggml_tensor & tensor) {
     return out;
 }
 
-bool moves_no_data(ggml_op op) {
-    return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE ||
-           op == GGML_OP_TRANSPOSE;
-}
-
 // Does computing this node write each of its bytes? Not if its result lies in another tensor, of which it may change a
 // part only, nor if there are gaps between its elements.
 bool overwrites_itself(const ggml_tensor & node) {
@@ -163,6 +158,11 @@ bool can_carry(const ggml_tensor & node, bool native) {
         }
     }
     return node.view_src == nullptr || fits(*node.view_src);
+}
+
+bool moves_no_data(ggml_op op) {
+    return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE ||
+           op == GGML_OP_TRANSPOSE;
 }
 
 bool is_padded(const ggml_tensor & tensor) {

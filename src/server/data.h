@@ -19,6 +19,18 @@ namespace caravan::server {
 // A client that stops in the middle of a message, or does not read its answer, is given up after this.
 inline constexpr seconds client_stall{60};
 
+// The fixed part of a request, which is next.
+template <class Request>
+Result<Request> take_request(net::Inbound & in) {
+    const auto bytes = in.peek(sizeof(Request));
+    if (!bytes) {
+        return std::unexpected(bytes.error());
+    }
+    const auto request = load<Request>(bytes->data());
+    in.take(sizeof request);
+    return request;
+}
+
 class Data {
 public:
     // `weights` may be null.

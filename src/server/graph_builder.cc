@@ -18,19 +18,6 @@ bool moves_no_data(ggml_op op) {
            op == GGML_OP_TRANSPOSE;
 }
 
-wire::Region region_of(const wire::GraphTensor & tensor) {
-    wire::Region out;
-    out.type = tensor.type;
-    for (int i = 0; i < wire::max_dims; ++i) {
-        out.ne[i] = tensor.ne[i];
-        out.nb[i] = tensor.nb[i];
-    }
-    out.address = tensor.address;
-    out.buffer = buffer_of(tensor.address);
-    return out;
-}
-
-// Fields of packed structs cannot be referred to, hence the copies below.
 class Builder {
 public:
     Builder(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers)

@@ -69,17 +69,6 @@ void NativeCommands::forget(uint64_t buffer) {
     }
 }
 
-template <class Request>
-Result<Request> NativeCommands::take() {
-    const auto bytes = in_.peek(sizeof(Request));
-    if (!bytes) {
-        return std::unexpected(bytes.error());
-    }
-    const auto request = load<Request>(bytes->data());
-    in_.take(sizeof request);
-    return request;
-}
-
 // Memory is taken as the bytes arrive, not as they are promised.
 Result<std::vector<std::byte>> NativeCommands::take_rest(uint64_t size) {
     std::vector<std::byte> out;
@@ -100,7 +89,7 @@ Result<CheckedRegion> NativeCommands::region(uint16_t slot, uint64_t offset, uin
 Result<CheckedRegion> NativeCommands::whole(uint16_t slot) { return region(slot, 0, 0); }
 
 Result<> NativeCommands::declare() {
-    const auto request = take<wire::DeclareRequest>();
+    const auto request = take_request<wire::DeclareRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -108,21 +97,12 @@ Result<> NativeCommands::declare() {
     if (slot >= slots_.size()) {
         return caravan::fail(Errc::invalid_argument, "slot {}: there are {}", slot, slots_.size());
     }
-    const wire::RegionRecord & wired = request->region;
-    wire::Region region;
-    region.type = wired.type;
-    for (int i = 0; i < wire::max_dims; ++i) {
-        region.ne[i] = wired.ne[i];
-        region.nb[i] = wired.nb[i];
-    }
-    region.address = wired.address;
-    region.buffer = buffer_of(region.address);
-    slots_[slot] = region;
+    slots_[slot] = region_of(request->region);
     return {};
 }
 
 Result<> NativeCommands::write(uint64_t size) {
-    const auto request = take<wire::WriteRequest>();
+    const auto request = take_request<wire::WriteRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -133,7 +113,7 @@ Result<> NativeCommands::write(uint64_t size) {
 }
 
 Result<> NativeCommands::read() {
-    const auto request = take<wire::ReadRequest>();
+    const auto request = take_request<wire::ReadRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -143,7 +123,7 @@ Result<> NativeCommands::read() {
 }
 
 Result<> NativeCommands::fill() {
-    const auto request = take<wire::FillRequest>();
+    const auto request = take_request<wire::FillRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -153,7 +133,7 @@ Result<> NativeCommands::fill() {
 }
 
 Result<> NativeCommands::copy() {
-    const auto request = take<wire::CopyRequest>();
+    const auto request = take_request<wire::CopyRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -166,7 +146,7 @@ Result<> NativeCommands::copy() {
 }
 
 Result<> NativeCommands::initialize() {
-    const auto request = take<wire::SlotRequest>();
+    const auto request = take_request<wire::SlotRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -175,7 +155,7 @@ Result<> NativeCommands::initialize() {
 }
 
 Result<> NativeCommands::graph(uint64_t size) {
-    const auto request = take<wire::GraphRequest>();
+    const auto request = take_request<wire::GraphRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -198,6 +178,10 @@ Result<> NativeCommands::graph(uint64_t size) {
     if (!tensors) {
         return std::unexpected(tensors.error());
     }
+    kept_tensors_ += tensors->size() - kept.tensors.size();
+    if (kept_tensors_ > wire::max_session_tensors) {
+        return caravan::fail(Errc::no_memory, "graphs of more than {} tensors in all", wire::max_session_tensors);
+    }
     if (kept.built) {
         devices_.synchronize(kept.device);  // it may be running
     }
@@ -216,7 +200,7 @@ Result<> NativeCommands::graph(uint64_t size) {
 }
 
 Result<> NativeCommands::launch() {
-    const auto request = take<wire::LaunchRequest>();
+    const auto request = take_request<wire::LaunchRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -229,7 +213,7 @@ Result<> NativeCommands::launch() {
 }
 
 Result<> NativeCommands::supports(uint64_t size) {
-    const auto request = take<wire::SupportsRequest>();
+    const auto request = take_request<wire::SupportsRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -252,7 +236,7 @@ Result<> NativeCommands::supports(uint64_t size) {
 }
 
 Result<> NativeCommands::find() {
-    const auto request = take<wire::FindRequest>();
+    const auto request = take_request<wire::FindRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -285,7 +269,7 @@ Result<> NativeCommands::spans() {
 }
 
 Result<> NativeCommands::connect(uint64_t size) {
-    const auto request = take<wire::ConnectRequest>();
+    const auto request = take_request<wire::ConnectRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -303,7 +287,7 @@ Result<> NativeCommands::connect(uint64_t size) {
 }
 
 Result<> NativeCommands::push() {
-    const auto request = take<wire::PushRequest>();
+    const auto request = take_request<wire::PushRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -326,7 +310,7 @@ Result<> NativeCommands::push() {
 }
 
 Result<> NativeCommands::take_push() {
-    const auto request = take<wire::TakeRequest>();
+    const auto request = take_request<wire::TakeRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }

@@ -60,8 +60,6 @@ private:
     Result<> push();
     Result<> take_push();
 
-    template <class Request>
-    Result<Request> take();
     Result<std::vector<std::byte>> take_rest(uint64_t size);
     Result<CheckedRegion> region(uint16_t slot, uint64_t offset, uint64_t size);
     Result<CheckedRegion> whole(uint16_t slot);
@@ -78,6 +76,7 @@ private:
     std::deque<wire::Span> spans_;
     std::vector<std::optional<wire::Region>> slots_;
     std::vector<KeptGraph> graphs_;
+    size_t kept_tensors_ = 0;  // of all of them
 };
 
 }  // namespace caravan::server

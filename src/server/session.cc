@@ -84,19 +84,19 @@ Result<> Session::dispatch(Command command, uint64_t size) {
     switch (command) {
         case Command::alloc_buffer: return alloc_buffer();
         case Command::get_alignment:
-            return take<wire::DeviceRequest>().and_then([&](auto request) -> Result<> {
+            return take_request<wire::DeviceRequest>(in_).and_then([&](auto request) -> Result<> {
                 return devices_.check(request.device).and_then([&] {
                     return data_.answer<uint64_t>(ggml_backend_buft_get_alignment(devices_.buffer_type(request.device)));
                 });
             });
         case Command::get_max_size:
-            return take<wire::DeviceRequest>().and_then([&](auto request) -> Result<> {
+            return take_request<wire::DeviceRequest>(in_).and_then([&](auto request) -> Result<> {
                 return devices_.check(request.device).and_then([&] {
                     return data_.answer<uint64_t>(ggml_backend_buft_get_max_size(devices_.buffer_type(request.device)));
                 });
             });
         case Command::get_device_memory:
-            return take<wire::DeviceRequest>().and_then([&](auto request) -> Result<> {
+            return take_request<wire::DeviceRequest>(in_).and_then([&](auto request) -> Result<> {
                 return devices_.check(request.device).and_then([&] {
                     size_t free = 0, total = 0;
                     ggml_backend_dev_memory(devices_.device(request.device), &free, &total);
@@ -105,7 +105,7 @@ Result<> Session::dispatch(Command command, uint64_t size) {
             });
         case Command::device_count: return data_.answer<uint32_t>(devices_.count());
         case Command::buffer_get_base:
-            return take<wire::BufferRequest>().and_then([&](auto request) -> Result<> {
+            return take_request<wire::BufferRequest>(in_).and_then([&](auto request) -> Result<> {
                 if (buffers_.find(request.buffer) == nullptr) {
                     return fail(Errc::not_found, "no buffer {:#x}", static_cast<uint64_t>(request.buffer));
                 }
@@ -135,19 +135,8 @@ Result<> Session::dispatch(Command command, uint64_t size) {
     return fail(Errc::protocol, "not allowed here");
 }
 
-template <class Request>
-Result<Request> Session::take() {
-    const auto bytes = in_.peek(sizeof(Request));
-    if (!bytes) {
-        return std::unexpected(bytes.error());
-    }
-    const auto request = load<Request>(bytes->data());
-    in_.take(sizeof request);
-    return request;
-}
-
 Result<> Session::alloc_buffer() {
-    const auto request = take<wire::AllocBufferRequest>();
+    const auto request = take_request<wire::AllocBufferRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -163,7 +152,7 @@ Result<> Session::alloc_buffer() {
 }
 
 Result<> Session::free_buffer() {
-    const auto request = take<wire::BufferRequest>();
+    const auto request = take_request<wire::BufferRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -182,7 +171,7 @@ Result<> Session::free_buffer() {
 }
 
 Result<> Session::clear_buffer() {
-    const auto request = take<wire::BufferClearRequest>();
+    const auto request = take_request<wire::BufferClearRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -196,7 +185,7 @@ Result<> Session::clear_buffer() {
 }
 
 Result<> Session::set_tensor(uint64_t size) {
-    const auto request = take<wire::SetTensorRequest>();
+    const auto request = take_request<wire::SetTensorRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -207,7 +196,7 @@ Result<> Session::set_tensor(uint64_t size) {
 }
 
 Result<> Session::set_tensor_2d(uint64_t size) {
-    const auto request = take<wire::Tensor2dRequest>();
+    const auto request = take_request<wire::Tensor2dRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -222,7 +211,7 @@ Result<> Session::set_tensor_2d(uint64_t size) {
 }
 
 Result<> Session::set_tensor_hash() {
-    const auto request = take<wire::SetTensorHashRequest>();
+    const auto request = take_request<wire::SetTensorHashRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -237,7 +226,7 @@ Result<> Session::set_tensor_hash() {
 }
 
 Result<> Session::get_tensor() {
-    const auto request = take<wire::GetTensorRequest>();
+    const auto request = take_request<wire::GetTensorRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -247,7 +236,7 @@ Result<> Session::get_tensor() {
 }
 
 Result<> Session::get_tensor_2d() {
-    const auto request = take<wire::Tensor2dRequest>();
+    const auto request = take_request<wire::Tensor2dRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -264,7 +253,7 @@ Result<> Session::get_tensor_2d() {
 }
 
 Result<> Session::copy_tensor() {
-    const auto request = take<wire::CopyTensorRequest>();
+    const auto request = take_request<wire::CopyTensorRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -277,7 +266,7 @@ Result<> Session::copy_tensor() {
 }
 
 Result<> Session::memset_tensor() {
-    const auto request = take<wire::MemsetTensorRequest>();
+    const auto request = take_request<wire::MemsetTensorRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -287,7 +276,7 @@ Result<> Session::memset_tensor() {
 }
 
 Result<> Session::init_tensor() {
-    const auto request = take<wire::Tensor>();
+    const auto request = take_request<wire::Tensor>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -297,7 +286,7 @@ Result<> Session::init_tensor() {
 }
 
 Result<> Session::get_alloc_size() {
-    const auto request = take<wire::GetAllocSizeRequest>();
+    const auto request = take_request<wire::GetAllocSizeRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -373,7 +362,7 @@ Result<> Session::compute(uint64_t size) {
 }
 
 Result<> Session::recompute() {
-    const auto request = take<wire::GraphRecomputeRequest>();
+    const auto request = take_request<wire::GraphRecomputeRequest>(in_);
     if (!request) {
         return std::unexpected(request.error());
     }

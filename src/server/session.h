@@ -48,8 +48,6 @@ private:
     Result<> compute(uint64_t size);
     Result<> recompute();
 
-    template <class Request>
-    Result<Request> take();
 
     net::Inbound in_;
     Devices & devices_;

@@ -25,6 +25,20 @@ struct CheckedRegion {
 Result<CheckedRegion> checked_region(const wire::Region & region, uint64_t offset, uint64_t size,
                                      BufferTable & buffers);
 
+// The region that a RegionRecord or GraphTensor describes. (Fields of packed structs cannot be referred to.)
+template <class Wired>
+wire::Region region_of(const Wired & wired) {
+    wire::Region out;
+    out.type = wired.type;
+    for (int i = 0; i < wire::max_dims; ++i) {
+        out.ne[i] = wired.ne[i];
+        out.nb[i] = wired.nb[i];
+    }
+    out.address = wired.address;
+    out.buffer = buffer_of(out.address);
+    return out;
+}
+
 // For messages: the name, with what is not printable replaced.
 std::string printable_name(const wire::GraphTensor & tensor);
 

@@ -21,7 +21,8 @@ namespace caravan::wire {
 
 inline constexpr uint16_t max_tensor_slots = 4096;
 inline constexpr uint16_t max_graph_slots = 128;  // of each session, for all its devices
-inline constexpr uint32_t max_graph_tensors = 1 << 18;
+inline constexpr uint32_t max_graph_tensors = 1 << 18;    // of one graph
+inline constexpr uint32_t max_session_tensors = 1 << 20;  // of all graphs in the slots
 inline constexpr size_t max_error_text = 1000;
 // Weights longer than this are looked for before they are sent: less than in the stock dialect, for a question costs
 // less than the bytes.

@@ -663,6 +663,19 @@ TEST(NativeSession, AnswersWhetherOpsAreSupported) {
     EXPECT_EQ(client.peer.answered(), (std::vector{std::byte{1}, std::byte{0}}));
 }
 
+// A graph costs its sender bytes only once; copies of it are free to send, and not to keep.
+TEST(NativeSession, KeptGraphsAreBounded) {
+    NativeClient client;
+    const std::vector<wire::GraphTensor> many(wire::max_graph_tensors);
+    client.graph(0, many);
+    for (uint16_t slot = 1; slot < 8; ++slot) {
+        client.graph(slot, many, 0, many);
+    }
+    auto told = client.told();
+    EXPECT_EQ(told.first, wire::AnswerKind::ended);
+    EXPECT_NE(told.second.find("tensors in all"), std::string::npos) << told.second;
+}
+
 // Each ends the session, and the client is told why.
 TEST(NativeSession, WhatIsOutOfBoundsEndsIt) {
     const std::vector<std::function<void(NativeClient &)>> attacks{

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 #include "wire_peer.h"
@@ -13,8 +14,7 @@ namespace {
 using Tensors = std::vector<GraphTensor>;
 
 bool equal(const Tensors & left, const Tensors & right) {
-    return left.size() == right.size() &&
-           std::memcmp(left.data(), right.data(), left.size() * sizeof(GraphTensor)) == 0;
+    return std::ranges::equal(std::as_bytes(std::span(left)), std::as_bytes(std::span(right)));
 }
 
 std::vector<std::byte> difference(const Tensors & base, const Tensors & tensors) {

@@ -1,7 +1,7 @@
 // The server's memory of weights (`rpc-server -c`): what was uploaded once is found by its hash the next time.
 //
 // Contents are named by their BLAKE3, and read back they must have it: a truncated or altered file is never served
-// but removed. The protocol asks by FNV-1a 64 and size, which an index leads to the BLAKE3. Whoever may upload can
+// but removed. The stock protocol asks by FNV-1a 64 and size, which an index leads to the BLAKE3. Whoever may upload can
 // thereby choose what is found under a hash that nobody used before, as with the stock server, but can change nothing
 // that is there. layout.h has the files; stock's own files beside them are not touched.
 #pragma once

@@ -357,7 +357,7 @@ Result<Connection::Link> Connection::make_link(Connection & source) {
     if (*token == 0) {
         return fail(Errc::unavailable, "{} takes no links", endpoint_.text());
     }
-    const Link link{*token, source.next_link_++};
+    const Link link{*token, source.next_link_++, source.weak_from_this()};
     const auto kind = source.connect(link, endpoint_.text());
     if (!kind) {
         return std::unexpected(kind.error());
@@ -445,6 +445,24 @@ void Connection::relay(Connection & source, const wire::Region & src, const Rang
     relays_.push_back({source.shared_from_this(), ticket, begin});
 }
 
+// After a failed launch. Perhaps a link broke since the server at its other end is gone: that one is asked something, so
+// that the log names the server that is to blame.
+void Connection::suspect_links() {
+    links_suspect_ = true;
+    std::vector<std::shared_ptr<Connection>> sources;
+    {
+        std::lock_guard lock(links_mutex_);
+        for (const auto & [id, link] : links_) {
+            if (auto source = link.source.lock()) {
+                sources.push_back(std::move(source));
+            }
+        }
+    }
+    for (const auto & source : sources) {
+        (void)source->device_count();
+    }
+}
+
 ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of) {
     Lock lock(stream_.mutex());
     before_other_command(lock);
@@ -458,7 +476,8 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     }
     if (auto failure = stream_.take_launch_failure()) {
         log_error("RPC server {} could not compute a graph: {}", endpoint_.text(), *failure);
-        links_suspect_ = true;
+        lock.unlock();
+        suspect_links();
         return GGML_STATUS_FAILED;
     }
     const Launch prepared = commands_->prepare(device, graph, handle_of);

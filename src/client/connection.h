@@ -102,6 +102,7 @@ private:
     struct Link {
         uint64_t token = 0;   // 0: there is none
         uint16_t number = 0;  // among the source's links
+        std::weak_ptr<Connection> source;
     };
     using Lock = Stream::Lock;
 
@@ -111,6 +112,7 @@ private:
     Result<Link> make_link(Connection & source);
     Result<std::string> connect(const Link & link, const std::string & endpoint);
     bool push(const Link & link, const wire::Region & src, const Range & from);
+    void suspect_links();
     // A launch that was followed by this without delay is held back for it the next time.
     void note_read();
     template <class Answer, class... Request>

@@ -68,7 +68,7 @@ Result<std::unique_ptr<net::Transport>> accept_session(UniqueFd socket) {
     if (!done) {
         return std::unexpected(done.error());
     }
-    auto accepted = net::open_server(std::move(socket), first);
+    auto accepted = net::open_server(std::move(socket), first, false);
     if (!accepted) {
         return std::unexpected(accepted.error());
     }

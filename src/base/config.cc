@@ -33,6 +33,11 @@ seconds connect_timeout() {
     return value;
 }
 
+seconds reconnect_time() {
+    static const seconds value{env_integer("GGML_RPC_RECONNECT_S", 60, 0, 24 * 3600)};
+    return value;
+}
+
 microseconds poll_time() {
     static const microseconds value{env_integer("GGML_RPC_POLL_US", 50, 0, 1'000'000)};
     return value;

@@ -17,6 +17,9 @@ seconds answer_timeout();
 // GGML_RPC_CONNECT_TIMEOUT_S: connecting and the handshake together. Default 10 s.
 seconds connect_timeout();
 
+// GGML_RPC_RECONNECT_S: how long to try to go on with a session whose connection broke. Default 60 s; 0: not at all.
+seconds reconnect_time();
+
 // GGML_RPC_POLL_US: how long to watch the socket before sleeping on it. 0 sleeps at once.
 microseconds poll_time();
 

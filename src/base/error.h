@@ -14,6 +14,7 @@ enum class Errc {
     unavailable,       // cannot be had now: refused, unreachable, in use
     timed_out,         // no progress within the time allowed
     closed,            // the peer ended the connection in an orderly way
+    reset,             // the connection was cut off
     io,                // the operating system reported an error
     protocol,          // the peer sent something that the protocol does not allow
     no_memory,         // an allocation failed

@@ -5,9 +5,11 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "base/config.h"
 #include "base/log.h"
 #include "net/exact_io.h"
 #include "net/inbound.h"
+#include "net/resumable.h"
 #include "net/socket.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/upgrade.h"
@@ -90,6 +92,9 @@ TransportWish transport_wish() {
 wire::Extension own_extension() {
     wire::Extension extension;
     extension.features = dialect_is_native() ? wire::feature_native : 0;
+    if (reconnect_time().count() > 0) {
+        extension.features |= wire::feature_resume;
+    }
     if (has_rdma && transport_wish() != TransportWish::tcp) {
         extension.features |= wire::feature_rdma;
     }
@@ -98,7 +103,12 @@ wire::Extension own_extension() {
 
 namespace {
 
-Result<Opened> open(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline) {
+struct Connected : Opened {
+    uint64_t token = 0;       // that the server gave
+    bool can_resume = false;  // the server, and so can we
+};
+
+Result<Connected> open(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline) {
     auto socket = connect_socket(endpoint, deadline);
     if (!socket) {
         return std::unexpected(socket.error());
@@ -108,9 +118,11 @@ Result<Opened> open(const Endpoint & endpoint, uint64_t token, bool may_be_rdma,
         return fail(answer.error().code, "{}: {}", endpoint.text(), answer.error().text);
     }
     const auto peer = load<wire::Extension>(answer->capabilities);
-    Opened opened;
+    Connected opened;
     opened.peer_is_caravan = peer.is_caravan();
     opened.peer_is_native = peer.is_caravan() && dialect_is_native() && (peer.features & wire::feature_native) != 0;
+    opened.token = peer.token;
+    opened.can_resume = peer.is_caravan() && (peer.features & own_extension().features & wire::feature_resume) != 0;
     if (may_be_rdma && transport_wish() != TransportWish::tcp) {
         opened.why_not_rdma = reason_not_to_try(peer);
 #ifdef GGML_RPC_RDMA
@@ -136,13 +148,85 @@ Result<Opened> open(const Endpoint & endpoint, uint64_t token, bool may_be_rdma,
     return opened;
 }
 
+Result<> receive_whole(Transport & transport, MutableBytes bytes, TimePoint deadline) {
+    while (!bytes.empty()) {
+        const std::array parts{bytes};
+        const auto got = transport.receive(parts);
+        if (!got) {
+            return std::unexpected(got.error());
+        }
+        bytes = bytes.subspan(*got);
+        if (*got == 0) {
+            const auto ready = transport.wait({.read = true}, deadline, microseconds{0});
+            if (!ready) {
+                return std::unexpected(ready.error());
+            }
+            if (Clock::now() >= deadline) {
+                return fail(Errc::timed_out, "no answer in time");
+            }
+        }
+    }
+    return {};
+}
+
+// TCP, also if it was RDMA that broke: that is the network that has more ways to work.
+Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t token, uint64_t received,
+                                            TimePoint deadline) {
+    auto opened = open(endpoint, token, transport_wish() == TransportWish::rdma, deadline);
+    if (!opened) {
+        // Closed so early, it was not for the session's sake.
+        return fail(opened.error().code == Errc::closed ? Errc::io : opened.error().code, "{}", opened.error().text);
+    }
+    std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::ResumeRequest)];
+    store(request, wire::RequestHeader{wire::command_resume, sizeof(wire::ResumeRequest)});
+    store(request + sizeof(wire::RequestHeader), wire::ResumeRequest{received});
+    struct {
+        uint64_t size = 0;
+        wire::ResumeAnswer answer{};
+    } answer;
+    auto done = send_all(*opened->transport, {request}, deadline - Clock::now());
+    done = done ? receive_whole(*opened->transport, mutable_bytes(&answer, sizeof answer), deadline) : done;
+    if (!done) {
+        return fail(done.error().code, "{}", done.error().code == Errc::closed ? "the server has ended the session"
+                                                                                : done.error().text);
+    }
+    if (answer.size != sizeof answer.answer) {
+        return fail(Errc::closed, "the server answers nonsense");
+    }
+    return ResumableTransport::Reopened{std::move(opened->transport), answer.answer.received};
+}
+
+std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & endpoint, uint64_t token) {
+    return std::make_unique<ResumableTransport>(
+        std::move(opened.transport),
+        ResumableTransport::Options{.name = "RPC server " + endpoint.text(),
+                                    .grace = reconnect_time(),
+                                    .reopen = [endpoint, token](uint64_t received, TimePoint deadline) {
+                                        return resume(endpoint, token, received, deadline);
+                                    }});
+}
+
 }  // namespace
 
 Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline) {
-    return open(endpoint, 0, for_session, deadline);
+    auto opened = open(endpoint, 0, for_session, deadline);
+    if (!opened) {
+        return std::unexpected(opened.error());
+    }
+    if (for_session && opened->can_resume && opened->token != 0) {
+        const wire::RequestHeader records{wire::command_records, 0};
+        if (auto sent = send_all(*opened->transport, {const_bytes(&records, sizeof records)}, deadline - Clock::now());
+            !sent) {
+            return std::unexpected(sent.error());
+        }
+        opened->transport = make_resumable(*opened, endpoint, opened->token);
+    }
+    return std::move(*opened);
 }
 
-Result<Accepted> open_server(UniqueFd socket, ConstBytes first) {
+namespace {
+
+Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first) {
     Accepted accepted;
 #ifdef GGML_RPC_RDMA
     const auto header = first.size() == sizeof(wire::RequestHeader) ? load<wire::RequestHeader>(first.data())
@@ -175,6 +259,31 @@ Result<Accepted> open_server(UniqueFd socket, ConstBytes first) {
     return accepted;
 }
 
+}  // namespace
+
+Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume) {
+    auto accepted = accept_transport(std::move(socket), first);
+    if (!accepted || !can_resume) {
+        return accepted;
+    }
+    wire::RequestHeader header{};
+    if (accepted->first_is_used) {
+        if (auto got = receive_whole(*accepted->transport, mutable_bytes(&header, sizeof header),
+                                     Clock::now() + seconds(10));
+            !got) {
+            return std::unexpected(got.error());
+        }
+        if (header.command != wire::command_records) {
+            return fail(Errc::protocol, "a session that does not begin with RECORDS");
+        }
+    } else if (first.size() == sizeof header) {
+        header = load<wire::RequestHeader>(first.data());
+    }
+    accepted->in_records = header.command == wire::command_records;
+    accepted->first_is_used = accepted->first_is_used || accepted->in_records;
+    return accepted;
+}
+
 // Nothing but the link's command and its answer has been sent when these return, so reading ahead loses nothing.
 
 Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
@@ -195,26 +304,34 @@ Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t
     if (!std::ranges::equal(answer->first(link_answer.size()), link_answer)) {
         return fail(Errc::protocol, "{} refused the link", endpoint.text());
     }
-    return std::move(opened->transport);
+    return opened->can_resume ? make_resumable(*opened, endpoint, token) : std::move(opened->transport);
 }
 
-Result<std::unique_ptr<Transport>> open_link_server(UniqueFd socket, ConstBytes first) {
-    auto accepted = open_server(std::move(socket), first);
+Result<Comer> open_for_token(UniqueFd socket, ConstBytes first) {
+    auto accepted = accept_transport(std::move(socket), first);
     if (!accepted) {
         return std::unexpected(accepted.error());
     }
     Inbound in(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, seconds(10), microseconds{0});
-    const auto request = in.peek(sizeof(wire::RequestHeader));
-    if (!request) {
-        return std::unexpected(request.error());
+    auto bytes = in.peek(sizeof(wire::RequestHeader));
+    if (!bytes) {
+        return std::unexpected(bytes.error());
     }
-    if (load<wire::RequestHeader>(request->data()).command != wire::command_link) {
-        return fail(Errc::protocol, "a link that begins with another command");
-    }
-    if (auto sent = send_all(*accepted->transport, {link_answer}, seconds(10)); !sent) {
+    const auto header = load<wire::RequestHeader>(bytes->data());
+    Comer comer;
+    if (header.command == wire::command_resume && header.size == sizeof(wire::ResumeRequest)) {
+        bytes = in.peek(sizeof header + sizeof(wire::ResumeRequest));
+        if (!bytes) {
+            return std::unexpected(bytes.error());
+        }
+        comer.received = load<wire::ResumeRequest>(bytes->data() + sizeof header).received;
+    } else if (header.command != wire::command_link) {
+        return fail(Errc::protocol, "it begins with another command than LINK or RESUME");
+    } else if (auto sent = send_all(*accepted->transport, {link_answer}, seconds(10)); !sent) {
         return std::unexpected(sent.error());
     }
-    return std::move(accepted->transport);
+    comer.transport = std::move(accepted->transport);
+    return comer;
 }
 
 }  // namespace caravan::net

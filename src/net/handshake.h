@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "net/endpoint.h"
@@ -28,7 +29,7 @@ TransportWish transport_wish();
 wire::Extension own_extension();
 
 struct Opened {
-    std::unique_ptr<Transport> transport;
+    std::unique_ptr<Transport> transport;  // a session's is a ResumableTransport where both ends have that
     bool peer_is_caravan = false;
     bool peer_is_native = false;  // speaks the native dialect, as we do
     std::string why_not_rdma;  // empty if it is RDMA, or if nobody wanted it
@@ -38,15 +39,23 @@ struct Opened {
 Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline);
 
 // The worker's side: `first` is the header of the first command that the front door did not answer. If it is an offer
-// of RDMA, it is answered, and the transport that comes of it returned; `first` is then used up.
+// of RDMA, it is answered, and the transport that comes of it returned; `first` is then used up. So it is if it begins
+// a session in records, which only a client that `can_resume` does.
 struct Accepted {
     std::unique_ptr<Transport> transport;
     bool first_is_used = false;
+    bool in_records = false;
 };
-Result<Accepted> open_server(UniqueFd socket, ConstBytes first);
+Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume);
 
-// A link from this server to the session at `endpoint` that gave out `token`, and its other end. RDMA where possible.
+// A link from this server to the session at `endpoint` that gave out `token`. RDMA where possible.
 Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline);
-Result<std::unique_ptr<Transport>> open_link_server(UniqueFd socket, ConstBytes first);
+
+// The other end of that, and who comes to resume a session or a link. `first` as in open_server().
+struct Comer {
+    std::unique_ptr<Transport> transport;
+    std::optional<uint64_t> received;  // it resumes, and has got to here; the answer is still to be given
+};
+Result<Comer> open_for_token(UniqueFd socket, ConstBytes first);
 
 }  // namespace caravan::net

@@ -55,6 +55,11 @@ Result<UniqueFd> new_socket(int family) {
     return fd;
 }
 
+// Nobody listens there; or something else, which may pass.
+Errc connect_failure(int error) {
+    return error == ECONNREFUSED || error == ENOENT ? Errc::unavailable : error == EAGAIN ? Errc::timed_out : Errc::io;
+}
+
 Result<> connect_one(int fd, const sockaddr * address, socklen_t length, const std::string & name,
                      TimePoint deadline) {
     int outcome = 0;
@@ -66,7 +71,7 @@ Result<> connect_one(int fd, const sockaddr * address, socklen_t length, const s
         return {};
     }
     if (errno != EINPROGRESS) {
-        return fail(Errc::unavailable, "cannot connect to {}: {}", name, errno_text(errno));
+        return fail(connect_failure(errno), "cannot connect to {}: {}", name, errno_text(errno));
     }
     pollfd waiting{fd, POLLOUT, 0};
     int ready = 0;
@@ -80,7 +85,7 @@ Result<> connect_one(int fd, const sockaddr * address, socklen_t length, const s
     socklen_t size = sizeof error;
     ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
     if (error != 0) {
-        return fail(Errc::unavailable, "cannot connect to {}: {}", name, errno_text(error));
+        return fail(connect_failure(error), "cannot connect to {}: {}", name, errno_text(error));
     }
     return {};
 }

@@ -36,7 +36,7 @@ public:
             return size_t{0};
         }
         if (errno == EPIPE || errno == ECONNRESET) {
-            return fail(Errc::closed, "the peer closed the connection");
+            return fail(Errc::reset, "the peer closed the connection");
         }
         return fail(Errc::io, "send failed: {}", errno_text(errno));
     }
@@ -55,7 +55,7 @@ public:
             return size_t{0};
         }
         if (errno == ECONNRESET) {
-            return fail(Errc::closed, "the peer reset the connection");
+            return fail(Errc::reset, "the peer reset the connection");
         }
         return fail(Errc::io, "receive failed: {}", errno_text(errno));
     }

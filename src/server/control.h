@@ -23,7 +23,7 @@ struct ControlMessage {
         failed,   // worker: cannot start, `text` says why
         ended,    // worker: the session is over, `text` says why and what it did
         memory,   // supervisor asks for device `number`; worker answers with free and total
-        session,  // supervisor: serve this socket (attached), session `number`
+        session,  // supervisor: serve this socket (attached), session `number`, resumed with `token` (0: never), of `text`
         invite,   // worker: pass me who comes with `token`
         link,     // supervisor: this socket (attached) came with `token`
     };
@@ -32,6 +32,7 @@ struct ControlMessage {
     uint32_t count = 0;
     uint32_t prefix_size = 0;
     uint32_t type = 0;   // of a device
+    uint32_t resumes = 0;  // link: can the peer?
     uint64_t token = 0;
     uint64_t alignment = 0, max_size = 0, memory_free = 0, memory_total = 0;
     std::byte prefix[max_prefix] = {};

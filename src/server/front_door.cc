@@ -4,6 +4,7 @@
 
 #include <cerrno>
 
+#include "base/random.h"
 #include "net/handshake.h"
 #include "wire/native.h"
 
@@ -29,8 +30,8 @@ wire::DeviceFactsAnswer facts_of(const ControlMessage & device) {
 
 }  // namespace
 
-FrontDoor::FrontDoor(UniqueFd socket, std::string peer)
-    : socket_(std::move(socket)), peer_(std::move(peer)), deadline_(Clock::now() + patience) {}
+FrontDoor::FrontDoor(UniqueFd socket, std::string peer, bool may_resume)
+    : socket_(std::move(socket)), peer_(std::move(peer)), may_resume_(may_resume), deadline_(Clock::now() + patience) {}
 
 // True once `size` bytes of the command are here. Takes no byte beyond them: the rest is the worker's.
 Result<bool> FrontDoor::fill(size_t size) {
@@ -81,7 +82,15 @@ Result<> FrontDoor::greet() {
     token_ = is_caravan_ ? extension.token : 0;
     wire::HelloAnswer hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
     if (is_caravan_) {
-        store(hello.capabilities, net::own_extension());
+        wire::Extension own = net::own_extension();
+        if (!may_resume_) {
+            own.features &= ~wire::feature_resume;
+        }
+        resumes_ = (extension.features & own.features & wire::feature_resume) != 0;
+        if (resumes_) {
+            own.token = session_token_ = random_token();
+        }
+        store(hello.capabilities, own);
     }
     return answer(hello);
 }
@@ -97,7 +106,8 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
         if (!greeted_ && (command != Command::hello || header.size != sizeof(wire::HelloRequest))) {
             return fail(Errc::protocol, "did not begin with an RPC handshake");
         }
-        if (is_caravan_ && (command == wire::command_rdma_offer || wire::is_native(command) || token_ != 0)) {
+        if (is_caravan_ && (command == wire::command_rdma_offer || command == wire::command_records ||
+                            wire::is_native(command) || token_ != 0)) {
             return Wants::session;
         }
         const bool about_facts = is_caravan_ && command == wire::command_device_facts;
@@ -141,6 +151,10 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
             return std::unexpected(done.error());
         }
     }
+}
+
+bool FrontDoor::wants_to_resume() const {
+    return size_ >= header_size && load<wire::RequestHeader>(bytes_.data()).command == wire::command_resume;
 }
 
 uint32_t FrontDoor::memory_device() const { return load<uint32_t>(bytes_.data() + header_size); }

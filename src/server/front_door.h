@@ -18,7 +18,8 @@ public:
     // How long a client may take for its handshake, or for the rest of a command that it has begun.
     static constexpr seconds patience{10};
 
-    FrontDoor(UniqueFd socket, std::string peer);
+    // `may_resume`: sessions may outlive their connections.
+    FrontDoor(UniqueFd socket, std::string peer, bool may_resume);
 
     int fd() const { return socket_.get(); }
     const std::string & peer() const { return peer_; }
@@ -32,8 +33,14 @@ public:
     // Reads what is there. `devices`: what the workers announced. Error: drop it (Errc::closed: it left by itself).
     Result<Wants> advance(const std::vector<ControlMessage> & devices);
 
-    // Not 0: it wants a link with the session that gave this out.
+    // Not 0: it wants a link with the session that this belongs to, or to resume it.
     uint64_t token() const { return token_; }
+    // What the session that may begin here can be resumed with; 0: it cannot.
+    uint64_t session_token() const { return session_token_; }
+    // Can the peer resume?
+    bool resumes() const { return resumes_; }
+    // Wants::session, and token() is not 0: is it to resume?
+    bool wants_to_resume() const;
 
     uint32_t memory_device() const;
     Result<> answer_memory(uint64_t free, uint64_t total);
@@ -52,7 +59,9 @@ private:
     std::string peer_;
     bool greeted_ = false;
     bool is_caravan_ = false;  // has shown that it is one of ours
-    uint64_t token_ = 0;
+    const bool may_resume_;
+    bool resumes_ = false;
+    uint64_t token_ = 0, session_token_ = 0;
     std::array<std::byte, 64> bytes_{};  // of the command that is arriving
     size_t size_ = 0;
     TimePoint deadline_;

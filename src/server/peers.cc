@@ -1,12 +1,11 @@
 #include "server/peers.h"
 
 #include <array>
-#include <random>
 
 #include "base/config.h"
 #include "base/log.h"
+#include "base/random.h"
 #include "net/endpoint.h"
-#include "net/handshake.h"
 
 namespace caravan::server {
 namespace {
@@ -100,30 +99,54 @@ Result<> PeerReceiver::begin(uint64_t size) {
 }
 
 uint64_t Peers::invite() {
-    std::random_device random;
-    const uint64_t token = uint64_t{random()} << 32 | random();
+    const uint64_t token = random_token();
     {
         std::lock_guard lock(mutex_);
-        if (token == 0 || receivers_.size() >= max_links || !receivers_.emplace(token, nullptr).second) {
+        if (receivers_.size() >= max_links || !receivers_.emplace(token, nullptr).second) {
             return 0;
         }
     }
     return announce_(token) ? token : 0;
 }
 
-void Peers::arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> first) {
-    std::thread([this, token, socket = std::move(socket), first = std::move(first)]() mutable {
-        auto accepted = net::open_link_server(std::move(socket), first);
-        if (!accepted) {
-            log_warning("another server could not link with this session: {}", accepted.error().text);
+void Peers::arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes) {
+    std::thread([this, token, socket = std::move(socket), first = std::move(first), resumes]() mutable {
+        auto comer = net::open_for_token(std::move(socket), first);
+        if (!comer) {
+            log_warning("a connection to this session from another server, or to resume it, failed: {}",
+                        comer.error().text);
             return;
         }
-        std::lock_guard lock(mutex_);
-        if (const auto invited = receivers_.find(token); invited != receivers_.end() && invited->second == nullptr) {
-            invited->second = std::make_unique<PeerReceiver>(std::move(*accepted));
-            came_.notify_all();
-        }
+        came(token, std::move(*comer), resumes);
     }).detach();
+}
+
+void Peers::came(uint64_t token, net::Comer comer, bool resumes) {
+    std::lock_guard lock(mutex_);
+    if (comer.received) {
+        if (const auto kept = resumable_.find(token); kept != resumable_.end()) {
+            (void)kept->second->take_over(std::move(comer.transport), *comer.received);
+        }
+        return;
+    }
+    const auto invited = receivers_.find(token);
+    if (invited == receivers_.end() || invited->second != nullptr) {
+        return;
+    }
+    if (resumes) {
+        auto resumable = std::make_unique<net::ResumableTransport>(
+            std::move(comer.transport),
+            net::ResumableTransport::Options{.name = "another server", .grace = grace_, .reopen = {}});
+        resumable_[token] = resumable.get();
+        comer.transport = std::move(resumable);
+    }
+    invited->second = std::make_unique<PeerReceiver>(std::move(comer.transport));
+    came_.notify_all();
+}
+
+void Peers::keep(uint64_t token, net::ResumableTransport & transport) {
+    std::lock_guard lock(mutex_);
+    resumable_[token] = &transport;
 }
 
 PeerReceiver * Peers::receiver(uint64_t token) {

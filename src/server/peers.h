@@ -1,7 +1,7 @@
 // Links between the sessions of two servers, over which one sends its results straight to the other.
 //
 // The client asks one session for a token and gives it to the other, whose worker connects to the first one's server
-// with it. Nobody else knows the token, which is random and works once. A link has one direction; what is sent arrives
+// with it. Nobody else knows the token, which is random. A link has one direction; what is sent arrives
 // in the order of sending.
 //
 // Never destroyed: its threads may be waiting for a network when the session, and with it the process, ends.
@@ -20,7 +20,9 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "net/handshake.h"
 #include "net/inbound.h"
+#include "net/resumable.h"
 #include "wire/native.h"
 
 namespace caravan::server {
@@ -70,12 +72,17 @@ private:
 class Peers {
 public:
     // `announce` makes the server pass connections that come with this token to arrived().
-    explicit Peers(std::function<bool(uint64_t token)> announce) : announce_(std::move(announce)) {}
+    // `grace`: for a link whose connection broke.
+    Peers(std::function<bool(uint64_t token)> announce, seconds grace)
+        : announce_(std::move(announce)), grace_(grace) {}
 
     // A token, 0 if there can be none.
     uint64_t invite();
-    // A connection that came with a token: the rest of its handshake is done in a thread of its own.
-    void arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> first);
+    // A connection that came with a token, for a link, or to resume one or the session: the rest of its handshake is
+    // done in a thread of its own. `resumes`: its peer can resume.
+    void arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes);
+    // Who comes with `token` resumes this, which lives as long as the process.
+    void keep(uint64_t token, net::ResumableTransport & transport);
     // Null if nobody comes with it, which is waited for.
     PeerReceiver * receiver(uint64_t token);
 
@@ -84,10 +91,14 @@ public:
     PeerSender * sender(uint16_t link);
 
 private:
+    void came(uint64_t token, net::Comer comer, bool resumes);
+
     const std::function<bool(uint64_t)> announce_;
+    const seconds grace_;
     std::unordered_map<uint16_t, std::unique_ptr<PeerSender>> senders_;
     std::mutex mutex_;  // guards what follows
     std::unordered_map<uint64_t, std::unique_ptr<PeerReceiver>> receivers_;  // null: invited, not here yet
+    std::unordered_map<uint64_t, net::ResumableTransport *> resumable_;
     std::condition_variable came_;
 };
 

@@ -36,7 +36,7 @@ Error Session::run() {
     for (;;) {
         if (auto served = serve_one(); !served) {
             devices_.synchronize();
-            if (native_.is_used() && served.error().code != Errc::closed) {
+            if (native_.is_used() && served.error().code != Errc::closed && served.error().code != Errc::reset) {
                 (void)data_.tell(wire::AnswerKind::ended, served.error().text);
             }
             return std::move(served.error());
@@ -74,7 +74,7 @@ Result<> Session::serve_one() {
     if (begin != TimePoint()) {
         native_.record(command, begin, Clock::now());
     }
-    if (!done && done.error().code != Errc::closed) {
+    if (!done && done.error().code != Errc::closed && done.error().code != Errc::reset) {
         return fail(done.error().code, "{}: {}", name, done.error().text);
     }
     return done;

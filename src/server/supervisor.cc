@@ -78,7 +78,7 @@ private:
     void accept_all(net::Listener & listener);
     void advance(Door & door);
     void place(Door & door);
-    void place_link(Door & door);
+    void place_by_token(Door & door);
     void hear(WorkerProcess & worker);
     void handle_signals();
     void reap();
@@ -93,7 +93,7 @@ private:
     std::list<Door> doors_;
     std::vector<ControlMessage> devices_;
     std::string start_failure_;
-    std::unordered_map<uint64_t, pid_t> invitations_;  // by token: the worker that gave it out
+    std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links: the worker that has them
     uint64_t next_session_ = 1;
     TimePoint respawn_at_ = TimePoint::min();
     TimePoint accept_again_ = TimePoint::min();
@@ -215,7 +215,7 @@ void Supervisor::accept_all(net::Listener & listener) {
         }
         const std::string peer = net::peer_name(socket->get());
         log_debug("connection from {}", peer);
-        doors_.push_back({FrontDoor(std::move(*socket), peer)});
+        doors_.push_back({FrontDoor(std::move(*socket), peer, options_.worker.session_grace.count() > 0)});
     }
 }
 
@@ -250,7 +250,7 @@ void Supervisor::place(Door & door) {
         return;
     }
     if (door.client.token() != 0) {
-        place_link(door);
+        place_by_token(door);
         return;
     }
     const bool is_full = serving() >= static_cast<size_t>(options_.max_sessions);
@@ -263,10 +263,15 @@ void Supervisor::place(Door & door) {
     }
     ControlMessage message{.kind = ControlMessage::Kind::session,
                            .number = static_cast<uint32_t>(next_session_),
-                           .prefix_size = static_cast<uint32_t>(door.client.prefix().size())};
+                           .prefix_size = static_cast<uint32_t>(door.client.prefix().size()),
+                           .token = door.client.session_token()};
+    message.set_text(door.client.peer());
     std::ranges::copy(door.client.prefix(), message.prefix);
     const UniqueFd socket = door.client.release();
     door.closing = true;
+    if (message.token != 0) {
+        tokens_[message.token] = worker->pid;
+    }
     if (!send_control(worker->control.get(), message, socket.get())) {
         log_error("{} is dropped: its worker process has died", door.client.peer());
         return;
@@ -280,24 +285,28 @@ void Supervisor::place(Door & door) {
     spawn_spare();
 }
 
-// Another server's worker, with the token of one of our sessions.
-void Supervisor::place_link(Door & door) {
+// Another server's worker, with the token of a link with one of our sessions; or one that comes back, with that of a
+// link or a session.
+void Supervisor::place_by_token(Door & door) {
     door.closing = true;
-    const auto invitation = invitations_.extract(door.client.token());
-    const auto worker = invitation.empty() ? workers_.end()
-                                           : std::ranges::find(workers_, invitation.mapped(), &WorkerProcess::pid);
+    const bool resumes = door.client.wants_to_resume();
+    const auto owner = tokens_.find(door.client.token());
+    const auto worker = owner == tokens_.end() ? workers_.end()
+                                               : std::ranges::find(workers_, owner->second, &WorkerProcess::pid);
     if (worker == workers_.end() || !worker->control) {
-        log_warning("dropping {}: it wants a link with a session that did not invite it", door.client.peer());
+        log_warning("dropping {}: it wants {} session that is not here", door.client.peer(),
+                    resumes ? "to resume a" : "a link with a");
         return;
     }
     ControlMessage message{.kind = ControlMessage::Kind::link,
                            .prefix_size = static_cast<uint32_t>(door.client.prefix().size()),
+                           .resumes = door.client.resumes(),
                            .token = door.client.token()};
     std::ranges::copy(door.client.prefix(), message.prefix);
     const UniqueFd socket = door.client.release();
     send_control(worker->control.get(), message, socket.get());
-    std::fprintf(stdout, "Linked with the server at %s (session %llu)\n", door.client.peer().c_str(),
-                 static_cast<unsigned long long>(worker->session));
+    std::fprintf(stdout, "%s %s (session %llu)\n", resumes ? "Connected again:" : "Linked with the server at",
+                 door.client.peer().c_str(), static_cast<unsigned long long>(worker->session));
     std::fflush(stdout);
 }
 
@@ -336,7 +345,7 @@ void Supervisor::hear(WorkerProcess & worker) {
                     }
                 }
                 break;
-            case ControlMessage::Kind::invite: invitations_[message.token] = worker.pid; break;
+            case ControlMessage::Kind::invite: tokens_[message.token] = worker.pid; break;
             case ControlMessage::Kind::session:
             case ControlMessage::Kind::link: break;
         }
@@ -384,7 +393,7 @@ void Supervisor::reap() {
                 door.asked = false;
             }
         }
-        std::erase_if(invitations_, [&](const auto & invitation) { return invitation.second == pid; });
+        std::erase_if(tokens_, [&](const auto & token) { return token.second == pid; });
         workers_.erase(worker);
     }
 }

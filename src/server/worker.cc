@@ -31,11 +31,13 @@ void quiet_log(ggml_log_level level, const char * text, void *) {
 }
 
 // Watches, while the main thread computes, for a client that has hung up (the computation is for nobody), for a
-// supervisor that has gone, and for other servers that come to link with this session. Sleeps otherwise.
+// supervisor that has gone, and for connections that come for this session: other servers' links, and those that
+// replace one that broke. Sleeps otherwise.
 class Watcher {
 public:
-    Watcher(int client, int control, Devices & devices, Peers & peers)
-        : client_(client), control_(control), devices_(devices), peers_(peers) {
+    // `client`: a descriptor of its own. `token`: with which the session is resumed, 0 if it never is.
+    Watcher(UniqueFd client, int control, uint64_t token, Devices & devices, Peers & peers)
+        : client_(std::move(client)), control_(control), token_(token), devices_(devices), peers_(peers) {
         if (::pipe(stop_) == 0) {
             thread_ = std::thread([this] { watch(); });
         }
@@ -55,8 +57,8 @@ private:
 #else
         const short hang_up = 0;
 #endif
-        pollfd fds[3] = {{client_, hang_up, 0}, {control_, POLLIN, 0}, {stop_[0], 0, 0}};
         for (;;) {
+            pollfd fds[3] = {{client_.get(), hang_up, 0}, {control_, POLLIN, 0}, {stop_[0], 0, 0}};
             if (::poll(fds, 3, -1) < 0) {
                 continue;
             }
@@ -65,8 +67,13 @@ private:
             }
             if (fds[1].revents != 0) {
                 hear_supervisor();
+                continue;  // perhaps with another client_
             }
             if (fds[0].revents == 0) {
+                continue;
+            }
+            if (token_ != 0 && (fds[0].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0) {
+                client_.reset();  // cut off, not closed: the session may be resumed
                 continue;
             }
             // Commands that came before the end are still read (an upload may be on its way into the cache), but a
@@ -91,11 +98,17 @@ private:
         if (*received && (*received)->message.kind == ControlMessage::Kind::link) {
             const ControlMessage & message = (*received)->message;
             const auto first = ConstBytes(message.prefix).first(message.prefix_size);
-            peers_.arrived(message.token, std::move((*received)->attached), {first.begin(), first.end()});
+            UniqueFd socket = std::move((*received)->attached);
+            if (message.token == token_) {
+                client_ = UniqueFd(::dup(socket.get()));
+            }
+            peers_.arrived(message.token, std::move(socket), {first.begin(), first.end()}, message.resumes != 0);
         }
     }
 
-    int client_, control_;
+    UniqueFd client_;
+    const int control_;
+    const uint64_t token_;
     Devices & devices_;
     Peers & peers_;
     int stop_[2] = {-1, -1};
@@ -128,22 +141,31 @@ bool announce(int control, const Devices & devices) {
 }
 
 std::string why_ended(const Error & error) {
-    return error.code == Errc::closed ? "the client left" : error.text;
+    return error.code == Errc::closed || error.code == Errc::reset ? "the client left" : error.text;
 }
 
-void serve(ReceivedControl given, int control, Devices & devices, cache::Weights & weights) {
-    const int client = given.attached.get();
+void serve(ReceivedControl given, int control, seconds grace, Devices & devices, cache::Weights & weights) {
+    UniqueFd client(::dup(given.attached.get()));
+    const uint64_t token = given.message.token;
     const ConstBytes first = ConstBytes(given.message.prefix).first(given.message.prefix_size);
-    auto accepted = net::open_server(std::move(given.attached), first);
+    auto accepted = net::open_server(std::move(given.attached), first, token != 0);
     ControlMessage ended{.kind = ControlMessage::Kind::ended};
     if (!accepted) {
         ended.set_text(accepted.error().text);
     } else {
-        Peers & peers = *new Peers([control](uint64_t token) {
-            return send_control(control, {.kind = ControlMessage::Kind::invite, .token = token});
-        });
+        Peers & peers = *new Peers([control](uint64_t link) {
+            return send_control(control, {.kind = ControlMessage::Kind::invite, .token = link});
+        }, grace);
+        if (accepted->in_records) {
+            auto resumable = std::make_unique<net::ResumableTransport>(
+                std::move(accepted->transport), net::ResumableTransport::Options{.name = given.message.text,
+                                                                                 .grace = grace,
+                                                                                 .reopen = {}});
+            peers.keep(token, *resumable);
+            accepted->transport = std::move(resumable);
+        }
         Session session(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, devices, &weights, &peers);
-        const Watcher watcher(client, control, devices, peers);
+        const Watcher watcher(std::move(client), control, accepted->in_records ? token : 0, devices, peers);
         const Error end = session.run();
         ended.set_text(session.did_work() ? std::format("{}; {}", why_ended(end), session.summary()) : why_ended(end));
     }
@@ -183,7 +205,7 @@ int run_worker(int control, const WorkerOptions & options) {
         }
         const ControlMessage & message = (*received)->message;
         if (message.kind == ControlMessage::Kind::session) {
-            serve(std::move(**received), control, *devices, *weights);
+            serve(std::move(**received), control, options.session_grace, *devices, *weights);
             // Back-ends' own clean-up is not worth waiting for: the client's memory is to be free now.
             ::_exit(EXIT_SUCCESS);
         }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "cache/weights.h"
 
 namespace caravan::server {
@@ -12,6 +13,7 @@ namespace caravan::server {
 struct WorkerOptions {
     std::vector<std::string> devices;
     int threads = 1;
+    seconds session_grace{60};  // for a session whose connection broke; 0: it ends
     cache::WeightOptions weights;
     bool keep_backend_log = false;  // show ggml's own lines while it loads
 };

@@ -90,7 +90,8 @@ void append_options(std::vector<std::string> & arguments, const cache::WeightOpt
 }  // namespace
 
 Result<WorkerProcess> start_worker(const WorkerOptions & options) {
-    std::vector<std::string> arguments{"--threads", std::to_string(options.threads)};
+    std::vector<std::string> arguments{"--threads", std::to_string(options.threads), "--session-grace",
+                                       std::to_string(options.session_grace.count())};
     for (const std::string & device : options.devices) {
         arguments.insert(arguments.end(), {"--device", device});
     }

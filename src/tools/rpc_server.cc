@@ -73,7 +73,8 @@ int main(int argc, char ** argv) {
     options.worker.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency() / 2));
     cache::WeightOptions & weights = options.worker.weights;
     bool list_devices = false;
-    int worker_fd = -1, indexer_fd = -1, drain = static_cast<int>(options.drain.count());
+    int worker_fd = -1, indexer_fd = -1, drain = static_cast<int>(options.drain.count()),
+        grace = static_cast<int>(options.worker.session_grace.count());
 
     CLI::App app{"Lends this machine's devices (GPUs, or its CPU) to ggml programs on other machines.", "rpc-server"};
     app.footer(footer);
@@ -107,6 +108,9 @@ int main(int argc, char ** argv) {
     app.add_option("--max-sessions", options.max_sessions, "clients served at once; more have to wait")
         ->check(CLI::Range(1, 1024))
         ->capture_default_str();
+    app.add_option("--session-grace", grace,
+                   "seconds that a session whose connection broke waits for its client; 0: it ends at once")
+        ->check(CLI::Range(0, 24 * 3600));
     app.add_option("--drain", drain, "seconds that sessions may go on after SIGTERM")
         ->check(CLI::Range(0, 86400))
         ->capture_default_str();
@@ -119,6 +123,7 @@ int main(int argc, char ** argv) {
         return app.exit(error) == 0 ? 0 : 2;
     }
     options.drain = seconds(drain);
+    options.worker.session_grace = seconds(grace);
     if (list_devices) {
         ggml_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
         std::printf("Devices:\n%s", server::Devices::describe_all().c_str());

@@ -15,6 +15,7 @@ namespace caravan::wire {
 inline constexpr char extension_magic[8] = {'C', 'A', 'R', 'A', 'V', 'A', 'N', '1'};
 inline constexpr uint32_t feature_rdma = 1;    // built with RDMA and willing to try
 inline constexpr uint32_t feature_native = 2;  // native.h
+inline constexpr uint32_t feature_resume = 4;  // sessions and links outlive their connections: records, below
 
 #pragma pack(push, 1)
 
@@ -22,7 +23,9 @@ struct Extension {
     uint32_t qpn = 0;
     char magic[8] = {'C', 'A', 'R', 'A', 'V', 'A', 'N', '1'};
     uint32_t features = 0;
-    uint64_t token = 0;  // not 0: a link to the session that gave it out (native.h, INVITE)
+    // From a client, if not 0: it wants the session that this belongs to, for a link (native.h, INVITE) or to resume.
+    // From a server: belongs to the session that may begin on this connection.
+    uint64_t token = 0;
 
     bool is_caravan() const {
         return qpn == 0 && std::memcmp(magic, extension_magic, sizeof magic) == 0;
@@ -53,6 +56,31 @@ struct RdmaVerdict {
 // From one server to another, as the first command on a link (after RDMA has been negotiated, if it is). No payload.
 // Answer: u8 1.
 inline constexpr Command command_link{130};
+
+// From a client whose session is to be resumable, after RDMA has been negotiated (if it is). No payload, no answer.
+inline constexpr Command command_records{133};
+
+// With feature_resume on both sides, sessions (after RECORDS) and links (after LINK) are sent in records, in both
+// directions: this header, then `length` bytes of the stream.
+struct RecordHeader {
+    uint32_t length;  // 0: nothing but the acknowledgement
+    uint32_t unused;
+    uint64_t acknowledged;  // bytes of the other direction's stream that were taken by whom they are for, ever
+};
+static_assert(sizeof(RecordHeader) == 16);
+inline constexpr uint32_t max_record = 256 * 1024;
+// No side sends more than this beyond what was acknowledged.
+inline constexpr uint64_t resume_window = 8 << 20;
+
+// The first command on a new connection with the token of a session or link whose connection broke. Records follow the
+// answer, and each side sends again from where the other one says that it has got to.
+inline constexpr Command command_resume{132};
+struct ResumeRequest {
+    uint64_t received;  // as RecordHeader::acknowledged
+};
+struct ResumeAnswer {
+    uint64_t received;
+};
 
 // Of one device, which the payload names like that of GET_ALIGNMENT does.
 inline constexpr Command command_device_facts{131};

@@ -105,5 +105,5 @@ def test_a_link_needs_an_invitation(lab):
         peer.recv(36)
         peer.sendall(stockwire.command(130))
         assert stockwire.is_dropped(peer)
-    eventually(lambda: server.log().count('a session that did not invite it') == 2, 'it says so')
+    eventually(lambda: server.log().count('a link with a session that is not here') == 2, 'it says so')
     same(lab.logits([server]), local_logits(lab))

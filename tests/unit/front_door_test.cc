@@ -26,7 +26,7 @@ struct Client {
     Client() {
         auto pair = test::socket_pair();
         net::set_non_blocking(pair.near.get(), true);
-        door.emplace(std::move(pair.near), "tester");
+        door.emplace(std::move(pair.near), "tester", true);
         peer = WirePeer(std::move(pair.far));
     }
     Result<Wants> advance() { return door->advance(devices); }
@@ -63,9 +63,28 @@ TEST(FrontDoor, AnotherCaravanIsRecognized) {
     ASSERT_EQ(client.advance().value(), Wants::more);
     const auto answer = client.peer.answered_as<wire::HelloAnswer>();
     EXPECT_EQ(answer.major, 8);
-    EXPECT_TRUE(load<wire::Extension>(answer.capabilities).is_caravan());
+    const auto extension = load<wire::Extension>(answer.capabilities);
+    EXPECT_TRUE(extension.is_caravan());
+    EXPECT_EQ(extension.token, 0u) << "its peer did not say that it resumes";
+    EXPECT_EQ(client.door->session_token(), 0u);
     client.peer.request(static_cast<Command>(23));
     EXPECT_FALSE(client.advance()) << "but has to keep to the protocol as well";
+}
+
+TEST(FrontDoor, SessionsAreResumedWithTokensThatDiffer) {
+    uint64_t last = 0;
+    for (int i = 0; i < 3; ++i) {
+        Client client;
+        wire::Extension hello;
+        hello.features = wire::feature_resume;
+        client.peer.ask(Command::hello, hello);
+        ASSERT_EQ(client.advance().value(), Wants::more);
+        const auto extension = load<wire::Extension>(client.peer.answered_as<wire::HelloAnswer>().capabilities);
+        EXPECT_NE(extension.token, 0u);
+        EXPECT_NE(extension.token, last);
+        EXPECT_EQ(extension.token, client.door->session_token());
+        last = extension.token;
+    }
 }
 
 TEST(FrontDoor, OnlyACaravanMayOfferRdma) {

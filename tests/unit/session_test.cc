@@ -537,7 +537,8 @@ TEST_F(Hostile, NotWaitingForAnAnswerIsJustLeaving) {
     client.peer.ask(Command::get_tensor,
                     wire::GetTensorRequest{f32_tensor(1, {8 << 20, 1, 1, 1}, buffer, client.base), 0, 32 << 20});
     client.peer.close();
-    EXPECT_EQ(client.end().code, Errc::closed);
+    const Errc code = client.end().code;
+    EXPECT_TRUE(code == Errc::closed || code == Errc::reset);
 }
 
 // The native dialect: regions of the buffer in slots, and graphs of them.

@@ -311,7 +311,7 @@ private:
         }
         std::lock_guard lock(mutex_);
         progress();
-        set_error(got > 0 ? Errc::protocol : Errc::closed,
+        set_error(got > 0 ? Errc::protocol : got == 0 ? Errc::closed : Errc::reset,
                   got > 0 ? "the peer spoke TCP after the change to RDMA" : "the peer closed the connection");
     }
 

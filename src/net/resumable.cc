@@ -1,0 +1,537 @@
+#include "net/resumable.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "base/log.h"
+#include "net/exact_io.h"
+
+namespace caravan::net {
+namespace {
+
+constexpr size_t header_size = sizeof(wire::RecordHeader);
+constexpr size_t staging_size = 64 * 1024;
+// Behind a long record that goes straight to its place: enough for the next header, and a short record.
+constexpr size_t look_ahead = 4096;
+// So much is taken before the peer is told of it, if nothing goes to the peer anyway.
+constexpr uint64_t tell_after = wire::resume_window / 8;
+// A send that finds less room than this looks for acknowledgements first.
+constexpr uint64_t little_room = wire::max_record;
+// The active end looks at a connection that nobody waits for.
+constexpr seconds look_every{1};
+constexpr seconds attempt_patience{3};
+constexpr milliseconds first_pause{50}, longest_pause{2000};
+// A peer whose connection was reset lives, and knows it, or its process has ended: it comes back soon or not at all.
+constexpr seconds grace_after_reset{5};
+
+size_t total_size(std::span<const ConstBytes> parts) {
+    size_t size = 0;
+    for (const ConstBytes part : parts) {
+        size += part.size();
+    }
+    return size;
+}
+
+void append_bytes(std::vector<std::byte> & to, ConstBytes bytes) { to.insert(to.end(), bytes.begin(), bytes.end()); }
+
+}  // namespace
+
+void ReplayBuffer::append(ConstBytes bytes) {
+    const uint64_t size = end_ - begin_;
+    if (ring_.size() < size + bytes.size()) {
+        std::vector<std::byte> larger(std::bit_ceil(std::max<uint64_t>(size + bytes.size(), 4096)));
+        for (uint64_t position = begin_; position < end_;) {
+            const ConstBytes piece = at(position, end_ - position);
+            for (size_t done = 0; done < piece.size();) {  // the larger ring wraps elsewhere
+                const size_t to = (position + done) & (larger.size() - 1);
+                const size_t step = std::min(piece.size() - done, larger.size() - to);
+                std::memcpy(larger.data() + to, piece.data() + done, step);
+                done += step;
+            }
+            position += piece.size();
+        }
+        ring_ = std::move(larger);
+    }
+    while (!bytes.empty()) {
+        const size_t to = end_ & (ring_.size() - 1);
+        const size_t step = std::min(bytes.size(), ring_.size() - to);
+        std::memcpy(ring_.data() + to, bytes.data(), step);
+        end_ += step;
+        bytes = bytes.subspan(step);
+    }
+}
+
+ConstBytes ReplayBuffer::at(uint64_t position, uint64_t size) const {
+    if (size == 0) {
+        return {};
+    }
+    const size_t from = position & (ring_.size() - 1);
+    return ConstBytes(ring_).subspan(from, std::min<uint64_t>(size, ring_.size() - from));
+}
+
+ResumableTransport::ResumableTransport(std::unique_ptr<Transport> transport, Options options)
+    : options_(std::move(options)), inner_(std::move(transport)), kind_(inner_->kind()), staging_(staging_size) {
+    if (options_.reopen) {
+        keeper_ = std::thread([this] { keep(); });
+    }
+}
+
+ResumableTransport::~ResumableTransport() {
+    {
+        Lock lock(mutex_);
+        stopping_ = true;
+        changed_.notify_all();
+    }
+    if (keeper_.joinable()) {
+        keeper_.join();
+    }
+}
+
+std::string_view ResumableTransport::kind() const {
+    Lock lock(mutex_);
+    return kind_ == "rdma" ? "rdma" : kind_ == "unix" ? "unix" : "tcp";
+}
+
+void ResumableTransport::wake() {
+    Lock lock(mutex_);
+    if (inner_) {
+        inner_->wake();
+    } else {
+        woken_ = true;
+        changed_.notify_all();
+    }
+}
+
+uint64_t ResumableTransport::room() const { return wire::resume_window - (replay_.end() - replay_.begin()); }
+
+// The connection takes what control_ holds and the stream up to `end`, in records. True: all of it.
+bool ResumableTransport::pump_out(uint64_t end) {
+    while (inner_ && (!control_.empty() || on_wire_ < end)) {
+        if (record_left_ == 0 && on_wire_ < end) {
+            record_left_ = std::min<uint64_t>(end - on_wire_, wire::max_record);
+            const wire::RecordHeader header{static_cast<uint32_t>(record_left_), 0, taken_};
+            append_bytes(control_, const_bytes(&header, sizeof header));
+            told_ = taken_;
+        }
+        const uint64_t size = std::min(record_left_, end - on_wire_);
+        const ConstBytes first = replay_.at(on_wire_, size);
+        const std::array parts{ConstBytes(control_), first, replay_.at(on_wire_ + first.size(), size - first.size())};
+        const auto inner = inner_;
+        const auto sent = inner->send(parts);
+        if (!sent) {
+            pump_in();  // the peer's last words, if any
+            broke(inner, sent.error());
+            return false;
+        }
+        if (*sent == 0) {
+            return false;
+        }
+        const size_t of_control = std::min(*sent, control_.size());
+        control_.erase(control_.begin(), control_.begin() + static_cast<ptrdiff_t>(of_control));
+        on_wire_ += *sent - of_control;
+        record_left_ -= *sent - of_control;
+    }
+    return inner_ != nullptr;
+}
+
+Result<size_t> ResumableTransport::send(std::span<const ConstBytes> parts) {
+    Lock lock(mutex_);
+    if (over_) {
+        return std::unexpected(*over_);
+    }
+    if (!pump_out(replay_.end())) {
+        return over_ ? Result<size_t>(std::unexpected(*over_)) : size_t{0};
+    }
+    const size_t size = total_size(parts);
+    if (record_left_ == 0) {
+        if (room() < std::min<uint64_t>(size, little_room)) {
+            pump_in();
+        }
+        const uint64_t length = std::min({static_cast<uint64_t>(size), room(), uint64_t{wire::max_record}});
+        if (length == 0 || !inner_) {
+            return over_ ? Result<size_t>(std::unexpected(*over_)) : size_t{0};
+        }
+        // A record promises only what there is room for, so it never has to wait for an acknowledgement in its middle.
+        record_left_ = length;
+        const wire::RecordHeader header{static_cast<uint32_t>(length), 0, taken_};
+        append_bytes(control_, const_bytes(&header, sizeof header));
+        told_ = taken_;
+    }
+    const uint64_t begin = replay_.end();
+    uint64_t left = std::min<uint64_t>(size, record_left_);
+    const uint64_t end = begin + left;
+    for (const ConstBytes part : parts) {
+        const size_t step = std::min<uint64_t>(part.size(), left);
+        replay_.append(part.first(step));
+        left -= step;
+    }
+    pump_out(end);
+    // What the connection has not taken is the caller's again, who will come with it a second time.
+    const uint64_t sent = std::max(on_wire_, begin);
+    replay_.cut_back(sent);
+    if (sent == begin && over_) {
+        return std::unexpected(*over_);
+    }
+    return sent - begin;
+}
+
+// An acknowledgement from the peer.
+void ResumableTransport::acknowledge(uint64_t position) {
+    if (position > on_wire_) {
+        end({Errc::protocol, "the peer acknowledged what it was not sent"});
+    } else if (position > replay_.begin()) {
+        replay_.forget(position);
+    }
+}
+
+// Reads the next header from what is staged. False: there is none, or it is nonsense.
+bool ResumableTransport::next_record() {
+    if (staging_end_ - staging_begin_ < header_size || over_) {
+        return false;
+    }
+    const auto header = load<wire::RecordHeader>(staging_.data() + staging_begin_);
+    staging_begin_ += header_size;
+    if (header.length > wire::max_record) {
+        end({Errc::protocol, "the peer sent a record that is too long"});
+        return false;
+    }
+    incoming_left_ = header.length;
+    acknowledge(header.acknowledged);
+    return !over_;
+}
+
+// Receives what has come, for whatever it is. False: nothing.
+bool ResumableTransport::fill_staging() {
+    if (!inner_) {
+        return false;
+    }
+    if (staging_begin_ > 0) {
+        std::copy(staging_.begin() + static_cast<ptrdiff_t>(staging_begin_),
+                  staging_.begin() + static_cast<ptrdiff_t>(staging_end_), staging_.begin());
+        staging_end_ -= std::exchange(staging_begin_, 0);
+    }
+    const std::array parts{MutableBytes(staging_).subspan(staging_end_)};
+    const auto inner = inner_;
+    const auto got = inner->receive(parts);
+    if (!got) {
+        broke(inner, got.error());
+        return false;
+    }
+    staging_end_ += *got;
+    return *got > 0;
+}
+
+// Receives what is there and keeps it for later, for the sake of the acknowledgements.
+void ResumableTransport::pump_in() {
+    do {
+        while (incoming_left_ > 0 ? staging_begin_ < staging_end_ : next_record()) {
+            const size_t step = std::min<uint64_t>(incoming_left_, staging_end_ - staging_begin_);
+            append_bytes(stash_, ConstBytes(staging_).subspan(staging_begin_, step));
+            staging_begin_ += step;
+            incoming_left_ -= step;
+        }
+        if (stash_.size() - stash_begin_ > wire::resume_window) {
+            end({Errc::protocol, "the peer sent more than was acknowledged"});
+        }
+    } while (!over_ && fill_staging());
+}
+
+Result<size_t> ResumableTransport::receive(std::span<const MutableBytes> parts) {
+    Lock lock(mutex_);
+    size_t total = 0, part = 0, offset = 0;
+    const auto give = [&](ConstBytes bytes) {
+        const size_t step = std::min(bytes.size(), parts[part].size() - offset);
+        std::ranges::copy(bytes.first(step), parts[part].begin() + static_cast<ptrdiff_t>(offset));
+        offset += step;
+        total += step;
+        return step;
+    };
+    for (;;) {
+        while (part < parts.size() && offset == parts[part].size()) {
+            ++part;
+            offset = 0;
+        }
+        if (part == parts.size()) {
+            break;
+        }
+        if (stash_begin_ < stash_.size()) {
+            stash_begin_ += give(ConstBytes(stash_).subspan(stash_begin_));
+            if (stash_begin_ == stash_.size()) {
+                stash_.clear();
+                stash_begin_ = 0;
+            }
+        } else if (over_) {
+            break;
+        } else if (incoming_left_ > 0 && staging_begin_ < staging_end_) {
+            const size_t there = std::min<uint64_t>(incoming_left_, staging_end_ - staging_begin_);
+            const size_t step = give(ConstBytes(staging_).subspan(staging_begin_, there));
+            staging_begin_ += step;
+            incoming_left_ -= step;
+        } else if (incoming_left_ == 0 && staging_end_ - staging_begin_ >= header_size) {
+            next_record();
+        } else if (total > 0 || !inner_) {
+            break;
+        } else if (incoming_left_ <= look_ahead) {
+            if (!fill_staging()) {
+                break;
+            }
+        } else {
+            // Straight to where it belongs.
+            staging_begin_ = staging_end_ = 0;
+            std::array<MutableBytes, max_parts> places;
+            size_t count = 0;
+            uint64_t room = incoming_left_;
+            for (size_t i = part; i < parts.size() && count + 1 < places.size() && room > 0; ++i) {
+                const MutableBytes place = i == part ? parts[i].subspan(offset) : parts[i];
+                places[count++] = place.first(std::min<uint64_t>(place.size(), room));
+                room -= places[count - 1].size();
+            }
+            if (room == 0) {
+                places[count++] = MutableBytes(staging_).first(look_ahead);
+            }
+            const auto inner = inner_;
+            const auto got = inner->receive(std::span(places).first(count));
+            if (!got) {
+                broke(inner, got.error());
+                break;
+            }
+            const uint64_t straight = std::min<uint64_t>(*got, incoming_left_ - room);
+            total += straight;
+            incoming_left_ -= straight;
+            staging_end_ = *got - straight;
+            break;
+        }
+    }
+    taken_ += total;
+    if (total == 0 && over_) {
+        return std::unexpected(*over_);
+    }
+    acknowledge_much();
+    return total;
+}
+
+void ResumableTransport::acknowledge_much() {
+    if (inner_ && taken_ - told_ >= tell_after && control_.empty() && record_left_ == 0) {
+        const wire::RecordHeader header{0, 0, taken_};
+        append_bytes(control_, const_bytes(&header, sizeof header));
+        told_ = taken_;
+        pump_out(replay_.end());
+    }
+}
+
+// Is there something for receive that the connection does not know of?
+bool ResumableTransport::may_receive() const {
+    return stash_begin_ < stash_.size() || staging_end_ - staging_begin_ >= header_size ||
+           (incoming_left_ > 0 && staging_begin_ < staging_end_);
+}
+
+Result<bool> ResumableTransport::wait(Interest interest, TimePoint deadline, microseconds spin) {
+    Lock lock(mutex_);
+    if (interest.read && may_receive()) {
+        return true;
+    }
+    if (inner_) {
+        pump_out(replay_.end());
+    }
+    if (!inner_ && !over_) {
+        ++waiting_;
+        wait_broken(lock, deadline);
+        --waiting_;
+        if (!over_) {
+            return true;
+        }
+    }
+    if (over_) {
+        return std::unexpected(*over_);
+    }
+    const bool for_room = interest.write && room() == 0 && record_left_ == 0;
+    const Interest inner_interest{.read = interest.read || for_room,
+                                  .write = has_unsent() || (interest.write && !for_room)};
+    ++waiting_;
+    changed_.wait(lock, [this] { return !looking_; });
+    const auto inner = inner_;
+    if (!inner) {
+        --waiting_;
+        return true;
+    }
+    lock.unlock();
+    const auto ready = inner->wait(inner_interest, deadline, spin);
+    lock.lock();
+    --waiting_;
+    if (!ready) {
+        broke(inner, ready.error());
+        return true;
+    }
+    if (*ready && for_room) {
+        pump_in();
+    }
+    return ready;
+}
+
+void ResumableTransport::end(Error error) {
+    if (!over_) {
+        over_ = std::move(error);
+        inner_.reset();
+        changed_.notify_all();
+    }
+}
+
+void ResumableTransport::drop_connection() {
+    inner_->wake();
+    inner_.reset();
+    control_.clear();
+    record_left_ = incoming_left_ = 0;
+    staging_begin_ = staging_end_ = 0;
+    broken_since_ = Clock::now();
+}
+
+void ResumableTransport::broke(const std::shared_ptr<Transport> & transport, Error error) {
+    if (inner_ != transport || over_) {
+        return;  // it has been replaced already
+    }
+    drop_connection();
+    const bool is_passive = !options_.reopen;
+    if (options_.grace.count() == 0 || (is_passive && (error.code == Errc::closed || error.code == Errc::protocol))) {
+        end(std::move(error));
+        return;
+    }
+    reason_ = error.text;
+    next_try_ = broken_since_;
+    const seconds grace = is_passive && error.code == Errc::reset ? std::min(options_.grace, grace_after_reset)
+                                                                  : options_.grace;
+    give_up_ = broken_since_ + grace;
+    pause_ = first_pause;
+    if (is_passive) {
+        log_warning("the connection with {} broke ({}): it may come back within {} s", options_.name, reason_,
+                    grace.count());
+    } else {
+        log_debug("{}: the connection broke ({}): making a new one", options_.name, reason_);
+    }
+    changed_.notify_all();
+}
+
+// The stream goes on over this connection; the peer has got to `received`.
+Result<> ResumableTransport::begin_again(std::unique_ptr<Transport> transport, uint64_t received) {
+    if (received < replay_.begin() || received > on_wire_) {
+        end({Errc::protocol, "the peer resumed at a place that makes no sense"});
+        return std::unexpected(*over_);
+    }
+    replay_.forget(received);
+    on_wire_ = received;
+    inner_ = std::move(transport);
+    kind_ = inner_->kind();
+    told_ = taken_;
+    const double lost_s = std::chrono::duration<double>(Clock::now() - broken_since_).count();
+    log_warning("the connection with {} broke ({}), and was made again over {} after {:.1f} s: {} bytes are sent again",
+                options_.name, reason_, kind_, lost_s, replay_.end() - on_wire_);
+    pump_out(replay_.end());
+    changed_.notify_all();
+    return {};
+}
+
+Result<> ResumableTransport::take_over(std::unique_ptr<Transport> transport, uint64_t received) {
+    Lock lock(mutex_);
+    if (over_) {
+        return std::unexpected(*over_);
+    }
+    if (inner_) {
+        drop_connection();  // the peer knows more
+        reason_ = "on the other side";
+    }
+    stash_.clear();
+    stash_begin_ = 0;
+    struct {
+        uint64_t size = sizeof(wire::ResumeAnswer);
+        wire::ResumeAnswer answer;
+    } answer{.answer = {taken_}};
+    append_bytes(control_, const_bytes(&answer, sizeof answer));
+    return begin_again(std::move(transport), received);
+}
+
+// Until there is a connection, somebody woke us, or the deadline.
+void ResumableTransport::wait_broken(Lock & lock, TimePoint deadline) {
+    while (!inner_ && !over_ && !std::exchange(woken_, false) && Clock::now() < deadline) {
+        if (options_.reopen && !reopening_) {
+            reopen(lock, deadline);
+            continue;
+        }
+        changed_.wait_until(lock, std::min(deadline, give_up_));
+        if (!inner_ && !reopening_ && Clock::now() >= give_up_) {
+            end({Errc::timed_out, std::format("the connection broke ({}), and {} did not come back", reason_,
+                                              options_.name)});
+        }
+    }
+}
+
+// One try, or the pause before it. Gives up the lock meanwhile.
+void ResumableTransport::reopen(Lock & lock, TimePoint deadline) {
+    const TimePoint now = Clock::now();
+    if (now < next_try_) {
+        changed_.wait_until(lock, std::min({deadline, next_try_, give_up_}));
+        return;
+    }
+    if (now >= give_up_) {
+        end({Errc::timed_out, std::format("the connection broke ({}), and could not be made again in {} s", reason_,
+                                          options_.grace.count())});
+        return;
+    }
+    reopening_ = true;
+    // What was received and not taken is sent again.
+    stash_.clear();
+    stash_begin_ = 0;
+    const uint64_t received = taken_;
+    lock.unlock();
+    auto again = options_.reopen(received, now + attempt_patience);
+    lock.lock();
+    reopening_ = false;
+    changed_.notify_all();
+    if (over_) {
+        return;
+    }
+    if (again) {
+        (void)begin_again(std::move(again->transport), again->received);
+        return;
+    }
+    const Error & error = again.error();
+    log_debug("{}: no new connection yet: {}", options_.name, error.text);
+    if (error.code == Errc::closed || error.code == Errc::unavailable) {
+        end({error.code, std::format("{}; {}", reason_, error.text)});
+        return;
+    }
+    next_try_ = Clock::now() + pause_;
+    pause_ = std::min(2 * pause_, longest_pause);
+}
+
+// The active end's own thread: sees that a connection broke while nobody uses it.
+void ResumableTransport::keep() {
+    Lock lock(mutex_);
+    while (!stopping_ && !over_) {
+        if (inner_) {
+            changed_.wait_for(lock, look_every);
+            if (inner_ && waiting_ == 0 && !stopping_) {
+                const auto inner = inner_;
+                looking_ = true;
+                lock.unlock();
+                const auto ready = inner->wait({.read = true}, Clock::now(), microseconds{0});
+                lock.lock();
+                looking_ = false;
+                changed_.notify_all();
+                if (!ready) {
+                    broke(inner, ready.error());
+                } else if (inner_ == inner && waiting_ == 0 && *ready) {
+                    pump_in();
+                }
+                pump_out(replay_.end());
+            }
+        } else if (waiting_ == 0 && !reopening_) {
+            reopen(lock, Clock::now() + look_every);
+        } else {
+            changed_.wait_for(lock, look_every);
+        }
+    }
+}
+
+}  // namespace caravan::net

@@ -1,0 +1,183 @@
+"""Connections that break while a session goes on over them: it survives, and nothing that it computes changes."""
+import contextlib
+import os
+import signal
+import struct
+import threading
+import time
+
+import pytest
+
+import stockwire
+from harness import local_logits, same
+from processes import InBackground, completion
+from proxy import Proxy
+from system import PROMPT, SANITIZE, eventually
+
+ROUNDS = 2 if SANITIZE else 5
+
+
+@contextlib.contextmanager
+def proxies(*servers):
+    made = [Proxy(server) for server in servers]
+    try:
+        yield made
+    finally:
+        for proxy in made:
+            proxy.close()
+
+
+@contextlib.contextmanager
+def cutting(proxies, every):
+    """All connections break again and again, each time after `every` seconds."""
+    done = threading.Event()
+
+    def work():
+        while not done.wait(every):
+            for proxy in proxies:
+                proxy.cut()
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def loaded_llama(lab, via, **kwargs):
+    return lab.llama_server(via, more=['--context-shift'], **kwargs)
+
+
+def text(llama, n=120):
+    status, said = llama.request('/completion', completion(PROMPT, n, ignore_eos=True), timeout=120)
+    assert status == 200, said
+    return said['content']
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_generation_goes_on_when_connections_are_reset(lab, count):
+    """With two servers, the link between them breaks as well: it leads through a proxy, too."""
+    servers = [lab.server() for _ in range(count)]
+    with proxies(*servers) as via:
+        llama = loaded_llama(lab, via)
+        expected = text(llama)
+        for _ in range(ROUNDS):
+            with cutting(via, 0.05):
+                assert text(llama) == expected
+        assert sum(proxy.cuts for proxy in via) >= ROUNDS
+        log = llama.log()
+        assert 'was made again over tcp' in log and 'is lost' not in log
+        assert llama.stop() == 0
+    for server in servers:
+        server.wait_idle()
+        assert server.accepted() == 1 or count == 2
+        assert 'Connected again: 127.0.0.1' in server.out()
+
+
+def test_logits_are_the_same(lab):
+    servers = [lab.server() for _ in range(2)]
+    with proxies(*servers) as via:
+        finish = lab.start_logits(via, chunks=16)
+        eventually(lambda: all(proxy.passed > 100_000 for proxy in via), 'it has begun')
+        with cutting(via, 0.1):
+            same(finish(), local_logits(lab, chunks=16))
+
+
+def test_weights_arrive_whole(lab):
+    """Cut after every megabyte or so, while they are sent."""
+    server = lab.server()
+    with proxies(server) as via:
+        via[0].cut_after = 1_000_000
+        finish = lab.start_logits(via)
+        eventually(lambda: via[0].cuts >= 3, 'connections were cut')
+        same(finish(), local_logits(lab))
+
+
+def test_a_connection_that_breaks_while_nobody_uses_it(lab):
+    server = lab.server()
+    with proxies(server) as via:
+        llama = loaded_llama(lab, via)
+        expected = text(llama, 8)
+        via[0].cut()
+        eventually(lambda: 'Connected again' in server.out(), 'the client comes back by itself', 20)
+        assert text(llama, 8) == expected
+
+
+def test_an_outage_of_some_seconds(lab):
+    """Nothing can connect meanwhile."""
+    server = lab.server()
+    with proxies(server) as via:
+        llama = loaded_llama(lab, via)
+        expected = text(llama)
+        request = InBackground(text, llama)
+        via[0].refuses = True
+        time.sleep(0.1)
+        via[0].cut()
+        time.sleep(3)
+        via[0].refuses = False
+        assert request.result(60) == expected
+        assert llama.count('was made again over tcp after [3-9]') >= 1
+
+
+def test_a_client_that_does_not_come_back_is_forgotten(lab):
+    server = lab.server('--session-grace', 2)
+    with proxies(server) as via:
+        llama = loaded_llama(lab, via)
+        llama.signal(signal.SIGSTOP)
+        begin = time.monotonic()
+        via[0].cut()
+        server.wait_for(r'it may come back within 2 s')
+        server.wait_idle(20)
+        assert time.monotonic() - begin > 1.5
+        llama.signal(signal.SIGCONT)
+        assert llama.request('/completion', completion(PROMPT, 8), timeout=60)[0] == 500
+        llama.wait_for('is lost: .*the server has ended the session')
+
+
+@pytest.mark.parametrize('side', ['client', 'server'])
+def test_it_can_be_turned_off(lab, side):
+    server = lab.server(*(['--session-grace', 0] if side == 'server' else []))
+    with proxies(server) as via:
+        llama = loaded_llama(lab, via, env={'GGML_RPC_RECONNECT_S': '0'} if side == 'client' else None)
+        via[0].cut()
+        assert llama.request('/completion', completion(PROMPT, 8), timeout=60)[0] == 500
+        server.wait_idle(10)
+
+
+def test_a_killed_client_is_forgotten_at_once(lab):
+    """Its connection is closed by its kernel, not cut by the network."""
+    server = lab.server()
+    for _ in range(3):
+        client = lab.endless_completion([server])
+        client.kill()
+        server.wait_idle(2)
+
+
+def hello(token, features=6):
+    return struct.pack('<I8sIQ', 0, b'CARAVAN1', features, token)
+
+
+def resume(server, token):
+    peer = stockwire.connect(server)
+    peer.sendall(stockwire.command(14, hello(token)))
+    answer = peer.recv(36)
+    peer.sendall(stockwire.command(132, struct.pack('<Q', 0)))
+    return peer, struct.unpack('<Q', answer[-8:])[0]
+
+
+def test_nobody_resumes_a_session_without_its_token(lab):
+    server = lab.server()
+    with proxies(server) as via:
+        llama = loaded_llama(lab, via)
+        expected = text(llama, 8)
+        own = None
+        for token in (1, 2**64 - 1, *os.urandom(8)):
+            peer, own = resume(server, token)
+            assert own != 0
+            assert stockwire.is_dropped(peer)
+        # Nor with the token of a connection on which no session began.
+        peer, _ = resume(server, own)
+        assert stockwire.is_dropped(peer)
+        assert server.count('wants to resume a session that is not here') == 11
+        assert text(llama, 8) == expected

@@ -1,0 +1,379 @@
+// ResumableTransport over pairs of Unix sockets that are cut, again and again, at any byte.
+#include "net/resumable.h"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include "net/exact_io.h"
+#include "net/inbound.h"
+
+namespace caravan::net {
+namespace {
+
+struct Pair {
+    std::unique_ptr<Transport> near, far;
+    int near_fd = -1, far_fd = -1;
+};
+
+Pair make_pair_of_transports(int buffer = 0) {
+    int ends[2];
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    for (const int end : ends) {
+        if (buffer > 0) {
+            ::setsockopt(end, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
+        }
+    }
+    Pair pair;
+    pair.near_fd = ends[0];
+    pair.far_fd = ends[1];
+    pair.near = *make_socket_transport(UniqueFd(ends[0]));
+    pair.far = *make_socket_transport(UniqueFd(ends[1]));
+    return pair;
+}
+
+// Lets so many bytes arrive, in both directions together, and then fails; what was sent and has not arrived is lost.
+class Cut final : public Transport {
+public:
+    Cut(std::unique_ptr<Transport> inner, std::shared_ptr<std::atomic<int64_t>> left)
+        : inner_(std::move(inner)), left_(std::move(left)) {}
+
+    Result<size_t> send(std::span<const ConstBytes> parts) override {
+        if (*left_ <= 0) {
+            return fail(Errc::io, "cut");
+        }
+        for (const ConstBytes part : parts) {
+            if (!part.empty()) {
+                const std::array one{part};  // a short send, often
+                return inner_->send(one);
+            }
+        }
+        return size_t{0};
+    }
+    Result<size_t> receive(std::span<const MutableBytes> parts) override {
+        return *left_ <= 0 ? fail(Errc::io, "cut") : note(inner_->receive(parts));
+    }
+    Result<bool> wait(Interest interest, TimePoint deadline, microseconds spin) override {
+        if (*left_ <= 0) {
+            return fail(Errc::io, "cut");
+        }
+        // The other end may cut while this one sleeps.
+        return inner_->wait(interest, std::min(deadline, Clock::now() + milliseconds(5)), spin)
+            .transform([&](bool ready) { return ready || Clock::now() < deadline; });
+    }
+    void wake() override { inner_->wake(); }
+    std::string_view kind() const override { return "tcp"; }
+
+private:
+    Result<size_t> note(Result<size_t> moved) {
+        if (moved) {
+            *left_ -= static_cast<int64_t>(*moved);
+        } else if (moved.error().code == Errc::closed) {
+            return fail(Errc::io, "cut at the other end");
+        }
+        return moved;
+    }
+    std::unique_ptr<Transport> inner_;
+    std::shared_ptr<std::atomic<int64_t>> left_;
+};
+
+// Two ends whose connections last for a random number of bytes.
+struct Flaky {
+    explicit Flaky(unsigned seed, int64_t longest) : random(seed), longest(longest) {
+        Pair pair = connect();
+        passive = std::make_unique<ResumableTransport>(
+            std::move(pair.far), ResumableTransport::Options{.name = "active", .grace = seconds(20), .reopen = {}});
+        active = std::make_unique<ResumableTransport>(
+            std::move(pair.near),
+            ResumableTransport::Options{.name = "passive", .grace = seconds(20),
+                                        .reopen = [this](uint64_t received, TimePoint deadline) {
+                                            return reopen(received, deadline);
+                                        }});
+    }
+    Pair connect() {
+        ++connections;
+        Pair pair = make_pair_of_transports(static_cast<int>(4096 + random() % 100'000));
+        auto left = std::make_shared<std::atomic<int64_t>>(static_cast<int64_t>(random() % longest));
+        pair.near = std::make_unique<Cut>(std::move(pair.near), left);
+        pair.far = std::make_unique<Cut>(std::move(pair.far), left);
+        return pair;
+    }
+    Result<ResumableTransport::Reopened> reopen(uint64_t received, TimePoint deadline) {
+        Pair pair = connect();
+        if (random() % 8 == 0) {
+            return fail(Errc::timed_out, "no luck");
+        }
+        if (auto taken = passive->take_over(std::move(pair.far), received); !taken) {
+            return fail(Errc::closed, "{}", taken.error().text);
+        }
+        struct {
+            uint64_t size = 0;
+            wire::ResumeAnswer answer{};
+        } answer;
+        size_t got = 0;
+        while (got < sizeof answer) {
+            const std::array parts{mutable_bytes(&answer, sizeof answer).subspan(got)};
+            const auto more = pair.near->receive(parts);
+            if (!more || (*more == 0 && !pair.near->wait({.read = true}, deadline, microseconds{0}))) {
+                return fail(Errc::timed_out, "cut in the answer");
+            }
+            got += *more;
+        }
+        EXPECT_EQ(answer.size, sizeof answer.answer);
+        return ResumableTransport::Reopened{std::move(pair.near), answer.answer.received};
+    }
+    std::mt19937 random;
+    const int64_t longest;
+    std::atomic<int> connections = 0;
+    std::unique_ptr<ResumableTransport> passive, active;
+};
+
+std::byte byte_at(uint64_t position) { return static_cast<std::byte>(position * 2654435761u >> 13); }
+
+void send_stream(Transport & transport, uint64_t size, unsigned seed) {
+    std::mt19937 random(seed);
+    std::vector<std::byte> bytes;
+    for (uint64_t sent = 0; sent < size;) {
+        bytes.resize(std::min<uint64_t>(size - sent, 1 + random() % (random() % 4 == 0 ? 500'000 : 3000)));
+        for (size_t i = 0; i < bytes.size(); ++i) {
+            bytes[i] = byte_at(sent + i);
+        }
+        const size_t half = bytes.size() / 2;
+        const auto done = send_all(transport, {ConstBytes(bytes).first(half), ConstBytes(bytes).subspan(half)}, seconds(20));
+        ASSERT_TRUE(done) << done.error().text;
+        sent += bytes.size();
+    }
+}
+
+void receive_stream(Transport & transport, uint64_t size, unsigned seed) {
+    std::mt19937 random(seed);
+    Inbound in(transport, {}, seconds(20), microseconds{20});
+    std::vector<std::byte> bytes;
+    for (uint64_t got = 0; got < size;) {
+        bytes.resize(std::min<uint64_t>(size - got, 1 + random() % (random() % 4 == 0 ? 700'000 : 3000)));
+        const auto done = in.read_into(bytes);
+        ASSERT_TRUE(done) << done.error().text;
+        for (size_t i = 0; i < bytes.size(); ++i) {
+            ASSERT_EQ(bytes[i], byte_at(got + i)) << "byte " << got + i;
+        }
+        got += bytes.size();
+    }
+}
+
+TEST(Resumable, NothingIsLostAndNothingTwiceInBothDirections) {
+    for (unsigned seed = 0; seed < 6; ++seed) {
+        Flaky flaky(seed, seed % 2 == 0 ? 30'000 : 3'000'000);
+        const uint64_t size = seed % 2 == 0 ? 1'000'000 : 30'000'000;
+        for (const auto & [from, to] : {std::pair(flaky.active.get(), flaky.passive.get()),
+                                        std::pair(flaky.passive.get(), flaky.active.get())}) {
+            std::atomic<bool> done = false;
+            std::thread sender([&] {
+                send_stream(*from, size, seed);
+                while (!done) {  // a session waits for the next command
+                    (void)from->wait({.read = true}, Clock::now() + milliseconds(10), microseconds{0});
+                }
+            });
+            receive_stream(*to, size, seed + 1);
+            done = true;
+            sender.join();
+        }
+        EXPECT_GT(flaky.connections, 5) << "seed " << seed;
+    }
+}
+
+// Requests and answers, each side's next message depending on the other's last.
+TEST(Resumable, PingPongAcrossCuts) {
+    Flaky flaky(7, 2000);
+    constexpr int rounds = 2000;
+    std::thread server([&] {
+        Inbound in(*flaky.passive, {}, seconds(20), microseconds{20});
+        for (int i = 0; i < rounds; ++i) {
+            int value = 0;
+            ASSERT_TRUE(in.read_into(mutable_bytes(&value, sizeof value)));
+            ASSERT_EQ(value, i);
+            ASSERT_TRUE(send_all(*flaky.passive, {const_bytes(&value, sizeof value)}, seconds(20)));
+        }
+    });
+    Inbound in(*flaky.active, {}, seconds(20), microseconds{20});
+    for (int i = 0; i < rounds; ++i) {
+        ASSERT_TRUE(send_all(*flaky.active, {const_bytes(&i, sizeof i)}, seconds(20)));
+        int value = -1;
+        ASSERT_TRUE(in.read_into(mutable_bytes(&value, sizeof value)));
+        ASSERT_EQ(value, i);
+    }
+    server.join();
+    EXPECT_GT(flaky.connections, 20);
+}
+
+struct Ends {
+    std::unique_ptr<ResumableTransport> passive, active;
+    int passive_fd = -1;
+    std::atomic<int> tries = 0;
+};
+
+void connect(Ends & ends, seconds grace, Errc refusal) {
+    Pair pair = make_pair_of_transports();
+    ends.passive_fd = pair.far_fd;
+    ends.passive = std::make_unique<ResumableTransport>(
+        std::move(pair.far), ResumableTransport::Options{.name = "active", .grace = grace, .reopen = {}});
+    ends.active = std::make_unique<ResumableTransport>(
+        std::move(pair.near), ResumableTransport::Options{.name = "passive", .grace = grace,
+                                                          .reopen = [&ends, refusal](uint64_t, TimePoint)
+                                                              -> Result<ResumableTransport::Reopened> {
+                                                              ++ends.tries;
+                                                              return fail(refusal, "not now");
+                                                          }});
+}
+
+Error end_of(Transport & transport) {
+    std::byte byte;
+    for (;;) {
+        const std::array parts{MutableBytes(&byte, 1)};
+        if (const auto got = transport.receive(parts); !got) {
+            return got.error();
+        }
+        if (const auto waited = transport.wait({.read = true}, Clock::now() + seconds(10), microseconds{0}); !waited) {
+            return waited.error();
+        }
+    }
+}
+
+TEST(Resumable, AServerThatHasEndedTheSessionIsAskedOnce) {
+    Ends ends;
+    connect(ends, seconds(60), Errc::closed);
+    ends.passive.reset();
+    EXPECT_EQ(end_of(*ends.active).code, Errc::closed);
+    EXPECT_EQ(ends.tries, 1);
+}
+
+TEST(Resumable, TheActiveEndGivesUpInTime) {
+    Ends ends;
+    connect(ends, seconds(1), Errc::timed_out);
+    ends.passive.reset();
+    const TimePoint begin = Clock::now();
+    EXPECT_EQ(end_of(*ends.active).code, Errc::timed_out);
+    EXPECT_GE(Clock::now() - begin, milliseconds(900));
+    EXPECT_GE(ends.tries, 3);
+}
+
+TEST(Resumable, APeerThatClosesIsNotWaitedFor) {
+    Ends ends;
+    connect(ends, seconds(60), Errc::closed);
+    ends.active.reset();
+    const TimePoint begin = Clock::now();
+    EXPECT_EQ(end_of(*ends.passive).code, Errc::closed);
+    EXPECT_LT(Clock::now() - begin, seconds(5));
+}
+
+TEST(Resumable, APeerThatWasCutOffIsForgottenInTime) {
+    Pair pair = make_pair_of_transports();
+    auto left = std::make_shared<std::atomic<int64_t>>(0);
+    ResumableTransport passive(std::make_unique<Cut>(std::move(pair.far), left),
+                               {.name = "active", .grace = seconds(1), .reopen = {}});
+    const TimePoint begin = Clock::now();
+    EXPECT_EQ(end_of(passive).code, Errc::timed_out);
+    EXPECT_GE(Clock::now() - begin, milliseconds(900));
+    EXPECT_LT(Clock::now() - begin, seconds(8));
+}
+
+// A peer that breaks the rules, with a raw socket.
+struct Hostile {
+    explicit Hostile() {
+        int ends[2];
+        EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+        raw = UniqueFd(ends[0]);
+        transport = std::make_unique<ResumableTransport>(
+            *make_socket_transport(UniqueFd(ends[1])),
+            ResumableTransport::Options{.name = "hostile", .grace = seconds(60), .reopen = {}});
+    }
+    void say(const wire::RecordHeader & header) {
+        ASSERT_EQ(::write(raw.get(), &header, sizeof header), static_cast<ssize_t>(sizeof header));
+    }
+    UniqueFd raw;
+    std::unique_ptr<ResumableTransport> transport;
+};
+
+TEST(Resumable, HostileRecordsEndIt) {
+    {
+        Hostile peer;
+        peer.say({wire::max_record + 1, 0, 0});
+        EXPECT_EQ(end_of(*peer.transport).code, Errc::protocol);
+    }
+    {
+        Hostile peer;
+        peer.say({0, 0, 1});  // acknowledges what was never sent
+        EXPECT_EQ(end_of(*peer.transport).code, Errc::protocol);
+    }
+    {
+        Hostile peer;  // nothing but acknowledgements costs nothing
+        const std::array<wire::RecordHeader, 1000> many{};
+        ASSERT_EQ(::write(peer.raw.get(), many.data(), sizeof many), static_cast<ssize_t>(sizeof many));
+        std::byte byte;
+        const std::array parts{MutableBytes(&byte, 1)};
+        for (int i = 0; i < 10; ++i) {
+            const auto got = peer.transport->receive(parts);
+            ASSERT_TRUE(got);
+            EXPECT_EQ(*got, 0u);
+        }
+    }
+    {
+        Hostile peer;  // resumes at a place that was never reached
+        Pair pair = make_pair_of_transports();
+        EXPECT_FALSE(peer.transport->take_over(std::move(pair.far), 1));
+        EXPECT_EQ(end_of(*peer.transport).code, Errc::protocol);
+    }
+}
+
+// It never acknowledges: what is kept for it is bounded, and so is what it can make the other side keep.
+TEST(Resumable, APeerThatAcknowledgesNothingGetsAWindow) {
+    Hostile peer;
+    const std::vector<std::byte> bytes(1 << 20);
+    std::thread reader([fd = peer.raw.get()] {
+        std::vector<std::byte> sink(1 << 20);
+        pollfd wait{fd, POLLIN, 0};
+        while (::poll(&wait, 1, 500) > 0 && ::read(fd, sink.data(), sink.size()) > 0) {
+        }
+    });
+    uint64_t sent = 0;
+    for (const TimePoint end = Clock::now() + milliseconds(300); Clock::now() < end;) {
+        const std::array parts{ConstBytes(bytes)};
+        sent += *peer.transport->send(parts);
+    }
+    reader.join();
+    EXPECT_EQ(sent, wire::resume_window);
+}
+
+TEST(ReplayBuffer, KeepsItsBytesWhileItGrowsAndWraps) {
+    ReplayBuffer buffer;
+    std::mt19937 random(1);
+    std::vector<std::byte> piece;
+    for (int i = 0; i < 3000; ++i) {
+        piece.resize(random() % 5000);
+        for (size_t j = 0; j < piece.size(); ++j) {
+            piece[j] = byte_at(buffer.end() + j);
+        }
+        buffer.append(piece);
+        if (random() % 4 != 0) {
+            buffer.forget(buffer.begin() + random() % (buffer.end() - buffer.begin() + 1));
+        }
+        if (buffer.end() - buffer.begin() > 200'000) {
+            buffer.forget(buffer.end() - 1000);
+        }
+        for (uint64_t position = buffer.begin(); position < buffer.end();) {
+            const ConstBytes part = buffer.at(position, buffer.end() - position);
+            ASSERT_FALSE(part.empty());
+            ASSERT_EQ(part.front(), byte_at(position));
+            ASSERT_EQ(part.back(), byte_at(position + part.size() - 1));
+            position += part.size();
+        }
+    }
+}
+
+}  // namespace
+}  // namespace caravan::net

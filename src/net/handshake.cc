@@ -196,14 +196,48 @@ Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t 
     return ResumableTransport::Reopened{std::move(opened->transport), answer.answer.received};
 }
 
-std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & endpoint, uint64_t token) {
+// The client's process, seen from the server. Kept up by the session's own thread.
+class Lifeline {
+public:
+    Lifeline(Endpoint endpoint, uint64_t token) : endpoint_(std::move(endpoint)), token_(token) {}
+
+    void tend() {
+        std::byte nothing;
+        const std::array parts{MutableBytes(&nothing, 1)};
+        if (transport_ != nullptr && transport_->receive(parts)) {
+            return;
+        }
+        transport_.reset();
+        if (tries_ == max_tries) {
+            return;  // an older server, perhaps
+        }
+        ++tries_;
+        auto opened = open(endpoint_, token_, false, Clock::now() + seconds(2));
+        const wire::RequestHeader request{wire::command_lifeline, 0};
+        if (opened && send_all(*opened->transport, {const_bytes(&request, sizeof request)}, seconds(2))) {
+            transport_ = std::move(opened->transport);
+        }
+    }
+
+private:
+    static constexpr int max_tries = 20;
+    const Endpoint endpoint_;
+    const uint64_t token_;
+    std::unique_ptr<Transport> transport_;
+    int tries_ = 0;
+};
+
+std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & endpoint, uint64_t token,
+                                          std::function<void()> tend) {
     return std::make_unique<ResumableTransport>(
         std::move(opened.transport),
         ResumableTransport::Options{.name = "RPC server " + endpoint.text(),
                                     .grace = reconnect_time(),
-                                    .reopen = [endpoint, token](uint64_t received, TimePoint deadline) {
-                                        return resume(endpoint, token, received, deadline);
-                                    }});
+                                    .reopen =
+                                        [endpoint, token](uint64_t received, TimePoint deadline) {
+                                            return resume(endpoint, token, received, deadline);
+                                        },
+                                    .tend = std::move(tend)});
 }
 
 }  // namespace
@@ -219,7 +253,10 @@ Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoin
             !sent) {
             return std::unexpected(sent.error());
         }
-        opened->transport = make_resumable(*opened, endpoint, opened->token);
+        opened->transport = make_resumable(*opened, endpoint, opened->token,
+                                           [lifeline = std::make_shared<Lifeline>(endpoint, opened->token)] {
+                                               lifeline->tend();
+                                           });
     }
     return std::move(*opened);
 }
@@ -304,7 +341,7 @@ Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t
     if (!std::ranges::equal(answer->first(link_answer.size()), link_answer)) {
         return fail(Errc::protocol, "{} refused the link", endpoint.text());
     }
-    return opened->can_resume ? make_resumable(*opened, endpoint, token) : std::move(opened->transport);
+    return opened->can_resume ? make_resumable(*opened, endpoint, token, {}) : std::move(opened->transport);
 }
 
 Result<Comer> open_for_token(UniqueFd socket, ConstBytes first) {

@@ -122,7 +122,8 @@ bool ResumableTransport::pump_out(uint64_t end) {
         const auto inner = inner_;
         const auto sent = inner->send(parts);
         if (!sent) {
-            pump_in();  // the peer's last words, if any
+            // The peer's last words, if any. After an error, the end of what can be received looks like an orderly one.
+            pump_in(&sent.error());
             broke(inner, sent.error());
             return false;
         }
@@ -203,8 +204,8 @@ bool ResumableTransport::next_record() {
     return !over_;
 }
 
-// Receives what has come, for whatever it is. False: nothing.
-bool ResumableTransport::fill_staging() {
+// Receives what has come, for whatever it is. False: nothing. `known`: why the connection is broken, if it is already.
+bool ResumableTransport::fill_staging(const Error * known) {
     if (!inner_) {
         return false;
     }
@@ -217,7 +218,7 @@ bool ResumableTransport::fill_staging() {
     const auto inner = inner_;
     const auto got = inner->receive(parts);
     if (!got) {
-        broke(inner, got.error());
+        broke(inner, known != nullptr ? *known : got.error());
         return false;
     }
     staging_end_ += *got;
@@ -225,7 +226,7 @@ bool ResumableTransport::fill_staging() {
 }
 
 // Receives what is there and keeps it for later, for the sake of the acknowledgements.
-void ResumableTransport::pump_in() {
+void ResumableTransport::pump_in(const Error * known) {
     do {
         while (incoming_left_ > 0 ? staging_begin_ < staging_end_ : next_record()) {
             const size_t step = std::min<uint64_t>(incoming_left_, staging_end_ - staging_begin_);
@@ -236,7 +237,7 @@ void ResumableTransport::pump_in() {
         if (stash_.size() - stash_begin_ > wire::resume_window) {
             end({Errc::protocol, "the peer sent more than was acknowledged"});
         }
-    } while (!over_ && fill_staging());
+    } while (!over_ && fill_staging(known));
 }
 
 Result<size_t> ResumableTransport::receive(std::span<const MutableBytes> parts) {
@@ -394,22 +395,21 @@ void ResumableTransport::broke(const std::shared_ptr<Transport> & transport, Err
     }
     drop_connection();
     const bool is_passive = !options_.reopen;
+    if (peer_has_ended_) {
+        error = {Errc::closed, "the peer closed the connection"};
+    }
     if (options_.grace.count() == 0 || (is_passive && (error.code == Errc::closed || error.code == Errc::protocol))) {
         end(std::move(error));
         return;
     }
     reason_ = error.text;
     next_try_ = broken_since_;
-    const seconds grace = is_passive && error.code == Errc::reset ? std::min(options_.grace, grace_after_reset)
+    const bool may_have_ended = is_passive && error.code == Errc::reset && !peer_is_watched_;
+    const seconds grace = may_have_ended ? std::min(options_.grace, grace_after_reset)
                                                                   : options_.grace;
     give_up_ = broken_since_ + grace;
     pause_ = first_pause;
-    if (is_passive) {
-        log_warning("the connection with {} broke ({}): it may come back within {} s", options_.name, reason_,
-                    grace.count());
-    } else {
-        log_debug("{}: the connection broke ({}): making a new one", options_.name, reason_);
-    }
+    log_debug("the connection with {} broke ({}): {} s to make it again", options_.name, reason_, grace.count());
     changed_.notify_all();
 }
 
@@ -449,6 +449,19 @@ Result<> ResumableTransport::take_over(std::unique_ptr<Transport> transport, uin
     } answer{.answer = {taken_}};
     append_bytes(control_, const_bytes(&answer, sizeof answer));
     return begin_again(std::move(transport), received);
+}
+
+void ResumableTransport::watch_peer(bool is_watched) {
+    Lock lock(mutex_);
+    peer_is_watched_ = is_watched;
+}
+
+void ResumableTransport::peer_ended() {
+    Lock lock(mutex_);
+    peer_has_ended_ = true;  // what it sent before is still read
+    if (!inner_) {
+        end({Errc::closed, "the peer closed the connection"});
+    }
 }
 
 // Until there is a connection, somebody woke us, or the deadline.
@@ -510,7 +523,12 @@ void ResumableTransport::keep() {
     Lock lock(mutex_);
     while (!stopping_ && !over_) {
         if (inner_) {
-            changed_.wait_for(lock, look_every);
+            if (options_.tend) {
+                lock.unlock();
+                options_.tend();
+                lock.lock();
+            }
+            changed_.wait_for(lock, look_every, [this] { return stopping_ || !inner_; });
             if (inner_ && waiting_ == 0 && !stopping_) {
                 const auto inner = inner_;
                 looking_ = true;

@@ -53,6 +53,7 @@ public:
         std::string name;  // of the peer, for the log
         seconds grace{60};
         Reopen reopen;     // none: this is the passive end
+        std::function<void()> tend;  // called by the active end's thread, now and then while there is a connection
     };
     ResumableTransport(std::unique_ptr<Transport> transport, Options options);
     ~ResumableTransport() override;
@@ -66,14 +67,18 @@ public:
 
     // The passive end's: the peer has come back, and says how much it received. It is answered.
     Result<> take_over(std::unique_ptr<Transport> transport, uint64_t received);
+    // The passive end's: is the end of the peer's process told by other means, with peer_ended()? Then a reset is the
+    // network's doing, and is worth all of `grace`.
+    void watch_peer(bool is_watched);
+    void peer_ended();
 
 private:
     using Lock = std::unique_lock<std::mutex>;
 
     bool is_over() const { return over_.has_value(); }
     bool pump_out(uint64_t end);
-    void pump_in();
-    bool fill_staging();
+    void pump_in(const Error * known = nullptr);
+    bool fill_staging(const Error * known = nullptr);
     bool next_record();
     void acknowledge(uint64_t position);
     void acknowledge_much();
@@ -116,6 +121,7 @@ private:
     std::string reason_;
     bool reopening_ = false;
     bool woken_ = false;
+    bool peer_is_watched_ = false, peer_has_ended_ = false;
 
     int waiting_ = 0;
     bool looking_ = false;  // the keeper waits in inner_, for no time at all: two may not

@@ -14,7 +14,7 @@
 namespace caravan::server {
 
 // What was received from a client before its socket is handed over: at most a header and a small payload.
-inline constexpr size_t max_prefix = 16;
+inline constexpr size_t max_prefix = 32;
 
 struct ControlMessage {
     enum class Kind : uint32_t {

@@ -106,6 +106,13 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
         if (!greeted_ && (command != Command::hello || header.size != sizeof(wire::HelloRequest))) {
             return fail(Errc::protocol, "did not begin with an RPC handshake");
         }
+        if (token_ != 0 && command == wire::command_resume && header.size == sizeof(wire::ResumeRequest)) {
+            // Whole: a connection that is closed with something unread ends as if the network had cut it.
+            const auto whole = fill(header_size + sizeof(wire::ResumeRequest));
+            if (!whole || !*whole) {
+                return whole ? Result<Wants>(Wants::more) : std::unexpected(whole.error());
+            }
+        }
         if (is_caravan_ && (command == wire::command_rdma_offer || command == wire::command_records ||
                             wire::is_native(command) || token_ != 0)) {
             return Wants::session;
@@ -153,9 +160,7 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
     }
 }
 
-bool FrontDoor::wants_to_resume() const {
-    return size_ >= header_size && load<wire::RequestHeader>(bytes_.data()).command == wire::command_resume;
-}
+Command FrontDoor::first_command() const { return load<wire::RequestHeader>(bytes_.data()).command; }
 
 uint32_t FrontDoor::memory_device() const { return load<uint32_t>(bytes_.data() + header_size); }
 

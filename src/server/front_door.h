@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "server/control.h"
+#include "wire/stock.h"
 
 namespace caravan::server {
 
@@ -39,8 +40,8 @@ public:
     uint64_t session_token() const { return session_token_; }
     // Can the peer resume?
     bool resumes() const { return resumes_; }
-    // Wants::session, and token() is not 0: is it to resume?
-    bool wants_to_resume() const;
+    // Wants::session: because of this.
+    wire::Command first_command() const;
 
     uint32_t memory_device() const;
     Result<> answer_memory(uint64_t free, uint64_t total);

@@ -149,6 +149,12 @@ void Peers::keep(uint64_t token, net::ResumableTransport & transport) {
     resumable_[token] = &transport;
 }
 
+net::ResumableTransport * Peers::kept(uint64_t token) {
+    std::lock_guard lock(mutex_);
+    const auto found = resumable_.find(token);
+    return found == resumable_.end() ? nullptr : found->second;
+}
+
 PeerReceiver * Peers::receiver(uint64_t token) {
     std::unique_lock lock(mutex_);
     const auto invited = receivers_.find(token);

@@ -83,6 +83,8 @@ public:
     void arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes);
     // Who comes with `token` resumes this, which lives as long as the process.
     void keep(uint64_t token, net::ResumableTransport & transport);
+    // Null if nobody is waited for with that token.
+    net::ResumableTransport * kept(uint64_t token);
     // Null if nobody comes with it, which is waited for.
     PeerReceiver * receiver(uint64_t token);
 

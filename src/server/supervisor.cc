@@ -289,7 +289,7 @@ void Supervisor::place(Door & door) {
 // link or a session.
 void Supervisor::place_by_token(Door & door) {
     door.closing = true;
-    const bool resumes = door.client.wants_to_resume();
+    const bool resumes = door.client.first_command() == wire::command_resume;
     const auto owner = tokens_.find(door.client.token());
     const auto worker = owner == tokens_.end() ? workers_.end()
                                                : std::ranges::find(workers_, owner->second, &WorkerProcess::pid);
@@ -305,6 +305,9 @@ void Supervisor::place_by_token(Door & door) {
     std::ranges::copy(door.client.prefix(), message.prefix);
     const UniqueFd socket = door.client.release();
     send_control(worker->control.get(), message, socket.get());
+    if (door.client.first_command() == wire::command_lifeline) {
+        return;
+    }
     std::fprintf(stdout, "%s %s (session %llu)\n", resumes ? "Connected again:" : "Linked with the server at",
                  door.client.peer().c_str(), static_cast<unsigned long long>(worker->session));
     std::fflush(stdout);

@@ -58,8 +58,9 @@ private:
         const short hang_up = 0;
 #endif
         for (;;) {
-            pollfd fds[3] = {{client_.get(), hang_up, 0}, {control_, POLLIN, 0}, {stop_[0], 0, 0}};
-            if (::poll(fds, 3, -1) < 0) {
+            pollfd fds[4] = {{client_.get(), hang_up, 0}, {control_, POLLIN, 0}, {stop_[0], 0, 0},
+                             {lifeline_.get(), hang_up, 0}};
+            if (::poll(fds, 4, -1) < 0) {
                 continue;
             }
             if (fds[2].revents != 0) {
@@ -69,10 +70,21 @@ private:
                 hear_supervisor();
                 continue;  // perhaps with another client_
             }
+            if (fds[3].revents != 0) {
+                const bool closed = (fds[3].revents & (POLLERR | POLLHUP | POLLNVAL)) == 0;
+                lifeline_.reset();
+                if (auto * session = peers_.kept(token_)) {
+                    closed ? session->peer_ended() : session->watch_peer(false);
+                }
+                has_ended_ = closed;
+                if (closed && !client_) {
+                    fds[0].revents = hang_up;  // its connection broke before
+                }
+            }
             if (fds[0].revents == 0) {
                 continue;
             }
-            if (token_ != 0 && (fds[0].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0) {
+            if (token_ != 0 && !has_ended_ && (fds[0].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0) {
                 client_.reset();  // cut off, not closed: the session may be resumed
                 continue;
             }
@@ -100,13 +112,23 @@ private:
             const auto first = ConstBytes(message.prefix).first(message.prefix_size);
             UniqueFd socket = std::move((*received)->attached);
             if (message.token == token_) {
+                wire::RequestHeader header{};
+                std::memcpy(&header, first.data(), std::min(first.size(), sizeof header));
+                if (header.command == wire::command_lifeline) {
+                    lifeline_ = std::move(socket);
+                    if (auto * session = peers_.kept(token_)) {
+                        session->watch_peer(true);
+                    }
+                    return;
+                }
                 client_ = UniqueFd(::dup(socket.get()));
             }
             peers_.arrived(message.token, std::move(socket), {first.begin(), first.end()}, message.resumes != 0);
         }
     }
 
-    UniqueFd client_;
+    UniqueFd client_, lifeline_;
+    bool has_ended_ = false;  // the client's process, as its lifeline says
     const int control_;
     const uint64_t token_;
     Devices & devices_;

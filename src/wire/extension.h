@@ -82,6 +82,11 @@ struct ResumeAnswer {
     uint64_t received;
 };
 
+// On a connection of its own, with the token of a session; no payload, no answer. The client's process closes it when it
+// ends, whatever happens to the session's connection: a reset does not tell the network's failure from the client's end,
+// since an operating system resets the connections of a process that left something unread.
+inline constexpr Command command_lifeline{134};
+
 // Of one device, which the payload names like that of GET_ALIGNMENT does.
 inline constexpr Command command_device_facts{131};
 struct DeviceFactsAnswer {

@@ -45,10 +45,10 @@ class Proxy:
             with self.lock:
                 self.connections += 1
                 self.pairs.append((near, far))
-            self._start(self._pass, near, far)
-            self._start(self._pass, far, near)
+            self._start(self._pass, near, far, (near, far))
+            self._start(self._pass, far, near, (near, far))
 
-    def _pass(self, source, sink):
+    def _pass(self, source, sink, pair):
         try:
             while data := source.recv(65536):
                 sink.sendall(data)
@@ -58,7 +58,9 @@ class Proxy:
                     due = self.cut_after is not None and self._since_cut >= self.cut_after
                 if due:
                     self.cut()
-            sink.shutdown(socket.SHUT_WR)  # an orderly end stays one
+            with self.lock:
+                if pair in self.pairs:
+                    sink.shutdown(socket.SHUT_WR)  # an orderly end stays one
         except OSError:
             pass
 

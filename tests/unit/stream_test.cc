@@ -81,10 +81,10 @@ TEST_F(StreamTest, ABatchLeavesInOnePieceAtTheFlush) {
     EXPECT_EQ(peer.unread(), 13u);
     EXPECT_EQ(text_of(peer.receive(13)), "one two three");
     EXPECT_EQ(sends, 1);
-    EXPECT_EQ(stream->flushes(), 1u);
+    EXPECT_EQ(stream->counts().sends, 1u);
     EXPECT_EQ(stream->unsent(), 0u);
     ASSERT_TRUE(stream->flush(held, stream->position()));
-    EXPECT_EQ(stream->flushes(), 1u) << "there was nothing to flush";
+    EXPECT_EQ(stream->counts().sends, 1u) << "there was nothing to flush";
 }
 
 TEST_F(StreamTest, APayloadFollowsItsBatchFromTheCallersMemory) {

@@ -1,0 +1,52 @@
+// Weights on their way to one server: how many, how quickly, and how many of them the server had already. Told in one
+// line in the log when all are there; on a terminal, in a line that is rewritten meanwhile, if it takes a while.
+//
+// Threads: one at a time. Time is passed in.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "base/clock.h"
+
+namespace caravan::client {
+
+struct LoadedWeights {
+    uint64_t bytes = 0;
+    uint64_t from_cache = 0;  // of these: the server had them, in its cache or in a model file
+    Clock::duration time{};
+
+    std::string text() const;  // "1.2 GiB of weights in 1.10 s (1.17 GB/s), 40 % from its cache"
+};
+
+class Loading {
+public:
+    using Terminal = std::function<void(std::string_view)>;
+
+    // `terminal` takes text with control characters, at most five times a second; empty: there is none.
+    Loading(std::string endpoint, Terminal terminal);
+
+    bool is_under_way() const { return now_.bytes > 0; }
+    // Around each weight.
+    void begin(TimePoint time);
+    void add(uint64_t bytes, bool from_cache, TimePoint time);
+    // All weights of a model are there, if any were loaded.
+    void end();
+
+    // Of all models that were loaded.
+    const LoadedWeights & total() const { return total_; }
+
+private:
+    const std::string endpoint_;
+    const Terminal terminal_;
+    LoadedWeights now_, total_;
+    TimePoint begin_{};
+    TimePoint shown_{};
+    bool is_shown_ = false;
+};
+
+// This process's stderr, if it is a terminal.
+Loading::Terminal stderr_terminal();
+
+}  // namespace caravan::client

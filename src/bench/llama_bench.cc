@@ -91,7 +91,7 @@ Result<Ended> run_llama_bench(const Arrangement & arrangement, const Settings & 
         if (!file) {
             return std::unexpected(file.error());
         }
-        stats = std::move(*file);
+        stats.emplace(std::move(*file));
         environment["GGML_RPC_STATS"] = stats->path();
     }
     auto child = run_child(command_of(arrangement, settings), environment, deadline);
@@ -143,16 +143,16 @@ Result<Run> run_once(const Arrangement & arrangement, const Settings & settings,
     return Run{.load_s = *load, .tests = std::move(*tests), .load_from_cache = share_from_cache(ended->sessions)};
 }
 
-Result<Traffic> measure_traffic(const Arrangement & arrangement, const Settings & settings, TimePoint deadline) {
+Result<Traffic> measure_traffic(const Arrangement & arrangement, const Settings & settings, seconds limit) {
     Settings generating = settings;
     generating.prompt = 0;
     generating.repetitions = 1;
-    const auto shorter = generate(arrangement, generating, deadline);
+    const auto shorter = generate(arrangement, generating, Clock::now() + limit);
     if (!shorter) {
         return std::unexpected(shorter.error());
     }
     generating.generate *= 2;
-    const auto longer = generate(arrangement, generating, deadline);
+    const auto longer = generate(arrangement, generating, Clock::now() + limit);
     if (!longer) {
         return std::unexpected(longer.error());
     }

@@ -40,8 +40,8 @@ struct Run {
 // `facts` is filled in, if it is not null.
 Result<Run> run_once(const Arrangement & arrangement, const Settings & settings, TimePoint deadline, ModelFacts * facts);
 
-// What a generated token costs on the way, from two short runs of their own; our plug-in only.
-Result<Traffic> measure_traffic(const Arrangement & arrangement, const Settings & settings, TimePoint deadline);
+// What a generated token costs on the way, from two runs that only generate, each within `limit`; our plug-in only.
+Result<Traffic> measure_traffic(const Arrangement & arrangement, const Settings & settings, seconds limit);
 
 // The parts of run_once: what llama-bench printed, and the time to load from its lines of progress.
 Result<std::vector<Test>> parse_tests(const std::string & json, ModelFacts * facts);

@@ -1,5 +1,6 @@
 #include "bench/temporary_file.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -15,20 +16,19 @@ namespace caravan::bench {
 
 Result<TemporaryFile> TemporaryFile::make(const std::string & name) {
     std::error_code error;
-    std::string path = (std::filesystem::temp_directory_path(error) / (name + "-XXXXXX")).string();
+    const auto folder = std::filesystem::temp_directory_path(error);
+    if (error) {
+        return fail(Errc::io, "no folder for temporary files: {}", error.message());
+    }
+    std::string path = (folder / (name + "-XXXXXX")).string();
     const UniqueFd file(::mkostemp(path.data(), O_CLOEXEC));
-    if (error || !file) {
-        return fail(Errc::io, "cannot make a temporary file: {}", error ? error.message() : errno_text(errno));
+    if (!file) {
+        return fail(Errc::io, "cannot make {}: {}", path, errno_text(errno));
     }
     return TemporaryFile(std::move(path));
 }
 
 TemporaryFile::TemporaryFile(TemporaryFile && other) noexcept : path_(std::exchange(other.path_, {})) {}
-
-TemporaryFile & TemporaryFile::operator=(TemporaryFile && other) noexcept {
-    std::swap(path_, other.path_);
-    return *this;
-}
 
 TemporaryFile::~TemporaryFile() {
     if (!path_.empty()) {

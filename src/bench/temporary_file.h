@@ -12,7 +12,7 @@ public:
     // Empty, in the folder for temporary files.
     static Result<TemporaryFile> make(const std::string & name);
     TemporaryFile(TemporaryFile && other) noexcept;
-    TemporaryFile & operator=(TemporaryFile && other) noexcept;
+    TemporaryFile & operator=(TemporaryFile && other) = delete;
     ~TemporaryFile();
 
     const std::string & path() const { return path_; }

@@ -237,6 +237,8 @@ Result<RemoteBuffer> Connection::alloc_buffer(uint32_t device, uint64_t size) {
     if (answer->size < size || *base == 0 || *base + answer->size < *base) {
         return fail(Errc::protocol, "{}: the server answered ALLOC_BUFFER with nonsense", endpoint_.text());
     }
+    Lock lock(stream_.mutex());
+    buffer_sizes_[answer->buffer] = answer->size;
     return RemoteBuffer{answer->buffer, *base, answer->size};
 }
 
@@ -247,6 +249,7 @@ void Connection::free_buffer(const RemoteBuffer & buffer) {
     if (stream_.failure()) {
         return;
     }
+    buffer_sizes_.erase(buffer.handle);
     commands_->post(Command::free_buffer, wire::BufferRequest{buffer.handle});
     commands_->forget_graphs();
     last_launch_ = nullptr;
@@ -293,7 +296,7 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
         idle_writes_.note_sent(range);
         return;
     }
-    loading_.begin(Clock::now());
+    loading_.begin(region.buffer, buffer_sizes_[region.buffer], Clock::now());
     const bool hashed = data.size() > (native_ != nullptr ? wire::find_threshold : wire::hash_threshold);
     const bool found = hashed && found_by_hash(lock, region, offset, data);
     if (!found) {

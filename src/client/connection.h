@@ -151,6 +151,7 @@ private:
     int misses_in_a_row_ = 0;            // of weights that were asked for by hash
     std::optional<bool> has_cache_;      // the server, if it is native
     bool has_hashed_ = false;            // since the last launch
+    std::unordered_map<uint64_t, uint64_t> buffer_sizes_;  // by handle
     Loading loading_;
     uint64_t launches_ = 0;
     const uint64_t opened_ns_;

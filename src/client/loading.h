@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -17,7 +18,10 @@ struct LoadedWeights {
     uint64_t from_cache = 0;  // of these: the server had them, in its cache or in a model file
     Clock::duration time{};
 
-    std::string text() const;  // "1.2 GiB of weights in 1.10 s (1.17 GB/s), 40 % from its cache"
+    double seconds() const;
+    double gigabytes_per_second() const;
+    std::string share_text() const;  // ", 40 % from its cache", or nothing
+    std::string text() const;        // "1.2 GiB of weights in 1.10 s (1.17 GB/s), 40 % from its cache"
 };
 
 class Loading {
@@ -28,8 +32,8 @@ public:
     Loading(std::string endpoint, Terminal terminal);
 
     bool is_under_way() const { return now_.bytes > 0; }
-    // Around each weight.
-    void begin(TimePoint time);
+    // Around each weight, which goes into a buffer of this size that has weights only.
+    void begin(uint64_t buffer, uint64_t buffer_size, TimePoint time);
     void add(uint64_t bytes, bool from_cache, TimePoint time);
     // All weights of a model are there, if any were loaded.
     void end();
@@ -38,12 +42,17 @@ public:
     const LoadedWeights & total() const { return total_; }
 
 private:
+    bool is_nearly_done() const;
+
     const std::string endpoint_;
     const Terminal terminal_;
     LoadedWeights now_, total_;
-    TimePoint begin_{};
-    TimePoint shown_{};
-    bool is_shown_ = false;
+    TimePoint begin_{}, shown_{};
+    std::set<uint64_t> buffers_;  // that have got weights
+    uint64_t expected_ = 0;       // their sizes
+    uint64_t pieces_ = 0;         // weights, or parts of them
+    bool was_shown_ = false;
+    bool is_shown_ = false;  // the cursor is behind our line: what the program says next would be added to it
 };
 
 // This process's stderr, if it is a terminal.

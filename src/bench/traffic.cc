@@ -45,7 +45,9 @@ Result<std::vector<SessionCounts>> parse_stats(const std::string & text) {
     std::istringstream lines(text);
     try {
         for (std::string line; std::getline(lines, line);) {
-            out.push_back(session_of(Json::parse(line)));
+            if (SessionCounts session = session_of(Json::parse(line)); session.launches > 0) {
+                out.push_back(std::move(session));
+            }
         }
     } catch (const Json::exception & error) {
         return fail(Errc::protocol, "the plug-in's counts are not understood: {}", error.what());

@@ -25,7 +25,7 @@ struct SessionCounts {
     std::optional<double> round_trip_s, busy_s;
 };
 
-// A file that GGML_RPC_STATS names: a line for each session.
+// A file that GGML_RPC_STATS names: a line for each session. Sessions that computed nothing are left out.
 Result<std::vector<SessionCounts>> parse_stats(const std::string & text);
 
 // The share of the weights that the servers had; nothing if none were loaded.

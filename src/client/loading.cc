@@ -64,12 +64,11 @@ void Loading::add(uint64_t bytes, bool from_cache, TimePoint time) {
     ++pieces_;
     if (is_nearly_done()) {
         if (is_shown_) {
-            terminal_(rewrite);
-            is_shown_ = false;
+            finish_line();
         }
     } else if (terminal_ && time - shown_ >= between_lines) {
         shown_ = time;
-        is_shown_ = was_shown_ = true;
+        is_shown_ = true;
         const std::string line = std::format("RPC server {}: {} of {} of weights, {:.2f} GB/s{}", endpoint_,
                                              size_text(now_.bytes), size_text(expected_), now_.gigabytes_per_second(),
                                              now_.share_text());
@@ -77,13 +76,19 @@ void Loading::add(uint64_t bytes, bool from_cache, TimePoint time) {
     }
 }
 
+void Loading::finish_line() {
+    terminal_(std::format("{}RPC server {}: {}\n", rewrite, endpoint_, now_.text()));
+    is_shown_ = false;
+    told_ = now_.bytes;
+}
+
 void Loading::end() {
     if (!is_under_way()) {
         return;
     }
-    if (was_shown_) {
-        terminal_(std::format("{}RPC server {}: {}\n", is_shown_ ? rewrite : "", endpoint_, now_.text()));
-    } else {
+    if (is_shown_) {
+        finish_line();
+    } else if (told_ == 0 || told_ + pieces_ * most_padding < now_.bytes) {
         log_info("RPC server {}: {}", endpoint_, now_.text());
     }
     total_.bytes += now_.bytes;
@@ -91,8 +96,7 @@ void Loading::end() {
     total_.time += now_.time;
     now_ = {};
     buffers_.clear();
-    expected_ = pieces_ = 0;
-    was_shown_ = is_shown_ = false;
+    expected_ = pieces_ = told_ = 0;
 }
 
 Loading::Terminal stderr_terminal() {

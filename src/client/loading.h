@@ -1,5 +1,6 @@
 // Weights on their way to one server: how many, how quickly, and how many of them the server had already. Told in one
-// line in the log when all are there; on a terminal, in a line that is rewritten meanwhile, if it takes a while.
+// line of the log when the first graph is launched; or, if it takes a while and there is a terminal, in a line there
+// that is rewritten meanwhile, and finished when the buffers that get weights are full.
 //
 // Threads: one at a time. Time is passed in.
 #pragma once
@@ -43,6 +44,7 @@ public:
 
 private:
     bool is_nearly_done() const;
+    void finish_line();
 
     const std::string endpoint_;
     const Terminal terminal_;
@@ -51,8 +53,8 @@ private:
     std::set<uint64_t> buffers_;  // that have got weights
     uint64_t expected_ = 0;       // their sizes
     uint64_t pieces_ = 0;         // weights, or parts of them
-    bool was_shown_ = false;
-    bool is_shown_ = false;  // the cursor is behind our line: what the program says next would be added to it
+    uint64_t told_ = 0;           // bytes, in the last line on the terminal that was finished
+    bool is_shown_ = false;       // a line is not: what the program says next would be added to it
 };
 
 // This process's stderr, if it is a terminal.

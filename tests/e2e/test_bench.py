@@ -90,7 +90,9 @@ def test_the_servers_of_stock_may_be_others(lab):
 def test_what_a_token_costs_on_the_way(lab):
     """Two servers that are linked: one send to each, and one answer to wait for; nothing of loading is in it."""
     servers = [lab.server(), lab.server()]
-    arrangement, = json.loads(model_bench(lab, servers, '-n', 32, '-o', 'json').out)['arrangements']
+    done = bench(lab, '--rpc', ','.join(server.endpoint for server in servers), '-m', MODEL, '-t', 1, '-p', 0, '-n', 32,
+                 '-r', 1, '--rounds', 3, '-o', 'json')
+    arrangement, = json.loads(done.out)['arrangements']
     for run in arrangement['runs']:
         traffic = run['traffic']
         assert traffic['round_trips'] == pytest.approx(1, abs=0.1)

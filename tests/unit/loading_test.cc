@@ -73,11 +73,22 @@ TEST_F(LoadingTest, OnATerminalALineIsRewrittenFiveTimesASecond) {
     EXPECT_EQ(shown[0], "\r\033[KRPC server a:1: 200 MiB of 1000 MiB of weights, 1.05 GB/s, 25 % from its cache");
     load(loading, milliseconds(1), 10 * mib, false);
     ASSERT_EQ(shown.size(), 5u);
-    EXPECT_EQ(shown[4], "\r\033[K") << "the program has the line for itself again";
+    EXPECT_EQ(shown[4], "\r\033[KRPC server a:1: 1000 MiB of weights in 0.99 s (1.06 GB/s), 5 % from its cache\n");
     loading.end();
+    EXPECT_EQ(shown.size(), 5u);
     EXPECT_TRUE(logged().empty()) << "it was said already";
-    ASSERT_EQ(shown.size(), 6u);
-    EXPECT_EQ(shown[5], "RPC server a:1: 1000 MiB of weights in 0.99 s (1.06 GB/s), 5 % from its cache\n");
+}
+
+TEST_F(LoadingTest, WhatComesAfterTheLineWasFinishedIsInTheLog) {
+    Loading loading("a:1", terminal);
+    load(loading, milliseconds(300), 500 * mib, false);
+    load(loading, milliseconds(10), 500 * mib, false);
+    EXPECT_EQ(shown.size(), 2u);
+    buffer = 2;
+    load(loading, milliseconds(10), 1000 * mib, false);
+    loading.end();
+    EXPECT_EQ(shown.size(), 2u) << "too quick to be shown";
+    EXPECT_EQ(logged(), std::vector<std::string>{"RPC server a:1: 1.9 GiB of weights in 0.32 s (6.55 GB/s)"});
 }
 
 TEST_F(LoadingTest, ALineThatIsLeftOverIsReplaced) {

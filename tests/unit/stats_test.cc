@@ -43,7 +43,10 @@ TEST(Stats, AreOneLineOfJson) {
 }
 
 TEST(Stats, AreWhatRpcBenchReads) {
-    const auto sessions = bench::parse_stats(to_json(a_session()) + "\n" + to_json(a_session()) + "\n");
+    SessionStats idle = a_session();
+    idle.since_load.launches = 0;
+    const auto sessions =
+        bench::parse_stats(to_json(a_session()) + "\n" + to_json(idle) + "\n" + to_json(a_session()) + "\n");
     ASSERT_TRUE(sessions) << sessions.error().text;
     ASSERT_EQ(sessions->size(), 2u);
     const bench::SessionCounts & session = (*sessions)[0];

@@ -40,7 +40,7 @@ def main():
         for number in range(options.rounds):
             for kind, count in rates:
                 row, = llama_bench(model, '-t', 1, '-p', options.prompt, '-n', 0, '-b', options.prompt, '-ub',
-                                   options.ubatch, '-r', 3, endpoints=endpoints[kind][:count], caravan=kind == 'Caravan')
+                                   options.ubatch, '-r', 1, endpoints=endpoints[kind][:count], caravan=kind == 'Caravan')
                 rates[kind, count].append(statistics.median(row['samples_ts']))
             print(f'round {number + 1} of {options.rounds} done', file=sys.stderr)
     best = ideal(-(-options.prompt // options.ubatch), options.servers)

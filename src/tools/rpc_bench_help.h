@@ -38,9 +38,9 @@ WITH A MODEL
   of the weights the servers had already (n/a: stock and local do not say).
 
   The third is what one generated token costs on the way. In each round Caravan's plug-in generates -n tokens and twice
-  as many in two runs of their own, and counts; the difference belongs to the tokens alone, µs too: it is a mean, and may
-  differ from that of the first table. A round trip is a wait for
-  an answer that was not here yet; sends are calls that moved bytes out. Then, where the time of a token goes:
+  as many in two runs of their own, and counts; the difference belongs to the tokens alone. A round trip is a wait for
+  an answer that was not here yet; sends are calls that moved bytes out. The times are differences too: on a busy machine
+  they scatter, and a larger -n helps. Then, where the time of a token goes:
 
     client   this machine, not waiting for a server                                            measured
     compute  the servers are busy, by their own clocks, several servers added up               measured

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -98,9 +99,22 @@ def real_tool(name):
     raise RuntimeError(f'{name} is not installed')
 
 
-def llama_bench(model, *options, endpoints=(), caravan=True, timeout=300):
-    """One llama-bench run; a list of its result rows (dictionaries)."""
-    command = [real_tool('llama-bench'), '-m', str(model), '-o', 'json', *map(str, options)]
+def random_model(file, **shape):
+    """A llama of random weights: layers, d, heads, kv_heads, ff, vocab, type, as make_models.py --bench takes them."""
+    options = [word for name, value in shape.items() for word in (f'--{name.replace("_", "-")}', str(value))]
+    subprocess.run([sys.executable, ROOT / 'tests' / 'models' / 'make_models.py', '--bench', '--out', file, *options],
+                   check=True, stdout=subprocess.DEVNULL)
+    return file
+
+
+def need_stock_server():
+    if stock_server_program() is None:
+        sys.exit('the stock ggml-rpc-server is not installed: nothing to compare with')
+
+
+def llama_bench(model, *options, endpoints=(), caravan=True, under=(), timeout=300):
+    """One llama-bench run, as a child of the command `under`; a list of its result rows (dictionaries)."""
+    command = [*map(str, under), real_tool('llama-bench'), '-m', str(model), '-o', 'json', *map(str, options)]
     command += ['--rpc', ','.join(endpoints), '-ngl', '99'] if endpoints else ['-ngl', '0', '--device', 'none']
     done = subprocess.run(command, env=caravan_environment() if caravan else stock_environment(), text=True,
                           stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)

@@ -7,11 +7,10 @@ model is made, whose own work is short enough that the overhead shows."""
 import argparse
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 
-from processes import ROOT, Server, llama_bench, stock_server_program
+from processes import Server, llama_bench, need_stock_server, random_model
 
 
 def arguments():
@@ -32,15 +31,11 @@ def microseconds_per_token(model, options, arrangement):
 
 def main():
     options = arguments()
-    if stock_server_program() is None:
-        sys.exit('the stock ggml-rpc-server is not installed: nothing to compare with')
+    need_stock_server()
     with tempfile.TemporaryDirectory() as folder:
         model = options.model
         if model is None:
-            model = pathlib.Path(folder) / 'tiny-f16.gguf'
-            subprocess.run([sys.executable, ROOT / 'tests' / 'models' / 'make_models.py', '--bench', '--out', model,
-                            '--layers', '4', '--d', '256', '--vocab', '512', '--ff', '768', '--type', 'f16'], check=True,
-                           stdout=subprocess.DEVNULL)
+            model = random_model(pathlib.Path(folder) / 'tiny-f16.gguf', layers=4, d=256, vocab=512, ff=768, type='f16')
         with Server() as a, Server() as b, Server(stock=True) as sa, Server(stock=True) as sb:
             ours, stock = [a.endpoint, b.endpoint], [sa.endpoint, sb.endpoint]
             arrangements = {

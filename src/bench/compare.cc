@@ -1,6 +1,7 @@
 #include "bench/compare.h"
 
 #include <algorithm>
+#include <span>
 
 namespace caravan::bench {
 namespace {
@@ -38,6 +39,47 @@ Row row_of(const Test & test, const Measured & mine, const Measured & first, con
             has_overhead ? summarize(overheads) : Summary{}};
 }
 
+LoadRow load_row(std::span<const Run> runs) {
+    std::vector<double> times, shares;
+    for (const Run & run : runs) {
+        times.push_back(run.load_s);
+        if (run.load_from_cache) {
+            shares.push_back(*run.load_from_cache);
+        }
+    }
+    return {summarize(times), summarize(shares)};
+}
+
+TrafficRow traffic_row(const std::vector<Run> & runs) {
+    const auto summary = [&](double Traffic::*what) {
+        std::vector<double> values;
+        for (const Run & run : runs) {
+            if (run.traffic) {
+                values.push_back((*run.traffic).*what);
+            }
+        }
+        return summarize(values);
+    };
+    const auto share = [&](double TimeShares::*what) {
+        std::vector<double> values;
+        for (const Run & run : runs) {
+            if (run.traffic && run.traffic->shares) {
+                values.push_back((*run.traffic->shares).*what);
+            }
+        }
+        return summarize(values);
+    };
+    return {.round_trips = summary(&Traffic::round_trips),
+            .sends = summary(&Traffic::sends),
+            .bytes_up = summary(&Traffic::bytes_up),
+            .bytes_down = summary(&Traffic::bytes_down),
+            .us = summary(&Traffic::us),
+            .client = share(&TimeShares::client),
+            .compute = share(&TimeShares::compute),
+            .wire = share(&TimeShares::wire),
+            .queue = share(&TimeShares::queue)};
+}
+
 }  // namespace
 
 std::vector<Comparison> compare(const std::vector<Measured> & measured) {
@@ -55,6 +97,10 @@ std::vector<Comparison> compare(const std::vector<Measured> & measured) {
         }
         comparison.load_s = summarize(loads);
         comparison.load_ratio = summarize(ratios);
+        const std::span<const Run> runs(mine.runs);
+        comparison.first_load = load_row(runs.first(std::min<size_t>(runs.size(), 1)));
+        comparison.later_loads = load_row(runs.subspan(std::min<size_t>(runs.size(), 1)));
+        comparison.traffic = traffic_row(mine.runs);
         for (const Test & test : mine.runs.empty() ? std::vector<Test>{} : mine.runs.front().tests) {
             comparison.rows.push_back(row_of(test, mine, measured.front(), local));
         }

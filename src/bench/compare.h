@@ -26,10 +26,24 @@ struct Row {
     Summary overhead_us;  // of a token, over the local arrangement; generating tests only
 };
 
+// The first load may fill a server's cache, of which the later ones profit.
+struct LoadRow {
+    Summary seconds;     // one of the first
+    Summary from_cache;  // share of the weights; empty if it is not known
+};
+
+// Of a generated token, over all rounds: as in Traffic. Empty what is not known.
+struct TrafficRow {
+    Summary round_trips, sends, bytes_up, bytes_down, us;
+    Summary client, compute, wire, queue;
+};
+
 struct Comparison {
     Summary load_s;
     Summary load_ratio;  // of the times, to the first arrangement
+    LoadRow first_load, later_loads;
     std::vector<Row> rows;
+    TrafficRow traffic;
 };
 
 // One for each arrangement, in their order.

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string_view>
 
 #include "bench/statistics.h"
+#include "bench/temporary_file.h"
 
 namespace caravan::bench {
 namespace {
@@ -74,23 +76,87 @@ Result<double> load_seconds(const std::vector<Child::Line> & progress) {
     return std::chrono::duration<double>(times[1] - times[0]).count();
 }
 
-Result<Run> run_once(const Arrangement & arrangement, const Settings & settings, TimePoint deadline, ModelFacts * facts) {
-    const auto child = run_child(command_of(arrangement, settings), environment_of(arrangement, settings), deadline);
+namespace {
+
+struct Ended {
+    Child child;
+    std::vector<SessionCounts> sessions;  // of our plug-in
+};
+
+Result<Ended> run_llama_bench(const Arrangement & arrangement, const Settings & settings, TimePoint deadline) {
+    Environment environment = environment_of(arrangement, settings);
+    std::optional<TemporaryFile> stats;
+    if (is_ours(arrangement.kind)) {
+        auto file = TemporaryFile::make("rpc-bench-stats");
+        if (!file) {
+            return std::unexpected(file.error());
+        }
+        stats.emplace(std::move(*file));
+        environment["GGML_RPC_STATS"] = stats->path();
+    }
+    auto child = run_child(command_of(arrangement, settings), environment, deadline);
     if (!child) {
         return std::unexpected(child.error());
     }
     if (!child->succeeded()) {
         return fail(Errc::unavailable, "llama-bench ended with {}: {}", child->how_it_ended(), child->last_words());
     }
-    auto tests = parse_tests(child->out, facts);
+    auto sessions = stats ? parse_stats(stats->text()) : std::vector<SessionCounts>{};
+    if (!sessions) {
+        return std::unexpected(sessions.error());
+    }
+    return Ended{std::move(*child), std::move(*sessions)};
+}
+
+Result<GeneratedTokens> generate(const Arrangement & arrangement, const Settings & settings, TimePoint deadline) {
+    auto ended = run_llama_bench(arrangement, settings, deadline);
+    if (!ended) {
+        return std::unexpected(ended.error());
+    }
+    const auto tests = parse_tests(ended->child.out, nullptr);
     if (!tests) {
         return std::unexpected(tests.error());
     }
-    const auto load = load_seconds(child->err);
+    GeneratedTokens out{.sessions = std::move(ended->sessions)};
+    for (const Test & test : *tests) {
+        out.tokens += test.tokens * test.ns.size();
+        out.seconds += static_cast<double>(std::accumulate(test.ns.begin(), test.ns.end(), uint64_t{0})) / 1e9;
+    }
+    return out;
+}
+
+}  // namespace
+
+Result<Run> run_once(const Arrangement & arrangement, const Settings & settings, TimePoint deadline, ModelFacts * facts) {
+    const auto ended = run_llama_bench(arrangement, settings, deadline);
+    if (!ended) {
+        return std::unexpected(ended.error());
+    }
+    auto tests = parse_tests(ended->child.out, facts);
+    if (!tests) {
+        return std::unexpected(tests.error());
+    }
+    const auto load = load_seconds(ended->child.err);
     if (!load) {
         return std::unexpected(load.error());
     }
-    return Run{.load_s = *load, .tests = std::move(*tests)};
+    return Run{.load_s = *load, .tests = std::move(*tests), .load_from_cache = share_from_cache(ended->sessions)};
+}
+
+Result<Traffic> measure_traffic(const Arrangement & arrangement, const Settings & settings, seconds limit) {
+    Settings generating = settings;
+    generating.prompt = 0;
+    generating.repetitions = 1;
+    const auto shorter = generate(arrangement, generating, Clock::now() + limit);
+    if (!shorter) {
+        return std::unexpected(shorter.error());
+    }
+    generating.generate *= 2;
+    const auto longer = generate(arrangement, generating, Clock::now() + limit);
+    if (!longer) {
+        return std::unexpected(longer.error());
+    }
+    return traffic_of(*shorter, *longer);
 }
 
 }  // namespace caravan::bench

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bench/arrangement.h"
+#include "bench/traffic.h"
 
 namespace caravan::bench {
 
@@ -32,10 +33,15 @@ struct Run {
     uint32_t position = 0;  // in the order of its round
     double load_s = 0;      // from opening the file until all is ready for the first batch
     std::vector<Test> tests;
+    std::optional<double> load_from_cache;  // the share of the weights that the servers had; our plug-in only
+    std::optional<Traffic> traffic;         // of a generated token; our plug-in only
 };
 
 // `facts` is filled in, if it is not null.
 Result<Run> run_once(const Arrangement & arrangement, const Settings & settings, TimePoint deadline, ModelFacts * facts);
+
+// What a generated token costs on the way, from two runs that only generate, each within `limit`; our plug-in only.
+Result<Traffic> measure_traffic(const Arrangement & arrangement, const Settings & settings, seconds limit);
 
 // The parts of run_once: what llama-bench printed, and the time to load from its lines of progress.
 Result<std::vector<Test>> parse_tests(const std::string & json, ModelFacts * facts);

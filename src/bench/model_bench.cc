@@ -19,13 +19,22 @@ std::string told(const Run & run) {
     return out + std::format("loaded in {:.2f} s", run.load_s);
 }
 
-Result<Run> run_one(ModelBench & bench, const Arrangement & arrangement) {
+Result<Run> run_one(ModelBench & bench, const Arrangement & arrangement, const Say & say) {
     if (bench.cold) {
         if (auto dropped = drop_from_memory(bench.settings.model); !dropped) {
             return std::unexpected(dropped.error());
         }
     }
-    return run_once(arrangement, bench.settings, Clock::now() + bench.run_limit, &bench.facts);
+    auto run = run_once(arrangement, bench.settings, Clock::now() + bench.run_limit, &bench.facts);
+    if (run && is_ours(arrangement.kind) && bench.settings.generate > 0) {
+        auto traffic = measure_traffic(arrangement, bench.settings, bench.run_limit);
+        if (!traffic) {
+            say(std::format("{}: what a token costs on the way is not known: {}", arrangement.name(), traffic.error().text));
+        } else {
+            run->traffic = *traffic;
+        }
+    }
+    return run;
 }
 
 }  // namespace
@@ -51,7 +60,7 @@ void run(ModelBench & bench, const std::vector<Arrangement> & arrangements, cons
             if (!measured.failure.empty()) {
                 continue;
             }
-            auto run = run_one(bench, measured.arrangement);
+            auto run = run_one(bench, measured.arrangement, say);
             if (!run) {
                 failed(measured, run.error());
                 continue;

@@ -19,6 +19,55 @@ std::string parameters_text(uint64_t parameters) {
     return count >= 1e9 ? std::format("{:.2f} B", count / 1e9) : std::format("{:.2f} M", count / 1e6);
 }
 
+constexpr const char * not_known = "n/a";
+
+std::string or_not_known(const Summary & summary, int digits) {
+    return summary.count == 0 ? not_known : spread(summary, digits);
+}
+
+std::string percent(const Summary & share) {
+    return share.count == 0 ? not_known : std::format("{:.0f} %", 100 * share.median);
+}
+
+// Which loads there were, and what of the weights the servers had already.
+std::string loads(const ModelBench & bench, const std::vector<Comparison> & comparisons) {
+    Table table;
+    table.add_column("arrangement", false);
+    table.add_column("first load, s", true);
+    table.add_column("from cache", true);
+    table.add_column("later loads, s (min-max)", true);
+    table.add_column("from cache", true);
+    for (size_t i = 0; i < comparisons.size(); ++i) {
+        const LoadRow &first = comparisons[i].first_load, &later = comparisons[i].later_loads;
+        if (first.seconds.count > 0) {
+            table.add_row({std::string(bench.measured[i].arrangement.name()), std::format("{:.3f}", first.seconds.median),
+                           percent(first.from_cache), spread(later.seconds, 3),
+                           later.seconds.count == 0 ? "" : percent(later.from_cache)});
+        }
+    }
+    return table.text();
+}
+
+std::string traffic(const ModelBench & bench, const std::vector<Comparison> & comparisons) {
+    Table table;
+    table.add_column("a generated token with", false);
+    for (const char * header : {"round trips", "sends", "bytes up", "bytes down", "µs (min-max)", "client", "compute",
+                                "wire, est.", "queue, est."}) {
+        table.add_column(header, true);
+    }
+    for (size_t i = 0; i < comparisons.size(); ++i) {
+        const Arrangement & arrangement = bench.measured[i].arrangement;
+        const TrafficRow & row = comparisons[i].traffic;
+        if (!arrangement.endpoints.empty() && comparisons[i].load_s.count > 0) {
+            table.add_row({std::string(arrangement.name()), or_not_known(row.round_trips, 2), or_not_known(row.sends, 2),
+                           or_not_known(row.bytes_up, 0), or_not_known(row.bytes_down, 0), or_not_known(row.us, 0),
+                           or_not_known(row.client, 0), or_not_known(row.compute, 0), or_not_known(row.wire, 0),
+                           or_not_known(row.queue, 0)});
+        }
+    }
+    return table.text();
+}
+
 }  // namespace
 
 std::string markdown(const ModelBench & bench) {
@@ -53,7 +102,10 @@ std::string markdown(const ModelBench & bench) {
             table.add_row(std::move(cells));
         }
     }
-    std::string out = table.text();
+    std::string out = table.text() + "\n" + loads(bench, comparisons);
+    if (bench.settings.generate > 0) {
+        out += "\n" + traffic(bench, comparisons);
+    }
     for (const Measured & measured : bench.measured) {
         if (!measured.failure.empty()) {
             out += std::format("\n{} failed: {}\n", measured.arrangement.name(), measured.failure);

@@ -16,6 +16,39 @@ Json to_json(const Summary & summary) {
     return {{"median", summary.median}, {"min", summary.min}, {"max", summary.max}, {"count", summary.count}};
 }
 
+Json to_json(const std::optional<Traffic> & traffic) {
+    if (!traffic) {
+        return {};
+    }
+    Json shares;
+    if (traffic->shares) {
+        shares = {{"client", traffic->shares->client},
+                  {"compute", traffic->shares->compute},
+                  {"wire", traffic->shares->wire},
+                  {"queue", traffic->shares->queue}};
+    }
+    return {{"round_trips", traffic->round_trips}, {"sends", traffic->sends},
+            {"bytes_up", traffic->bytes_up},       {"bytes_down", traffic->bytes_down},
+            {"us", traffic->us},                   {"shares_us", shares}};
+}
+
+Json to_json(const TrafficRow & row) {
+    return {{"round_trips", to_json(row.round_trips)},
+            {"sends", to_json(row.sends)},
+            {"bytes_up", to_json(row.bytes_up)},
+            {"bytes_down", to_json(row.bytes_down)},
+            {"us", to_json(row.us)},
+            {"shares_us",
+             {{"client", to_json(row.client)},
+              {"compute", to_json(row.compute)},
+              {"wire", to_json(row.wire)},
+              {"queue", to_json(row.queue)}}}};
+}
+
+Json to_json(const LoadRow & row) {
+    return {{"seconds", to_json(row.seconds)}, {"from_cache", to_json(row.from_cache)}};
+}
+
 Json to_json(const Run & run) {
     Json tests = Json::array();
     for (const Test & test : run.tests) {
@@ -24,7 +57,12 @@ Json to_json(const Run & run) {
                          {"samples_ns", test.ns},
                          {"tokens_per_second", test.tokens_per_second()}});
     }
-    return {{"round", run.round}, {"position", run.position}, {"load_s", run.load_s}, {"tests", tests}};
+    return {{"round", run.round},
+            {"position", run.position},
+            {"load_s", run.load_s},
+            {"load_from_cache", run.load_from_cache ? Json(*run.load_from_cache) : Json()},
+            {"tests", tests},
+            {"traffic", to_json(run.traffic)}};
 }
 
 Json to_json(const Measured & measured, const Comparison & comparison, const Settings & settings) {
@@ -48,7 +86,10 @@ Json to_json(const Measured & measured, const Comparison & comparison, const Set
             {"failure", known(measured.failure)},
             {"load_s", to_json(comparison.load_s)},
             {"load_ratio", to_json(comparison.load_ratio)},
+            {"first_load", to_json(comparison.first_load)},
+            {"later_loads", to_json(comparison.later_loads)},
             {"tests", tests},
+            {"traffic_per_token", to_json(comparison.traffic)},
             {"runs", runs}};
 }
 

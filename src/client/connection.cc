@@ -27,7 +27,8 @@ std::atomic<uint64_t> next_id = 0;
 }  // namespace
 
 Connection::Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> transport, bool native)
-    : endpoint_(std::move(endpoint)), stream_(std::move(transport), answer_timeout(), poll_time()), id_(next_id++) {
+    : endpoint_(std::move(endpoint)), stream_(std::move(transport), answer_timeout(), poll_time()),
+      loading_(endpoint_.text(), stderr_terminal()), opened_ns_(Trace::now_ns()), id_(next_id++) {
     if (native) {
         auto commands = make_native_commands(stream_);
         native_ = commands.get();
@@ -38,13 +39,14 @@ Connection::Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> t
 }
 
 Connection::~Connection() {
-    if (clock_ahead_ns_) {
-        end_trace();
+    if (!stream_.failure()) {
+        loading_.end();
     }
+    end_records();
     for (const Relay & relay : relays_) {
         relay.source->await(relay.ticket);  // its answer goes into our memory
     }
-    log_debug("{}: session closed, {} flushes", endpoint_.text(), stream_.flushes());
+    log_debug("{}: session closed, {} sends", endpoint_.text(), stream_.counts().sends);
 }
 
 Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpoint, Purpose purpose) {
@@ -62,29 +64,56 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
     }
     std::shared_ptr<Connection> connection(
         new Connection(endpoint, std::move(opened->transport), opened->peer_is_native));
-    if (is_session && Trace::instance().is_on() && connection->is_native()) {
-        connection->begin_trace();
+    if (is_session) {
+        connection->begin_records();
     }
     return connection;
 }
 
 // The quickest of some questions tells best how far the server's clock is ahead.
-void Connection::begin_trace() {
+void Connection::begin_records() {
     constexpr int questions = 16;
-    uint64_t quickest = UINT64_MAX;
-    for (int i = 0; i < questions; ++i) {
-        const uint64_t before = Trace::now_ns();
-        const auto there = ask<uint64_t>(static_cast<Command>(wire::NativeCommand::clock));
-        const uint64_t took = Trace::now_ns() - before;
-        if (there && took < quickest) {
-            quickest = took;
-            clock_ahead_ns_ = static_cast<int64_t>(*there - (before + took / 2));
+    if (is_native() && (Trace::instance().is_on() || stats_are_wanted())) {
+        for (int i = 0; i < questions; ++i) {
+            const uint64_t before = Trace::now_ns();
+            const auto there = ask<uint64_t>(static_cast<Command>(wire::NativeCommand::clock));
+            const uint64_t took = Trace::now_ns() - before;
+            if (there && took < quickest_ns_) {
+                quickest_ns_ = took;
+                clock_ahead_ns_ = static_cast<int64_t>(*there - (before + took / 2));
+            }
         }
     }
-    stream_.trace_as(endpoint_.text());
+    if (Trace::instance().is_on() && clock_ahead_ns_) {
+        stream_.trace_as(endpoint_.text());
+    }
+    is_recorded_ = stats_are_wanted();
+    at_open_ = at_load_ = tally();
 }
 
-void Connection::end_trace() {
+void Connection::end_records() {
+    const Tally at_end = tally();
+    SessionStats stats{.endpoint = endpoint_.text(),
+                       .dialect = is_native() ? "native" : "stock",
+                       .transport = std::string(stream_.transport_kind()),
+                       .whole = at_end - at_open_,
+                       .since_load = at_end - at_load_,
+                       .weights = loading_.total()};
+    if (clock_ahead_ns_) {
+        stats.round_trip_ns = quickest_ns_;
+        take_spans(stats, Trace::now_ns());
+    }
+    if (is_recorded_) {
+        append_stats(stats);
+    }
+    if (Trace::instance().is_on() && clock_ahead_ns_) {
+        Trace::instance().write();
+    }
+}
+
+// What the server has served up to `end_ns`, into the trace and, since the load, into the stats.
+void Connection::take_spans(SessionStats & stats, uint64_t end_ns) {
+    const auto load_end_ns = end_ns - static_cast<uint64_t>(stats.since_load.seconds * 1e9);
     for (bool more = true; more;) {
         const auto answer = std::make_unique<wire::SpansAnswer>();
         Lock lock(stream_.mutex());
@@ -93,15 +122,24 @@ void Connection::end_trace() {
         const uint32_t count = std::min<uint32_t>(answer->count, wire::spans_per_answer);
         for (const wire::Span & span : std::span(answer->spans).first(count)) {
             const auto command = static_cast<Command>(span.command);
-            Trace::instance().add_remote(
-                wire::is_native(command) ? wire::command_name(static_cast<wire::NativeCommand>(span.command))
-                                         : wire::command_name(command),
-                endpoint_.text(), span.begin - static_cast<uint64_t>(*clock_ahead_ns_),
-                span.end - static_cast<uint64_t>(*clock_ahead_ns_));
+            const char * name = wire::is_native(command)
+                                    ? wire::command_name(static_cast<wire::NativeCommand>(span.command))
+                                    : wire::command_name(command);
+            const uint64_t begin = span.begin - static_cast<uint64_t>(*clock_ahead_ns_);
+            const uint64_t end = span.end - static_cast<uint64_t>(*clock_ahead_ns_);
+            if (begin >= load_end_ns && begin < end_ns) {
+                stats.served_ns[name] += end - begin;
+            }
+            if (Trace::instance().is_on()) {
+                Trace::instance().add_remote(name, endpoint_.text(), begin, end);
+            }
         }
         more = count == wire::spans_per_answer;
     }
-    Trace::instance().write();
+}
+
+Tally Connection::tally() const {
+    return {stream_.counts(), launches_, static_cast<double>(Trace::now_ns() - opened_ns_) / 1e9};
 }
 
 void Connection::report() {
@@ -199,6 +237,8 @@ Result<RemoteBuffer> Connection::alloc_buffer(uint32_t device, uint64_t size) {
     if (answer->size < size || *base == 0 || *base + answer->size < *base) {
         return fail(Errc::protocol, "{}: the server answered ALLOC_BUFFER with nonsense", endpoint_.text());
     }
+    Lock lock(stream_.mutex());
+    buffer_sizes_[answer->buffer] = answer->size;
     return RemoteBuffer{answer->buffer, *base, answer->size};
 }
 
@@ -209,6 +249,7 @@ void Connection::free_buffer(const RemoteBuffer & buffer) {
     if (stream_.failure()) {
         return;
     }
+    buffer_sizes_.erase(buffer.handle);
     commands_->post(Command::free_buffer, wire::BufferRequest{buffer.handle});
     commands_->forget_graphs();
     last_launch_ = nullptr;
@@ -250,14 +291,18 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
         return;
     }
     append_held(idle_writes_.take_overlapping(range));
-    const bool hashed = is_weight && data.size() > (native_ != nullptr ? wire::find_threshold : wire::hash_threshold);
-    if (hashed && found_by_hash(lock, region, offset, data)) {
+    if (!is_weight) {
+        write(lock, region, offset, data, false);
+        idle_writes_.note_sent(range);
         return;
     }
-    write(lock, region, offset, data, hashed);
-    if (!is_weight) {
-        idle_writes_.note_sent(range);
+    loading_.begin(region.buffer, buffer_sizes_[region.buffer], Clock::now());
+    const bool hashed = data.size() > (native_ != nullptr ? wire::find_threshold : wire::hash_threshold);
+    const bool found = hashed && found_by_hash(lock, region, offset, data);
+    if (!found) {
+        write(lock, region, offset, data, hashed);
     }
+    loading_.add(data.size(), found, Clock::now());
 }
 
 void Connection::set_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
@@ -484,6 +529,11 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     if (prepared.is_empty) {
         return GGML_STATUS_SUCCESS;
     }
+    if (loading_.is_under_way()) {
+        loading_.end();
+        at_load_ = tally();
+    }
+    ++launches_;
     append_held(idle_writes_.take_for_launch(prepared.footprint()));
     std::ranges::copy(prepared.bytes, stream_.append(prepared.bytes.size()).begin());
     KeptGraph * launched = prepared.kept;

@@ -14,6 +14,8 @@
 #include "abi/ggml_abi.h"
 #include "client/commands.h"
 #include "client/idle_writes.h"
+#include "client/loading.h"
+#include "client/stats.h"
 #include "client/stream.h"
 #include "client/tensor_encoding.h"
 #include "net/endpoint.h"
@@ -127,12 +129,17 @@ private:
     bool may_be_found(Lock & lock);
     bool found_by_hash(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data);
     void report();
-    void begin_trace();
-    void end_trace();
+    // For GGML_RPC_TRACE and GGML_RPC_STATS.
+    void begin_records();
+    void end_records();
+    void take_spans(SessionStats & stats, uint64_t end_ns);
+    Tally tally() const;
 
     const net::Endpoint endpoint_;
     Stream stream_;
-    std::optional<int64_t> clock_ahead_ns_;  // of the server's clock; if it is traced
+    std::optional<int64_t> clock_ahead_ns_;  // of the server's clock; if it records what it serves
+    uint64_t quickest_ns_ = UINT64_MAX;      // of the questions for its clock
+    bool is_recorded_ = false;               // for GGML_RPC_STATS
     bool reported_ = false;
 
     // All below is guarded by stream_.mutex().
@@ -146,6 +153,11 @@ private:
     int misses_in_a_row_ = 0;            // of weights that were asked for by hash
     std::optional<bool> has_cache_;      // the server, if it is native
     bool has_hashed_ = false;            // since the last launch
+    std::unordered_map<uint64_t, uint64_t> buffer_sizes_;  // by handle
+    Loading loading_;
+    uint64_t launches_ = 0;
+    const uint64_t opened_ns_;
+    Tally at_open_, at_load_;  // when the program had its session / when the last weights were loaded
 
     std::mutex links_mutex_;  // taken before stream_.mutex(), and by one connection at a time
     std::unordered_map<uint64_t, Link> links_;  // by the source's id: what the first try came to

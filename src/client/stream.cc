@@ -56,10 +56,7 @@ Stream::Ticket Stream::expect(MutableBytes dest) {
 }
 
 Result<> Stream::flush(Lock & lock, uint64_t position) {
-    if (sent_ < position) {
-        ++flushes_;
-    }
-    return traced_pump("send", lock, [&] { return sent_ >= position; });
+    return timed_pump("send", counts_.sending_ns, lock, [&] { return sent_ >= position; });
 }
 
 Result<> Stream::send(Lock & lock, ConstBytes payload) {
@@ -73,20 +70,29 @@ Result<> Stream::send(Lock & lock, ConstBytes payload) {
 }
 
 Result<> Stream::await(Lock & lock, Ticket ticket) {
-    if (!is_answered(ticket) && sent_ < ticket.position) {
-        ++flushes_;
+    if (is_answered(ticket)) {
+        return pump(lock, [] { return true; });
     }
-    return traced_pump("wait", lock, [&] { return is_answered(ticket); });
+    auto result = timed_pump("wait", counts_.waiting_ns, lock, [&] { return is_answered(ticket); });
+    if (sends_at_round_trip_ != counts_.sends) {
+        sends_at_round_trip_ = counts_.sends;
+        ++counts_.round_trips;
+    }
+    return result;
 }
 
 template <class Done>
-Result<> Stream::traced_pump(const char * name, Lock & lock, Done done) {
-    if (traced_as_.empty() || done()) {
+Result<> Stream::timed_pump(const char * name, uint64_t & ns, Lock & lock, Done done) {
+    if (done()) {
         return pump(lock, done);
     }
     const uint64_t begin = Trace::now_ns();
     auto result = pump(lock, done);
-    Trace::instance().add_own(name, traced_as_, begin, Trace::now_ns());
+    const uint64_t end = Trace::now_ns();
+    ns += end - begin;
+    if (!traced_as_.empty()) {
+        Trace::instance().add_own(name, traced_as_, begin, end);
+    }
     return result;
 }
 
@@ -138,6 +144,8 @@ bool Stream::push() {
             return true;
         }
         taken = *sent;
+        counts_.sends += taken > 0 ? 1 : 0;
+        counts_.bytes_sent += taken;
     }
     const bool moved = taken > 0;
     sent_ += taken;
@@ -154,9 +162,15 @@ bool Stream::push() {
     return moved;
 }
 
+Result<size_t> Stream::receive_from_transport(std::span<const MutableBytes> parts) {
+    auto got = transport_->receive(parts);
+    counts_.bytes_received += got.value_or(0);
+    return got;
+}
+
 Result<size_t> Stream::receive(std::span<const MutableBytes> parts) {
     if (surplus_.empty()) {
-        return transport_->receive(parts);
+        return receive_from_transport(parts);
     }
     size_t total = 0;
     for (const MutableBytes part : parts) {
@@ -185,7 +199,7 @@ bool Stream::hear_text() {
     if (surplus_.size() < size) {
         std::array<std::byte, wire::max_error_text> more;
         const std::array parts{MutableBytes(more).first(size - surplus_.size())};
-        auto got = transport_->receive(parts);
+        auto got = receive_from_transport(parts);
         if (!got) {
             break_off(std::move(got.error()));
             return false;

@@ -23,6 +23,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "client/stream_counts.h"
 #include "net/transport.h"
 #include "wire/native.h"
 
@@ -79,7 +80,7 @@ public:
     // Ends the stream for a reason found elsewhere.
     void break_off(Error error);
 
-    uint64_t flushes() const { return flushes_; }
+    const StreamCounts & counts() const { return counts_; }
 
 private:
     struct Segment {
@@ -93,12 +94,13 @@ private:
     template <class Done>
     Result<> pump(Lock & lock, Done done);
     template <class Done>
-    Result<> traced_pump(const char * name, Lock & lock, Done done);
+    Result<> timed_pump(const char * name, uint64_t & ns, Lock & lock, Done done);
     bool can_push() const { return sent_ < (holes_.empty() ? queued_ : holes_.front()); }
     bool push();  // true if bytes went out
     bool pull();  // true if bytes came in
     void retire_front();
     Result<size_t> receive(std::span<const MutableBytes> parts);
+    Result<size_t> receive_from_transport(std::span<const MutableBytes> parts);
     bool hear_text();
 
     std::mutex mutex_;
@@ -125,7 +127,8 @@ private:
     net::Interest watch_;      // for this
     int sleepers_ = 0;      // threads that sleep on progress_
     uint64_t moves_ = 0;    // counts progress, for the time-out
-    uint64_t flushes_ = 0;
+    StreamCounts counts_;
+    uint64_t sends_at_round_trip_ = 0;  // counts_.sends at the last one
     std::string traced_as_;  // empty: it is not
 };
 

@@ -34,6 +34,22 @@ WITH A MODEL
   what this machine's memory has of the file makes it shorter; --cold drops the latter before each run. local may map
   the file and read it only when it computes.
 
+  The second table tells the first load from the later ones, which find what a server has kept of the first, and how much
+  of the weights the servers had already (n/a: stock and local do not say).
+
+  The third is what one generated token costs on the way. In each round Caravan's plug-in generates -n tokens and twice
+  as many in two runs of their own, and counts; the difference belongs to the tokens alone. A round trip is a wait for
+  an answer that was not here yet; sends are calls that moved bytes out. The times are differences too: on a busy machine
+  they scatter, and a larger -n helps. Then, where the time of a token goes:
+
+    client   this machine, not waiting for a server                                            measured
+    compute  the servers are busy, by their own clocks, several servers added up               measured
+    wire     its round trips, each as long as the quickest small question to that server       an estimate
+    queue    the rest: bytes on their way, links between servers, threads that wake up.        what is left
+             What the others take too much is missing here, so it may be below 0
+
+  Stock's plug-in does not count, and a stock server does not tell what it did: n/a.
+
   An arrangement that fails is not tried again; the others are measured to the end.
 
 OUTPUT
@@ -44,6 +60,7 @@ OUTPUT
 ENVIRONMENT
   LLAMA_BENCH          the llama-bench to run [the first on PATH that is not a launcher of Caravan's]
   GGML_RPC_TRANSPORT   auto, tcp: never RDMA, rdma: a session without RDMA is an error [auto]
+  TMPDIR               where the plug-in's counts lie while they are needed [/tmp]
   GGML_RPC_POLL_US, GGML_RDMA_DEV, ...
                        as for the programs that use the servers. GGML_RPC_SERVERS is not used.
 

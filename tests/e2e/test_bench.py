@@ -5,6 +5,8 @@ import re
 import shutil
 import signal
 import statistics
+import subprocess
+import sys
 import xml.dom.minidom
 from pathlib import Path
 
@@ -63,6 +65,10 @@ def test_a_model_in_four_arrangements(lab):
     # The order rotates: in each round every arrangement has another place.
     for number, arrangement in enumerate(said['arrangements']):
         assert [run['position'] for run in arrangement['runs']] == [(number - turn) % 4 for turn in range(3)]
+    for arrangement in arrangements.values():
+        for run in arrangement['runs']:
+            assert (run['traffic'] is not None) == (run['load_from_cache'] is not None) == (
+                arrangement['name'] in ('caravan', 'tcp'))
     assert server.served() > 0
     assert 'round 3 of 3: local: pp16 ' in done.err
     xml.dom.minidom.parse(str(picture))
@@ -79,6 +85,52 @@ def test_the_servers_of_stock_may_be_others(lab):
     for row in rows:
         if row['test'] != 'load':
             assert float(row['tokens_per_second']) == pytest.approx(int(row['tokens']) * 1e9 / int(row['ns']), abs=1e-3)
+
+
+def test_what_a_token_costs_on_the_way(lab):
+    """Two servers that are linked: one send to each, and one answer to wait for; nothing of loading is in it."""
+    servers = [lab.server(), lab.server()]
+    done = bench(lab, '--rpc', ','.join(server.endpoint for server in servers), '-m', MODEL, '-t', 1, '-p', 0, '-n', 32,
+                 '-r', 1, '--rounds', 3, '-o', 'json')
+    arrangement, = json.loads(done.out)['arrangements']
+    for run in arrangement['runs']:
+        traffic = run['traffic']
+        # A busy machine may send a launch by itself now and then, in either of the two runs.
+        assert traffic['round_trips'] == pytest.approx(1, abs=0.3)
+        assert traffic['sends'] == pytest.approx(2, abs=0.5)
+        assert 100 < traffic['bytes_up'] < 10_000, 'a few inputs, no weights'
+        assert 4 * 2048 <= traffic['bytes_down'] < 4 * 2048 + 200, 'the logits of one token'
+        shares = traffic['shares_us']
+        assert sum(shares.values()) == pytest.approx(traffic['us'])
+        assert shares['wire'] > 0
+    for name in ('round_trips', 'sends', 'bytes_up', 'bytes_down', 'us'):
+        assert arrangement['traffic_per_token'][name] == summary([run['traffic'][name] for run in arrangement['runs']])
+
+
+@pytest.mark.skipif(STOCK_SERVER is None, reason="stock's server is not installed")
+def test_a_stock_server_does_not_tell_what_it_served(lab):
+    arrangement, = json.loads(model_bench(lab, [lab.stock_server()], '-o', 'json').out)['arrangements']
+    for run in arrangement['runs']:
+        assert run['traffic']['sends'] > 0 and run['traffic']['shares_us'] is None
+
+
+def test_the_first_load_fills_the_cache_of_the_later_ones(lab):
+    server = lab.server('-c', env={'LLAMA_CACHE': lab.folder / 'cache'})
+    arrangement, = json.loads(bench(lab, '--rpc', server.endpoint, '-m', big_model(lab), '-t', 1, '-p', 1, '-n', 0, '-r',
+                                    1, '--rounds', 3, '-o', 'json').out)['arrangements']
+    assert arrangement['first_load']['from_cache']['median'] == 0
+    assert arrangement['later_loads']['from_cache']['min'] > 0.9
+    assert arrangement['later_loads']['seconds'] == summary([run['load_s'] for run in arrangement['runs'][1:]])
+    assert all(run['traffic'] is None for run in arrangement['runs']), 'nothing was generated'
+
+
+def big_model(lab):
+    """Most of its bytes are in tensors above the 1 MiB from which weights are looked up."""
+    file = lab.folder / 'big.gguf'
+    subprocess.run([sys.executable, system.MAKE_MODELS, '--bench', '--out', file, '--layers', '1', '--d', '512',
+                    '--heads', '8', '--ff', '4096', '--vocab', '8192', '--type', 'q8_0'], check=True,
+                   stdout=subprocess.DEVNULL, timeout=system.PATIENCE)
+    return file
 
 
 def test_the_way_to_a_server(lab):
@@ -99,11 +151,12 @@ def test_the_way_to_a_server(lab):
 
 def test_tables_are_markdown(lab):
     server = lab.server()
-    for done, columns in [(bench(lab, '--rpc', server.endpoint, '--rounds', 1, '--time', 1), 9),
-                          (model_bench(lab, [server], '--against', 'local'), 9)]:
-        rows = [line for line in done.out.splitlines() if line.startswith('|')]
-        assert len(rows) >= 4 and {row.count('|') for row in rows} == {columns + 1}
-        assert set(rows[1]) == set('|-: ')
+    for done, columns in [(bench(lab, '--rpc', server.endpoint, '--rounds', 1, '--time', 1), [9]),
+                          (model_bench(lab, [server], '--against', 'local'), [9, 5, 10])]:
+        tables = [table.splitlines() for table in re.findall(r'(?:^\|.*\n)+', done.out, re.M)]
+        assert [{row.count('|') - 1 for row in rows} for rows in tables] == [{count} for count in columns]
+        for rows in tables:
+            assert len(rows) >= 3 and set(rows[1]) == set('|-: ')
 
 
 def test_a_server_that_is_not_there(lab):

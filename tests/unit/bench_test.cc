@@ -86,6 +86,23 @@ TEST(BenchCompare, ARoundThatFailedDoesNotCount) {
     EXPECT_DOUBLE_EQ(stock.overhead_us.median, 250);
 }
 
+TEST(BenchCompare, TheFirstLoadIsNotOneOfTheLaterOnes) {
+    auto measured = three_arrangements();
+    measured[0].runs[0].load_from_cache = 0.0;
+    measured[0].runs[1].load_from_cache = 0.75;
+    measured[0].runs[1].traffic = Traffic{.sends = 2};
+    const auto comparisons = compare(measured);
+    EXPECT_DOUBLE_EQ(comparisons[0].first_load.seconds.median, 2);
+    EXPECT_DOUBLE_EQ(comparisons[0].first_load.from_cache.median, 0);
+    EXPECT_DOUBLE_EQ(comparisons[0].later_loads.seconds.median, 4);
+    EXPECT_DOUBLE_EQ(comparisons[0].later_loads.from_cache.median, 0.75);
+    EXPECT_EQ(comparisons[1].later_loads.seconds.count, 0u);
+    EXPECT_EQ(comparisons[1].first_load.from_cache.count, 0u);
+    EXPECT_EQ(comparisons[0].traffic.sends.count, 1u);
+    EXPECT_DOUBLE_EQ(comparisons[0].traffic.sends.median, 2);
+    EXPECT_EQ(comparisons[0].traffic.client.count, 0u);
+}
+
 TEST(BenchCompare, OnlyAGeneratedTokenHasAnOverhead) {
     EXPECT_EQ(compare(three_arrangements())[0].rows[0].overhead_us.count, 0u);
 }
@@ -230,6 +247,7 @@ TEST(BenchReport, TheTableHasARowForEachTestAndSaysWhatFailed) {
     const std::string text = markdown(a_model_bench());
     EXPECT_TRUE(text.contains(" 3333.33 (3333.33-3333.33) |     0.33 (0.33-0.33) |                 250 (250-250) |")) << text;
     EXPECT_TRUE(text.contains("stock failed: it ended")) << text;
+    EXPECT_TRUE(text.contains("| stock                  |         n/a |   n/a |")) << text;
     EXPECT_EQ(std::ranges::count(csv(a_model_bench()), '\n'), 1 + 5 * 3);
 }
 

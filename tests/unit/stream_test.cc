@@ -81,10 +81,10 @@ TEST_F(StreamTest, ABatchLeavesInOnePieceAtTheFlush) {
     EXPECT_EQ(peer.unread(), 13u);
     EXPECT_EQ(text_of(peer.receive(13)), "one two three");
     EXPECT_EQ(sends, 1);
-    EXPECT_EQ(stream->flushes(), 1u);
+    EXPECT_EQ(stream->counts().sends, 1u);
     EXPECT_EQ(stream->unsent(), 0u);
     ASSERT_TRUE(stream->flush(held, stream->position()));
-    EXPECT_EQ(stream->flushes(), 1u) << "there was nothing to flush";
+    EXPECT_EQ(stream->counts().sends, 1u) << "there was nothing to flush";
 }
 
 TEST_F(StreamTest, APayloadFollowsItsBatchFromTheCallersMemory) {
@@ -122,6 +122,36 @@ TEST_F(StreamTest, AnswersLandInOrderInTheMemoryGivenForThem) {
     EXPECT_EQ(second, "defgh");
     EXPECT_EQ(peer.unread(), 9u) << "waiting flushes";
     ASSERT_TRUE(stream->await(held, {})) << "no ticket is always done";
+}
+
+TEST_F(StreamTest, CountsWhatItDid) {
+    std::string first(3, '?'), second(3, '?'), third(3, '?');
+    auto held = lock();
+    append("question");
+    const auto one = expect(first), two = expect(second);
+    ASSERT_TRUE(stream->flush(held, stream->position()));
+    std::jthread server([&] {
+        EXPECT_EQ(text_of(peer.receive(8)), "question");
+        ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("abc"))));
+        ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("def"))));
+        EXPECT_EQ(text_of(peer.receive(4)), "more");
+        ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("ghi"))));
+    });
+    ASSERT_TRUE(stream->await(held, one));
+    ASSERT_TRUE(stream->await(held, two));
+    EXPECT_EQ(stream->counts().round_trips, 1u) << "both answers are to what was sent at once";
+    append("more");
+    const auto more = expect(third);
+    ASSERT_TRUE(stream->await(held, more));
+    ASSERT_TRUE(stream->await(held, more)) << "it is here";
+    const StreamCounts & counts = stream->counts();
+    EXPECT_EQ(counts.round_trips, 2u);
+    EXPECT_EQ(counts.sends, 2u);
+    EXPECT_EQ(counts.bytes_sent, 12u);
+    EXPECT_EQ(counts.bytes_received, 3 * (8 + 3u));
+    EXPECT_GT(counts.waiting_ns, 0u);
+    EXPECT_GT(counts.sending_ns, 0u);
+    EXPECT_EQ((counts - counts).bytes_sent, 0u);
 }
 
 TEST_F(StreamTest, AnAnswerInSingleBytes) {

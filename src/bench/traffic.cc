@@ -1,0 +1,105 @@
+#include "bench/traffic.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+namespace caravan::bench {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr const char * waits_for_another_server = "TAKE";
+
+SessionCounts session_of(const Json & line) {
+    const Json & since = line.at("since_load");
+    SessionCounts out{.endpoint = line.at("endpoint"),
+                      .sends = since.at("sends"),
+                      .bytes_sent = since.at("bytes_sent"),
+                      .bytes_received = since.at("bytes_received"),
+                      .round_trips = since.at("round_trips"),
+                      .launches = since.at("launches"),
+                      .waiting_s = since.at("waiting_s"),
+                      .weights = line.at("weights").at("bytes"),
+                      .weights_from_cache = line.at("weights").at("from_cache")};
+    if (!line.at("round_trip_s").is_null()) {
+        out.round_trip_s = line.at("round_trip_s");
+        double busy = 0;
+        for (const auto & [command, seconds] : line.at("served_s").items()) {
+            busy += command == waits_for_another_server ? 0 : seconds.get<double>();
+        }
+        out.busy_s = busy;
+    }
+    return out;
+}
+
+std::vector<SessionCounts> by_endpoint(std::vector<SessionCounts> sessions) {
+    std::ranges::sort(sessions, {}, &SessionCounts::endpoint);
+    return sessions;
+}
+
+}  // namespace
+
+Result<std::vector<SessionCounts>> parse_stats(const std::string & text) {
+    std::vector<SessionCounts> out;
+    std::istringstream lines(text);
+    try {
+        for (std::string line; std::getline(lines, line);) {
+            if (SessionCounts session = session_of(Json::parse(line)); session.launches > 0) {
+                out.push_back(std::move(session));
+            }
+        }
+    } catch (const Json::exception & error) {
+        return fail(Errc::protocol, "the plug-in's counts are not understood: {}", error.what());
+    }
+    return out;
+}
+
+std::optional<double> share_from_cache(const std::vector<SessionCounts> & sessions) {
+    double all = 0, from_cache = 0;
+    for (const SessionCounts & session : sessions) {
+        all += static_cast<double>(session.weights);
+        from_cache += static_cast<double>(session.weights_from_cache);
+    }
+    return all > 0 ? std::optional(from_cache / all) : std::nullopt;
+}
+
+Result<Traffic> traffic_of(const GeneratedTokens & shorter, const GeneratedTokens & longer) {
+    const auto before = by_endpoint(shorter.sessions), after = by_endpoint(longer.sessions);
+    if (longer.tokens <= shorter.tokens ||
+        !std::ranges::equal(before, after, {}, &SessionCounts::endpoint, &SessionCounts::endpoint)) {
+        return fail(Errc::protocol, "two runs cannot be compared: {} tokens in {} sessions, and {} in {}",
+                    shorter.tokens, before.size(), longer.tokens, after.size());
+    }
+    const auto tokens = static_cast<double>(longer.tokens - shorter.tokens);
+    const auto more = [](const auto & now, const auto & then) {
+        return static_cast<double>(now) - static_cast<double>(then);
+    };
+    Traffic out{.us = (longer.seconds - shorter.seconds) * 1e6 / tokens};
+    double waiting_s = 0, wire_s = 0, busy_s = 0;
+    bool all_tell = true;
+    for (size_t i = 0; i < before.size(); ++i) {
+        const SessionCounts &then = before[i], &now = after[i];
+        const double round_trips = more(now.round_trips, then.round_trips);
+        out.round_trips += round_trips / tokens;
+        out.sends += more(now.sends, then.sends) / tokens;
+        out.bytes_up += more(now.bytes_sent, then.bytes_sent) / tokens;
+        out.bytes_down += more(now.bytes_received, then.bytes_received) / tokens;
+        waiting_s += now.waiting_s - then.waiting_s;
+        all_tell = all_tell && now.busy_s && then.busy_s;
+        if (all_tell) {
+            busy_s += *now.busy_s - *then.busy_s;
+            wire_s += round_trips * std::min(*now.round_trip_s, *then.round_trip_s);
+        }
+    }
+    if (all_tell) {
+        const double scale = 1e6 / tokens;
+        out.shares = {.client = out.us - waiting_s * scale,
+                      .compute = busy_s * scale,
+                      .wire = wire_s * scale,
+                      .queue = (waiting_s - busy_s - wire_s) * scale};
+    }
+    return out;
+}
+
+}  // namespace caravan::bench

@@ -1,0 +1,97 @@
+"""What the plug-in tells of a session: its counts (GGML_RPC_STATS), and of the weights that it loaded."""
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from harness import local_logits, same
+from system import MAKE_MODELS, MODEL, PATIENCE
+
+VERBOSE = ['-lv', 4]
+
+
+def computing(file):
+    """What GGML_RPC_STATS has of sessions that computed. A program may have others, to ask what a server supports."""
+    sessions = [json.loads(line) for line in file.read_text().splitlines()]
+    return [session for session in sessions if session['launches'] > 0]
+
+
+def test_each_session_has_a_line(lab):
+    servers, file = [lab.server(), lab.server(env={'GGML_RPC_DIALECT': 'stock'})], lab.folder / 'stats'
+    for _ in range(2):
+        same(lab.logits(servers, env={'GGML_RPC_STATS': file}), local_logits(lab))
+    sessions = computing(file)
+    assert sorted(session['endpoint'] for session in sessions) == sorted(2 * [server.endpoint for server in servers])
+    for session in sessions:
+        native = session['endpoint'] == servers[0].endpoint
+        assert session['dialect'] == ('native' if native else 'stock') and session['transport'] == 'tcp'
+        assert (session['round_trip_s'] is not None) == native
+        assert (session['served_s'].get('GRAPH', 0) > 0) == native
+        since = session['since_load']
+        for name in ('sends', 'bytes_sent', 'bytes_received', 'round_trips', 'waiting_s', 'seconds'):
+            assert 0 < since[name] <= session[name], name
+        assert since['launches'] == session['launches'] > 0, 'the weights came before the first launch'
+        # The model's weights are in what was sent, and not in what was sent since.
+        assert session['bytes_sent'] - since['bytes_sent'] >= session['weights']['bytes'] > 0
+        assert session['waiting_s'] <= session['seconds']
+    assert sum(session['weights']['bytes'] for session in sessions) == pytest.approx(2 * MODEL.stat().st_size, rel=0.1)
+    # What the servers themselves have counted.
+    assert sum(session['launches'] for session in sessions) == sum(server.served() for server in servers)
+
+
+def test_stats_that_cannot_be_written_are_said(lab):
+    logits, log = lab.logits([lab.server()], env={'GGML_RPC_STATS': '/no/such/folder/stats'}), lab.processes[-1].log()
+    same(logits, local_logits(lab))
+    assert 'GGML_RPC_STATS: cannot write /no/such/folder/stats: No such file' in log
+
+
+def decode_steps(lab, servers, sequences, steps):
+    """Counts of llama-batched-bench, which decodes one token of each sequence in each step."""
+    file = lab.folder / f'stats-{len(servers)}-{sequences}-{steps}'
+    lab.run(['llama-batched-bench', '-m', MODEL, '-t', 1, '-ngl', 99, '--rpc', ','.join(s.endpoint for s in servers),
+             '-c', 2048, '-npp', 8, '-ntg', steps, '-npl', sequences], env={'GGML_RPC_STATS': file})
+    sessions = [session['since_load'] for session in computing(file)]
+    assert len(sessions) == len(servers)
+    return {name: sum(session[name] for session in sessions) for name in ('sends', 'round_trips', 'launches')}
+
+
+@pytest.mark.parametrize('count', [1, 2], ids=['one server', 'two servers'])
+def test_parallel_sequences_cost_no_more_sends_than_one(lab, count):
+    servers = [lab.server() for _ in range(count)]
+    few, many = 8, 40
+    for sequences in (1, 32):
+        short, long = (decode_steps(lab, servers, sequences, steps) for steps in (few, many))
+        each = {name: (long[name] - short[name]) / (many - few) for name in short}
+        assert each['launches'] == count
+        # Each server is sent one batch, and the logits of all sequences come in one answer. On a busy machine a launch
+        # may leave by itself now and then.
+        assert each['sends'] <= 1.5 * count, sequences
+        assert each['round_trips'] <= 1.5, sequences
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+LOADED = r'RPC server {}: ([\d.]+ [KMG]iB) of weights in [\d.]+ s \([\d.]+ GB/s\)(?:, (\d+) % from its cache)?\n'
+
+
+@pytest.fixture(scope='module')
+def big_model(tmp_path_factory):
+    """Nine tenths of its 69 MiB are in tensors above the 1 MiB from which weights are looked up."""
+    file = tmp_path_factory.mktemp('big') / 'big.gguf'
+    subprocess.run([sys.executable, MAKE_MODELS, '--bench', '--out', file, '--layers', '1', '--d', '512', '--heads',
+                    '8', '--kv-heads', '4', '--ff', '24576', '--vocab', '32000', '--type', 'q8_0'], check=True,
+                   stdout=subprocess.DEVNULL, timeout=PATIENCE)
+    return file
+
+
+def test_one_line_says_what_was_loaded(lab, big_model):
+    server = lab.server('-c', env={'LLAMA_CACHE': lab.folder / 'cache'})
+    for share in (None, (90, 100)):
+        logits, log = lab.logits([server], big_model, chunks=1, more=VERBOSE), lab.processes[-1].log()
+        same(logits, local_logits(lab, big_model, chunks=1))
+        said, = re.findall(LOADED.format(server.endpoint), log)
+        assert said[0].endswith('MiB')
+        assert said[1] == '' if share is None else share[0] <= int(said[1]) <= share[1]
+        assert '\r' not in log, 'a line is rewritten on a terminal only'

@@ -92,12 +92,10 @@ void Connection::end_trace() {
         await_locked(lock, stream_.expect(mutable_bytes(answer.get(), sizeof *answer)));
         const uint32_t count = std::min<uint32_t>(answer->count, wire::spans_per_answer);
         for (const wire::Span & span : std::span(answer->spans).first(count)) {
-            const auto command = static_cast<Command>(span.command);
-            Trace::instance().add_remote(
-                wire::is_native(command) ? wire::command_name(static_cast<wire::NativeCommand>(span.command))
-                                         : wire::command_name(command),
-                endpoint_.text(), span.begin - static_cast<uint64_t>(*clock_ahead_ns_),
-                span.end - static_cast<uint64_t>(*clock_ahead_ns_));
+            const size_t line = span.what < wire::first_computing ? 0 : span.what - wire::first_computing + 1u;
+            Trace::instance().add_remote(wire::span_name(span.what), endpoint_.text(), line,
+                                         span.begin - static_cast<uint64_t>(*clock_ahead_ns_),
+                                         span.end - static_cast<uint64_t>(*clock_ahead_ns_));
         }
         more = count == wire::spans_per_answer;
     }

@@ -40,7 +40,8 @@ Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t siz
     }
     std::optional<cache::Writer> writer;
     if (keep && weights_ != nullptr && size > wire::find_threshold) {
-        if (auto begun = weights_->begin(size)) {
+        // A client that speaks the native dialect asks by BLAKE3 when it comes again.
+        if (auto begun = weights_->begin(size, is_native_ ? cache::Keys::digest : cache::Keys::digest_and_fnv)) {
             writer.emplace(std::move(*begun));
         }
     }

@@ -19,6 +19,8 @@ constexpr size_t copy_limit = 64 * 1024;
 constexpr size_t batch_limit = 1024 * 1024;
 // A get that comes sooner than this after a launch counts as "at once".
 constexpr microseconds at_once{100};
+// The server is asked for so many weights without waiting for the first answer.
+constexpr size_t max_pending_finds = 64;
 // So many weights in a row that the server did not have: it will not have the rest, so stop hashing.
 constexpr int hopeless = 8;
 
@@ -242,14 +244,15 @@ void Connection::memset(const wire::Region & region, const Range & range, uint64
 
 void Connection::set(const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data,
                      bool is_weight) {
+    const bool hashed = is_weight && data.size() > (native_ != nullptr ? wire::find_threshold : wire::hash_threshold);
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    const bool is_apart = std::ranges::none_of(finds_, [&](const PendingFind & find) { return find.range.overlaps(range); });
+    before_other_command(lock, is_weight && is_apart);
     if (stream_.failure() || data.empty() || idle_writes_.hold(range, region, offset, data)) {
         return;
     }
     append_held(idle_writes_.take_overlapping(range));
-    const bool hashed = is_weight && data.size() > (native_ != nullptr ? wire::find_threshold : wire::hash_threshold);
-    if (hashed && found_by_hash(lock, region, offset, data)) {
+    if (hashed && found_by_hash(lock, region, range, offset, data)) {
         return;
     }
     write(lock, region, offset, data, hashed);
@@ -278,6 +281,7 @@ void Connection::set_2d(const wire::Region & region, const Range & range, uint64
 
 Stream::Ticket Connection::get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest) {
     Lock lock(stream_.mutex());
+    settle_finds(lock);
     if (stream_.failure() || dest.empty()) {
         std::ranges::fill(dest, std::byte{0});
         return {};
@@ -403,6 +407,7 @@ void Connection::transfer(Connection & source, const wire::Region & src, const R
 
 bool Connection::push(const Link & link, const wire::Region & src, const Range & from) {
     Lock lock(stream_.mutex());
+    settle_finds(lock);
     if (stream_.failure()) {
         return false;
     }
@@ -497,7 +502,10 @@ Stream::Ticket Connection::last_ticket() {
 }
 
 // Any command but a get after a launch: the guess that a get would come was wrong, so the launch goes now.
-void Connection::before_other_command(Lock & lock) {
+void Connection::before_other_command(Lock & lock, bool keeps_finds) {
+    if (!keeps_finds) {
+        settle_finds(lock);
+    }
     if (last_launch_ != nullptr) {
         last_launch_->read_at_once = false;
         last_launch_ = nullptr;
@@ -577,12 +585,24 @@ bool Connection::may_be_found(Lock & lock) {
     return has_cache_.value_or(true) && misses_in_a_row_ < hopeless;
 }
 
-bool Connection::found_by_hash(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data) {
+// After a find, the next is expected to be one too, and not waited for: should the server not have it after all, the
+// bytes can be had from their file again.
+bool Connection::found_by_hash(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset,
+                               ConstBytes data) {
     if (!may_be_found(lock)) {
         return false;
     }
     if (native_ != nullptr) {
-        native_->find(region, offset, data.size(), KnownDigests::instance().digest_of(data));
+        auto known = KnownDigests::instance().digest_of(data);
+        native_->find(region, offset, data.size(), known.digest);
+        if (last_was_found_ && known.source) {
+            has_hashed_ = true;
+            PendingFind & find = finds_.emplace_back(PendingFind{region, range, offset, std::move(*known.source)});
+            find.ticket = stream_.expect(mutable_bytes(&find.found, sizeof find.found));
+            flush(lock);
+            settle_finds(lock, max_pending_finds);
+            return true;
+        }
     } else {
         commands_->post(Command::set_tensor_hash,
                         wire::SetTensorHashRequest{stock_tensor(region), offset, wire::fnv1a(data)});
@@ -590,8 +610,39 @@ bool Connection::found_by_hash(Lock & lock, const wire::Region & region, uint64_
     has_hashed_ = true;
     uint8_t found = 0;
     await_locked(lock, stream_.expect(mutable_bytes(&found, sizeof found)));
-    misses_in_a_row_ = found != 0 ? 0 : misses_in_a_row_ + 1;
+    note_find(found != 0);
     return found != 0 && !stream_.failure();
+}
+
+void Connection::note_find(bool found) {
+    last_was_found_ = found;
+    misses_in_a_row_ = found ? 0 : misses_in_a_row_ + 1;
+}
+
+// Until at most `left` are pending. Another thread may be at the same while the lock is given up.
+void Connection::settle_finds(Lock & lock, size_t left) {
+    while (finds_.size() > left) {
+        const uint64_t number = settled_finds_;
+        await_locked(lock, finds_.front().ticket);
+        settle(lock, UINT64_MAX);  // so that what is written below is queued before the lock is given up
+        if (settled_finds_ != number) {
+            continue;
+        }
+        const PendingFind find = std::move(finds_.front());
+        finds_.pop_front();
+        ++settled_finds_;
+        note_find(find.found != 0);
+        if (find.found != 0 || stream_.failure()) {
+            continue;
+        }
+        const auto weights = MappedWeights::map(find.source);
+        if (!weights) {
+            stream_.break_off(weights.error());
+            report();
+            return;
+        }
+        write(lock, find.region, find.offset, weights->bytes(), true);
+    }
 }
 
 }  // namespace caravan::client

@@ -15,6 +15,7 @@
 #include "client/commands.h"
 #include "client/idle_writes.h"
 #include "client/stream.h"
+#include "client/weight_source.h"
 #include "client/tensor_encoding.h"
 #include "net/endpoint.h"
 #include "wire/extension.h"
@@ -103,6 +104,15 @@ private:
         uint64_t token = 0;   // 0: there is none
         uint16_t number = 0;  // among the source's links
     };
+    // A weight that the server was asked to find, and probably has: the answer is looked at later.
+    struct PendingFind {
+        wire::Region region;
+        Range range;
+        uint64_t offset = 0;
+        WeightSource source;  // if it has not
+        uint8_t found = 0;
+        Stream::Ticket ticket{};
+    };
     using Lock = Stream::Lock;
 
     Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> transport, bool native);
@@ -118,12 +128,14 @@ private:
     void settle(Lock & lock, uint64_t position);
     void flush(Lock & lock);
     void await_locked(Lock & lock, Stream::Ticket ticket);
-    void before_other_command(Lock & lock);
+    void before_other_command(Lock & lock, bool keeps_finds = false);
     void write(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data, bool keep);
     void append_write(const wire::Region & region, uint64_t offset, ConstBytes data, bool keep);
     void append_held(const std::vector<HeldWrite> & writes);
     bool may_be_found(Lock & lock);
-    bool found_by_hash(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data);
+    bool found_by_hash(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data);
+    void note_find(bool found);
+    void settle_finds(Lock & lock, size_t left = 0);
     void report();
     void begin_trace();
     void end_trace();
@@ -144,6 +156,9 @@ private:
     int misses_in_a_row_ = 0;            // of weights that were asked for by hash
     std::optional<bool> has_cache_;      // the server, if it is native
     bool has_hashed_ = false;            // since the last launch
+    bool last_was_found_ = false;        // of those
+    std::deque<PendingFind> finds_;      // empty whenever another command than one for weights is queued
+    uint64_t settled_finds_ = 0;
 
     std::mutex links_mutex_;  // taken before stream_.mutex(), and by one connection at a time
     std::unordered_map<uint64_t, Link> links_;  // by the source's id: what the first try came to

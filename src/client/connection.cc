@@ -160,27 +160,28 @@ Result<wire::DeviceFactsAnswer> Connection::facts(uint32_t device) {
     return ask<wire::DeviceFactsAnswer>(wire::command_device_facts, wire::DeviceRequest{device});
 }
 
-Result<bool> Connection::supports(uint32_t device, const std::vector<wire::GraphTensor> & question) {
+Result<std::vector<uint8_t>> Connection::supports(uint32_t device, std::span<const wire::GraphTensor> tensors) {
     std::vector<std::byte> difference;
-    wire::encode_difference({}, question, difference);
+    wire::encode_difference({}, tensors, difference);
+    const auto n_nodes = std::ranges::count_if(tensors, [](const auto & tensor) { return tensor.is_node != 0; });
+    std::vector<uint8_t> answers(static_cast<size_t>(n_nodes));
     Lock lock(stream_.mutex());
     before_other_command(lock);
     if (stream_.failure()) {
         return std::unexpected(*stream_.failure());
     }
     native_->post_native(wire::NativeCommand::supports,
-                         wire::SupportsRequest{device, static_cast<uint32_t>(question.size())}, difference.size());
+                         wire::SupportsRequest{device, static_cast<uint32_t>(tensors.size())}, difference.size());
     std::ranges::copy(difference, stream_.append(difference.size()).begin());
-    uint8_t answer = 0;
-    await_locked(lock, stream_.expect(mutable_bytes(&answer, sizeof answer)));
+    await_locked(lock, stream_.expect(mutable_bytes(answers.data(), answers.size())));
     if (stream_.failure()) {
         return std::unexpected(*stream_.failure());
     }
     if (auto refusal = stream_.take_refusal()) {
         log_debug("{}: a question about an op is refused: {}", endpoint_.text(), *refusal);
-        return false;
+        return std::vector<uint8_t>();
     }
-    return answer != 0;
+    return answers;
 }
 
 Result<RemoteBuffer> Connection::alloc_buffer(uint32_t device, uint64_t size) {

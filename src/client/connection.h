@@ -56,8 +56,9 @@ public:
     Result<uint64_t> max_size(uint32_t device);
     Result<DeviceMemory> memory(uint32_t device);
     Result<uint64_t> alloc_size(const wire::GetAllocSizeRequest & request);
-    // Native only. `question` is an encode_question().
-    Result<bool> supports(uint32_t device, const std::vector<wire::GraphTensor> & question);
+    // Native only. `tensors` has an encode_question() or several; the answers are those to their nodes, 1: yes;
+    // none at all if the server refuses the question.
+    Result<std::vector<uint8_t>> supports(uint32_t device, std::span<const wire::GraphTensor> tensors);
 
     // Buffers. A failed allocation on the server is Errc::no_memory.
     Result<RemoteBuffer> alloc_buffer(uint32_t device, uint64_t size);

@@ -2,7 +2,8 @@
 //
 //   <root>/blobs/<digest>            the bytes, mode 0600; the name is the BLAKE3 of the content, 64 lower-case hex
 //   <root>/index/<fnv>-<size>        which blob it is: its name and a newline. fnv: FNV-1a 64 of the bytes, 16 hex
-//                                    digits, as SET_TENSOR_HASH asks for it; size: bytes, decimal
+//                                    digits, as SET_TENSOR_HASH asks for it; size: bytes, decimal. Made when such
+//                                    a client stores the blob, or asks for one of its size (fnv_index.h)
 //   <root>/tmp/XXXXXX                being written
 //   <root>/digests/<fnv of a path>   what was found in a model file (digest_file.h)
 //

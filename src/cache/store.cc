@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "cache/eviction.h"
+#include "cache/fnv_index.h"
 
 namespace caravan::cache {
 namespace {
@@ -90,6 +91,13 @@ std::optional<Reader> Store::find(uint64_t fnv, uint64_t size) const {
     const Key key{fnv, size};
     auto blob = open_blob(state_->layout, key);
     if (!blob) {
+        std::lock_guard lock(state_->mutex);
+        if (state_->entered.insert(size).second) {
+            enter_blobs(state_->layout, size);
+        }
+        blob = open_blob(state_->layout, key);
+    }
+    if (!blob) {
         return std::nullopt;
     }
     mark_used(*blob);
@@ -114,7 +122,7 @@ std::optional<Reader> Store::find_digest(std::string_view hex, uint64_t size) co
     });
 }
 
-std::optional<Writer> Store::begin(uint64_t size) const {
+std::optional<Writer> Store::begin(uint64_t size, Keys keys) const {
     const uint64_t limit = state_->max_bytes;
     if (state_->failed || (limit != 0 && size > limit)) {
         return std::nullopt;
@@ -128,7 +136,7 @@ std::optional<Writer> Store::begin(uint64_t size) const {
         log_warning("weight cache: nothing more is kept in this session: {}", file.error().text);
         return std::nullopt;
     }
-    return Writer(state_, size, std::move(*file));
+    return Writer(state_, size, keys, std::move(*file));
 }
 
 }  // namespace caravan::cache

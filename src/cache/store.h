@@ -37,7 +37,8 @@ public:
     // written.
     static Result<Store> open(const std::filesystem::path & directory, uint64_t max_bytes = 0);
 
-    // The entry for bytes with this FNV-1a 64 and this size. It counts as used.
+    // The entry for bytes with this FNV-1a 64 and this size. It counts as used. If there is none, the blobs of this size
+    // that were stored without that hash are hashed, once: that may take seconds.
     std::optional<Reader> find(uint64_t fnv, uint64_t size) const;
 
     // The entry for bytes with this BLAKE3 (lower-case hex; anything else is not found) and this size. It counts as
@@ -46,7 +47,7 @@ public:
 
     // An entry to be, of `size` bytes; room is made for it. None if it is larger than the limit, or cannot be begun or
     // an earlier one could not be written, of which a warning has said why: the upload goes on without.
-    std::optional<Writer> begin(uint64_t size) const;
+    std::optional<Writer> begin(uint64_t size, Keys keys = Keys::digest_and_fnv) const;
 
 private:
     explicit Store(std::shared_ptr<StoreState> state) : state_(std::move(state)) {}

@@ -33,6 +33,8 @@ std::optional<Reader> Weights::find_digest(std::string_view hex, uint64_t size) 
     return found || !store_ ? std::move(found) : store_->find_digest(hex, size);
 }
 
-std::optional<Writer> Weights::begin(uint64_t size) const { return store_ ? store_->begin(size) : std::nullopt; }
+std::optional<Writer> Weights::begin(uint64_t size, Keys keys) const {
+    return store_ ? store_->begin(size, keys) : std::nullopt;
+}
 
 }  // namespace caravan::cache

@@ -34,7 +34,7 @@ public:
     bool may_find() const { return store_ || models_; }
 
     // As Store::begin; none without a store.
-    std::optional<Writer> begin(uint64_t size) const;
+    std::optional<Writer> begin(uint64_t size, Keys keys) const;
 
 private:
     Weights() = default;

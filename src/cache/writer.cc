@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "cache/eviction.h"
+#include "cache/fnv_index.h"
 
 namespace caravan::cache {
 
@@ -17,7 +18,9 @@ void Writer::append(ConstBytes data) {
             give_up("more bytes than announced");
             return;
         }
-        fnv_ = wire::fnv1a(chunk, fnv_);
+        if (fnv_) {
+            fnv_ = wire::fnv1a(chunk, *fnv_);
+        }
         digest_.update(chunk);
         taken_ += chunk.size();
         if (const auto written = file_.write(chunk); !written) {
@@ -38,7 +41,6 @@ bool Writer::commit() {
         file_.discard();
         return false;
     }
-    const Key key{fnv_, size_};
     const std::string digest = digest_.hex();
     const std::filesystem::path blob = store_->layout.blob(digest);
     // Over a blob of that name, if there is one: should that be damaged, it is mended.
@@ -46,7 +48,7 @@ bool Writer::commit() {
         give_up(moved.error());
         return false;
     }
-    const auto entered = enter(key, digest);
+    const auto entered = fnv_ ? enter(store_->layout, {*fnv_, size_}, digest) : true;
     if (!entered || !*entered) {
         ::unlink(blob.c_str());  // no index file leads to it: another key would be another content
         entered ? give_up("other bytes are stored under the same FNV-1a hash and size, and stay")
@@ -58,28 +60,6 @@ bool Writer::commit() {
         make_room(store_->layout, store_->max_bytes, 0);  // others may have stored something meanwhile
     }
     return true;
-}
-
-// True: the index names `digest` for `key`, by us or by another process. False: it names another blob.
-Result<bool> Writer::enter(Key key, const std::string & digest) {
-    // A second round if the file that was in the way is gone: it was damaged, or just then removed.
-    for (int round = 0; round < 2; ++round) {
-        auto file = TemporaryFile::create(store_->layout.temporary());
-        if (!file) {
-            return std::unexpected(file.error());
-        }
-        const std::string line = digest + "\n";
-        const auto placed = file->write(const_bytes(line.data(), line.size()))
-                                .and_then([&] { return file->close(); })
-                                .and_then([&] { return file->move_if_absent(store_->layout.index_file(key)); });
-        if (!placed || *placed) {
-            return placed;
-        }
-        if (const auto first = open_blob(store_->layout, key)) {
-            return first->digest == digest;
-        }
-    }
-    return fail(Errc::unavailable, "cannot replace {}", store_->layout.index_file(key).string());
 }
 
 void Writer::give_up(std::string_view reason) {

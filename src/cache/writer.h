@@ -4,8 +4,11 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -21,7 +24,12 @@ struct StoreState {
     Layout layout;
     uint64_t max_bytes = 0;           // 0: no limit
     std::atomic<bool> failed{false};  // something could not be written, so nothing more is tried: one warning, not many
+    std::mutex mutex;
+    std::unordered_set<uint64_t> entered;  // sizes of which enter_blobs() was done
 };
+
+// By what an entry can be found at once. By its BLAKE3 always; the other takes longer, and can be made up for later.
+enum class Keys { digest, digest_and_fnv };
 
 // From Store::begin, which it may outlive. One thread at a time. Blocks for as long as the disk does. Without commit(),
 // the destructor leaves nothing behind. A killed process leaves one file in tmp/ or, if it happens within commit(), a
@@ -38,18 +46,21 @@ public:
 
 private:
     friend class Store;
-    Writer(std::shared_ptr<StoreState> store, uint64_t size, TemporaryFile file)
-        : store_(std::move(store)), size_(size), file_(std::move(file)) {}
+    Writer(std::shared_ptr<StoreState> store, uint64_t size, Keys keys, TemporaryFile file)
+        : store_(std::move(store)), size_(size), file_(std::move(file)) {
+        if (keys == Keys::digest_and_fnv) {
+            fnv_ = wire::fnv1a_start;
+        }
+    }
 
     void give_up(std::string_view reason);
     void give_up(const Error & error);  // the disk's fault: for the whole store
-    Result<bool> enter(Key key, const std::string & digest);
 
     std::shared_ptr<StoreState> store_;
     uint64_t size_;  // bytes announced
     TemporaryFile file_;
     uint64_t taken_ = 0;  // bytes appended so far, at most size_
-    uint64_t fnv_ = wire::fnv1a_start;
+    std::optional<uint64_t> fnv_;
     Blake3 digest_;
     bool over_ = false;  // committed or given up
 };

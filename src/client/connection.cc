@@ -19,6 +19,8 @@ constexpr size_t copy_limit = 64 * 1024;
 constexpr size_t batch_limit = 1024 * 1024;
 // A get that comes sooner than this after a launch counts as "at once".
 constexpr microseconds at_once{100};
+// The server is asked for so many weights without waiting for the first answer.
+constexpr size_t max_pending_finds = 64;
 // So many weights in a row that the server did not have: it will not have the rest, so stop hashing.
 constexpr int hopeless = 8;
 
@@ -121,17 +123,14 @@ void Connection::take_spans(SessionStats & stats, uint64_t end_ns) {
         await_locked(lock, stream_.expect(mutable_bytes(answer.get(), sizeof *answer)));
         const uint32_t count = std::min<uint32_t>(answer->count, wire::spans_per_answer);
         for (const wire::Span & span : std::span(answer->spans).first(count)) {
-            const auto command = static_cast<Command>(span.command);
-            const char * name = wire::is_native(command)
-                                    ? wire::command_name(static_cast<wire::NativeCommand>(span.command))
-                                    : wire::command_name(command);
+            const size_t line = span.what < wire::first_computing ? 0 : span.what - wire::first_computing + 1u;
             const uint64_t begin = span.begin - static_cast<uint64_t>(*clock_ahead_ns_);
             const uint64_t end = span.end - static_cast<uint64_t>(*clock_ahead_ns_);
             if (begin >= load_end_ns && begin < end_ns) {
-                stats.served_ns[name] += end - begin;
+                stats.served_ns[wire::span_name(span.what)] += end - begin;
             }
             if (Trace::instance().is_on()) {
-                Trace::instance().add_remote(name, endpoint_.text(), begin, end);
+                Trace::instance().add_remote(wire::span_name(span.what), endpoint_.text(), line, begin, end);
             }
         }
         more = count == wire::spans_per_answer;
@@ -198,27 +197,28 @@ Result<wire::DeviceFactsAnswer> Connection::facts(uint32_t device) {
     return ask<wire::DeviceFactsAnswer>(wire::command_device_facts, wire::DeviceRequest{device});
 }
 
-Result<bool> Connection::supports(uint32_t device, const std::vector<wire::GraphTensor> & question) {
+Result<std::vector<uint8_t>> Connection::supports(uint32_t device, std::span<const wire::GraphTensor> tensors) {
     std::vector<std::byte> difference;
-    wire::encode_difference({}, question, difference);
+    wire::encode_difference({}, tensors, difference);
+    const auto n_nodes = std::ranges::count_if(tensors, [](const auto & tensor) { return tensor.is_node != 0; });
+    std::vector<uint8_t> answers(static_cast<size_t>(n_nodes));
     Lock lock(stream_.mutex());
     before_other_command(lock);
     if (stream_.failure()) {
         return std::unexpected(*stream_.failure());
     }
     native_->post_native(wire::NativeCommand::supports,
-                         wire::SupportsRequest{device, static_cast<uint32_t>(question.size())}, difference.size());
+                         wire::SupportsRequest{device, static_cast<uint32_t>(tensors.size())}, difference.size());
     std::ranges::copy(difference, stream_.append(difference.size()).begin());
-    uint8_t answer = 0;
-    await_locked(lock, stream_.expect(mutable_bytes(&answer, sizeof answer)));
+    await_locked(lock, stream_.expect(mutable_bytes(answers.data(), answers.size())));
     if (stream_.failure()) {
         return std::unexpected(*stream_.failure());
     }
     if (auto refusal = stream_.take_refusal()) {
         log_debug("{}: a question about an op is refused: {}", endpoint_.text(), *refusal);
-        return false;
+        return std::vector<uint8_t>();
     }
-    return answer != 0;
+    return answers;
 }
 
 Result<RemoteBuffer> Connection::alloc_buffer(uint32_t device, uint64_t size) {
@@ -285,8 +285,10 @@ void Connection::memset(const wire::Region & region, const Range & range, uint64
 
 void Connection::set(const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data,
                      bool is_weight) {
+    const bool hashed = is_weight && data.size() > (native_ != nullptr ? wire::find_threshold : wire::hash_threshold);
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    const bool is_apart = std::ranges::none_of(finds_, [&](const PendingFind & find) { return find.range.overlaps(range); });
+    before_other_command(lock, is_weight && is_apart);
     if (stream_.failure() || data.empty() || idle_writes_.hold(range, region, offset, data)) {
         return;
     }
@@ -298,7 +300,7 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
     }
     loading_.begin(region.buffer, buffer_sizes_[region.buffer], Clock::now());
     const bool hashed = data.size() > (native_ != nullptr ? wire::find_threshold : wire::hash_threshold);
-    const bool found = hashed && found_by_hash(lock, region, offset, data);
+    const bool found = hashed && found_by_hash(lock, region, range, offset, data);
     if (!found) {
         write(lock, region, offset, data, hashed);
     }
@@ -325,6 +327,7 @@ void Connection::set_2d(const wire::Region & region, const Range & range, uint64
 
 Stream::Ticket Connection::get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest) {
     Lock lock(stream_.mutex());
+    settle_finds(lock);
     if (stream_.failure() || dest.empty()) {
         std::ranges::fill(dest, std::byte{0});
         return {};
@@ -450,6 +453,7 @@ void Connection::transfer(Connection & source, const wire::Region & src, const R
 
 bool Connection::push(const Link & link, const wire::Region & src, const Range & from) {
     Lock lock(stream_.mutex());
+    settle_finds(lock);
     if (stream_.failure()) {
         return false;
     }
@@ -568,7 +572,10 @@ Stream::Ticket Connection::last_ticket() {
 }
 
 // Any command but a get after a launch: the guess that a get would come was wrong, so the launch goes now.
-void Connection::before_other_command(Lock & lock) {
+void Connection::before_other_command(Lock & lock, bool keeps_finds) {
+    if (!keeps_finds) {
+        settle_finds(lock);
+    }
     if (last_launch_ != nullptr) {
         last_launch_->read_at_once = false;
         last_launch_ = nullptr;
@@ -648,12 +655,24 @@ bool Connection::may_be_found(Lock & lock) {
     return has_cache_.value_or(true) && misses_in_a_row_ < hopeless;
 }
 
-bool Connection::found_by_hash(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data) {
+// After a find, the next is expected to be one too, and not waited for: should the server not have it after all, the
+// bytes can be had from their file again.
+bool Connection::found_by_hash(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset,
+                               ConstBytes data) {
     if (!may_be_found(lock)) {
         return false;
     }
     if (native_ != nullptr) {
-        native_->find(region, offset, data.size(), KnownDigests::instance().digest_of(data));
+        auto known = KnownDigests::instance().digest_of(data);
+        native_->find(region, offset, data.size(), known.digest);
+        if (last_was_found_ && known.source) {
+            has_hashed_ = true;
+            PendingFind & find = finds_.emplace_back(PendingFind{region, range, offset, std::move(*known.source)});
+            find.ticket = stream_.expect(mutable_bytes(&find.found, sizeof find.found));
+            flush(lock);
+            settle_finds(lock, max_pending_finds);
+            return true;
+        }
     } else {
         commands_->post(Command::set_tensor_hash,
                         wire::SetTensorHashRequest{stock_tensor(region), offset, wire::fnv1a(data)});
@@ -661,8 +680,39 @@ bool Connection::found_by_hash(Lock & lock, const wire::Region & region, uint64_
     has_hashed_ = true;
     uint8_t found = 0;
     await_locked(lock, stream_.expect(mutable_bytes(&found, sizeof found)));
-    misses_in_a_row_ = found != 0 ? 0 : misses_in_a_row_ + 1;
+    note_find(found != 0);
     return found != 0 && !stream_.failure();
+}
+
+void Connection::note_find(bool found) {
+    last_was_found_ = found;
+    misses_in_a_row_ = found ? 0 : misses_in_a_row_ + 1;
+}
+
+// Until at most `left` are pending. Another thread may be at the same while the lock is given up.
+void Connection::settle_finds(Lock & lock, size_t left) {
+    while (finds_.size() > left) {
+        const uint64_t number = settled_finds_;
+        await_locked(lock, finds_.front().ticket);
+        settle(lock, UINT64_MAX);  // so that what is written below is queued before the lock is given up
+        if (settled_finds_ != number) {
+            continue;
+        }
+        const PendingFind find = std::move(finds_.front());
+        finds_.pop_front();
+        ++settled_finds_;
+        note_find(find.found != 0);
+        if (find.found != 0 || stream_.failure()) {
+            continue;
+        }
+        const auto weights = MappedWeights::map(find.source);
+        if (!weights) {
+            stream_.break_off(weights.error());
+            report();
+            return;
+        }
+        write(lock, find.region, find.offset, weights->bytes(), true);
+    }
 }
 
 }  // namespace caravan::client

@@ -17,6 +17,7 @@
 #include "client/loading.h"
 #include "client/stats.h"
 #include "client/stream.h"
+#include "client/weight_source.h"
 #include "client/tensor_encoding.h"
 #include "net/endpoint.h"
 #include "wire/extension.h"
@@ -57,8 +58,9 @@ public:
     Result<uint64_t> max_size(uint32_t device);
     Result<DeviceMemory> memory(uint32_t device);
     Result<uint64_t> alloc_size(const wire::GetAllocSizeRequest & request);
-    // Native only. `question` is an encode_question().
-    Result<bool> supports(uint32_t device, const std::vector<wire::GraphTensor> & question);
+    // Native only. `tensors` has an encode_question() or several; the answers are those to their nodes, 1: yes;
+    // none at all if the server refuses the question.
+    Result<std::vector<uint8_t>> supports(uint32_t device, std::span<const wire::GraphTensor> tensors);
 
     // Buffers. A failed allocation on the server is Errc::no_memory.
     Result<RemoteBuffer> alloc_buffer(uint32_t device, uint64_t size);
@@ -106,6 +108,15 @@ private:
         uint16_t number = 0;  // among the source's links
         std::weak_ptr<Connection> source;
     };
+    // A weight that the server was asked to find, and probably has: the answer is looked at later.
+    struct PendingFind {
+        wire::Region region;
+        Range range;
+        uint64_t offset = 0;
+        WeightSource source;  // if it has not
+        uint8_t found = 0;
+        Stream::Ticket ticket{};
+    };
     using Lock = Stream::Lock;
 
     Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> transport, bool native);
@@ -122,12 +133,14 @@ private:
     void settle(Lock & lock, uint64_t position);
     void flush(Lock & lock);
     void await_locked(Lock & lock, Stream::Ticket ticket);
-    void before_other_command(Lock & lock);
+    void before_other_command(Lock & lock, bool keeps_finds = false);
     void write(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data, bool keep);
     void append_write(const wire::Region & region, uint64_t offset, ConstBytes data, bool keep);
     void append_held(const std::vector<HeldWrite> & writes);
     bool may_be_found(Lock & lock);
-    bool found_by_hash(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data);
+    bool found_by_hash(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data);
+    void note_find(bool found);
+    void settle_finds(Lock & lock, size_t left = 0);
     void report();
     // For GGML_RPC_TRACE and GGML_RPC_STATS.
     void begin_records();
@@ -153,6 +166,9 @@ private:
     int misses_in_a_row_ = 0;            // of weights that were asked for by hash
     std::optional<bool> has_cache_;      // the server, if it is native
     bool has_hashed_ = false;            // since the last launch
+    bool last_was_found_ = false;        // of those
+    std::deque<PendingFind> finds_;      // empty whenever another command than one for weights is queued
+    uint64_t settled_finds_ = 0;
     std::unordered_map<uint64_t, uint64_t> buffer_sizes_;  // by handle
     Loading loading_;
     uint64_t launches_ = 0;

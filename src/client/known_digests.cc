@@ -89,15 +89,17 @@ std::optional<KnownDigests::Place> KnownDigests::place_of(ConstBytes data) {
     return Place{&file, {mapping->offset + static_cast<uint64_t>(data.data() - mapping->begin), data.size()}};
 }
 
-KnownDigests::Digest KnownDigests::digest_of(ConstBytes data) {
+KnownDigests::Known KnownDigests::digest_of(ConstBytes data) {
     std::lock_guard lock(mutex_);
     const auto place = place_of(data);
+    std::optional<WeightSource> source;
     if (place) {
+        source = {place->file->digests.path, place->file->digests.stamp, place->extent};
         const auto known = std::ranges::find_if(place->file->digests.tensors, [&](const cache::TensorDigest & tensor) {
             return tensor.extent.offset == place->extent.offset && tensor.extent.size == place->extent.size;
         });
         if (known != place->file->digests.tensors.end()) {
-            return cache::bytes_of_hex(known->digest);
+            return {cache::bytes_of_hex(known->digest), std::move(source)};
         }
     }
     cache::Blake3 hasher;
@@ -107,7 +109,7 @@ KnownDigests::Digest KnownDigests::digest_of(ConstBytes data) {
         place->file->digests.tensors.push_back({place->extent, 0, cache::hex_of(digest)});
         place->file->is_changed = true;
     }
-    return digest;
+    return {digest, std::move(source)};
 }
 
 void KnownDigests::save() {

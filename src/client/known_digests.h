@@ -16,6 +16,7 @@
 #include "base/bytes.h"
 #include "cache/digest.h"
 #include "cache/digest_file.h"
+#include "client/weight_source.h"
 
 namespace caravan::client {
 
@@ -26,8 +27,12 @@ public:
     explicit KnownDigests(const std::filesystem::path & directory);
 
     using Digest = std::array<std::byte, cache::digest_size>;
+    struct Known {
+        Digest digest;
+        std::optional<WeightSource> source;  // if they come from a file
+    };
     // Computed, if it is not known.
-    Digest digest_of(ConstBytes data);
+    Known digest_of(ConstBytes data);
 
     // Writes down what is new.
     void save();

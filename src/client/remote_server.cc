@@ -9,6 +9,7 @@ namespace {
 
 constexpr uint32_t max_devices = 1024;  // more is nonsense
 constexpr size_t max_remembered = 16 * 1024;
+constexpr size_t max_asked_ahead = 256;  // questions: what one model needs on several devices
 constexpr seconds retry_questions{10};     // after a server did not answer
 
 wire::Tensor shape_of(const ggml_tensor & tensor) {
@@ -18,6 +19,52 @@ wire::Tensor shape_of(const ggml_tensor & tensor) {
     out.flags = tensor.flags;
     return out;
 }
+
+using Question = std::vector<wire::GraphTensor>;  // an encode_question()
+
+std::string key_of(const Question & question) {
+    return {reinterpret_cast<const char *>(question.data()), question.size() * sizeof(wire::GraphTensor)};
+}
+
+// Its tensors after those of `all`.
+void append_question(Question & all, const Question & question) {
+    const auto first = static_cast<uint32_t>(all.size());
+    for (wire::GraphTensor tensor : question) {
+        for (int i = 0; i < wire::max_sources; ++i) {
+            tensor.src[i] = tensor.src[i] == 0 ? 0 : tensor.src[i] + first;
+        }
+        all.push_back(tensor);
+    }
+}
+
+// What any device of any server was asked by this process. Threads: any.
+class AskedQuestions {
+public:
+    static AskedQuestions & instance() {
+        static AskedQuestions & only = *new AskedQuestions();  // sessions may end after static objects
+        return only;
+    }
+
+    // Those to which `answers` has none. Adds this one, which is not among them.
+    std::vector<Question> unanswered(const std::unordered_map<std::string, bool> & answers, const std::string & key,
+                                     const Question & question) {
+        std::lock_guard lock(mutex_);
+        std::vector<Question> out;
+        for (const auto & [other, asked] : questions_) {
+            if (other != key && !answers.contains(other)) {
+                out.push_back(asked);
+            }
+        }
+        if (questions_.size() < max_asked_ahead) {
+            questions_.emplace(key, question);
+        }
+        return out;
+    }
+
+private:
+    std::mutex mutex_;
+    std::unordered_map<std::string, Question> questions_;
+};
 
 template <size_t size>
 std::string text_in(const char (&field)[size]) {
@@ -60,6 +107,7 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::reach(const net::Endpoint & 
         server->constants_.push_back({*alignment, *max_size, std::move(description)});
     }
     server->is_native_ = (*connection)->is_native();
+    server->supported_.resize(server->constants_.size());
     return server;
 }
 
@@ -114,34 +162,48 @@ bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
     if (!is_native_ || moves_no_data(node.op)) {
         return true;
     }
-    const std::vector<wire::GraphTensor> question = encode_question(node);
-    std::string key(reinterpret_cast<const char *>(question.data()), question.size() * sizeof(wire::GraphTensor));
-    key.push_back(static_cast<char>(device));
+    const Question question = encode_question(node);
+    std::string key = key_of(question);
+    std::vector<Question> others;
     {
         std::lock_guard lock(mutex_);
-        if (const auto known = supported_.find(key); known != supported_.end()) {
+        auto & answers = supported_[device];
+        if (const auto known = answers.find(key); known != answers.end()) {
             return known->second;
         }
+        if (answers.size() >= max_remembered) {
+            answers.clear();
+        }
+        others = AskedQuestions::instance().unanswered(answers, key, question);
     }
     if (Clock::now() < no_questions_until_.load()) {
         return true;
     }
+    Question all = question;
+    for (const Question & other : others) {
+        append_question(all, other);
+    }
     auto live = session_for_questions();
-    const auto answer = live ? (*live)->supports(device, question) : std::unexpected(live.error());
+    auto answer = live ? (*live)->supports(device, all) : std::unexpected(live.error());
+    if (answer && answer->empty() && !others.empty()) {
+        others.clear();  // one of them is refused: that must not be held against this one
+        answer = (*live)->supports(device, question);
+    }
     if (!answer) {
         log_error("{}: cannot ask whether it supports {}: {}", endpoint_.text(), ggml_op_name(node.op),
                   answer.error().text);
         no_questions_until_ = Clock::now() + retry_questions;
         return true;  // the launch will fail by itself
     }
-    if (!*answer) {
+    const bool is_supported = !answer->empty() && answer->front() != 0;
+    if (!is_supported) {
         log_debug("{}: device {} does not support {} ({})", endpoint_.text(), device, ggml_op_name(node.op), node.name);
     }
     std::lock_guard lock(mutex_);
-    if (supported_.size() >= max_remembered) {
-        supported_.clear();
+    for (size_t i = 0; i < others.size(); ++i) {
+        supported_[device][key_of(others[i])] = (*answer)[i + 1] != 0;
     }
-    return supported_[std::move(key)] = *answer;
+    return supported_[device][std::move(key)] = is_supported;
 }
 
 size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {

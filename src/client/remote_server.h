@@ -36,7 +36,8 @@ public:
     size_t alloc_size(uint32_t device, const ggml_tensor & tensor);
 
     // Can the device compute this node? Asked of a native server, and remembered; a stock server cannot be asked, so all
-    // that its dialect can carry is taken to be supported.
+    // that its dialect can carry is taken to be supported. What another device was asked is asked with it: programs spread
+    // one model over all of them.
     bool supports(uint32_t device, const ggml_tensor & node);
 
 private:
@@ -63,7 +64,7 @@ private:
     std::shared_ptr<Connection> kept_for_questions_;
     bool is_native_ = false;
     std::unordered_map<std::string, size_t> alloc_sizes_;
-    std::unordered_map<std::string, bool> supported_;
+    std::vector<std::unordered_map<std::string, bool>> supported_;  // by device
     std::atomic<TimePoint> no_questions_until_ = TimePoint::min();
 };
 

@@ -49,9 +49,10 @@ void Trace::add_own(std::string_view name, const std::string & endpoint, uint64_
     add(name, 0, number_of(endpoint), begin_ns, end_ns);
 }
 
-void Trace::add_remote(std::string_view name, const std::string & endpoint, uint64_t begin_ns, uint64_t end_ns) {
+void Trace::add_remote(std::string_view name, const std::string & endpoint, size_t line, uint64_t begin_ns,
+                       uint64_t end_ns) {
     std::lock_guard lock(mutex_);
-    add(name, number_of(endpoint), 0, begin_ns, end_ns);
+    add(name, number_of(endpoint), line, begin_ns, end_ns);
 }
 
 void Trace::write() {

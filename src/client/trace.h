@@ -21,8 +21,9 @@ public:
 
     // A span of this process, towards the server at `endpoint`.
     void add_own(std::string_view name, const std::string & endpoint, uint64_t begin_ns, uint64_t end_ns);
-    // A span of that server, in this process's time.
-    void add_remote(std::string_view name, const std::string & endpoint, uint64_t begin_ns, uint64_t end_ns);
+    // A span of that server, in this process's time. Line 0 is that of its commands, n + 1 that of its device n.
+    void add_remote(std::string_view name, const std::string & endpoint, size_t line, uint64_t begin_ns,
+                    uint64_t end_ns);
 
     void write();
 

@@ -30,11 +30,18 @@ Result<> Data::tell(wire::AnswerKind kind, std::string_view text) {
                          client_stall);
 }
 
+Result<> Data::tell_if_failed(Result<> launch) {
+    return launch || !is_native_ ? launch : tell(wire::AnswerKind::launch_failed, launch.error().text);
+}
+
 Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t size, bool keep) {
-    devices_.synchronize(region.device());
+    if (auto settled = settle(region.device()); !settled) {
+        return settled;
+    }
     std::optional<cache::Writer> writer;
     if (keep && weights_ != nullptr && size > wire::find_threshold) {
-        if (auto begun = weights_->begin(size)) {
+        // A client that speaks the native dialect asks by BLAKE3 when it comes again.
+        if (auto begun = weights_->begin(size, is_native_ ? cache::Keys::digest : cache::Keys::digest_and_fnv)) {
             writer.emplace(std::move(*begun));
         }
     }
@@ -62,7 +69,9 @@ Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t siz
 }
 
 Result<> Data::write_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride) {
-    devices_.synchronize(region.device());
+    if (auto settled = settle(region.device()); !settled) {
+        return settled;
+    }
     const bool is_host = region.region.buffer->is_host;
     for (uint64_t row = 0; row < n_rows && size > 0; ++row) {
         for (uint64_t done = 0; done < size;) {
@@ -82,7 +91,9 @@ Result<> Data::write_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows
 }
 
 Result<> Data::read(CheckedRegion & region, uint64_t size) {
-    devices_.synchronize(region.device());
+    if (auto settled = settle(region.device()); !settled) {
+        return settled;
+    }
     if (region.region.buffer->is_host) {
         return answer_bytes(ConstBytes(region.region.data(), size));
     }
@@ -102,7 +113,9 @@ Result<> Data::read(CheckedRegion & region, uint64_t size) {
 }
 
 Result<> Data::read_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride) {
-    devices_.synchronize(region.device());
+    if (auto settled = settle(region.device()); !settled) {
+        return settled;
+    }
     std::vector<std::byte> packed(size * n_rows);
     for (uint64_t row = 0; row < n_rows && size > 0; ++row) {
         ggml_backend_tensor_get(&region.tensor, packed.data() + row * size, region.offset + row * stride, size);
@@ -111,7 +124,9 @@ Result<> Data::read_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows,
 }
 
 Result<> Data::read_to(CheckedRegion & region, const std::function<Result<>(ConstBytes)> & sink) {
-    devices_.synchronize(region.device());
+    if (auto settled = settle(region.device()); !settled) {
+        return settled;
+    }
     if (region.region.buffer->is_host) {
         return sink(ConstBytes(region.region.data(), region.tensor_bytes));
     }
@@ -127,7 +142,9 @@ Result<> Data::read_to(CheckedRegion & region, const std::function<Result<>(Cons
 }
 
 Result<> Data::fill(CheckedRegion & region, uint64_t size, uint8_t value) {
-    devices_.synchronize(region.device());
+    if (auto settled = settle(region.device()); !settled) {
+        return settled;
+    }
     if (size > 0) {
         ggml_backend_tensor_memset(&region.tensor, value, region.offset, size);
     }
@@ -145,8 +162,9 @@ Result<> Data::copy(CheckedRegion & from, CheckedRegion & to) {
         destination < source + from.tensor_bytes) {
         return fail(Errc::invalid_argument, "source and destination overlap");
     }
-    devices_.synchronize(from.device());
-    devices_.synchronize(to.device());
+    if (auto settled = settle(from.device()).and_then([&] { return settle(to.device()); }); !settled) {
+        return settled;
+    }
     ggml_backend_tensor_copy(&from.tensor, &to.tensor);
     return {};
 }
@@ -157,7 +175,9 @@ Result<> Data::initialize(CheckedRegion & region, const wire::Region & wired) {
     if (auto room = buffers_.locate(wired.buffer, wired.address, padded); !room) {
         return std::unexpected(room.error());
     }
-    devices_.synchronize(region.device());
+    if (auto settled = settle(region.device()); !settled) {
+        return settled;
+    }
     const ggml_status status = ggml_backend_buffer_init_tensor(region.region.buffer->buffer.get(), &region.tensor);
     if (status != GGML_STATUS_SUCCESS) {
         return fail(Errc::unsupported, "the back-end refused the tensor: {}", ggml_status_to_string(status));
@@ -165,18 +185,20 @@ Result<> Data::initialize(CheckedRegion & region, const wire::Region & wired) {
     return {};
 }
 
-bool Data::find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv) {
+Result<bool> Data::find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv) {
     auto entry = weights_ == nullptr ? std::nullopt : weights_->find(fnv, size);
-    return entry && load(region, size, *entry);
+    return entry ? load(region, size, *entry) : false;
 }
 
-bool Data::find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest) {
+Result<bool> Data::find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest) {
     auto entry = weights_ == nullptr ? std::nullopt : weights_->find_digest(cache::hex_of(digest), size);
-    return entry && load(region, size, *entry);
+    return entry ? load(region, size, *entry) : false;
 }
 
-bool Data::load(CheckedRegion & region, uint64_t size, cache::Reader & entry) {
-    devices_.synchronize(region.device());
+Result<bool> Data::load(CheckedRegion & region, uint64_t size, cache::Reader & entry) {
+    if (auto settled = settle(region.device()); !settled) {
+        return std::unexpected(settled.error());
+    }
     const bool is_host = region.region.buffer->is_host;
     for (uint64_t done = 0; done < size;) {
         const MutableBytes piece =

@@ -11,7 +11,7 @@
 #include "cache/weights.h"
 #include "net/inbound.h"
 #include "server/buffer_table.h"
-#include "server/devices.h"
+#include "server/graph_runs.h"
 #include "server/tensor_check.h"
 
 namespace caravan::server {
@@ -34,8 +34,18 @@ Result<Request> take_request(net::Inbound & in) {
 class Data {
 public:
     // `weights` may be null.
-    Data(net::Transport & transport, net::Inbound & in, Devices & devices, BufferTable & buffers, cache::Weights * weights)
-        : transport_(transport), in_(in), devices_(devices), buffers_(buffers), weights_(weights) {}
+    Data(net::Transport & transport, net::Inbound & in, GraphRuns & runs, BufferTable & buffers, cache::Weights * weights)
+        : transport_(transport), in_(in), runs_(runs), buffers_(buffers), weights_(weights) {}
+
+    // The client speaks the native dialect, so it can be told of what went wrong.
+    void speak_native() { is_native_ = true; }
+    bool is_native() const { return is_native_; }
+
+    // GraphRuns::settle, of one device or of all. A launch that failed is told to the client, or if it cannot be told is
+    // the error.
+    Result<> settle(uint32_t device) { return tell_if_failed(runs_.settle(device)); }
+    Result<> settle() { return tell_if_failed(runs_.settle()); }
+    Result<> tell_if_failed(Result<> launch);
 
     // `source` has the next `size` bytes for [region.offset, + size). `keep`: in the cache too.
     Result<> write(net::Inbound & source, CheckedRegion & region, uint64_t size, bool keep);
@@ -51,8 +61,8 @@ public:
     Result<> initialize(CheckedRegion & region, const wire::Region & wired);
 
     // [region.offset, + size) from the cache; false if it is not there.
-    bool find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv);
-    bool find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest);
+    Result<bool> find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv);
+    Result<bool> find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest);
     bool has_cache() const { return weights_ != nullptr && weights_->may_find(); }
 
     template <class Answer>
@@ -67,13 +77,14 @@ public:
 
 private:
     MutableBytes scratch(uint64_t size);
-    bool load(CheckedRegion & region, uint64_t size, cache::Reader & entry);
+    Result<bool> load(CheckedRegion & region, uint64_t size, cache::Reader & entry);
 
     net::Transport & transport_;
     net::Inbound & in_;
-    Devices & devices_;
+    GraphRuns & runs_;
     BufferTable & buffers_;
     cache::Weights * weights_;
+    bool is_native_ = false;
     std::vector<std::byte> scratch_;
     uint64_t bytes_out_ = 0;
 };

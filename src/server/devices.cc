@@ -48,6 +48,12 @@ std::string known_names() {
     return names.empty() ? "none" : names;
 }
 
+bool computes_asynchronously(ggml_backend_dev_t device) {
+    ggml_backend_dev_props props{};
+    ggml_backend_dev_get_props(device, &props);
+    return props.caps.async;
+}
+
 void set_threads(ggml_backend_dev_t device, ggml_backend_t backend, int threads) {
     const auto set = reinterpret_cast<ggml_backend_set_n_threads_t>(
         ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_set_n_threads"));
@@ -85,12 +91,15 @@ Result<Devices> Devices::open(const std::vector<std::string> & names, int thread
     }
     Devices devices;
     for (const ggml_backend_dev_t device : chosen) {
-        Entry entry{device, {ggml_backend_dev_init(device, nullptr), {}}, false};
+        Entry entry{.device = device, .backend{ggml_backend_dev_init(device, nullptr)}, .queue{}};
         if (entry.backend == nullptr) {
             return fail(Errc::unavailable, "device {} cannot be initialized", ggml_backend_dev_name(device));
         }
         set_threads(device, entry.backend.get(), threads);
         set_abort_flag(device, entry.backend.get(), devices.aborted_.get());
+        if (chosen.size() > 1 && !computes_asynchronously(device)) {
+            entry.queue = std::make_unique<DeviceQueue>(entry.backend.get());
+        }
         devices.devices_.push_back(std::move(entry));
     }
     return devices;
@@ -138,22 +147,26 @@ Result<> Devices::check(uint32_t index) const {
 }
 
 ggml_status Devices::compute(uint32_t index, ggml_cgraph * graph) {
-    devices_[index].running = true;
-    return ggml_backend_graph_compute_async(devices_[index].backend.get(), graph);
-}
-
-void Devices::synchronize(uint32_t index) {
     Entry & entry = devices_[index];
-    if (entry.running) {
-        ggml_backend_synchronize(entry.backend.get());
-        entry.running = false;
+    entry.running = true;
+    if (entry.queue != nullptr) {
+        entry.queue->start(graph);
+        return GGML_STATUS_SUCCESS;
     }
+    return ggml_backend_graph_compute_async(entry.backend.get(), graph);
 }
 
-void Devices::synchronize() {
-    for (uint32_t i = 0; i < count(); ++i) {
-        synchronize(i);
+Run Devices::synchronize(uint32_t index) {
+    Entry & entry = devices_[index];
+    if (!entry.running) {
+        return {};
     }
+    entry.running = false;
+    if (entry.queue != nullptr) {
+        return entry.queue->finish();
+    }
+    ggml_backend_synchronize(entry.backend.get());
+    return {};
 }
 
 }  // namespace caravan::server

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "ggml-backend.h"
+#include "server/device_queue.h"
 
 namespace caravan::server {
 
@@ -35,11 +36,13 @@ public:
     ggml_backend_buffer_type_t buffer_type(uint32_t index) const;
     DeviceFacts facts(uint32_t index) const;
 
+    // Is a launch handed to a thread of the device's own? So it is if there are several devices and this one's back-end
+    // would hold up the caller. Then nothing may be running there when compute() is called.
+    bool has_queue(uint32_t index) const { return devices_[index].queue != nullptr; }
     // Starts a graph; it may still be running on return.
     ggml_status compute(uint32_t index, ggml_cgraph * graph);
-    // Waits for all that was started, on one device or on all.
-    void synchronize(uint32_t index);
-    void synchronize();
+    // Waits for all that was started on the device, and says how it ended; once for each launch.
+    Run synchronize(uint32_t index);
 
     // Makes running computations end early, where the back-end can. Any thread.
     void abort_computation() { aborted_->store(true, std::memory_order_relaxed); }
@@ -51,6 +54,7 @@ private:
     struct Entry {
         ggml_backend_dev_t device;
         std::unique_ptr<ggml_backend, BackendDeleter> backend;
+        std::unique_ptr<DeviceQueue> queue;  // ends before the back-end
         bool running = false;
     };
     std::vector<Entry> devices_;

@@ -18,6 +18,13 @@ bool moves_no_data(ggml_op op) {
            op == GGML_OP_TRANSPOSE;
 }
 
+template <class T>
+void sort_and_unite(std::vector<T> & values) {
+    std::ranges::sort(values);
+    const auto rest = std::ranges::unique(values);
+    values.erase(rest.begin(), rest.end());
+}
+
 class Builder {
 public:
     Builder(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers)
@@ -32,9 +39,11 @@ public:
         }
         static std::atomic<uint64_t> next_uid{1};
         graph_.graph->uid = next_uid.fetch_add(1, std::memory_order_relaxed);
-        std::ranges::sort(graph_.buffers);
-        const auto rest = std::ranges::unique(graph_.buffers);
-        graph_.buffers.erase(rest.begin(), rest.end());
+        sort_and_unite(graph_.buffers);
+        for (const uint64_t buffer : graph_.buffers) {
+            graph_.devices.push_back(buffers_.find(buffer)->device);
+        }
+        sort_and_unite(graph_.devices);
         return std::move(graph_);
     }
 

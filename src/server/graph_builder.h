@@ -18,6 +18,7 @@ struct Graph {
     std::unique_ptr<ggml_context, Deleter> context;  // owns the tensors and the graph
     ggml_cgraph * graph = nullptr;
     std::vector<uint64_t> buffers;  // handles of the buffers that it touches, ascending, each once
+    std::vector<uint32_t> devices;  // whose memory that is, likewise
 
     bool uses(uint64_t buffer) const;
 };

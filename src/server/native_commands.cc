@@ -3,42 +3,21 @@
 #include "base/log.h"
 
 namespace caravan::server {
-namespace {
-
-constexpr size_t max_spans = 1 << 18;  // the oldest go first
-
-uint64_t nanoseconds_of(TimePoint time) {
-    return static_cast<uint64_t>(std::chrono::nanoseconds(time.time_since_epoch()).count());
-}
-
-}  // namespace
-
-Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
-    ++launches;
-    if (ggml_graph_n_nodes(graph.graph) == 0) {
-        return {};
-    }
-    const ggml_status status = devices.compute(device, graph.graph);
-    if (status != GGML_STATUS_SUCCESS) {
-        return fail(Errc::unsupported, "{} could not compute the graph: {}",
-                    ggml_backend_dev_name(devices.device(device)), ggml_status_to_string(status));
-    }
-    return {};
-}
 
 NativeCommands::NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, Data & data,
-                               GraphRuns & runs, Peers * peers)
+                               GraphRuns & runs, Spans & spans, Peers * peers)
     : in_(in),
       devices_(devices),
       buffers_(buffers),
       data_(data),
       runs_(runs),
+      spans_(spans),
       peers_(peers),
       slots_(wire::max_tensor_slots),
       graphs_(wire::max_graph_slots) {}
 
 Result<> NativeCommands::serve(wire::NativeCommand command, uint64_t size) {
-    used_ = true;
+    data_.speak_native();
     switch (command) {
         case wire::NativeCommand::declare: return declare();
         case wire::NativeCommand::write: return write(size);
@@ -183,7 +162,9 @@ Result<> NativeCommands::graph(uint64_t size) {
         return caravan::fail(Errc::no_memory, "graphs of more than {} tensors in all", wire::max_session_tensors);
     }
     if (kept.built) {
-        devices_.synchronize(kept.device);  // it may be running
+        if (auto settled = data_.settle(kept.device); !settled) {  // it may be running
+            return settled;
+        }
     }
     kept.tensors = std::move(*tensors);
     kept.device = device;
@@ -191,12 +172,11 @@ Result<> NativeCommands::graph(uint64_t size) {
     auto built = build_graph(describe_graph(kept.tensors), devices_.device(device), buffers_);
     if (!built) {
         log_warning("a graph is refused: {}", built.error().text);
-        return tell_failed(built.error());
+        return data_.tell_if_failed(std::unexpected(built.error()));
     }
-    ++runs_.built;
+    runs_.count_built();
     kept.built = std::move(*built);
-    const auto launched = runs_.launch(device, *kept.built);
-    return launched ? Result<>() : tell_failed(launched.error());
+    return data_.tell_if_failed(runs_.launch(device, *kept.built));
 }
 
 Result<> NativeCommands::launch() {
@@ -208,8 +188,7 @@ Result<> NativeCommands::launch() {
     if (slot >= graphs_.size() || !graphs_[slot].built) {
         return data_.tell(wire::AnswerKind::launch_failed, std::format("there is no graph in slot {}", slot));
     }
-    const auto launched = runs_.launch(graphs_[slot].device, *graphs_[slot].built);
-    return launched ? Result<>() : tell_failed(launched.error());
+    return data_.tell_if_failed(runs_.launch(graphs_[slot].device, *graphs_[slot].built));
 }
 
 Result<> NativeCommands::supports(uint64_t size) {
@@ -244,27 +223,22 @@ Result<> NativeCommands::find() {
     if (!target) {
         return std::unexpected(target.error());
     }
-    return data_.answer<uint8_t>(data_.find_digest(*target, request->size, request->digest) ? 1 : 0);
+    return data_.find_digest(*target, request->size, request->digest).and_then([&](bool found) {
+        return data_.answer<uint8_t>(found ? 1 : 0);
+    });
 }
 
 Result<> NativeCommands::clock() {
-    recording_ = true;
-    return data_.answer(nanoseconds_of(Clock::now()));
-}
-
-void NativeCommands::record(wire::Command command, TimePoint begin, TimePoint end) {
-    if (spans_.size() == max_spans) {
-        spans_.pop_front();
-    }
-    spans_.push_back({nanoseconds_of(begin), nanoseconds_of(end), static_cast<uint8_t>(command)});
+    spans_.begin_recording();
+    return data_.answer(Spans::nanoseconds_of(Clock::now()));
 }
 
 Result<> NativeCommands::spans() {
-    const auto answer = std::make_unique<wire::SpansAnswer>();
-    for (; answer->count < wire::spans_per_answer && !spans_.empty(); spans_.pop_front()) {
-        answer->spans[answer->count] = spans_.front();
-        answer->count = answer->count + 1;
+    if (auto settled = data_.settle(); !settled) {  // what runs belongs to it
+        return settled;
     }
+    const auto answer = std::make_unique<wire::SpansAnswer>();
+    spans_.take(*answer);
     return data_.answer(*answer);
 }
 
@@ -322,10 +296,9 @@ Result<> NativeCommands::take_push() {
     if (receiver == nullptr) {
         return caravan::fail(Errc::not_found, "no server has come with this token");
     }
-    const auto taken = receiver->begin(target->tensor_bytes).and_then([&] {
+    return data_.tell_if_failed(receiver->begin(target->tensor_bytes).and_then([&] {
         return data_.write(receiver->bytes(), *target, target->tensor_bytes, false);
-    });
-    return taken ? taken : tell_failed(taken.error());
+    }));
 }
 
 }  // namespace caravan::server

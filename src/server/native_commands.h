@@ -1,39 +1,25 @@
 // The native dialect's commands (wire/native.h) of one session. One thread.
 #pragma once
 
-#include <deque>
 #include <optional>
 #include <vector>
 
 #include "server/data.h"
-#include "server/graph_builder.h"
+#include "server/graph_runs.h"
 #include "server/peers.h"
 #include "wire/native.h"
 
 namespace caravan::server {
 
-// Launches, and how many there were.
-struct GraphRuns {
-    Devices & devices;
-    uint64_t built = 0, launches = 0;
-
-    Result<> launch(uint32_t device, Graph & graph);
-};
-
 class NativeCommands {
 public:
     // `peers` may be null: then no other server can be connected with.
     NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, Data & data, GraphRuns & runs,
-                   Peers * peers);
+                   Spans & spans, Peers * peers);
 
     // `size`: of the payload, within payload_bounds().
     Result<> serve(wire::NativeCommand command, uint64_t size);
 
-    // Has the client shown that it speaks this?
-    bool is_used() const { return used_; }
-    // A command was served, between these times. Recorded if the client has asked for that.
-    bool is_recording() const { return recording_; }
-    void record(wire::Command command, TimePoint begin, TimePoint end);
     // A buffer is about to be freed: nothing runs, and graphs that need it go.
     void forget(uint64_t buffer);
 
@@ -63,17 +49,14 @@ private:
     Result<std::vector<std::byte>> take_rest(uint64_t size);
     Result<CheckedRegion> region(uint16_t slot, uint64_t offset, uint64_t size);
     Result<CheckedRegion> whole(uint16_t slot);
-    // The session goes on without this launch, and the client hears of it.
-    Result<> tell_failed(const Error & error) { return data_.tell(wire::AnswerKind::launch_failed, error.text); }
 
     net::Inbound & in_;
     Devices & devices_;
     BufferTable & buffers_;
     Data & data_;
     GraphRuns & runs_;
+    Spans & spans_;
     Peers * const peers_;
-    bool used_ = false, recording_ = false;
-    std::deque<wire::Span> spans_;
     std::vector<std::optional<wire::Region>> slots_;
     std::vector<KeptGraph> graphs_;
     size_t kept_tensors_ = 0;  // of all of them

@@ -27,16 +27,17 @@ Result<uint64_t> rows_span(const wire::Tensor2dRequest & request, std::optional<
 Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers)
     : in_(transport, already, client_stall, poll_time()),
       devices_(devices),
-      data_(transport, in_, devices, buffers_, weights),
-      graphs_run_{devices},
-      native_(in_, devices, buffers_, data_, graphs_run_, peers),
-      graphs_(devices.count()) {}
+      runs_(devices, spans_),
+      data_(transport, in_, runs_, buffers_, weights),
+      native_(in_, devices, buffers_, data_, runs_, spans_, peers),
+      graphs_(devices.count()),
+      unkept_(devices.count()) {}
 
 Error Session::run() {
     for (;;) {
         if (auto served = serve_one(); !served) {
-            devices_.synchronize();
-            if (native_.is_used() && served.error().code != Errc::closed && served.error().code != Errc::reset) {
+            (void)runs_.settle();
+            if (data_.is_native() && served.error().code != Errc::closed && served.error().code != Errc::reset) {
                 (void)data_.tell(wire::AnswerKind::ended, served.error().text);
             }
             return std::move(served.error());
@@ -46,7 +47,7 @@ Error Session::run() {
 
 std::string Session::summary() const {
     return std::format("{} graphs computed {} times, {} MiB in, {} MiB out, at most {} MiB of buffers",
-                       graphs_run_.built, graphs_run_.launches, in_.bytes_taken() >> 20, data_.bytes_out() >> 20,
+                       runs_.built(), runs_.launches(), in_.bytes_taken() >> 20, data_.bytes_out() >> 20,
                        buffers_.peak_bytes() >> 20);
 }
 
@@ -69,10 +70,10 @@ Result<> Session::serve_one() {
         return fail(Errc::protocol, "{} with a payload of {} bytes", name, size);
     }
     in_.take(sizeof header);
-    const TimePoint begin = native_.is_recording() ? Clock::now() : TimePoint();
+    const TimePoint begin = spans_.is_recording() ? Clock::now() : TimePoint();
     auto done = is_native ? native_.serve(native, size) : dispatch(command, size);
     if (begin != TimePoint()) {
-        native_.record(command, begin, Clock::now());
+        spans_.record(static_cast<uint8_t>(command), begin, Clock::now());
     }
     if (!done && done.error().code != Errc::closed && done.error().code != Errc::reset) {
         return fail(done.error().code, "{}: {}", name, done.error().text);
@@ -157,13 +158,17 @@ Result<> Session::free_buffer() {
         return std::unexpected(request.error());
     }
     const uint64_t buffer = request->buffer;
-    devices_.synchronize();
+    if (auto settled = data_.settle(); !settled) {
+        return settled;
+    }
     // Only the graphs that need it go. (A stock server forgets all of them, and its clients do not know.)
     for (auto & kept : graphs_) {
         std::erase_if(kept, [&](const auto & entry) { return entry.second.uses(buffer); });
     }
     native_.forget(buffer);
-    unkept_.reset();
+    for (auto & graph : unkept_) {
+        graph.reset();
+    }
     if (!buffers_.free(buffer)) {
         return fail(Errc::not_found, "no buffer {:#x}", buffer);
     }
@@ -179,7 +184,9 @@ Result<> Session::clear_buffer() {
     if (buffer == nullptr) {
         return fail(Errc::not_found, "no buffer {:#x}", static_cast<uint64_t>(request->buffer));
     }
-    devices_.synchronize();
+    if (auto settled = data_.settle(buffer->device); !settled) {
+        return settled;
+    }
     ggml_backend_buffer_clear(buffer->buffer.get(), request->value);
     return {};
 }
@@ -222,7 +229,8 @@ Result<> Session::set_tensor_hash() {
         return data_.answer<uint8_t>(0);
     }
     auto target = checked_region(request->tensor, offset, *bytes - offset, buffers_);
-    return data_.answer<uint8_t>(target && data_.find_fnv(*target, *bytes - offset, request->hash) ? 1 : 0);
+    const auto found = target ? data_.find_fnv(*target, *bytes - offset, request->hash) : false;
+    return found.and_then([&](bool is_there) { return data_.answer<uint8_t>(is_there ? 1 : 0); });
 }
 
 Result<> Session::get_tensor() {
@@ -343,22 +351,22 @@ Result<> Session::compute(uint64_t size) {
     if (!graph) {
         return std::unexpected(graph.error());
     }
-    ++graphs_run_.built;
+    runs_.count_built();
     const uint64_t uid = head.uid;
-    if (uid == 0) {
-        devices_.synchronize();
-        unkept_ = std::move(*graph);
-        return graphs_run_.launch(head.device, *unkept_);
-    }
     auto & kept = graphs_[head.device];
     const bool is_new = !kept.contains(uid);
-    if (!is_new || kept.size() >= wire::max_kept_graphs) {
-        devices_.synchronize();
+    if (uid == 0 || !is_new || kept.size() >= wire::max_kept_graphs) {
+        if (auto settled = data_.settle(head.device); !settled) {  // what is replaced may be running
+            return settled;
+        }
+    }
+    if (uid == 0) {
+        return runs_.launch(head.device, unkept_[head.device].emplace(std::move(*graph)));
     }
     if (is_new && kept.size() >= wire::max_kept_graphs) {
         kept.clear();  // the client does the same
     }
-    return graphs_run_.launch(head.device, kept.insert_or_assign(uid, std::move(*graph)).first->second);
+    return runs_.launch(head.device, kept.insert_or_assign(uid, std::move(*graph)).first->second);
 }
 
 Result<> Session::recompute() {
@@ -374,7 +382,7 @@ Result<> Session::recompute() {
         return fail(Errc::not_found, "no graph {} on device {}", static_cast<uint64_t>(request->uid),
                     static_cast<uint32_t>(request->device));
     }
-    return graphs_run_.launch(request->device, found->second);
+    return runs_.launch(request->device, found->second);
 }
 
 }  // namespace caravan::server

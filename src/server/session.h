@@ -11,7 +11,7 @@
 #include "server/buffer_table.h"
 #include "server/data.h"
 #include "server/devices.h"
-#include "server/graph_builder.h"
+#include "server/graph_runs.h"
 #include "server/native_commands.h"
 
 namespace caravan::server {
@@ -25,7 +25,7 @@ public:
     Error run();
 
     // Did it hold a buffer or compute anything?
-    bool did_work() const { return buffers_.peak_bytes() > 0 || graphs_run_.launches > 0; }
+    bool did_work() const { return buffers_.peak_bytes() > 0 || runs_.launches() > 0; }
     // "12 graphs computed 640 times, 97 MiB in, 2 MiB out, at most 530 MiB of buffers".
     std::string summary() const;
 
@@ -48,15 +48,15 @@ private:
     Result<> compute(uint64_t size);
     Result<> recompute();
 
-
     net::Inbound in_;
     Devices & devices_;
     BufferTable buffers_;
+    Spans spans_;
+    GraphRuns runs_;
     Data data_;
-    GraphRuns graphs_run_;
     NativeCommands native_;
     std::vector<std::unordered_map<uint64_t, Graph>> graphs_;  // by device, by the client's uid
-    std::optional<Graph> unkept_;                              // uid 0: may still be running
+    std::vector<std::optional<Graph>> unkept_;                 // by device, uid 0: may still be running
 };
 
 }  // namespace caravan::server

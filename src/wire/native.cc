@@ -135,6 +135,14 @@ const char * command_name(NativeCommand command) {
     return entry == nullptr ? "unknown command" : entry->name;
 }
 
+const char * span_name(uint8_t what) {
+    if (what >= first_computing) {
+        return "COMPUTE";
+    }
+    const auto command = static_cast<Command>(what);
+    return is_native(command) ? command_name(static_cast<NativeCommand>(what)) : command_name(command);
+}
+
 PayloadBounds payload_bounds(NativeCommand command) {
     const Entry * entry = find_entry(command);
     return entry == nullptr ? PayloadBounds{1, 0} : entry->bounds;

@@ -9,6 +9,7 @@
 // Answers have the stock frame (u64 size, payload), with a kind in the size's topmost byte.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -143,11 +144,16 @@ struct SessionFacts {
     uint8_t unused[31];
 };
 
-// One command, from its header's arrival to its end. Steady clock of the server, ns.
+// One command, from its header's arrival to its end; or what a device computed while commands went on. Steady clock of
+// the server, ns.
 struct Span {
     uint64_t begin, end;
-    uint8_t command;
+    uint8_t what;  // a command, or computing(device)
 };
+inline constexpr uint8_t first_computing = 192;
+constexpr uint8_t computing(uint32_t device) {
+    return static_cast<uint8_t>(std::min<uint32_t>(first_computing + device, UINT8_MAX));
+}
 inline constexpr size_t spans_per_answer = 4096;
 struct SpansAnswer {
     uint32_t count;  // of the spans below that are used; fewer than there is room for: there are no more
@@ -192,6 +198,8 @@ Result<std::vector<GraphTensor>> decode_difference(std::span<const GraphTensor> 
                                                    ConstBytes difference);
 
 const char * command_name(NativeCommand command);
+// Of a Span's `what`: "COMPUTE" for a device's.
+const char * span_name(uint8_t what);
 PayloadBounds payload_bounds(NativeCommand command);
 
 }  // namespace caravan::wire

@@ -66,6 +66,15 @@ def test_stock_client_uses_it_too(cache):
     assert cache.load(server, ours=True) <= first - 54, 'what a stock client filled serves ours'
 
 
+def test_what_our_client_filled_serves_a_stock_one(cache):
+    server = cache.server()
+    first = cache.load(server)
+    index = cache.folder / 'rpc' / 'caravan' / 'index'
+    assert not list(index.iterdir()), 'nobody has asked by the stock hash'
+    assert cache.load(server, ours=False) <= first - 54
+    assert len(list(index.iterdir())) == len(cache.blobs()) == BIG
+
+
 def test_stock_server_keeps_what_our_client_sends(cache):
     server = cache.lab.stock_server('-c', env={'LLAMA_CACHE': cache.folder})
     for _ in range(2):

@@ -7,7 +7,7 @@ import pytest
 
 import stockwire
 from harness import local_logits, same
-from system import TEST_BACKEND_OPS, eventually
+from system import MODEL, TEST_BACKEND_OPS, eventually
 
 VERBOSE = ['-lv', 4]
 
@@ -45,6 +45,34 @@ def test_two_devices_of_one_server(lab):
     server = lab.server('-d', 'CPU', '-d', 'CPU')
     same(lab.logits([server]), local_logits(lab))
     assert server.served() > 0
+
+
+def test_two_devices_of_one_server_compute_at_the_same_time(lab):
+    """The server's CPU twice, with a thread for each: one is in a micro-batch while the other is in the next."""
+    server = lab.server('-d', 'CPU', '-d', 'CPU')
+    more = ['-b', 64, '-ub', 16]
+    same(lab.logits([server], more=more), local_logits(lab, more=more))
+    file = lab.folder / 'trace.json'
+    lab.run(['llama-bench', '-m', MODEL, '-ngl', 99, '--rpc', server.endpoint, '-p', 1024, '-ub', 32, '-n', 0, '-r', 2],
+            env={'GGML_RPC_TRACE': file})
+    computed = [(span['ts'], span['ts'] + span['dur'], span['tid'])
+                for span in json.loads(file.read_text())['traceEvents'] if span['name'] == 'COMPUTE']
+    assert {device for *_, device in computed} == {1, 2}
+    for device in (1, 2):
+        alone = sorted(span for span in computed if span[2] == device)
+        assert all(first[1] <= second[0] for first, second in zip(alone, alone[1:])), 'one after the other on each'
+    overlaps = sum(first[0] < second[1] and second[0] < first[1] for first in computed if first[2] == 1
+                   for second in computed if second[2] == 2)
+    assert overlaps > 10
+
+
+@pytest.mark.parametrize('dialect', ['native', 'stock'])
+def test_the_client_leaves_while_two_devices_compute(lab, dialect):
+    server = lab.server('-d', 'CPU', '-d', 'CPU')
+    client = lab.endless_completion([server], env={'GGML_RPC_DIALECT': dialect})
+    client.kill()
+    server.wait_idle()
+    same(lab.logits([server]), local_logits(lab))
 
 
 @pytest.mark.parametrize('side', ['client', 'server'])

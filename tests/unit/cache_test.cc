@@ -53,8 +53,8 @@ std::string weights(size_t size, uint32_t seed = 1) {
     return text;
 }
 
-bool put(const Store & store, std::string_view text) {
-    auto writer = store.begin(text.size());
+bool put(const Store & store, std::string_view text, Keys keys = Keys::digest_and_fnv) {
+    auto writer = store.begin(text.size(), keys);
     if (!writer) {
         return false;
     }
@@ -283,7 +283,7 @@ TEST_F(CacheTest, MissingBlobIsNotServedAndItsIndexFileRemoved) {
     expect_empty();
 }
 
-TEST_F(CacheTest, DamagedIndexFileLeadsNowhere) {
+TEST_F(CacheTest, DamagedIndexFileLeadsNowhereAndIsMadeAnew) {
     const Store store = open();
     overwrite(directory_ / "secret", "abc");
     ASSERT_TRUE(put(store, "abc"));
@@ -294,8 +294,8 @@ TEST_F(CacheTest, DamagedIndexFileLeadsNowhere) {
          {std::string(), std::string("../../secret\n"), (directory_ / "secret").string() + "\n", name.substr(0, 64),
           name + "\n", upper, std::string(65, '\0'), "../../secret" + std::string(52, '/') + "\n"}) {
         overwrite(index_file("abc"), damaged);
-        EXPECT_FALSE(store.find(hash("abc"), 3)) << damaged;
-        EXPECT_FALSE(fs::exists(index_file("abc"))) << damaged;
+        EXPECT_EQ(get(open(), "abc"), "abc") << damaged;
+        EXPECT_EQ(contents(index_file("abc")), name);
     }
     EXPECT_EQ(contents(directory_ / "secret"), "abc");
     ASSERT_TRUE(put(store, "abc"));
@@ -350,6 +350,50 @@ TEST_F(CacheTest, CollisionKeepsTheFirst) {
     EXPECT_EQ(get(store, hash(twin_b), twin_b.size()), twin_a);
     EXPECT_EQ(files("blobs").size(), 1U);
     EXPECT_TRUE(files("tmp").empty());
+}
+
+TEST_F(CacheTest, TheStockHashIsMadeWhenSomebodyAsksByIt) {
+    const std::string a = weights(3'000'000, 1), b = weights(3'000'000, 2), other = weights(2'000'000, 3);
+    {
+        const Store store = open();
+        for (const std::string & text : {a, b, other}) {
+            ASSERT_TRUE(put(store, text, Keys::digest));
+        }
+    }
+    EXPECT_EQ(files("blobs").size(), 3U);
+    EXPECT_TRUE(files("index").empty());
+    const Store store = open();
+    EXPECT_EQ(get(store, 42, 1'000'000), std::nullopt);
+    EXPECT_TRUE(files("index").empty()) << "nothing is of that size";
+    EXPECT_EQ(get(store, a), a);
+    EXPECT_TRUE(fs::exists(index_file(b))) << "all of one size at once";
+    EXPECT_FALSE(fs::exists(index_file(other)));
+    EXPECT_EQ(get(store, b), b);
+    EXPECT_EQ(get(store, other), other);
+    EXPECT_TRUE(warnings.empty());
+}
+
+TEST_F(CacheTest, WhatCannotBeEnteredLaterIsRemoved) {
+    const std::string altered = weights(3'000'000);
+    {
+        const Store store = open();
+        ASSERT_TRUE(put(store, twin_a));
+        ASSERT_TRUE(put(store, twin_b, Keys::digest));
+        ASSERT_TRUE(put(store, altered, Keys::digest));
+    }
+    for (const auto & file : fs::directory_iterator(ours() / "blobs")) {
+        if (file.file_size() == altered.size()) {
+            overwrite(file.path(), weights(altered.size(), 2));
+        }
+    }
+    const Store store = open();
+    EXPECT_EQ(get(store, altered), std::nullopt);
+    EXPECT_EQ(warnings.size(), 1U);
+    fs::remove(index_file(twin_a));
+    const auto kept = get(store, twin_a);
+    EXPECT_TRUE(kept == std::string(twin_a) || kept == std::string(twin_b)) << "whichever came first";
+    EXPECT_EQ(warnings.size(), 2U);
+    EXPECT_EQ(files("blobs").size(), 1U);
 }
 
 TEST_F(CacheTest, DamagedFirstGivesWayToItsTwin) {

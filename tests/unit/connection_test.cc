@@ -1,13 +1,16 @@
 // The client's side of the stock dialect against a server that is played by hand.
 #include "client/connection.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <functional>
 #include <thread>
 
 #include "graph_kit.h"
 #include "net/socket.h"
+#include "temporary_folder.h"
 #include "wire/extension.h"
 #include "wire_peer.h"
 
@@ -709,6 +712,121 @@ TEST(Threads, ReadersAndWritersTogether) {
     session->synchronize();
     EXPECT_FALSE(session->failed());
     session.connection = fail(Errc::io, "closed");
+}
+
+// A file of weights, mapped as a program maps its model, and a native server that is asked for them.
+struct Loading {
+    static constexpr int64_t count = 300 * 1024;  // elements of each, more than FIND's threshold
+    static constexpr size_t size = count * 4;
+
+    Loading() {
+        ::setenv("LLAMA_CACHE", folder().path().c_str(), 1);  // before KnownDigests looks at it
+        const auto bytes = noise(3 * size);
+        test::write_file(file(), test::text_of(bytes));
+        const UniqueFd fd(::open(file().c_str(), O_RDONLY));
+        void * memory = ::mmap(nullptr, bytes.size(), PROT_READ, MAP_SHARED, fd.get(), 0);
+        EXPECT_NE(memory, MAP_FAILED);
+        mapped = const_bytes(memory, bytes.size());
+        session.peer.answer(wire::SessionFacts{.has_cache = 1});
+    }
+    ~Loading() { ::munmap(const_cast<std::byte *>(mapped.data()), mapped.size()); }
+
+    static const test::TemporaryFolder & folder() {
+        static const test::TemporaryFolder only;
+        return only;
+    }
+    static std::filesystem::path file() { return folder() / "model.gguf"; }
+
+    static wire::HelloAnswer native_hello() {
+        auto hello = good_hello;
+        wire::Extension extension;
+        extension.features = wire::feature_native;
+        std::memcpy(hello.capabilities, &extension, sizeof extension);
+        return hello;
+    }
+    ConstBytes part(size_t i) const { return mapped.subspan(i * size, size); }
+    void set(size_t i) { session.set(tensors[i], part(i), true); }
+    // Plays the server until the client leaves: `found` has the answers to FIND, none where it was given before.
+    std::vector<Message> serve(const std::vector<std::optional<uint8_t>> & found) {
+        std::vector<Message> all;
+        size_t asked = 0;
+        while (auto message = session.peer.next_or_end()) {
+            if (message->command == static_cast<Command>(wire::NativeCommand::find)) {
+                if (const auto answer = found.at(asked++)) {
+                    session.peer.answer(*answer);
+                }
+            } else if (message->command == static_cast<Command>(wire::NativeCommand::read)) {
+                session.peer.answer_bytes(std::vector<std::byte>(16, std::byte{7}));
+            }
+            all.push_back(std::move(*message));
+        }
+        return all;
+    }
+    static std::string names(const std::vector<Message> & messages) {
+        std::string out;
+        for (const Message & message : messages) {
+            out += std::format("{} ", wire::span_name(static_cast<uint8_t>(message.command)));
+        }
+        return out;
+    }
+
+    Session session{native_hello()};
+    ggml_tensor * tensors[3] = {session.kit.f32(count), session.kit.f32(count), session.kit.f32(count)};
+    ConstBytes mapped;
+};
+
+TEST(Weights, AfterAFindTheNextIsNotWaitedForAndMayYetHaveToBeSent) {
+    Loading loading;
+    loading.session.peer.answer<uint8_t>(1);
+    for (size_t i = 0; i < 3; ++i) {
+        loading.set(i);  // only the first has its answer
+    }
+    std::vector<Message> heard;
+    std::vector<std::byte> dest(16);
+    {
+        std::jthread server([&] { heard = loading.serve({std::nullopt, 1, 0}); });
+        loading.session->await(loading.session.get(loading.tensors[0], dest));
+        EXPECT_FALSE(loading.session->failed());
+        loading.session.connection = fail(Errc::io, "closed");
+    }
+    EXPECT_EQ(dest, std::vector<std::byte>(16, std::byte{7}));
+    ASSERT_EQ(Loading::names(heard), "FACTS DECLARE FIND DECLARE FIND DECLARE FIND WRITE READ ");
+    const auto write = heard[7].as<wire::WriteRequest>();
+    EXPECT_EQ(+write.slot, 2);
+    EXPECT_EQ(+write.keep, 1);
+    EXPECT_TRUE(std::ranges::equal(heard[7].from(sizeof write), loading.part(2)));
+}
+
+TEST(Weights, AFileThatChangedWhileItWasLoadedEndsTheSession) {
+    Loading loading;
+    loading.session.peer.answer<uint8_t>(1);
+    loading.set(0);
+    loading.set(1);
+    std::filesystem::remove(loading.file());
+    std::vector<std::byte> dest(16, std::byte{1});
+    {
+        std::jthread server([&] { loading.serve({std::nullopt, 0}); });
+        loading.session->await(loading.session.get(loading.tensors[0], dest));
+        EXPECT_TRUE(loading.session->failed());
+        loading.session.connection = fail(Errc::io, "closed");
+    }
+    EXPECT_EQ(dest, std::vector<std::byte>(16)) << "zeroes, as of any lost server";
+}
+
+// A cold server costs a question for each of the first weights, and no bytes are read twice.
+TEST(Weights, AfterAMissTheNextIsWaitedFor) {
+    Loading loading;
+    std::vector<Message> heard;
+    {
+        std::jthread server([&] { heard = loading.serve({0, 1, 1}); });
+        for (size_t i = 0; i < 3; ++i) {
+            loading.set(i);
+        }
+        loading.session->synchronize();
+        EXPECT_FALSE(loading.session->failed());
+        loading.session.connection = fail(Errc::io, "closed");
+    }
+    EXPECT_EQ(Loading::names(heard), "FACTS DECLARE FIND WRITE DECLARE FIND DECLARE FIND ");
 }
 
 }  // namespace

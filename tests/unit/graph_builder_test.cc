@@ -47,7 +47,7 @@ protected:
     }
     void compute(Graph & graph) {
         ASSERT_EQ(test::cpu_devices().compute(0, graph.graph), GGML_STATUS_SUCCESS);
-        test::cpu_devices().synchronize();
+        test::cpu_devices().synchronize(0);
     }
 
     // 1 + 2 = 3, four floats each, 64 bytes apart.

@@ -264,7 +264,7 @@ TEST_F(ModelIndexTest, StoreAndModelFilesTogether) {
     look();
     auto weights = Weights::open({.directory = cache(), .keep = true, .model_dirs = {models()}});
     ASSERT_TRUE(weights) << weights.error().text;
-    auto writer = weights->begin(b.size());
+    auto writer = weights->begin(b.size(), Keys::digest_and_fnv);
     ASSERT_TRUE(writer);
     writer->append(const_bytes(b.data(), b.size()));
     ASSERT_TRUE(writer->commit());
@@ -276,7 +276,7 @@ TEST_F(ModelIndexTest, StoreAndModelFilesTogether) {
     ASSERT_TRUE(without_store);
     EXPECT_EQ(read(without_store->find(hash(a), large)), a);
     EXPECT_FALSE(without_store->find(hash(b), large));
-    EXPECT_FALSE(without_store->begin(large));
+    EXPECT_FALSE(without_store->begin(large, Keys::digest));
 
     auto without_anything = Weights::open({});
     ASSERT_TRUE(without_anything);

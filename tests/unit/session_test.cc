@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
+#include <numeric>
 #include <thread>
 
 #include "cpu_device.h"
@@ -26,15 +28,14 @@ using test::WirePeer;
 using wire::Command;
 
 struct Client {
-    explicit Client(ConstBytes already = {}) {
+    explicit Client(ConstBytes already = {}, Devices & devices = test::cpu_devices()) {
         auto pair = test::socket_pair();
         peer = WirePeer(std::move(pair.far));
         net::set_non_blocking(pair.near.get(), true);
         auto transport = *net::make_socket_transport(std::move(pair.near));
-        test::cpu_devices();
-        server_ = std::thread([this, transport = std::move(transport),
+        server_ = std::thread([this, &devices, transport = std::move(transport),
                                first = std::vector(already.begin(), already.end())]() mutable {
-            Session session(*transport, first, test::cpu_devices(), nullptr, nullptr);
+            Session session(*transport, first, devices, nullptr, nullptr);
             end_ = session.run();
             summary_ = session.summary();
             did_work_ = session.did_work();
@@ -59,8 +60,8 @@ struct Client {
     const std::string & summary() { return end(), summary_; }
     bool did_work() { return end(), did_work_; }
 
-    uint64_t alloc(uint64_t size) {
-        peer.ask(Command::alloc_buffer, wire::AllocBufferRequest{0, size});
+    uint64_t alloc(uint64_t size, uint32_t device = 0) {
+        peer.ask(Command::alloc_buffer, wire::AllocBufferRequest{device, size});
         const auto answer = peer.answered_as<wire::AllocBufferAnswer>();
         if (answer.buffer != 0) {
             EXPECT_GE(+answer.size, size);
@@ -92,7 +93,9 @@ private:
 
 // One buffer of 4 KiB, and tensors in it.
 struct ClientWithBuffer : Client {
-    ClientWithBuffer() : buffer(alloc(4096)) { EXPECT_NE(buffer, 0u); }
+    explicit ClientWithBuffer(Devices & devices = test::cpu_devices()) : Client({}, devices), buffer(alloc(4096)) {
+        EXPECT_NE(buffer, 0u);
+    }
     wire::Tensor f32(uint64_t id, uint64_t offset, uint32_t ne0 = 4, uint32_t ne1 = 1) {
         return f32_tensor(id, {ne0, ne1, 1, 1}, buffer, base + offset);
     }
@@ -543,6 +546,8 @@ TEST_F(Hostile, NotWaitingForAnAnswerIsJustLeaving) {
 
 // The native dialect: regions of the buffer in slots, and graphs of them.
 struct NativeClient : ClientWithBuffer {
+    using ClientWithBuffer::ClientWithBuffer;
+
     template <class Request>
     void post(wire::NativeCommand command, const Request & request, const std::vector<std::byte> & more = {}) {
         peer.request(static_cast<Command>(command), bytes_of(request) + more);
@@ -577,10 +582,10 @@ struct NativeClient : ClientWithBuffer {
         return out;
     }
     void graph(uint16_t slot, const std::vector<wire::GraphTensor> & tensors, uint16_t base = wire::no_base,
-               const std::vector<wire::GraphTensor> & base_tensors = {}) {
+               const std::vector<wire::GraphTensor> & base_tensors = {}, uint32_t device = 0) {
         std::vector<std::byte> difference;
         wire::encode_difference(base_tensors, tensors, difference);
-        post(wire::NativeCommand::graph, wire::GraphRequest{0, slot, base, static_cast<uint32_t>(tensors.size())},
+        post(wire::NativeCommand::graph, wire::GraphRequest{device, slot, base, static_cast<uint32_t>(tensors.size())},
              difference);
     }
     // Kind and text of what comes instead of an answer.
@@ -706,6 +711,184 @@ TEST(NativeSession, WhatIsOutOfBoundsEndsIt) {
         EXPECT_FALSE(told.second.empty()) << i;
         EXPECT_NE(client.end().code, Errc::closed) << i;
     }
+}
+
+// Two devices whose back-end computes while its caller waits: each has a queue.
+Devices two_cpu_devices() {
+    auto opened = Devices::open({"CPU", "CPU"}, 1);
+    EXPECT_TRUE(opened);
+    return std::move(*opened);
+}
+
+// A buffer on each of two devices. Regions are in the slots 2 * device (a vector) and 2 * device + 1 (what power() makes
+// of it).
+struct TwoDevices {
+    static constexpr uint64_t side = 512, matrix = 4 * side * side, vector = 4 * side;
+    static constexpr int steps = 400;
+
+    TwoDevices() {
+        std::vector<float> shift(side * side);  // the matrix that moves each element to the next place
+        for (uint64_t i = 0; i < side; ++i) {
+            shift[(i + 1) % side * side + i] = 1;
+        }
+        for (uint32_t device = 0; device < 2; ++device) {
+            buffers[device] = client.alloc(matrix + 3 * vector, device);
+            client.declare(100, buffers[device], side * side);
+            client.write(100, shift);
+            client.declare(first(device), buffers[device] + matrix, side);
+            client.declare(result(device), buffers[device] + matrix + vector, side);
+        }
+    }
+    static uint16_t first(uint32_t device) { return static_cast<uint16_t>(2 * device); }
+    static uint16_t result(uint32_t device) { return static_cast<uint16_t>(2 * device + 1); }
+    std::vector<float> row(float start) {
+        std::vector<float> out(side);
+        std::iota(out.begin(), out.end(), start);
+        return out;
+    }
+    std::vector<float> shifted(float start) {
+        auto out = row(start);
+        std::ranges::rotate(out, out.end() - steps % side);
+        return out;
+    }
+    // The vector times the matrix, `steps` times: it takes a while.
+    std::vector<wire::GraphTensor> power(uint32_t device) {
+        const uint64_t base = buffers[device];
+        auto square = NativeClient::tensor(base, side);
+        square.ne[1] = side;
+        square.nb[2] = square.nb[3] = matrix;
+        std::vector<wire::GraphTensor> out{square, NativeClient::tensor(base + matrix, side)};
+        for (int step = 0; step < steps; ++step) {
+            // To and fro between two places; the last step ends in the result's.
+            auto node = NativeClient::tensor(base + matrix + ((steps - step) % 2 == 1 ? vector : 2 * vector), side);
+            node.op = GGML_OP_MUL_MAT;
+            node.is_node = 1;
+            node.flags = GGML_TENSOR_FLAG_COMPUTE;
+            node.src[0] = 1;
+            node.src[1] = static_cast<uint32_t>(out.size());
+            out.push_back(node);
+        }
+        return out;
+    }
+    void compute(uint32_t device) { client.graph(static_cast<uint16_t>(device), power(device), wire::no_base, {}, device); }
+    std::vector<wire::Span> spans() {
+        const auto answer = std::make_unique<wire::SpansAnswer>();
+        client.peer.request(static_cast<Command>(wire::NativeCommand::spans));
+        const auto bytes = client.peer.answered();
+        std::memcpy(answer.get(), bytes->data(), sizeof *answer);
+        return {answer->spans, answer->spans + answer->count};
+    }
+
+    Devices devices = two_cpu_devices();
+    NativeClient client{devices};
+    uint64_t buffers[2] = {};
+};
+
+// On a busy machine one of them may have to wait for a processor until the other is done, but not time and again.
+TEST(TwoDevices, ComputeAtTheSameTime) {
+    TwoDevices two;
+    two.client.peer.request(static_cast<Command>(wire::NativeCommand::clock));
+    two.client.peer.answered_as<uint64_t>();
+    bool overlapped = false;
+    for (int round = 0; round < 50 && !overlapped; ++round) {
+        for (uint32_t device = 0; device < 2; ++device) {
+            two.client.write(two.first(device), two.row(static_cast<float>(device + round)));
+        }
+        two.compute(0);
+        two.compute(1);
+        std::vector<wire::Span> computed;
+        std::ranges::copy_if(two.spans(), std::back_inserter(computed),
+                             [](const wire::Span & span) { return span.what >= wire::first_computing; });
+        ASSERT_EQ(computed.size(), 2u);
+        EXPECT_EQ(+computed[0].what, wire::computing(0));
+        EXPECT_EQ(+computed[1].what, wire::computing(1));
+        overlapped = computed[0].begin < computed[1].end && computed[1].begin < computed[0].end;
+        for (uint32_t device = 0; device < 2; ++device) {
+            EXPECT_EQ(two.client.read(two.result(device), two.side), two.shifted(static_cast<float>(device + round)));
+        }
+    }
+    EXPECT_TRUE(overlapped);
+}
+
+TEST(TwoDevices, WhatTouchesADeviceWaitsForIt) {
+    TwoDevices two;
+    for (int round = 0; round < 3; ++round) {
+        const auto start = static_cast<float>(round);
+        two.client.write(two.first(0), two.row(start));
+        two.compute(0);
+        // The result of the one is what the other begins with.
+        two.client.post(wire::NativeCommand::copy, wire::CopyRequest{two.result(0), two.first(1)});
+        two.compute(1);
+        two.client.write(two.first(0), two.row(-1));
+        two.client.post(wire::NativeCommand::fill, wire::FillRequest{two.result(0), 0, 4 * two.side, 0});
+        auto wanted = two.shifted(start);
+        std::ranges::rotate(wanted, wanted.end() - two.steps % two.side);
+        EXPECT_EQ(two.client.read(two.result(1), two.side), wanted);
+    }
+}
+
+TEST(TwoDevices, AGraphMayReadTheOthersMemory) {
+    TwoDevices two;
+    two.client.write(two.first(1), two.row(5));
+    two.compute(1);
+    std::vector<wire::GraphTensor> twice{NativeClient::tensor(two.buffers[1] + two.matrix + two.vector, two.side),
+                                         NativeClient::tensor(two.buffers[0] + two.matrix + two.vector, two.side)};
+    twice[1].op = GGML_OP_ADD;
+    twice[1].is_node = 1;
+    twice[1].flags = GGML_TENSOR_FLAG_COMPUTE;
+    twice[1].src[0] = twice[1].src[1] = 1;
+    two.client.graph(7, twice);
+    two.client.post(wire::NativeCommand::fill, wire::FillRequest{two.result(1), 0, 4 * two.side, 0});
+    auto wanted = two.shifted(5);
+    std::ranges::for_each(wanted, [](float & value) { value *= 2; });
+    EXPECT_EQ(two.client.read(two.result(0), two.side), wanted);
+}
+
+TEST(TwoDevices, GraphsAndBuffersMayGoWhileTheyAreUsed) {
+    TwoDevices two;
+    two.client.write(two.first(0), two.row(1));
+    two.compute(0);
+    two.compute(0);  // in the same slot
+    EXPECT_EQ(two.client.read(two.result(0), two.side), two.shifted(1));
+    two.compute(0);
+    two.compute(1);
+    two.client.peer.ask(Command::free_buffer, wire::BufferRequest{two.buffers[0]});
+    two.client.peer.ask(Command::free_buffer, wire::BufferRequest{two.buffers[1]});
+    two.client.post(wire::NativeCommand::launch, wire::LaunchRequest{0});
+    EXPECT_EQ(two.client.told().first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(two.client.leave().code, Errc::closed);
+}
+
+TEST(TwoDevices, AFailureIsToldBeforeTheNextAnswer) {
+    TwoDevices two;
+    two.devices.abort_computation();
+    two.compute(1);
+    two.client.post(wire::NativeCommand::read, wire::ReadRequest{two.result(0), 0, 4});
+    EXPECT_EQ(two.client.peer.answered()->size(), 4u) << "the other device has nothing to do with it";
+    two.client.post(wire::NativeCommand::read, wire::ReadRequest{two.result(1), 0, 4});
+    const auto told = two.client.told();
+    EXPECT_EQ(told.first, wire::AnswerKind::launch_failed);
+    EXPECT_TRUE(told.second.contains("could not compute the graph")) << told.second;
+    EXPECT_EQ(two.client.peer.answered()->size(), 4u);
+}
+
+TEST(TwoDevices, AFailureEndsAStockSession) {
+    Devices devices = two_cpu_devices();
+    ClientWithBuffer client{devices};
+    devices.abort_computation();
+    const auto tensors = client.sum();
+    client.peer.request(Command::graph_compute, graph_payload(0, 5, {3}, tensors));
+    client.peer.ask(Command::get_tensor, wire::GetTensorRequest{tensors[2], 0, 16});
+    EXPECT_FALSE(client.peer.answered());
+    EXPECT_TRUE(client.end().text.contains("could not compute the graph")) << client.end().text;
+}
+
+TEST(TwoDevices, AClientMayLeaveWhileBothCompute) {
+    TwoDevices two;
+    two.compute(0);
+    two.compute(1);
+    two.client.peer.close();
+    EXPECT_EQ(two.client.end().code, Errc::closed);
 }
 
 }  // namespace

@@ -1,0 +1,97 @@
+#include "cache/fnv_index.h"
+
+#include <unistd.h>
+
+#include <format>
+#include <system_error>
+#include <unordered_set>
+#include <vector>
+
+#include "base/log.h"
+#include "cache/digest.h"
+#include "cache/reader.h"
+#include "cache/temporary_file.h"
+#include "wire/stock.h"
+
+namespace caravan::cache {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Of all regular files.
+std::vector<std::string> names_in(const fs::path & directory) {
+    std::vector<std::string> names;
+    std::error_code error;
+    for (fs::directory_iterator at(directory, error), end; !error && at != end; at.increment(error)) {
+        names.push_back(at->path().filename().string());
+    }
+    return names;
+}
+
+// Nothing if the bytes are not what the name says; then the blob is removed.
+std::optional<uint64_t> hash_of(const Layout & layout, Blob blob, uint64_t size) {
+    const fs::path path = layout.blob(blob.digest);
+    Reader reader({std::move(blob.fd), path, 0, size, blob.digest}, [&](std::string_view reason) {
+        log_warning("weight cache: {} is dropped: {}", path.string(), reason);
+        ::unlink(path.c_str());
+    });
+    std::vector<std::byte> piece(chunk_size);
+    uint64_t hash = wire::fnv1a_start;
+    for (;;) {
+        const auto got = reader.read(piece);
+        if (!got || *got == 0) {
+            break;
+        }
+        hash = wire::fnv1a(ConstBytes(piece).first(*got), hash);
+    }
+    return reader.verify() ? std::optional(hash) : std::nullopt;
+}
+
+}  // namespace
+
+Result<bool> enter(const Layout & layout, Key key, const std::string & digest) {
+    // A second round if the file that was in the way is gone: it was damaged, or just then removed.
+    for (int round = 0; round < 2; ++round) {
+        auto file = TemporaryFile::create(layout.temporary());
+        if (!file) {
+            return std::unexpected(file.error());
+        }
+        const std::string line = digest + "\n";
+        const auto placed = file->write(const_bytes(line.data(), line.size()))
+                                .and_then([&] { return file->close(); })
+                                .and_then([&] { return file->move_if_absent(layout.index_file(key)); });
+        if (!placed || *placed) {
+            return placed;
+        }
+        if (const auto first = open_blob(layout, key)) {
+            return first->digest == digest;
+        }
+    }
+    return fail(Errc::unavailable, "cannot replace {}", layout.index_file(key).string());
+}
+
+void enter_blobs(const Layout & layout, uint64_t size) {
+    std::unordered_set<std::string> entered;
+    const std::string of_this_size = std::format("-{}", size);
+    for (const std::string & name : names_in(layout.index())) {
+        if (name.ends_with(of_this_size)) {
+            entered.insert(read_index_file(layout.index() / name));
+        }
+    }
+    for (const std::string & digest : names_in(layout.blobs())) {
+        auto blob = entered.contains(digest) ? std::nullopt : open_blob(layout, digest, size);
+        const auto hash = blob ? hash_of(layout, std::move(*blob), size) : std::nullopt;
+        if (!hash) {
+            continue;
+        }
+        if (const auto done = enter(layout, {*hash, size}, digest); !done) {
+            log_warning("weight cache: {} is not found by stock clients: {}", digest, done.error().text);
+        } else if (!*done) {
+            log_warning("weight cache: {} is dropped: other bytes are stored under the same FNV-1a hash and size, and stay",
+                        digest);
+            ::unlink(layout.blob(digest).c_str());
+        }
+    }
+}
+
+}  // namespace caravan::cache

@@ -1,0 +1,53 @@
+#include "server/graph_runs.h"
+
+namespace caravan::server {
+
+Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
+    ++launches_;
+    if (ggml_graph_n_nodes(graph.graph) == 0) {
+        return {};
+    }
+    if (devices_.has_queue(device)) {
+        if (auto before = settle(device); !before) {
+            return before;
+        }
+    }
+    bool is_alone = false;
+    for (const uint32_t other : graph.devices) {
+        if (other != device) {
+            is_alone = true;
+            if (auto before = settle(other); !before) {
+                return before;
+            }
+        }
+    }
+    if (const ggml_status status = devices_.compute(device, graph.graph); status != GGML_STATUS_SUCCESS) {
+        return std::unexpected(failure(device, status));
+    }
+    return is_alone ? settle(device) : Result<>();
+}
+
+Result<> GraphRuns::settle(uint32_t device) {
+    const Run run = devices_.synchronize(device);
+    if (run.end != TimePoint()) {
+        spans_.record(wire::computing(device), run.begin, run.end);
+    }
+    return run.status == GGML_STATUS_SUCCESS ? Result<>() : std::unexpected(failure(device, run.status));
+}
+
+Result<> GraphRuns::settle() {
+    Result<> all;
+    for (uint32_t device = 0; device < devices_.count(); ++device) {
+        if (auto settled = settle(device); !settled && all) {
+            all = std::move(settled);
+        }
+    }
+    return all;
+}
+
+Error GraphRuns::failure(uint32_t device, ggml_status status) const {
+    return {Errc::unsupported, std::format("{} could not compute the graph: {}",
+                                           ggml_backend_dev_name(devices_.device(device)), ggml_status_to_string(status))};
+}
+
+}  // namespace caravan::server

@@ -18,7 +18,6 @@ constexpr size_t max_backlog = 256 << 20;
 constexpr seconds connect_patience{3};
 // The other server's client says that it has come; what is left is a matter of threads.
 constexpr seconds came_patience{10};
-constexpr size_t max_links = 256;
 
 }  // namespace
 

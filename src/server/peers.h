@@ -69,6 +69,8 @@ private:
 
 class Peers {
 public:
+    static constexpr size_t max_links = 256;  // of a session, in each direction
+
     // `announce` makes the server pass connections that come with this token to arrived().
     explicit Peers(std::function<bool(uint64_t token)> announce) : announce_(std::move(announce)) {}
 

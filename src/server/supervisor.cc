@@ -16,6 +16,7 @@
 #include "net/handshake.h"
 #include "server/control.h"
 #include "server/front_door.h"
+#include "server/peers.h"
 #include "server/worker_process.h"
 #include "wire/stock.h"
 
@@ -25,6 +26,7 @@ namespace {
 constexpr size_t max_doors = 256;         // clients without a session
 constexpr seconds accept_pause{1};        // after a failure such as too many open files
 constexpr seconds respawn_pause{2};       // after a worker that could not start
+constexpr int max_heard = 64;             // messages from one worker in one round
 constexpr seconds last_grace{2};          // between SIGTERM and SIGKILL for a worker
 
 int signal_pipe[2] = {-1, -1};
@@ -80,6 +82,8 @@ private:
     void place(Door & door);
     void place_link(Door & door);
     void hear(WorkerProcess & worker);
+    void hear_loading(WorkerProcess & worker, const ControlMessage & message);
+    void hear_serving(WorkerProcess & worker, const ControlMessage & message);
     void handle_signals();
     void reap();
     void drain();
@@ -93,6 +97,7 @@ private:
     std::list<Door> doors_;
     std::vector<ControlMessage> devices_;
     std::string start_failure_;
+    std::string confinement_;  // of the workers, in words
     std::unordered_map<uint64_t, pid_t> invitations_;  // by token: the worker that gave it out
     uint64_t next_session_ = 1;
     TimePoint respawn_at_ = TimePoint::min();
@@ -146,6 +151,7 @@ void Supervisor::print_banner() const {
     const bool may_upgrade = is_tcp && (net::own_extension().features & wire::feature_rdma) != 0;
     text += std::format("  transport      : {}{}\n", is_tcp ? "TCP" : "unix socket",
                         may_upgrade ? ", RDMA with clients that can" : "");
+    text += std::format("  confinement    : {}\n", confinement_);
     text += std::format("  sessions       : at most {} at once\n", options_.max_sessions);
     std::fputs(text.c_str(), stdout);
     std::fflush(stdout);
@@ -174,7 +180,7 @@ void Supervisor::spawn_indexer() {
     if (options_.worker.weights.model_dirs.empty()) {
         return;
     }
-    auto indexer = start_indexer(options_.worker.weights);
+    auto indexer = start_indexer(options_.worker);
     if (!indexer) {
         log_warning("model-dir: {}", indexer.error().text);
         return;
@@ -244,6 +250,7 @@ void Supervisor::place(Door & door) {
     if (door.wants == FrontDoor::Wants::memory && worker != nullptr && !door.asked) {
         door.asked = send_control(worker->control.get(), {.kind = ControlMessage::Kind::memory,
                                                           .number = door.client.memory_device()});
+        worker->questions += door.asked ? 1 : 0;
         return;
     }
     if (door.wants != FrontDoor::Wants::session) {
@@ -301,8 +308,9 @@ void Supervisor::place_link(Door & door) {
     std::fflush(stdout);
 }
 
+// A worker that serves a session may have fallen to its client: it is believed about itself, and only what it may say.
 void Supervisor::hear(WorkerProcess & worker) {
-    for (;;) {
+    for (int heard = 0; heard < max_heard; ++heard) {
         auto received = receive_control(worker.control.get());
         if (!received) {
             worker.control.reset();  // reap() says the rest
@@ -312,34 +320,64 @@ void Supervisor::hear(WorkerProcess & worker) {
             return;
         }
         const ControlMessage & message = (*received)->message;
-        switch (message.kind) {
-            case ControlMessage::Kind::device:
-                devices_.resize(message.count);
-                devices_[message.number] = message;
-                break;
-            case ControlMessage::Kind::ready: worker.state = WorkerProcess::State::spare; break;
-            case ControlMessage::Kind::failed: start_failure_ = message.text; break;
-            case ControlMessage::Kind::ended:
+        if (worker.state == WorkerProcess::State::loading) {
+            hear_loading(worker, message);
+        } else {
+            hear_serving(worker, message);
+        }
+    }
+}
+
+void Supervisor::hear_loading(WorkerProcess & worker, const ControlMessage & message) {
+    switch (message.kind) {
+        case ControlMessage::Kind::confined:
+            if (!confinement_.empty() && confinement_ != message.text) {
+                log_warning("a worker process is not confined as those before it: {}", message.text);
+            }
+            confinement_ = message.text;
+            break;
+        case ControlMessage::Kind::device:
+            devices_.resize(message.count);
+            devices_[message.number] = message;
+            break;
+        case ControlMessage::Kind::ready: worker.state = WorkerProcess::State::spare; break;
+        case ControlMessage::Kind::failed: start_failure_ = message.text; break;
+        default: break;
+    }
+}
+
+void Supervisor::hear_serving(WorkerProcess & worker, const ControlMessage & message) {
+    switch (message.kind) {
+        case ControlMessage::Kind::ended:
+            if (worker.state == WorkerProcess::State::serving && !worker.said_goodbye) {
                 worker.said_goodbye = true;
                 std::fprintf(stdout, "Client connection closed (session %llu): %s\n",
                              static_cast<unsigned long long>(worker.session), message.text);
                 std::fflush(stdout);
+            }
+            break;
+        case ControlMessage::Kind::memory:
+            if (worker.questions == 0) {
                 break;
-            case ControlMessage::Kind::memory:
-                for (Door & door : doors_) {
-                    if (door.wants == FrontDoor::Wants::memory && !door.closing &&
-                        door.client.memory_device() == message.number) {
-                        door.wants = FrontDoor::Wants::more;
-                        if (!door.client.answer_memory(message.memory_free, message.memory_total)) {
-                            door.closing = true;
-                        }
+            }
+            --worker.questions;
+            for (Door & door : doors_) {
+                if (door.wants == FrontDoor::Wants::memory && !door.closing &&
+                    door.client.memory_device() == message.number) {
+                    door.wants = FrontDoor::Wants::more;
+                    if (!door.client.answer_memory(message.memory_free, message.memory_total)) {
+                        door.closing = true;
                     }
                 }
-                break;
-            case ControlMessage::Kind::invite: invitations_[message.token] = worker.pid; break;
-            case ControlMessage::Kind::session:
-            case ControlMessage::Kind::link: break;
-        }
+            }
+            break;
+        case ControlMessage::Kind::invite:
+            if (worker.invitations < Peers::max_links) {
+                ++worker.invitations;
+                invitations_.try_emplace(message.token, worker.pid);
+            }
+            break;
+        default: break;
     }
 }
 

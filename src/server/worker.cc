@@ -4,12 +4,15 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <thread>
 
 #include "base/log.h"
 #include "net/handshake.h"
 #include "abi/abi_check.h"
+#include "server/confinement.h"
 #include "server/control.h"
 #include "server/devices.h"
 #include "server/session.h"
@@ -127,6 +130,23 @@ bool announce(int control, const Devices & devices) {
     return send_control(control, {.kind = ControlMessage::Kind::ready});
 }
 
+// What a session is to reach of this machine's files: the store, and model files by whatever links lead to them.
+bool confine_worker(int control, const WorkerOptions & options, const Devices & devices, cache::Weights & weights) {
+    ControlMessage message{.kind = ControlMessage::Kind::confined};
+    if (!options.confined) {
+        message.set_text("none (--no-confinement)");
+        return send_control(control, message);
+    }
+    std::vector<std::filesystem::path> readable = weights.model_files(), writable;
+    std::ranges::copy(options.weights.model_dirs, std::back_inserter(readable));
+    if (weights.may_find()) {
+        auto & store = options.weights.keep ? writable : readable;
+        store.push_back(cache::layout_in(options.weights.directory).root);
+    }
+    message.set_text(confine(worker_confinement(devices, std::move(readable), std::move(writable))));
+    return send_control(control, message);
+}
+
 std::string why_ended(const Error & error) {
     return error.code == Errc::closed ? "the client left" : error.text;
 }
@@ -173,13 +193,13 @@ int run_worker(int control, const WorkerOptions & options) {
         report_failure(control, weights.error());
         return EXIT_FAILURE;
     }
-    if (!announce(control, *devices)) {
+    if (!confine_worker(control, options, *devices, *weights) || !announce(control, *devices)) {
         return EXIT_FAILURE;
     }
     for (;;) {
         auto received = receive_control(control);
         if (!received || !*received) {
-            return EXIT_SUCCESS;  // the supervisor has ended
+            ::_exit(EXIT_SUCCESS);  // the supervisor has ended; as below
         }
         const ControlMessage & message = (*received)->message;
         if (message.kind == ControlMessage::Kind::session) {

@@ -13,6 +13,7 @@ struct WorkerOptions {
     std::vector<std::string> devices;
     int threads = 1;
     cache::WeightOptions weights;
+    bool confined = true;           // as confinement.h has it
     bool keep_backend_log = false;  // show ggml's own lines while it loads
 };
 

@@ -75,7 +75,11 @@ Result<Child> start_child(const char * option, std::vector<std::string> argument
     return child;
 }
 
-void append_options(std::vector<std::string> & arguments, const cache::WeightOptions & weights) {
+void append_options(std::vector<std::string> & arguments, const WorkerOptions & options) {
+    const cache::WeightOptions & weights = options.weights;
+    if (!options.confined) {
+        arguments.push_back("--no-confinement");
+    }
     if (weights.keep) {
         arguments.insert(arguments.end(), {"--cache", "--cache-size", std::to_string(weights.max_bytes)});
     }
@@ -94,7 +98,7 @@ Result<WorkerProcess> start_worker(const WorkerOptions & options) {
     for (const std::string & device : options.devices) {
         arguments.insert(arguments.end(), {"--device", device});
     }
-    append_options(arguments, options.weights);
+    append_options(arguments, options);
     return start_child(worker_option, std::move(arguments)).transform([](Child child) {
         WorkerProcess worker;
         worker.pid = child.pid;
@@ -103,7 +107,7 @@ Result<WorkerProcess> start_worker(const WorkerOptions & options) {
     });
 }
 
-Result<IndexerProcess> start_indexer(const cache::WeightOptions & options) {
+Result<IndexerProcess> start_indexer(const WorkerOptions & options) {
     std::vector<std::string> arguments;
     append_options(arguments, options);
     return start_child(indexer_option, std::move(arguments)).transform([](Child child) {

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <thread>
 
@@ -110,6 +111,8 @@ int main(int argc, char ** argv) {
     app.add_option("--drain", drain, "seconds that sessions may go on after SIGTERM")
         ->check(CLI::Range(0, 86400))
         ->capture_default_str();
+    app.add_flag("!--no-confinement", options.worker.confined,
+                 "let sessions do all that this user may, for GPU drivers that do not live with less");
     app.add_flag("--list-devices", list_devices, "print this machine's devices and exit");
     app.add_option(server::worker_option, worker_fd)->group("");    // start_worker() only
     app.add_option(server::indexer_option, indexer_fd)->group("");  // start_indexer() only
@@ -134,7 +137,8 @@ int main(int argc, char ** argv) {
         return server::run_worker(worker_fd, options.worker);
     }
     if (indexer_fd >= 0) {
-        return server::run_indexer(indexer_fd, weights);
+        // Nothing runs at the exit of a confined process: a leak checker, for one, would need what it gave up.
+        std::_Exit(server::run_indexer(indexer_fd, options.worker));
     }
     const auto served = server::run_supervisor(options);
     return served ? 0 : fail_with(served.error());

@@ -41,15 +41,6 @@ std::vector<fs::path> driver_caches() {
     return folders;
 }
 
-bool has_other_than_cpu(const Devices & devices) {
-    for (uint32_t i = 0; i < devices.count(); ++i) {
-        if (devices.facts(i).type != GGML_BACKEND_DEVICE_TYPE_CPU) {
-            return true;
-        }
-    }
-    return false;
-}
-
 std::string describe(const FileRules & rules, const FileLimits & limits) {
     std::string text = std::format("Landlock (reads: {}; writes: {}", rules.read_anywhere ? "anywhere" : "own files only",
                                    rules.writable.empty()                 ? "none"
@@ -66,7 +57,7 @@ std::string describe(const FileRules & rules, const FileLimits & limits) {
 Confinement worker_confinement(const Devices & devices, std::vector<fs::path> readable, std::vector<fs::path> writable) {
     Confinement confinement{.files = {.readable = std::move(readable), .writable = std::move(writable)}};
     FileRules & files = confinement.files;
-    if (has_other_than_cpu(devices)) {
+    if (!devices.are_cpus()) {
         files.read_anywhere = true;
         files.devices = {"/dev"};
         std::ranges::move(driver_caches(), std::back_inserter(files.writable));

@@ -34,6 +34,7 @@ public:
     ggml_backend_dev_t device(uint32_t index) const { return devices_[index].device; }
     ggml_backend_buffer_type_t buffer_type(uint32_t index) const;
     DeviceFacts facts(uint32_t index) const;
+    bool are_cpus() const;  // all of them
 
     // Starts a graph; it may still be running on return.
     ggml_status compute(uint32_t index, ggml_cgraph * graph);

@@ -7,6 +7,7 @@
 
 #include "server/data.h"
 #include "server/graph_builder.h"
+#include "server/memory_budget.h"
 #include "server/peers.h"
 #include "wire/native.h"
 
@@ -23,8 +24,8 @@ struct GraphRuns {
 class NativeCommands {
 public:
     // `peers` may be null: then no other server can be connected with.
-    NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, Data & data, GraphRuns & runs,
-                   Peers * peers);
+    NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, MemoryBudget & memory, Data & data,
+                   GraphRuns & runs, Peers * peers);
 
     // `size`: of the payload, within payload_bounds().
     Result<> serve(wire::NativeCommand command, uint64_t size);
@@ -40,8 +41,17 @@ public:
 private:
     struct KeptGraph {
         std::vector<wire::GraphTensor> tensors;  // what a later difference may refer to
-        std::optional<Graph> built;              // not if it could not be, or if a buffer of it has gone
+        MemoryClaim tensors_memory;
+        std::optional<Graph> built;  // not if it could not be, if a buffer of it has gone, or to make room for others
+        MemoryClaim built_memory;
         uint32_t device = 0;
+        bool is_given = false;
+        uint64_t used = 0;  // when: of all launches, the number of its last
+
+        void drop_built() {
+            built.reset();
+            built_memory = {};
+        }
     };
 
     Result<> declare();
@@ -52,6 +62,9 @@ private:
     Result<> initialize();
     Result<> graph(uint64_t size);
     Result<> launch();
+    Result<> launch(KeptGraph & kept);
+    Result<> make_room(uint64_t bytes, const KeptGraph & without);
+    Result<> build(KeptGraph & kept);
     Result<> supports(uint64_t size);
     Result<> find();
     Result<> clock();
@@ -69,6 +82,7 @@ private:
     net::Inbound & in_;
     Devices & devices_;
     BufferTable & buffers_;
+    MemoryBudget & memory_;
     Data & data_;
     GraphRuns & runs_;
     Peers * const peers_;

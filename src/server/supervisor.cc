@@ -75,6 +75,7 @@ private:
     Result<> first_worker();
     void print_banner() const;
     void spawn_spare();
+    void replace_spare();
     void spawn_indexer();
     void round(TimePoint deadline);
     void accept_all(net::Listener & listener);
@@ -152,7 +153,9 @@ void Supervisor::print_banner() const {
     text += std::format("  transport      : {}{}\n", is_tcp ? "TCP" : "unix socket",
                         may_upgrade ? ", RDMA with clients that can" : "");
     text += std::format("  confinement    : {}\n", confinement_);
-    text += std::format("  sessions       : at most {} at once\n", options_.max_sessions);
+    const uint64_t memory = options_.worker.max_memory;
+    text += std::format("  sessions       : at most {} at once{}\n", options_.max_sessions,
+                        memory == MemoryBudget::no_limit ? "" : ", with at most " + size_text(memory) + " of memory each");
     std::fputs(text.c_str(), stdout);
     std::fflush(stdout);
     if (std::ranges::any_of(listeners_, &net::Listener::beyond_loopback)) {
@@ -162,8 +165,9 @@ void Supervisor::print_banner() const {
 }
 
 void Supervisor::spawn_spare() {
-    const bool has_spare = std::ranges::any_of(
-        workers_, [](const WorkerProcess & worker) { return worker.state != WorkerProcess::State::serving; });
+    const bool has_spare = std::ranges::any_of(workers_, [](const WorkerProcess & worker) {
+        return worker.state == WorkerProcess::State::loading || worker.state == WorkerProcess::State::spare;
+    });
     if (has_spare || stop_requests_ > 0 || Clock::now() < respawn_at_) {
         return;
     }
@@ -174,6 +178,20 @@ void Supervisor::spawn_spare() {
         return;
     }
     workers_.push_back(std::move(*worker));
+}
+
+// A confined worker can follow links out of the model folders to those files only that were known when it started.
+void Supervisor::replace_spare() {
+    for (WorkerProcess & worker : workers_) {
+        if (worker.state == WorkerProcess::State::loading || worker.state == WorkerProcess::State::spare) {
+            worker.state = WorkerProcess::State::retired;
+            ::kill(worker.pid, SIGTERM);
+        }
+    }
+    for (Door & door : doors_) {
+        door.asked = false;
+    }
+    spawn_spare();
 }
 
 void Supervisor::spawn_indexer() {
@@ -320,6 +338,9 @@ void Supervisor::hear(WorkerProcess & worker) {
             return;
         }
         const ControlMessage & message = (*received)->message;
+        if (worker.state == WorkerProcess::State::retired) {
+            continue;
+        }
         if (worker.state == WorkerProcess::State::loading) {
             hear_loading(worker, message);
         } else {
@@ -394,6 +415,7 @@ void Supervisor::reap() {
                             describe_exit(status));
             }
             indexer_ = {};
+            replace_spare();
             continue;
         }
         const auto worker = std::ranges::find(workers_, pid, &WorkerProcess::pid);
@@ -409,7 +431,7 @@ void Supervisor::reap() {
                 log_error("session {} with {} ended: its worker process {} died of {}; other sessions are not affected",
                           worker->session, worker->client, pid, describe_exit(status));
             }
-        } else if (stop_requests_ == 0) {
+        } else if (worker->state != WorkerProcess::State::retired && stop_requests_ == 0) {
             if (start_failure_.empty()) {
                 start_failure_ = std::format("a worker process ended while it started: {}", describe_exit(status));
             }

@@ -2,10 +2,12 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
 #include <iterator>
 #include <thread>
 
@@ -130,6 +132,23 @@ bool announce(int control, const Devices & devices) {
     return send_control(control, {.kind = ControlMessage::Kind::ready});
 }
 
+// Host memory has one more limit, which holds for what ggml takes by itself as well. (Not with other devices: what their
+// drivers map is no measure of anything.)
+void limit_memory(const WorkerOptions & options, const Devices & devices) {
+    constexpr uint64_t for_computing = uint64_t{1} << 30;
+    std::ifstream file("/proc/self/statm");
+    uint64_t pages[6] = {};  // the sixth: data and stack
+    for (uint64_t & number : pages) {
+        file >> number;
+    }
+    uint64_t limit = pages[5] * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)) + for_computing;
+    if (!file || !devices.are_cpus() || __builtin_add_overflow(limit, options.max_memory, &limit)) {
+        return;
+    }
+    const rlimit data{limit, limit};
+    ::setrlimit(RLIMIT_DATA, &data);
+}
+
 // What a session is to reach of this machine's files: the store, and model files by whatever links lead to them.
 bool confine_worker(int control, const WorkerOptions & options, const Devices & devices, cache::Weights & weights) {
     ControlMessage message{.kind = ControlMessage::Kind::confined};
@@ -151,7 +170,7 @@ std::string why_ended(const Error & error) {
     return error.code == Errc::closed ? "the client left" : error.text;
 }
 
-void serve(ReceivedControl given, int control, Devices & devices, cache::Weights & weights) {
+void serve(ReceivedControl given, int control, Devices & devices, cache::Weights & weights, uint64_t max_memory) {
     const int client = given.attached.get();
     const ConstBytes first = ConstBytes(given.message.prefix).first(given.message.prefix_size);
     auto accepted = net::open_server(std::move(given.attached), first);
@@ -162,7 +181,8 @@ void serve(ReceivedControl given, int control, Devices & devices, cache::Weights
         Peers & peers = *new Peers([control](uint64_t token) {
             return send_control(control, {.kind = ControlMessage::Kind::invite, .token = token});
         });
-        Session session(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, devices, &weights, &peers);
+        Session session(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, devices, &weights, &peers,
+                        max_memory);
         const Watcher watcher(client, control, devices, peers);
         const Error end = session.run();
         ended.set_text(session.did_work() ? std::format("{}; {}", why_ended(end), session.summary()) : why_ended(end));
@@ -193,6 +213,7 @@ int run_worker(int control, const WorkerOptions & options) {
         report_failure(control, weights.error());
         return EXIT_FAILURE;
     }
+    limit_memory(options, *devices);
     if (!confine_worker(control, options, *devices, *weights) || !announce(control, *devices)) {
         return EXIT_FAILURE;
     }
@@ -203,15 +224,15 @@ int run_worker(int control, const WorkerOptions & options) {
         }
         const ControlMessage & message = (*received)->message;
         if (message.kind == ControlMessage::Kind::session) {
-            serve(std::move(**received), control, *devices, *weights);
+            serve(std::move(**received), control, *devices, *weights, options.max_memory);
             // Back-ends' own clean-up is not worth waiting for: the client's memory is to be free now.
             ::_exit(EXIT_SUCCESS);
         }
         if (message.kind == ControlMessage::Kind::memory && message.number < devices->count()) {
             const DeviceFacts facts = devices->facts(message.number);
             ControlMessage answer = message;
-            answer.memory_free = facts.memory_free;
-            answer.memory_total = facts.memory_total;
+            answer.memory_free = std::min(facts.memory_free, options.max_memory);
+            answer.memory_total = std::min(facts.memory_total, options.max_memory);
             send_control(control, answer);
         }
     }

@@ -6,12 +6,14 @@
 #include <vector>
 
 #include "cache/weights.h"
+#include "server/memory_budget.h"
 
 namespace caravan::server {
 
 struct WorkerOptions {
     std::vector<std::string> devices;
     int threads = 1;
+    uint64_t max_memory = MemoryBudget::no_limit;  // bytes, of a session
     cache::WeightOptions weights;
     bool confined = true;           // as confinement.h has it
     bool keep_backend_log = false;  // show ggml's own lines while it loads

@@ -98,6 +98,9 @@ Result<WorkerProcess> start_worker(const WorkerOptions & options) {
     for (const std::string & device : options.devices) {
         arguments.insert(arguments.end(), {"--device", device});
     }
+    if (options.max_memory != MemoryBudget::no_limit) {
+        arguments.insert(arguments.end(), {"--max-memory", std::to_string(options.max_memory)});
+    }
     append_options(arguments, options);
     return start_child(worker_option, std::move(arguments)).transform([](Child child) {
         WorkerProcess worker;

@@ -14,7 +14,7 @@ struct WorkerProcess {
     pid_t pid = -1;
     UniqueFd control;  // non-blocking
 
-    enum class State { loading, spare, serving } state = State::loading;
+    enum class State { loading, spare, serving, retired } state = State::loading;  // retired: told to end, unused
     uint64_t session = 0;     // serving: its number
     std::string client;       // serving: its peer
     bool said_goodbye = false;  // serving: it has reported the end of its session

@@ -108,6 +108,12 @@ int main(int argc, char ** argv) {
     app.add_option("--max-sessions", options.max_sessions, "clients served at once; more have to wait")
         ->check(CLI::Range(1, 1024))
         ->capture_default_str();
+    app.add_option("--max-memory", options.worker.max_memory,
+                   "the most that one session may have, as 500M or 50G: its buffers on all devices and what its graphs "
+                   "take [what the devices have, and 1 GiB for graphs]")
+        ->option_text("SIZE")
+        ->transform(CLI::AsSizeValue(false))
+        ->check(CLI::PositiveNumber);
     app.add_option("--drain", drain, "seconds that sessions may go on after SIGTERM")
         ->check(CLI::Range(0, 86400))
         ->capture_default_str();

@@ -64,6 +64,7 @@ def test_a_session_may_have_so_much_memory(lab):
                                            'off', '-t', 1, *lab.where([server])])
     lab.expect_exit(llama, rc=1)
     server.wait_for('ALLOC_BUFFER refused: .*--max-memory')
+    assert not re.search(r'Max data size\s+unlimited', Path(f'/proc/{server.workers()[0]}/limits').read_text())
     server.wait_idle()
 
 

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <format>
+#include <iterator>
 
 namespace caravan::server {
 namespace {
@@ -18,11 +19,12 @@ namespace fs = std::filesystem;
 // What a worker may still load or look up once it serves: providers of RDMA, names of other servers, the machine's
 // shape. Of /etc and /proc only what is not secret.
 constexpr const char * system_files[] = {
-    "/usr",          "/lib",           "/lib64",          "/opt",           "/nix/store",       "/gnu/store",
-    "/etc/hosts",    "/etc/host.conf", "/etc/gai.conf",   "/etc/services",  "/etc/resolv.conf", "/etc/nsswitch.conf",
-    "/etc/ld.so.cache", "/etc/localtime", "/etc/libibverbs.d", "/sys/devices", "/sys/class",     "/sys/bus",
-    "/proc/self",    "/proc/cpuinfo",  "/proc/meminfo",   "/proc/stat",     "/proc/sys/vm/overcommit_memory",
-    "/dev/zero",     "/dev/random",    "/dev/urandom",
+    "/usr", "/lib", "/lib64", "/opt", "/nix/store", "/gnu/store",
+    "/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services",
+    "/etc/ld.so.cache", "/etc/localtime", "/etc/libibverbs.d",
+    "/sys/devices", "/sys/class", "/sys/bus",
+    "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/vm/overcommit_memory",
+    "/dev/zero", "/dev/random", "/dev/urandom",
 };
 
 fs::path folder_from(const char * variable, const fs::path & otherwise) {
@@ -42,10 +44,10 @@ std::vector<fs::path> driver_caches() {
 }
 
 std::string describe(const FileRules & rules, const FileLimits & limits) {
+    const bool has_drivers = std::ranges::contains(rules.devices, "/dev");
+    const char * writes = has_drivers ? "cache, devices, drivers' caches" : rules.writable.empty() ? "none" : "cache only";
     std::string text = std::format("Landlock (reads: {}; writes: {}", rules.read_anywhere ? "anywhere" : "own files only",
-                                   rules.writable.empty()                 ? "none"
-                                   : std::ranges::contains(rules.devices, "/dev") ? "cache, devices, drivers' caches"
-                                                                          : "cache only");
+                                   writes);
     if (!limits.all_threads) {
         text += "; not for threads that drivers had started before";
     }
@@ -54,10 +56,10 @@ std::string describe(const FileRules & rules, const FileLimits & limits) {
 
 }  // namespace
 
-Confinement worker_confinement(const Devices & devices, std::vector<fs::path> readable, std::vector<fs::path> writable) {
+Confinement worker_confinement(bool cpus_only, std::vector<fs::path> readable, std::vector<fs::path> writable) {
     Confinement confinement{.files = {.readable = std::move(readable), .writable = std::move(writable)}};
     FileRules & files = confinement.files;
-    if (!devices.are_cpus()) {
+    if (!cpus_only) {
         files.read_anywhere = true;
         files.devices = {"/dev"};
         std::ranges::move(driver_caches(), std::back_inserter(files.writable));

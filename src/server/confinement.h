@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "server/devices.h"
 #include "server/landlock.h"
 #include "server/syscall_filter.h"
 
@@ -17,10 +16,10 @@ struct Confinement {
     FileRules files;
 };
 
-// A session's worker: it reads its own libraries, `readable` and `writable`, and writes `writable`. With a device that
-// is not a CPU it reads anywhere, and writes devices and what drivers keep of compiled code: what they need is not ours
-// to know.
-Confinement worker_confinement(const Devices & devices, std::vector<std::filesystem::path> readable,
+// A session's worker: it reads its own libraries, `readable` and `writable`, and writes `writable`. With devices that are
+// no CPUs it reads anywhere, and writes devices and what drivers keep of compiled code: what they need is not ours to
+// know.
+Confinement worker_confinement(bool cpus_only, std::vector<std::filesystem::path> readable,
                                std::vector<std::filesystem::path> writable);
 
 // All that this system can do, for all threads where it can. In words: what is in force, and what is missing and why.

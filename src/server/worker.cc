@@ -162,7 +162,7 @@ bool confine_worker(int control, const WorkerOptions & options, const Devices & 
         auto & store = options.weights.keep ? writable : readable;
         store.push_back(cache::layout_in(options.weights.directory).root);
     }
-    message.set_text(confine(worker_confinement(devices, std::move(readable), std::move(writable))));
+    message.set_text(confine(worker_confinement(devices.are_cpus(), std::move(readable), std::move(writable))));
     return send_control(control, message);
 }
 

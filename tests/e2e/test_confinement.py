@@ -69,7 +69,10 @@ def test_a_session_may_have_so_much_memory(lab):
                                            'off', '-t', 1, *lab.where([server])])
     lab.expect_exit(llama, rc=1)
     server.wait_for('ALLOC_BUFFER refused: .*--max-memory')
-    assert not re.search(r'Max data size\s+unlimited', Path(f'/proc/{server.workers()[0]}/limits').read_text())
+
+    def is_limited(worker):
+        return re.search(r'Max data size\s+\d+', Path(f'/proc/{worker}/limits').read_text())
+    eventually(lambda: [is_limited(worker) is not None for worker in server.workers()] == [True], 'the spare is limited')
     server.wait_idle()
 
 

@@ -64,13 +64,15 @@ Result<> make_private(const std::filesystem::path & directory) {
     return {};
 }
 
+Layout layout_in(const std::filesystem::path & directory) { return {directory / "caravan"}; }
+
 Result<Layout> make_root(const std::filesystem::path & directory) {
     std::error_code error;
     std::filesystem::create_directories(directory, error);
     if (error) {
         return fail(Errc::io, "weight cache: cannot make the directory {}: {}", directory.string(), error.message());
     }
-    Layout layout{directory / "caravan"};
+    Layout layout = layout_in(directory);
     return make_private(layout.root).transform([&] { return std::move(layout); });
 }
 

@@ -47,7 +47,10 @@ struct Layout {
 // Makes it if it is missing, for its owner alone (mode 0700). Errc::io if that fails or it cannot be written.
 Result<> make_private(const std::filesystem::path & directory);
 
-// <directory>/caravan. `directory` is made if missing: with the usual mode, since it is shared with others.
+// <directory>/caravan, there or not.
+Layout layout_in(const std::filesystem::path & directory);
+
+// The same. `directory` is made if missing: with the usual mode, since it is shared with others.
 Result<Layout> make_root(const std::filesystem::path & directory);
 
 struct Blob {

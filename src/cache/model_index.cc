@@ -76,6 +76,15 @@ std::optional<Reader> ModelIndex::find_tensor(Wanted wanted) {
     return std::nullopt;
 }
 
+std::vector<fs::path> ModelIndex::files() {
+    refresh();
+    std::vector<fs::path> paths;
+    for (const FileDigests & file : files_) {
+        paths.push_back(file.path);
+    }
+    return paths;
+}
+
 std::optional<Reader> ModelIndex::find(uint64_t fnv, uint64_t size) {
     return find_tensor([&](const TensorDigest & tensor) { return tensor.fnv == fnv && tensor.extent.size == size; });
 }

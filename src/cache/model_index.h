@@ -29,6 +29,9 @@ public:
     std::optional<Reader> find(uint64_t fnv, uint64_t size);
     std::optional<Reader> find_digest(std::string_view hex, uint64_t size);
 
+    // The files that are known now.
+    std::vector<std::filesystem::path> files();
+
 private:
     ModelIndex(Layout layout, std::vector<std::filesystem::path> model_dirs)
         : layout_(std::move(layout)), model_dirs_(std::move(model_dirs)) {}

@@ -33,6 +33,10 @@ std::optional<Reader> Weights::find_digest(std::string_view hex, uint64_t size) 
     return found || !store_ ? std::move(found) : store_->find_digest(hex, size);
 }
 
+std::vector<std::filesystem::path> Weights::model_files() {
+    return models_ ? models_->files() : std::vector<std::filesystem::path>();
+}
+
 std::optional<Writer> Weights::begin(uint64_t size, Keys keys) const {
     return store_ ? store_->begin(size, keys) : std::nullopt;
 }

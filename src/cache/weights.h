@@ -30,6 +30,9 @@ public:
     std::optional<Reader> find(uint64_t fnv, uint64_t size);
     std::optional<Reader> find_digest(std::string_view hex, uint64_t size);
 
+    // The model files that are known now.
+    std::vector<std::filesystem::path> model_files();
+
     // Is there anything that could be found?
     bool may_find() const { return store_ || models_; }
 

@@ -72,6 +72,7 @@ Result<std::optional<ReceivedControl>> receive_control(int fd) {
     if (got != static_cast<ssize_t>(sizeof received.message)) {
         return fail(Errc::protocol, "a torn message between server and worker");
     }
+    received.message.text[sizeof received.message.text - 1] = '\0';
     return received;
 }
 

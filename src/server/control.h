@@ -19,6 +19,7 @@ inline constexpr size_t max_prefix = 32;
 struct ControlMessage {
     enum class Kind : uint32_t {
         device,   // worker: facts of device `number`, `count` in all
+        confined, // worker: `text` says what it has given up (confinement.h)
         ready,    // worker: loaded, give me a session
         failed,   // worker: cannot start, `text` says why
         ended,    // worker: the session is over, `text` says why and what it did

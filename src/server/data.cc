@@ -116,11 +116,31 @@ Result<> Data::read_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows,
     if (auto settled = settle(region.device()); !settled) {
         return settled;
     }
-    std::vector<std::byte> packed(size * n_rows);
+    const uint64_t all = size * n_rows;
+    bytes_out_ += sizeof all + all;
+    const MutableBytes piece = scratch(all);
+    ConstBytes head = const_bytes(&all, sizeof all);
+    size_t filled = 0;
+    const auto flush = [&] {
+        auto sent = net::send_all(transport_, {head, piece.first(filled)}, client_stall);
+        head = {};
+        filled = 0;
+        return sent;
+    };
     for (uint64_t row = 0; row < n_rows && size > 0; ++row) {
-        ggml_backend_tensor_get(&region.tensor, packed.data() + row * size, region.offset + row * stride, size);
+        for (uint64_t done = 0; done < size;) {
+            const size_t part = std::min<uint64_t>(size - done, piece.size() - filled);
+            ggml_backend_tensor_get(&region.tensor, piece.data() + filled, region.offset + row * stride + done, part);
+            filled += part;
+            done += part;
+            if (filled == piece.size()) {
+                if (auto sent = flush(); !sent) {
+                    return sent;
+                }
+            }
+        }
     }
-    return answer_bytes(packed);
+    return head.empty() && filled == 0 ? Result<>() : flush();
 }
 
 Result<> Data::read_to(CheckedRegion & region, const std::function<Result<>(ConstBytes)> & sink) {

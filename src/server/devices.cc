@@ -1,5 +1,6 @@
 #include "server/devices.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <format>
 #include <string_view>
@@ -137,6 +138,12 @@ DeviceFacts Devices::facts(uint32_t index) const {
     facts.memory_free = free;
     facts.memory_total = total;
     return facts;
+}
+
+bool Devices::are_cpus() const {
+    return std::ranges::all_of(devices_, [](const Entry & entry) {
+        return ggml_backend_dev_type(entry.device) == GGML_BACKEND_DEVICE_TYPE_CPU;
+    });
 }
 
 Result<> Devices::check(uint32_t index) const {

@@ -35,6 +35,7 @@ public:
     ggml_backend_dev_t device(uint32_t index) const { return devices_[index].device; }
     ggml_backend_buffer_type_t buffer_type(uint32_t index) const;
     DeviceFacts facts(uint32_t index) const;
+    bool are_cpus() const;  // all of them
 
     // Is a launch handed to a thread of the device's own? So it is if there are several devices and this one's back-end
     // would hold up the caller. Then nothing may be running there when compute() is called.

@@ -246,6 +246,14 @@ Result<wire::GraphTensor> from_stock(const wire::Tensor & wired, const Positions
 
 }  // namespace
 
+uint64_t Graph::bytes() const { return ggml_get_mem_size(context.get()) + buffers.capacity() * sizeof(uint64_t); }
+
+uint64_t building_bytes(uint64_t wire_bytes, uint64_t n_tensors, uint64_t n_nodes) {
+    // A tensor: in a description, found by its id, in the graph. A node: in all lists of a graph.
+    constexpr uint64_t each_tensor = 1024, each_node = 64;
+    return 3 * wire_bytes + each_tensor * n_tensors + each_node * n_nodes;
+}
+
 bool Graph::uses(uint64_t buffer) const { return std::ranges::binary_search(buffers, buffer); }
 
 Result<GraphDescription> describe_stock_graph(ConstBytes bytes) {

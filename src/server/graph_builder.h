@@ -21,6 +21,7 @@ struct Graph {
     std::vector<uint32_t> devices;  // whose memory that is, likewise
 
     bool uses(uint64_t buffer) const;
+    uint64_t bytes() const;  // of host memory
 };
 
 // A graph as a peer describes it: the tensors, and the positions of the computed ones in the order of computation.
@@ -32,6 +33,11 @@ struct GraphDescription {
 Result<GraphDescription> describe_stock_graph(ConstBytes payload);
 // Of the native one.
 GraphDescription describe_graph(std::vector<wire::GraphTensor> tensors);
+
+// The host memory that describing and building a graph may take besides its bytes on the wire, which may be held
+// three times while they arrive. An upper bound for either dialect.
+// `n_nodes`: 0 if each tensor is one at most once.
+uint64_t building_bytes(uint64_t wire_bytes, uint64_t n_tensors, uint64_t n_nodes = 0);
 
 // Every tensor is checked as in tensor_check.h; every node and source must exist, must have its data in a buffer
 // (unless it is empty), must not carry a function pointer, and must be something that `device` says it can compute.

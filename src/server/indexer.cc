@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "base/size_text.h"
 #include "cache/indexer.h"
+#include "cache/layout.h"
+#include "server/confinement.h"
 
 namespace caravan::server {
 namespace {
@@ -17,15 +19,22 @@ constexpr int lowest_priority = 19;
 
 }  // namespace
 
-int run_indexer(int line, const cache::WeightOptions & options) {
+int run_indexer(int line, const WorkerOptions & options) {
+    const cache::WeightOptions & weights = options.weights;
     ::signal(SIGINT, SIG_IGN);  // ^C reaches the whole process group; the supervisor decides
     ::signal(SIGXFSZ, SIG_IGN);
     ::setpriority(PRIO_PROCESS, 0, lowest_priority);
+    if (options.confined) {
+        // Model files may be links to anywhere, so reading is not restricted; but there is nobody to tell.
+        (void)cache::make_root(weights.directory);  // it fails again, and says so, below
+        confine({.network = Network::none,
+                 .files = {.read_anywhere = true, .writable = {cache::layout_in(weights.directory).root}}});
+    }
     const auto stop = [line] {
         pollfd fd{line, POLLIN, 0};
         return ::poll(&fd, 1, 0) > 0;
     };
-    const auto report = cache::index_models(options.directory, options.model_dirs, stop);
+    const auto report = cache::index_models(weights.directory, weights.model_dirs, stop);
     if (!report) {
         log_error("model-dir: {}", report.error().text);
         return EXIT_FAILURE;

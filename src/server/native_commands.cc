@@ -4,11 +4,12 @@
 
 namespace caravan::server {
 
-NativeCommands::NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, Data & data,
-                               GraphRuns & runs, Spans & spans, Peers * peers)
+NativeCommands::NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, MemoryBudget & memory,
+                               Data & data, GraphRuns & runs, Spans & spans, Peers * peers)
     : in_(in),
       devices_(devices),
       buffers_(buffers),
+      memory_(memory),
       data_(data),
       runs_(runs),
       spans_(spans),
@@ -43,7 +44,7 @@ Result<> NativeCommands::serve(wire::NativeCommand command, uint64_t size) {
 void NativeCommands::forget(uint64_t buffer) {
     for (KeptGraph & kept : graphs_) {
         if (kept.built && kept.built->uses(buffer)) {
-            kept.built.reset();
+            kept.drop_built();
         }
     }
 }
@@ -146,11 +147,15 @@ Result<> NativeCommands::graph(uint64_t size) {
     if (auto good = devices_.check(device); !good) {
         return good;
     }
+    KeptGraph & kept = graphs_[slot];
+    const uint64_t needed = building_bytes(size, std::min(uint32_t{request->n_tensors}, wire::max_graph_tensors));
+    if (auto room = make_room(needed, kept); !room) {
+        return room;
+    }
     const auto difference = take_rest(size - sizeof *request);
     if (!difference) {
         return std::unexpected(difference.error());
     }
-    KeptGraph & kept = graphs_[slot];
     auto tensors = wire::decode_difference(base == wire::no_base ? std::span<const wire::GraphTensor>()
                                                                  : graphs_[base].tensors,
                                            request->n_tensors, *difference);
@@ -166,17 +171,62 @@ Result<> NativeCommands::graph(uint64_t size) {
             return settled;
         }
     }
+    kept.drop_built();
+    kept.tensors_memory = {};
     kept.tensors = std::move(*tensors);
     kept.device = device;
-    kept.built.reset();
-    auto built = build_graph(describe_graph(kept.tensors), devices_.device(device), buffers_);
-    if (!built) {
-        log_warning("a graph is refused: {}", built.error().text);
-        return data_.tell_if_failed(std::unexpected(built.error()));
+    kept.is_given = true;
+    auto claim = memory_.claim_host(kept.tensors.size() * sizeof(wire::GraphTensor));
+    if (!claim) {
+        return std::unexpected(claim.error());
     }
-    runs_.count_built();
-    kept.built = std::move(*built);
-    return data_.tell_if_failed(runs_.launch(device, *kept.built));
+    kept.tensors_memory = std::move(*claim);
+    return launch(kept);
+}
+
+// Built graphs that were launched longest ago make room for `bytes` of host memory; they are built again when they are
+// launched again. Their tensors stay, since later ones may be given as a difference to them.
+Result<> NativeCommands::make_room(uint64_t bytes, const KeptGraph & without) {
+    while (!memory_.has_host(bytes)) {
+        KeptGraph * oldest = nullptr;
+        for (KeptGraph & kept : graphs_) {
+            if (kept.built && &kept != &without && (oldest == nullptr || kept.used < oldest->used)) {
+                oldest = &kept;
+            }
+        }
+        if (oldest == nullptr) {
+            return std::unexpected(memory_.claim_host(bytes).error());
+        }
+        if (auto settled = data_.settle(oldest->device); !settled) {  // it may be running
+            return settled;
+        }
+        oldest->drop_built();
+    }
+    return {};
+}
+
+Result<> NativeCommands::build(KeptGraph & kept) {
+    return make_room(building_bytes(0, kept.tensors.size()), kept)
+        .and_then([&] { return build_graph(describe_graph(kept.tensors), devices_.device(kept.device), buffers_); })
+        .and_then([&](Graph graph) {
+            runs_.count_built();
+            return memory_.claim_host(graph.bytes()).transform([&](MemoryClaim claim) {
+                kept.built = std::move(graph);
+                kept.built_memory = std::move(claim);
+            });
+        });
+}
+
+// The session goes on if it fails, and the client hears of it.
+Result<> NativeCommands::launch(KeptGraph & kept) {
+    if (!kept.built) {
+        if (auto built = build(kept); !built) {
+            log_warning("a graph is refused: {}", built.error().text);
+            return data_.tell_if_failed(std::unexpected(built.error()));
+        }
+    }
+    kept.used = runs_.launches();
+    return data_.tell_if_failed(runs_.launch(kept.device, *kept.built));
 }
 
 Result<> NativeCommands::launch() {
@@ -185,10 +235,10 @@ Result<> NativeCommands::launch() {
         return std::unexpected(request.error());
     }
     const uint16_t slot = request->slot;
-    if (slot >= graphs_.size() || !graphs_[slot].built) {
+    if (slot >= graphs_.size() || !graphs_[slot].is_given) {
         return data_.tell(wire::AnswerKind::launch_failed, std::format("there is no graph in slot {}", slot));
     }
-    return data_.tell_if_failed(runs_.launch(graphs_[slot].device, *graphs_[slot].built));
+    return launch(graphs_[slot]);
 }
 
 Result<> NativeCommands::supports(uint64_t size) {
@@ -198,6 +248,10 @@ Result<> NativeCommands::supports(uint64_t size) {
     }
     if (auto good = devices_.check(request->device); !good) {
         return good;
+    }
+    const uint64_t needed = building_bytes(size, std::min(uint32_t{request->n_tensors}, wire::max_graph_tensors));
+    if (auto room = make_room(needed, {}); !room) {
+        return room;
     }
     const auto difference = take_rest(size - sizeof *request);
     if (!difference) {

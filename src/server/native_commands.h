@@ -6,6 +6,7 @@
 
 #include "server/data.h"
 #include "server/graph_runs.h"
+#include "server/memory_budget.h"
 #include "server/peers.h"
 #include "wire/native.h"
 
@@ -14,8 +15,8 @@ namespace caravan::server {
 class NativeCommands {
 public:
     // `peers` may be null: then no other server can be connected with.
-    NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, Data & data, GraphRuns & runs,
-                   Spans & spans, Peers * peers);
+    NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, MemoryBudget & memory, Data & data,
+                   GraphRuns & runs, Spans & spans, Peers * peers);
 
     // `size`: of the payload, within payload_bounds().
     Result<> serve(wire::NativeCommand command, uint64_t size);
@@ -26,8 +27,17 @@ public:
 private:
     struct KeptGraph {
         std::vector<wire::GraphTensor> tensors;  // what a later difference may refer to
-        std::optional<Graph> built;              // not if it could not be, or if a buffer of it has gone
+        MemoryClaim tensors_memory;
+        std::optional<Graph> built;  // not if it could not be, if a buffer of it has gone, or to make room for others
+        MemoryClaim built_memory;
         uint32_t device = 0;
+        bool is_given = false;
+        uint64_t used = 0;  // when: of all launches, the number of its last
+
+        void drop_built() {
+            built.reset();
+            built_memory = {};
+        }
     };
 
     Result<> declare();
@@ -38,6 +48,9 @@ private:
     Result<> initialize();
     Result<> graph(uint64_t size);
     Result<> launch();
+    Result<> launch(KeptGraph & kept);
+    Result<> make_room(uint64_t bytes, const KeptGraph & without);
+    Result<> build(KeptGraph & kept);
     Result<> supports(uint64_t size);
     Result<> find();
     Result<> clock();
@@ -53,6 +66,7 @@ private:
     net::Inbound & in_;
     Devices & devices_;
     BufferTable & buffers_;
+    MemoryBudget & memory_;
     Data & data_;
     GraphRuns & runs_;
     Spans & spans_;

@@ -1,5 +1,6 @@
 #include "server/peers.h"
 
+#include <algorithm>
 #include <array>
 
 #include "base/config.h"
@@ -12,16 +13,22 @@ namespace {
 
 // A peer that does not take what is sent to it.
 constexpr seconds stall{60};
-// A session that is so far ahead of its peer waits.
+// A session that is so far ahead of its peer waits, earlier if it is ahead of others too. Kept in pieces, so that what
+// is kept stays near to this.
 constexpr size_t max_backlog = 256 << 20;
+constexpr size_t max_piece = 4 << 20;
 constexpr seconds connect_patience{3};
 // The other server's client says that it has come; what is left is a matter of threads.
 constexpr seconds came_patience{10};
-constexpr size_t max_links = 256;
 
 }  // namespace
 
-PeerSender::PeerSender(std::unique_ptr<net::Transport> transport) : transport_(std::move(transport)) {}
+PeerSender::PeerSender(std::unique_ptr<net::Transport> transport, std::atomic<size_t> & backlog)
+    : transport_(std::move(transport)), all_backlog_bytes_(backlog) {}
+
+bool PeerSender::has_room() const {
+    return backlog_bytes_ == 0 || (backlog_bytes_ < max_backlog && all_backlog_bytes_ < 2 * max_backlog);
+}
 
 Result<> PeerSender::begin(uint64_t size) {
     const wire::PushHeader header{next_++, size};
@@ -41,19 +48,24 @@ Result<> PeerSender::send(ConstBytes bytes) {
             bytes = bytes.subspan(*sent);
         }
     }
-    changed_.wait(lock, [&] { return error_ || backlog_bytes_ < max_backlog; });
-    if (error_) {
-        return fail(error_->code, "the link to another server broke: {}", error_->text);
-    }
-    if (!bytes.empty()) {
-        backlog_.emplace_back(bytes.begin(), bytes.end());
-        backlog_bytes_ += bytes.size();
+    for (;;) {
+        changed_.wait(lock, [&] { return error_ || has_room(); });
+        if (error_) {
+            return fail(error_->code, "the link to another server broke: {}", error_->text);
+        }
+        if (bytes.empty()) {
+            return {};
+        }
+        const ConstBytes piece = bytes.first(std::min(bytes.size(), max_piece));
+        bytes = bytes.subspan(piece.size());
+        backlog_.emplace_back(piece.begin(), piece.end());
+        backlog_bytes_ += piece.size();
+        all_backlog_bytes_ += piece.size();
         if (!thread_.joinable()) {
             thread_ = std::thread([this] { work(); });
         }
         changed_.notify_all();
     }
-    return {};
 }
 
 void PeerSender::work() {
@@ -71,6 +83,7 @@ void PeerSender::work() {
         lock.lock();
         sending_ = false;
         backlog_bytes_ -= bytes.size();
+        all_backlog_bytes_ -= bytes.size();
         if (!sent) {
             error_ = std::move(sent.error());
         }
@@ -182,7 +195,7 @@ Result<std::string> Peers::connect(uint16_t link, uint64_t token, const std::str
     }
     const std::string kind((*transport)->kind());
     log_info("linked with the server at {} over {}", text, kind);
-    senders_.emplace(link, std::make_unique<PeerSender>(std::move(*transport)));
+    senders_.emplace(link, std::make_unique<PeerSender>(std::move(*transport), backlog_bytes_));
     return kind;
 }
 

@@ -9,6 +9,7 @@
 // Threads: arrived() comes from another one than the session's, everything else is called by the session's.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -31,7 +32,8 @@ namespace caravan::server {
 // sessions that send to each other do not wait for each other.
 class PeerSender {
 public:
-    explicit PeerSender(std::unique_ptr<net::Transport> transport);
+    // `backlog`: the bytes that all senders of the session keep.
+    PeerSender(std::unique_ptr<net::Transport> transport, std::atomic<size_t> & backlog);
 
     // A message of `size` bytes, which then go to send().
     Result<> begin(uint64_t size);
@@ -41,8 +43,10 @@ public:
 
 private:
     void work();
+    bool has_room() const;
 
     const std::unique_ptr<net::Transport> transport_;
+    std::atomic<size_t> & all_backlog_bytes_;
     uint64_t next_ = 0;
     bool said_ = false;
     std::mutex mutex_;
@@ -71,6 +75,8 @@ private:
 
 class Peers {
 public:
+    static constexpr size_t max_links = 256;  // of a session, in each direction
+
     // `announce` makes the server pass connections that come with this token to arrived().
     // `grace`: for a link whose connection broke.
     Peers(std::function<bool(uint64_t token)> announce, seconds grace)
@@ -97,6 +103,7 @@ private:
 
     const std::function<bool(uint64_t)> announce_;
     const seconds grace_;
+    std::atomic<size_t> backlog_bytes_ = 0;  // of all senders
     std::unordered_map<uint16_t, std::unique_ptr<PeerSender>> senders_;
     std::mutex mutex_;  // guards what follows
     std::unordered_map<uint64_t, std::unique_ptr<PeerReceiver>> receivers_;  // null: invited, not here yet

@@ -24,12 +24,14 @@ Result<uint64_t> rows_span(const wire::Tensor2dRequest & request, std::optional<
 
 }  // namespace
 
-Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers)
+Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers,
+                 uint64_t max_memory)
     : in_(transport, already, client_stall, poll_time()),
       devices_(devices),
+      memory_(buffers_, max_memory),
       runs_(devices, spans_),
       data_(transport, in_, runs_, buffers_, weights),
-      native_(in_, devices, buffers_, data_, runs_, spans_, peers),
+      native_(in_, devices, buffers_, memory_, data_, runs_, spans_, peers),
       graphs_(devices.count()),
       unkept_(devices.count()) {}
 
@@ -101,7 +103,8 @@ Result<> Session::dispatch(Command command, uint64_t size) {
                 return devices_.check(request.device).and_then([&] {
                     size_t free = 0, total = 0;
                     ggml_backend_dev_memory(devices_.device(request.device), &free, &total);
-                    return data_.answer(wire::DeviceMemoryAnswer{free, total});
+                    return data_.answer(wire::DeviceMemoryAnswer{std::min<uint64_t>(free, memory_.rest()),
+                                                                 std::min<uint64_t>(total, memory_.max_bytes())});
                 });
             });
         case Command::device_count: return data_.answer<uint32_t>(devices_.count());
@@ -144,7 +147,9 @@ Result<> Session::alloc_buffer() {
     if (auto good = devices_.check(request->device); !good) {
         return good;
     }
-    const auto address = buffers_.allocate(devices_.buffer_type(request->device), request->device, request->size);
+    const auto address = memory_.check_buffer(request->size).and_then([&] {
+        return buffers_.allocate(devices_.buffer_type(request->device), request->device, request->size);
+    });
     if (!address) {
         log_warning("ALLOC_BUFFER refused: {}", address.error().text);
         return data_.answer(wire::AllocBufferAnswer{0, 0});
@@ -163,7 +168,7 @@ Result<> Session::free_buffer() {
     }
     // Only the graphs that need it go. (A stock server forgets all of them, and its clients do not know.)
     for (auto & kept : graphs_) {
-        std::erase_if(kept, [&](const auto & entry) { return entry.second.uses(buffer); });
+        std::erase_if(kept, [&](const auto & entry) { return entry.second.graph.uses(buffer); });
     }
     native_.forget(buffer);
     for (auto & graph : unkept_) {
@@ -334,7 +339,47 @@ Result<> Session::get_alloc_size() {
     return data_.answer<uint64_t>(ggml_backend_buft_get_alloc_size(devices_.buffer_type(request->device), &*tensor));
 }
 
+// Graphs that were launched longest ago make room for `bytes` of host memory. False if that is not enough.
+bool Session::make_room(uint64_t bytes) {
+    while (!memory_.has_host(bytes)) {
+        std::unordered_map<uint64_t, KeptGraph> * holder = nullptr;
+        std::unordered_map<uint64_t, KeptGraph>::iterator oldest;
+        for (auto & kept : graphs_) {
+            for (auto graph = kept.begin(); graph != kept.end(); ++graph) {
+                if (holder == nullptr || graph->second.used < oldest->second.used) {
+                    holder = &kept;
+                    oldest = graph;
+                }
+            }
+        }
+        if (holder == nullptr) {
+            return false;
+        }
+        (void)runs_.settle();  // it may be running
+        holder->erase(oldest);
+        forgot_ = true;
+    }
+    return true;
+}
+
+Result<Session::KeptGraph> Session::keep(Graph graph) {
+    const uint64_t bytes = graph.bytes();
+    make_room(bytes);
+    return memory_.claim_host(bytes).transform([&](MemoryClaim memory) {
+        return KeptGraph{std::move(graph), std::move(memory), runs_.launches()};
+    });
+}
+
 Result<> Session::compute(uint64_t size) {
+    const auto first = in_.peek(sizeof(wire::GraphComputeRequest));
+    if (!first) {
+        return std::unexpected(first.error());
+    }
+    const uint64_t n_nodes = load<wire::GraphComputeRequest>(first->data()).n_nodes;
+    const uint64_t needed = building_bytes(size, size / sizeof(wire::Tensor), std::min(n_nodes, size / sizeof(uint64_t)));
+    if (!make_room(needed)) {
+        return std::unexpected(memory_.claim_host(needed).error());
+    }
     // Memory is taken as the bytes arrive, not as they are promised.
     std::vector<std::byte> payload;
     auto read = in_.read_pieces(size, [&](ConstBytes piece) { payload.insert(payload.end(), piece.begin(), piece.end()); });
@@ -352,21 +397,32 @@ Result<> Session::compute(uint64_t size) {
         return std::unexpected(graph.error());
     }
     runs_.count_built();
+    payload = {};
     const uint64_t uid = head.uid;
+    if (uid == 0) {
+        if (auto settled = data_.settle(head.device); !settled) {  // what is replaced may be running
+            return settled;
+        }
+        unkept_[head.device].reset();
+    }
+    auto keeping = keep(std::move(*graph));
+    if (!keeping) {
+        return std::unexpected(keeping.error());
+    }
+    if (uid == 0) {
+        return runs_.launch(head.device, unkept_[head.device].emplace(std::move(*keeping)).graph);
+    }
     auto & kept = graphs_[head.device];
     const bool is_new = !kept.contains(uid);
-    if (uid == 0 || !is_new || kept.size() >= wire::max_kept_graphs) {
+    if (!is_new || kept.size() >= wire::max_kept_graphs) {
         if (auto settled = data_.settle(head.device); !settled) {  // what is replaced may be running
             return settled;
         }
     }
-    if (uid == 0) {
-        return runs_.launch(head.device, unkept_[head.device].emplace(std::move(*graph)));
-    }
     if (is_new && kept.size() >= wire::max_kept_graphs) {
         kept.clear();  // the client does the same
     }
-    return runs_.launch(head.device, kept.insert_or_assign(uid, std::move(*graph)).first->second);
+    return runs_.launch(head.device, kept.insert_or_assign(uid, std::move(*keeping)).first->second.graph);
 }
 
 Result<> Session::recompute() {
@@ -379,10 +435,12 @@ Result<> Session::recompute() {
     }
     const auto found = graphs_[request->device].find(uint64_t{request->uid});
     if (found == graphs_[request->device].end()) {
-        return fail(Errc::not_found, "no graph {} on device {}", static_cast<uint64_t>(request->uid),
-                    static_cast<uint32_t>(request->device));
+        return fail(Errc::not_found, "no graph {} on device {}{}", static_cast<uint64_t>(request->uid),
+                    static_cast<uint32_t>(request->device),
+                    forgot_ ? "; some were forgotten, to make room for others" : "");
     }
-    return runs_.launch(request->device, found->second);
+    found->second.used = runs_.launches();
+    return runs_.launch(request->device, found->second.graph);
 }
 
 }  // namespace caravan::server

@@ -12,6 +12,7 @@
 #include "server/data.h"
 #include "server/devices.h"
 #include "server/graph_runs.h"
+#include "server/memory_budget.h"
 #include "server/native_commands.h"
 
 namespace caravan::server {
@@ -19,7 +20,9 @@ namespace caravan::server {
 class Session {
 public:
     // `already`: bytes of the first command that were received elsewhere. `weights` and `peers` may be null.
-    Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers);
+    // `max_memory`: bytes, as MemoryBudget has it.
+    Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers,
+            uint64_t max_memory = MemoryBudget::no_limit);
 
     // Until the client leaves (Errc::closed), breaks the protocol or asks for something impossible.
     Error run();
@@ -30,6 +33,12 @@ public:
     std::string summary() const;
 
 private:
+    struct KeptGraph {
+        Graph graph;
+        MemoryClaim memory;
+        uint64_t used = 0;  // when: of all launches, the number of its last
+    };
+
     Result<> serve_one();
     Result<> dispatch(wire::Command command, uint64_t size);
 
@@ -47,16 +56,20 @@ private:
     Result<> get_alloc_size();
     Result<> compute(uint64_t size);
     Result<> recompute();
+    bool make_room(uint64_t bytes);
+    Result<KeptGraph> keep(Graph graph);
 
     net::Inbound in_;
     Devices & devices_;
     BufferTable buffers_;
     Spans spans_;
     GraphRuns runs_;
+    MemoryBudget memory_;
     Data data_;
     NativeCommands native_;
-    std::vector<std::unordered_map<uint64_t, Graph>> graphs_;  // by device, by the client's uid
-    std::vector<std::optional<Graph>> unkept_;                 // by device, uid 0: may still be running
+    std::vector<std::unordered_map<uint64_t, KeptGraph>> graphs_;  // by device, by the client's uid
+    std::vector<std::optional<KeptGraph>> unkept_;                 // by device, uid 0: may still be running
+    bool forgot_ = false;                                          // some graphs, to make room for others
 };
 
 }  // namespace caravan::server

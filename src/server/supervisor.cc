@@ -16,6 +16,7 @@
 #include "net/handshake.h"
 #include "server/control.h"
 #include "server/front_door.h"
+#include "server/peers.h"
 #include "server/worker_process.h"
 #include "wire/stock.h"
 
@@ -25,6 +26,7 @@ namespace {
 constexpr size_t max_doors = 256;         // clients without a session
 constexpr seconds accept_pause{1};        // after a failure such as too many open files
 constexpr seconds respawn_pause{2};       // after a worker that could not start
+constexpr int max_heard = 64;             // messages from one worker in one round
 constexpr seconds last_grace{2};          // between SIGTERM and SIGKILL for a worker
 
 int signal_pipe[2] = {-1, -1};
@@ -73,6 +75,7 @@ private:
     Result<> first_worker();
     void print_banner() const;
     void spawn_spare();
+    void replace_spare();
     void spawn_indexer();
     void round(TimePoint deadline);
     void accept_all(net::Listener & listener);
@@ -80,6 +83,8 @@ private:
     void place(Door & door);
     void place_by_token(Door & door);
     void hear(WorkerProcess & worker);
+    void hear_loading(WorkerProcess & worker, const ControlMessage & message);
+    void hear_serving(WorkerProcess & worker, const ControlMessage & message);
     void handle_signals();
     void reap();
     void drain();
@@ -93,6 +98,7 @@ private:
     std::list<Door> doors_;
     std::vector<ControlMessage> devices_;
     std::string start_failure_;
+    std::string confinement_;  // of the workers, in words
     std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links: the worker that has them
     uint64_t next_session_ = 1;
     TimePoint respawn_at_ = TimePoint::min();
@@ -146,7 +152,10 @@ void Supervisor::print_banner() const {
     const bool may_upgrade = is_tcp && (net::own_extension().features & wire::feature_rdma) != 0;
     text += std::format("  transport      : {}{}\n", is_tcp ? "TCP" : "unix socket",
                         may_upgrade ? ", RDMA with clients that can" : "");
-    text += std::format("  sessions       : at most {} at once\n", options_.max_sessions);
+    text += std::format("  confinement    : {}\n", confinement_);
+    const uint64_t memory = options_.worker.max_memory;
+    text += std::format("  sessions       : at most {} at once{}\n", options_.max_sessions,
+                        memory == MemoryBudget::no_limit ? "" : ", with at most " + size_text(memory) + " of memory each");
     std::fputs(text.c_str(), stdout);
     std::fflush(stdout);
     if (std::ranges::any_of(listeners_, &net::Listener::beyond_loopback)) {
@@ -156,8 +165,9 @@ void Supervisor::print_banner() const {
 }
 
 void Supervisor::spawn_spare() {
-    const bool has_spare = std::ranges::any_of(
-        workers_, [](const WorkerProcess & worker) { return worker.state != WorkerProcess::State::serving; });
+    const bool has_spare = std::ranges::any_of(workers_, [](const WorkerProcess & worker) {
+        return worker.state == WorkerProcess::State::loading || worker.state == WorkerProcess::State::spare;
+    });
     if (has_spare || stop_requests_ > 0 || Clock::now() < respawn_at_) {
         return;
     }
@@ -170,11 +180,25 @@ void Supervisor::spawn_spare() {
     workers_.push_back(std::move(*worker));
 }
 
+// A confined worker can follow links out of the model folders to those files only that were known when it started.
+void Supervisor::replace_spare() {
+    for (WorkerProcess & worker : workers_) {
+        if (worker.state == WorkerProcess::State::loading || worker.state == WorkerProcess::State::spare) {
+            worker.state = WorkerProcess::State::retired;
+            ::kill(worker.pid, SIGTERM);
+        }
+    }
+    for (Door & door : doors_) {
+        door.asked = false;
+    }
+    spawn_spare();
+}
+
 void Supervisor::spawn_indexer() {
     if (options_.worker.weights.model_dirs.empty()) {
         return;
     }
-    auto indexer = start_indexer(options_.worker.weights);
+    auto indexer = start_indexer(options_.worker);
     if (!indexer) {
         log_warning("model-dir: {}", indexer.error().text);
         return;
@@ -244,6 +268,7 @@ void Supervisor::place(Door & door) {
     if (door.wants == FrontDoor::Wants::memory && worker != nullptr && !door.asked) {
         door.asked = send_control(worker->control.get(), {.kind = ControlMessage::Kind::memory,
                                                           .number = door.client.memory_device()});
+        worker->questions += door.asked ? 1 : 0;
         return;
     }
     if (door.wants != FrontDoor::Wants::session) {
@@ -313,8 +338,9 @@ void Supervisor::place_by_token(Door & door) {
     std::fflush(stdout);
 }
 
+// A worker that serves a session may have fallen to its client: it is believed about itself, and only what it may say.
 void Supervisor::hear(WorkerProcess & worker) {
-    for (;;) {
+    for (int heard = 0; heard < max_heard; ++heard) {
         auto received = receive_control(worker.control.get());
         if (!received) {
             worker.control.reset();  // reap() says the rest
@@ -324,34 +350,67 @@ void Supervisor::hear(WorkerProcess & worker) {
             return;
         }
         const ControlMessage & message = (*received)->message;
-        switch (message.kind) {
-            case ControlMessage::Kind::device:
-                devices_.resize(message.count);
-                devices_[message.number] = message;
-                break;
-            case ControlMessage::Kind::ready: worker.state = WorkerProcess::State::spare; break;
-            case ControlMessage::Kind::failed: start_failure_ = message.text; break;
-            case ControlMessage::Kind::ended:
+        if (worker.state == WorkerProcess::State::retired) {
+            continue;
+        }
+        if (worker.state == WorkerProcess::State::loading) {
+            hear_loading(worker, message);
+        } else {
+            hear_serving(worker, message);
+        }
+    }
+}
+
+void Supervisor::hear_loading(WorkerProcess & worker, const ControlMessage & message) {
+    switch (message.kind) {
+        case ControlMessage::Kind::confined:
+            if (!confinement_.empty() && confinement_ != message.text) {
+                log_warning("a worker process is not confined as those before it: {}", message.text);
+            }
+            confinement_ = message.text;
+            break;
+        case ControlMessage::Kind::device:
+            devices_.resize(message.count);
+            devices_[message.number] = message;
+            break;
+        case ControlMessage::Kind::ready: worker.state = WorkerProcess::State::spare; break;
+        case ControlMessage::Kind::failed: start_failure_ = message.text; break;
+        default: break;
+    }
+}
+
+void Supervisor::hear_serving(WorkerProcess & worker, const ControlMessage & message) {
+    switch (message.kind) {
+        case ControlMessage::Kind::ended:
+            if (worker.state == WorkerProcess::State::serving && !worker.said_goodbye) {
                 worker.said_goodbye = true;
                 std::fprintf(stdout, "Client connection closed (session %llu): %s\n",
                              static_cast<unsigned long long>(worker.session), message.text);
                 std::fflush(stdout);
+            }
+            break;
+        case ControlMessage::Kind::memory:
+            if (worker.questions == 0) {
                 break;
-            case ControlMessage::Kind::memory:
-                for (Door & door : doors_) {
-                    if (door.wants == FrontDoor::Wants::memory && !door.closing &&
-                        door.client.memory_device() == message.number) {
-                        door.wants = FrontDoor::Wants::more;
-                        if (!door.client.answer_memory(message.memory_free, message.memory_total)) {
-                            door.closing = true;
-                        }
+            }
+            --worker.questions;
+            for (Door & door : doors_) {
+                if (door.wants == FrontDoor::Wants::memory && !door.closing &&
+                    door.client.memory_device() == message.number) {
+                    door.wants = FrontDoor::Wants::more;
+                    if (!door.client.answer_memory(message.memory_free, message.memory_total)) {
+                        door.closing = true;
                     }
                 }
-                break;
-            case ControlMessage::Kind::invite: tokens_[message.token] = worker.pid; break;
-            case ControlMessage::Kind::session:
-            case ControlMessage::Kind::link: break;
-        }
+            }
+            break;
+        case ControlMessage::Kind::invite:
+            if (worker.invitations < Peers::max_links) {
+                ++worker.invitations;
+                tokens_.try_emplace(message.token, worker.pid);
+            }
+            break;
+        default: break;
     }
 }
 
@@ -368,6 +427,7 @@ void Supervisor::reap() {
                             describe_exit(status));
             }
             indexer_ = {};
+            replace_spare();
             continue;
         }
         const auto worker = std::ranges::find(workers_, pid, &WorkerProcess::pid);
@@ -383,7 +443,7 @@ void Supervisor::reap() {
                 log_error("session {} with {} ended: its worker process {} died of {}; other sessions are not affected",
                           worker->session, worker->client, pid, describe_exit(status));
             }
-        } else if (stop_requests_ == 0) {
+        } else if (worker->state != WorkerProcess::State::retired && stop_requests_ == 0) {
             if (start_failure_.empty()) {
                 start_failure_ = std::format("a worker process ended while it started: {}", describe_exit(status));
             }

@@ -2,14 +2,19 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <thread>
 
 #include "base/log.h"
 #include "net/handshake.h"
 #include "abi/abi_check.h"
+#include "server/confinement.h"
 #include "server/control.h"
 #include "server/devices.h"
 #include "server/session.h"
@@ -162,11 +167,46 @@ bool announce(int control, const Devices & devices) {
     return send_control(control, {.kind = ControlMessage::Kind::ready});
 }
 
+// Host memory has one more limit, which holds for what ggml takes by itself as well. (Not with other devices: what their
+// drivers map is no measure of anything.)
+void limit_memory(const WorkerOptions & options, const Devices & devices) {
+    constexpr uint64_t for_computing = uint64_t{1} << 30;
+    std::ifstream file("/proc/self/statm");
+    uint64_t pages[6] = {};  // the sixth: data and stack
+    for (uint64_t & number : pages) {
+        file >> number;
+    }
+    uint64_t limit = pages[5] * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)) + for_computing;
+    if (!file || !devices.are_cpus() || __builtin_add_overflow(limit, options.max_memory, &limit)) {
+        return;
+    }
+    const rlimit data{limit, limit};
+    ::setrlimit(RLIMIT_DATA, &data);
+}
+
+// What a session is to reach of this machine's files: the store, and model files by whatever links lead to them.
+bool confine_worker(int control, const WorkerOptions & options, const Devices & devices, cache::Weights & weights) {
+    ControlMessage message{.kind = ControlMessage::Kind::confined};
+    if (!options.confined) {
+        message.set_text("none (--no-confinement)");
+        return send_control(control, message);
+    }
+    std::vector<std::filesystem::path> readable = weights.model_files(), writable;
+    std::ranges::copy(options.weights.model_dirs, std::back_inserter(readable));
+    if (weights.may_find()) {
+        auto & store = options.weights.keep ? writable : readable;
+        store.push_back(cache::layout_in(options.weights.directory).root);
+    }
+    message.set_text(confine(worker_confinement(devices.are_cpus(), std::move(readable), std::move(writable))));
+    return send_control(control, message);
+}
+
 std::string why_ended(const Error & error) {
     return error.code == Errc::closed || error.code == Errc::reset ? "the client left" : error.text;
 }
 
-void serve(ReceivedControl given, int control, seconds grace, Devices & devices, cache::Weights & weights) {
+void serve(ReceivedControl given, int control, const WorkerOptions & options, Devices & devices,
+           cache::Weights & weights) {
     UniqueFd client(::dup(given.attached.get()));
     const uint64_t token = given.message.token;
     const ConstBytes first = ConstBytes(given.message.prefix).first(given.message.prefix_size);
@@ -177,16 +217,17 @@ void serve(ReceivedControl given, int control, seconds grace, Devices & devices,
     } else {
         Peers & peers = *new Peers([control](uint64_t link) {
             return send_control(control, {.kind = ControlMessage::Kind::invite, .token = link});
-        }, grace);
+        }, options.session_grace);
         if (accepted->in_records) {
             auto resumable = std::make_unique<net::ResumableTransport>(
                 std::move(accepted->transport), net::ResumableTransport::Options{.name = given.message.text,
-                                                                                 .grace = grace,
+                                                                                 .grace = options.session_grace,
                                                                                  .reopen = {}});
             peers.keep(token, *resumable);
             accepted->transport = std::move(resumable);
         }
-        Session session(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, devices, &weights, &peers);
+        Session session(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, devices, &weights, &peers,
+                        options.max_memory);
         const Watcher watcher(std::move(client), control, accepted->in_records ? token : 0, devices, peers);
         const Error end = session.run();
         ended.set_text(session.did_work() ? std::format("{}; {}", why_ended(end), session.summary()) : why_ended(end));
@@ -217,25 +258,26 @@ int run_worker(int control, const WorkerOptions & options) {
         report_failure(control, weights.error());
         return EXIT_FAILURE;
     }
-    if (!announce(control, *devices)) {
+    limit_memory(options, *devices);
+    if (!confine_worker(control, options, *devices, *weights) || !announce(control, *devices)) {
         return EXIT_FAILURE;
     }
     for (;;) {
         auto received = receive_control(control);
         if (!received || !*received) {
-            return EXIT_SUCCESS;  // the supervisor has ended
+            ::_exit(EXIT_SUCCESS);  // the supervisor has ended; as below
         }
         const ControlMessage & message = (*received)->message;
         if (message.kind == ControlMessage::Kind::session) {
-            serve(std::move(**received), control, options.session_grace, *devices, *weights);
+            serve(std::move(**received), control, options, *devices, *weights);
             // Back-ends' own clean-up is not worth waiting for: the client's memory is to be free now.
             ::_exit(EXIT_SUCCESS);
         }
         if (message.kind == ControlMessage::Kind::memory && message.number < devices->count()) {
             const DeviceFacts facts = devices->facts(message.number);
             ControlMessage answer = message;
-            answer.memory_free = facts.memory_free;
-            answer.memory_total = facts.memory_total;
+            answer.memory_free = std::min(facts.memory_free, options.max_memory);
+            answer.memory_total = std::min(facts.memory_total, options.max_memory);
             send_control(control, answer);
         }
     }

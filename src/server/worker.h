@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "cache/weights.h"
+#include "server/memory_budget.h"
 
 namespace caravan::server {
 
@@ -14,7 +15,9 @@ struct WorkerOptions {
     std::vector<std::string> devices;
     int threads = 1;
     seconds session_grace{60};  // for a session whose connection broke; 0: it ends
+    uint64_t max_memory = MemoryBudget::no_limit;  // bytes, of a session
     cache::WeightOptions weights;
+    bool confined = true;           // as confinement.h has it
     bool keep_backend_log = false;  // show ggml's own lines while it loads
 };
 

@@ -75,7 +75,11 @@ Result<Child> start_child(const char * option, std::vector<std::string> argument
     return child;
 }
 
-void append_options(std::vector<std::string> & arguments, const cache::WeightOptions & weights) {
+void append_options(std::vector<std::string> & arguments, const WorkerOptions & options) {
+    const cache::WeightOptions & weights = options.weights;
+    if (!options.confined) {
+        arguments.push_back("--no-confinement");
+    }
     if (weights.keep) {
         arguments.insert(arguments.end(), {"--cache", "--cache-size", std::to_string(weights.max_bytes)});
     }
@@ -95,7 +99,10 @@ Result<WorkerProcess> start_worker(const WorkerOptions & options) {
     for (const std::string & device : options.devices) {
         arguments.insert(arguments.end(), {"--device", device});
     }
-    append_options(arguments, options.weights);
+    if (options.max_memory != MemoryBudget::no_limit) {
+        arguments.insert(arguments.end(), {"--max-memory", std::to_string(options.max_memory)});
+    }
+    append_options(arguments, options);
     return start_child(worker_option, std::move(arguments)).transform([](Child child) {
         WorkerProcess worker;
         worker.pid = child.pid;
@@ -104,7 +111,7 @@ Result<WorkerProcess> start_worker(const WorkerOptions & options) {
     });
 }
 
-Result<IndexerProcess> start_indexer(const cache::WeightOptions & options) {
+Result<IndexerProcess> start_indexer(const WorkerOptions & options) {
     std::vector<std::string> arguments;
     append_options(arguments, options);
     return start_child(indexer_option, std::move(arguments)).transform([](Child child) {

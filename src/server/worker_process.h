@@ -14,10 +14,12 @@ struct WorkerProcess {
     pid_t pid = -1;
     UniqueFd control;  // non-blocking
 
-    enum class State { loading, spare, serving } state = State::loading;
+    enum class State { loading, spare, serving, retired } state = State::loading;  // retired: told to end, unused
     uint64_t session = 0;     // serving: its number
     std::string client;       // serving: its peer
     bool said_goodbye = false;  // serving: it has reported the end of its session
+    size_t questions = 0;       // asked of it, not answered yet
+    size_t invitations = 0;     // tokens that it gave out
 };
 
 Result<WorkerProcess> start_worker(const WorkerOptions & options);
@@ -27,7 +29,7 @@ struct IndexerProcess {
     UniqueFd line;  // nothing is sent: that it closes tells the process that the supervisor has ended
 };
 
-Result<IndexerProcess> start_indexer(const cache::WeightOptions & options);
+Result<IndexerProcess> start_indexer(const WorkerOptions & options);  // the files' part of them
 
 inline constexpr const char * worker_option = "--worker-control-fd";
 inline constexpr const char * indexer_option = "--indexer-line-fd";

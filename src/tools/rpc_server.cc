@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <thread>
 
@@ -108,12 +109,20 @@ int main(int argc, char ** argv) {
     app.add_option("--max-sessions", options.max_sessions, "clients served at once; more have to wait")
         ->check(CLI::Range(1, 1024))
         ->capture_default_str();
+    app.add_option("--max-memory", options.worker.max_memory,
+                   "the most that one session may have, as 500M or 50G: its buffers on all devices and what its graphs "
+                   "take [what the devices have, and 1 GiB for graphs]")
+        ->option_text("SIZE")
+        ->transform(CLI::AsSizeValue(false))
+        ->check(CLI::PositiveNumber);
     app.add_option("--session-grace", grace,
                    "seconds that a session whose connection broke waits for its client; 0: it ends at once")
         ->check(CLI::Range(0, 24 * 3600));
     app.add_option("--drain", drain, "seconds that sessions may go on after SIGTERM")
         ->check(CLI::Range(0, 86400))
         ->capture_default_str();
+    app.add_flag("!--no-confinement", options.worker.confined,
+                 "let sessions do all that this user may, for GPU drivers that do not live with less");
     app.add_flag("--list-devices", list_devices, "print this machine's devices and exit");
     app.add_option(server::worker_option, worker_fd)->group("");    // start_worker() only
     app.add_option(server::indexer_option, indexer_fd)->group("");  // start_indexer() only
@@ -139,7 +148,8 @@ int main(int argc, char ** argv) {
         return server::run_worker(worker_fd, options.worker);
     }
     if (indexer_fd >= 0) {
-        return server::run_indexer(indexer_fd, weights);
+        // Nothing runs at the exit of a confined process: a leak checker, for one, would need what it gave up.
+        std::_Exit(server::run_indexer(indexer_fd, options.worker));
     }
     const auto served = server::run_supervisor(options);
     return served ? 0 : fail_with(served.error());

@@ -176,6 +176,17 @@ def server_with(cache, *options):
     return cache.lab.server(*options, env={'LLAMA_CACHE': cache.folder})
 
 
+def test_model_files_behind_links_are_found_by_the_first_session(cache, models):
+    """A link that leads out of the folder: the worker that was there first could not follow it."""
+    server = server_with(cache, '--model-dir', models)
+    known(server)
+    done = cache.lab.run(['llama-completion', '-m', cache.model, '-p', 'a', '-n', 1, '-no-cnv', '-fit', 'off', '-t', 1,
+                          '--no-warmup', *cache.lab.where([server])])
+    assert done.rc == 0
+    server.wait_idle()
+    assert server.sessions()[0][0] == 1 and sum(mib for _, _, _, mib in server.sessions()) <= 4
+
+
 @pytest.mark.parametrize('ours', [True, False], ids=['our client', 'stock client'])
 def test_weights_in_model_files_are_not_sent(cache, models, ours):
     server = server_with(cache, '--model-dir', models)

@@ -26,7 +26,7 @@ def the_only_line(done):
 def test_help_says_what_every_option_does(lab):
     said = ask(lab, '--help').out
     for option in ['--host', '--port', '--threads', '--device', '--cache', '--cache-size', '--model-dir',
-                   '--max-sessions', '--drain', '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes']:
+                   '--max-sessions', '--max-memory', '--no-confinement', '--drain', '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes']:
         assert option in said
     assert '--worker-control-fd' not in said and '--indexer-line-fd' not in said
 

@@ -28,14 +28,15 @@ using test::WirePeer;
 using wire::Command;
 
 struct Client {
-    explicit Client(ConstBytes already = {}, Devices & devices = test::cpu_devices()) {
+    explicit Client(ConstBytes already = {}, Devices & devices = test::cpu_devices(),
+                    uint64_t max_memory = MemoryBudget::no_limit) {
         auto pair = test::socket_pair();
         peer = WirePeer(std::move(pair.far));
         net::set_non_blocking(pair.near.get(), true);
         auto transport = *net::make_socket_transport(std::move(pair.near));
-        server_ = std::thread([this, &devices, transport = std::move(transport),
+        server_ = std::thread([this, &devices, max_memory, transport = std::move(transport),
                                first = std::vector(already.begin(), already.end())]() mutable {
-            Session session(*transport, first, devices, nullptr, nullptr);
+            Session session(*transport, first, devices, nullptr, nullptr, max_memory);
             end_ = session.run();
             summary_ = session.summary();
             did_work_ = session.did_work();
@@ -93,9 +94,11 @@ private:
 
 // One buffer of 4 KiB, and tensors in it.
 struct ClientWithBuffer : Client {
-    explicit ClientWithBuffer(Devices & devices = test::cpu_devices()) : Client({}, devices), buffer(alloc(4096)) {
+    explicit ClientWithBuffer(Devices & devices = test::cpu_devices(), uint64_t max_memory = MemoryBudget::no_limit)
+        : Client({}, devices, max_memory), buffer(alloc(4096)) {
         EXPECT_NE(buffer, 0u);
     }
+    explicit ClientWithBuffer(uint64_t max_memory) : ClientWithBuffer(test::cpu_devices(), max_memory) {}
     wire::Tensor f32(uint64_t id, uint64_t offset, uint32_t ne0 = 4, uint32_t ne1 = 1) {
         return f32_tensor(id, {ne0, ne1, 1, 1}, buffer, base + offset);
     }
@@ -547,7 +550,6 @@ TEST_F(Hostile, NotWaitingForAnAnswerIsJustLeaving) {
 // The native dialect: regions of the buffer in slots, and graphs of them.
 struct NativeClient : ClientWithBuffer {
     using ClientWithBuffer::ClientWithBuffer;
-
     template <class Request>
     void post(wire::NativeCommand command, const Request & request, const std::vector<std::byte> & more = {}) {
         peer.request(static_cast<Command>(command), bytes_of(request) + more);
@@ -680,6 +682,104 @@ TEST(NativeSession, KeptGraphsAreBounded) {
     auto told = client.told();
     EXPECT_EQ(told.first, wire::AnswerKind::ended);
     EXPECT_NE(told.second.find("tensors in all"), std::string::npos) << told.second;
+}
+
+// --max-memory
+
+constexpr uint64_t mib = 1 << 20;
+
+TEST(MemoryLimit, BuffersBeyondItAreNotGivenOut) {
+    Client client({}, 16 * mib);
+    const uint64_t first = client.alloc(10 * mib);
+    EXPECT_NE(first, 0u);
+    EXPECT_EQ(client.alloc(7 * mib), 0u);
+    EXPECT_EQ(client.alloc(UINT64_MAX), 0u);
+    EXPECT_NE(client.alloc(6 * mib), 0u);
+    EXPECT_EQ(client.alloc(1), 0u);
+    client.peer.ask(Command::free_buffer, first);
+    EXPECT_NE(client.alloc(10 * mib), 0u);
+    EXPECT_EQ(client.leave().code, Errc::closed);
+}
+
+TEST(MemoryLimit, IsWhatTheDeviceSeemsToHave) {
+    Client client({}, 16 * mib);
+    client.alloc(6 * mib);
+    client.peer.ask(Command::get_device_memory, uint32_t{0});
+    const auto memory = client.peer.answered_as<wire::DeviceMemoryAnswer>();
+    EXPECT_EQ(memory.free, 10 * mib);
+    EXPECT_EQ(memory.total, 16 * mib);
+}
+
+// Tensors that nothing is done with.
+std::vector<wire::Tensor> idle_tensors(uint64_t count) {
+    std::vector<wire::Tensor> tensors;
+    for (uint64_t id = 1; id <= count; ++id) {
+        tensors.push_back(f32_tensor(id, {4, 1, 1, 1}, 0, 0));
+    }
+    return tensors;
+}
+
+TEST(MemoryLimit, OldGraphsMakeRoomForNewOnes) {
+    ClientWithBuffer client(8 * mib);
+    client.set(client.f32(1, 0), floats({1, 2, 3, 4}));
+    auto large = idle_tensors(1000);
+    std::ranges::copy(client.sum(), large.begin());
+    for (uint64_t uid = 1; uid <= 40; ++uid) {  // about half a MiB each
+        client.peer.request(Command::graph_compute, graph_payload(0, uid, {3}, large));
+    }
+    client.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 40});
+    EXPECT_EQ(client.get_floats(client.f32(3, 128), 4), (std::vector<float>{1, 2, 3, 4}));
+    client.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 1});
+    EXPECT_EQ(client.end().code, Errc::not_found);
+    EXPECT_NE(client.end().text.find("to make room"), std::string::npos) << client.end().text;
+}
+
+TEST(MemoryLimit, AGraphThatIsUsedStays) {
+    ClientWithBuffer client(8 * mib);
+    auto large = idle_tensors(1000);
+    std::ranges::copy(client.sum(), large.begin());
+    for (uint64_t uid = 1; uid <= 40; ++uid) {
+        client.peer.request(Command::graph_compute, graph_payload(0, uid, {3}, large));
+        client.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 1});
+    }
+    EXPECT_EQ(client.leave().code, Errc::closed) << client.end().text;
+}
+
+TEST(MemoryLimit, AGraphThatIsTooLargeEndsTheSession) {
+    ClientWithBuffer client(8 * mib);
+    client.peer.request(Command::graph_compute, graph_payload(0, 1, {}, idle_tensors(20000)));
+    EXPECT_EQ(client.end().code, Errc::no_memory);
+    EXPECT_NE(client.end().text.find("--max-memory"), std::string::npos) << client.end().text;
+}
+
+TEST(MemoryLimit, HoldsForTheNativeDialect) {
+    NativeClient client(16 * mib);
+    EXPECT_EQ(client.alloc(16 * mib), 0u);
+    for (uint16_t slot = 0; slot < 3; ++slot) {
+        client.declare(slot, client.buffer + 64 * slot);
+    }
+    client.write(0, {1, 2, 3, 4});
+    client.write(1, {10, 20, 30, 40});
+    auto large = client.sum();
+    large.resize(1000);
+    for (uint16_t slot = 0; slot < 32; ++slot) {  // about 0.27 MiB of tensors and half a MiB built, each
+        client.graph(slot, large);
+    }
+    client.write(0, {0, 0, 0, 0});
+    client.post(wire::NativeCommand::launch, wire::LaunchRequest{0});  // built again
+    EXPECT_EQ(client.read(2), (std::vector<float>{10, 20, 30, 40}));
+    for (uint16_t slot = 32; slot < 96; ++slot) {
+        client.graph(slot, large);
+    }
+    auto told = client.told();
+    EXPECT_EQ(told.first, wire::AnswerKind::launch_failed) << "no room to build it, but for its tensors there is";
+    while (told.first == wire::AnswerKind::launch_failed) {
+        EXPECT_NE(told.second.find("--max-memory"), std::string::npos) << told.second;
+        told = client.told();
+    }
+    EXPECT_EQ(told.first, wire::AnswerKind::ended);
+    EXPECT_NE(told.second.find("--max-memory"), std::string::npos) << told.second;
+    EXPECT_EQ(client.end().code, Errc::no_memory);
 }
 
 // Each ends the session, and the client is told why.

@@ -1,0 +1,87 @@
+"""Workers give up what they do not need before they hear their client."""
+import ctypes
+import re
+from pathlib import Path
+
+import pytest
+
+from harness import local_logits, same
+from system import MODEL, RPC_SERVER, SANITIZE, eventually
+
+
+def status(pid):
+    return dict(line.split(':\t', 1) for line in Path(f'/proc/{pid}/status').read_text().splitlines())
+
+
+def has_landlock():
+    return ctypes.CDLL(None).syscall(444, None, 0, 1) >= 2
+
+
+needs_filters = pytest.mark.skipif('Seccomp' not in status('self'), reason='this kernel has no seccomp filters')
+
+
+def banner_line(server):
+    return server.wait_for(r'  confinement    : (.*)\n').group(1)
+
+
+@needs_filters
+def test_spare_and_serving_workers_are_confined(lab):
+    server = lab.server()
+    client = lab.endless_completion([server])
+    eventually(lambda: len(server.workers()) == 2 and all(
+        status(worker)['Seccomp'] == '2' for worker in server.workers()), 'both workers are confined')
+    for worker in server.workers():
+        assert status(worker)['NoNewPrivs'] == '1'
+        assert 'Max core file size        0                    0' in Path(f'/proc/{worker}/limits').read_text()
+    assert status(server.pid)['Seccomp'] == status('self')['Seccomp']
+    client.kill()
+
+
+def test_the_server_says_what_is_in_force(lab):
+    line = banner_line(lab.server())
+    assert line.startswith('no_new_privs, no ptrace')
+    assert (', seccomp' if 'Seccomp' in status('self') else '; no seccomp: ') in line
+    if not has_landlock():
+        assert '; no Landlock: ' in line
+    else:
+        assert 'Landlock (reads: own files only; writes: none' in line and 'no Landlock' not in line
+    if not SANITIZE:
+        assert 'threads' not in line
+
+
+def test_the_store_is_the_only_place_to_write(lab):
+    if not has_landlock():
+        pytest.skip('this kernel has no Landlock')
+    assert 'writes: cache only' in banner_line(lab.server('-c', '--cache-dir', lab.folder / 'cache'))
+
+
+def test_without_confinement(lab):
+    server = lab.server('--no-confinement')
+    assert banner_line(server) == 'none (--no-confinement)'
+    assert [status(worker).get('Seccomp', '0') for worker in server.workers()] == [status('self').get('Seccomp', '0')]
+    same(lab.logits([server]), local_logits(lab))
+
+
+def test_a_session_may_have_so_much_memory(lab):
+    server = lab.server('--max-memory', '1M')
+    assert re.search(r'sessions       : at most 16 at once, with at most 1(\.0)? MiB of memory each', server.out())
+    llama = lab.start('llama-completion', ['llama-completion', '-m', MODEL, '-p', 'a', '-n', 2, '-no-cnv', '-fit',
+                                           'off', '-t', 1, *lab.where([server])])
+    lab.expect_exit(llama, rc=1)
+    server.wait_for('ALLOC_BUFFER refused: .*--max-memory')
+
+    def is_limited(worker):
+        return re.search(r'Max data size\s+\d+', Path(f'/proc/{worker}/limits').read_text())
+    eventually(lambda: [is_limited(worker) is not None for worker in server.workers()] == [True], 'the spare is limited')
+    server.wait_idle()
+
+
+def test_enough_memory_is_enough(lab):
+    server = lab.server('--max-memory', '1G')
+    same(lab.logits([server]), local_logits(lab))
+
+
+@pytest.mark.parametrize('size', ['0', '-1', 'much'])
+def test_memory_that_is_none(lab, size):
+    lab.run([RPC_SERVER, '-p', 0, '--max-memory', size], tool=False, rc=2, timeout=30)
+

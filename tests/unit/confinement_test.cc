@@ -1,0 +1,315 @@
+// What a confined process can still do. Each question is asked in a child process, which is confined first.
+#include "server/confinement.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <fstream>
+#include <thread>
+
+#include "base/unique_fd.h"
+#include "cache/weights.h"
+#include "cpu_device.h"
+#include "temporary_folder.h"
+
+namespace caravan::server {
+namespace {
+
+using test::ask_in_child;
+using test::Outcome;
+
+// The version of the kernel's Landlock, -1 without.
+int landlock_version() { return static_cast<int>(::syscall(444, nullptr, 0, 1)); }
+
+bool has_filters() {
+#if defined(__x86_64__) || defined(__aarch64__)
+    return ::prctl(PR_GET_SECCOMP, 0, 0, 0, 0) >= 0;
+#else
+    return false;
+#endif
+}
+
+bool refused(long result) { return result == -1 && errno == EPERM; }
+bool denied(int fd) { return fd == -1 && errno == EACCES; }
+
+struct Listener {
+    Listener() {
+        ::listen(fd.get(), 4);
+        socklen_t length = sizeof address;
+        ::getsockname(fd.get(), reinterpret_cast<sockaddr *>(&address), &length);
+    }
+    UniqueFd fd{::socket(AF_INET, SOCK_STREAM, 0)};
+    sockaddr_in address{};
+};
+
+class ConfinementTest : public testing::Test {
+protected:
+    ConfinementTest() {
+        std::filesystem::create_directory(own());
+        std::filesystem::create_directory(models());
+        std::ofstream(models() / "model") << "weights";
+        std::ofstream(secret()) << "secret";
+    }
+    std::filesystem::path own() const { return folder_ / "own"; }
+    std::filesystem::path models() const { return folder_ / "models"; }
+    std::filesystem::path secret() const { return folder_ / "secret"; }
+
+    Outcome confined(const std::function<bool()> & question) {
+        test::cpu_devices();
+        return ask_in_child([&] {
+            confine(worker_confinement(true, {models()}, {own()}));
+            return question();
+        });
+    }
+
+    test::TemporaryFolder folder_;
+};
+
+#define NEEDS_LANDLOCK(version)                                                                          \
+    if (landlock_version() < (version)) {                                                                \
+        GTEST_SKIP() << "this kernel's Landlock is version " << landlock_version() << ", not " << (version); \
+    }
+
+#define NEEDS_FILTERS                                             \
+    if (!has_filters()) {                                         \
+        GTEST_SKIP() << "this kernel or processor has no filters"; \
+    }
+
+TEST_F(ConfinementTest, SaysWhatIsInForceAndWhatIsMissing) {
+    EXPECT_EQ(ask_in_child([&] {
+                  const std::string said = confine(worker_confinement(true, {}, {own()}));
+                  return said.starts_with("no_new_privs, no ptrace") &&
+                         said.contains(has_filters() ? ", seccomp" : "; no seccomp: ") &&
+                         said.contains(landlock_version() >= 2 ? "Landlock (reads: own files only; writes: cache only"
+                                                               : "; no Landlock: ");
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, TheKernelAgrees) {
+    EXPECT_EQ(confined([] {
+                  rlimit core{1, 1};
+                  ::getrlimit(RLIMIT_CORE, &core);
+                  return ::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 &&
+                         (!has_filters() || ::prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == 2) &&
+                         ::prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0 && core.rlim_max == 0;
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, FilesOutsideAreNotWritten) {
+    NEEDS_LANDLOCK(3);
+    EXPECT_EQ(confined([&] {
+                  return denied(::open((folder_ / "new").c_str(), O_WRONLY | O_CREAT, 0600)) &&
+                         denied(::open(secret().c_str(), O_WRONLY)) &&
+                         denied(::open((models() / "model").c_str(), O_RDWR)) && ::unlink(secret().c_str()) == -1 &&
+                         ::truncate(secret().c_str(), 0) == -1 &&
+                         ::rename((models() / "model").c_str(), (own() / "model").c_str()) == -1 &&
+                         ::mkdir((folder_ / "folder").c_str(), 0700) == -1 &&
+                         ::symlink("/", (own() / "link").c_str()) == -1;
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, OnlyItsOwnFilesAreRead) {
+    NEEDS_LANDLOCK(2);
+    EXPECT_EQ(confined([&] {
+                  return denied(::open(secret().c_str(), O_RDONLY)) && denied(::open("/etc/passwd", O_RDONLY)) &&
+                         denied(::open(folder_.path().c_str(), O_RDONLY | O_DIRECTORY)) &&
+                         ::open((models() / "model").c_str(), O_RDONLY) >= 0 &&
+                         ::open("/proc/self/maps", O_RDONLY) >= 0 && ::open("/usr/lib", O_RDONLY) >= 0 &&
+                         ::open("/dev/null", O_RDWR) >= 0;
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, WithADriverReadingIsFreeAndWritingIsNot) {
+    NEEDS_LANDLOCK(2);
+    EXPECT_EQ(ask_in_child([&] {
+                  const std::string said = confine(worker_confinement(false, {}, {own()}));
+                  return said.contains("reads: anywhere; writes: cache, devices, drivers' caches") &&
+                         ::open(secret().c_str(), O_RDONLY) >= 0 && denied(::open(secret().c_str(), O_WRONLY)) &&
+                         ::open("/dev/null", O_WRONLY) >= 0 &&
+                         ::open((own() / "new").c_str(), O_WRONLY | O_CREAT, 0600) >= 0 && refused(::fork());
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, TheStoreWorks) {
+    EXPECT_EQ(ask_in_child([&] {
+                  auto before = cache::Weights::open({.directory = own(), .keep = true});
+                  confine(worker_confinement(true, {}, {cache::layout_in(own()).root}));
+                  const auto data = test::noise(2 << 20);
+                  auto writer = before->begin(data.size());
+                  if (!writer) {
+                      return false;
+                  }
+                  writer->append(data);
+                  writer->commit();
+                  const auto fnv = wire::fnv1a(data);
+                  auto reader = before->find(fnv, data.size());
+                  auto again = cache::Weights::open({.directory = own(), .keep = true});
+                  return reader.has_value() && again.has_value() && again->find(fnv, data.size()).has_value();
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, NothingIsExecuted) {
+    NEEDS_FILTERS
+    int status = 0;
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::alarm(10);
+        confine(worker_confinement(true, {}, {}));
+        ::execl("/bin/true", "true", nullptr);
+        ::_exit(0);
+    }
+    ::waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS) << status;
+}
+
+TEST_F(ConfinementTest, NoProcessIsStartedOrTouched) {
+    NEEDS_FILTERS
+    EXPECT_EQ(confined([] {
+                  const pid_t forked = ::fork();
+                  if (forked == 0) {
+                      ::_exit(0);
+                  }
+                  return refused(forked) && refused(::kill(::getppid(), 0)) && refused(::kill(0, SIGTERM)) &&
+                         refused(::kill(-1, 0)) && refused(::syscall(SYS_tgkill, ::getppid(), ::getppid(), SIGTERM)) &&
+                         refused(::syscall(SYS_ptrace, 16, ::getppid(), 0, 0)) &&
+                         refused(::syscall(SYS_process_vm_readv, ::getppid(), nullptr, 0, nullptr, 0, 0)) &&
+                         refused(::syscall(SYS_prlimit64, ::getppid(), RLIMIT_NOFILE, nullptr, nullptr)) &&
+                         ::kill(::getpid(), 0) == 0;
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, TheMachineIsLeftAlone) {
+    NEEDS_FILTERS
+    EXPECT_EQ(confined([&] {
+                  char key = 'x';
+                  return refused(::syscall(SYS_unshare, 0)) && refused(::syscall(SYS_bpf, 0, nullptr, 0)) &&
+                         refused(::syscall(SYS_userfaultfd, 0)) && refused(::syscall(SYS_io_uring_setup, 1, nullptr)) &&
+                         refused(::syscall(SYS_keyctl, 0, 0, 0, 0, 0)) && refused(::syscall(SYS_setuid, ::getuid())) &&
+                         refused(::syscall(SYS_mount, nullptr, nullptr, nullptr, 0, nullptr)) &&
+                         refused(::syscall(SYS_reboot, 0, 0, 0, nullptr)) &&
+                         refused(::syscall(SYS_perf_event_open, nullptr, 0, 0, 0, 0)) &&
+                         refused(::chmod((own()).c_str(), 0777)) && refused(::ioctl(2, TIOCSTI, &key));
+              }),
+              Outcome::yes);
+}
+
+#ifdef __x86_64__
+TEST_F(ConfinementTest, OtherNumbersForTheSameCallsEndTheProcess) {
+    NEEDS_FILTERS
+    EXPECT_EQ(confined([] { return ::syscall(0x40000000 | SYS_getpid) > 0; }), Outcome::died);
+    // getpid by the way of 32-bit programs.
+    EXPECT_EQ(confined([] {
+                  long number = 20;
+                  asm volatile("int $0x80" : "+a"(number)::"memory", "r8", "r9", "r10", "r11");
+                  return number > 0;
+              }),
+              Outcome::died);
+}
+#endif
+
+TEST_F(ConfinementTest, ItIsNobodysServer) {
+    NEEDS_FILTERS
+    EXPECT_EQ(confined([] {
+                  const UniqueFd socket(::socket(AF_INET, SOCK_STREAM, 0));
+                  return socket && refused(::listen(socket.get(), 1)) && refused(::accept(socket.get(), nullptr, nullptr));
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, NoPortIsBound) {
+    NEEDS_LANDLOCK(4);
+    EXPECT_EQ(confined([] {
+                  const UniqueFd socket(::socket(AF_INET, SOCK_STREAM, 0));
+                  const sockaddr_in any{.sin_family = AF_INET, .sin_port = htons(45454), .sin_addr = {}, .sin_zero = {}};
+                  return ::bind(socket.get(), reinterpret_cast<const sockaddr *>(&any), sizeof any) == -1 &&
+                         errno == EACCES;
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, ItConnectsToOtherServers) {
+    const Listener listener;
+    EXPECT_EQ(confined([&] {
+                  const UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+                  return ::connect(socket.get(), reinterpret_cast<const sockaddr *>(&listener.address),
+                                   sizeof listener.address) == 0;
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, SocketsOfOtherKindsAreRefused) {
+    NEEDS_FILTERS
+    EXPECT_EQ(confined([] {
+                  return refused(::socket(AF_UNIX, SOCK_STREAM, 0)) && refused(::socket(AF_INET, SOCK_RAW, 1)) &&
+                         refused(::socket(AF_PACKET, SOCK_DGRAM, 0)) && refused(::socket(AF_VSOCK, SOCK_STREAM, 0)) &&
+                         refused(::socket(AF_NETLINK, SOCK_RAW, 9 /* audit */)) &&
+                         ::socket(AF_NETLINK, SOCK_RAW, 0 /* route */) >= 0 && ::socket(AF_INET6, SOCK_DGRAM, 0) >= 0;
+              }),
+              Outcome::yes);
+    EXPECT_EQ(ask_in_child([] {
+                  confine({.network = Network::none, .files = {.read_anywhere = true}});
+                  return refused(::socket(AF_INET, SOCK_STREAM, 0)) && refused(::socket(AF_NETLINK, SOCK_RAW, 0));
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, ThreadsWorkAndAreConfinedToo) {
+    NEEDS_FILTERS
+    EXPECT_EQ(confined([] {
+                  bool was_refused = false;
+                  std::thread([&] { was_refused = refused(::socket(AF_UNIX, SOCK_STREAM, 0)); }).join();
+                  return was_refused;
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, ThreadsFromBeforeAreConfinedOrItSaysSo) {
+    NEEDS_FILTERS
+    EXPECT_EQ(ask_in_child([&] {
+                  std::array<int, 2> go{}, come{};
+                  if (::pipe(go.data()) != 0 || ::pipe(come.data()) != 0) {
+                      return false;
+                  }
+                  std::array<bool, 2> stopped{};  // by seccomp, by Landlock
+                  std::thread early([&] {
+                      char byte = 0;
+                      (void)!::read(go[0], &byte, 1);
+                      stopped[0] = refused(::socket(AF_UNIX, SOCK_STREAM, 0));
+                      stopped[1] = denied(::open(secret().c_str(), O_RDONLY));
+                  });
+                  const std::string said = confine(worker_confinement(true, {}, {}));
+                  (void)!::write(go[1], "x", 1);
+                  early.join();
+                  return stopped[0] && (stopped[1] || said.contains("not for threads") || said.contains("no Landlock"));
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, ABrokenGraphStillAborts) {
+    // ggml's last words want a debugger, which is a fork.
+    EXPECT_EQ(confined([]() -> bool { GGML_ABORT("on purpose"); }), Outcome::died);
+}
+
+}  // namespace
+}  // namespace caravan::server

@@ -7,6 +7,7 @@
 
 #include "abi/ggml_abi.h"
 #include "server/buffer_table.h"
+#include "server/op_check.h"
 #include "wire/native.h"
 
 namespace caravan::server {
@@ -18,6 +19,7 @@ struct Graph {
     std::unique_ptr<ggml_context, Deleter> context;  // owns the tensors and the graph
     ggml_cgraph * graph = nullptr;
     std::vector<uint64_t> buffers;  // handles of the buffers that it touches, ascending, each once
+    std::vector<Indices> indices;   // to be looked at before each launch: op_check.h
 
     bool uses(uint64_t buffer) const;
 };
@@ -33,7 +35,7 @@ Result<GraphDescription> describe_stock_graph(ConstBytes payload);
 GraphDescription describe_graph(std::vector<wire::GraphTensor> tensors);
 
 // Every tensor is checked as in tensor_check.h; every node and source must exist, must have its data in a buffer
-// (unless it is empty), must not carry a function pointer, and must be something that `device` says it can compute.
+// (unless it is empty), must be what ggml would have made (op_check.h), and something that `device` can compute.
 // Nodes that are not marked for computation are left out.
 Result<Graph> build_graph(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers);
 

@@ -18,6 +18,9 @@ Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
     if (ggml_graph_n_nodes(graph.graph) == 0) {
         return {};
     }
+    if (auto good = check_indices(graph.indices); !good) {
+        return good;
+    }
     const ggml_status status = devices.compute(device, graph.graph);
     if (status != GGML_STATUS_SUCCESS) {
         return fail(Errc::unsupported, "{} could not compute the graph: {}",

@@ -7,7 +7,7 @@
 #include <unordered_map>
 
 #include "abi/abi_check.h"
-#include "server/op_sources.h"
+#include "server/op_check.h"
 #include "server/tensor_check.h"
 
 namespace caravan::server {
@@ -25,10 +25,16 @@ void sort_and_unite(std::vector<T> & values) {
     values.erase(rest.begin(), rest.end());
 }
 
+// Its kernels are those of the CPU, or fall back to them.
+bool works_like_cpu(ggml_backend_dev_t device) {
+    const auto type = ggml_backend_dev_type(device);
+    return type == GGML_BACKEND_DEVICE_TYPE_CPU || type == GGML_BACKEND_DEVICE_TYPE_ACCEL;
+}
+
 class Builder {
 public:
     Builder(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers)
-        : description_(description), device_(device), buffers_(buffers) {}
+        : description_(description), device_(device), is_cpu_(works_like_cpu(device)), buffers_(buffers) {}
 
     Result<Graph> build() {
         if (auto done = make(); !done) {
@@ -39,6 +45,7 @@ public:
         }
         static std::atomic<uint64_t> next_uid{1};
         graph_.graph->uid = next_uid.fetch_add(1, std::memory_order_relaxed);
+        graph_.indices = fixed_indices({graph_.graph->nodes, static_cast<size_t>(graph_.graph->n_nodes)});
         sort_and_unite(graph_.buffers);
         for (const uint64_t buffer : graph_.buffers) {
             graph_.devices.push_back(buffers_.find(buffer)->device);
@@ -54,11 +61,7 @@ public:
         std::vector<uint8_t> answers;
         for (const uint32_t position : description_.nodes) {
             const ggml_tensor & node = *tensors_[position];
-            bool complete = true;
-            for (int s = 0; s < required_sources(node.op); ++s) {
-                complete = complete && node.src[s] != nullptr;
-            }
-            answers.push_back(complete && ggml_backend_dev_supports_op(device_, &node) ? 1 : 0);
+            answers.push_back(check_op(node, is_cpu_) && ggml_backend_dev_supports_op(device_, &node) ? 1 : 0);
         }
         return answers;
     }
@@ -87,8 +90,9 @@ private:
 
     Result<> make_tensor(const wire::GraphTensor & wired) {
         const uint32_t op = wired.op;
-        if (op >= GGML_OP_COUNT || required_sources(static_cast<ggml_op>(op)) < 0) {
-            return fail(Errc::invalid_argument, "op {} cannot be computed for a peer", op);
+        if (!is_served(op)) {
+            return fail(Errc::invalid_argument, "op {} ({}) is not computed for a peer", op,
+                        op < GGML_OP_COUNT ? ggml_op_name(static_cast<ggml_op>(op)) : "unknown");
         }
         auto checked = checked_tensor(region_of(wired), buffers_);
         if (!checked) {
@@ -165,12 +169,12 @@ private:
             return fail(Errc::invalid_argument, "its result has no place in a buffer");
         }
         for (int s = 0; s < GGML_MAX_SRC; ++s) {
-            if (node.src[s] == nullptr && s < required_sources(node.op)) {
-                return fail(Errc::invalid_argument, "its source {} is missing", s);
-            }
             if (node.src[s] != nullptr && !has_data(*node.src[s])) {
                 return fail(Errc::invalid_argument, "its source {} has no data", s);
             }
+        }
+        if (auto good = check_op(node, is_cpu_); !good) {
+            return good;
         }
         if (!ggml_backend_dev_supports_op(device_, &node)) {
             return fail(Errc::unsupported, "{} does not support it", ggml_backend_dev_name(device_));
@@ -180,6 +184,7 @@ private:
 
     const GraphDescription & description_;
     const ggml_backend_dev_t device_;
+    const bool is_cpu_;
     BufferTable & buffers_;
     Graph graph_;
     std::vector<ggml_tensor *> tensors_;

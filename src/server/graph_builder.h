@@ -7,6 +7,7 @@
 
 #include "abi/ggml_abi.h"
 #include "server/buffer_table.h"
+#include "server/op_check.h"
 #include "wire/native.h"
 
 namespace caravan::server {
@@ -19,6 +20,7 @@ struct Graph {
     ggml_cgraph * graph = nullptr;
     std::vector<uint64_t> buffers;  // handles of the buffers that it touches, ascending, each once
     std::vector<uint32_t> devices;  // whose memory that is, likewise
+    std::vector<Indices> indices;   // to be looked at before each launch: op_check.h
 
     bool uses(uint64_t buffer) const;
     uint64_t bytes() const;  // of host memory
@@ -40,7 +42,7 @@ GraphDescription describe_graph(std::vector<wire::GraphTensor> tensors);
 uint64_t building_bytes(uint64_t wire_bytes, uint64_t n_tensors, uint64_t n_nodes = 0);
 
 // Every tensor is checked as in tensor_check.h; every node and source must exist, must have its data in a buffer
-// (unless it is empty), must not carry a function pointer, and must be something that `device` says it can compute.
+// (unless it is empty), must be what ggml would have made (op_check.h), and something that `device` can compute.
 // Nodes that are not marked for computation are left out.
 Result<Graph> build_graph(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers);
 

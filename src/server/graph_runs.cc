@@ -1,5 +1,7 @@
 #include "server/graph_runs.h"
 
+#include "server/op_check.h"
+
 namespace caravan::server {
 
 Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
@@ -20,6 +22,9 @@ Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
                 return before;
             }
         }
+    }
+    if (auto good = check_indices(graph.indices); !good) {
+        return good;
     }
     if (const ggml_status status = devices_.compute(device, graph.graph); status != GGML_STATUS_SUCCESS) {
         return std::unexpected(failure(device, status));

@@ -17,6 +17,7 @@
 #include "server/confinement.h"
 #include "server/control.h"
 #include "server/devices.h"
+#include "server/op_check.h"
 #include "server/session.h"
 
 namespace caravan::server {
@@ -244,7 +245,7 @@ int run_worker(int control, const WorkerOptions & options) {
     if (!options.keep_backend_log) {
         ggml_log_set(quiet_log, nullptr);
     }
-    if (auto fits = abi::check(); !fits) {
+    if (auto fits = abi::check().and_then(check_op_table); !fits) {
         report_failure(control, fits.error());
         return EXIT_FAILURE;
     }

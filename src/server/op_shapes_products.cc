@@ -1,0 +1,260 @@
+// Products, attention, recurrences.
+#include <bit>
+
+#include "server/op_shape_terms.h"
+
+namespace caravan::server::shapes {
+namespace {
+
+// The recurrences of RWKV and of gated linear attention: `like` are the sources of source 0's shape, [S, H, tokens];
+// the result has a row for each token, then the states of all sequences.
+Objection recurrence(const Tensor & node, std::initializer_list<int> like, int state_index) {
+    const Tensor &a = source(node, 0), &state = source(node, state_index);
+    const int64_t size = a.ne[0], heads = a.ne[1], tokens = a.ne[2], sequences = state.ne[1];
+    for (const int i : like) {
+        if (!same_shape(a, source(node, i))) {
+            return bad_sources;
+        }
+    }
+    for (int i = 0; i <= state_index; ++i) {
+        if (!ggml_is_contiguous(&source(node, i))) {
+            return bad_strides;
+        }
+    }
+    if (a.ne[3] != 1 || heads < 1 || sequences < 1 || tokens < sequences || tokens % sequences != 0 ||
+        elements(state) != Wide{size} * size * heads * sequences) {
+        return bad_sources;
+    }
+    return expect(node, Wide{size} * heads, tokens + Wide{size} * sequences, 1, 1);
+}
+
+bool may_multiply(const Tensor & a, const Tensor & b) {
+    return a.ne[0] == b.ne[0] && divides(a.ne[2], b.ne[2]) && divides(a.ne[3], b.ne[3]);
+}
+
+}  // namespace
+
+Objection mul_mat(const Tensor & node) {
+    const Tensor &a = source(node, 0), &b = source(node, 1);
+    if (!may_multiply(a, b)) {
+        return bad_sources;
+    }
+    if (ggml_is_transposed(&a)) {
+        return bad_strides;
+    }
+    // Such a product is not computed as one: the rows of b are transformed in place of it.
+    if (parameter(node, 1) == GGML_HINT_SRC0_IS_HADAMARD &&
+        (a.ne[0] != a.ne[1] || !std::has_single_bit(static_cast<uint64_t>(a.ne[0])))) {
+        return bad_sources;
+    }
+    return expect(node, a.ne[1], b.ne[1], b.ne[2], b.ne[3]);
+}
+
+Objection mul_mat_id(const Tensor & node) {
+    const Tensor &as = source(node, 0), &b = source(node, 1), &ids = source(node, 2);
+    if (as.ne[3] != 1 || b.ne[3] != 1 || ids.ne[2] != 1 || ids.ne[3] != 1 || ids.ne[1] != b.ne[2] ||
+        as.ne[0] != b.ne[0] || !divides(b.ne[1], ids.ne[0])) {
+        return bad_sources;
+    }
+    return ggml_is_transposed(&as) ? bad_strides : expect(node, as.ne[1], ids.ne[0], b.ne[2], 1);
+}
+
+Objection out_prod(const Tensor & node) {
+    const Tensor &a = source(node, 0), &b = source(node, 1);
+    if (a.ne[1] != b.ne[1] || !divides(a.ne[2], b.ne[2]) || !divides(a.ne[3], b.ne[3])) {
+        return bad_sources;
+    }
+    return ggml_is_transposed(&a) ? bad_strides : expect(node, a.ne[0], b.ne[0], b.ne[2], b.ne[3]);
+}
+
+Objection soft_max(const Tensor & node) {
+    const Tensor & a = source(node, 0);
+    const Tensor *mask = node.src[1], *sinks = node.src[2];
+    if (!(real(node, 1) <= 0) && mask == nullptr) {
+        return "a bias without a mask";
+    }
+    if (mask != nullptr && (mask->ne[0] != a.ne[0] || mask->ne[1] < a.ne[1] || !divides(mask->ne[2], a.ne[2]) ||
+                            !divides(mask->ne[3], a.ne[3]))) {
+        return "its mask does not fit";
+    }
+    if (sinks != nullptr && sinks->ne[0] != a.ne[2]) {
+        return "its sinks do not fit";
+    }
+    if (!ggml_is_contiguous(&a) || (mask != nullptr && !ggml_is_contiguous(mask))) {
+        return bad_strides;
+    }
+    return same(node);
+}
+
+Objection rope(const Tensor & node) {
+    const Tensor &a = source(node, 0), &positions = source(node, 1);
+    const int32_t dims = parameter(node, 1), mode = parameter(node, 2), offset = parameter(node, 15);
+    if (dims < 1 || dims % 2 != 0 || a.ne[0] % 2 != 0 || offset < 0 || Wide{offset} + dims > a.ne[0] ||
+        (mode & 1) != 0 || (mode == GGML_ROPE_TYPE_VISION && (dims != a.ne[0] / 2 || offset != 0))) {
+        return bad_parameter;
+    }
+    const bool has_sections = (mode & GGML_ROPE_TYPE_MROPE) != 0;
+    if (has_sections) {
+        const auto section = [&](int i) { return parameter(node, 11 + i); };
+        if (section(0) < 0 || section(1) < 0 || section(2) < 0 || section(3) < 0 ||
+            (section(0) == 0 && section(1) == 0 && section(2) == 0)) {
+            return bad_parameter;
+        }
+    }
+    if (!has_shape(positions, {Wide{a.ne[2]} * (has_sections ? 4 : 1), 1, 1, 1})) {
+        return "not as many positions as it needs";
+    }
+    if (node.src[2] != nullptr && node.src[2]->ne[0] < dims / 2) {
+        return "fewer frequencies than dimensions";
+    }
+    return same(node);
+}
+
+Objection flash_attn(const Tensor & node) {
+    const Tensor &q = source(node, 0), &k = source(node, 1), &v = source(node, 2);
+    const Tensor *mask = node.src[3], *sinks = node.src[4];
+    if (!may_multiply(k, q) || k.ne[1] != v.ne[1] || !divides(v.ne[2], q.ne[2]) || k.ne[3] != q.ne[3] ||
+        v.ne[3] != q.ne[3]) {
+        return bad_sources;
+    }
+    if (!(real(node, 1) <= 0) && mask == nullptr) {
+        return "a bias without a mask";
+    }
+    if (parameter(node, 4) < 0) {
+        return bad_parameter;
+    }
+    if (mask != nullptr && (mask->ne[0] < k.ne[1] || mask->ne[1] < q.ne[1] || !divides(mask->ne[2], q.ne[2]) ||
+                            !divides(mask->ne[3], q.ne[3]) || !ggml_is_contiguous(mask))) {
+        return "its mask does not fit";
+    }
+    if (sinks != nullptr && sinks->ne[0] != q.ne[2]) {
+        return "its sinks do not fit";
+    }
+    return expect(node, v.ne[0], q.ne[2], q.ne[1], q.ne[3]);
+}
+
+Objection ssm_conv(const Tensor & node) {
+    const Tensor &x = source(node, 0), &kernel = source(node, 1);
+    if (x.ne[3] != 1 || !has_shape(kernel, {kernel.ne[0], x.ne[1], 1, 1}) || kernel.ne[0] < 1) {
+        return bad_sources;
+    }
+    return expect(node, x.ne[1], Wide{x.ne[0]} - kernel.ne[0] + 1, x.ne[2], 1);
+}
+
+Objection ssm_scan(const Tensor & node) {
+    const Tensor &s = source(node, 0), &x = source(node, 1), &dt = source(node, 2), &a = source(node, 3),
+                 &b = source(node, 4), &c = source(node, 5), &ids = source(node, 6);
+    const int32_t snapshots = parameter(node, 0);
+    if (snapshots < 1) {
+        return bad_parameter;
+    }
+    if (snapshots > 1 && a.ne[0] != 1) {
+        return "snapshots of states that decay each by itself";
+    }
+    const int64_t state = s.ne[0], size = x.ne[0], heads = x.ne[1], tokens = x.ne[2], sequences = x.ne[3];
+    if (s.ne[1] != size || s.ne[2] != heads || !has_shape(dt, {heads, tokens, sequences, 1}) ||
+        (a.ne[0] != 1 && a.ne[0] != state) || !has_shape(a, {a.ne[0], heads, 1, 1}) || !same_shape(b, c) ||
+        !has_shape(b, {state, b.ne[1], tokens, sequences}) || b.ne[1] < 1 || heads % b.ne[1] != 0 ||
+        !has_shape(ids, {sequences, 1, 1, 1})) {
+        return bad_sources;
+    }
+    const auto whole_rows = [](const Tensor & tensor) {
+        const size_t element = ggml_type_size(tensor.type);
+        return tensor.nb[0] == element && tensor.nb[1] == static_cast<size_t>(tensor.ne[0]) * element;
+    };
+    if (!ggml_is_contiguous(&s) || !ggml_is_contiguous(&dt) || !ggml_is_contiguous(&a) || !whole_rows(x) ||
+        !whole_rows(b) || !whole_rows(c)) {
+        return bad_strides;
+    }
+    return expect(node, elements(x) + Wide{state} * size * heads * sequences * snapshots, 1, 1, 1);
+}
+
+Objection rwkv6(const Tensor & node) {
+    const Tensor & a = source(node, 0);
+    return elements(source(node, 3)) == Wide{a.ne[0]} * a.ne[1] ? recurrence(node, {1, 2, 4}, 5) : bad_sources;
+}
+
+Objection gated_linear_attn(const Tensor & node) { return recurrence(node, {1, 2, 3}, 4); }
+
+Objection rwkv7(const Tensor & node) { return recurrence(node, {1, 2, 3, 4, 5}, 6); }
+
+Objection gated_delta_net(const Tensor & node) {
+    const Tensor &q = source(node, 0), &k = source(node, 1), &v = source(node, 2), &gate = source(node, 3),
+                 &beta = source(node, 4), &state = source(node, 5);
+    const int32_t snapshots = parameter(node, 0);
+    if (snapshots < 1) {
+        return bad_parameter;
+    }
+    const int64_t size = v.ne[0], heads = v.ne[1], tokens = v.ne[2], sequences = v.ne[3];
+    if (!same_shape(q, k) || q.ne[0] != size || q.ne[2] != tokens || !divides(q.ne[1], heads) ||
+        !divides(q.ne[3], sequences) || (gate.ne[0] != 1 && gate.ne[0] != size) ||
+        !has_shape(gate, {gate.ne[0], heads, tokens, sequences}) || !has_shape(beta, {1, heads, tokens, sequences}) ||
+        !has_shape(state, {size, size, heads, sequences})) {
+        return bad_sources;
+    }
+    if (!ggml_is_contiguous_rows(&q) || !ggml_is_contiguous_rows(&k) || !ggml_is_contiguous_rows(&v) ||
+        !ggml_is_contiguous(&gate) || !ggml_is_contiguous(&beta) || !ggml_is_contiguous(&state)) {
+        return bad_strides;
+    }
+    return expect(node, Wide{size} * heads, Wide{tokens} * sequences + Wide{size} * sequences * snapshots, 1, 1);
+}
+
+Objection solve_tri(const Tensor & node) {
+    const Tensor &a = source(node, 0), &b = source(node, 1);
+    if (!has_shape(a, {b.ne[1], b.ne[1], b.ne[2], b.ne[3]})) {
+        return bad_sources;
+    }
+    if (!ggml_is_contiguous(&a) || !ggml_is_contiguous(&b)) {
+        return bad_strides;
+    }
+    return same_shape(node, b) ? nullptr : other_shape;
+}
+
+Objection lightning_indexer(const Tensor & node) {
+    const Tensor &q = source(node, 0), &k = source(node, 1), &weights = source(node, 2), &mask = source(node, 3);
+    const int64_t size = q.ne[0], heads = q.ne[1], tokens = q.ne[2], streams = q.ne[3], kept = k.ne[2];
+    if (!has_shape(k, {size, 1, kept, streams}) || !has_shape(weights, {heads, tokens, 1, streams}) ||
+        !has_shape(mask, {kept, tokens, 1, mask.ne[3]}) || !divides(mask.ne[3], streams)) {
+        return bad_sources;
+    }
+    return expect(node, kept, tokens, 1, streams);
+}
+
+Objection hc_comb(const Tensor & node) {
+    const Tensor &mixes = source(node, 0), &scale = source(node, 1), &base = source(node, 2);
+    const int64_t streams = node.ne[0], tokens = mixes.ne[1];
+    const Wide mix = (Wide{streams} + 2) * streams;
+    if (parameter(node, 1) < 1) {
+        return bad_parameter;
+    }
+    if (!has_shape(mixes, {mix, tokens, 1, 1}) || scale.ne[0] < 3 || base.ne[0] != mix) {
+        return bad_sources;
+    }
+    return expect(node, streams, streams, tokens, 1);
+}
+
+Objection hc_pre(const Tensor & node) {
+    const Tensor &x = source(node, 0), &weights = source(node, 1);
+    const int32_t gated = parameter(node, 1);
+    if (gated != 0 && gated != 1) {
+        return bad_parameter;
+    }
+    if (x.ne[3] != 1 || !(gated == 1 ? same_shape(weights, x) : has_shape(weights, {x.ne[1], x.ne[2], 1, 1}))) {
+        return bad_sources;
+    }
+    return expect(node, x.ne[0], x.ne[2], 1, 1);
+}
+
+Objection hc_post(const Tensor & node) {
+    const Tensor &x = source(node, 0), &residual = source(node, 1), &post = source(node, 2);
+    const Tensor * comb = node.src[3];
+    const int64_t streams = residual.ne[1], tokens = x.ne[1];
+    if (!has_shape(x, {x.ne[0], tokens, 1, 1}) || !has_shape(residual, {x.ne[0], streams, tokens, 1}) ||
+        !has_shape(post, {streams, tokens, 1, 1}) ||
+        (comb != nullptr && !has_shape(*comb, {streams, streams, tokens, 1}))) {
+        return bad_sources;
+    }
+    return same_shape(node, residual) ? nullptr : other_shape;
+}
+
+}  // namespace caravan::server::shapes

@@ -34,7 +34,7 @@ def run(build, target, seconds):
     seeds = [FUZZ / 'corpus' / name for name in [target, *MORE_SEEDS.get(target, [])]]
     before = set(findings.iterdir())
     log = build / 'logs' / f'{target}.log'
-    # The stock tools' leaks do not matter here; memory that a target loses does.
+    # Memory that is lost is a finding as well.
     env = {**os.environ, 'ASAN_OPTIONS': 'allocator_may_return_null=1:detect_leaks=1', 'OMP_NUM_THREADS': '1',
            'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1'}
     with open(log, 'wb') as out:

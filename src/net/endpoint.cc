@@ -25,7 +25,8 @@ std::string Endpoint::text() const {
     if (kind == Kind::unix_socket) {
         return "unix:" + path;
     }
-    return host.contains(':') ? std::format("[{}]:{}", host, port) : std::format("{}:{}", host, port);
+    const bool in_brackets = host.contains(':') || host == "unix";  // "unix:50052" would be a path
+    return in_brackets ? std::format("[{}]:{}", host, port) : std::format("{}:{}", host, port);
 }
 
 Result<Endpoint> parse_endpoint(std::string_view text) {

@@ -47,6 +47,7 @@ TEST(Endpoint, TextReadsBackAsTheSameEndpoint) {
     EXPECT_EQ(parsed("::1").text(), "[::1]:50052");
     EXPECT_EQ(parsed("host").text(), "host:50052");
     EXPECT_EQ(parsed("unix:/x").text(), "unix:/x");
+    EXPECT_EQ(parsed("unix").text(), "[unix]:50052") << "a host of this name is no path";
 }
 
 TEST(Endpoint, MalformedIsRefusedWithAReason) {

@@ -1,0 +1,43 @@
+// What an indexer has written down of a model file.
+#include "cache/digest_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "cache/digest.h"
+#include "kit.h"
+
+namespace {
+
+std::filesystem::path make_file() {
+    std::string name = "/dev/shm/caravan-fuzz-XXXXXX";
+    const int fd = ::mkostemp(name.data(), O_CLOEXEC);
+    caravan::fuzz::require(fd >= 0, "a file can be made in /dev/shm");
+    ::close(fd);
+    return name;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
+    using namespace caravan;
+    // Removed at the end; a finding leaves it behind.
+    static const struct File {
+        std::filesystem::path path = make_file();
+        UniqueFd fd{::open(path.c_str(), O_WRONLY | O_CLOEXEC)};
+        ~File() { ::unlink(path.c_str()); }
+    } file;
+    fuzz::require(::ftruncate(file.fd.get(), 0) == 0 &&
+                      ::pwrite(file.fd.get(), data, size, 0) == static_cast<ssize_t>(size),
+                  "there is memory for a file");
+    if (const auto digests = cache::load_digests(file.path)) {
+        for (const cache::TensorDigest & tensor : digests->tensors) {
+            fuzz::require(cache::is_digest_hex(tensor.digest), "digests are digests");
+            fuzz::require(tensor.extent.size <= digests->stamp.size &&
+                              tensor.extent.offset <= digests->stamp.size - tensor.extent.size,
+                          "tensors lie in their file");
+        }
+        (void)cache::lies_below(digests->path, {"/models", "/"});
+    }
+    return 0;
+}

@@ -1,0 +1,28 @@
+// Another server that comes to link with a session: its first command, then what it sends.
+#include "kit.h"
+#include "net/handshake.h"
+#include "server/peers.h"
+
+extern "C" int LLVMFuzzerInitialize(int *, char ***) {
+    caravan::fuzz::be_quiet();
+    return 0;
+}
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
+    using namespace caravan;
+    const ConstBytes input = fuzz::input_bytes(data, size);
+    const ConstBytes first = input.first(std::min(size, sizeof(wire::RequestHeader)));  // as the front door reads it
+    fuzz::InputSocket socket(input.subspan(first.size()));
+    auto transport = net::open_link_server(std::move(socket.near), first);
+    if (!transport) {
+        return 0;
+    }
+    server::PeerReceiver receiver(std::move(*transport));
+    std::array<std::byte, 64> region;
+    for (size_t length = 0; receiver.begin(length); length = (length + 16) % region.size()) {
+        if (!receiver.bytes().read_into(MutableBytes(region).first(length))) {
+            break;
+        }
+    }
+    return 0;
+}

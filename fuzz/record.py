@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+"""Makes the corpus in fuzz/corpus anew, from real runs: rpc-server, with clients behind a proxy that listens.
+
+    ./dev build && ./dev run python3 fuzz/record.py
+
+Clients are ggml's own plug-in and ours, in both dialects, with a tiny model and with ggml's test-backend-ops, one op for
+each input. Long payloads are cut, so that a seed is small and does something all the same. Seeds that stand for a fault
+that was found are named regression-*, and kept.
+"""
+import contextlib
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from hashlib import sha1
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / 'tests' / 'e2e'))
+from system import MAKE_MODELS, RPC_SERVER, TEST_BACKEND_OPS, before_exec, environment  # noqa: E402
+
+CORPUS = ROOT / 'fuzz' / 'corpus'
+HELLO, ALLOC_BUFFER, SET_TENSOR, GRAPH_COMPUTE, SET_TENSOR_2D = 14, 0, 6, 10, 18
+GET_TENSOR, INIT_TENSOR, GET_ALLOC_SIZE = 8, 12, 13
+WRITE, READ, GRAPH, SUPPORTS = 65, 66, 69, 71
+NO_BASE = 0xffff
+MOST_PAYLOAD = 32         # of data that are written, bytes
+MOST_BUFFER = 1 << 20     # as the targets' device
+ENOUGH = 512 << 10
+MOST_SEED = 5 * 1024
+MOST_MODEL_SEED = 24 * 1024
+
+# Cases of an op (a regular expression) whose buffers are small, where the first ones' are not.
+CASES = {'MUL_MAT': 'type_a=(f32|q8_0),type_b=f32,m=16,n=1,k=256', 'MUL_MAT_ID': 'n_mats=4,n_used=1,b=0,m=512,n=1,k=256',
+         'GET_ROWS': 'n=256,m=5,r=4', 'FLASH_ATTN_EXT': 'hsk=64,hsv=64,nh=4,nr23=.1,1.,kv=113,nb=1,',
+         'SSM_SCAN': 'd_state=16,', 'GATED_DELTA_NET': 'head_count=4', 'UPSCALE': 'ne=.2,', 'PAD': 'ne_a=.(1|5|11|33),',
+         'RWKV_WKV6': 'n_seq_tokens=1,', 'RWKV_WKV7': 'n_seq_tokens=1,', 'GATED_LINEAR_ATTN': 'n_seq_tokens=1,',
+         'IM2COL': 'ne_input=.(10|12|20),'}
+# Of the commands that come in long rows.
+OF_EACH = {SET_TENSOR: 6, WRITE: 6, GET_TENSOR: 3, READ: 6, INIT_TENSOR: 2, GET_ALLOC_SIZE: 1, SUPPORTS: 3, SET_TENSOR_2D: 2}
+
+OPS = ('ADD ADD_ID MUL SUB DIV SCALE SQR SQRT LOG SIN COS CLAMP REPEAT CONCAT NORM RMS_NORM L2_NORM GROUP_NORM MUL_MAT '
+       'MUL_MAT_ID OUT_PROD CPY CONT DUP RESHAPE VIEW PERMUTE TRANSPOSE GET_ROWS SET_ROWS SET ACC DIAG DIAG_MASK_INF '
+       'SOFT_MAX ROPE CONV_TRANSPOSE_1D CONV_2D CONV_2D_DW CONV_3D CONV_TRANSPOSE_2D IM2COL POOL_2D UPSCALE PAD '
+       'PAD_REFLECT_1D ROLL ARANGE TIMESTEP_EMBEDDING ARGSORT TOP_K LEAKY_RELU FLASH_ATTN_EXT SSM_CONV SSM_SCAN '
+       'RWKV_WKV6 RWKV_WKV7 GATED_LINEAR_ATTN GATED_DELTA_NET SILU GELU RELU REGLU SWIGLU GEGLU_QUICK SUM SUM_ROWS MEAN '
+       'CUMSUM ARGMAX COUNT_EQUAL ADD1 TRI FILL SOLVE_TRI CROSS_ENTROPY_LOSS OPT_STEP_ADAMW OPT_STEP_SGD SOFTCAP '
+       'RMS_NORM_BACK SOFT_MAX_BACK').split()
+
+
+class Proxy:
+    """Passes connections on to a server, and keeps what both sides of each said."""
+
+    def __init__(self, server_port):
+        self.server_port = server_port
+        self.connections = []  # [client's bytes, server's bytes]
+        self.listener = socket.create_server(('127.0.0.1', 0))
+        self.endpoint = f'127.0.0.1:{self.listener.getsockname()[1]}'
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            client, _ = self.listener.accept()
+            server = socket.create_connection(('127.0.0.1', self.server_port))
+            said = [bytearray(), bytearray()]
+            self.connections.append(said)
+            for source, target, kept in ((client, server, said[0]), (server, client, said[1])):
+                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=self.pass_on, args=(source, target, kept), daemon=True).start()
+
+    @staticmethod
+    def pass_on(source, target, kept):
+        try:
+            while data := source.recv(1 << 16):
+                kept += data
+                target.sendall(data)
+        except OSError:
+            pass  # killed, perhaps
+        finally:
+            with contextlib.suppress(OSError):
+                target.shutdown(socket.SHUT_WR)
+
+
+def messages(data):
+    """(command, payload) of every whole request."""
+    at = 0
+    while at + 9 <= len(data):
+        command, size = struct.unpack_from('<BQ', data, at)
+        if at + 9 + size > len(data):
+            return
+        yield command, bytes(data[at + 9:at + 9 + size])
+        at += 9 + size
+
+
+def framed(command, payload):
+    return struct.pack('<BQ', command, len(payload)) + payload
+
+
+def answers(data):
+    """The server's payloads."""
+    at = 0
+    while at + 8 <= len(data):
+        size = struct.unpack_from('<Q', data, at)[0] & ((1 << 56) - 1)
+        yield bytes(data[at + 8:at + 8 + size])
+        at += 8 + size
+
+
+def session(data, most):
+    """The requests behind the HELLO, cut to seed size, up to a buffer that is larger than the targets have. Nothing if
+    no graph is among them."""
+    out = b''
+    count = Counter()
+    for command, payload in messages(data):
+        fixed = {SET_TENSOR: 305, WRITE: 11}.get(command)
+        if fixed is not None:
+            payload = payload[:fixed + MOST_PAYLOAD]
+        count[command] += 1
+        if command == HELLO or count[command] > OF_EACH.get(command, 1000) or len(payload) > MOST_SEED:
+            continue
+        if command == ALLOC_BUFFER and struct.unpack_from('<Q', payload, 4)[0] > MOST_BUFFER:
+            break
+        if len(out) + 9 + len(payload) > most:
+            break
+        out += framed(command, payload)
+    return out if count[GRAPH_COMPUTE] + count[GRAPH] > 0 else None
+
+
+def save(target, data):
+    if data:
+        folder = CORPUS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / sha1(data).hexdigest()[:16]).write_bytes(data)
+
+
+def run(argv, env, ours, proxy):
+    """Until its end, or until it has said more than a seed can hold."""
+    process = subprocess.Popen([str(word) for word in argv], env=environment(ours, env), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=before_exec)
+    deadline = time.monotonic() + 1.5
+    while process.poll() is None:
+        if time.monotonic() > deadline or any(len(client) > ENOUGH for client, _ in proxy.connections):
+            process.kill()
+        time.sleep(0.02)
+
+
+def keep_graphs(said):
+    """GRAPH_COMPUTE's payloads; and of native graphs each that has no base together with the next one."""
+    first = None
+    kept = 0
+    for command, payload in messages(said):
+        if command == GRAPH_COMPUTE and len(payload) <= MOST_SEED:
+            save('stock_graph', payload)
+            kept += 1
+        if command == GRAPH:
+            device, slot, base, count = struct.unpack_from('<IHHI', payload)
+            if base == NO_BASE:
+                first = struct.pack('<II', count, len(payload) - 12) + payload[12:]
+                save('native_graph', first + struct.pack('<I', count))  # the same again
+            elif first is not None:
+                save('native_graph', first + struct.pack('<I', count) + payload[12:])
+                first = None
+            kept += 1
+        if kept >= 2:
+            return
+
+
+def keep_answers(said):
+    """What the server said, for those who attack clients."""
+    most = 4 * 1024
+    client, server = said
+    commands = [command for command, _ in messages(client)]
+    if len(server) > most:
+        return
+    save('client', bytes(server))
+    if set(commands) <= {HELLO, 1, 2, 11, 15, 131}:
+        save('reach', bytes(server))
+    sizes = [len(payload) for payload in answers(server)][:15]
+    if all(size <= 510 and size % 2 == 0 for size in sizes):
+        save('stream', bytes([len(sizes), *(size // 2 for size in sizes)]) + bytes(server))
+
+
+def record(server_port, argv, env, ours, target, most):
+    """The longest session of a run becomes a seed of `target`; short connections are for the front door."""
+    proxy = Proxy(server_port)
+    endpoint = proxy.endpoint
+    env = {**env, 'GGML_RPC_TRANSPORT': 'tcp'}
+    if '--rpc' not in argv:
+        env['GGML_RPC_SERVERS'] = endpoint
+    run([endpoint if word == 'ENDPOINT' else word for word in argv], env, ours, proxy)
+    seeds = []
+    for said in proxy.connections:
+        if len(said[0]) < 1000:
+            save('front_door', bytes(said[0]))
+        keep_answers(said)
+        keep_graphs(said[0])
+        if seed := session(said[0], most):
+            seeds.append(seed)
+    if seeds:
+        save(target, max(seeds, key=len))
+    return bool(seeds)
+
+
+def by_hand():
+    """Inputs that no run makes, or that are quicker written than recorded."""
+    for text in ('localhost', '192.168.1.45:50052', '[::1]:50052', '::1', '[fe80::1%eth0]:1', 'unix:/tmp/x', 'host:0'):
+        save('endpoint', text.encode())
+    link = framed(130, b'')
+    for number, size in enumerate((0, 16, 32, 48, 0)):
+        link += struct.pack('<QQ', number, size) + bytes(size)
+    save('link', link)
+    digest = f'0 4096 00000000000000ff {"5a" * 32}\n'
+    save('digest_file', f'caravan-digests 1\n/models/a.gguf\n7 100000 1700000000000000000\n{digest}end\n'.encode())
+    text = (b'{"n_prompt":8,"n_gen":0,"n_depth":2,"samples_ns":[1000,2000],"model_type":"llama","model_size":5,'
+            b'"model_n_params":6,"cpu_info":"c","gpu_info":"g","build_commit":"b","build_number":1}')
+    save('llama_bench', b'[' + text + b']')
+    save('gguf', tiny_gguf())
+    ring = struct.pack('<II16sHBBIII', 1, 2, bytes(16), 0, 0, 0, 1024, 1024, 12)
+    for length, credits in ((5, 0), (900, 1), (0, 2), (1, 1), (64, 3)):
+        message = struct.pack('<IHH', length, credits, 0 if length else 1) + bytes(length)
+        ring += struct.pack('<H', len(message)) + message
+    save('ring', ring)
+    # Errors in place of answers, as the native dialect has them.
+    hello = struct.pack('<QBBBB', 28, 8, 0, 0, 0) + bytes(4) + b'CARAVAN1' + struct.pack('<IQ', 2, 0)
+    for kind in (1, 2, 3):
+        told = struct.pack('<Q', kind << 56 | 3) + b'why'
+        save('client', hello + told + struct.pack('<QI', 4, 1))
+        save('stream', bytes([2, 2, 2]) + told + struct.pack('<QI', 4, 1) * 2)
+
+
+def tiny_gguf():
+    """A model file with values of every kind of size, and two tensors."""
+    def text(value):
+        return struct.pack('<Q', len(value)) + value
+
+    values = [(b'u8', 0, b'1'), (b'u16', 2, b'12'), (b'general.alignment', 4, struct.pack('<I', 32)),
+              (b'f64', 12, bytes(8)), (b'name', 8, text(b'a')), (b'strings', 9, struct.pack('<IQ', 8, 2) + text(b'') * 2),
+              (b'numbers', 9, struct.pack('<IQ', 4, 2) + bytes(8))]
+    out = b'GGUF' + struct.pack('<IQQ', 3, 2, len(values))
+    for name, kind, value in values:
+        out += text(name) + struct.pack('<I', kind) + value
+    out += text(b'a') + struct.pack('<IQIQ', 1, 8, 0, 0)
+    out += text(b'b') + struct.pack('<IQQIQ', 2, 32, 2, 8, 32)
+    out += bytes(-len(out) % 32)
+    return out + bytes(32 + 68)
+
+
+def main():
+    kept = {path: path.read_bytes() for path in CORPUS.glob('*/regression-*')}
+    shutil.rmtree(CORPUS, ignore_errors=True)
+    for path, data in kept.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    by_hand()
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / 'tiny.gguf'
+        subprocess.run([sys.executable, str(MAKE_MODELS), '--bench', '--out', str(model), '--layers', '1', '--d', '32',
+                        '--heads', '2', '--ff', '64', '--vocab', '300', '--ctx', '64', '--type', 'f32'], check=True)
+        log = Path(folder) / 'server.log'
+        with open(log, 'wb') as out:
+            server = subprocess.Popen([str(RPC_SERVER), '-H', '127.0.0.1', '-p', '0', '-t', '1'], stdout=out, stderr=out,
+                                      env=environment(True, tool=False), preexec_fn=before_exec)
+        try:
+            while b'endpoint       : ' not in log.read_bytes():
+                if server.poll() is not None:
+                    sys.exit('rpc-server does not start:\n' + log.read_text())
+                time.sleep(0.02)
+            port = int(log.read_text().partition('endpoint       : ')[2].split()[0].rpartition(':')[2])
+            bench = ['llama-bench', '-m', model, '--rpc', 'ENDPOINT', '-ngl', '99', '-p', '4', '-n', '2', '-r', '1', '-t', '1']
+            record(port, bench, {}, False, 'stock_session', MOST_MODEL_SEED)
+            record(port, bench, {}, True, 'native_session', MOST_MODEL_SEED)
+            missing = []
+            for op in OPS:
+                test = [TEST_BACKEND_OPS, 'test', '-b', 'RPC0', '-o', op, '-p', CASES.get(op, '.')]
+                for dialect in ('stock', 'native'):
+                    env = {'GGML_RPC_DIALECT': dialect} if dialect == 'stock' else {}
+                    if not record(port, test, env, True, f'{dialect}_session', MOST_SEED):
+                        missing.append(f'{op} ({dialect})')
+            print('no seed of:', ', '.join(missing) or 'none')
+        finally:
+            server.terminate()
+            server.wait()
+    for folder in sorted(CORPUS.iterdir()):
+        sizes = [path.stat().st_size for path in folder.iterdir()]
+        print(f'{folder.name:18} {len(sizes):4} seeds {sum(sizes):8} bytes')
+
+
+if __name__ == '__main__':
+    main()

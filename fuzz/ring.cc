@@ -1,0 +1,156 @@
+// What a peer may send over RDMA. The transport and the queue pair are the real ones; libibverbs is not linked, the calls
+// below stand in for a device that delivers the input. The input is the peer's facts (40 bytes) and messages: u16 size,
+// bytes, as they lie in a receive slot.
+#include "net/rdma/ring_transport.h"
+
+#include <cstring>
+#include <deque>
+#include <optional>
+
+#include "kit.h"
+#include "net/rdma/queue_pair.h"
+
+namespace {
+
+using namespace caravan;
+
+ConstBytes input;
+std::deque<ibv_recv_wr> receives;     // posted, their buffers in `places`
+std::deque<ibv_sge> places;
+std::deque<ibv_wc> completions;       // of sends
+ibv_device * no_devices[2] = {};
+ibv_device device;
+ibv_context context;
+ibv_pd pd;
+ibv_mr mr;
+ibv_comp_channel channel;
+ibv_cq cq;
+ibv_qp qp;
+
+int post_receive(ibv_qp *, ibv_recv_wr * request, ibv_recv_wr **) {
+    receives.push_back(*request);
+    places.push_back(*request->sg_list);
+    return 0;
+}
+
+int post_send(ibv_qp *, ibv_send_wr * request, ibv_send_wr **) {
+    if (request->num_sge > 0) {
+        fuzz::require(__asan_region_is_poisoned(reinterpret_cast<void *>(request->sg_list->addr),
+                                                request->sg_list->length) == nullptr,
+                      "what is sent is valid memory");
+    }
+    if ((request->send_flags & IBV_SEND_SIGNALED) != 0) {
+        completions.push_back({.wr_id = request->wr_id, .status = IBV_WC_SUCCESS});
+    }
+    return 0;
+}
+
+// As a device: messages go into the posted buffers in turn, and one that does not fit or finds none breaks the
+// connection.
+ibv_wc next_arrival() {
+    const size_t size = fuzz::take_number<uint16_t>(input);
+    if (input.empty() || receives.empty() || size > places.front().length) {
+        return {.status = IBV_WC_WR_FLUSH_ERR};
+    }
+    const ConstBytes message = input.first(std::min(size, input.size()));
+    input = input.subspan(message.size());
+    std::memcpy(reinterpret_cast<void *>(places.front().addr), message.data(), message.size());
+    const ibv_wc arrived{.wr_id = receives.front().wr_id,
+                         .status = IBV_WC_SUCCESS,
+                         .opcode = IBV_WC_RECV,
+                         .byte_len = static_cast<uint32_t>(message.size())};
+    receives.pop_front();
+    places.pop_front();
+    return arrived;
+}
+
+// One message at a time, so that some polls find none.
+int poll_cq(ibv_cq *, int, ibv_wc * out) {
+    static bool turn = false;
+    if (!completions.empty()) {
+        *out = completions.front();
+        completions.pop_front();
+        return 1;
+    }
+    turn = !turn;
+    if (turn) {
+        *out = next_arrival();
+    }
+    return turn ? 1 : 0;
+}
+
+}  // namespace
+
+extern "C" {
+
+ibv_device ** ibv_get_device_list(int * count) {
+    no_devices[0] = &device;
+    *count = 1;
+    return no_devices;
+}
+void ibv_free_device_list(ibv_device **) {}
+const char * ibv_get_device_name(ibv_device *) { return "fuzz"; }
+ibv_context * ibv_open_device(ibv_device *) {
+    context.ops.poll_cq = poll_cq;
+    context.ops.post_send = post_send;
+    context.ops.post_recv = post_receive;
+    return &context;
+}
+int ibv_close_device(ibv_context *) { return 0; }
+ibv_pd * ibv_alloc_pd(ibv_context *) { return &pd; }
+int ibv_dealloc_pd(ibv_pd *) { return 0; }
+#undef ibv_reg_mr
+ibv_mr * ibv_reg_mr(ibv_pd *, void *, size_t, int) { return &mr; }
+ibv_mr * ibv_reg_mr_iova2(ibv_pd *, void *, size_t, uint64_t, unsigned) { return &mr; }
+int ibv_dereg_mr(ibv_mr *) { return 0; }
+ibv_comp_channel * ibv_create_comp_channel(ibv_context *) {
+    channel.fd = -1;
+    return &channel;
+}
+int ibv_destroy_comp_channel(ibv_comp_channel *) { return 0; }
+ibv_cq * ibv_create_cq(ibv_context *, int, void *, ibv_comp_channel *, int) {
+    cq.context = &context;
+    return &cq;
+}
+int ibv_destroy_cq(ibv_cq *) { return 0; }
+ibv_qp * ibv_create_qp(ibv_pd *, ibv_qp_init_attr *) {
+    qp.context = &context;
+    return &qp;
+}
+int ibv_destroy_qp(ibv_qp *) { return 0; }
+int ibv_modify_qp(ibv_qp *, ibv_qp_attr *, int) { return 0; }
+int ibv_get_cq_event(ibv_comp_channel *, ibv_cq **, void **) { return -1; }
+void ibv_ack_cq_events(ibv_cq *, unsigned) {}
+const char * ibv_wc_status_str(ibv_wc_status) { return "broken"; }
+
+int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
+    input = fuzz::input_bytes(data, size);
+    receives.clear();
+    places.clear();
+    completions.clear();
+    const auto facts = fuzz::take_number<net::rdma::PeerFacts>(input);
+    auto pair = net::rdma::QueuePair::create({.device = "fuzz", .mtu = 1024}, {.slot_size = 1024, .depth = 12});
+    fuzz::require(pair.has_value(), "there is a queue pair");
+    if (!(*pair)->connect(facts)) {
+        return 0;
+    }
+    auto transport = net::rdma::make_ring_transport(std::move(*pair), UniqueFd());
+    if (!transport) {
+        return 0;
+    }
+    std::array<std::byte, 3000> memory{};
+    for (size_t turn = 0;; ++turn) {
+        const std::array parts{MutableBytes(memory).first(1 + turn * 97 % 1500), MutableBytes(memory).subspan(1500)};
+        const auto got = (*transport)->receive(parts);
+        if (!got) {
+            return 0;
+        }
+        fuzz::require(*got <= parts[0].size() + parts[1].size(), "no more is received than there is room for");
+        if (turn % 3 == 0) {
+            const std::array out{ConstBytes(memory).first(turn * 31 % 200), ConstBytes(memory).first(1400)};
+            (void)(*transport)->send(out);
+        }
+    }
+}
+
+}  // extern "C"

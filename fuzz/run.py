@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Runs fuzz targets, each for a time, and prints a table: ./dev fuzz does.
+
+    run.py BUILD [TARGET] [SECONDS]
+
+New inputs go to BUILD/corpus/TARGET, reproducers to BUILD/findings; a log of each target lies in BUILD/logs. Exit code 1
+if there was a finding.
+"""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+FUZZ = Path(__file__).resolve().parent
+# The longest input in bytes, if not libFuzzer's 4096.
+LONGEST = {'stock_session': 32768, 'native_session': 32768, 'computing_session': 32768, 'stock_graph': 8192,
+           'native_graph': 8192, 'client': 16384}
+# Whose seeds a target starts from, besides its own.
+MORE_SEEDS = {'computing_session': ['stock_session', 'native_session'], 'native_session': ['stock_session']}
+# Only when named: ggml's kernels, which are not ours, fail in it.
+BY_NAME_ONLY = ['computing_session']
+
+
+def targets(build):
+    return sorted(path.name.removeprefix('fuzz-') for path in (build / 'bin').glob('fuzz-*'))
+
+
+def run(build, target, seconds):
+    """Runs one target. Returns (executions, coverage, features, units, seconds, reproducers)."""
+    own, findings = build / 'corpus' / target, build / 'findings'
+    for folder in (own, findings, build / 'logs'):
+        folder.mkdir(parents=True, exist_ok=True)
+    seeds = [FUZZ / 'corpus' / name for name in [target, *MORE_SEEDS.get(target, [])]]
+    before = set(findings.iterdir())
+    log = build / 'logs' / f'{target}.log'
+    # Memory that is lost is a finding as well.
+    env = {**os.environ, 'ASAN_OPTIONS': 'allocator_may_return_null=1:detect_leaks=1', 'OMP_NUM_THREADS': '1',
+           'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1'}
+    with open(log, 'wb') as out:
+        subprocess.run([str(build / 'bin' / f'fuzz-{target}'), str(own), *(str(seed) for seed in seeds if seed.is_dir()),
+                        f'-max_total_time={seconds}', '-timeout=20', '-rss_limit_mb=2048', '-print_final_stats=1',
+                        f'-max_len={LONGEST.get(target, 4096)}', f'-dict={FUZZ / "rpc.dict"}',
+                        f'-artifact_prefix={findings}/{target}-'], stdout=out, stderr=out, env=env, check=False,
+                       timeout=seconds + 300)
+    text = log.read_text(errors='replace')
+    status = re.findall(r'^#(\d+)\s.*?cov: (\d+) ft: (\d+) corp: (\d+)', text, re.M)
+    executions, coverage, features, units = (int(word) for word in status[-1]) if status else (0, 0, 0, 0)
+    total = re.search(r'number_of_executed_units: (\d+)', text)
+    found = sorted(set(findings.iterdir()) - before)
+    if not found and 'DONE' not in text and 'Done ' not in text:
+        found = [log]
+    return int(total.group(1)) if total else executions, coverage, features, units, found
+
+
+def main():
+    build, words = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    known = targets(build)
+    chosen = [target for target in known if target not in BY_NAME_ONLY]
+    if words and not words[0].isdigit():
+        chosen = [words.pop(0)]
+        if chosen[0] not in known:
+            sys.exit(f'fuzz: no target {chosen[0]}; there are: {", ".join(known)}')
+    seconds = int(words[0]) if words else 60
+    print(f'{"target":18} {"executions":>11} {"coverage":>9} {"features":>9} {"inputs":>7}  findings', flush=True)
+    all_found = []
+    for target in chosen:
+        executions, coverage, features, units, found = run(build, target, seconds)
+        all_found += found
+        print(f'{target:18} {executions:11} {coverage:9} {features:9} {units:7}  {len(found) or "none"}', flush=True)
+    for path in all_found:
+        print(f'finding: {path}')
+    sys.exit(1 if all_found else 0)
+
+
+if __name__ == '__main__':
+    main()

@@ -299,7 +299,6 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
         return;
     }
     loading_.begin(region.buffer, buffer_sizes_[region.buffer], Clock::now());
-    const bool hashed = data.size() > (native_ != nullptr ? wire::find_threshold : wire::hash_threshold);
     const bool found = hashed && found_by_hash(lock, region, range, offset, data);
     if (!found) {
         write(lock, region, offset, data, hashed);

@@ -154,7 +154,7 @@ TEST_F(ConfinementTest, TheStoreWorks) {
                   auto before = cache::Weights::open({.directory = own(), .keep = true});
                   confine(worker_confinement(true, {}, {cache::layout_in(own()).root}));
                   const auto data = test::noise(2 << 20);
-                  auto writer = before->begin(data.size());
+                  auto writer = before->begin(data.size(), cache::Keys::digest_and_fnv);
                   if (!writer) {
                       return false;
                   }

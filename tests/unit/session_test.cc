@@ -689,7 +689,7 @@ TEST(NativeSession, KeptGraphsAreBounded) {
 constexpr uint64_t mib = 1 << 20;
 
 TEST(MemoryLimit, BuffersBeyondItAreNotGivenOut) {
-    Client client({}, 16 * mib);
+    Client client({}, test::cpu_devices(), 16 * mib);
     const uint64_t first = client.alloc(10 * mib);
     EXPECT_NE(first, 0u);
     EXPECT_EQ(client.alloc(7 * mib), 0u);
@@ -702,7 +702,7 @@ TEST(MemoryLimit, BuffersBeyondItAreNotGivenOut) {
 }
 
 TEST(MemoryLimit, IsWhatTheDeviceSeemsToHave) {
-    Client client({}, 16 * mib);
+    Client client({}, test::cpu_devices(), 16 * mib);
     client.alloc(6 * mib);
     client.peer.ask(Command::get_device_memory, uint32_t{0});
     const auto memory = client.peer.answered_as<wire::DeviceMemoryAnswer>();

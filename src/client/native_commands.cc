@@ -137,8 +137,8 @@ private:
         declared_[slot] = region;
         slots_.emplace(region, slot);
         wire::DeclareRequest request{slot, {region.type, {}, {}, region.address}};
-        std::ranges::copy(region.ne, request.region.ne);
-        std::ranges::copy(region.nb, request.region.nb);
+        std::memcpy(request.region.ne, region.ne, sizeof region.ne);  // not aligned there
+        std::memcpy(request.region.nb, region.nb, sizeof region.nb);
         post_native(NativeCommand::declare, request);
         return slot;
     }

@@ -323,7 +323,7 @@ std::vector<wire::GraphTensor> encode_question(const ggml_tensor & node) {
     wire::GraphTensor & encoded = out.emplace_back(encode_shape(node));
     encoded.view_offs = 0;
     encoded.is_node = 1;
-    std::ranges::copy(references, encoded.src);
+    std::memcpy(encoded.src, references.data(), sizeof encoded.src);  // not aligned there
     return out;
 }
 

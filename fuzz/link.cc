@@ -13,11 +13,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     const ConstBytes input = fuzz::input_bytes(data, size);
     const ConstBytes first = input.first(std::min(size, sizeof(wire::RequestHeader)));  // as the front door reads it
     fuzz::InputSocket socket(input.subspan(first.size()));
-    auto transport = net::open_link_server(std::move(socket.near), first);
-    if (!transport) {
+    auto comer = net::open_for_token(std::move(socket.near), first);
+    if (!comer || comer->received) {
         return 0;
     }
-    server::PeerReceiver receiver(std::move(*transport));
+    server::PeerReceiver receiver(std::move(comer->transport));
     std::array<std::byte, 64> region;
     for (size_t length = 0; receiver.begin(length); length = (length + 16) % region.size()) {
         if (!receiver.bytes().read_into(MutableBytes(region).first(length))) {

@@ -66,7 +66,16 @@ Result<> Stream::send(Lock & lock, ConstBytes payload) {
         outbox_.push_back(std::move(segment));
         queued_ += payload.size();
     }
-    return flush(lock, queued_);
+    const bool lends = !std::exchange(lending_, true);  // another thread may be here, sleeping
+    if (lends) {
+        transport_->lend(payload);
+    }
+    auto sent = flush(lock, queued_);
+    if (lends) {
+        transport_->end_loan();
+        lending_ = false;
+    }
+    return sent;
 }
 
 Result<> Stream::await(Lock & lock, Ticket ticket) {

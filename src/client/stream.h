@@ -123,6 +123,7 @@ private:
     std::vector<std::byte> surplus_;  // received into the place of an answer that did not come
     std::optional<std::string> refusal_, launch_failure_;
 
+    bool lending_ = false;     // a payload's memory, to the transport
     bool watched_ = false;     // a thread sleeps on the transport,
     net::Interest watch_;      // for this
     int sleepers_ = 0;      // threads that sleep on progress_

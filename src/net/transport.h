@@ -32,6 +32,11 @@ public:
     // Takes some bytes off the front of the parts, in order. Returns how many; 0: the transport is full for now.
     virtual Result<size_t> send(std::span<const ConstBytes> parts) = 0;
 
+    // These bytes, which will be sent, stay where they are until end_loan(): a transport that would keep a copy need not.
+    // One loan at a time.
+    virtual void lend(ConstBytes) {}
+    virtual void end_loan() {}
+
     // Fills the parts, in order. Returns how many bytes; 0: nothing is here for now. Errc::closed: the peer has ended.
     virtual Result<size_t> receive(std::span<const MutableBytes> parts) = 0;
 

@@ -28,8 +28,8 @@ Session::Session(net::Transport & transport, ConstBytes already, Devices & devic
                  uint64_t max_memory)
     : in_(transport, already, client_stall, poll_time()),
       devices_(devices),
-      memory_(buffers_, max_memory),
       runs_(devices, spans_),
+      memory_(buffers_, max_memory),
       data_(transport, in_, runs_, buffers_, weights),
       native_(in_, devices, buffers_, memory_, data_, runs_, spans_, peers),
       graphs_(devices.count()),

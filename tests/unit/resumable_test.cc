@@ -145,8 +145,16 @@ void send_stream(Transport & transport, uint64_t size, unsigned seed) {
             bytes[i] = byte_at(sent + i);
         }
         const size_t half = bytes.size() / 2;
+        const bool lends = random() % 2 == 0;
+        if (lends) {
+            transport.lend(ConstBytes(bytes).subspan(half / 2));
+        }
         const auto done = send_all(transport, {ConstBytes(bytes).first(half), ConstBytes(bytes).subspan(half)}, seconds(20));
         ASSERT_TRUE(done) << done.error().text;
+        if (lends) {
+            transport.end_loan();
+        }
+        std::ranges::fill(bytes, std::byte{0xee});  // it is ours again
         sent += bytes.size();
     }
 }

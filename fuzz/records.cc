@@ -1,0 +1,34 @@
+// The records of a session that may be resumed: from a hostile peer, over a connection and over the one that replaces it.
+#include "kit.h"
+#include "net/resumable.h"
+
+extern "C" int LLVMFuzzerInitialize(int *, char ***) {
+    caravan::fuzz::be_quiet();
+    return 0;
+}
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
+    using namespace caravan;
+    ConstBytes input = fuzz::input_bytes(data, size);
+    const auto received = fuzz::take_number<uint64_t>(input);
+    const auto cut = fuzz::take_number<uint16_t>(input);
+    const ConstBytes first = input.first(std::min<size_t>(cut, input.size()));
+    net::ResumableTransport transport(std::make_unique<fuzz::InputTransport>(first),
+                                      {.name = "hostile", .grace = seconds(0), .reopen = {}, .tend = {}});
+    const std::array<std::byte, 3000> answer{};
+    std::array<std::byte, 5000> taken;
+    for (int turn = 0; turn < 200; ++turn) {
+        const std::array parts{ConstBytes(answer).first(static_cast<size_t>(turn) * 15), ConstBytes(answer)};
+        const auto some = transport.send(parts);
+        const std::array places{MutableBytes(taken).first(static_cast<size_t>(turn) + 1),
+                                MutableBytes(taken).subspan(201)};
+        const auto got = transport.receive(places);
+        if (!some || !got) {
+            return 0;
+        }
+        if (turn == 3 && received % 2 == 0) {
+            (void)transport.take_over(std::make_unique<fuzz::InputTransport>(input.subspan(first.size())), received);
+        }
+    }
+    return 0;
+}

@@ -20,7 +20,7 @@
 #ifndef BREAKS
 #define BREAKS 2
 #endif
-#define MAX_RECORD 2
+#define MAX_RECORD 3  // more than the window, so that a record is bounded by the room
 #define TELL_AFTER 1  // tell_after
 #ifdef LATE_RESUME
 #define CONNECTIONS (2 * BREAKS + 1)
@@ -254,7 +254,11 @@ inline forget_stash(e) {
 #define READS_AHEAD true
 #endif
 // What a wait of end e on connection c, for this interest, is ended by.
+#ifdef PROMISE_BEYOND_ROOM
+#define FOR_ROOM(e) (writes[e] && ROOM(e) == 0)
+#else
 #define FOR_ROOM(e) (writes[e] && ROOM(e) == 0 && record_left[e] == 0)
+#endif
 #define UNSENT(e) (len(control[e]) > 0 || on_wire[e] < replay_end[e])
 #define READY(e, c, read) (conn[e] != c || DEAD(e, c) || \
     ((read || (READS_AHEAD && FOR_ROOM(e))) && len(TO(e, c)) > 0) || \
@@ -319,6 +323,9 @@ reopen:
     fi;
     goto again;
 done:
+#ifdef REACH_END
+    assert(newest < BREAKS);
+#endif
     is_done = true
 }
 

@@ -1,0 +1,195 @@
+// Choosing the transport: src/net/handshake.cc, net/rdma/upgrade.cc, the server's front door. HELLO, the offer of RDMA,
+// its answer, a token each way over RDMA, the verdict, and the first command on what was chosen: RECORDS, or LINK and
+// its answer. Then one command and its result stand for the session.
+//
+// Any message over RDMA may be lost, any step of setting it up may fail on either side, every patience may run out
+// (but that for the answer to the offer, see LATE_ANSWER in README.md), and the TCP connection may break at any time.
+
+mtype = { hello, offer, answer, verdict, records, link, linked, command, result, token };
+chan to_server = [4] of { mtype, bool };  // over TCP
+chan to_client = [4] of { mtype, bool };
+chan rdma_to_server = [3] of { mtype };
+chan rdma_to_client = [3] of { mtype };
+bool broken = false;       // the TCP connection, or an end closed it: both see it, and an RDMA session ends with it
+bool rdma_works = true;    // until a message is lost: none gets through a queue pair after that
+
+mtype = { undecided, tcp, rdma, ended };
+mtype client_uses = undecided, server_uses = undecided;
+
+#define SEND(channel, kind, flag) if :: !broken -> channel!kind(flag) :: broken fi
+
+#ifdef TCP_HOLDS
+#define TCP_MAY_FAIL false
+#else
+#define TCP_MAY_FAIL true
+#endif
+
+// While TCP holds, only a session that has changed to RDMA may fail.
+inline end_of_client() {
+    assert(TCP_MAY_FAIL || client_uses == rdma);
+    broken = true;
+    client_uses = ended;
+    goto over
+}
+inline end_of_server() { broken = true; server_uses = ended; goto over }
+
+inline send_rdma(channel, kind) {
+    if
+    :: rdma_works -> channel!kind
+    :: rdma_works = false
+    fi
+}
+
+active proctype client() {
+    bool has_rdma, flag, is_link;
+    select (has_rdma: 0 .. 1);
+    select (is_link: 0 .. 1);
+    SEND(to_server, hello, has_rdma);
+    if
+    :: to_client?hello(flag)
+    :: broken -> end_of_client()
+    fi;
+    if
+    :: !has_rdma || !flag -> goto over_tcp
+    :: has_rdma && flag -> skip
+    :: has_rdma && flag -> goto over_tcp  // no queue pair to offer
+    fi;
+    SEND(to_server, offer, true);
+    if
+    :: to_client?answer(flag)
+    :: broken -> end_of_client()
+#ifdef LATE_ANSWER
+    :: goto over_tcp
+#endif
+    fi;
+    if
+    :: !flag -> goto over_tcp
+    :: flag -> send_rdma(rdma_to_server, token)
+    :: flag -> goto say_no  // it could not be connected
+    fi;
+    if
+    :: rdma_to_client?token -> skip
+    :: true -> goto say_no  // in vain
+    fi;
+    SEND(to_server, verdict, true);
+    client_uses = rdma;
+    goto first;
+say_no:
+    SEND(to_server, verdict, false);
+over_tcp:
+    client_uses = tcp;
+first:
+    if
+    :: client_uses == tcp && !is_link -> SEND(to_server, records, true); SEND(to_server, command, true)
+    :: client_uses == tcp && is_link -> SEND(to_server, link, true)
+    :: client_uses == rdma && !is_link -> send_rdma(rdma_to_server, records); send_rdma(rdma_to_server, command)
+    :: client_uses == rdma && is_link -> send_rdma(rdma_to_server, link)
+    fi;
+    if
+    :: is_link ->
+        if
+        :: client_uses == tcp && to_client?[_, _] ->
+            // Whatever the server says now is about the session.
+            assert(to_client?[linked, _]);
+            to_client?linked(_);
+            SEND(to_server, command, true)
+        :: client_uses == rdma && rdma_to_client?[linked] ->
+            rdma_to_client?linked;
+            send_rdma(rdma_to_server, command)
+        :: broken -> end_of_client()
+        fi
+    :: !is_link
+    fi;
+    if
+    :: client_uses == tcp && to_client?[_, _] -> assert(to_client?[result, _])
+    :: client_uses == rdma && rdma_to_client?[result]
+    :: broken -> end_of_client()
+    :: client_uses == rdma && !rdma_works -> end_of_client()
+    fi;
+    assert(client_uses == server_uses);
+#ifdef REACH_END
+    assert(client_uses != rdma);
+#endif
+over:
+    skip
+}
+
+active proctype server() {
+    bool has_rdma, flag, is_verified;
+    mtype kind;
+    select (has_rdma: 0 .. 1);
+    if
+    :: to_server?hello(_)
+    :: broken -> end_of_server()
+    fi;
+    SEND(to_client, hello, has_rdma);
+    if
+    :: to_server?kind(flag)
+    :: broken -> end_of_server()
+    fi;
+    if
+    :: kind != offer -> server_uses = tcp; goto first_is_here
+    :: kind == offer -> SEND(to_client, answer, true)
+    :: kind == offer -> SEND(to_client, answer, false); server_uses = tcp; goto first
+    fi;
+    if
+    :: rdma_to_server?token ->
+        if
+        :: is_verified = true; send_rdma(rdma_to_client, token)
+        :: is_verified = false  // it could not be posted
+        fi
+    :: true -> is_verified = false  // in vain
+    fi;
+#ifdef NO_VERDICT
+    server_uses = (is_verified -> rdma : tcp);
+    goto first;
+#endif
+    if
+    :: to_server?kind(flag) ->
+        assert(kind == verdict);  // no byte of the session is taken for it
+        assert(!flag || is_verified);
+        server_uses = (flag -> rdma : tcp)
+    :: broken -> server_uses = tcp
+    :: TCP_MAY_FAIL -> server_uses = tcp  // in vain
+    fi;
+first:
+    if
+    :: server_uses == tcp && to_server?[_, _] -> to_server?kind(_)
+    :: server_uses == rdma && rdma_to_server?[_] -> rdma_to_server?kind
+    :: broken -> end_of_server()
+    :: TCP_MAY_FAIL || (server_uses == rdma && !rdma_works) -> end_of_server()  // in vain
+    fi;
+first_is_here:
+    if
+    :: kind == records
+    :: kind == link ->
+        if
+        :: server_uses == tcp -> SEND(to_client, linked, true)
+        :: server_uses == rdma -> send_rdma(rdma_to_client, linked)
+        fi
+    :: else -> end_of_server()  // "a session that does not begin with RECORDS"
+    fi;
+    assert(client_uses == server_uses || client_uses == ended);
+    if
+    :: server_uses == tcp && to_server?[_, _] -> to_server?kind(_)
+    :: server_uses == rdma && rdma_to_server?[_] -> rdma_to_server?kind
+    :: broken -> end_of_server()
+    :: server_uses == rdma && !rdma_works -> end_of_server()
+    fi;
+    assert(kind == command);
+    if
+    :: server_uses == tcp -> SEND(to_client, result, true)
+    :: server_uses == rdma -> send_rdma(rdma_to_client, result)
+    fi;
+over:
+    skip
+}
+
+active proctype network() {
+end:
+    do
+    :: atomic { TCP_MAY_FAIL && !broken -> broken = true }
+    :: atomic { rdma_works -> rdma_works = false }
+    :: break
+    od
+}

@@ -1,0 +1,77 @@
+"""The models in docs/model/, checked exhaustively: what must hold does, and what must break does."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+MODELS = Path(__file__).resolve().parents[2] / "docs" / "model"
+DEADLOCK = "invalid end state"
+
+
+def check(directory, model, flags, cycles=False):
+    """Spin's verdict: the text of the verifier, and what it found, or None."""
+    kind = ["-DNP"] if cycles else ["-DSAFETY"]
+    steps = [
+        ["spin", "-a", *(f"-D{flag}" for flag in flags.split()), MODELS / f"{model}.pml"],
+        # Optimizing takes longer than it saves.
+        ["gcc", "-O0", "-w", "-DCOLLAPSE", "-DMEMLIM=1500", *kind, "-o", "pan", "pan.c"],
+        ["./pan", "-n", "-m100000", *(["-l"] if cycles else [])],
+    ]
+    for step in steps:
+        done = subprocess.run(step, cwd=directory, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+    text = done.stdout
+    for sign in ("max search depth too small", "Search not completed", "out of memory"):
+        assert "errors: 1" in text or sign not in text, text
+    found = [line for line in text.splitlines() if line.startswith("pan:1: ")]
+    assert ("errors: 0" in text) != bool(found), text
+    return text, found[0] if found else None
+
+
+@pytest.mark.parametrize("model, flags", [
+    ("resume", "BREAKS=1"),
+    ("resume", "BREAKS=1 WINDOW=3 SOCKET=4"),
+    ("resume", "BREAKS=2 COMMANDS=2"),
+    ("resume", "BREAKS=3 COMMANDS=1"),
+    ("resume", "BREAKS=1 ANSWERS=1 DUPLEX"),
+    ("ring", ""),
+    ("ring", "DEPTH_0=9 DEPTH_1=9"),
+    ("ring", "DEPTH_0=12 DEPTH_1=8 MESSAGES=5"),
+    ("negotiate", ""),
+    ("negotiate", "TCP_HOLDS"),
+])
+def test_it_holds(tmp_path, model, flags):
+    text, found = check(tmp_path, model, flags)
+    assert found is None, text
+
+
+def test_nothing_goes_round_in_circles(tmp_path):
+    text, found = check(tmp_path, "resume", "BREAKS=1", cycles=True)
+    assert found is None, text
+
+
+@pytest.mark.parametrize("model, flags, fault", [
+    ("resume", "BREAKS=0 NO_STASH", DEADLOCK),
+    ("resume", "BREAKS=0 ANSWERS=1 DUPLEX PROMISE_BEYOND_ROOM", DEADLOCK),
+    ("resume", "BREAKS=1 KEEP_STASH", "first[1]==(taken[1]+stashed[1])"),
+    ("resume", "BREAKS=2 COMMANDS=2 LATE_RESUME", "replay_begin[1]<=received"),
+    ("resume", "BREAKS=2 COMMANDS=2 CLOSE_GIVEN_UP", "closed[conn[1]]"),
+    ("ring", "NO_CREDIT_MESSAGES", DEADLOCK),
+    ("ring", "RESERVED=1", "posted_receives[e]>0"),
+    ("negotiate", "TCP_HOLDS NO_VERDICT", "client_uses=="),
+    ("negotiate", "LATE_ANSWER", "assertion violated"),
+])
+def test_what_is_left_out_is_missed(tmp_path, model, flags, fault):
+    text, found = check(tmp_path, model, flags)
+    assert found is not None and fault in found, text
+
+
+@pytest.mark.parametrize("model, flags, goal", [
+    ("resume", "BREAKS=2 COMMANDS=2 REACH_END", "newest<2"),
+    ("ring", "REACH_END", "assertion violated 0"),
+    ("negotiate", "REACH_END", "client_uses!="),
+])
+def test_the_end_is_reached(tmp_path, model, flags, goal):
+    text, found = check(tmp_path, model, flags)
+    assert found is not None and goal in found, text

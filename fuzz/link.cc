@@ -14,7 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     const ConstBytes first = input.first(std::min(size, sizeof(wire::RequestHeader)));  // as the front door reads it
     fuzz::InputSocket socket(input.subspan(first.size()));
     auto comer = net::open_for_token(std::move(socket.near), first);
-    if (!comer || comer->received) {
+    if (!comer || comer->resume) {
         return 0;
     }
     server::PeerReceiver receiver(std::move(comer->transport));

@@ -27,7 +27,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
             return 0;
         }
         if (turn == 3 && received % 2 == 0) {
-            (void)transport.take_over(std::make_unique<fuzz::InputTransport>(input.subspan(first.size())), received);
+            (void)transport.take_over(std::make_unique<fuzz::InputTransport>(input.subspan(first.size())), {received, 1});
         }
     }
     return 0;

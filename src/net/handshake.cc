@@ -170,7 +170,7 @@ Result<> receive_whole(Transport & transport, MutableBytes bytes, TimePoint dead
 }
 
 // TCP, also if it was RDMA that broke: that is the network that has more ways to work.
-Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t token, uint64_t received,
+Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t token, wire::ResumeRequest resume,
                                             TimePoint deadline) {
     auto opened = open(endpoint, token, transport_wish() == TransportWish::rdma, deadline);
     if (!opened) {
@@ -179,7 +179,7 @@ Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t 
     }
     std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::ResumeRequest)];
     store(request, wire::RequestHeader{wire::command_resume, sizeof(wire::ResumeRequest)});
-    store(request + sizeof(wire::RequestHeader), wire::ResumeRequest{received});
+    store(request + sizeof(wire::RequestHeader), resume);
     struct {
         uint64_t size = 0;
         wire::ResumeAnswer answer{};
@@ -234,8 +234,8 @@ std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & e
         ResumableTransport::Options{.name = "RPC server " + endpoint.text(),
                                     .grace = reconnect_time(),
                                     .reopen =
-                                        [endpoint, token](uint64_t received, TimePoint deadline) {
-                                            return resume(endpoint, token, received, deadline);
+                                        [endpoint, token](wire::ResumeRequest request, TimePoint deadline) {
+                                            return resume(endpoint, token, request, deadline);
                                         },
                                     .tend = std::move(tend)});
 }
@@ -361,7 +361,7 @@ Result<Comer> open_for_token(UniqueFd socket, ConstBytes first) {
         if (!bytes) {
             return std::unexpected(bytes.error());
         }
-        comer.received = load<wire::ResumeRequest>(bytes->data() + sizeof header).received;
+        comer.resume = load<wire::ResumeRequest>(bytes->data() + sizeof header);
     } else if (header.command != wire::command_link) {
         return fail(Errc::protocol, "it begins with another command than LINK or RESUME");
     } else if (auto sent = send_all(*accepted->transport, {link_answer}, seconds(10)); !sent) {

@@ -54,7 +54,7 @@ Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t
 // The other end of that, and who comes to resume a session or a link. `first` as in open_server().
 struct Comer {
     std::unique_ptr<Transport> transport;
-    std::optional<uint64_t> received;  // it resumes, and has got to here; the answer is still to be given
+    std::optional<wire::ResumeRequest> resume;  // it resumes; the answer is still to be given
 };
 Result<Comer> open_for_token(UniqueFd socket, ConstBytes first);
 

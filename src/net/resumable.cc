@@ -375,6 +375,7 @@ Result<bool> ResumableTransport::wait(Interest interest, TimePoint deadline, mic
     if (interest.read && may_receive()) {
         return true;
     }
+    acknowledge_much();
     if (inner_) {
         pump_out(replay_.end());
     }
@@ -439,13 +440,14 @@ void ResumableTransport::broke(const std::shared_ptr<Transport> & transport, Err
     if (peer_has_ended_) {
         error = {Errc::closed, "the peer closed the connection"};
     }
-    if (options_.grace.count() == 0 || (is_passive && (error.code == Errc::closed || error.code == Errc::protocol))) {
+    const bool is_the_peers = peer_has_ended_ || (error.code == Errc::closed && !peer_is_watched_);
+    if (options_.grace.count() == 0 || (is_passive && (is_the_peers || error.code == Errc::protocol))) {
         end(std::move(error));
         return;
     }
     reason_ = error.text;
     next_try_ = broken_since_;
-    const bool may_have_ended = is_passive && error.code == Errc::reset && !peer_is_watched_;
+    const bool may_have_ended = is_passive && error.code == Errc::reset && !peer_was_watched_;
     const seconds grace = may_have_ended ? std::min(options_.grace, grace_after_reset)
                                                                   : options_.grace;
     give_up_ = broken_since_ + grace;
@@ -473,11 +475,16 @@ Result<> ResumableTransport::begin_again(std::unique_ptr<Transport> transport, u
     return {};
 }
 
-Result<> ResumableTransport::take_over(std::unique_ptr<Transport> transport, uint64_t received) {
+Result<> ResumableTransport::take_over(std::unique_ptr<Transport> transport, wire::ResumeRequest request) {
     Lock lock(mutex_);
     if (over_) {
         return std::unexpected(*over_);
     }
+    const uint32_t attempt = request.attempt;
+    if (attempt <= attempt_) {
+        return fail(Errc::protocol, "an attempt to resume that comes too late");
+    }
+    attempt_ = attempt;
     if (inner_) {
         drop_connection();  // the peer knows more
         reason_ = "on the other side";
@@ -489,12 +496,13 @@ Result<> ResumableTransport::take_over(std::unique_ptr<Transport> transport, uin
         wire::ResumeAnswer answer;
     } answer{.answer = {taken_}};
     append_bytes(control_, const_bytes(&answer, sizeof answer));
-    return begin_again(std::move(transport), received);
+    return begin_again(std::move(transport), request.received);
 }
 
 void ResumableTransport::watch_peer(bool is_watched) {
     Lock lock(mutex_);
     peer_is_watched_ = is_watched;
+    peer_was_watched_ = peer_was_watched_ || is_watched;
 }
 
 void ResumableTransport::peer_ended() {
@@ -536,9 +544,9 @@ void ResumableTransport::reopen(Lock & lock, TimePoint deadline) {
     // What was received and not taken is sent again.
     stash_.clear();
     stash_begin_ = 0;
-    const uint64_t received = taken_;
+    const wire::ResumeRequest request{taken_, ++attempt_};
     lock.unlock();
-    auto again = options_.reopen(received, now + attempt_patience);
+    auto again = options_.reopen(request, now + attempt_patience);
     lock.lock();
     reopening_ = false;
     changed_.notify_all();

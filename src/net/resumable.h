@@ -56,7 +56,7 @@ public:
     };
     // Connects anew and tells the peer how much was received. Blocks until the deadline at most. Errc::closed,
     // Errc::unavailable: there is no session any more, and no use in trying again.
-    using Reopen = std::function<Result<Reopened>(uint64_t received, TimePoint deadline)>;
+    using Reopen = std::function<Result<Reopened>(wire::ResumeRequest request, TimePoint deadline)>;
 
     struct Options {
         std::string name;  // of the peer, for the log
@@ -77,9 +77,10 @@ public:
     std::string_view kind() const override;
 
     // The passive end's: the peer has come back, and says how much it received. It is answered.
-    Result<> take_over(std::unique_ptr<Transport> transport, uint64_t received);
-    // The passive end's: is the end of the peer's process told by other means, with peer_ended()? Then a reset is the
-    // network's doing, and is worth all of `grace`.
+    Result<> take_over(std::unique_ptr<Transport> transport, wire::ResumeRequest request);
+    // The passive end's: is the end of the peer's process told by other means just now, with peer_ended()? Then an end of
+    // the connection, however orderly, is not the peer's. Once it was, a reset is the network's doing, and is worth all of
+    // `grace`.
     void watch_peer(bool is_watched);
     void peer_ended();
 
@@ -132,7 +133,8 @@ private:
     std::string reason_;
     bool reopening_ = false;
     bool woken_ = false;
-    bool peer_is_watched_ = false, peer_has_ended_ = false;
+    bool peer_is_watched_ = false, peer_was_watched_ = false, peer_has_ended_ = false;
+    uint32_t attempt_ = 0;  // the last one, made or taken
 
     int waiting_ = 0;
     bool looking_ = false;  // the keeper waits in inner_, for no time at all: two may not

@@ -136,9 +136,9 @@ void Peers::arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> firs
 
 void Peers::came(uint64_t token, net::Comer comer, bool resumes) {
     std::lock_guard lock(mutex_);
-    if (comer.received) {
+    if (comer.resume) {
         if (const auto kept = resumable_.find(token); kept != resumable_.end()) {
-            (void)kept->second->take_over(std::move(comer.transport), *comer.received);
+            (void)kept->second->take_over(std::move(comer.transport), *comer.resume);
         }
         return;
     }

@@ -80,7 +80,10 @@ private:
                 const bool closed = (fds[3].revents & (POLLERR | POLLHUP | POLLNVAL)) == 0;
                 lifeline_.reset();
                 if (auto * session = peers_.kept(token_)) {
-                    closed ? session->peer_ended() : session->watch_peer(false);
+                    session->watch_peer(false);
+                    if (closed) {
+                        session->peer_ended();
+                    }
                 }
                 has_ended_ = closed;
                 if (closed && !client_) {
@@ -90,8 +93,9 @@ private:
             if (fds[0].revents == 0) {
                 continue;
             }
-            if (token_ != 0 && !has_ended_ && (fds[0].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0) {
-                client_.reset();  // cut off, not closed: the session may be resumed
+            const bool was_cut = (fds[0].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0 || lifeline_;
+            if (token_ != 0 && !has_ended_ && was_cut) {
+                client_.reset();  // the session may be resumed
                 continue;
             }
             // Commands that came before the end are still read (an upload may be on its way into the cache), but a

@@ -77,6 +77,7 @@ inline constexpr uint64_t resume_window = 8 << 20;
 inline constexpr Command command_resume{132};
 struct ResumeRequest {
     uint64_t received;  // as RecordHeader::acknowledged
+    uint32_t attempt;   // counts from 1: one that arrives late must not replace a later one
 };
 struct ResumeAnswer {
     uint64_t received;

@@ -160,7 +160,7 @@ def resume(server, token):
     peer = stockwire.connect(server)
     peer.sendall(stockwire.command(14, hello(token)))
     answer = peer.recv(36)
-    peer.sendall(stockwire.command(132, struct.pack('<Q', 0)))
+    peer.sendall(stockwire.command(132, struct.pack('<QI', 0, 1)))
     return peer, struct.unpack('<Q', answer[-8:])[0]
 
 

@@ -92,8 +92,8 @@ struct Flaky {
         active = std::make_unique<ResumableTransport>(
             std::move(pair.near),
             ResumableTransport::Options{.name = "passive", .grace = seconds(20),
-                                        .reopen = [this](uint64_t received, TimePoint deadline) {
-                                            return reopen(received, deadline);
+                                        .reopen = [this](wire::ResumeRequest request, TimePoint deadline) {
+                                            return reopen(request, deadline);
                                         }});
     }
     Pair connect() {
@@ -104,12 +104,12 @@ struct Flaky {
         pair.far = std::make_unique<Cut>(std::move(pair.far), left);
         return pair;
     }
-    Result<ResumableTransport::Reopened> reopen(uint64_t received, TimePoint deadline) {
+    Result<ResumableTransport::Reopened> reopen(wire::ResumeRequest request, TimePoint deadline) {
         Pair pair = connect();
         if (random() % 8 == 0) {
             return fail(Errc::timed_out, "no luck");
         }
-        if (auto taken = passive->take_over(std::move(pair.far), received); !taken) {
+        if (auto taken = passive->take_over(std::move(pair.far), request); !taken) {
             return fail(Errc::closed, "{}", taken.error().text);
         }
         struct {
@@ -232,7 +232,7 @@ void connect(Ends & ends, seconds grace, Errc refusal) {
         std::move(pair.far), ResumableTransport::Options{.name = "active", .grace = grace, .reopen = {}});
     ends.active = std::make_unique<ResumableTransport>(
         std::move(pair.near), ResumableTransport::Options{.name = "passive", .grace = grace,
-                                                          .reopen = [&ends, refusal](uint64_t, TimePoint)
+                                                          .reopen = [&ends, refusal](wire::ResumeRequest, TimePoint)
                                                               -> Result<ResumableTransport::Reopened> {
                                                               ++ends.tries;
                                                               return fail(refusal, "not now");
@@ -333,9 +333,36 @@ TEST(Resumable, HostileRecordsEndIt) {
     {
         Hostile peer;  // resumes at a place that was never reached
         Pair pair = make_pair_of_transports();
-        EXPECT_FALSE(peer.transport->take_over(std::move(pair.far), 1));
+        EXPECT_FALSE(peer.transport->take_over(std::move(pair.far), {1, 1}));
         EXPECT_EQ(end_of(*peer.transport).code, Errc::protocol);
     }
+}
+
+TEST(Resumable, AnAttemptThatComesLateReplacesNothing) {
+    Hostile peer;
+    Pair second = make_pair_of_transports(), first = make_pair_of_transports();
+    ASSERT_TRUE(peer.transport->take_over(std::move(second.far), {0, 2}));
+    EXPECT_FALSE(peer.transport->take_over(std::move(first.far), {0, 1}));
+    const wire::RecordHeader header{1, 0, 0};
+    const std::byte byte{42};
+    ASSERT_TRUE(send_all(*second.near, {const_bytes(&header, sizeof header), ConstBytes(&byte, 1)}, seconds(5)));
+    Inbound in(*peer.transport, {}, seconds(5), microseconds{0});
+    std::byte got{};
+    ASSERT_TRUE(in.read_into({&got, 1}));
+    EXPECT_EQ(got, byte);
+}
+
+// While its lifeline is up, not even an orderly end of its connection is the peer's own.
+TEST(Resumable, AWatchedPeerEndsWhenItIsSaidTo) {
+    Hostile peer;
+    peer.transport->watch_peer(true);
+    peer.raw.reset();
+    std::byte byte;
+    const std::array parts{MutableBytes(&byte, 1)};
+    EXPECT_TRUE(peer.transport->receive(parts));
+    EXPECT_TRUE(peer.transport->wait({.read = true}, Clock::now() + milliseconds(50), microseconds{0}));
+    peer.transport->peer_ended();
+    EXPECT_EQ(end_of(*peer.transport).code, Errc::closed);
 }
 
 // It never acknowledges: what is kept for it is bounded, and so is what it can make the other side keep.

@@ -22,6 +22,8 @@ import re
 import shutil
 import signal
 import statistics
+import struct
+import subprocess
 import sys
 import tempfile
 import threading
@@ -34,13 +36,14 @@ import harness
 import stockwire
 from processes import PROMPT, InBackground, completion, tail
 from proxy import Proxy
-from system import MODEL, STOCK_SERVER, eventually
+from system import MAKE_MODELS, MODEL, STOCK_SERVER, eventually
 
 PROMPTS = [(PROMPT, 200), ('And it came to pass', 40), ('The king said', 8)]
 REQUEST_SECONDS = 150  # beyond what a client goes on trying to reach a server
 GRACE_SECONDS = 60     # sessions whose client died during an outage wait so long for it
 SAMPLE_SECONDS = 10
 WARM_UP = 0.1
+CACHE_SIZE = '20M'     # one of the large models fits, not both
 BOUNDS = {'MiB': 24, 'open files': 8, 'threads': 8}
 
 
@@ -49,10 +52,11 @@ BOUNDS = {'MiB': 24, 'open files': 8, 'threads': 8}
 class World:
     """What each client knows."""
 
-    def __init__(self, servers, proxies, texts, logits, reports, over):
+    def __init__(self, servers, proxies, texts, logits, large, reports, over):
         self.direct = [types.SimpleNamespace(endpoint=server.endpoint) for server in servers]
         self.proxied = [types.SimpleNamespace(endpoint=proxy.endpoint) for proxy in proxies]
         self.texts, self.logits, self.reports, self.over = texts, logits, reports, over
+        self.large = large  # models whose weights are cached, and their logits
 
     def count(self, event, number=1):
         self.reports.put(('count', event, number))
@@ -108,6 +112,12 @@ def computing(lab, world):
     world.count('logits computed')
 
 
+def caching(lab, world):
+    model, logits = random.choice(world.large)
+    harness.same(lab.logits(world.proxied[:1], model, chunks=1), logits)
+    world.count('logits computed with cached weights')
+
+
 def benchmarking(lab, world):
     lab.run(['llama-bench', '-m', MODEL, '-t', 1, '-p', 64, '-n', 32, '-r', 2, *lab.where(world.some(world.proxied))],
             timeout=REQUEST_SECONDS)
@@ -139,7 +149,9 @@ def stock(lab, world):
 
 
 def caravan_hello():
-    return stockwire.command(stockwire.HELLO, b'\0\0\0\0CARAVAN1' + random.randbytes(12))
+    features = random.choice([2, 6, random.getrandbits(32)])
+    token = random.choice([0, 0, 0, random.getrandbits(64)])
+    return stockwire.command(stockwire.HELLO, struct.pack('<I8sIQ', 0, b'CARAVAN1', features, token))
 
 
 def hostile_bytes():
@@ -173,7 +185,7 @@ def hostile(lab, world):
         time.sleep(random.uniform(0, 0.3))
 
 
-CLIENTS = [lasting, visiting, computing, benchmarking, killed_generating, killed_loading, stock, hostile]
+CLIENTS = [lasting, visiting, computing, caching, benchmarking, killed_generating, killed_loading, stock, hostile]
 
 
 def end_with_parent():
@@ -293,6 +305,16 @@ class Record:
                 yield who, what, len(points), first, last, slope
 
 
+def large_models(folder):
+    """Their larger tensors are above the 1 MiB from which weights are cached."""
+    files = [folder / f'large-{width}.gguf' for width in (8192, 8448)]
+    for file in files:
+        subprocess.run([sys.executable, MAKE_MODELS, '--bench', '--out', file, '--layers', '2', '--d', '256', '--heads',
+                        '8', '--kv-heads', '4', '--ff', file.stem.split('-')[1], '--vocab', '2048', '--type', 'q8_0'],
+                       check=True, stdout=subprocess.DEVNULL, timeout=60)
+    return files
+
+
 class Soak:
     def __init__(self, seconds, seed, keep):
         self.seconds, self.seed, self.keep = seconds, seed, keep
@@ -307,7 +329,8 @@ class Soak:
 
     def start_servers(self, lab):
         cache = lab.folder / 'cache'
-        self.servers = [lab.server('-c', '--cache-dir', cache, name='server A'), lab.server(name='server B')]
+        self.servers = [lab.server('-c', '--cache-dir', cache, '--cache-size', CACHE_SIZE, name='server A'),
+                        lab.server(name='server B')]
         self.cache = cache
         for server in self.servers:
             lab.devices(server.endpoint)  # it has served, as when it is looked at again at the end
@@ -353,10 +376,11 @@ class Soak:
         reports, over = spawn.Queue(), spawn.Event()
         texts = {(prompt, n): harness.local_text(lab, [prompt], n)[0] for prompt, n in PROMPTS}
         logits = harness.local_logits(lab)
+        large = [(model, harness.local_logits(lab, model, chunks=1)) for model in large_models(lab.folder)]
         self.start_servers(lab)
         self.dead, self.oldest = [], {}
         proxies = [Proxy(server) for server in self.servers]
-        world = World(self.servers, proxies, texts, logits, reports, over)
+        world = World(self.servers, proxies, texts, logits, large, reports, over)
         actors = []
         clients = CLIENTS if STOCK_SERVER else [client for client in CLIENTS if client is not stock]
         for number, client in enumerate(clients):

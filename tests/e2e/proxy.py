@@ -2,6 +2,7 @@
 import socket
 import struct
 import threading
+import time
 
 from system import eventually
 
@@ -17,12 +18,13 @@ class Proxy:
         self.listener = socket.create_server(('127.0.0.1', 0))
         self.endpoint = f'127.0.0.1:{self.listener.getsockname()[1]}'
         self.lock = threading.Lock()
-        self.pairs = []
+        self.pairs = {}      # (near, far): how many of the two directions are open
         self.passed = 0      # bytes, in both directions
         self.connections = 0
         self.cuts = 0
         self.cut_after = None  # cut whenever so many bytes have passed
         self.refuses = False
+        self.frozen = False  # connections stay, nothing passes; nothing is lost
         self._since_cut = 0
         self._start(self._accept)
 
@@ -33,24 +35,28 @@ class Proxy:
         while True:
             try:
                 near, _ = self.listener.accept()
-                if self.refuses:
-                    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-                    near.close()
-                    continue
-                far = socket.create_connection(self.target)
             except OSError:
                 return
+            try:
+                if self.refuses:
+                    raise ConnectionRefusedError
+                far = socket.create_connection(self.target)
+            except OSError:
+                self._reset(near)
+                continue
             for end in (near, far):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            pair = (near, far)
             with self.lock:
                 self.connections += 1
-                self.pairs.append((near, far))
-            self._start(self._pass, near, far, (near, far))
-            self._start(self._pass, far, near, (near, far))
+                self.pairs[pair] = 2
+            self._start(self._pass, near, far, pair)
+            self._start(self._pass, far, near, pair)
 
     def _pass(self, source, sink, pair):
         try:
             while data := source.recv(65536):
+                self._thaw()
                 sink.sendall(data)
                 with self.lock:
                     self.passed += len(data)
@@ -58,27 +64,45 @@ class Proxy:
                     due = self.cut_after is not None and self._since_cut >= self.cut_after
                 if due:
                     self.cut()
+            self._thaw()
             with self.lock:
                 if pair in self.pairs:
                     sink.shutdown(socket.SHUT_WR)  # an orderly end stays one
+                    self.pairs[pair] -= 1
+                    if self.pairs[pair] == 0:
+                        self._close(pair)
+        except OSError:
+            with self.lock:
+                if pair in self.pairs:
+                    self._close(pair, self._reset)  # so does a reset
+
+    def _thaw(self):
+        while self.frozen:
+            time.sleep(0.01)
+
+    @staticmethod
+    def _reset(end):
+        try:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            end.shutdown(socket.SHUT_RD)  # ends our own recv; close alone would not
         except OSError:
             pass
+        end.close()
+
+    def _close(self, pair, how=socket.socket.close):
+        del self.pairs[pair]
+        for end in pair:
+            how(end)
 
     def cut(self):
         with self.lock:
-            pairs, self.pairs = self.pairs, []
             self._since_cut = 0
-            self.cuts += bool(pairs)
-            for pair in pairs:
-                for end in pair:
-                    try:
-                        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-                        end.shutdown(socket.SHUT_RD)  # ends our own recv; close alone would not
-                    except OSError:
-                        pass
-                    end.close()
+            self.cuts += bool(self.pairs)
+            for pair in list(self.pairs):
+                self._close(pair, self._reset)
 
     def close(self):
+        self.frozen = False
         self.listener.close()
         self.cut()
 

@@ -33,6 +33,9 @@ Result<UniqueFd> accept_socket(int listener);
 // (keep-alive). Failures are ignored: a Unix socket has neither.
 void tune(int fd);
 
+// The same within about `silence`.
+void keep_alive(int fd, seconds silence);
+
 // "127.0.0.1:41874", "[::1]:41874", "local" for a Unix socket.
 std::string peer_name(int fd);
 

@@ -164,6 +164,11 @@ void keep_alive(int fd, seconds silence) {
     keep_alive(fd, third, std::max(1, 2 * third / tries), tries);
 }
 
+void break_when_closed(int fd) {
+    const linger at_once{.l_onoff = 1, .l_linger = 0};  // a reset
+    ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+}
+
 void tune(int fd) {
     set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     keep_alive(fd, 15, 5, 6);

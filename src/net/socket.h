@@ -36,6 +36,9 @@ void tune(int fd);
 // The same within about `silence`.
 void keep_alive(int fd, seconds silence);
 
+// When it is closed, the peer is to see a connection that broke, not one that was ended: nobody has left.
+void break_when_closed(int fd);
+
 // "127.0.0.1:41874", "[::1]:41874", "local" for a Unix socket.
 std::string peer_name(int fd);
 

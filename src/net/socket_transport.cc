@@ -147,6 +147,7 @@ private:
         } else if (now - silence.heard > silent_since_.load() || silent_since_.load() == no_deadline) {
             silent_since_ = now;
         } else if (silence.again && now - silent_since_.load() >= patience_) {
+            break_when_closed(socket_.get());  // the network may come back just now
             return fail(Errc::timed_out, "the network has been silent for {} s",
                         std::chrono::floor<seconds>(silence.heard).count());
         }

@@ -49,18 +49,20 @@ def same_text(lab, client):
     return done
 
 
-@pytest.mark.parametrize('side', ['client', 'server'])
-def test_cable_pulled_out_for_10_s(lab, networks, side):
+@pytest.mark.parametrize('side, outage', [('client', 10), ('server', 20)])
+def test_cable_pulled_out(lab, networks, side, outage):
     server = start_server(lab, networks)
     client = generating(lab, networks, server)
     pull = networks.on_client if side == 'client' else networks.on_server
     pull(f'ip link set {CABLE} down')
     before = len(client.out())
-    time.sleep(10)
+    time.sleep(outage)
     assert client.running() and len(client.out()) < before + 1000, 'nothing came meanwhile'
     pull(f'ip link set {CABLE} up')
     done = same_text(lab, client)
     assert 'is lost' not in done.log
+    # TCP itself bears a short one.
+    assert bool(re.search('broke .*, and was made again over tcp', done.log)) == (outage > 15)
 
 
 def test_path_that_forgets_the_connections(lab, networks):

@@ -85,7 +85,7 @@ def goes_on(rig, client, file):
     assert client.wait(90) == 0, client.output()[-2000:] + rig.log()
     rig.client_machine.run(f'{LONG_LOGITS} -b 8 -ub 8 --device none --save-all-logits {local}', timeout=120, check=True,
                            env=rig.environment())
-    assert file.read_bytes() == local.read_bytes()
+    assert file.read_bytes() == local.read_bytes(), 'other logits: ' + client.output()[-3000:] + rig.log()
     assert re.search(r'the connection with RPC server .* broke \(.+\), and was made again over tcp', client.output())
     assert 'Connected again: 10.77.0.2' in rig.log()
 
@@ -109,18 +109,6 @@ def test_goes_on_without_the_rdma_device(rig, side):
     rig.server()
     client, file = computing(rig)
     getattr(rig.pair, side).run('rdma link delete rxe0', check=True)
-    goes_on(rig, client, file)
-
-
-@not_emulated
-def test_goes_on_when_a_firewall_swallows_rdma(rig):
-    """UDP port 4791, by a filter of the client's network card; TCP works."""
-    rig.server()
-    client, file = computing(rig)
-    rig.client_machine.run('tc qdisc add dev eth0 root handle 1: prio && '
-                           'tc qdisc add dev eth0 parent 1:3 netem loss 100% && '
-                           'tc filter add dev eth0 parent 1: protocol ip u32 match ip protocol 17 0xff flowid 1:3',
-                           check=True)
     goes_on(rig, client, file)
 
 

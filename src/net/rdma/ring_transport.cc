@@ -15,6 +15,8 @@
 #include <optional>
 #include <utility>
 
+#include "net/socket.h"
+
 namespace caravan::net::rdma {
 namespace {
 
@@ -187,6 +189,9 @@ private:
     void set_error(Errc code, std::string text) {
         if (!error_) {
             error_ = Error{code, std::move(text)};
+            if (code == Errc::io || code == Errc::timed_out) {
+                break_when_closed(socket_.get());  // the session may go on over TCP
+            }
         }
     }
 

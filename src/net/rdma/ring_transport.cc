@@ -1,4 +1,5 @@
 #include "net/rdma/ring_transport.h"
+#include "net/socket.h"
 #include "net/waker.h"
 
 #include <fcntl.h>
@@ -14,8 +15,6 @@
 #include <mutex>
 #include <optional>
 #include <utility>
-
-#include "net/socket.h"
 
 namespace caravan::net::rdma {
 namespace {

@@ -103,6 +103,9 @@ wire::Extension own_extension() {
 
 namespace {
 
+// A session that cannot be resumed is not given up for a network that may come back.
+seconds patience_if(bool can_resume) { return can_resume ? network_patience : seconds(0); }
+
 struct Connected : Opened {
     uint64_t token = 0;       // that the server gave
     bool can_resume = false;  // the server, and so can we
@@ -140,7 +143,7 @@ Result<Connected> open(const Endpoint & endpoint, uint64_t token, bool may_be_rd
                         opened.why_not_rdma);
         }
     }
-    auto transport = make_socket_transport(std::move(*socket));
+    auto transport = make_socket_transport(std::move(*socket), patience_if(opened.can_resume));
     if (!transport) {
         return std::unexpected(transport.error());
     }
@@ -263,7 +266,7 @@ Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoin
 
 namespace {
 
-Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first) {
+Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_resume) {
     Accepted accepted;
 #ifdef GGML_RPC_RDMA
     const auto header = first.size() == sizeof(wire::RequestHeader) ? load<wire::RequestHeader>(first.data())
@@ -288,7 +291,7 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first) {
     if (has_rdma && transport_wish() == TransportWish::rdma) {
         return fail(Errc::unavailable, "the session has no RDMA, which GGML_RPC_TRANSPORT=rdma asks for");
     }
-    auto transport = make_socket_transport(std::move(socket));
+    auto transport = make_socket_transport(std::move(socket), patience_if(can_resume));
     if (!transport) {
         return std::unexpected(transport.error());
     }
@@ -299,7 +302,7 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first) {
 }  // namespace
 
 Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume) {
-    auto accepted = accept_transport(std::move(socket), first);
+    auto accepted = accept_transport(std::move(socket), first, can_resume);
     if (!accepted || !can_resume) {
         return accepted;
     }
@@ -344,8 +347,8 @@ Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t
     return opened->can_resume ? make_resumable(*opened, endpoint, token, {}) : std::move(opened->transport);
 }
 
-Result<Comer> open_for_token(UniqueFd socket, ConstBytes first) {
-    auto accepted = accept_transport(std::move(socket), first);
+Result<Comer> open_for_token(UniqueFd socket, ConstBytes first, bool can_resume) {
+    auto accepted = accept_transport(std::move(socket), first, can_resume);
     if (!accepted) {
         return std::unexpected(accepted.error());
     }

@@ -51,11 +51,11 @@ Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume)
 // A link from this server to the session at `endpoint` that gave out `token`. RDMA where possible.
 Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline);
 
-// The other end of that, and who comes to resume a session or a link. `first` as in open_server().
+// The other end of that, and who comes to resume a session or a link. The rest as in open_server().
 struct Comer {
     std::unique_ptr<Transport> transport;
     std::optional<wire::ResumeRequest> resume;  // it resumes; the answer is still to be given
 };
-Result<Comer> open_for_token(UniqueFd socket, ConstBytes first);
+Result<Comer> open_for_token(UniqueFd socket, ConstBytes first, bool can_resume);
 
 }  // namespace caravan::net

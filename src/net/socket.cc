@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -143,18 +144,37 @@ bool set_non_blocking(int fd, bool on) {
     return flags >= 0 && ::fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK) == 0;
 }
 
-void tune(int fd) {
-    const auto set = [fd](int level, int name, int value) { ::setsockopt(fd, level, name, &value, sizeof value); };
-    set(IPPROTO_TCP, TCP_NODELAY, 1);
-    set(SOL_SOCKET, SO_KEEPALIVE, 1);
+namespace {
+
+void set(int fd, int level, int name, int value) { ::setsockopt(fd, level, name, &value, sizeof value); }
+
+void keep_alive(int fd, int idle_s, int interval_s, int tries) {
+    set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 #ifdef TCP_KEEPIDLE
-    set(IPPROTO_TCP, TCP_KEEPIDLE, 15);
-    set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
-    set(IPPROTO_TCP, TCP_KEEPCNT, 6);
+    set(fd, IPPROTO_TCP, TCP_KEEPIDLE, idle_s);
+    set(fd, IPPROTO_TCP, TCP_KEEPINTVL, interval_s);
+    set(fd, IPPROTO_TCP, TCP_KEEPCNT, tries);
 #endif
+}
+
+}  // namespace
+
+void keep_alive(int fd, seconds silence) {
+    const int third = std::max(1, static_cast<int>(silence.count()) / 3), tries = 5;
+    keep_alive(fd, third, std::max(1, 2 * third / tries), tries);
+}
+
+void break_when_closed(int fd) {
+    const linger at_once{.l_onoff = 1, .l_linger = 0};  // a reset
+    ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+}
+
+void tune(int fd) {
+    set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    keep_alive(fd, 15, 5, 6);
     // No TCP_USER_TIMEOUT: it would also end a connection whose peer computes for long with its receive buffer full.
 #ifdef SO_NOSIGPIPE
-    set(SOL_SOCKET, SO_NOSIGPIPE, 1);
+    set(fd, SOL_SOCKET, SO_NOSIGPIPE, 1);
 #endif
 }
 

@@ -33,6 +33,12 @@ Result<UniqueFd> accept_socket(int listener);
 // (keep-alive). Failures are ignored: a Unix socket has neither.
 void tune(int fd);
 
+// The same within about `silence`.
+void keep_alive(int fd, seconds silence);
+
+// When it is closed, the peer is to see a connection that broke, not one that was ended: nobody has left.
+void break_when_closed(int fd);
+
 // "127.0.0.1:41874", "[::1]:41874", "local" for a Unix socket.
 std::string peer_name(int fd);
 

@@ -1,11 +1,15 @@
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 
+#include "net/socket.h"
 #include "net/transport.h"
 #include "net/waker.h"
 
@@ -20,10 +24,42 @@ constexpr int send_flags = MSG_DONTWAIT;
 
 bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
 
+std::unexpected<Error> failed(const char * what) {
+    if (errno == ETIMEDOUT) {  // keep-alive
+        return fail(Errc::timed_out, "the network has been silent for too long");
+    }
+    return fail(Errc::io, "{} failed: {}", what, errno_text(errno));
+}
+
+// What the operating system knows of a TCP connection.
+struct Silence {
+    bool owed = false;   // the peer's machine has to acknowledge something
+    bool again = false;  // that was sent more than twice
+    milliseconds heard{};  // so long ago something was acknowledged last
+};
+
+#ifdef __linux__
+Silence silence_of(int socket) {
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    if (::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) {
+        return {};
+    }
+    // Probes ask a peer whose buffer is full for room, ever more rarely. Data that is sent again to such a peer is not
+    // counted in tcpi_retransmits.
+    const bool probes = info.tcpi_probes > 0;
+    return {.owed = info.tcpi_unacked > 0 || probes,
+            .again = info.tcpi_retransmits > 1 || probes,
+            .heard = milliseconds(info.tcpi_last_ack_recv)};
+}
+#else
+Silence silence_of(int) { return {}; }
+#endif
+
 class SocketTransport final : public Transport {
 public:
-    SocketTransport(UniqueFd socket, Waker waker, bool is_unix)
-        : socket_(std::move(socket)), waker_(std::move(waker)), is_unix_(is_unix) {}
+    SocketTransport(UniqueFd socket, Waker waker, bool is_unix, seconds patience)
+        : socket_(std::move(socket)), waker_(std::move(waker)), is_unix_(is_unix), patience_(patience) {}
 
     Result<size_t> send(std::span<const ConstBytes> parts) override {
         std::array<iovec, max_parts> vectors;
@@ -38,7 +74,7 @@ public:
         if (errno == EPIPE || errno == ECONNRESET) {
             return fail(Errc::reset, "the peer closed the connection");
         }
-        return fail(Errc::io, "send failed: {}", errno_text(errno));
+        return failed("send");
     }
 
     Result<size_t> receive(std::span<const MutableBytes> parts) override {
@@ -57,7 +93,7 @@ public:
         if (errno == ECONNRESET) {
             return fail(Errc::reset, "the peer reset the connection");
         }
-        return fail(Errc::io, "receive failed: {}", errno_text(errno));
+        return failed("receive");
     }
 
     Result<bool> wait(Interest interest, TimePoint deadline, microseconds spin) override {
@@ -69,14 +105,21 @@ public:
         const TimePoint spin_end = spin.count() > 0 ? Clock::now() + spin : TimePoint::min();
         for (;;) {
             const bool spinning = spin.count() > 0 && Clock::now() < spin_end;
-            const int ready = ::poll(fds.data(), fds.size(), spinning ? 0 : poll_timeout_ms(deadline));
+            const TimePoint until = std::min(deadline, next_look_.load());
+            const int ready = ::poll(fds.data(), fds.size(), spinning ? 0 : poll_timeout_ms(until));
             if (ready > 0) {
                 break;
             }
             if (ready < 0 && errno != EINTR) {
                 return fail(Errc::io, "poll failed: {}", errno_text(errno));
             }
-            if (Clock::now() >= deadline) {
+            const TimePoint now = Clock::now();
+            if (now >= next_look_.load()) {
+                if (auto heard = look(now); !heard) {
+                    return std::unexpected(heard.error());
+                }
+            }
+            if (now >= deadline) {
                 return false;
             }
             if (spinning) {
@@ -94,6 +137,23 @@ public:
     std::string_view kind() const override { return is_unix_ ? "unix" : "tcp"; }
 
 private:
+    // Is the network silent? Now and then while a wait sleeps. Time counts from the first look that found something
+    // under way: what was heard last may be long ago if nothing was said since.
+    Result<> look(TimePoint now) {
+        next_look_ = now + patience_ / looks;
+        const Silence silence = silence_of(socket_.get());
+        if (!silence.owed) {
+            silent_since_ = no_deadline;
+        } else if (now - silence.heard > silent_since_.load() || silent_since_.load() == no_deadline) {
+            silent_since_ = now;
+        } else if (silence.again && now - silent_since_.load() >= patience_) {
+            break_when_closed(socket_.get());  // the network may come back just now
+            return fail(Errc::timed_out, "the network has been silent for {} s",
+                        std::chrono::floor<seconds>(silence.heard).count());
+        }
+        return {};
+    }
+
     template <class Bytes>
     static msghdr describe(std::span<const Bytes> parts, std::array<iovec, max_parts> & vectors) {
         const size_t count = std::min(parts.size(), vectors.size());
@@ -110,11 +170,16 @@ private:
     UniqueFd socket_;
     Waker waker_;
     bool is_unix_;
+    static constexpr int looks = 5;  // in the time of patience_
+    const milliseconds patience_;
+    // Of any thread that waits; no_deadline: never, and nothing.
+    std::atomic<TimePoint> next_look_{patience_.count() > 0 ? TimePoint{} : no_deadline};
+    std::atomic<TimePoint> silent_since_{no_deadline};
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket) {
+Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket, seconds patience) {
     auto waker = Waker::make();
     if (!waker) {
         return std::unexpected(waker.error());
@@ -122,7 +187,13 @@ Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket) {
     sockaddr_storage address{};
     socklen_t length = sizeof address;
     ::getsockname(socket.get(), reinterpret_cast<sockaddr *>(&address), &length);
-    return std::make_unique<SocketTransport>(std::move(socket), std::move(*waker), address.ss_family == AF_UNIX);
+    const bool is_unix = address.ss_family == AF_UNIX;
+    if (is_unix) {
+        patience = seconds(0);
+    } else if (patience.count() > 0) {
+        keep_alive(socket.get(), patience);
+    }
+    return std::make_unique<SocketTransport>(std::move(socket), std::move(*waker), is_unix, patience);
 }
 
 }  // namespace caravan::net

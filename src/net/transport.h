@@ -51,7 +51,12 @@ public:
     virtual std::string_view kind() const = 0;
 };
 
-// Owns a connected, non-blocking stream socket (TCP or Unix).
-Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket);
+// A network over which nothing comes for so long though the peer's machine has to answer is as good as broken.
+inline constexpr seconds network_patience{15};
+
+// Owns a connected, non-blocking stream socket (TCP or Unix). `patience`: if the peer's machine acknowledges nothing for
+// so long, wait fails with Errc::timed_out; for those who can connect again. 0: the operating system decides, after
+// minutes. Linux only, and never the fault of a peer that is busy or stopped: its machine acknowledges for it.
+Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket, seconds patience = seconds(0));
 
 }  // namespace caravan::net

@@ -124,7 +124,7 @@ uint64_t Peers::invite() {
 
 void Peers::arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes) {
     std::thread([this, token, socket = std::move(socket), first = std::move(first), resumes]() mutable {
-        auto comer = net::open_for_token(std::move(socket), first);
+        auto comer = net::open_for_token(std::move(socket), first, resumes);
         if (!comer) {
             log_warning("a connection to this session from another server, or to resume it, failed: {}",
                         comer.error().text);

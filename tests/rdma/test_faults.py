@@ -1,11 +1,12 @@
 """Links and peers that go away in the middle. Nothing may hang, and no program may die of a signal."""
+import re
 import signal
 import time
 
 import pytest
 
 import conftest
-from conftest import PORT, Lab, is_slow, not_emulated
+from conftest import PERPLEXITY, PORT, Lab, is_slow, not_emulated
 
 EP = f'10.77.0.1:{PORT}'
 LONG = (f'/usr/bin/llama-bench -m {conftest.MODEL} -t 1 -ngl 99 -p 0 -n 4096 -r 100 --no-warmup -v --rpc {EP}')
@@ -19,10 +20,10 @@ def rig():
         yield Lab(pair)
 
 
-def generating(rig):
+def generating(rig, **env):
     """A client in mid-generation over RDMA."""
     before = rig.client_machine.counters()['rdma_sends']
-    client = rig.client_machine.start(LONG, env=rig.environment(GGML_RPC_TIMEOUT_S='10'))
+    client = rig.client_machine.start(LONG, env=rig.environment(GGML_RPC_TIMEOUT_S='10', **env))
     deadline = time.monotonic() + 60
     while rig.client_machine.counters()['rdma_sends'] < before + 300:
         assert time.monotonic() < deadline and client.returncode is None, client.output()
@@ -56,11 +57,59 @@ def test_silence_is_no_fault(rig):
 @pytest.mark.parametrize('interface', [False] if is_slow() else [False, True],
                          ids=lambda interface: 'interface' if interface else 'cable')
 @pytest.mark.parametrize('side', ['a'] if is_slow() else ['a', 'b'])
-def test_link_down(rig, side, interface):
+def test_link_down_for_good(rig, side, interface):
     rig.server()
-    client = generating(rig)
+    client = generating(rig, GGML_RPC_RECONNECT_S='3')
     getattr(rig.pair, side).link(False, interface=interface)
     ends_well(client)
+
+
+LONG_LOGITS = PERPLEXITY.replace('--chunks 2', '--chunks 24')
+
+
+def computing(rig):
+    """A client in the midst of logits over RDMA, and the file that they go to."""
+    file = rig.pair.shared / 'logits'
+    before = rig.client_machine.counters()['rdma_sends']
+    client = rig.client_machine.start(f'{LONG_LOGITS} -b 8 -ub 8 -ngl 99 --rpc {EP} --save-all-logits {file}',
+                                      env=rig.environment())
+    deadline = time.monotonic() + 60
+    while rig.client_machine.counters()['rdma_sends'] < before + 100:
+        assert time.monotonic() < deadline and client.returncode is None, client.output()
+    return client, file
+
+
+def goes_on(rig, client, file):
+    """Over TCP, and with the same result as without any server."""
+    local = rig.pair.shared / 'local'
+    assert client.wait(90) == 0, client.output()[-2000:] + rig.log()
+    rig.client_machine.run(f'{LONG_LOGITS} -b 8 -ub 8 --device none --save-all-logits {local}', timeout=120, check=True,
+                           env=rig.environment())
+    assert file.read_bytes() == local.read_bytes(), 'other logits: ' + client.output()[-3000:] + rig.log()
+    assert re.search(r'the connection with RPC server .* broke \(.+\), and was made again over tcp', client.output())
+    assert 'Connected again: 10.77.0.2' in rig.log()
+
+
+@not_emulated
+@pytest.mark.parametrize('interface', [False, True], ids=lambda interface: 'interface' if interface else 'cable')
+def test_goes_on_after_10_s_without_the_servers_link(rig, interface):
+    rig.server()
+    client, file = computing(rig)
+    rig.server_machine.link(False, interface=interface)
+    time.sleep(10)
+    assert client.returncode is None
+    rig.server_machine.link(True, interface=interface)
+    goes_on(rig, client, file)
+
+
+@not_emulated
+@pytest.mark.parametrize('side', ['a', 'b'])
+def test_goes_on_without_the_rdma_device(rig, side):
+    """It is removed, with all its queue pairs; TCP works."""
+    rig.server()
+    client, file = computing(rig)
+    getattr(rig.pair, side).run('rdma link delete rxe0', check=True)
+    goes_on(rig, client, file)
 
 
 def test_server_killed(rig):
@@ -93,7 +142,7 @@ def test_client_killed(rig):
 @not_emulated
 def test_client_machine_killed(rig):
     """The server hears nothing of it, and finds out by asking."""
-    rig.server()
+    rig.server(options='--session-grace 3')
     generating(rig)
     rig.client_machine.kill()
     rig.server_machine.run('for i in $(seq 300); do [ "$(pgrep -fc [w]orker-control)" = 1 ] && exit 0; sleep .1; done; exit 1',

@@ -43,15 +43,16 @@ def sent(rig):
     return rig.client_machine.counters()['sent_bytes']
 
 
-def start(rig):
+def start(rig, **env):
     return rig.client_machine.start(f'exec /usr/bin/llama-bench -m {rig.pair.shared}/upload.gguf -t 1 -ngl 99 -p 0 -n 2 '
                                     f'-r 1 --no-warmup -v --rpc {EP}',
-                                    env=rig.environment(GGML_RPC_TIMEOUT_S='10', GGML_RPC_CONNECT_TIMEOUT_S='3'))
+                                    env=rig.environment(GGML_RPC_TIMEOUT_S='10', GGML_RPC_CONNECT_TIMEOUT_S='3',
+                                                        **env))
 
 
-def uploading(rig):
+def uploading(rig, **env):
     """A client in the middle of its upload."""
-    before, client = sent(rig), start(rig)
+    before, client = sent(rig), start(rig, **env)
     deadline = time.monotonic() + 60
     while sent(rig) < before + 30_000_000:
         assert time.monotonic() < deadline and client.returncode is None, client.output()[-2000:]
@@ -76,13 +77,25 @@ def test_whole(rig, model):
 
 
 @pytest.mark.parametrize('side', ['a', 'b'])
-def test_link_down(rig, side):
-    rig.server()
-    client = uploading(rig)
+def test_link_down_for_good(rig, side):
+    rig.server(options='--session-grace 3')
+    client = uploading(rig, GGML_RPC_RECONNECT_S='3')
     getattr(rig.pair, side).link(False)
     ends_well(client)
     if side == 'b':  # and the server's session too: it finds out by asking
         workers_left(rig, 1)
+
+
+@pytest.mark.parametrize('side', ['a', 'b'])
+def test_link_down_for_a_while(rig, side):
+    rig.server()
+    client = uploading(rig)
+    getattr(rig.pair, side).link(False)
+    time.sleep(3)
+    getattr(rig.pair, side).link(True)
+    assert client.wait(60) == 0, client.output()[-2000:]
+    assert 'was made again over tcp' in client.output()
+    workers_left(rig, 1)
 
 
 def test_lossy_network(rig):
@@ -103,7 +116,7 @@ def test_client_killed(rig):
 
 
 def test_client_machine_killed(rig):
-    rig.server()
+    rig.server(options='--session-grace 3')
     uploading(rig)
     rig.client_machine.kill()
     workers_left(rig, 1)

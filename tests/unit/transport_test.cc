@@ -1,6 +1,14 @@
 #include "net/transport.h"
 
 #include <gtest/gtest.h>
+#ifdef __linux__
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
 
 #include <array>
 #include <thread>
@@ -185,6 +193,123 @@ TEST_F(SocketTransport, SaysWhatItIs) {
     ASSERT_TRUE(client);
     EXPECT_EQ((*make_socket_transport(std::move(*client)))->kind(), "tcp");
 }
+
+// A transport with little patience, and its peer's socket.
+struct Impatient {
+    std::unique_ptr<Transport> transport;
+    UniqueFd peer;
+};
+constexpr seconds patience{1};
+
+Impatient impatient() {
+    const auto listeners = *listen_on("127.0.0.1", 0);
+    auto client = *connect_socket(listeners.front().endpoint, Clock::now() + test::patience);
+    UniqueFd peer(::accept(listeners.front().fd.get(), nullptr, nullptr));
+    return {*make_socket_transport(std::move(client), patience), std::move(peer)};
+}
+
+void fill(Transport & transport) {
+    const std::vector<std::byte> bytes(1 << 20);
+    const std::array parts{ConstBytes(bytes)};
+    while (transport.send(parts).value() > 0 || transport.wait({.write = true}, Clock::now() + milliseconds(300),
+                                                               microseconds{0}).value()) {
+    }
+}
+
+TEST(NetworkSilence, APeerThatReadsNothingIsNotSilent) {
+    const Impatient ends = impatient();
+    fill(*ends.transport);
+    const auto ready = ends.transport->wait({.read = true}, Clock::now() + 3 * patience, microseconds{0});
+    ASSERT_TRUE(ready) << ready.error().text;
+    EXPECT_FALSE(*ready);
+}
+
+#ifdef __linux__
+// In a process of its own, whose loopback network is nobody else's. Returns its exit status: 0 if all was well,
+// `no_network` if such a thing is not allowed here.
+constexpr int no_network = 77;
+
+bool loopback(bool up) {
+    const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM, 0));
+    ifreq request{};
+    std::strcpy(request.ifr_name, "lo");
+    request.ifr_flags = up ? IFF_UP : 0;
+    return ::ioctl(socket.get(), SIOCSIFFLAGS, &request) == 0;
+}
+
+template <class Check>
+int on_a_network_of_its_own(Check check) {
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+        if ((::unshare(CLONE_NEWNET) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) || !loopback(true)) {
+            ::_exit(no_network);
+        }
+        ::_exit(check());
+    }
+    int status = -1;
+    EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+    EXPECT_TRUE(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+TEST(NetworkSilence, EndsAWaitForWhoeverCanConnectAgain) {
+    const int status = on_a_network_of_its_own([] {
+        Impatient ends = impatient();
+        // Nothing was said for longer than the patience: that is no silence.
+        if (ends.transport->wait({.read = true}, Clock::now() + 2 * patience, microseconds{0}).value() || !loopback(false)) {
+            return 1;
+        }
+        const std::vector<std::byte> bytes = test::noise(10);
+        const std::array parts{ConstBytes(bytes)};
+        if (ends.transport->send(parts).value() != 10) {
+            return 2;
+        }
+        const TimePoint begin = Clock::now();
+        const auto ready = ends.transport->wait({.read = true}, begin + test::patience, microseconds{0});
+        if (ready || ready.error().code != Errc::timed_out || !ready.error().text.contains("the network has been silent")) {
+            return 3;
+        }
+        if (Clock::now() - begin < patience) {
+            return 4;
+        }
+        // The peer, if the network is back, must not take it for a good-bye.
+        loopback(true);
+        ends.transport.reset();
+        std::byte byte{};
+        ssize_t got = 0;
+        while ((got = ::recv(ends.peer.get(), &byte, 1, 0)) > 0) {
+        }
+        return got < 0 && errno == ECONNRESET ? 0 : 5;
+    });
+    if (status == no_network) {
+        GTEST_SKIP() << "no network namespace can be made here";
+    }
+    EXPECT_EQ(status, 0);
+}
+
+TEST(NetworkSilence, IsBorneIfItIsShort) {
+    const int status = on_a_network_of_its_own([] {
+        const Impatient ends = impatient();
+        const std::vector<std::byte> bytes = test::noise(10);
+        const std::array parts{ConstBytes(bytes)};
+        if (!loopback(false) || ends.transport->send(parts).value() != 10) {
+            return 1;
+        }
+        if (!ends.transport->wait({.read = true}, Clock::now() + patience / 2, microseconds{0}) || !loopback(true)) {
+            return 2;
+        }
+        std::vector<std::byte> got(10);
+        if (::recv(ends.peer.get(), got.data(), got.size(), MSG_WAITALL) != 10 || got != bytes) {
+            return 3;
+        }
+        return ends.transport->wait({.read = true}, Clock::now() + 2 * patience, microseconds{0}) ? 0 : 4;
+    });
+    if (status == no_network) {
+        GTEST_SKIP() << "no network namespace can be made here";
+    }
+    EXPECT_EQ(status, 0);
+}
+#endif
 
 }  // namespace
 }  // namespace caravan::net

@@ -1,4 +1,5 @@
 #include "net/rdma/ring_transport.h"
+#include "net/socket.h"
 #include "net/waker.h"
 
 #include <fcntl.h>
@@ -187,6 +188,9 @@ private:
     void set_error(Errc code, std::string text) {
         if (!error_) {
             error_ = Error{code, std::move(text)};
+            if (code == Errc::io || code == Errc::timed_out) {
+                break_when_closed(socket_.get());  // the session may go on over TCP
+            }
         }
     }
 

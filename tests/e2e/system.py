@@ -107,7 +107,9 @@ def environment(ours, extra=None, tool=True):
     env['ASAN_OPTIONS'] = f'detect_leaks={0 if tool else 1}:allocator_may_return_null=1:exitcode=99'
     env['UBSAN_OPTIONS'] = 'print_stacktrace=1:halt_on_error=1:exitcode=99'
     # The stock tools and ggml are not instrumented, so nothing is known of their locks. By itself it sleeps at exit.
-    env['TSAN_OPTIONS'] = 'ignore_noninstrumented_modules=1:allocator_may_return_null=1:atexit_sleep_ms=0:exitcode=99'
+    # A worker ends without waiting for the threads of its links.
+    env['TSAN_OPTIONS'] = ('ignore_noninstrumented_modules=1:allocator_may_return_null=1:atexit_sleep_ms=0:exitcode=99:'
+                           'report_thread_leaks=0')
     env.update({name: str(value) for name, value in (extra or {}).items()})
     return env
 

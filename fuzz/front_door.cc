@@ -18,7 +18,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
         return std::vector{device, odd};
     }();
     fuzz::InputSocket socket(fuzz::input_bytes(data, size));
-    server::FrontDoor door(std::move(socket.near), "fuzz");
+    server::FrontDoor door(std::move(socket.near), "fuzz", true);
     for (;;) {
         const auto wants = door.advance(devices);
         fuzz::require(door.prefix().size() <= 64, "no more than a command is read");

@@ -13,7 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     const ConstBytes input = fuzz::input_bytes(data, size);
     const ConstBytes first = input.first(std::min(size, sizeof(wire::RequestHeader)));  // as the front door reads it
     fuzz::InputSocket socket(input.subspan(first.size()));
-    auto comer = net::open_for_token(std::move(socket.near), first);
+    auto comer = net::open_for_token(std::move(socket.near), first, true);
     if (!comer || comer->resume) {
         return 0;
     }

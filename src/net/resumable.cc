@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "base/log.h"
-#include "net/exact_io.h"
 
 namespace caravan::net {
 namespace {

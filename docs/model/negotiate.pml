@@ -3,7 +3,7 @@
 // its answer. Then one command and its result stand for the session.
 //
 // Any message over RDMA may be lost, any step of setting it up may fail on either side, every patience may run out
-// (but that for the answer to the offer, see LATE_ANSWER in README.md), and the TCP connection may break at any time.
+// and the TCP connection may break at any time.
 
 mtype = { hello, offer, answer, verdict, records, link, linked, command, result, token };
 chan to_server = [4] of { mtype, bool };  // over TCP
@@ -59,7 +59,9 @@ active proctype client() {
     :: to_client?answer(flag)
     :: broken -> end_of_client()
 #ifdef LATE_ANSWER
-    :: goto over_tcp
+    :: TCP_MAY_FAIL -> goto over_tcp  // in vain
+#else
+    :: TCP_MAY_FAIL -> end_of_client()  // in vain; it may come yet
 #endif
     fi;
     if
@@ -149,8 +151,8 @@ active proctype server() {
         assert(kind == verdict);  // no byte of the session is taken for it
         assert(!flag || is_verified);
         server_uses = (flag -> rdma : tcp)
-    :: broken -> server_uses = tcp
-    :: TCP_MAY_FAIL -> server_uses = tcp  // in vain
+    :: broken -> end_of_server()
+    :: TCP_MAY_FAIL -> end_of_server()  // in vain
     fi;
 first:
     if

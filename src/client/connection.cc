@@ -28,8 +28,8 @@ std::atomic<uint64_t> next_id = 0;
 
 }  // namespace
 
-Connection::Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> transport, bool native)
-    : endpoint_(std::move(endpoint)), stream_(std::move(transport), answer_timeout(), poll_time()),
+Connection::Connection(net::Endpoint endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport, bool native)
+    : endpoint_(std::move(endpoint)), purpose_(purpose), stream_(std::move(transport), answer_timeout(), poll_time()),
       loading_(endpoint_.text(), stderr_terminal()), opened_ns_(Trace::now_ns()), id_(next_id++) {
     if (native) {
         auto commands = make_native_commands(stream_);
@@ -65,7 +65,7 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
         log_debug("{}: connected over {} for {}", endpoint.text(), kind, is_session ? "a session" : "questions");
     }
     std::shared_ptr<Connection> connection(
-        new Connection(endpoint, std::move(opened->transport), opened->peer_is_native));
+        new Connection(endpoint, purpose, std::move(opened->transport), opened->peer_is_native));
     if (is_session) {
         connection->begin_records();
     }
@@ -142,7 +142,7 @@ Tally Connection::tally() const {
 }
 
 void Connection::report() {
-    if (stream_.failure() && !reported_) {
+    if (stream_.failure() && !reported_ && purpose_ == Purpose::session) {  // a question is its asker's to report
         reported_ = true;
         log_error("RPC server {} is lost: {}. Its devices answer with failure from now on; load the model again once "
                   "the server is back",

@@ -119,7 +119,7 @@ private:
     };
     using Lock = Stream::Lock;
 
-    Connection(net::Endpoint endpoint, std::unique_ptr<net::Transport> transport, bool native);
+    Connection(net::Endpoint endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport, bool native);
 
     Link link_from(Connection & source);
     Result<Link> make_link(Connection & source);
@@ -149,6 +149,7 @@ private:
     Tally tally() const;
 
     const net::Endpoint endpoint_;
+    const Purpose purpose_;
     Stream stream_;
     std::optional<int64_t> clock_ahead_ns_;  // of the server's clock; if it records what it serves
     uint64_t quickest_ns_ = UINT64_MAX;      // of the questions for its clock

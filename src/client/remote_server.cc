@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "base/log.h"
+#include "base/retry.h"
 
 namespace caravan::client {
 namespace {
@@ -74,6 +75,10 @@ std::string text_in(const char (&field)[size]) {
 }  // namespace
 
 Result<std::unique_ptr<RemoteServer>> RemoteServer::reach(const net::Endpoint & endpoint) {
+    return despite_resets([&] { return try_to_reach(endpoint); });
+}
+
+Result<std::unique_ptr<RemoteServer>> RemoteServer::try_to_reach(const net::Endpoint & endpoint) {
     std::unique_ptr<RemoteServer> server(new RemoteServer(endpoint));
     auto connection = Connection::open(endpoint, Connection::Purpose::questions);
     if (!connection) {
@@ -135,14 +140,13 @@ Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
         std::lock_guard lock(mutex_);
         live = session_.lock();
     }
-    if (live == nullptr || live->failed()) {
-        auto opened = Connection::open(endpoint_, Connection::Purpose::questions);
-        if (!opened) {
-            return std::unexpected(opened.error());
-        }
-        live = std::move(*opened);
+    if (live != nullptr && !live->failed()) {
+        return live->memory(device);
     }
-    return live->memory(device);
+    return despite_resets([&]() -> Result<DeviceMemory> {
+        const auto opened = Connection::open(endpoint_, Connection::Purpose::questions);
+        return opened ? (*opened)->memory(device) : std::unexpected(opened.error());
+    });
 }
 
 Result<std::shared_ptr<Connection>> RemoteServer::session_for_questions() {

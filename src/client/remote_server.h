@@ -47,6 +47,8 @@ private:
         std::string description;
     };
 
+    static Result<std::unique_ptr<RemoteServer>> try_to_reach(const net::Endpoint & endpoint);
+
     explicit RemoteServer(net::Endpoint endpoint) : endpoint_(std::move(endpoint)) {}
 
     Result<std::shared_ptr<Connection>> session_locked();

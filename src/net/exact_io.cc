@@ -23,7 +23,7 @@ Result<size_t> settle(ssize_t moved, int socket, short event, TimePoint deadline
         return fail(Errc::closed, "the peer closed the connection");
     }
     if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
-        return fail(errno == ECONNRESET || errno == EPIPE ? Errc::closed : Errc::io, "{} failed: {}", what,
+        return fail(errno == ECONNRESET || errno == EPIPE ? Errc::reset : Errc::io, "{} failed: {}", what,
                     errno_text(errno));
     }
     pollfd waiting{socket, event, 0};

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdlib>
 #include <string_view>
 
 #include "base/config.h"
 #include "base/log.h"
+#include "base/retry.h"
 #include "net/exact_io.h"
 #include "net/inbound.h"
 #include "net/resumable.h"
@@ -111,6 +113,31 @@ struct Connected : Opened {
     bool can_resume = false;  // the server, and so can we
 };
 
+Result<Connected> open(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline);
+
+#ifdef GGML_RPC_RDMA
+// RDMA, or TCP if that is what both sides know. After an answer that did not come in time it is another connection's
+// turn, without RDMA.
+Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & endpoint, uint64_t token,
+                          TimePoint deadline) {
+    auto upgraded = rdma::offer(socket, Clock::now() + (deadline - Clock::now()) / 2);
+    if (upgraded) {
+        opened.transport = std::move(upgraded->transport);
+        opened.why_not_rdma = std::move(upgraded->why_not);
+        return opened;
+    }
+    if (upgraded.error().code == Errc::reset || transport_wish() == TransportWish::rdma) {
+        return std::unexpected(upgraded.error());
+    }
+    socket.reset();
+    auto again = open(endpoint, token, false, deadline);
+    if (again) {
+        again->why_not_rdma = upgraded.error().text;
+    }
+    return again;
+}
+#endif
+
 Result<Connected> open(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline) {
     auto socket = connect_socket(endpoint, deadline);
     if (!socket) {
@@ -130,12 +157,11 @@ Result<Connected> open(const Endpoint & endpoint, uint64_t token, bool may_be_rd
         opened.why_not_rdma = reason_not_to_try(peer);
 #ifdef GGML_RPC_RDMA
         if (opened.why_not_rdma.empty()) {
-            auto upgraded = rdma::offer(*socket, deadline);
-            if (upgraded) {
-                opened.transport = std::move(*upgraded);
-                return opened;
+            auto upgraded = upgrade(std::move(opened), *socket, endpoint, token, deadline);
+            if (!upgraded || upgraded->transport != nullptr) {
+                return upgraded;
             }
-            opened.why_not_rdma = upgraded.error().text;
+            opened = std::move(*upgraded);
         }
 #endif
         if (transport_wish() == TransportWish::rdma) {
@@ -172,13 +198,40 @@ Result<> receive_whole(Transport & transport, MutableBytes bytes, TimePoint dead
     return {};
 }
 
+// The session's token, which changes if the session begins anew. Threads: any.
+using SessionToken = std::shared_ptr<std::atomic<uint64_t>>;
+
+Result<> begin_records(Connected & opened, TimePoint deadline) {
+    const wire::RequestHeader records{wire::command_records, 0};
+    return send_all(*opened.transport, {const_bytes(&records, sizeof records)}, deadline - Clock::now());
+}
+
+// A connection that is closed so early is not closed for the session's sake.
+std::unexpected<Error> early_failure(const Error & error) {
+    return fail(error.code == Errc::closed ? Errc::io : error.code, "{}", error.text);
+}
+
+// Another session in the place of one that the server does not have, of which nothing is lost.
+Result<ResumableTransport::Reopened> begin_anew(const Endpoint & endpoint, std::atomic<uint64_t> & token,
+                                                TimePoint deadline) {
+    auto opened = open(endpoint, 0, true, deadline);
+    const auto begun = opened ? begin_records(*opened, deadline) : std::unexpected(opened.error());
+    if (!begun) {
+        return early_failure(begun.error());
+    }
+    if (!opened->can_resume || opened->token == 0) {
+        return fail(Errc::closed, "the server cannot resume sessions any more");
+    }
+    token = opened->token;
+    return ResumableTransport::Reopened{std::move(opened->transport), 0};
+}
+
 // TCP, also if it was RDMA that broke: that is the network that has more ways to work.
 Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t token, wire::ResumeRequest resume,
                                             TimePoint deadline) {
     auto opened = open(endpoint, token, transport_wish() == TransportWish::rdma, deadline);
     if (!opened) {
-        // Closed so early, it was not for the session's sake.
-        return fail(opened.error().code == Errc::closed ? Errc::io : opened.error().code, "{}", opened.error().text);
+        return early_failure(opened.error());
     }
     std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::ResumeRequest)];
     store(request, wire::RequestHeader{wire::command_resume, sizeof(wire::ResumeRequest)});
@@ -202,7 +255,7 @@ Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t 
 // The client's process, seen from the server. Kept up by the session's own thread.
 class Lifeline {
 public:
-    Lifeline(Endpoint endpoint, uint64_t token) : endpoint_(std::move(endpoint)), token_(token) {}
+    Lifeline(Endpoint endpoint, SessionToken token) : endpoint_(std::move(endpoint)), token_(std::move(token)) {}
 
     void tend() {
         std::byte nothing;
@@ -215,7 +268,7 @@ public:
             return;  // an older server, perhaps
         }
         ++tries_;
-        auto opened = open(endpoint_, token_, false, Clock::now() + seconds(2));
+        auto opened = open(endpoint_, *token_, false, Clock::now() + seconds(2));
         const wire::RequestHeader request{wire::command_lifeline, 0};
         if (opened && send_all(*opened->transport, {const_bytes(&request, sizeof request)}, seconds(2))) {
             transport_ = std::move(opened->transport);
@@ -225,43 +278,57 @@ public:
 private:
     static constexpr int max_tries = 20;
     const Endpoint endpoint_;
-    const uint64_t token_;
+    const SessionToken token_;
     std::unique_ptr<Transport> transport_;
     int tries_ = 0;
 };
 
-std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & endpoint, uint64_t token,
-                                          std::function<void()> tend) {
-    return std::make_unique<ResumableTransport>(
-        std::move(opened.transport),
-        ResumableTransport::Options{.name = "RPC server " + endpoint.text(),
-                                    .grace = reconnect_time(),
-                                    .reopen =
-                                        [endpoint, token](wire::ResumeRequest request, TimePoint deadline) {
-                                            return resume(endpoint, token, request, deadline);
-                                        },
-                                    .tend = std::move(tend)});
+std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & endpoint,
+                                          ResumableTransport::Reopen reopen, std::function<void()> tend) {
+    return std::make_unique<ResumableTransport>(std::move(opened.transport),
+                                                ResumableTransport::Options{.name = "RPC server " + endpoint.text(),
+                                                                            .grace = reconnect_time(),
+                                                                            .reopen = std::move(reopen),
+                                                                            .tend = std::move(tend)});
+}
+
+std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & endpoint) {
+    auto token = std::make_shared<std::atomic<uint64_t>>(opened.token);
+    const auto reopen = [endpoint, token](const ResumableTransport::Attempt & attempt) {
+        auto again = resume(endpoint, *token, attempt.request, attempt.deadline);
+        // The server may have heard nothing of the session before its first connection broke.
+        const bool is_there = again || again.error().code != Errc::closed;
+        return is_there || !attempt.may_begin_anew ? std::move(again) : begin_anew(endpoint, *token, attempt.deadline);
+    };
+    return make_resumable(opened, endpoint, reopen,
+                          [lifeline = std::make_shared<Lifeline>(endpoint, token)] { lifeline->tend(); });
+}
+
+std::unique_ptr<Transport> make_link(Connected & opened, const Endpoint & endpoint, uint64_t token) {
+    return make_resumable(
+        opened, endpoint,
+        [endpoint, token](const ResumableTransport::Attempt & attempt) {
+            return resume(endpoint, token, attempt.request, attempt.deadline);
+        },
+        {});
 }
 
 }  // namespace
 
 Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline) {
-    auto opened = open(endpoint, 0, for_session, deadline);
-    if (!opened) {
-        return std::unexpected(opened.error());
-    }
-    if (for_session && opened->can_resume && opened->token != 0) {
-        const wire::RequestHeader records{wire::command_records, 0};
-        if (auto sent = send_all(*opened->transport, {const_bytes(&records, sizeof records)}, deadline - Clock::now());
-            !sent) {
-            return std::unexpected(sent.error());
+    return despite_resets([&]() -> Result<Opened> {
+        auto opened = open(endpoint, 0, for_session, deadline);
+        if (!opened) {
+            return std::unexpected(opened.error());
         }
-        opened->transport = make_resumable(*opened, endpoint, opened->token,
-                                           [lifeline = std::make_shared<Lifeline>(endpoint, opened->token)] {
-                                               lifeline->tend();
-                                           });
-    }
-    return std::move(*opened);
+        if (for_session && opened->can_resume && opened->token != 0) {
+            if (auto begun = begin_records(*opened, deadline); !begun) {
+                return std::unexpected(begun.error());
+            }
+            opened->transport = make_session(*opened, endpoint);
+        }
+        return std::move(*opened);
+    });
 }
 
 namespace {
@@ -279,11 +346,14 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
         }
         accepted.first_is_used = true;
         auto upgraded = rdma::answer(socket, offer);
-        if (upgraded) {
-            accepted.transport = std::move(*upgraded);
+        if (!upgraded) {
+            return std::unexpected(upgraded.error());
+        }
+        if (upgraded->transport != nullptr) {
+            accepted.transport = std::move(upgraded->transport);
             return accepted;
         }
-        log_info("RDMA not activated: {}; the session goes on over TCP", upgraded.error().text);
+        log_info("RDMA not activated: {}; the session goes on over TCP", upgraded->why_not);
     }
 #else
     (void)first;
@@ -326,7 +396,9 @@ Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume)
 
 // Nothing but the link's command and its answer has been sent when these return, so reading ahead loses nothing.
 
-Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
+namespace {
+
+Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
     auto opened = open(endpoint, token, true, deadline);
     if (!opened) {
         return std::unexpected(opened.error());
@@ -344,7 +416,13 @@ Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t
     if (!std::ranges::equal(answer->first(link_answer.size()), link_answer)) {
         return fail(Errc::protocol, "{} refused the link", endpoint.text());
     }
-    return opened->can_resume ? make_resumable(*opened, endpoint, token, {}) : std::move(opened->transport);
+    return opened->can_resume ? make_link(*opened, endpoint, token) : std::move(opened->transport);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
+    return despite_resets([&] { return try_link(endpoint, token, deadline); });
 }
 
 Result<Comer> open_for_token(UniqueFd socket, ConstBytes first, bool can_resume) {

@@ -543,9 +543,9 @@ void ResumableTransport::reopen(Lock & lock, TimePoint deadline) {
     // What was received and not taken is sent again.
     stash_.clear();
     stash_begin_ = 0;
-    const wire::ResumeRequest request{taken_, ++attempt_};
+    const Attempt attempt{{taken_, ++attempt_}, taken_ == 0 && replay_.begin() == 0, now + attempt_patience};
     lock.unlock();
-    auto again = options_.reopen(request, now + attempt_patience);
+    auto again = options_.reopen(attempt);
     lock.lock();
     reopening_ = false;
     changed_.notify_all();

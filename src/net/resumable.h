@@ -54,9 +54,16 @@ public:
         std::unique_ptr<Transport> transport;
         uint64_t received = 0;  // by the peer
     };
+    struct Attempt {
+        wire::ResumeRequest request;
+        // Nothing was received yet, and all that was sent is still here: should the peer know nothing of the stream, it
+        // may have it from the beginning.
+        bool may_begin_anew = false;
+        TimePoint deadline{};
+    };
     // Connects anew and tells the peer how much was received. Blocks until the deadline at most. Errc::closed,
     // Errc::unavailable: there is no session any more, and no use in trying again.
-    using Reopen = std::function<Result<Reopened>(wire::ResumeRequest request, TimePoint deadline)>;
+    using Reopen = std::function<Result<Reopened>(const Attempt & attempt)>;
 
     struct Options {
         std::string name;  // of the peer, for the log

@@ -23,6 +23,8 @@ class Proxy:
         self.connections = 0
         self.cuts = 0
         self.cut_after = None  # cut whenever so many bytes have passed
+        self.short_lived = iter(())  # of each new connection: after how many bytes it is cut; None: not
+        self._lifetimes = {}
         self.refuses = False
         self.frozen = False  # connections stay, nothing passes; nothing is lost
         self._since_cut = 0
@@ -50,6 +52,7 @@ class Proxy:
             with self.lock:
                 self.connections += 1
                 self.pairs[pair] = 2
+                self._lifetimes[pair] = next(self.short_lived, None)
             self._start(self._pass, near, far, pair)
             self._start(self._pass, far, near, pair)
 
@@ -57,8 +60,15 @@ class Proxy:
         try:
             while data := source.recv(65536):
                 self._thaw()
-                sink.sendall(data)
+                left = self._lifetimes[pair]
+                sink.sendall(data[:left])
                 with self.lock:
+                    if left is not None:
+                        self._lifetimes[pair] = left - len(data)
+                        if left <= len(data) and pair in self.pairs:
+                            self.cuts += 1
+                            self._close(pair, self._reset)
+                            return
                     self.passed += len(data)
                     self._since_cut += len(data)
                     due = self.cut_after is not None and self._since_cut >= self.cut_after

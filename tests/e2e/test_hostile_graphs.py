@@ -188,7 +188,8 @@ def test_good_ones_of_the_same_kind(lab):
 @pytest.mark.parametrize('op', [GET_ROWS, MUL_MAT_ID])
 def test_an_index_that_is_computed(lab, op):
     """Only the kernel can look at it. At worst that costs this session its worker."""
-    server = lab.server()
+    # It is ggml's kernel that faults, and meant to: nothing for a sanitizer to report.
+    server = lab.server(env={'ASAN_OPTIONS': 'handle_segv=0'})
     session = Session(server)
     with session.peer:
         raw = session.tensor(I32, (2,))

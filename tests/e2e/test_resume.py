@@ -1,5 +1,6 @@
 """Connections that break while a session goes on over them: it survives, and nothing that it computes changes."""
 import contextlib
+import itertools
 import os
 import signal
 import struct
@@ -81,6 +82,16 @@ def test_logits_are_the_same(lab):
         eventually(lambda: all(proxy.passed > 100_000 for proxy in via), 'it has begun')
         with cutting(via, 0.1):
             same(finish(), local_logits(lab, chunks=16))
+
+
+@pytest.mark.parametrize('life', [1, 50, 75, 110, 150, 250, 600])
+def test_connections_that_are_reset_while_they_are_opened(lab, life):
+    """Every second one, those for questions too: wherever that was, the next attempt is the program's luck."""
+    expected = local_logits(lab)
+    with proxies(lab.server()) as [proxy]:
+        proxy.short_lived = itertools.cycle([life, None])
+        same(lab.logits([proxy]), expected)
+        assert proxy.cuts >= 2
 
 
 def test_weights_arrive_whole(lab):

@@ -92,8 +92,8 @@ struct Flaky {
         active = std::make_unique<ResumableTransport>(
             std::move(pair.near),
             ResumableTransport::Options{.name = "passive", .grace = seconds(20),
-                                        .reopen = [this](wire::ResumeRequest request, TimePoint deadline) {
-                                            return reopen(request, deadline);
+                                        .reopen = [this](const ResumableTransport::Attempt & attempt) {
+                                            return reopen(attempt.request, attempt.deadline);
                                         }});
     }
     Pair connect() {
@@ -232,7 +232,7 @@ void connect(Ends & ends, seconds grace, Errc refusal) {
         std::move(pair.far), ResumableTransport::Options{.name = "active", .grace = grace, .reopen = {}});
     ends.active = std::make_unique<ResumableTransport>(
         std::move(pair.near), ResumableTransport::Options{.name = "passive", .grace = grace,
-                                                          .reopen = [&ends, refusal](wire::ResumeRequest, TimePoint)
+                                                          .reopen = [&ends, refusal](const ResumableTransport::Attempt &)
                                                               -> Result<ResumableTransport::Reopened> {
                                                               ++ends.tries;
                                                               return fail(refusal, "not now");

@@ -72,9 +72,14 @@ Result<std::unique_ptr<QueuePair>> probe(int socket) {
     return pair;
 }
 
-void log_activated(const QueuePair & pair) {
-    log_info("RDMA activated: qpn={}->{} mtu={} rx_depth={}", pair.qpn(), pair.peer_qpn(), pair.mtu(),
-             pair.geometry().depth);
+Result<Upgrade> activate(std::unique_ptr<QueuePair> pair, UniqueFd & socket) {
+    log_info("RDMA activated: qpn={}->{} mtu={} rx_depth={}", pair->qpn(), pair->peer_qpn(), pair->mtu(),
+             pair->geometry().depth);
+    auto transport = make_ring_transport(std::move(pair), std::move(socket));
+    if (!transport) {
+        return std::unexpected(transport.error());
+    }
+    return Upgrade{std::move(*transport), {}};
 }
 
 Result<> send_verdict(int socket, bool use_rdma, TimePoint deadline) {
@@ -84,20 +89,18 @@ Result<> send_verdict(int socket, bool use_rdma, TimePoint deadline) {
     return send_exact(socket, bytes, deadline);
 }
 
-Result<> receive_verdict(int socket) {
+// What the client says: RDMA, or not.
+Result<bool> receive_verdict(int socket) {
     std::byte bytes[sizeof(wire::RequestHeader) + sizeof(wire::RdmaVerdict)];
     if (auto got = receive_exact(socket, bytes, Clock::now() + verdict_patience); !got) {
-        return got;
+        return std::unexpected(got.error());
     }
     const auto header = load<wire::RequestHeader>(bytes);
     const auto verdict = load<wire::RdmaVerdict>(bytes + sizeof header);
     if (header.command != wire::command_rdma_verdict || header.size != sizeof verdict) {
         return fail(Errc::protocol, "the client did not say how to go on");
     }
-    if (verdict.use_rdma != 1) {
-        return fail(Errc::unavailable, "the client could not use the path");
-    }
-    return {};
+    return verdict.use_rdma == 1;
 }
 
 Result<> answer_offer(int socket, const PeerFacts * facts, std::string_view reason) {
@@ -115,10 +118,10 @@ Result<> answer_offer(int socket, const PeerFacts * facts, std::string_view reas
 
 }  // namespace
 
-Result<std::unique_ptr<Transport>> offer(UniqueFd & socket, TimePoint deadline) {
+Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
     auto pair = probe(socket.get());
     if (!pair) {
-        return std::unexpected(pair.error());
+        return Upgrade{nullptr, pair.error().text};
     }
     const PeerFacts facts = (*pair)->facts();
     std::byte bytes[sizeof(wire::RequestHeader) + sizeof facts];
@@ -139,7 +142,7 @@ Result<std::unique_ptr<Transport>> offer(UniqueFd & socket, TimePoint deadline) 
     }
     if (heard.accepted != 1) {
         heard.reason[sizeof heard.reason - 1] = '\0';
-        return fail(Errc::unavailable, "server: {}", heard.reason);
+        return Upgrade{nullptr, std::format("server: {}", heard.reason)};
     }
     const auto verify = [&]() -> Result<> {
         if (auto connected = (*pair)->connect(load<PeerFacts>(heard.queue_pair)); !connected) {
@@ -155,13 +158,12 @@ Result<std::unique_ptr<Transport>> offer(UniqueFd & socket, TimePoint deadline) 
         return std::unexpected(told.error());
     }
     if (!verified) {
-        return std::unexpected(verified.error());
+        return Upgrade{nullptr, verified.error().text};
     }
-    log_activated(**pair);
-    return make_ring_transport(std::move(*pair), std::move(socket));
+    return activate(std::move(*pair), socket);
 }
 
-Result<std::unique_ptr<Transport>> answer(UniqueFd & socket, const wire::RdmaOffer & offered) {
+Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offered) {
     auto pair = probe(socket.get());
     auto connected = pair ? (*pair)->connect(load<PeerFacts>(offered.queue_pair)) : std::unexpected(pair.error());
     const PeerFacts facts = connected ? (*pair)->facts() : PeerFacts{};
@@ -170,21 +172,24 @@ Result<std::unique_ptr<Transport>> answer(UniqueFd & socket, const wire::RdmaOff
         return std::unexpected(told.error());
     }
     if (!connected) {
-        return std::unexpected(connected.error());
+        return Upgrade{nullptr, connected.error().text};
     }
     auto verified = hear_token(**pair, Clock::now() + token_patience);
     if (verified) {
         verified = send_token(**pair);
     }
     // The verdict tells whether that was heard. Its completion is left to the transport: data may come in before it.
-    if (auto verdict = receive_verdict(socket.get()); !verdict) {
-        return std::unexpected(verified ? verdict.error() : verified.error());
+    const auto use_rdma = receive_verdict(socket.get());
+    if (!use_rdma) {
+        return std::unexpected(use_rdma.error());
+    }
+    if (!*use_rdma) {
+        return Upgrade{nullptr, verified ? "the client could not use the path" : verified.error().text};
     }
     if (!verified) {
-        return std::unexpected(verified.error());
+        return fail(Errc::protocol, "the client has heard over RDMA what was not said");
     }
-    log_activated(**pair);
-    return make_ring_transport(std::move(*pair), std::move(socket));
+    return activate(std::move(*pair), socket);
 }
 
 }  // namespace caravan::net::rdma

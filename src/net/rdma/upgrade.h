@@ -1,5 +1,7 @@
-// Changing a fresh Caravan-to-Caravan connection from TCP to RDMA. Whatever goes wrong at any step on either side, the
-// socket stays usable and both sides know that the session goes on over TCP.
+// Changing a fresh Caravan-to-Caravan connection from TCP to RDMA. Whatever goes wrong with RDMA at any step on either
+// side, the socket stays usable and both sides know that the session goes on over TCP. Only if TCP fails while they agree
+// (an answer that does not come in time is such a failure: it may come later, in the middle of a session) is the
+// connection to be given up.
 //
 //   client: queue pair to INIT, offer      ->
 //                                          <- server: its own, connected to ours, answer
@@ -12,6 +14,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "base/unique_fd.h"
 #include "net/transport.h"
@@ -19,9 +22,14 @@
 
 namespace caravan::net::rdma {
 
-// Each takes the socket only if it returns a transport. Logs what it does; the error is the reason for the log.
-Result<std::unique_ptr<Transport>> offer(UniqueFd & socket, TimePoint deadline);
+// What both sides agreed on.
+struct Upgrade {
+    std::unique_ptr<Transport> transport;  // null: TCP
+    std::string why_not;                   // then: the reason, for the log
+};
+// Each takes the socket only if it returns a transport. Logs what it does. Error: the sides do not agree on anything.
+Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline);
 // `offer` has arrived; the answer and the rest are exchanged here.
-Result<std::unique_ptr<Transport>> answer(UniqueFd & socket, const wire::RdmaOffer & offer);
+Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offer);
 
 }  // namespace caravan::net::rdma

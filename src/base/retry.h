@@ -1,0 +1,26 @@
+// Trying again what a reset cut off: a network that loses one connection may well carry the next.
+#pragma once
+
+#include <thread>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+
+namespace caravan {
+
+// Calls `attempt` until it fails no more with Errc::reset: five times at most, within about a second. Blocks.
+template <class Attempt>
+auto despite_resets(Attempt && attempt) {
+    milliseconds pause{50};
+    for (int left = 4;; --left, pause *= 2) {
+        auto result = attempt();
+        if (result || result.error().code != Errc::reset || left == 0) {
+            return result;
+        }
+        log_debug("{}: trying again in {} ms", result.error().text, pause.count());
+        std::this_thread::sleep_for(pause);
+    }
+}
+
+}  // namespace caravan

@@ -2,9 +2,10 @@
 #pragma once
 
 #include <expected>
-#include <format>
 #include <string>
 #include <utility>
+
+#include "base/formatted.h"
 
 namespace caravan {
 
@@ -32,7 +33,7 @@ using Result = std::expected<T, Error>;
 
 template <class... Args>
 std::unexpected<Error> fail(Errc code, std::format_string<Args...> format, Args &&... args) {
-    return std::unexpected(Error{code, std::format(format, std::forward<Args>(args)...)});
+    return std::unexpected(Error{code, formatted(format, std::forward<Args>(args)...)});
 }
 
 // The text of an errno value. Thread-safe.

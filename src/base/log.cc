@@ -16,7 +16,7 @@ void write_to_stderr(LogLevel level, std::string_view line) {
         case LogLevel::error: prefix = "error: "; break;
     }
     // One call, so that lines of several threads and processes do not mix.
-    const std::string whole = std::format("{}{}\n", prefix, line);
+    const std::string whole = formatted("{}{}\n", prefix, line);
     std::fwrite(whole.data(), 1, whole.size(), stderr);
 }
 

@@ -1,9 +1,9 @@
 // One log for the whole program. Thread-safe. A line is given without its newline.
 #pragma once
 
-#include <format>
-#include <string>
 #include <string_view>
+
+#include "base/formatted.h"
 
 namespace caravan {
 
@@ -20,21 +20,21 @@ bool debug_enabled();
 
 template <class... Args>
 void log_info(std::format_string<Args...> format, Args &&... args) {
-    log_line(LogLevel::info, std::format(format, std::forward<Args>(args)...));
+    log_line(LogLevel::info, formatted(format, std::forward<Args>(args)...));
 }
 template <class... Args>
 void log_warning(std::format_string<Args...> format, Args &&... args) {
-    log_line(LogLevel::warning, std::format(format, std::forward<Args>(args)...));
+    log_line(LogLevel::warning, formatted(format, std::forward<Args>(args)...));
 }
 template <class... Args>
 void log_error(std::format_string<Args...> format, Args &&... args) {
-    log_line(LogLevel::error, std::format(format, std::forward<Args>(args)...));
+    log_line(LogLevel::error, formatted(format, std::forward<Args>(args)...));
 }
 // Formats only when debugging is on, so it may stand on the path of a token.
 template <class... Args>
 void log_debug(std::format_string<Args...> format, Args &&... args) {
     if (debug_enabled()) {
-        log_line(LogLevel::debug, std::format(format, std::forward<Args>(args)...));
+        log_line(LogLevel::debug, formatted(format, std::forward<Args>(args)...));
     }
 }
 

@@ -14,6 +14,7 @@
 #include <optional>
 #include <string_view>
 
+#include "base/formatted.h"
 #include "base/unique_fd.h"
 
 extern char ** environ;
@@ -161,9 +162,9 @@ void cut_lines(std::string & rest, std::vector<Child::Line> & lines) {
 
 std::string Child::how_it_ended() const {
     if (WIFSIGNALED(status)) {
-        return std::format("signal {} ({})", WTERMSIG(status), ::strsignal(WTERMSIG(status)));
+        return formatted("signal {} ({})", WTERMSIG(status), ::strsignal(WTERMSIG(status)));
     }
-    return std::format("exit code {}", WEXITSTATUS(status));
+    return formatted("exit code {}", WEXITSTATUS(status));
 }
 
 std::string Child::last_words() const {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <format>
 #include <memory>
 
+#include "base/formatted.h"
 #include "doctor/flow.h"
 #include "net/handshake.h"
 
@@ -166,12 +166,12 @@ void run(LinkBench & bench, const std::vector<net::Endpoint> & endpoints, const 
         for (uint32_t round = 0; round < bench.rounds; ++round) {
             if (std::ranges::any_of(links, [](const OpenLink & open) { return open.session != nullptr; })) {
                 run_round(links, round, bench.time);
-                say(std::format("{}: round {} of {} done", endpoint.text(), round + 1, bench.rounds));
+                say(formatted("{}: round {} of {} done", endpoint.text(), round + 1, bench.rounds));
             }
         }
         for (OpenLink & open : links) {
             if (!open.link.failure.empty()) {
-                say(std::format("{} failed: {}", endpoint.text(), open.link.failure));
+                say(formatted("{} failed: {}", endpoint.text(), open.link.failure));
             }
             bench.links.push_back(std::move(open.link));
         }

@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <cmath>
-#include <format>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "base/formatted.h"
 #include "bench/plot.h"
 #include "bench/report.h"
 #include "bench/svg.h"
@@ -55,7 +55,7 @@ void draw(Svg & svg, double y, const std::string & heading, const std::vector<st
     for (double exponent = up.low; exponent <= up.high; ++exponent) {
         const double value = std::pow(10, exponent);
         svg.grid(left, up.at(value), width - right, up.at(value));
-        svg.text(left - 8, up.at(value) + 4, Anchor::end, std::format("{:g}", value));
+        svg.text(left - 8, up.at(value) + 4, Anchor::end, formatted("{:g}", value));
     }
     for (size_t i = 0; i < links.size(); ++i) {
         Svg::Points full, broken;
@@ -78,7 +78,7 @@ std::string plot(const LinkBench & bench) {
         auto rows = rows_of(link);
         if (!rows.empty()) {
             links.push_back(std::move(rows));
-            names.push_back(std::format("{} over {}", link.endpoint, link.transport));
+            names.push_back(formatted("{} over {}", link.endpoint, link.transport));
         }
     }
     const double legend = legend_row * static_cast<double>(names.size());

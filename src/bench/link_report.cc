@@ -1,7 +1,7 @@
 #include <algorithm>
-#include <format>
 #include <string_view>
 
+#include "base/formatted.h"
 #include "bench/report.h"
 #include "bench/table.h"
 
@@ -11,11 +11,11 @@ namespace {
 // Three digits or more: links differ by powers of ten.
 std::string megabytes(double per_second) {
     const double value = per_second / 1e6;
-    return std::format("{:.{}f}", value, value < 10 ? 2 : value < 100 ? 1 : 0);
+    return formatted("{:.{}f}", value, value < 10 ? 2 : value < 100 ? 1 : 0);
 }
 
 std::string spread(const Summary & rate) {
-    return std::format("{} ({}-{})", megabytes(rate.median), megabytes(rate.min), megabytes(rate.max));
+    return formatted("{} ({}-{})", megabytes(rate.median), megabytes(rate.min), megabytes(rate.max));
 }
 
 }  // namespace
@@ -49,19 +49,19 @@ std::string markdown(const LinkBench & bench) {
     for (const Link & link : bench.links) {
         for (const LinkRow & row : rows_of(link)) {
             table.add_row({link.endpoint, link.transport, size_text(row.bytes), std::to_string(row.round_trips),
-                           std::format("{:.1f}", row.p50_us), std::format("{:.1f}", row.p90_us),
-                           std::format("{:.1f}", row.p99_us), spread(row.to_server), spread(row.from_server)});
+                           formatted("{:.1f}", row.p50_us), formatted("{:.1f}", row.p90_us),
+                           formatted("{:.1f}", row.p99_us), spread(row.to_server), spread(row.from_server)});
         }
         if (!link.failure.empty()) {
-            notes += std::format("\n{}{} failed: {}\n", link.endpoint,
+            notes += formatted("\n{}{} failed: {}\n", link.endpoint,
                                  link.transport.empty() ? "" : " over " + link.transport, link.failure);
         }
         if (!link.why_not_rdma.empty()) {
-            notes += std::format("\n{}: no RDMA: {}\n", link.endpoint, link.why_not_rdma);
+            notes += formatted("\n{}: no RDMA: {}\n", link.endpoint, link.why_not_rdma);
         }
     }
     return table.text() + notes +
-           std::format("\nround trips: of {} rounds together; MB/s: median of the rounds, payload only\n", bench.rounds);
+           formatted("\nround trips: of {} rounds together; MB/s: median of the rounds, payload only\n", bench.rounds);
 }
 
 std::string csv(const LinkBench & bench) {
@@ -70,7 +70,7 @@ std::string csv(const LinkBench & bench) {
         for (const SizeSamples & samples : link.sizes) {
             for (size_t round = 0; round < samples.round_trips_us.size(); ++round) {
                 const auto line = [&](std::string_view measure, double value) {
-                    out += std::format("{},{},{},{},{},{:.3f}\n", link.endpoint, link.transport, samples.bytes, round,
+                    out += formatted("{},{},{},{},{},{:.3f}\n", link.endpoint, link.transport, samples.bytes, round,
                                        measure, value);
                 };
                 for (const double trip : samples.round_trips_us[round]) {

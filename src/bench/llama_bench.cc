@@ -5,6 +5,7 @@
 #include <numeric>
 #include <string_view>
 
+#include "base/formatted.h"
 #include "bench/statistics.h"
 #include "bench/temporary_file.h"
 
@@ -31,10 +32,10 @@ Result<std::vector<Test>> parse_tests(const std::string & text, ModelFacts * fac
             Test test;
             test.generates = prompt == 0;
             test.tokens = prompt + generate;
-            test.name = generate == 0 ? std::format("pp{}", prompt)
-                        : prompt == 0 ? std::format("tg{}", generate)
-                                      : std::format("pp{}+tg{}", prompt, generate);
-            test.name += depth == 0 ? "" : std::format("@d{}", depth);
+            test.name = generate == 0 ? formatted("pp{}", prompt)
+                        : prompt == 0 ? formatted("tg{}", generate)
+                                      : formatted("pp{}+tg{}", prompt, generate);
+            test.name += depth == 0 ? "" : formatted("@d{}", depth);
             test.ns = row.at("samples_ns").get<std::vector<uint64_t>>();
             if (test.tokens == 0 || test.ns.empty() || std::ranges::contains(test.ns, 0u)) {
                 return fail(Errc::protocol, "llama-bench measured nothing for {}", test.name);
@@ -48,7 +49,7 @@ Result<std::vector<Test>> parse_tests(const std::string & text, ModelFacts * fac
                 *facts = {.type = row.at("model_type"),
                           .cpu = row.value("cpu_info", ""),
                           .gpu = row.value("gpu_info", ""),
-                          .build = std::format("{} ({})", row.value("build_commit", ""), row.value("build_number", 0)),
+                          .build = formatted("{} ({})", row.value("build_commit", ""), row.value("build_number", 0)),
                           .bytes = row.at("model_size"),
                           .parameters = row.at("model_n_params")};
             }

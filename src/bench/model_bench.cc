@@ -1,8 +1,8 @@
 #include "bench/model_bench.h"
 
 #include <algorithm>
-#include <format>
 
+#include "base/formatted.h"
 #include "bench/installed.h"
 #include "bench/page_cache.h"
 
@@ -14,9 +14,9 @@ constexpr seconds check_limit{60};
 std::string told(const Run & run) {
     std::string out;
     for (const Test & test : run.tests) {
-        out += std::format("{} {:.2f} t/s, ", test.name, test.tokens_per_second());
+        out += formatted("{} {:.2f} t/s, ", test.name, test.tokens_per_second());
     }
-    return out + std::format("loaded in {:.2f} s", run.load_s);
+    return out + formatted("loaded in {:.2f} s", run.load_s);
 }
 
 Result<Run> run_one(ModelBench & bench, const Arrangement & arrangement, const Say & say) {
@@ -29,7 +29,7 @@ Result<Run> run_one(ModelBench & bench, const Arrangement & arrangement, const S
     if (run && is_ours(arrangement.kind) && bench.settings.generate > 0) {
         auto traffic = measure_traffic(arrangement, bench.settings, bench.run_limit);
         if (!traffic) {
-            say(std::format("{}: what a token costs on the way is not known: {}", arrangement.name(), traffic.error().text));
+            say(formatted("{}: what a token costs on the way is not known: {}", arrangement.name(), traffic.error().text));
         } else {
             run->traffic = *traffic;
         }
@@ -46,7 +46,7 @@ bool ModelBench::any_failed() const {
 void run(ModelBench & bench, const std::vector<Arrangement> & arrangements, const Say & say) {
     const auto failed = [&](Measured & measured, const Error & error) {
         measured.failure = error.text;
-        say(std::format("{} failed: {}", measured.arrangement.name(), error.text));
+        say(formatted("{} failed: {}", measured.arrangement.name(), error.text));
     };
     for (const Arrangement & arrangement : arrangements) {
         Measured & measured = bench.measured.emplace_back(Measured{.arrangement = arrangement});
@@ -67,7 +67,7 @@ void run(ModelBench & bench, const std::vector<Arrangement> & arrangements, cons
             }
             run->round = round;
             run->position = position;
-            say(std::format("round {} of {}: {}: {}", round + 1, bench.rounds, measured.arrangement.name(), told(*run)));
+            say(formatted("round {} of {}: {}: {}", round + 1, bench.rounds, measured.arrangement.name(), told(*run)));
             measured.runs.push_back(std::move(*run));
         }
     }

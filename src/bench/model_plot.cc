@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <cmath>
-#include <format>
 #include <string>
 #include <vector>
 
+#include "base/formatted.h"
 #include "bench/plot.h"
 #include "bench/svg.h"
 
@@ -50,7 +50,7 @@ void draw(Svg & svg, double y, const Panel & panel, const ModelBench & bench) {
     svg.heading(left, y + 14, panel.test + ", tokens per second");
     for (double tick = 0; tick <= end + step / 2; tick += step) {
         svg.grid(x_of(tick), y + panel_head - 6, x_of(tick), bottom);
-        svg.text(x_of(tick), bottom + 16, Anchor::middle, std::format("{:g}", tick));
+        svg.text(x_of(tick), bottom + 16, Anchor::middle, formatted("{:g}", tick));
     }
     double row = y + panel_head;
     for (const auto & [i, rate] : panel.bars) {
@@ -58,7 +58,7 @@ void draw(Svg & svg, double y, const Panel & panel, const ModelBench & bench) {
         svg.text(left - 8, middle + 4, Anchor::end, bench.measured[i].arrangement.name());
         svg.bar(left, row, x_of(rate.median) - left, bar_height, static_cast<size_t>(bench.measured[i].arrangement.kind));
         svg.whisker(x_of(rate.min), x_of(rate.max), middle);
-        svg.text(width - right + 12, middle + 4, Anchor::start, std::format("{:.2f}", rate.median));
+        svg.text(width - right + 12, middle + 4, Anchor::start, formatted("{:.2f}", rate.median));
         row += row_height;
     }
 }
@@ -84,7 +84,7 @@ std::string plot(const ModelBench & bench) {
     const std::string title = bench.facts.type.empty() ? "nothing was measured" : bench.facts.type;
     Svg svg(width, height, title);
     svg.heading(16, 24, title);
-    svg.text(16, 42, Anchor::start, std::format("median of {} rounds; the line from slowest to fastest", bench.rounds));
+    svg.text(16, 42, Anchor::start, formatted("median of {} rounds; the line from slowest to fastest", bench.rounds));
     double y = top;
     for (const Panel & panel : panels) {
         draw(svg, y, panel, bench);

@@ -1,6 +1,6 @@
 #include <algorithm>
-#include <format>
 
+#include "base/formatted.h"
 #include "bench/report.h"
 #include "bench/table.h"
 
@@ -10,13 +10,13 @@ namespace {
 // "12.34 (11.90-12.50)", with so many digits after the point.
 std::string spread(const Summary & summary, int digits) {
     return summary.count == 0 ? ""
-                              : std::format("{:.{}f} ({:.{}f}-{:.{}f})", summary.median, digits, summary.min, digits,
+                              : formatted("{:.{}f} ({:.{}f}-{:.{}f})", summary.median, digits, summary.min, digits,
                                             summary.max, digits);
 }
 
 std::string parameters_text(uint64_t parameters) {
     const auto count = static_cast<double>(parameters);
-    return count >= 1e9 ? std::format("{:.2f} B", count / 1e9) : std::format("{:.2f} M", count / 1e6);
+    return count >= 1e9 ? formatted("{:.2f} B", count / 1e9) : formatted("{:.2f} M", count / 1e6);
 }
 
 constexpr const char * not_known = "n/a";
@@ -26,7 +26,7 @@ std::string or_not_known(const Summary & summary, int digits) {
 }
 
 std::string percent(const Summary & share) {
-    return share.count == 0 ? not_known : std::format("{:.0f} %", 100 * share.median);
+    return share.count == 0 ? not_known : formatted("{:.0f} %", 100 * share.median);
 }
 
 // Which loads there were, and what of the weights the servers had already.
@@ -40,7 +40,7 @@ std::string loads(const ModelBench & bench, const std::vector<Comparison> & comp
     for (size_t i = 0; i < comparisons.size(); ++i) {
         const LoadRow &first = comparisons[i].first_load, &later = comparisons[i].later_loads;
         if (first.seconds.count > 0) {
-            table.add_row({std::string(bench.measured[i].arrangement.name()), std::format("{:.3f}", first.seconds.median),
+            table.add_row({std::string(bench.measured[i].arrangement.name()), formatted("{:.3f}", first.seconds.median),
                            percent(first.from_cache), spread(later.seconds, 3),
                            later.seconds.count == 0 ? "" : percent(later.from_cache)});
         }
@@ -81,7 +81,7 @@ std::string markdown(const ModelBench & bench) {
     table.add_column("arrangement", false);
     table.add_column("test", true);
     table.add_column("t/s (min-max)", true);
-    table.add_column(std::format("of {} (min-max)", bench.measured.front().arrangement.name()), true);
+    table.add_column(formatted("of {} (min-max)", bench.measured.front().arrangement.name()), true);
     if (has_local) {
         table.add_column("µs/token over local (min-max)", true);
     }
@@ -108,10 +108,10 @@ std::string markdown(const ModelBench & bench) {
     }
     for (const Measured & measured : bench.measured) {
         if (!measured.failure.empty()) {
-            out += std::format("\n{} failed: {}\n", measured.arrangement.name(), measured.failure);
+            out += formatted("\n{} failed: {}\n", measured.arrangement.name(), measured.failure);
         }
     }
-    out += std::format("\nmedians of {} rounds, {} repetitions in each; llama-bench {}\n", bench.rounds,
+    out += formatted("\nmedians of {} rounds, {} repetitions in each; llama-bench {}\n", bench.rounds,
                        bench.settings.repetitions, bench.facts.build);
     return out;
 }
@@ -120,11 +120,11 @@ std::string csv(const ModelBench & bench) {
     std::string out = "round,position,arrangement,test,repetition,tokens,ns,tokens_per_second\n";
     for (const Measured & measured : bench.measured) {
         for (const Run & run : measured.runs) {
-            const std::string begin = std::format("{},{},{},", run.round, run.position, measured.arrangement.name());
-            out += std::format("{}load,0,,{:.0f},\n", begin, run.load_s * 1e9);
+            const std::string begin = formatted("{},{},{},", run.round, run.position, measured.arrangement.name());
+            out += formatted("{}load,0,,{:.0f},\n", begin, run.load_s * 1e9);
             for (const Test & test : run.tests) {
                 for (size_t i = 0; i < test.ns.size(); ++i) {
-                    out += std::format("{}{},{},{},{},{:.3f}\n", begin, test.name, i, test.tokens, test.ns[i],
+                    out += formatted("{}{},{},{},{},{:.3f}\n", begin, test.name, i, test.tokens, test.ns[i],
                                        test.tokens * 1e9 / static_cast<double>(test.ns[i]));
                 }
             }

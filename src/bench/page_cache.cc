@@ -7,9 +7,9 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <format>
 #include <regex>
 
+#include "base/formatted.h"
 #include "base/unique_fd.h"
 
 namespace caravan::bench {
@@ -62,7 +62,7 @@ std::vector<std::string> files_of(const std::string & model) {
     }
     std::vector<std::string> out;
     for (int number = 1; number <= std::stoi(found[3]); ++number) {
-        out.push_back(std::format("{}{:05}-of-{}{}", found[1].str(), number, found[3].str(), found[4].str()));
+        out.push_back(formatted("{}{:05}-of-{}{}", found[1].str(), number, found[3].str(), found[4].str()));
     }
     return out;
 }

@@ -1,7 +1,8 @@
 #include "bench/svg.h"
 
 #include <array>
-#include <format>
+
+#include "base/formatted.h"
 
 namespace caravan::bench {
 namespace {
@@ -15,11 +16,11 @@ constexpr Scheme dark{"#0d1117", "#e6edf3", "#30363d", {"#58a6ff", "#f0883e", "#
 
 // Without variables: not every program that shows SVG knows them.
 std::string colours(const Scheme & scheme) {
-    std::string out = std::format(".back {{ fill: {}; }} .words, .heading {{ fill: {}; }} .grid {{ stroke: {}; }}\n"
+    std::string out = formatted(".back {{ fill: {}; }} .words, .heading {{ fill: {}; }} .grid {{ stroke: {}; }}\n"
                                   ".whisker {{ stroke: {}; }}\n",
                                   scheme.back, scheme.words, scheme.grid, scheme.words);
     for (size_t i = 0; i < scheme.series.size(); ++i) {
-        out += std::format(".bar{0} {{ fill: {1}; }} .curve{0} {{ stroke: {1}; }}\n", i, scheme.series[i]);
+        out += formatted(".bar{0} {{ fill: {1}; }} .curve{0} {{ stroke: {1}; }}\n", i, scheme.series[i]);
     }
     return out;
 }
@@ -54,32 +55,32 @@ const char * name_of(Anchor anchor) {
 }
 
 std::string line(std::string_view kind, double x1, double y1, double x2, double y2) {
-    return std::format("<line class=\"{}\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kind, x1, y1, x2,
+    return formatted("<line class=\"{}\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kind, x1, y1, x2,
                        y2);
 }
 
 }  // namespace
 
 Svg::Svg(double width, double height, std::string_view title) {
-    out_ = std::format("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" "
+    out_ = formatted("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" "
                        "viewBox=\"0 0 {0:.0f} {1:.0f}\" role=\"img\">\n<title>{2}</title>\n{3}"
                        "<rect class=\"back\" width=\"100%\" height=\"100%\"/>\n",
                        width, height, escaped(title), style());
 }
 
 void Svg::text(double x, double y, Anchor anchor, std::string_view words) {
-    out_ += std::format("<text class=\"words\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n", x, y,
+    out_ += formatted("<text class=\"words\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n", x, y,
                         name_of(anchor), escaped(words));
 }
 
 void Svg::heading(double x, double y, std::string_view words) {
-    out_ += std::format("<text class=\"heading\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", x, y, escaped(words));
+    out_ += formatted("<text class=\"heading\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", x, y, escaped(words));
 }
 
 void Svg::grid(double x1, double y1, double x2, double y2) { out_ += line("grid", x1, y1, x2, y2); }
 
 void Svg::bar(double x, double y, double width, double height, size_t series) {
-    out_ += std::format("<rect class=\"bar{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\"/>\n",
+    out_ += formatted("<rect class=\"bar{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\"/>\n",
                         series % n_series, x, y, width, height);
 }
 
@@ -90,9 +91,9 @@ void Svg::whisker(double x1, double x2, double y) {
 }
 
 void Svg::curve(const Points & points, size_t series, bool dashed) {
-    out_ += std::format("<polyline class=\"curve{}{}\" points=\"", series % n_series, dashed ? " dashed" : "");
+    out_ += formatted("<polyline class=\"curve{}{}\" points=\"", series % n_series, dashed ? " dashed" : "");
     for (const auto & [x, y] : points) {
-        out_ += std::format("{:.1f},{:.1f} ", x, y);
+        out_ += formatted("{:.1f},{:.1f} ", x, y);
     }
     out_ += "\"/>\n";
 }

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <format>
+
+#include "base/formatted.h"
 
 namespace caravan::bench {
 namespace {
@@ -59,8 +60,8 @@ std::string size_text(uint64_t bytes) {
     for (; value >= 1024 && unit + 1 < units.size(); ++unit) {
         value /= 1024;
     }
-    return value == static_cast<double>(static_cast<uint64_t>(value)) ? std::format("{:.0f} {}", value, units[unit])
-                                                                      : std::format("{:.2f} {}", value, units[unit]);
+    return value == static_cast<double>(static_cast<uint64_t>(value)) ? formatted("{:.0f} {}", value, units[unit])
+                                                                      : formatted("{:.2f} {}", value, units[unit]);
 }
 
 }  // namespace caravan::bench

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <charconv>
-#include <format>
-#include <iterator>
+
+#include "base/formatted.h"
 
 namespace caravan::cache {
 
@@ -33,7 +33,7 @@ std::string Blake3::hex() const { return hex_of(bytes()); }
 std::string hex_of(ConstBytes bytes) {
     std::string text;
     for (const std::byte byte : bytes) {
-        std::format_to(std::back_inserter(text), "{:02x}", static_cast<unsigned>(byte));
+        text += formatted("{:02x}", static_cast<unsigned>(byte));
     }
     return text;
 }

@@ -6,13 +6,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <format>
 #include <iterator>
 #include <ranges>
 #include <span>
 #include <string_view>
 
 #include "base/bytes.h"
+#include "base/formatted.h"
 #include "base/unique_fd.h"
 #include "cache/digest.h"
 #include "cache/temporary_file.h"
@@ -120,7 +120,7 @@ bool lies_below(const std::filesystem::path & path, const std::vector<std::files
 
 std::filesystem::path digest_file(const Layout & layout, const std::filesystem::path & model) {
     const std::string & path = model.native();
-    return layout.digests() / std::format("{:016x}", wire::fnv1a(const_bytes(path.data(), path.size())));
+    return layout.digests() / formatted("{:016x}", wire::fnv1a(const_bytes(path.data(), path.size())));
 }
 
 std::optional<FileDigests> load_digests(const std::filesystem::path & file) {
@@ -158,13 +158,12 @@ Result<> save_digests(const Layout & layout, const FileDigests & digests) {
     if (digests.path.native().contains('\n')) {
         return fail(Errc::invalid_argument, "its name has a newline");
     }
-    std::string text = std::format("{}\n{}\n{} {} {}\n", first_line, digests.path.native(), digests.stamp.inode,
+    std::string text = formatted("{}\n{}\n{} {} {}\n", first_line, digests.path.native(), digests.stamp.inode,
                                    digests.stamp.size, digests.stamp.modified_ns);
     for (const TensorDigest & tensor : digests.tensors) {
-        std::format_to(std::back_inserter(text), "{} {} {:016x} {}\n", tensor.extent.offset, tensor.extent.size,
-                       tensor.fnv, tensor.digest);
+        text += formatted("{} {} {:016x} {}\n", tensor.extent.offset, tensor.extent.size, tensor.fnv, tensor.digest);
     }
-    text += std::format("{}\n", last_line);
+    text += formatted("{}\n", last_line);
     auto file = TemporaryFile::create(layout.temporary());
     if (!file) {
         return std::unexpected(file.error());

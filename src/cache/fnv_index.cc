@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <format>
 #include <system_error>
 #include <unordered_set>
 #include <vector>
@@ -72,7 +71,7 @@ Result<bool> enter(const Layout & layout, Key key, const std::string & digest) {
 
 void enter_blobs(const Layout & layout, uint64_t size) {
     std::unordered_set<std::string> entered;
-    const std::string of_this_size = std::format("-{}", size);
+    const std::string of_this_size = formatted("-{}", size);
     for (const std::string & name : names_in(layout.index())) {
         if (name.ends_with(of_this_size)) {
             entered.insert(read_index_file(layout.index() / name));

@@ -6,12 +6,12 @@
 #include <array>
 #include <bit>
 #include <cerrno>
-#include <format>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/bytes.h"
+#include "base/formatted.h"
 #include "ggml.h"
 
 namespace caravan::cache {
@@ -168,7 +168,7 @@ uint64_t read_values(Header & header, uint64_t count) {
         }
     }
     if (header.ok() && !std::has_single_bit(alignment)) {
-        header.give_up(Errc::invalid_argument, std::format("its alignment is {}", alignment));
+        header.give_up(Errc::invalid_argument, formatted("its alignment is {}", alignment));
     }
     return alignment;
 }
@@ -178,7 +178,7 @@ uint64_t read_shape(Header & header) {
     header.skip_string();  // its name
     const auto dims = header.number<uint32_t>();
     if (dims > GGML_MAX_DIMS) {
-        header.give_up(Errc::invalid_argument, std::format("a tensor has {} dimensions", dims));
+        header.give_up(Errc::invalid_argument, formatted("a tensor has {} dimensions", dims));
         return 0;
     }
     std::array<uint64_t, GGML_MAX_DIMS> ne;
@@ -193,7 +193,7 @@ uint64_t read_shape(Header & header) {
     const int64_t block = type < GGML_TYPE_COUNT ? ggml_blck_size(static_cast<ggml_type>(type)) : 0;
     const uint64_t block_bytes = type < GGML_TYPE_COUNT ? ggml_type_size(static_cast<ggml_type>(type)) : 0;
     if (block <= 0 || block_bytes == 0) {
-        header.give_up(Errc::invalid_argument, std::format("tensor type {} is not known", type));
+        header.give_up(Errc::invalid_argument, formatted("tensor type {} is not known", type));
         return 0;
     }
     uint64_t bytes = block_bytes;
@@ -216,7 +216,7 @@ Result<std::vector<Extent>> find_tensors(int fd, uint64_t file_size, uint64_t th
         header.give_up(Errc::invalid_argument, "it does not begin as a GGUF file does");
     }
     if (const auto version = header.number<uint32_t>(); version != 2 && version != 3) {
-        header.give_up(Errc::invalid_argument, std::format("GGUF version {} is not known", version));
+        header.give_up(Errc::invalid_argument, formatted("GGUF version {} is not known", version));
     }
     const auto tensor_count = header.number<uint64_t>();
     const uint64_t alignment = read_values(header, header.number<uint64_t>());

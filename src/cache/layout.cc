@@ -6,7 +6,6 @@
 
 #include <array>
 #include <cerrno>
-#include <format>
 #include <system_error>
 
 #include "base/log.h"
@@ -45,7 +44,7 @@ bool has_size(int fd, uint64_t size) {
 }  // namespace
 
 std::filesystem::path Layout::index_file(Key key) const {
-    return index() / std::format("{:016x}-{}", key.fnv, key.size);
+    return index() / formatted("{:016x}-{}", key.fnv, key.size);
 }
 
 Result<> make_private(const std::filesystem::path & directory) {

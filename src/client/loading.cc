@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <format>
 
 #include "base/log.h"
 #include "base/size_text.h"
@@ -33,12 +32,12 @@ double LoadedWeights::gigabytes_per_second() const {
 
 std::string LoadedWeights::share_text() const {
     return from_cache == 0 ? ""
-                           : std::format(", {:.0f} % from its cache",
+                           : formatted(", {:.0f} % from its cache",
                                          100 * static_cast<double>(from_cache) / static_cast<double>(bytes));
 }
 
 std::string LoadedWeights::text() const {
-    return std::format("{} of weights in {:.2f} s ({:.2f} GB/s){}", size_text(bytes), seconds(), gigabytes_per_second(),
+    return formatted("{} of weights in {:.2f} s ({:.2f} GB/s){}", size_text(bytes), seconds(), gigabytes_per_second(),
                        share_text());
 }
 
@@ -69,15 +68,15 @@ void Loading::add(uint64_t bytes, bool from_cache, TimePoint time) {
     } else if (terminal_ && time - shown_ >= between_lines) {
         shown_ = time;
         is_shown_ = true;
-        const std::string line = std::format("RPC server {}: {} of {} of weights, {:.2f} GB/s{}", endpoint_,
+        const std::string line = formatted("RPC server {}: {} of {} of weights, {:.2f} GB/s{}", endpoint_,
                                              size_text(now_.bytes), size_text(expected_), now_.gigabytes_per_second(),
                                              now_.share_text());
-        terminal_(std::format("{}{}", rewrite, std::string_view(line).substr(0, terminal_width() - 1)));
+        terminal_(formatted("{}{}", rewrite, std::string_view(line).substr(0, terminal_width() - 1)));
     }
 }
 
 void Loading::finish_line() {
-    terminal_(std::format("{}RPC server {}: {}\n", rewrite, endpoint_, now_.text()));
+    terminal_(formatted("{}RPC server {}: {}\n", rewrite, endpoint_, now_.text()));
     is_shown_ = false;
     told_ = now_.bytes;
 }

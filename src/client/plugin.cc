@@ -18,7 +18,7 @@ using namespace caravan;
 // Into ggml's log, where the program has routed it. Debug lines were asked for by GGML_RPC_DEBUG, so they go to stderr
 // even if the program hides its own.
 void write_to_ggml_log(LogLevel level, std::string_view line) {
-    const std::string whole = std::format("{}{}\n", level == LogLevel::debug ? "rpc debug: " : "", line);
+    const std::string whole = formatted("{}{}\n", level == LogLevel::debug ? "rpc debug: " : "", line);
     ggml_log_callback callback = nullptr;
     void * user_data = nullptr;
     if (level != LogLevel::debug) {

@@ -72,7 +72,7 @@ Result<std::vector<Device *>> Registry::reach(const std::string & text) {
     }
     std::vector<Device *> devices;
     for (uint32_t index = 0; index < (*server)->device_count(); ++index) {
-        devices.push_back(&devices_.emplace_back(**server, index, std::format("RPC{}", devices_.size()), main_entry()));
+        devices.push_back(&devices_.emplace_back(**server, index, formatted("RPC{}", devices_.size()), main_entry()));
     }
     servers_.push_back(std::move(*server));
     devices_by_endpoint_[endpoint->text()] = devices;
@@ -103,7 +103,7 @@ ggml_backend_reg_t Registry::add_server(const char * text) {
         devices = std::move(*reached);
     }
     entry = std::make_unique<Entry>();
-    entry->name = std::format("RPC[{}]", text);
+    entry->name = formatted("RPC[{}]", text);
     entry->devices = std::move(devices);
     entry->reg = main_entry_.reg;
     entry->reg.context = entry.get();

@@ -107,7 +107,7 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::try_to_reach(const net::Endp
             if (!facts) {
                 return std::unexpected(facts.error());
             }
-            description += std::format(" ({}: {})", text_in(facts->name), text_in(facts->description));
+            description += formatted(" ({}: {})", text_in(facts->name), text_in(facts->description));
         }
         server->constants_.push_back({*alignment, *max_size, std::move(description)});
     }

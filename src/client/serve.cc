@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/formatted.h"
 #include "net/endpoint.h"
 
 namespace caravan::client {
@@ -51,7 +52,7 @@ Error become_server(const std::string & text, const char * cache_dir, size_t n_t
     for (const std::string & program : candidates()) {
         ::execvp(program.c_str(), argv.data());
     }
-    return Error{Errc::not_found, std::format("cannot start rpc-server: {} (looked beside the plug-in, in {} and on PATH)",
+    return Error{Errc::not_found, formatted("cannot start rpc-server: {} (looked beside the plug-in, in {} and on PATH)",
                                               errno_text(errno), CARAVAN_INSTALLED_SERVER)};
 }
 

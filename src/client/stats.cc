@@ -5,7 +5,6 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <format>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -32,7 +31,7 @@ std::string quoted(std::string_view text) {
             out += '\\';
             out += c;
         } else if (static_cast<unsigned char>(c) < 0x20) {
-            out += std::format("\\u{:04x}", static_cast<unsigned>(c));
+            out += formatted("\\u{:04x}", static_cast<unsigned>(c));
         } else {
             out += c;
         }
@@ -42,7 +41,7 @@ std::string quoted(std::string_view text) {
 
 std::string fields_of(const Tally & tally) {
     const StreamCounts & stream = tally.stream;
-    return std::format(
+    return formatted(
         R"("seconds":{:.6f},"sends":{},"bytes_sent":{},"bytes_received":{},"round_trips":{},"launches":{},)"
         R"("waiting_s":{:.6f},"sending_s":{:.6f})",
         tally.seconds, stream.sends, stream.bytes_sent, stream.bytes_received, stream.round_trips, tally.launches,
@@ -56,15 +55,15 @@ bool stats_are_wanted() { return !file_name().empty(); }
 std::string to_json(const SessionStats & stats) {
     std::string served;
     for (const auto & [command, ns] : stats.served_ns) {
-        served += std::format("{}{}:{:.6f}", served.empty() ? "" : ",", quoted(command), seconds_of(ns));
+        served += formatted("{}{}:{:.6f}", served.empty() ? "" : ",", quoted(command), seconds_of(ns));
     }
-    return std::format(
+    return formatted(
         R"({{"endpoint":{},"dialect":{},"transport":{},{},"since_load":{{{}}},)"
         R"("weights":{{"bytes":{},"from_cache":{},"seconds":{:.6f}}},"round_trip_s":{},"served_s":{{{}}}}})",
         quoted(stats.endpoint), quoted(stats.dialect), quoted(stats.transport), fields_of(stats.whole),
         fields_of(stats.since_load), stats.weights.bytes, stats.weights.from_cache,
         std::chrono::duration<double>(stats.weights.time).count(),
-        stats.round_trip_ns ? std::format("{:.9f}", seconds_of(*stats.round_trip_ns)) : "null", served);
+        stats.round_trip_ns ? formatted("{:.9f}", seconds_of(*stats.round_trip_ns)) : "null", served);
 }
 
 void append_stats(const SessionStats & stats) {

@@ -1,5 +1,6 @@
 #include "client/stream.h"
 
+#include "base/formatted.h"
 #include "client/trace.h"
 
 #include <algorithm>
@@ -273,7 +274,7 @@ bool Stream::pull() {
             continue;
         }
         if (arrived_ >= answer_header_size && header_ != dest.size()) {
-            break_off(Error{Errc::protocol, std::format("an answer of {} bytes came where {} bytes were expected",
+            break_off(Error{Errc::protocol, formatted("an answer of {} bytes came where {} bytes were expected",
                                                         header_, dest.size())});
             return true;
         }
@@ -319,7 +320,7 @@ Result<> Stream::pump(Lock & lock, Done done) {
             deadline = Clock::now() + silence_;
         } else if (Clock::now() >= deadline) {
             break_off(Error{Errc::timed_out,
-                            std::format("no progress for {} s (GGML_RPC_TIMEOUT_S)",
+                            formatted("no progress for {} s (GGML_RPC_TIMEOUT_S)",
                                         std::chrono::duration_cast<seconds>(silence_).count())});
             return std::unexpected(*failure_);
         }

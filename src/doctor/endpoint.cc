@@ -3,6 +3,7 @@
 #include <netdb.h>
 #include <sys/socket.h>
 
+#include "base/formatted.h"
 #include "net/exact_io.h"
 #include "net/handshake.h"
 #include "net/socket.h"
@@ -39,7 +40,7 @@ GidChoice choose_for(int socket) {
     }
     GidChoice out{true, chosen->device, chosen->port, chosen->gid.index, ""};
     if (wish.gid) {
-        out.why = std::format("GGML_RDMA_GID={} asks for it", *wish.gid);
+        out.why = formatted("GGML_RDMA_GID={} asks for it", *wish.gid);
     } else if (chosen->gid.gid == wish.local_address) {
         out.why = "it is this side's address of the connection; RoCEv2 comes before RoCEv1";
     } else {
@@ -96,11 +97,11 @@ void greet(const net::Endpoint & endpoint, const Patience & patience, EndpointFa
     const auto extension = load<wire::Extension>(answer->capabilities);
     out.is_caravan = extension.is_caravan();
     out.server_has_rdma = out.is_caravan && (extension.features & wire::feature_rdma) != 0;
-    out.version = std::format("{}.{}.{}", answer->major, answer->minor, answer->patch);
+    out.version = formatted("{}.{}.{}", answer->major, answer->minor, answer->patch);
     const bool fits = answer->major == wire::stock_major && answer->minor <= wire::stock_minor;
     out.stage = fits ? Stage::reached : Stage::other_version;
     if (!fits) {
-        out.failure = std::format("it speaks RPC protocol {}, this program {}.{}.{}", out.version, wire::stock_major,
+        out.failure = formatted("it speaks RPC protocol {}, this program {}.{}.{}", out.version, wire::stock_major,
                                   wire::stock_minor, wire::stock_patch);
     }
 }

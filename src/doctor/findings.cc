@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <format>
 #include <string_view>
+
+#include "base/formatted.h"
 
 namespace caravan::doctor {
 namespace {
@@ -47,31 +48,31 @@ std::string remedy_for(std::string_view reason) {
 Mark obstacle(const Machine & machine) { return machine.wants_rdma() ? Mark::mend : Mark::note; }
 
 void look_at_port(const Machine & machine, const Port & port, bool other_is_active, Findings & out) {
-    const std::string name = std::format("{} port {}", port.device, port.port);
+    const std::string name = formatted("{} port {}", port.device, port.port);
     if (!port.is_active()) {
         out.push_back({other_is_active ? Mark::note : obstacle(machine),
-                       std::format("{} is {}", name, port.state.empty() ? "not active" : port.state),
+                       formatted("{} is {}", name, port.state.empty() ? "not active" : port.state),
                        port.link_layer == "InfiniBand"
                            ? "check cable and switch; InfiniBand also needs a subnet manager (opensm) in the network"
-                           : std::format("check cable and switch; ip link set {} up",
+                           : formatted("check cable and switch; ip link set {} up",
                                          port.gids.empty() || port.gids.front().interface.empty()
                                              ? "INTERFACE (rdma link shows which one)"
                                              : port.gids.front().interface)});
         return;
     }
     if (machine.built_with_rdma && !port.is_open) {
-        out.push_back({obstacle(machine), std::format("{} is up, but programs cannot open it", name),
+        out.push_back({obstacle(machine), formatted("{} is up, but programs cannot open it", name),
                        "install rdma-core (ibverbs-providers has the adapters' libraries), load ib_uverbs, and check "
                        "that this user may read and write /dev/infiniband/uverbs*"});
         return;
     }
     if (machine.built_with_rdma && port.gids.empty()) {
-        out.push_back({obstacle(machine), std::format("{} has no GID", name), "give its interface an IP address"});
+        out.push_back({obstacle(machine), formatted("{} has no GID", name), "give its interface an IP address"});
         return;
     }
-    out.push_back({Mark::well, std::format("{} is up{}{}", name, port.rate.empty() ? "" : ", ", port.rate), ""});
+    out.push_back({Mark::well, formatted("{} is up{}{}", name, port.rate.empty() ? "" : ", ", port.rate), ""});
     if (port.is_open && port.mtu < 2048 && port.link_layer == "Ethernet") {
-        out.push_back({Mark::note, std::format("{} sends packets of {} bytes", name, port.mtu),
+        out.push_back({Mark::note, formatted("{} sends packets of {} bytes", name, port.mtu),
                        "jumbo frames make large transfers cheaper: MTU 4200 or more on the interface, its peer and the "
                        "switch gives 4096"});
     }
@@ -80,7 +81,7 @@ void look_at_port(const Machine & machine, const Port & port, bool other_is_acti
 void look_at_devices(const Machine & machine, Findings & out) {
     if (machine.ports.empty()) {
         out.push_back({obstacle(machine), "no RDMA device",
-                       std::format("install rdma-core and load the adapter's driver: mlx5_ib (NVIDIA, Mellanox), bnxt_re "
+                       formatted("install rdma-core and load the adapter's driver: mlx5_ib (NVIDIA, Mellanox), bnxt_re "
                                    "(Broadcom), irdma (Intel); {}",
                                    soft_roce)});
         return;
@@ -99,12 +100,12 @@ void look_at_memlock(const Machine & machine, Findings & out) {
         out.push_back({Mark::well, "no limit on locked memory", ""});
     } else if (*machine.memlock < locked_by_session) {
         out.push_back({obstacle(machine),
-                       std::format("memlock limit {} KiB is too low: a session needs {} KiB", *machine.memlock >> 10,
+                       formatted("memlock limit {} KiB is too low: a session needs {} KiB", *machine.memlock >> 10,
                                    locked_by_session >> 10),
                        std::string(remedies.front().advice)});
     } else {
         out.push_back({Mark::well,
-                       std::format("memlock limit {} KiB is enough for {} sessions of this user at once",
+                       formatted("memlock limit {} KiB is enough for {} sessions of this user at once",
                                    *machine.memlock >> 10, *machine.memlock / locked_by_session),
                        ""});
     }
@@ -123,7 +124,7 @@ Finding not_reached(const EndpointFacts & endpoint) {
             }
             out.advice = endpoint.endpoint.starts_with("unix:")
                              ? "is rpc-server running, with -H and this path?"
-                             : std::format("is rpc-server running there, on this port, with -H {} (alone it listens on "
+                             : formatted("is rpc-server running there, on this port, with -H {} (alone it listens on "
                                            "127.0.0.1 only)? On that machine: ss -ltn",
                                            endpoint.endpoint.starts_with('[') ? "::" : "0.0.0.0");
             break;
@@ -131,7 +132,7 @@ Finding not_reached(const EndpointFacts & endpoint) {
             out.advice = "nothing answers: is the machine up (ping), and does its firewall let this TCP port through?";
             break;
         case Stage::no_handshake:
-            out.what = std::format("something listens there, but there is no RPC handshake: {}", endpoint.failure);
+            out.what = formatted("something listens there, but there is no RPC handshake: {}", endpoint.failure);
             out.advice = "a stock server serves one client at a time: end the other client; else something that is no RPC "
                          "server, or a very old one, has this port";
             break;
@@ -148,24 +149,24 @@ Finding look_at_transport(const Machine & machine, const EndpointFacts & endpoin
     const std::string transport = endpoint.transport == "unix" ? "a Unix socket" : "TCP";
     const bool no_session = endpoint.transport.empty();
     if (no_session && machine.transport_wish != "rdma") {
-        return {Mark::mend, std::format("no session: {}", endpoint.why_not_rdma),
+        return {Mark::mend, formatted("no session: {}", endpoint.why_not_rdma),
                 "the server's log tells why; GGML_RPC_DEBUG=1, there, logs every step"};
     }
     if (machine.transport_wish == "tcp") {
-        return {Mark::note, std::format("sessions go over {}, because GGML_RPC_TRANSPORT=tcp asks for it", transport),
+        return {Mark::note, formatted("sessions go over {}, because GGML_RPC_TRANSPORT=tcp asks for it", transport),
                 machine.built_with_rdma ? "unset it to get RDMA" : ""};
     }
     if (!machine.built_with_rdma) {
-        return {Mark::note, std::format("sessions go over {}: this build has no RDMA", transport),
+        return {Mark::note, formatted("sessions go over {}: this build has no RDMA", transport),
                 endpoint.is_local ? "" : build_with_rdma};
     }
     if (endpoint.is_local && machine.transport_wish != "rdma") {
-        return {Mark::note, std::format("sessions go over {}: server and client are one machine", transport),
+        return {Mark::note, formatted("sessions go over {}: server and client are one machine", transport),
                 "to try RDMA on one machine, name the server by an address of the RDMA interface"};
     }
-    Finding out{Mark::mend, std::format("sessions go over {}, because {}", transport, endpoint.why_not_rdma), ""};
+    Finding out{Mark::mend, formatted("sessions go over {}, because {}", transport, endpoint.why_not_rdma), ""};
     if (no_session) {
-        out.what = std::format("no session: {}", endpoint.why_not_rdma);
+        out.what = formatted("no session: {}", endpoint.why_not_rdma);
     }
     if (!endpoint.is_caravan) {
         out.advice = "run Caravan's rpc-server there, built with -DGGML_RPC_RDMA=ON; this program's RDMA does not work "
@@ -173,7 +174,7 @@ Finding look_at_transport(const Machine & machine, const EndpointFacts & endpoin
     } else if (!endpoint.server_has_rdma) {
         out.advice = "build the server with -DGGML_RPC_RDMA=ON, and start it without GGML_RPC_TRANSPORT=tcp";
     } else if (endpoint.why_not_rdma.starts_with("server: ")) {
-        out.advice = std::format("at the server: {} (rpc-doctor, run there, tells more)", remedy_for(endpoint.why_not_rdma));
+        out.advice = formatted("at the server: {} (rpc-doctor, run there, tells more)", remedy_for(endpoint.why_not_rdma));
     } else {
         out.advice = remedy_for(endpoint.why_not_rdma);
     }
@@ -184,7 +185,7 @@ void look_at_measured(const Measured & measured, std::string_view name, Findings
     if (measured.devices == 0 && measured.failure.empty()) {
         out.push_back({Mark::mend, "the server offers no device", "rpc-server --list-devices, there, shows what it could lend"});
     } else if (!measured.failure.empty()) {
-        out.push_back({Mark::mend, std::format("measuring over {} ended early: {}", name, measured.failure),
+        out.push_back({Mark::mend, formatted("measuring over {} ended early: {}", name, measured.failure),
                        measured.failure.contains("memory")
                            ? "the device is full: end what uses it"
                            : "the server's log tells why; GGML_RPC_DEBUG=1, there, logs every step"});
@@ -197,7 +198,7 @@ Findings findings_of(const Machine & machine) {
     Findings out;
     if (!machine.built_with_rdma) {
         out.push_back({Mark::note, "this build has no RDMA: everything goes over TCP",
-                       machine.ports.empty() ? "" : std::format("{} is here: {}", machine.ports.front().device, build_with_rdma)});
+                       machine.ports.empty() ? "" : formatted("{} is here: {}", machine.ports.front().device, build_with_rdma)});
     } else if (machine.transport_wish == "tcp") {
         out.push_back({Mark::note, "GGML_RPC_TRANSPORT=tcp: no RDMA is tried", "unset it to get RDMA"});
     }

@@ -1,8 +1,9 @@
 #include "doctor/report.h"
 
 #include <algorithm>
-#include <format>
 #include <map>
+
+#include "base/formatted.h"
 
 namespace caravan::doctor {
 namespace {
@@ -11,7 +12,7 @@ using Stage = EndpointFacts::Stage;
 
 template <class... Args>
 void line(std::string & out, std::format_string<Args...> format, Args &&... args) {
-    out += std::format(format, std::forward<Args>(args)...);
+    out += formatted(format, std::forward<Args>(args)...);
     out.erase(out.find_last_not_of(' ') + 1);
     out += '\n';
 }
@@ -69,7 +70,7 @@ void put_ports(std::string & out, const Report & report) {
     for (const Port & port : machine.ports) {
         line(out, "  {} port {}: {}, {}, {}{}", port.device, port.port, port.state.empty() ? "state unknown" : port.state,
              port.link_layer.empty() ? "link layer unknown" : port.link_layer,
-             port.rate.empty() ? "speed unknown" : port.rate, port.mtu == 0 ? "" : std::format(", MTU {}", port.mtu));
+             port.rate.empty() ? "speed unknown" : port.rate, port.mtu == 0 ? "" : formatted(", MTU {}", port.mtu));
         if (!port.gids.empty()) {
             line(out, "     GID  {:<8}{:<41}{}", "type", "address", "interface");
         }
@@ -77,13 +78,13 @@ void put_ports(std::string & out, const Report & report) {
             const auto users = users_of(report, port, gid);
             line(out, "   {} {:>3}  {:<8}{:<41}{}", users.empty() ? ' ' : '*', gid.index, gid.type, gid.address, gid.interface);
             for (const auto & [why, names] : users) {
-                wrapped(out, "          chosen ", std::format("for {}: {}", names, why));
+                wrapped(out, "          chosen ", formatted("for {}: {}", names, why));
             }
         }
     }
     for (const EndpointFacts & endpoint : report.endpoints) {
         if (endpoint.choice && !endpoint.choice->found && !machine.ports.empty()) {
-            wrapped(out, "     none is chosen ", std::format("for {}: {}", endpoint.endpoint, endpoint.choice->why));
+            wrapped(out, "     none is chosen ", formatted("for {}: {}", endpoint.endpoint, endpoint.choice->why));
         }
     }
     if (report.endpoints.empty() && machine.built_with_rdma && !machine.ports.empty()) {
@@ -100,7 +101,7 @@ void put_machine(std::string & out, const Report & report) {
     }
     put_ports(out, report);
     line(out, "  memlock limit: {}{}",
-         machine.memlock ? std::format("{} KiB", *machine.memlock >> 10) : std::string("none"),
+         machine.memlock ? formatted("{} KiB", *machine.memlock >> 10) : std::string("none"),
          machine.memlock && machine.may_lock_all ? ", which does not count for this user (CAP_IPC_LOCK)" : "");
     wrapped(out, "  kernel modules: ",
             joined(machine.modules) + (machine.has_verbs && !std::ranges::contains(machine.modules, "ib_uverbs")
@@ -113,11 +114,11 @@ void put_machine(std::string & out, const Report & report) {
 }
 
 std::string microseconds_text(const Measured * measured, double value) {
-    return measured == nullptr || measured->round_trips == 0 ? "-" : std::format("{:.1f} µs", value);
+    return measured == nullptr || measured->round_trips == 0 ? "-" : formatted("{:.1f} µs", value);
 }
 
 std::string rate_text(const Measured * measured, double value) {
-    return measured == nullptr || value == 0 ? "-" : std::format("{:.0f} MB/s", value / 1e6);
+    return measured == nullptr || value == 0 ? "-" : formatted("{:.0f} MB/s", value / 1e6);
 }
 
 void put_measured(std::string & out, const EndpointFacts & endpoint) {
@@ -148,7 +149,7 @@ void put_endpoint(std::string & out, const Report & report, const EndpointFacts 
              endpoint.version,
              told == nullptr || told->devices == 0
                  ? ""
-                 : std::format(", {} device{}, the first with {} of {} MiB free", told->devices, told->devices == 1 ? "" : "s",
+                 : formatted(", {} device{}, the first with {} of {} MiB free", told->devices, told->devices == 1 ? "" : "s",
                                told->device_free >> 20, told->device_total >> 20));
         if (!endpoint.local_address.empty()) {
             line(out, "  this side's address: {}", endpoint.local_address);

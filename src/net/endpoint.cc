@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/formatted.h"
+
 namespace caravan::net {
 namespace {
 
@@ -26,7 +28,7 @@ std::string Endpoint::text() const {
         return "unix:" + path;
     }
     const bool in_brackets = host.contains(':') || host == "unix";  // "unix:50052" would be a path
-    return in_brackets ? std::format("[{}]:{}", host, port) : std::format("{}:{}", host, port);
+    return in_brackets ? formatted("[{}]:{}", host, port) : formatted("{}:{}", host, port);
 }
 
 Result<Endpoint> parse_endpoint(std::string_view text) {

@@ -521,7 +521,7 @@ void ResumableTransport::wait_broken(Lock & lock, TimePoint deadline) {
         }
         changed_.wait_until(lock, std::min(deadline, give_up_));
         if (!inner_ && !reopening_ && Clock::now() >= give_up_) {
-            end({Errc::timed_out, std::format("the connection broke ({}), and {} did not come back", reason_,
+            end({Errc::timed_out, formatted("the connection broke ({}), and {} did not come back", reason_,
                                               options_.name)});
         }
     }
@@ -535,7 +535,7 @@ void ResumableTransport::reopen(Lock & lock, TimePoint deadline) {
         return;
     }
     if (now >= give_up_) {
-        end({Errc::timed_out, std::format("the connection broke ({}), and could not be made again in {} s", reason_,
+        end({Errc::timed_out, formatted("the connection broke ({}), and could not be made again in {} s", reason_,
                                           options_.grace.count())});
         return;
     }
@@ -559,7 +559,7 @@ void ResumableTransport::reopen(Lock & lock, TimePoint deadline) {
     const Error & error = again.error();
     log_debug("{}: no new connection yet: {}", options_.name, error.text);
     if (error.code == Errc::closed || error.code == Errc::unavailable) {
-        end({error.code, std::format("{}; {}", reason_, error.text)});
+        end({error.code, formatted("{}; {}", reason_, error.text)});
         return;
     }
     next_try_ = Clock::now() + pause_;

@@ -16,6 +16,8 @@
 #include <memory>
 #include <utility>
 
+#include "base/formatted.h"
+
 namespace caravan::net {
 namespace {
 
@@ -230,7 +232,7 @@ Result<std::vector<Listener>> listen_on(const std::string & host, uint16_t port)
     if (!list) {
         return std::unexpected(list.error());
     }
-    Error last{Errc::unavailable, std::format("no address to listen on for \"{}\"", host)};
+    Error last{Errc::unavailable, formatted("no address to listen on for \"{}\"", host)};
     for (const addrinfo * info = list->get(); info != nullptr; info = info->ai_next) {
         auto fd = new_socket(info->ai_family);
         if (!fd) {
@@ -254,7 +256,7 @@ Result<std::vector<Listener>> listen_on(const std::string & host, uint16_t port)
         }
         if (::bind(fd->get(), info->ai_addr, info->ai_addrlen) != 0 || ::listen(fd->get(), SOMAXCONN) != 0) {
             const int error = errno;
-            last = Error{Errc::unavailable, std::format("cannot listen on {} port {}: {}", host, port, errno_text(error))};
+            last = Error{Errc::unavailable, formatted("cannot listen on {} port {}: {}", host, port, errno_text(error))};
             if (error == EADDRNOTAVAIL && info->ai_next != nullptr) {
                 continue;  // "localhost" names ::1 on a machine that has no IPv6 address
             }

@@ -8,8 +8,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <format>
 #include <iterator>
+
+#include "base/formatted.h"
 
 namespace caravan::server {
 namespace {
@@ -46,7 +47,7 @@ std::vector<fs::path> driver_caches() {
 std::string describe(const FileRules & rules, const FileLimits & limits) {
     const bool has_drivers = std::ranges::contains(rules.devices, "/dev");
     const char * writes = has_drivers ? "cache, devices, drivers' caches" : rules.writable.empty() ? "none" : "cache only";
-    std::string text = std::format("Landlock (reads: {}; writes: {}", rules.read_anywhere ? "anywhere" : "own files only",
+    std::string text = formatted("Landlock (reads: {}; writes: {}", rules.read_anywhere ? "anywhere" : "own files only",
                                    writes);
     if (!limits.all_threads) {
         text += "; not for threads that drivers had started before";
@@ -76,9 +77,9 @@ std::string confine(const Confinement & confinement) {
     std::string in_force, missing;
     const auto note = [&](const char * name, const Result<> & done) {
         if (done) {
-            in_force += std::format("{}{}", in_force.empty() ? "" : ", ", name);
+            in_force += formatted("{}{}", in_force.empty() ? "" : ", ", name);
         } else {
-            missing += std::format("; no {}: {}", name, done.error().text);
+            missing += formatted("; no {}: {}", name, done.error().text);
         }
     };
     // A core dump would hold the client's data.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <format>
 #include <string_view>
 
 #include "base/log.h"
@@ -44,7 +43,7 @@ std::vector<ggml_backend_dev_t> default_devices() {
 std::string known_names() {
     std::string names;
     for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
-        names += std::format("{}{}", i == 0 ? "" : ", ", ggml_backend_dev_name(ggml_backend_dev_get(i)));
+        names += formatted("{}{}", i == 0 ? "" : ", ", ggml_backend_dev_name(ggml_backend_dev_get(i)));
     }
     return names.empty() ? "none" : names;
 }
@@ -115,7 +114,7 @@ std::string Devices::describe_all() {
         size_t free = 0, total = 0;
         ggml_backend_dev_memory(device, &free, &total);
         const bool is_lent = std::ranges::find(lent, device) != lent.end();
-        text += std::format("  {}: {} ({} MiB, {} MiB free){}\n", ggml_backend_dev_name(device),
+        text += formatted("  {}: {} ({} MiB, {} MiB free){}\n", ggml_backend_dev_name(device),
                             ggml_backend_dev_description(device), total >> 20, free >> 20,
                             is_lent ? "  [lent by default]" : "");
     }

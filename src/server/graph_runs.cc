@@ -1,5 +1,6 @@
 #include "server/graph_runs.h"
 
+#include "base/formatted.h"
 #include "server/op_check.h"
 
 namespace caravan::server {
@@ -51,7 +52,7 @@ Result<> GraphRuns::settle() {
 }
 
 Error GraphRuns::failure(uint32_t device, ggml_status status) const {
-    return {Errc::unsupported, std::format("{} could not compute the graph: {}",
+    return {Errc::unsupported, formatted("{} could not compute the graph: {}",
                                            ggml_backend_dev_name(devices_.device(device)), ggml_status_to_string(status))};
 }
 

@@ -236,7 +236,7 @@ Result<> NativeCommands::launch() {
     }
     const uint16_t slot = request->slot;
     if (slot >= graphs_.size() || !graphs_[slot].is_given) {
-        return data_.tell(wire::AnswerKind::launch_failed, std::format("there is no graph in slot {}", slot));
+        return data_.tell(wire::AnswerKind::launch_failed, formatted("there is no graph in slot {}", slot));
     }
     return launch(graphs_[slot]);
 }

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <format>
 #include <string_view>
 #include <utility>
 
+#include "base/formatted.h"
 #include "ggml-backend.h"
 #include "server/op_table.h"
 
@@ -37,13 +37,13 @@ bool is_of(char kind, ggml_type type, const ggml_tensor & node) {
 }
 
 std::string shape_text(const ggml_tensor & tensor) {
-    return std::format("{}[{},{},{},{}]", ggml_type_name(tensor.type), tensor.ne[0], tensor.ne[1], tensor.ne[2],
+    return formatted("{}[{},{},{},{}]", ggml_type_name(tensor.type), tensor.ne[0], tensor.ne[1], tensor.ne[2],
                        tensor.ne[3]);
 }
 
 // The objection, and whose shapes it is about.
 Error explain(std::string_view objection, const ggml_tensor & node) {
-    std::string text = std::format("{}: {}", objection, shape_text(node));
+    std::string text = formatted("{}: {}", objection, shape_text(node));
     for (const char * between = " from "; const ggml_tensor * src : node.src) {
         if (src != nullptr) {
             text += between + shape_text(*src);
@@ -125,7 +125,7 @@ Result<> check_op(const ggml_tensor & node, bool for_cpu) {
     }
     for (size_t s = 0; s < types.size(); ++s) {
         if (node.src[s] != nullptr && !is_of(types[s], node.src[s]->type, node)) {
-            return std::unexpected(explain(std::format("its source {} is of a type that it cannot have", s), node));
+            return std::unexpected(explain(formatted("its source {} is of a type that it cannot have", s), node));
         }
     }
     if (!is_of(row->result, node.type, node)) {

@@ -1,7 +1,6 @@
 #include "server/session.h"
 
 #include <algorithm>
-#include <format>
 
 #include "base/config.h"
 #include "base/log.h"
@@ -48,7 +47,7 @@ Error Session::run() {
 }
 
 std::string Session::summary() const {
-    return std::format("{} graphs computed {} times, {} MiB in, {} MiB out, at most {} MiB of buffers",
+    return formatted("{} graphs computed {} times, {} MiB in, {} MiB out, at most {} MiB of buffers",
                        runs_.built(), runs_.launches(), in_.bytes_taken() >> 20, data_.bytes_out() >> 20,
                        buffers_.peak_bytes() >> 20);
 }

@@ -128,33 +128,33 @@ Result<> Supervisor::first_worker() {
 }
 
 void Supervisor::print_banner() const {
-    std::string text = std::format("Starting RPC server v{}.{}.{} (Caravan {})\n", wire::stock_major, wire::stock_minor,
+    std::string text = formatted("Starting RPC server v{}.{}.{} (Caravan {})\n", wire::stock_major, wire::stock_minor,
                                    wire::stock_patch, CARAVAN_VERSION);
     for (const net::Listener & listener : listeners_) {
-        text += std::format("  endpoint       : {}\n", listener.endpoint.text());
+        text += formatted("  endpoint       : {}\n", listener.endpoint.text());
     }
     const cache::WeightOptions & weights = options_.worker.weights;
     if (weights.keep) {
         const std::string limit = weights.max_bytes == 0 ? "no limit" : "at most " + size_text(weights.max_bytes);
-        text += std::format("  local cache    : {} ({})\n", weights.directory.string(), limit);
+        text += formatted("  local cache    : {} ({})\n", weights.directory.string(), limit);
     } else {
         text += "  local cache    : n/a\n";
     }
     for (const auto & dir : weights.model_dirs) {
-        text += std::format("  model files    : {}\n", dir.string());
+        text += formatted("  model files    : {}\n", dir.string());
     }
     text += "Devices:\n";
     for (const ControlMessage & device : devices_) {
-        text += std::format("  {} ({} MiB, {} MiB free)\n", device.text, device.memory_total >> 20,
+        text += formatted("  {} ({} MiB, {} MiB free)\n", device.text, device.memory_total >> 20,
                             device.memory_free >> 20);
     }
     const bool is_tcp = listeners_.front().endpoint.kind == net::Endpoint::Kind::tcp;
     const bool may_upgrade = is_tcp && (net::own_extension().features & wire::feature_rdma) != 0;
-    text += std::format("  transport      : {}{}\n", is_tcp ? "TCP" : "unix socket",
+    text += formatted("  transport      : {}{}\n", is_tcp ? "TCP" : "unix socket",
                         may_upgrade ? ", RDMA with clients that can" : "");
-    text += std::format("  confinement    : {}\n", confinement_);
+    text += formatted("  confinement    : {}\n", confinement_);
     const uint64_t memory = options_.worker.max_memory;
-    text += std::format("  sessions       : at most {} at once{}\n", options_.max_sessions,
+    text += formatted("  sessions       : at most {} at once{}\n", options_.max_sessions,
                         memory == MemoryBudget::no_limit ? "" : ", with at most " + size_text(memory) + " of memory each");
     std::fputs(text.c_str(), stdout);
     std::fflush(stdout);
@@ -445,7 +445,7 @@ void Supervisor::reap() {
             }
         } else if (worker->state != WorkerProcess::State::retired && stop_requests_ == 0) {
             if (start_failure_.empty()) {
-                start_failure_ = std::format("a worker process ended while it started: {}", describe_exit(status));
+                start_failure_ = formatted("a worker process ended while it started: {}", describe_exit(status));
             }
             if (!devices_.empty()) {
                 log_error("{}; trying again in {} s", start_failure_, respawn_pause.count());

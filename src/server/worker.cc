@@ -164,7 +164,7 @@ bool announce(int control, const Devices & devices) {
                                .max_size = facts.max_size,
                                .memory_free = facts.memory_free,
                                .memory_total = facts.memory_total};
-        message.set_text(std::format("{}: {}", facts.name, facts.description));
+        message.set_text(formatted("{}: {}", facts.name, facts.description));
         if (!send_control(control, message)) {
             return false;
         }
@@ -235,7 +235,7 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
                         options.max_memory);
         const Watcher watcher(std::move(client), control, accepted->in_records ? token : 0, devices, peers);
         const Error end = session.run();
-        ended.set_text(session.did_work() ? std::format("{}; {}", why_ended(end), session.summary()) : why_ended(end));
+        ended.set_text(session.did_work() ? formatted("{}; {}", why_ended(end), session.summary()) : why_ended(end));
     }
     send_control(control, ended);
 }

@@ -9,8 +9,8 @@
 
 #include <cstring>
 #include <filesystem>
-#include <format>
 
+#include "base/formatted.h"
 #include "net/socket.h"
 
 extern char ** environ;
@@ -121,9 +121,9 @@ Result<IndexerProcess> start_indexer(const WorkerOptions & options) {
 
 std::string describe_exit(int status) {
     if (WIFSIGNALED(status)) {
-        return std::format("signal {} ({})", WTERMSIG(status), ::strsignal(WTERMSIG(status)));
+        return formatted("signal {} ({})", WTERMSIG(status), ::strsignal(WTERMSIG(status)));
     }
-    return std::format("exit code {}", WEXITSTATUS(status));
+    return formatted("exit code {}", WEXITSTATUS(status));
 }
 
 }  // namespace caravan::server

@@ -143,7 +143,7 @@ int report(const Bench & bench, const Options & options, const std::string & pro
         std::ofstream file(options.plot_file, std::ios::binary);
         file << plot(bench);
         if (!file.flush()) {
-            return fail_with({Errc::io, std::format("cannot write {}", options.plot_file)});
+            return fail_with({Errc::io, formatted("cannot write {}", options.plot_file)});
         }
     }
     return bench.any_failed() ? 1 : 0;
@@ -181,7 +181,7 @@ int main(int argc, char ** argv) {
     app.footer(rpc_bench_help);
     app.get_formatter()->enable_footer_formatting(false);
     app.get_formatter()->enable_description_formatting(false);
-    app.set_version_flag("--version", std::format("Caravan rpc-bench {} (RPC protocol {}.{}.{})", CARAVAN_VERSION,
+    app.set_version_flag("--version", formatted("Caravan rpc-bench {} (RPC protocol {}.{}.{})", CARAVAN_VERSION,
                                                   wire::stock_major, wire::stock_minor, wire::stock_patch));
     declare(app, options);
     char ** const end = std::find(argv, argv + argc, std::string_view("--"));

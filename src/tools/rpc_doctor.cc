@@ -57,7 +57,7 @@ int main(int argc, char ** argv) {
     app.footer(footer);
     app.get_formatter()->enable_footer_formatting(false);
     app.get_formatter()->enable_description_formatting(false);
-    app.set_version_flag("--version", std::format("Caravan rpc-doctor {} (RPC protocol {}.{}.{})", CARAVAN_VERSION,
+    app.set_version_flag("--version", formatted("Caravan rpc-doctor {} (RPC protocol {}.{}.{})", CARAVAN_VERSION,
                                                   wire::stock_major, wire::stock_minor, wire::stock_patch));
     app.add_option("endpoint", names, "servers: host:port, [ipv6]:port, host or unix:/path; A,B,... as --rpc takes them")
         ->delimiter(',');

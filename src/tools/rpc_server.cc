@@ -81,7 +81,7 @@ int main(int argc, char ** argv) {
     app.footer(footer);
     app.get_formatter()->enable_footer_formatting(false);
     app.get_formatter()->enable_description_formatting(false);
-    app.set_version_flag("--version", std::format("Caravan rpc-server {} (RPC protocol {}.{}.{}, ggml {})", CARAVAN_VERSION,
+    app.set_version_flag("--version", formatted("Caravan rpc-server {} (RPC protocol {}.{}.{}, ggml {})", CARAVAN_VERSION,
                                                   wire::stock_major, wire::stock_minor, wire::stock_patch,
                                                   ggml_version()));
     app.add_option("-H,--host", options.host, "address, name or unix:/path to listen on")->capture_default_str();

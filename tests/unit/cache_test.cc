@@ -1,4 +1,5 @@
 // The weight store: what was stored comes back, and nothing else ever does.
+#include "base/formatted.h"
 #include "cache/store.h"
 
 #include <gtest/gtest.h>
@@ -14,7 +15,6 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
-#include <format>
 #include <fstream>
 #include <iterator>
 #include <mutex>
@@ -133,7 +133,7 @@ protected:
 
     fs::path ours() const { return directory_ / "caravan"; }
     fs::path index_file(std::string_view text) const {
-        return ours() / "index" / std::format("{:016x}-{}", hash(text), text.size());
+        return ours() / "index" / formatted("{:016x}-{}", hash(text), text.size());
     }
     fs::path blob(std::string_view text) const {
         std::string name = contents(index_file(text));
@@ -585,9 +585,9 @@ int on_a_small_disk(const fs::path & directory, Check check) {
             if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) {
                 ::_exit(no_mount);
             }
-            map("/proc/self/uid_map", std::format("0 {} 1", user));
+            map("/proc/self/uid_map", formatted("0 {} 1", user));
             map("/proc/self/setgroups", "deny");
-            map("/proc/self/gid_map", std::format("0 {} 1", group));
+            map("/proc/self/gid_map", formatted("0 {} 1", group));
         }
         if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
             ::mount("tmpfs", directory.c_str(), "tmpfs", 0, "size=2m,mode=0777") != 0) {

@@ -1,4 +1,5 @@
 // The client's side of the stock dialect against a server that is played by hand.
+#include "base/formatted.h"
 #include "client/connection.h"
 
 #include <fcntl.h>
@@ -99,7 +100,7 @@ TEST(Handshake, OtherVersionsAreRefusedAndBothAreNamed) {
         ASSERT_FALSE(session.connection) << major << '.' << minor;
         const Error & error = session.connection.error();
         EXPECT_EQ(error.code, Errc::unsupported);
-        EXPECT_TRUE(error.text.contains(std::format("{}.{}.2", major, minor)) && error.text.contains("8.0") &&
+        EXPECT_TRUE(error.text.contains(formatted("{}.{}.2", major, minor)) && error.text.contains("8.0") &&
                     error.text.contains(session.endpoint))
             << error.text;
     }
@@ -765,7 +766,7 @@ struct Loading {
     static std::string names(const std::vector<Message> & messages) {
         std::string out;
         for (const Message & message : messages) {
-            out += std::format("{} ", wire::span_name(static_cast<uint8_t>(message.command)));
+            out += formatted("{} ", wire::span_name(static_cast<uint8_t>(message.command)));
         }
         return out;
     }

@@ -1,3 +1,4 @@
+#include "base/formatted.h"
 #include "net/endpoint.h"
 
 #include <gtest/gtest.h>
@@ -58,7 +59,7 @@ TEST(Endpoint, MalformedIsRefusedWithAReason) {
         const auto endpoint = parse_endpoint(text);
         ASSERT_FALSE(endpoint) << '"' << text << '"';
         EXPECT_EQ(endpoint.error().code, Errc::invalid_argument) << text;
-        EXPECT_TRUE(endpoint.error().text.contains(std::format("\"{}\"", text))) << endpoint.error().text;
+        EXPECT_TRUE(endpoint.error().text.contains(formatted("\"{}\"", text))) << endpoint.error().text;
     }
 }
 

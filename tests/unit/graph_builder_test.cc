@@ -1,9 +1,9 @@
+#include "base/formatted.h"
 #include "server/graph_builder.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <format>
 #include <functional>
 #include <string>
 
@@ -297,7 +297,7 @@ std::string deadly_ops(const std::function<void(ggml_op)> & attempt) {
         for (int op = 1; op < GGML_OP_COUNT; ++op) {
             const auto one = [&] { return attempt(static_cast<ggml_op>(op)), true; };
             if (test::ask_in_child(one) == test::Outcome::died) {
-                died += std::format(" {}", ggml_op_name(static_cast<ggml_op>(op)));
+                died += formatted(" {}", ggml_op_name(static_cast<ggml_op>(op)));
             }
         }
     }
@@ -316,7 +316,7 @@ TEST_F(GraphBuilder, NoOpIsAcceptedWithoutTheSourcesThatItReads) {
         const bool needs_none = op == GGML_OP_ARANGE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE ||
                                 op == GGML_OP_PERMUTE || op == GGML_OP_TRANSPOSE || op == GGML_OP_FILL;
         if (!needs_none && built(static_cast<ggml_op>(op))) {
-            passed += std::format(" {}", ggml_op_name(static_cast<ggml_op>(op)));
+            passed += formatted(" {}", ggml_op_name(static_cast<ggml_op>(op)));
         }
     }
     EXPECT_EQ(passed, "") << "these read sources that are not there";

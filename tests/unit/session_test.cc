@@ -1,4 +1,5 @@
 // A server's session over a local socket, with the real CPU device in this process.
+#include "base/formatted.h"
 #include "server/session.h"
 
 #include <gtest/gtest.h>
@@ -408,7 +409,7 @@ TEST_F(Hostile, TwoDimensionalSizes) {
     };
     for (const auto & [offset, size, copies, stride] : forms) {
         const wire::Tensor2dRequest request{{}, offset, size, copies, stride};
-        SCOPED_TRACE(std::format("{} {} {} {}", offset, size, copies, stride));
+        SCOPED_TRACE(formatted("{} {} {} {}", offset, size, copies, stride));
         const auto about = [&](ClientWithBuffer & c) {
             auto out = request;
             out.tensor = c.f32(1, 0, 256);

@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "base/config.h"
+#include "base/formatted.h"
 
 namespace caravan::net::rdma {
 namespace {
@@ -75,7 +76,7 @@ Result<GidEntry> gid_on(const PortFacts & port, const Wish & wish) {
         if (entry.gid == *wish.local_address && (best == nullptr || entry.type > best->type)) {
             best = &entry;
         } else if (is_usable(entry.gid)) {
-            others += std::format("{}{}", others.empty() ? "" : ", ", text_of(entry.gid));
+            others += formatted("{}{}", others.empty() ? "" : ", ", text_of(entry.gid));
         }
     }
     if (best == nullptr && port.is_infiniband && !port.gids.empty()) {
@@ -172,12 +173,12 @@ Result<Choice> choose(const std::vector<PortFacts> & ports, const Wish & wish) {
     if (!saw_device) {
         std::string names;
         for (const PortFacts & port : ports) {
-            names += std::format("{}{}", names.empty() ? "" : ", ", port.device);
+            names += formatted("{}{}", names.empty() ? "" : ", ", port.device);
         }
         return fail(Errc::not_found, "GGML_RDMA_DEV={} is not among the RDMA devices: {}", *wish.device, names);
     }
     return std::unexpected(first.value_or(
-        Error{Errc::not_found, std::format("GGML_RDMA_PORT={} does not exist", wish.port.value_or(0))}));
+        Error{Errc::not_found, formatted("GGML_RDMA_PORT={} does not exist", wish.port.value_or(0))}));
 }
 
 std::string text_of(const Gid & gid) {

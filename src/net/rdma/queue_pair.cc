@@ -10,6 +10,7 @@
 #include <random>
 
 #include "base/config.h"
+#include "base/formatted.h"
 
 namespace caravan::net::rdma {
 namespace {
@@ -37,12 +38,12 @@ Error cannot(const char * what) {
         ::getrlimit(RLIMIT_MEMLOCK, &limit);
         if (limit.rlim_cur != RLIM_INFINITY && ::geteuid() != 0) {
             return Error{Errc::no_memory,
-                         std::format("{} failed; memlock limit {} KiB is too low: raise it (ulimit -l, or LimitMEMLOCK= "
+                         formatted("{} failed; memlock limit {} KiB is too low: raise it (ulimit -l, or LimitMEMLOCK= "
                                      "of a service)",
                                      what, limit.rlim_cur >> 10)};
         }
     }
-    return Error{Errc::unavailable, std::format("{} failed: {}", what, errno_text(error))};
+    return Error{Errc::unavailable, formatted("{} failed: {}", what, errno_text(error))};
 }
 
 ibv_context * open_device(const std::string & name) {

@@ -1,4 +1,5 @@
 #include "net/rdma/ring_transport.h"
+#include "base/formatted.h"
 #include "net/socket.h"
 #include "net/waker.h"
 
@@ -217,7 +218,7 @@ private:
     void post_request(ibv_send_wr & request) {
         ibv_send_wr * bad = nullptr;
         if (const int error = ibv_post_send(pair_->qp(), &request, &bad); error != 0) {
-            set_error(Errc::io, std::format("posting a send failed: {}", errno_text(error)));
+            set_error(Errc::io, formatted("posting a send failed: {}", errno_text(error)));
         }
     }
 
@@ -253,7 +254,7 @@ private:
 
     void complete(const ibv_wc & completion) {
         if (completion.status != IBV_WC_SUCCESS) {
-            set_error(Errc::io, std::format("the RDMA connection broke: {}", ibv_wc_status_str(completion.status)));
+            set_error(Errc::io, formatted("the RDMA connection broke: {}", ibv_wc_status_str(completion.status)));
             return;
         }
         if ((completion.wr_id & send_tag) != 0) {

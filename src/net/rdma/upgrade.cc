@@ -142,7 +142,7 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
     }
     if (heard.accepted != 1) {
         heard.reason[sizeof heard.reason - 1] = '\0';
-        return Upgrade{nullptr, std::format("server: {}", heard.reason)};
+        return Upgrade{nullptr, formatted("server: {}", heard.reason)};
     }
     const auto verify = [&]() -> Result<> {
         if (auto connected = (*pair)->connect(load<PeerFacts>(heard.queue_pair)); !connected) {

@@ -26,7 +26,7 @@ system_lacks() {
   if have=$(g++ -dumpfullversion 2>/dev/null); then
     at_least 13 "$have" || echo "g++ >= 13"
     for header in ggml-backend.h llama.h infiniband/verbs.h CLI/CLI.hpp nlohmann/json.hpp \
-      blake3.h gtest/gtest.h gmock/gmock.h benchmark/benchmark.h; do
+      blake3.h xxhash.h gtest/gtest.h gmock/gmock.h benchmark/benchmark.h; do
       echo "#if !__has_include(<$header>)"
       echo "lacks <$header>"
       echo "#endif"

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/retry.h"
 #include "net/exact_io.h"
+#include "net/faults.h"
 #include "net/inbound.h"
 #include "net/resumable.h"
 #include "net/socket.h"
@@ -223,7 +224,7 @@ Result<ResumableTransport::Reopened> begin_anew(const Endpoint & endpoint, std::
         return fail(Errc::closed, "the server cannot resume sessions any more");
     }
     token = opened->token;
-    return ResumableTransport::Reopened{std::move(opened->transport), 0};
+    return ResumableTransport::Reopened{with_faults(std::move(opened->transport)), 0};
 }
 
 // TCP, also if it was RDMA that broke: that is the network that has more ways to work.
@@ -249,7 +250,7 @@ Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t 
     if (answer.size != sizeof answer.answer) {
         return fail(Errc::closed, "the server answers nonsense");
     }
-    return ResumableTransport::Reopened{std::move(opened->transport), answer.answer.received};
+    return ResumableTransport::Reopened{with_faults(std::move(opened->transport)), answer.answer.received};
 }
 
 // The client's process, seen from the server. Kept up by the session's own thread.
@@ -321,10 +322,15 @@ Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoin
         if (!opened) {
             return std::unexpected(opened.error());
         }
-        if (for_session && opened->can_resume && opened->token != 0) {
-            if (auto begun = begin_records(*opened, deadline); !begun) {
-                return std::unexpected(begun.error());
-            }
+        if (!for_session) {
+            return std::move(*opened);
+        }
+        const bool is_resumable = opened->can_resume && opened->token != 0;
+        if (const auto begun = is_resumable ? begin_records(*opened, deadline) : Result<>(); !begun) {
+            return std::unexpected(begun.error());
+        }
+        opened->transport = with_faults(std::move(opened->transport));
+        if (is_resumable) {
             opened->transport = make_session(*opened, endpoint);
         }
         return std::move(*opened);
@@ -373,7 +379,11 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
 
 Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume) {
     auto accepted = accept_transport(std::move(socket), first, can_resume);
-    if (!accepted || !can_resume) {
+    if (!accepted) {
+        return accepted;
+    }
+    accepted->transport = with_faults(std::move(accepted->transport));
+    if (!can_resume) {
         return accepted;
     }
     wire::RequestHeader header{};
@@ -416,6 +426,7 @@ Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t 
     if (!std::ranges::equal(answer->first(link_answer.size()), link_answer)) {
         return fail(Errc::protocol, "{} refused the link", endpoint.text());
     }
+    opened->transport = with_faults(std::move(opened->transport));
     return opened->can_resume ? make_link(*opened, endpoint, token) : std::move(opened->transport);
 }
 
@@ -448,7 +459,7 @@ Result<Comer> open_for_token(UniqueFd socket, ConstBytes first, bool can_resume)
     } else if (auto sent = send_all(*accepted->transport, {link_answer}, seconds(10)); !sent) {
         return std::unexpected(sent.error());
     }
-    comer.transport = std::move(accepted->transport);
+    comer.transport = with_faults(std::move(accepted->transport));
     return comer;
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "wire/record_check.h"
 
 namespace caravan::net {
 namespace {
@@ -19,12 +20,19 @@ constexpr size_t look_ahead = 4096;
 constexpr uint64_t tell_after = wire::resume_window / 8;
 // A send that finds less room than this looks for acknowledgements first.
 constexpr uint64_t little_room = wire::max_record;
+constexpr seconds probe_after{1};
 // The active end looks at a connection that nobody waits for.
 constexpr seconds look_every{1};
 constexpr seconds attempt_patience{3};
 constexpr milliseconds first_pause{50}, longest_pause{2000};
 // A peer whose connection was reset lives, and knows it, or its process has ended: it comes back soon or not at all.
 constexpr seconds grace_after_reset{5};
+
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+constexpr bool checks = false;  // a fuzzer would not get past them
+#else
+constexpr bool checks = true;
+#endif
 
 size_t total_size(std::span<const ConstBytes> parts) {
     size_t size = 0;
@@ -137,14 +145,26 @@ void ResumableTransport::wake() {
 
 uint64_t ResumableTransport::room() const { return wire::resume_window - (replay_.end() - replay_.begin()); }
 
+// The next `length` bytes of the stream, which are the first of `data` (not needed for a long record).
+void ResumableTransport::begin_record(uint64_t length, std::span<const ConstBytes> data) {
+    record_left_ = length;
+    wire::RecordHeader header{static_cast<uint32_t>(length), 0, taken_};
+    header.check = wire::record_check(on_wire_, header, data);
+    append_bytes(control_, const_bytes(&header, sizeof header));
+    told_ = taken_;
+}
+
 // The connection takes what control_ holds and the stream up to `end`, in records. True: all of it.
 bool ResumableTransport::pump_out(uint64_t end) {
     while (inner_ && (!control_.empty() || on_wire_ < end)) {
         if (record_left_ == 0 && on_wire_ < end) {
-            record_left_ = std::min<uint64_t>(end - on_wire_, wire::max_record);
-            const wire::RecordHeader header{static_cast<uint32_t>(record_left_), 0, taken_};
-            append_bytes(control_, const_bytes(&header, sizeof header));
-            told_ = taken_;
+            std::vector<ConstBytes> kept;
+            const uint64_t length = std::min<uint64_t>(end - on_wire_, wire::max_record);
+            for (uint64_t at = on_wire_; length <= wire::max_checked_record && at < on_wire_ + length;) {
+                kept.push_back(replay_.at(at, on_wire_ + length - at));
+                at += kept.back().size();
+            }
+            begin_record(length, kept);
         }
         const uint64_t size = std::min(record_left_, end - on_wire_);
         const ConstBytes first = replay_.at(on_wire_, size);
@@ -186,10 +206,7 @@ Result<size_t> ResumableTransport::send(std::span<const ConstBytes> parts) {
             return over_ ? Result<size_t>(std::unexpected(*over_)) : size_t{0};
         }
         // A record promises only what there is room for, so it never has to wait for an acknowledgement in its middle.
-        record_left_ = length;
-        const wire::RecordHeader header{static_cast<uint32_t>(length), 0, taken_};
-        append_bytes(control_, const_bytes(&header, sizeof header));
-        told_ = taken_;
+        begin_record(length, parts);
     }
     const uint64_t begin = replay_.end();
     uint64_t left = std::min<uint64_t>(size, record_left_);
@@ -202,6 +219,8 @@ Result<size_t> ResumableTransport::send(std::span<const ConstBytes> parts) {
     pump_out(end);
     // What the connection has not taken is the caller's again, who will come with it a second time.
     const uint64_t sent = std::max(on_wire_, begin);
+    last_sent_ = Clock::now();
+    probed_ = false;
     replay_.cut_back(sent);
     if (sent == begin && over_) {
         return std::unexpected(*over_);
@@ -228,13 +247,34 @@ void ResumableTransport::acknowledge(uint64_t position) {
     }
 }
 
+// Is the next header staged, and the data, if they are checked?
+bool ResumableTransport::has_record() const {
+    const size_t staged = staging_end_ - staging_begin_;
+    if (staged < header_size) {
+        return false;
+    }
+    const uint64_t length = load<wire::RecordHeader>(staging_.data() + staging_begin_).length;
+    return length > wire::max_checked_record || staged - header_size >= length;
+}
+
+void ResumableTransport::arrive(uint64_t size) {
+    incoming_left_ -= size;
+    arrived_ += size;
+}
+
 // Reads the next header from what is staged. False: there is none, or it is nonsense.
 bool ResumableTransport::next_record() {
-    if (staging_end_ - staging_begin_ < header_size || over_) {
+    if (over_ || !has_record()) {
         return false;
     }
     const auto header = load<wire::RecordHeader>(staging_.data() + staging_begin_);
     staging_begin_ += header_size;
+    const std::array staged{ConstBytes(staging_).subspan(staging_begin_, staging_end_ - staging_begin_)};
+    if (checks && header.check != wire::record_check(arrived_, header, staged)) {
+        const auto inner = inner_;
+        broke(inner, {Errc::io, "what arrived was damaged on its way"});
+        return false;
+    }
     if (header.length > wire::max_record) {
         end({Errc::protocol, "the peer sent a record that is too long"});
         return false;
@@ -272,7 +312,7 @@ void ResumableTransport::pump_in(const Error * known) {
             const size_t step = std::min<uint64_t>(incoming_left_, staging_end_ - staging_begin_);
             append_bytes(stash_, ConstBytes(staging_).subspan(staging_begin_, step));
             staging_begin_ += step;
-            incoming_left_ -= step;
+            arrive(step);
         }
         if (stash_.size() - stash_begin_ > wire::resume_window) {
             end({Errc::protocol, "the peer sent more than was acknowledged"});
@@ -310,8 +350,8 @@ Result<size_t> ResumableTransport::receive(std::span<const MutableBytes> parts) 
             const size_t there = std::min<uint64_t>(incoming_left_, staging_end_ - staging_begin_);
             const size_t step = give(ConstBytes(staging_).subspan(staging_begin_, there));
             staging_begin_ += step;
-            incoming_left_ -= step;
-        } else if (incoming_left_ == 0 && staging_end_ - staging_begin_ >= header_size) {
+            arrive(step);
+        } else if (incoming_left_ == 0 && has_record()) {
             next_record();
         } else if (total > 0 || !inner_) {
             break;
@@ -341,7 +381,7 @@ Result<size_t> ResumableTransport::receive(std::span<const MutableBytes> parts) 
             }
             const uint64_t straight = std::min<uint64_t>(*got, incoming_left_ - room);
             total += straight;
-            incoming_left_ -= straight;
+            arrive(straight);
             staging_end_ = *got - straight;
             break;
         }
@@ -356,16 +396,28 @@ Result<size_t> ResumableTransport::receive(std::span<const MutableBytes> parts) 
 
 void ResumableTransport::acknowledge_much() {
     if (inner_ && taken_ - told_ >= tell_after && control_.empty() && record_left_ == 0) {
-        const wire::RecordHeader header{0, 0, taken_};
-        append_bytes(control_, const_bytes(&header, sizeof header));
-        told_ = taken_;
+        begin_record(0, {});
+        pump_out(replay_.end());
+    }
+}
+
+// A record tells by its position whether the one before it was lost. So one without data follows the last one.
+TimePoint ResumableTransport::probe_time() const {
+    const bool is_due = inner_ && !probed_ && replay_.begin() < replay_.end() && !has_unsent() && record_left_ == 0;
+    return is_due ? last_sent_ + probe_after : no_deadline;
+}
+
+void ResumableTransport::probe() {
+    if (Clock::now() >= probe_time()) {
+        probed_ = true;
+        begin_record(0, {});
         pump_out(replay_.end());
     }
 }
 
 // Is there something for receive that the connection does not know of?
 bool ResumableTransport::may_receive() const {
-    return stash_begin_ < stash_.size() || staging_end_ - staging_begin_ >= header_size ||
+    return stash_begin_ < stash_.size() || (incoming_left_ == 0 && has_record()) ||
            (incoming_left_ > 0 && staging_begin_ < staging_end_);
 }
 
@@ -399,9 +451,18 @@ Result<bool> ResumableTransport::wait(Interest interest, TimePoint deadline, mic
         --waiting_;
         return true;
     }
-    lock.unlock();
-    const auto ready = inner->wait(inner_interest, deadline, spin);
-    lock.lock();
+    Result<bool> ready = true;
+    while (inner_ == inner && !over_) {
+        const TimePoint until = std::min(deadline, probe_time());
+        lock.unlock();
+        ready = inner->wait(inner_interest, until, spin);
+        lock.lock();
+        if (!ready || *ready || until == deadline) {
+            break;
+        }
+        probe();
+        spin = microseconds{0};
+    }
     --waiting_;
     if (!ready) {
         broke(inner, ready.error());
@@ -423,6 +484,7 @@ void ResumableTransport::end(Error error) {
 
 void ResumableTransport::drop_connection() {
     inner_->wake();
+    inner_->break_off();
     inner_.reset();
     control_.clear();
     record_left_ = incoming_left_ = 0;
@@ -465,7 +527,7 @@ Result<> ResumableTransport::begin_again(std::unique_ptr<Transport> transport, u
     on_wire_ = received;
     inner_ = std::move(transport);
     kind_ = inner_->kind();
-    told_ = taken_;
+    told_ = arrived_ = taken_;
     const double lost_s = std::chrono::duration<double>(Clock::now() - broken_since_).count();
     log_warning("the connection with {} broke ({}), and was made again over {} after {:.1f} s: {} bytes are sent again",
                 options_.name, reason_, kind_, lost_s, replay_.end() - on_wire_);
@@ -591,6 +653,7 @@ void ResumableTransport::keep() {
                     pump_in();
                 }
                 pump_out(replay_.end());
+                probe();
             }
         } else if (waiting_ == 0 && !reopening_) {
             reopen(lock, Clock::now() + look_every);

@@ -98,9 +98,14 @@ private:
     bool pump_out(uint64_t end);
     void pump_in(const Error * known = nullptr);
     bool fill_staging(const Error * known = nullptr);
+    bool has_record() const;
     bool next_record();
+    void arrive(uint64_t size);
+    void begin_record(uint64_t length, std::span<const ConstBytes> data);
     void acknowledge(uint64_t position);
     void acknowledge_much();
+    TimePoint probe_time() const;
+    void probe();
     uint64_t room() const;
     bool has_unsent() const { return !control_.empty() || on_wire_ < replay_.end(); }
     bool may_receive() const;
@@ -128,9 +133,12 @@ private:
     // In.
     uint64_t taken_ = 0;                // bytes given out by receive
     uint64_t told_ = 0;                 // of these, what the peer was told of
+    bool probed_ = true;                // since the last bytes of the stream were sent
+    TimePoint last_sent_{};
     std::vector<std::byte> staging_;    // received, not looked at
     size_t staging_begin_ = 0, staging_end_ = 0;
     uint64_t incoming_left_ = 0;        // bytes of the record that is arriving
+    uint64_t arrived_ = 0;              // position up to which the stream has arrived, taken or not
     std::vector<std::byte> stash_;      // received while only acknowledgements were wanted
     size_t stash_begin_ = 0;
 

@@ -166,9 +166,14 @@ void keep_alive(int fd, seconds silence) {
     keep_alive(fd, third, std::max(1, 2 * third / tries), tries);
 }
 
-void break_when_closed(int fd) {
-    const linger at_once{.l_onoff = 1, .l_linger = 0};  // a reset
-    ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+void break_off(int fd) {
+#ifdef __linux__
+    const sockaddr nowhere{.sa_family = AF_UNSPEC, .sa_data = {}};
+    if (::connect(fd, &nowhere, sizeof nowhere) == 0) {
+        return;  // a reset has been sent
+    }
+#endif
+    ::shutdown(fd, SHUT_RDWR);
 }
 
 void tune(int fd) {

@@ -36,8 +36,9 @@ void tune(int fd);
 // The same within about `silence`.
 void keep_alive(int fd, seconds silence);
 
-// When it is closed, the peer is to see a connection that broke, not one that was ended: nobody has left.
-void break_when_closed(int fd);
+// Ends the connection at once, for all copies of `fd`. The peer sees one that broke, not one that was ended: nobody has
+// left. (Not everywhere: elsewhere than on Linux, and on Unix sockets, it is ended.)
+void break_off(int fd);
 
 // "127.0.0.1:41874", "[::1]:41874", "local" for a Unix socket.
 std::string peer_name(int fd);

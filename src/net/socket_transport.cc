@@ -134,6 +134,8 @@ public:
 
     void wake() override { waker_.wake(); }
 
+    void break_off() override { net::break_off(socket_.get()); }
+
     std::string_view kind() const override { return is_unix_ ? "unix" : "tcp"; }
 
 private:
@@ -147,7 +149,6 @@ private:
         } else if (now - silence.heard > silent_since_.load() || silent_since_.load() == no_deadline) {
             silent_since_ = now;
         } else if (silence.again && now - silent_since_.load() >= patience_) {
-            break_when_closed(socket_.get());  // the network may come back just now
             return fail(Errc::timed_out, "the network has been silent for {} s",
                         std::chrono::floor<seconds>(silence.heard).count());
         }

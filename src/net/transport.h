@@ -47,6 +47,9 @@ public:
     // Ends a wait of another thread, or the next one. Never blocks.
     virtual void wake() = 0;
 
+    // Ends the connection as if it had broken, not in an orderly way: so the peer sees it. To be destroyed after that.
+    virtual void break_off() {}
+
     // "tcp", "unix", "rdma": for people.
     virtual std::string_view kind() const = 0;
 };

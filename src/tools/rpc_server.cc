@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "cache/store.h"
+#include "net/faults.h"
 #include "server/devices.h"
 #include "server/indexer.h"
 #include "server/supervisor.h"
@@ -81,9 +82,10 @@ int main(int argc, char ** argv) {
     app.footer(footer);
     app.get_formatter()->enable_footer_formatting(false);
     app.get_formatter()->enable_description_formatting(false);
-    app.set_version_flag("--version", formatted("Caravan rpc-server {} (RPC protocol {}.{}.{}, ggml {})", CARAVAN_VERSION,
-                                                  wire::stock_major, wire::stock_minor, wire::stock_patch,
-                                                  ggml_version()));
+    app.set_version_flag("--version",
+                         formatted("Caravan rpc-server {} (RPC protocol {}.{}.{}, ggml {}{})", CARAVAN_VERSION,
+                                   wire::stock_major, wire::stock_minor, wire::stock_patch, ggml_version(),
+                                   net::injects_faults ? ", GGML_RPC_FAULT" : ""));
     app.add_option("-H,--host", options.host, "address, name or unix:/path to listen on")->capture_default_str();
     app.add_option("-p,--port", options.port, "TCP port; 0 takes a free one and prints it")->capture_default_str();
     app.add_option("-t,--threads", options.worker.threads, "threads of a CPU device")

@@ -64,11 +64,13 @@ inline constexpr Command command_records{133};
 // directions: this header, then `length` bytes of the stream.
 struct RecordHeader {
     uint32_t length;  // 0: nothing but the acknowledgement
-    uint32_t unused;
+    uint32_t check;   // record_check.h
     uint64_t acknowledged;  // bytes of the other direction's stream that were taken by whom they are for, ever
 };
 static_assert(sizeof(RecordHeader) == 16);
 inline constexpr uint32_t max_record = 256 * 1024;
+// The data of records up to this length is checked too. Longer ones carry weights, mostly.
+inline constexpr uint32_t max_checked_record = 32 * 1024;
 // No side sends more than this beyond what was acknowledged.
 inline constexpr uint64_t resume_window = 8 << 20;
 

@@ -274,6 +274,7 @@ TEST(NetworkSilence, EndsAWaitForWhoeverCanConnectAgain) {
         }
         // The peer, if the network is back, must not take it for a good-bye.
         loopback(true);
+        ends.transport->break_off();
         ends.transport.reset();
         std::byte byte{};
         ssize_t got = 0;

@@ -170,6 +170,8 @@ public:
 
     void wake() override { waker_.wake(); }
 
+    void break_off() override { net::break_off(socket_.get()); }
+
     std::string_view kind() const override { return "rdma"; }
 
 private:
@@ -189,9 +191,6 @@ private:
     void set_error(Errc code, std::string text) {
         if (!error_) {
             error_ = Error{code, std::move(text)};
-            if (code == Errc::io || code == Errc::timed_out) {
-                break_when_closed(socket_.get());  // the session may go on over TCP
-            }
         }
     }
 

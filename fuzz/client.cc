@@ -84,6 +84,7 @@ void use(Connection & session, Connection & other) {
 
 extern "C" int LLVMFuzzerInitialize(int *, char ***) {
     caravan::fuzz::be_quiet();
+    ::setenv("GGML_RPC_RECONNECT_S", "1", 1);
     return 0;
 }
 

@@ -21,6 +21,8 @@ constexpr uint64_t tell_after = wire::resume_window / 8;
 // A send that finds less room than this looks for acknowledgements first.
 constexpr uint64_t little_room = wire::max_record;
 constexpr seconds probe_after{1};
+// One that is made again and breaks sooner was none, if it brought nothing.
+constexpr seconds no_connection{5};
 // The active end looks at a connection that nobody waits for.
 constexpr seconds look_every{1};
 constexpr seconds attempt_patience{3};
@@ -511,8 +513,16 @@ void ResumableTransport::broke(const std::shared_ptr<Transport> & transport, Err
     const bool may_have_ended = is_passive && error.code == Errc::reset && !peer_was_watched_;
     const seconds grace = may_have_ended ? std::min(options_.grace, grace_after_reset)
                                                                   : options_.grace;
-    give_up_ = broken_since_ + grace;
-    pause_ = first_pause;
+    // A connection that brought nothing counts as none: the time goes on, and the pauses grow.
+    const uint64_t progress = taken_ + replay_.begin();
+    if (progress != progress_ || broken_since_ - made_again_ > no_connection) {
+        progress_ = progress;
+        give_up_ = broken_since_ + grace;
+        pause_ = first_pause;
+    } else {
+        next_try_ = broken_since_ + pause_;
+        pause_ = std::min(2 * pause_, longest_pause);
+    }
     log_debug("the connection with {} broke ({}): {} s to make it again", options_.name, reason_, grace.count());
     changed_.notify_all();
 }
@@ -528,6 +538,7 @@ Result<> ResumableTransport::begin_again(std::unique_ptr<Transport> transport, u
     inner_ = std::move(transport);
     kind_ = inner_->kind();
     told_ = arrived_ = taken_;
+    made_again_ = Clock::now();
     const double lost_s = std::chrono::duration<double>(Clock::now() - broken_since_).count();
     log_warning("the connection with {} broke ({}), and was made again over {} after {:.1f} s: {} bytes are sent again",
                 options_.name, reason_, kind_, lost_s, replay_.end() - on_wire_);

@@ -143,7 +143,8 @@ private:
     size_t stash_begin_ = 0;
 
     // While it is broken.
-    TimePoint broken_since_{}, give_up_{}, next_try_{};
+    TimePoint broken_since_{}, made_again_{}, give_up_{}, next_try_{};
+    uint64_t progress_ = 0;  // bytes, in both directions, when it broke
     milliseconds pause_{0};
     std::string reason_;
     bool reopening_ = false;

@@ -335,6 +335,23 @@ TEST(Resumable, TheActiveEndGivesUpInTime) {
     EXPECT_GE(ends.tries, 3);
 }
 
+TEST(Resumable, APeerThatAlwaysComesBackAndNeverSpeaksIsGivenUp) {
+    Pair pair = make_pair_of_transports();
+    std::atomic<int> tries = 0;
+    ResumableTransport active(
+        std::move(pair.near),
+        {.name = "passive", .grace = seconds(1), .reopen = [&tries](const ResumableTransport::Attempt &) {
+             ++tries;
+             return Result<ResumableTransport::Reopened>({make_pair_of_transports().near, 0});
+         }});
+    pair.far.reset();
+    const TimePoint begin = Clock::now();
+    EXPECT_EQ(end_of(active).code, Errc::timed_out);
+    EXPECT_LT(Clock::now() - begin, seconds(8));
+    EXPECT_GT(tries, 2);
+    EXPECT_LT(tries, 20);
+}
+
 TEST(Resumable, APeerThatClosesIsNotWaitedFor) {
     Ends ends;
     connect(ends, seconds(60), Errc::closed);

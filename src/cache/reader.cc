@@ -6,8 +6,13 @@
 #include <cerrno>
 
 namespace caravan::cache {
+namespace {
 
-Result<size_t> Reader::read(MutableBytes to) {
+constexpr uint64_t worth_a_thread = 4 << 20;  // bytes
+
+}  // namespace
+
+Result<size_t> Reader::read(MutableBytes to, bool stays) {
     // No further than the size that was asked for, even if the file has grown since.
     const auto wanted = static_cast<size_t>(std::min<uint64_t>({to.size(), chunk_size, content_.size - taken_}));
     if (wanted == 0) {
@@ -21,14 +26,22 @@ Result<size_t> Reader::read(MutableBytes to) {
         return fail(Errc::io, "weight cache: cannot read {}: {}", content_.path.string(), errno_text(errno));
     }
     const auto got = static_cast<size_t>(n);
-    digest_.update(to.first(got));
+    if (taken_ == 0 && stays && content_.size >= worth_a_thread) {
+        background_ = std::make_unique<BackgroundDigest>();
+    }
+    if (background_ != nullptr) {
+        background_->update(to.first(got));
+    } else {
+        digest_.update(to.first(got));
+    }
     taken_ += got;
     return got;
 }
 
 bool Reader::verify() {
     if (!verdict_) {
-        verdict_ = taken_ == content_.size && digest_.hex() == content_.digest;
+        const std::string digest = background_ != nullptr ? background_->hex() : digest_.hex();
+        verdict_ = taken_ == content_.size && digest == content_.digest;
         if (!*verdict_) {
             on_damage_(taken_ == content_.size ? "its bytes were altered" : "it cannot be read to the end");
         }

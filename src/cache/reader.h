@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
+#include "cache/background_digest.h"
 #include "cache/digest.h"
 
 namespace caravan::cache {
@@ -33,7 +35,8 @@ public:
     Reader(Content content, OnDamage on_damage) : content_(std::move(content)), on_damage_(std::move(on_damage)) {}
 
     // The next bytes, as many as fit, at most 1 MiB at a time; 0 at the end (or for no room). Fails with Errc::io.
-    Result<size_t> read(MutableBytes to);
+    // `stays`: what was read is left as it is until verify(), so it may be hashed later.
+    Result<size_t> read(MutableBytes to, bool stays = false);
 
     // True if everything was read and is what was stored: until then the bytes are nobody's. False: an entry of the
     // store was removed, and the caller does as if nothing had been found. Call it where reading ended, with an error
@@ -46,6 +49,7 @@ private:
     Content content_;
     OnDamage on_damage_;
     Blake3 digest_;
+    std::unique_ptr<BackgroundDigest> background_;  // in its place, of large contents that stay
     uint64_t taken_ = 0;  // bytes read so far, at most content_.size
     std::optional<bool> verdict_;
 };

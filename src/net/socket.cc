@@ -60,7 +60,13 @@ Result<UniqueFd> new_socket(int family) {
 
 // Nobody listens there; or something else, which may pass.
 Errc connect_failure(int error) {
-    return error == ECONNREFUSED || error == ENOENT ? Errc::unavailable : error == EAGAIN ? Errc::timed_out : Errc::io;
+    switch (error) {
+        case ECONNREFUSED:
+        case ENOENT: return Errc::unavailable;
+        case EAGAIN: return Errc::timed_out;
+        case ECONNRESET: return Errc::reset;
+        default: return Errc::io;
+    }
 }
 
 Result<> connect_one(int fd, const sockaddr * address, socklen_t length, const std::string & name,

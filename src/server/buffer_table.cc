@@ -46,9 +46,24 @@ bool BufferTable::free(uint64_t address) {
     if (found == buffers_.end()) {
         return false;
     }
+    if (found->second.touched > 0) {
+        touch_ahead_.stop();
+    }
     bytes_ -= found->second.size;
     buffers_.erase(found);
     return true;
+}
+
+void BufferTable::expect_write(Buffer & buffer, uint64_t offset, uint64_t size) {
+    if (!buffer.is_host || size < TouchAhead::least) {
+        return;
+    }
+    const uint64_t begin = std::max(offset, buffer.touched);
+    const uint64_t end = std::min(buffer.size, offset + size + TouchAhead::ahead);
+    if (begin < end) {
+        buffer.touched = end;
+        touch_ahead_.expect({buffer.base + begin, end - begin});
+    }
 }
 
 BufferTable::Buffer * BufferTable::find(uint64_t address) {

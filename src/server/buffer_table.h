@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "ggml-backend.h"
+#include "server/touch_ahead.h"
 
 namespace caravan::server {
 
@@ -31,6 +32,7 @@ public:
         std::byte * base = nullptr;  // of this process or its device
         bool is_host = false;        // base can be read and written directly
         uint32_t device = 0;
+        uint64_t touched = 0;  // up to here its pages are, or soon will be, resident
     };
 
     // The address of the new buffer, which is also its handle. Device memory that another process may have used is
@@ -49,11 +51,15 @@ public:
     };
     Result<Region> locate(uint64_t handle, uint64_t address, uint64_t size);
 
+    // [offset, + size) of `buffer` is about to be written.
+    void expect_write(Buffer & buffer, uint64_t offset, uint64_t size);
+
     uint64_t bytes() const { return bytes_; }
     uint64_t peak_bytes() const { return peak_bytes_; }
 
 private:
     std::unordered_map<uint64_t, Buffer> buffers_;
+    TouchAhead touch_ahead_;
     uint64_t next_ = 1;
     uint64_t bytes_ = 0, peak_bytes_ = 0;
 };

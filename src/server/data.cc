@@ -45,6 +45,7 @@ Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t siz
             writer.emplace(std::move(*begun));
         }
     }
+    buffers_.expect_write(*region.region.buffer, region.region.offset, size);
     const bool is_host = region.region.buffer->is_host;
     for (uint64_t done = 0; done < size;) {
         const uint64_t rest = size - done;
@@ -219,11 +220,12 @@ Result<bool> Data::load(CheckedRegion & region, uint64_t size, cache::Reader & e
     if (auto settled = settle(region.device()); !settled) {
         return std::unexpected(settled.error());
     }
+    buffers_.expect_write(*region.region.buffer, region.region.offset, size);
     const bool is_host = region.region.buffer->is_host;
     for (uint64_t done = 0; done < size;) {
         const MutableBytes piece =
             is_host ? MutableBytes(region.region.data() + done, size - done) : scratch(size - done);
-        const auto got = entry.read(piece);
+        const auto got = entry.read(piece, is_host);
         if (!got || *got == 0) {
             break;
         }

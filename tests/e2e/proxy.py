@@ -39,8 +39,10 @@ class Proxy:
                 near, _ = self.listener.accept()
             except OSError:
                 return
+            lifetime = next(self.short_lived, None)
             try:
-                if self.refuses:
+                if self.refuses or lifetime == 0:
+                    self.cuts += lifetime == 0
                     raise ConnectionRefusedError
                 far = socket.create_connection(self.target)
             except OSError:
@@ -52,7 +54,7 @@ class Proxy:
             with self.lock:
                 self.connections += 1
                 self.pairs[pair] = 2
-                self._lifetimes[pair] = next(self.short_lived, None)
+                self._lifetimes[pair] = lifetime
             self._start(self._pass, near, far, pair)
             self._start(self._pass, far, near, pair)
 

@@ -164,6 +164,21 @@ protected:
     fs::path directory_;
 };
 
+TEST(BackgroundDigest, IsTheSame) {
+    std::vector<std::byte> bytes(10'000'000);
+    for (size_t i = 0; i < bytes.size(); ++i) {
+        bytes[i] = static_cast<std::byte>(i * 2654435761u >> 11);
+    }
+    Blake3 direct;
+    direct.update(bytes);
+    BackgroundDigest background;
+    for (size_t at = 0; at < bytes.size(); at += 1'000'000) {
+        background.update(ConstBytes(bytes).subspan(at, 1'000'000));
+    }
+    EXPECT_EQ(background.hex(), direct.hex());
+    const BackgroundDigest given_up;  // ends by itself
+}
+
 TEST_F(CacheTest, WhatWasStoredComesBack) {
     const Store store = open();
     for (const size_t size : {size_t{0}, size_t{1}, size_t{4096}, (size_t{3} << 20) + 17}) {

@@ -164,13 +164,30 @@ def silence(trial):
     return network_fault(trial, fault)
 
 
+def altered(trial):
+    return network_fault(trial, lambda proxy: setattr(proxy, 'damage', 'altered'))
+
+
+def lost(trial):
+    return network_fault(trial, lambda proxy: setattr(proxy, 'damage', 'lost'))
+
+
 def reset_while_loading(trial):
+    return load_with_resets(trial, lambda proxy: setattr(proxy, 'cut_after', 1_000_000))
+
+
+def reset_while_opening(trial):
+    lives = (life for _ in range(1000) for life in (random.randrange(300), None))
+    return load_with_resets(trial, lambda proxy: setattr(proxy, 'short_lived', lives))
+
+
+def load_with_resets(trial, begin):
     server = trial.server()
     calm = trial.llama([server])
     expected = request(calm, 64)[1]['content']
     calm.kill()
     proxy = trial.proxy(server)
-    proxy.cut_after = 1_000_000
+    begin(proxy)
     try:
         llama = trial.llama([proxy])
     except AssertionError:
@@ -178,7 +195,7 @@ def reset_while_loading(trial):
         ended = 'hangs' if llama.running() else f'the program died ({death(llama)})'
         return f'none: {ended}', 'lost', trial.after(server, llama)
     assert proxy.cuts > 0
-    proxy.cut_after = None
+    proxy.cut_after, proxy.short_lived = None, iter(())
     return outcome(llama, request(llama, 64), expected), afterwards(llama, expected, 64), trial.after(server, llama)
 
 
@@ -295,6 +312,9 @@ FAULTS = {
     'connection reset in mid-generation': reset_in_generation,
     'connection reset after each MB while weights load': reset_while_loading,
     'connection reset while idle': reset_while_idle,
+    'every second connection reset within its first 300 bytes while a model is loaded': reset_while_opening,
+    'a bit of a message altered in mid-generation': altered,
+    'a message lost in mid-generation': lost,
     'network silent for 3 s in mid-generation': silence,
     'outage of 3 s in mid-generation: reset, and nothing connects': outage,
     'outage of 10 s in mid-generation': long_outage,

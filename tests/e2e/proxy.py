@@ -25,6 +25,7 @@ class Proxy:
         self.cut_after = None  # cut whenever so many bytes have passed
         self.short_lived = iter(())  # of each new connection: after how many bytes it is cut; None: not
         self._lifetimes = {}
+        self.damage = None  # 'lost' or 'altered': what happens to the next short piece of data, once
         self.refuses = False
         self.frozen = False  # connections stay, nothing passes; nothing is lost
         self._since_cut = 0
@@ -62,6 +63,7 @@ class Proxy:
         try:
             while data := source.recv(65536):
                 self._thaw()
+                data = self._damaged(data)
                 left = self._lifetimes[pair]
                 sink.sendall(data[:left])
                 with self.lock:
@@ -87,6 +89,14 @@ class Proxy:
             with self.lock:
                 if pair in self.pairs:
                     self._close(pair, self._reset)  # so does a reset
+
+    def _damaged(self, data):
+        with self.lock:
+            if self.damage is None or not 40 < len(data) <= 8192:
+                return data
+            kind, self.damage = self.damage, None
+        middle = len(data) // 2
+        return b'' if kind == 'lost' else data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1:]
 
     def _thaw(self):
         while self.frozen:

@@ -112,6 +112,24 @@ def test_goes_on_without_the_rdma_device(rig, side):
     goes_on(rig, client, file)
 
 
+@not_emulated
+def test_clocks_that_jump(rig):
+    """Both machines' clocks, a day on and two days back: no wait is shorter or longer for it."""
+    rig.server()
+    client, file = computing(rig)
+    begin = time.monotonic()
+    for days in ('1 day', '-2 days'):
+        for machine in rig.server_machine, rig.client_machine:
+            machine.run(f"date -s '{days}'", check=True)
+    assert client.wait(90) == 0, client.output()[-2000:] + rig.log()
+    assert time.monotonic() - begin < 60
+    assert 'broke' not in client.output() + rig.log()
+    local = rig.pair.shared / 'local'
+    rig.client_machine.run(f'{LONG_LOGITS} -b 8 -ub 8 --device none --save-all-logits {local}', timeout=120, check=True,
+                           env=rig.environment())
+    assert file.read_bytes() == local.read_bytes()
+
+
 def test_server_killed(rig):
     server = rig.server()
     client = generating(rig)

@@ -1,0 +1,79 @@
+"""What runs out, and who takes long: the others do not notice, and when it is over the server is as before."""
+import contextlib
+import socket
+import struct
+import time
+
+import stockwire
+from harness import local_logits, same
+from processes import Server
+from stockwire import command, greet
+from system import RPC_SERVER
+
+ALLOC_BUFFER, DEVICE_COUNT = 0, 15
+
+
+def limited_server(lab, limit):
+    """With at most so many open files."""
+    server = lab.start('rpc-server', ['prlimit', f'--nofile={limit}', RPC_SERVER, '-p', 0, '-t', 1], tool=False,
+                       kind=Server)
+    server.endpoint = server.wait_for(r'  endpoint       : (\S+)\n').group(1)
+    server.wait_for(r'  sessions       : .*\n')
+    return server
+
+
+def cpu_seconds(pid):
+    with open(f'/proc/{pid}/stat') as stat:
+        fields = stat.read().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def test_no_more_open_files(lab):
+    expected = local_logits(lab, chunks=16)
+    server = limited_server(lab, 48)
+    finish = lab.start_logits([server], chunks=16)
+    server.wait_for('session 1')
+    with contextlib.ExitStack() as strangers:
+        for _ in range(100):
+            strangers.enter_context(stockwire.connect(server))
+        server.wait_for('(?i)too many open files')
+        begin = cpu_seconds(server.pid)
+        time.sleep(1)
+        assert cpu_seconds(server.pid) - begin < 0.5, 'it tries again and again'
+        same(finish(), expected)
+    same(lab.logits([server], chunks=16), expected)
+    server.wait_idle(20)
+
+
+def test_a_client_that_does_not_read_its_answers(lab):
+    """Its session waits for it. Nobody else does."""
+    expected = local_logits(lab)
+    server = lab.server()
+    with greet(server) as lazy:
+        lazy.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 1 << 20)))
+        handle, = struct.unpack_from('<Q', lazy.recv(24, socket.MSG_WAITALL), 8)
+        lazy.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += lazy.send(command(DEVICE_COUNT) * 1000)
+        assert sent > 100_000 and handle
+        same(lab.logits([server]), expected)
+        begin = cpu_seconds(server.pid)
+        time.sleep(1)
+        assert cpu_seconds(server.pid) - begin < 0.5
+    server.wait_idle(20)
+
+
+def test_a_client_that_sends_a_byte_at_a_time(lab):
+    expected = local_logits(lab)
+    server = lab.server()
+    with greet(server) as slow:
+        message = command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096))
+        for byte in message[:-1]:
+            slow.sendall(bytes([byte]))
+            time.sleep(0.02)
+        same(lab.logits([server]), expected)
+        slow.sendall(message[-1:])
+        assert len(slow.recv(24, socket.MSG_WAITALL)) == 24  # it is served all the same
+    server.wait_idle(20)

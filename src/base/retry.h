@@ -9,11 +9,11 @@
 
 namespace caravan {
 
-// Calls `attempt` until it fails no more with Errc::reset: five times at most, within about a second. Blocks.
+// Calls `attempt` until it fails no more with Errc::reset: eight times at most, with pauses of 6.4 s together. Blocks.
 template <class Attempt>
 auto despite_resets(Attempt && attempt) {
     milliseconds pause{50};
-    for (int left = 4;; --left, pause *= 2) {
+    for (int left = 7;; --left, pause *= 2) {
         auto result = attempt();
         if (result || result.error().code != Errc::reset || left == 0) {
             return result;

@@ -183,4 +183,23 @@ private:
     const uint64_t id_;                        // unlike any other connection's of this process
 };
 
+template <class Answer, class... Request>
+Result<Answer> Connection::ask(wire::Command command, const Request &... request) {
+    Lock lock(stream_.mutex());
+    before_other_command(lock);
+    if (stream_.failure()) {
+        return std::unexpected(*stream_.failure());
+    }
+    commands_->post(command, request...);
+    Answer answer{};
+    await_locked(lock, stream_.expect(mutable_bytes(&answer, sizeof answer)));
+    if (stream_.failure()) {
+        return fail(stream_.failure()->code, "{}: {}", endpoint_.text(), stream_.failure()->text);
+    }
+    if (auto refusal = stream_.take_refusal()) {
+        return fail(Errc::unavailable, "{}: {}", endpoint_.text(), *refusal);
+    }
+    return answer;
+}
+
 }  // namespace caravan::client

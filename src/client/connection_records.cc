@@ -1,0 +1,80 @@
+// What is written down of a session, for GGML_RPC_TRACE and GGML_RPC_STATS.
+#include <algorithm>
+
+#include "client/connection.h"
+#include "client/trace.h"
+
+namespace caravan::client {
+
+using wire::Command;
+
+// The quickest of some questions tells best how far the server's clock is ahead.
+void Connection::begin_records() {
+    constexpr int questions = 16;
+    if (is_native() && (Trace::instance().is_on() || stats_are_wanted())) {
+        for (int i = 0; i < questions; ++i) {
+            const uint64_t before = Trace::now_ns();
+            const auto there = ask<uint64_t>(static_cast<Command>(wire::NativeCommand::clock));
+            const uint64_t took = Trace::now_ns() - before;
+            if (there && took < quickest_ns_) {
+                quickest_ns_ = took;
+                clock_ahead_ns_ = static_cast<int64_t>(*there - (before + took / 2));
+            }
+        }
+    }
+    if (Trace::instance().is_on() && clock_ahead_ns_) {
+        stream_.trace_as(endpoint_.text());
+    }
+    is_recorded_ = stats_are_wanted();
+    at_open_ = at_load_ = tally();
+}
+
+void Connection::end_records() {
+    const Tally at_end = tally();
+    SessionStats stats{.endpoint = endpoint_.text(),
+                       .dialect = is_native() ? "native" : "stock",
+                       .transport = std::string(stream_.transport_kind()),
+                       .whole = at_end - at_open_,
+                       .since_load = at_end - at_load_,
+                       .weights = loading_.total()};
+    if (clock_ahead_ns_) {
+        stats.round_trip_ns = quickest_ns_;
+        take_spans(stats, Trace::now_ns());
+    }
+    if (is_recorded_) {
+        append_stats(stats);
+    }
+    if (Trace::instance().is_on() && clock_ahead_ns_) {
+        Trace::instance().write();
+    }
+}
+
+// What the server has served up to `end_ns`, into the trace and, since the load, into the stats.
+void Connection::take_spans(SessionStats & stats, uint64_t end_ns) {
+    const auto load_end_ns = end_ns - static_cast<uint64_t>(stats.since_load.seconds * 1e9);
+    for (bool more = true; more;) {
+        const auto answer = std::make_unique<wire::SpansAnswer>();
+        Lock lock(stream_.mutex());
+        commands_->post(static_cast<Command>(wire::NativeCommand::spans));
+        await_locked(lock, stream_.expect(mutable_bytes(answer.get(), sizeof *answer)));
+        const uint32_t count = std::min<uint32_t>(answer->count, wire::spans_per_answer);
+        for (const wire::Span & span : std::span(answer->spans).first(count)) {
+            const size_t line = span.what < wire::first_computing ? 0 : span.what - wire::first_computing + 1u;
+            const uint64_t begin = span.begin - static_cast<uint64_t>(*clock_ahead_ns_);
+            const uint64_t end = span.end - static_cast<uint64_t>(*clock_ahead_ns_);
+            if (begin >= load_end_ns && begin < end_ns) {
+                stats.served_ns[wire::span_name(span.what)] += end - begin;
+            }
+            if (Trace::instance().is_on()) {
+                Trace::instance().add_remote(wire::span_name(span.what), endpoint_.text(), line, begin, end);
+            }
+        }
+        more = count == wire::spans_per_answer;
+    }
+}
+
+Tally Connection::tally() const {
+    return {stream_.counts(), launches_, static_cast<double>(Trace::now_ns() - opened_ns_) / 1e9};
+}
+
+}  // namespace caravan::client

@@ -1,0 +1,37 @@
+// What was sent and is not acknowledged yet.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/bytes.h"
+
+namespace caravan::net {
+
+// Bytes of a stream by their position in it: those from begin() to end() are kept, in a ring that grows as needed.
+class ReplayBuffer {
+public:
+    uint64_t begin() const { return begin_; }
+    uint64_t end() const { return end_; }
+    void append(ConstBytes bytes);
+    // What is appended out of `bytes`, in order, is kept there instead of here, until the loan ends.
+    void lend(ConstBytes bytes) { lent_ = bytes; }
+    void end_loan();
+    void cut_back(uint64_t end) { end_ = end; }  // not before begin()
+    void forget(uint64_t begin) { begin_ = begin; }  // not after end()
+    // The bytes from `position` on, `size` at most, that lie together.
+    ConstBytes at(uint64_t position, uint64_t size) const;
+
+private:
+    void reserve(uint64_t size);
+    void store(uint64_t position, ConstBytes bytes);
+    uint64_t lent_end() const { return *lent_at_ + lent_.size(); }
+
+    std::vector<std::byte> ring_;  // its size is a power of two
+    ConstBytes lent_;
+    std::optional<uint64_t> lent_at_;  // the position of its first byte, once one of its bytes was appended
+    uint64_t begin_ = 0, end_ = 0;
+};
+
+}  // namespace caravan::net

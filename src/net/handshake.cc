@@ -294,12 +294,16 @@ std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & e
 }
 
 std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & endpoint) {
+    constexpr int max_beginnings = 5;
     auto token = std::make_shared<std::atomic<uint64_t>>(opened.token);
-    const auto reopen = [endpoint, token](const ResumableTransport::Attempt & attempt) {
+    const auto reopen = [endpoint, token, beginnings = 1](const ResumableTransport::Attempt & attempt) mutable {
         auto again = resume(endpoint, *token, attempt.request, attempt.deadline);
-        // The server may have heard nothing of the session before its first connection broke.
-        const bool is_there = again || again.error().code != Errc::closed;
-        return is_there || !attempt.may_begin_anew ? std::move(again) : begin_anew(endpoint, *token, attempt.deadline);
+        // The server may have heard nothing of the session before its first connection broke. Or the first command was its
+        // end, and would be again.
+        const bool is_gone = !again && again.error().code == Errc::closed;
+        return is_gone && attempt.may_begin_anew && ++beginnings <= max_beginnings
+                   ? begin_anew(endpoint, *token, attempt.deadline)
+                   : std::move(again);
     };
     return make_resumable(opened, endpoint, reopen,
                           [lifeline = std::make_shared<Lifeline>(endpoint, token)] { lifeline->tend(); });

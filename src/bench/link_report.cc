@@ -54,7 +54,7 @@ std::string markdown(const LinkBench & bench) {
         }
         if (!link.failure.empty()) {
             notes += formatted("\n{}{} failed: {}\n", link.endpoint,
-                                 link.transport.empty() ? "" : " over " + link.transport, link.failure);
+                               link.transport.empty() ? "" : " over " + link.transport, link.failure);
         }
         if (!link.why_not_rdma.empty()) {
             notes += formatted("\n{}: no RDMA: {}\n", link.endpoint, link.why_not_rdma);
@@ -71,7 +71,7 @@ std::string csv(const LinkBench & bench) {
             for (size_t round = 0; round < samples.round_trips_us.size(); ++round) {
                 const auto line = [&](std::string_view measure, double value) {
                     out += formatted("{},{},{},{},{},{:.3f}\n", link.endpoint, link.transport, samples.bytes, round,
-                                       measure, value);
+                                     measure, value);
                 };
                 for (const double trip : samples.round_trips_us[round]) {
                     line("round_trip_us", trip);

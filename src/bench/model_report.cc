@@ -11,7 +11,7 @@ namespace {
 std::string spread(const Summary & summary, int digits) {
     return summary.count == 0 ? ""
                               : formatted("{:.{}f} ({:.{}f}-{:.{}f})", summary.median, digits, summary.min, digits,
-                                            summary.max, digits);
+                                          summary.max, digits);
 }
 
 std::string parameters_text(uint64_t parameters) {
@@ -112,7 +112,7 @@ std::string markdown(const ModelBench & bench) {
         }
     }
     out += formatted("\nmedians of {} rounds, {} repetitions in each; llama-bench {}\n", bench.rounds,
-                       bench.settings.repetitions, bench.facts.build);
+                     bench.settings.repetitions, bench.facts.build);
     return out;
 }
 
@@ -125,7 +125,7 @@ std::string csv(const ModelBench & bench) {
             for (const Test & test : run.tests) {
                 for (size_t i = 0; i < test.ns.size(); ++i) {
                     out += formatted("{}{},{},{},{},{:.3f}\n", begin, test.name, i, test.tokens, test.ns[i],
-                                       test.tokens * 1e9 / static_cast<double>(test.ns[i]));
+                                     test.tokens * 1e9 / static_cast<double>(test.ns[i]));
                 }
             }
         }

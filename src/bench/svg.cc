@@ -17,8 +17,8 @@ constexpr Scheme dark{"#0d1117", "#e6edf3", "#30363d", {"#58a6ff", "#f0883e", "#
 // Without variables: not every program that shows SVG knows them.
 std::string colours(const Scheme & scheme) {
     std::string out = formatted(".back {{ fill: {}; }} .words, .heading {{ fill: {}; }} .grid {{ stroke: {}; }}\n"
-                                  ".whisker {{ stroke: {}; }}\n",
-                                  scheme.back, scheme.words, scheme.grid, scheme.words);
+                                ".whisker {{ stroke: {}; }}\n",
+                                scheme.back, scheme.words, scheme.grid, scheme.words);
     for (size_t i = 0; i < scheme.series.size(); ++i) {
         out += formatted(".bar{0} {{ fill: {1}; }} .curve{0} {{ stroke: {1}; }}\n", i, scheme.series[i]);
     }
@@ -56,21 +56,21 @@ const char * name_of(Anchor anchor) {
 
 std::string line(std::string_view kind, double x1, double y1, double x2, double y2) {
     return formatted("<line class=\"{}\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kind, x1, y1, x2,
-                       y2);
+                     y2);
 }
 
 }  // namespace
 
 Svg::Svg(double width, double height, std::string_view title) {
     out_ = formatted("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" "
-                       "viewBox=\"0 0 {0:.0f} {1:.0f}\" role=\"img\">\n<title>{2}</title>\n{3}"
-                       "<rect class=\"back\" width=\"100%\" height=\"100%\"/>\n",
-                       width, height, escaped(title), style());
+                     "viewBox=\"0 0 {0:.0f} {1:.0f}\" role=\"img\">\n<title>{2}</title>\n{3}"
+                     "<rect class=\"back\" width=\"100%\" height=\"100%\"/>\n",
+                     width, height, escaped(title), style());
 }
 
 void Svg::text(double x, double y, Anchor anchor, std::string_view words) {
     out_ += formatted("<text class=\"words\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n", x, y,
-                        name_of(anchor), escaped(words));
+                      name_of(anchor), escaped(words));
 }
 
 void Svg::heading(double x, double y, std::string_view words) {
@@ -81,7 +81,7 @@ void Svg::grid(double x1, double y1, double x2, double y2) { out_ += line("grid"
 
 void Svg::bar(double x, double y, double width, double height, size_t series) {
     out_ += formatted("<rect class=\"bar{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\"/>\n",
-                        series % n_series, x, y, width, height);
+                      series % n_series, x, y, width, height);
 }
 
 void Svg::whisker(double x1, double x2, double y) {

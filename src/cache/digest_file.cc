@@ -159,7 +159,7 @@ Result<> save_digests(const Layout & layout, const FileDigests & digests) {
         return fail(Errc::invalid_argument, "its name has a newline");
     }
     std::string text = formatted("{}\n{}\n{} {} {}\n", first_line, digests.path.native(), digests.stamp.inode,
-                                   digests.stamp.size, digests.stamp.modified_ns);
+                                 digests.stamp.size, digests.stamp.modified_ns);
     for (const TensorDigest & tensor : digests.tensors) {
         text += formatted("{} {} {:016x} {}\n", tensor.extent.offset, tensor.extent.size, tensor.fnv, tensor.digest);
     }

@@ -33,12 +33,12 @@ double LoadedWeights::gigabytes_per_second() const {
 std::string LoadedWeights::share_text() const {
     return from_cache == 0 ? ""
                            : formatted(", {:.0f} % from its cache",
-                                         100 * static_cast<double>(from_cache) / static_cast<double>(bytes));
+                                       100 * static_cast<double>(from_cache) / static_cast<double>(bytes));
 }
 
 std::string LoadedWeights::text() const {
     return formatted("{} of weights in {:.2f} s ({:.2f} GB/s){}", size_text(bytes), seconds(), gigabytes_per_second(),
-                       share_text());
+                     share_text());
 }
 
 Loading::Loading(std::string endpoint, Terminal terminal)
@@ -69,8 +69,8 @@ void Loading::add(uint64_t bytes, bool from_cache, TimePoint time) {
         shown_ = time;
         is_shown_ = true;
         const std::string line = formatted("RPC server {}: {} of {} of weights, {:.2f} GB/s{}", endpoint_,
-                                             size_text(now_.bytes), size_text(expected_), now_.gigabytes_per_second(),
-                                             now_.share_text());
+                                           size_text(now_.bytes), size_text(expected_), now_.gigabytes_per_second(),
+                                           now_.share_text());
         terminal_(formatted("{}{}", rewrite, std::string_view(line).substr(0, terminal_width() - 1)));
     }
 }

@@ -53,7 +53,7 @@ Error become_server(const std::string & text, const char * cache_dir, size_t n_t
         ::execvp(program.c_str(), argv.data());
     }
     return Error{Errc::not_found, formatted("cannot start rpc-server: {} (looked beside the plug-in, in {} and on PATH)",
-                                              errno_text(errno), CARAVAN_INSTALLED_SERVER)};
+                                            errno_text(errno), CARAVAN_INSTALLED_SERVER)};
 }
 
 }  // namespace caravan::client

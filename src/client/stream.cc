@@ -275,7 +275,7 @@ bool Stream::pull() {
         }
         if (arrived_ >= answer_header_size && header_ != dest.size()) {
             break_off(Error{Errc::protocol, formatted("an answer of {} bytes came where {} bytes were expected",
-                                                        header_, dest.size())});
+                                                      header_, dest.size())});
             return true;
         }
         if (arrived_ == whole) {
@@ -321,7 +321,7 @@ Result<> Stream::pump(Lock & lock, Done done) {
         } else if (Clock::now() >= deadline) {
             break_off(Error{Errc::timed_out,
                             formatted("no progress for {} s (GGML_RPC_TIMEOUT_S)",
-                                        std::chrono::duration_cast<seconds>(silence_).count())});
+                                      std::chrono::duration_cast<seconds>(silence_).count())});
             return std::unexpected(*failure_);
         }
         if (out || in) {

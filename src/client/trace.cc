@@ -61,14 +61,14 @@ void Trace::write() {
     out << R"({"name":"process_name","ph":"M","pid":0,"tid":0,"args":{"name":"client"}})";
     for (size_t i = 0; i < endpoints_.size(); ++i) {
         out << formatted(",\n{{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":{},\"tid\":0,\"args\":{{\"name\":\"server {}\"}}}}",
-                           i + 1, endpoints_[i]);
+                         i + 1, endpoints_[i]);
         out << formatted(",\n{{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":0,\"tid\":{},\"args\":{{\"name\":\"to {}\"}}}}",
-                           i + 1, endpoints_[i]);
+                         i + 1, endpoints_[i]);
     }
     for (const Span & span : spans_) {
         out << formatted(",\n{{\"name\":\"{}\",\"ph\":\"X\",\"pid\":{},\"tid\":{},\"ts\":{:.3f},\"dur\":{:.3f}}}", span.name,
-                           span.process, span.line, static_cast<double>(span.begin_ns) / 1000,
-                           static_cast<double>(span.end_ns - span.begin_ns) / 1000);
+                         span.process, span.line, static_cast<double>(span.begin_ns) / 1000,
+                         static_cast<double>(span.end_ns - span.begin_ns) / 1000);
     }
     out << "\n]}\n";
     if (!out.flush()) {

@@ -102,7 +102,7 @@ void greet(const net::Endpoint & endpoint, const Patience & patience, EndpointFa
     out.stage = fits ? Stage::reached : Stage::other_version;
     if (!fits) {
         out.failure = formatted("it speaks RPC protocol {}, this program {}.{}.{}", out.version, wire::stock_major,
-                                  wire::stock_minor, wire::stock_patch);
+                                wire::stock_minor, wire::stock_patch);
     }
 }
 

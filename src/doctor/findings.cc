@@ -55,9 +55,9 @@ void look_at_port(const Machine & machine, const Port & port, bool other_is_acti
                        port.link_layer == "InfiniBand"
                            ? "check cable and switch; InfiniBand also needs a subnet manager (opensm) in the network"
                            : formatted("check cable and switch; ip link set {} up",
-                                         port.gids.empty() || port.gids.front().interface.empty()
-                                             ? "INTERFACE (rdma link shows which one)"
-                                             : port.gids.front().interface)});
+                                       port.gids.empty() || port.gids.front().interface.empty()
+                                           ? "INTERFACE (rdma link shows which one)"
+                                           : port.gids.front().interface)});
         return;
     }
     if (machine.built_with_rdma && !port.is_open) {
@@ -82,8 +82,8 @@ void look_at_devices(const Machine & machine, Findings & out) {
     if (machine.ports.empty()) {
         out.push_back({obstacle(machine), "no RDMA device",
                        formatted("install rdma-core and load the adapter's driver: mlx5_ib (NVIDIA, Mellanox), bnxt_re "
-                                   "(Broadcom), irdma (Intel); {}",
-                                   soft_roce)});
+                                 "(Broadcom), irdma (Intel); {}",
+                                 soft_roce)});
         return;
     }
     if (!machine.has_verbs) {
@@ -101,12 +101,12 @@ void look_at_memlock(const Machine & machine, Findings & out) {
     } else if (*machine.memlock < locked_by_session) {
         out.push_back({obstacle(machine),
                        formatted("memlock limit {} KiB is too low: a session needs {} KiB", *machine.memlock >> 10,
-                                   locked_by_session >> 10),
+                                 locked_by_session >> 10),
                        std::string(remedies.front().advice)});
     } else {
         out.push_back({Mark::well,
                        formatted("memlock limit {} KiB is enough for {} sessions of this user at once",
-                                   *machine.memlock >> 10, *machine.memlock / locked_by_session),
+                                 *machine.memlock >> 10, *machine.memlock / locked_by_session),
                        ""});
     }
 }
@@ -125,8 +125,8 @@ Finding not_reached(const EndpointFacts & endpoint) {
             out.advice = endpoint.endpoint.starts_with("unix:")
                              ? "is rpc-server running, with -H and this path?"
                              : formatted("is rpc-server running there, on this port, with -H {} (alone it listens on "
-                                           "127.0.0.1 only)? On that machine: ss -ltn",
-                                           endpoint.endpoint.starts_with('[') ? "::" : "0.0.0.0");
+                                         "127.0.0.1 only)? On that machine: ss -ltn",
+                                         endpoint.endpoint.starts_with('[') ? "::" : "0.0.0.0");
             break;
         case Stage::silent:
             out.advice = "nothing answers: is the machine up (ping), and does its firewall let this TCP port through?";

@@ -150,7 +150,7 @@ void put_endpoint(std::string & out, const Report & report, const EndpointFacts 
              told == nullptr || told->devices == 0
                  ? ""
                  : formatted(", {} device{}, the first with {} of {} MiB free", told->devices, told->devices == 1 ? "" : "s",
-                               told->device_free >> 20, told->device_total >> 20));
+                             told->device_free >> 20, told->device_total >> 20));
         if (!endpoint.local_address.empty()) {
             line(out, "  this side's address: {}", endpoint.local_address);
         }

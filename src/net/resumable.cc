@@ -445,8 +445,7 @@ void ResumableTransport::broke(const std::shared_ptr<Transport> & transport, Err
     reason_ = error.text;
     next_try_ = broken_since_;
     const bool may_have_ended = is_passive && error.code == Errc::reset && !peer_was_watched_;
-    const seconds grace = may_have_ended ? std::min(options_.grace, grace_after_reset)
-                                                                  : options_.grace;
+    const seconds grace = may_have_ended ? std::min(options_.grace, grace_after_reset) : options_.grace;
     // A connection that brought nothing counts as none: the time goes on, and the pauses grow.
     const uint64_t progress = taken_ + replay_.begin();
     if (progress != progress_ || broken_since_ - made_again_ > no_connection) {
@@ -529,7 +528,7 @@ void ResumableTransport::wait_broken(Lock & lock, TimePoint deadline) {
         changed_.wait_until(lock, std::min(deadline, give_up_));
         if (!inner_ && !reopening_ && Clock::now() >= give_up_) {
             end({Errc::timed_out, formatted("the connection broke ({}), and {} did not come back", reason_,
-                                              options_.name)});
+                                            options_.name)});
         }
     }
 }
@@ -543,7 +542,7 @@ void ResumableTransport::reopen(Lock & lock, TimePoint deadline) {
     }
     if (now >= give_up_) {
         end({Errc::timed_out, formatted("the connection broke ({}), and could not be made again in {} s", reason_,
-                                          options_.grace.count())});
+                                        options_.grace.count())});
         return;
     }
     reopening_ = true;

@@ -105,12 +105,12 @@ private:
     uint64_t on_wire_ = 0;              // position up to which the connection has taken the stream
     std::vector<std::byte> control_;    // headers and answers that go out before anything else
     uint64_t record_left_ = 0;          // bytes that the last header still promises
+    TimePoint last_sent_{};
+    bool probed_ = true;                // since then
 
     // In.
     uint64_t taken_ = 0;                // bytes given out by receive
     uint64_t told_ = 0;                 // of these, what the peer was told of
-    bool probed_ = true;                // since the last bytes of the stream were sent
-    TimePoint last_sent_{};
     std::vector<std::byte> staging_;    // received, not looked at
     size_t staging_begin_ = 0, staging_end_ = 0;
     uint64_t incoming_left_ = 0;        // bytes of the record that is arriving

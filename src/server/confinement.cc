@@ -48,7 +48,7 @@ std::string describe(const FileRules & rules, const FileLimits & limits) {
     const bool has_drivers = std::ranges::contains(rules.devices, "/dev");
     const char * writes = has_drivers ? "cache, devices, drivers' caches" : rules.writable.empty() ? "none" : "cache only";
     std::string text = formatted("Landlock (reads: {}; writes: {}", rules.read_anywhere ? "anywhere" : "own files only",
-                                   writes);
+                                 writes);
     if (!limits.all_threads) {
         text += "; not for threads that drivers had started before";
     }

@@ -115,8 +115,8 @@ std::string Devices::describe_all() {
         ggml_backend_dev_memory(device, &free, &total);
         const bool is_lent = std::ranges::find(lent, device) != lent.end();
         text += formatted("  {}: {} ({} MiB, {} MiB free){}\n", ggml_backend_dev_name(device),
-                            ggml_backend_dev_description(device), total >> 20, free >> 20,
-                            is_lent ? "  [lent by default]" : "");
+                          ggml_backend_dev_description(device), total >> 20, free >> 20,
+                          is_lent ? "  [lent by default]" : "");
     }
     return text;
 }

@@ -53,7 +53,7 @@ Result<> GraphRuns::settle() {
 
 Error GraphRuns::failure(uint32_t device, ggml_status status) const {
     return {Errc::unsupported, formatted("{} could not compute the graph: {}",
-                                           ggml_backend_dev_name(devices_.device(device)), ggml_status_to_string(status))};
+                                         ggml_backend_dev_name(devices_.device(device)), ggml_status_to_string(status))};
 }
 
 }  // namespace caravan::server

@@ -38,7 +38,7 @@ bool is_of(char kind, ggml_type type, const ggml_tensor & node) {
 
 std::string shape_text(const ggml_tensor & tensor) {
     return formatted("{}[{},{},{},{}]", ggml_type_name(tensor.type), tensor.ne[0], tensor.ne[1], tensor.ne[2],
-                       tensor.ne[3]);
+                     tensor.ne[3]);
 }
 
 // The objection, and whose shapes it is about.

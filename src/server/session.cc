@@ -48,8 +48,8 @@ Error Session::run() {
 
 std::string Session::summary() const {
     return formatted("{} graphs computed {} times, {} MiB in, {} MiB out, at most {} MiB of buffers",
-                       runs_.built(), runs_.launches(), in_.bytes_taken() >> 20, data_.bytes_out() >> 20,
-                       buffers_.peak_bytes() >> 20);
+                     runs_.built(), runs_.launches(), in_.bytes_taken() >> 20, data_.bytes_out() >> 20,
+                     buffers_.peak_bytes() >> 20);
 }
 
 Result<> Session::serve_one() {

@@ -129,7 +129,7 @@ Result<> Supervisor::first_worker() {
 
 void Supervisor::print_banner() const {
     std::string text = formatted("Starting RPC server v{}.{}.{} (Caravan {})\n", wire::stock_major, wire::stock_minor,
-                                   wire::stock_patch, CARAVAN_VERSION);
+                                 wire::stock_patch, CARAVAN_VERSION);
     for (const net::Listener & listener : listeners_) {
         text += formatted("  endpoint       : {}\n", listener.endpoint.text());
     }
@@ -146,16 +146,16 @@ void Supervisor::print_banner() const {
     text += "Devices:\n";
     for (const ControlMessage & device : devices_) {
         text += formatted("  {} ({} MiB, {} MiB free)\n", device.text, device.memory_total >> 20,
-                            device.memory_free >> 20);
+                          device.memory_free >> 20);
     }
     const bool is_tcp = listeners_.front().endpoint.kind == net::Endpoint::Kind::tcp;
     const bool may_upgrade = is_tcp && (net::own_extension().features & wire::feature_rdma) != 0;
     text += formatted("  transport      : {}{}\n", is_tcp ? "TCP" : "unix socket",
-                        may_upgrade ? ", RDMA with clients that can" : "");
+                      may_upgrade ? ", RDMA with clients that can" : "");
     text += formatted("  confinement    : {}\n", confinement_);
     const uint64_t memory = options_.worker.max_memory;
     text += formatted("  sessions       : at most {} at once{}\n", options_.max_sessions,
-                        memory == MemoryBudget::no_limit ? "" : ", with at most " + size_text(memory) + " of memory each");
+                      memory == MemoryBudget::no_limit ? "" : ", with at most " + size_text(memory) + " of memory each");
     std::fputs(text.c_str(), stdout);
     std::fflush(stdout);
     if (std::ranges::any_of(listeners_, &net::Listener::beyond_loopback)) {

@@ -182,7 +182,7 @@ int main(int argc, char ** argv) {
     app.get_formatter()->enable_footer_formatting(false);
     app.get_formatter()->enable_description_formatting(false);
     app.set_version_flag("--version", formatted("Caravan rpc-bench {} (RPC protocol {}.{}.{})", CARAVAN_VERSION,
-                                                  wire::stock_major, wire::stock_minor, wire::stock_patch));
+                                                wire::stock_major, wire::stock_minor, wire::stock_patch));
     declare(app, options);
     char ** const end = std::find(argv, argv + argc, std::string_view("--"));
     std::vector<net::Endpoint> endpoints;

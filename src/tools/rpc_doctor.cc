@@ -58,7 +58,7 @@ int main(int argc, char ** argv) {
     app.get_formatter()->enable_footer_formatting(false);
     app.get_formatter()->enable_description_formatting(false);
     app.set_version_flag("--version", formatted("Caravan rpc-doctor {} (RPC protocol {}.{}.{})", CARAVAN_VERSION,
-                                                  wire::stock_major, wire::stock_minor, wire::stock_patch));
+                                                wire::stock_major, wire::stock_minor, wire::stock_patch));
     app.add_option("endpoint", names, "servers: host:port, [ipv6]:port, host or unix:/path; A,B,... as --rpc takes them")
         ->delimiter(',');
     app.add_flag("--json", as_json, "print JSON instead of the page");

@@ -153,7 +153,7 @@ std::vector<ggml_tensor *> OpCheck::valid() {
 
 std::string text_of(const ggml_tensor & node) {
     std::string out = formatted("{} [{},{},{},{}] {}", ggml_op_desc(&node), node.ne[0], node.ne[1], node.ne[2], node.ne[3],
-                                  ggml_type_name(node.type));
+                                ggml_type_name(node.type));
     for (const ggml_tensor * src : node.src) {
         if (src != nullptr) {
             out += formatted(" <- {}[{},{},{},{}]", ggml_type_name(src->type), src->ne[0], src->ne[1], src->ne[2], src->ne[3]);

@@ -39,8 +39,8 @@ Error cannot(const char * what) {
         if (limit.rlim_cur != RLIM_INFINITY && ::geteuid() != 0) {
             return Error{Errc::no_memory,
                          formatted("{} failed; memlock limit {} KiB is too low: raise it (ulimit -l, or LimitMEMLOCK= "
-                                     "of a service)",
-                                     what, limit.rlim_cur >> 10)};
+                                   "of a service)",
+                                   what, limit.rlim_cur >> 10)};
         }
     }
     return Error{Errc::unavailable, formatted("{} failed: {}", what, errno_text(error))};

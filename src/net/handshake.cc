@@ -294,7 +294,7 @@ std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & e
 }
 
 std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & endpoint) {
-    constexpr int max_beginnings = 5;
+    constexpr int max_beginnings = 8;
     auto token = std::make_shared<std::atomic<uint64_t>>(opened.token);
     const auto reopen = [endpoint, token, beginnings = 1](const ResumableTransport::Attempt & attempt) mutable {
         auto again = resume(endpoint, *token, attempt.request, attempt.deadline);

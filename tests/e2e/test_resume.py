@@ -86,12 +86,12 @@ def test_logits_are_the_same(lab):
 
 @pytest.mark.parametrize('life', [0, 1, 50, 75, 110, 150, 250, 600])
 def test_connections_that_are_reset_while_they_are_opened(lab, life):
-    """Every second one, those for questions too: wherever that was, the next attempt is the program's luck."""
+    """Two of five, those for questions too. Five, so that no way of trying again meets the cut ones for ever."""
     expected = local_logits(lab)
     with proxies(lab.server()) as [proxy]:
-        proxy.short_lived = itertools.cycle([life, None])
+        proxy.short_lived = itertools.cycle([life, life, None, None, None])
         same(lab.logits([proxy]), expected)
-        assert proxy.cuts >= 2
+        assert proxy.cuts >= 1
 
 
 def test_weights_arrive_whole(lab):

@@ -10,6 +10,7 @@
 #include <regex>
 
 #include "base/formatted.h"
+#include "base/pages.h"
 #include "base/unique_fd.h"
 
 namespace caravan::bench {
@@ -21,7 +22,7 @@ Result<size_t> resident(int fd, size_t size) {
     if (at == MAP_FAILED) {
         return fail(Errc::io, "cannot map it: {}", errno_text(errno));
     }
-    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const auto page = page_size();
     std::vector<unsigned char> pages((size + page - 1) / page);
     const bool known = ::mincore(at, size, pages.data()) == 0;
     ::munmap(at, size);

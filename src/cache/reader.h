@@ -24,6 +24,7 @@ struct Content {
     uint64_t offset = 0;         // bytes
     uint64_t size = 0;           // bytes
     std::string digest;
+    bool is_sealed = false;  // no process that serves a peer can open the file to write, if this path is its only one
 };
 
 // From Store or ModelIndex, which it may outlive. One thread at a time.
@@ -34,12 +35,17 @@ public:
 
     Reader(Content content, OnDamage on_damage) : content_(std::move(content)), on_damage_(std::move(on_damage)) {}
 
+    // Before read(): puts pages of the file in the place of those of `to`, as long as the contents, where that is safe and
+    // worth it. For how many of the first bytes: read() goes on behind them. `to` is private memory, of whole pages, and
+    // stays that: what is written there later does not reach the file.
+    size_t map(MutableBytes to);
+
     // The next bytes, as many as fit, at most 1 MiB at a time; 0 at the end (or for no room). Fails with Errc::io.
     // `stays`: what was read is left as it is until verify(), so it may be hashed later.
     Result<size_t> read(MutableBytes to, bool stays = false);
 
     // True if everything was read and is what was stored: until then the bytes are nobody's. False: an entry of the
-    // store was removed, and the caller does as if nothing had been found. Call it where reading ended, with an error
+    // store was removed (and is mapped no longer), and the caller does as if nothing had been found. Call it where reading ended, with an error
     // too; not where the caller gave up for reasons of its own, since that would remove a good entry.
     bool verify();
 
@@ -50,6 +56,7 @@ private:
     OnDamage on_damage_;
     Blake3 digest_;
     std::unique_ptr<BackgroundDigest> background_;  // in its place, of large contents that stay
+    MutableBytes mapped_;
     uint64_t taken_ = 0;  // bytes read so far, at most content_.size
     std::optional<bool> verdict_;
 };

@@ -102,7 +102,7 @@ std::optional<Reader> Store::find(uint64_t fnv, uint64_t size) const {
     }
     mark_used(*blob);
     const std::string name = blob->digest;
-    return Reader({std::move(blob->fd), state_->layout.blob(name), 0, size, name},
+    return Reader({std::move(blob->fd), state_->layout.blob(name), 0, size, name, state_->is_sealed},
                   [layout = state_->layout, key, name](std::string_view reason) {
                       remove_entry(layout, key, name, reason);
                   });
@@ -115,7 +115,7 @@ std::optional<Reader> Store::find_digest(std::string_view hex, uint64_t size) co
     }
     mark_used(*blob);
     const fs::path path = state_->layout.blob(hex);
-    return Reader({std::move(blob->fd), path, 0, size, std::string(hex)}, [path](std::string_view reason) {
+    return Reader({std::move(blob->fd), path, 0, size, std::string(hex), state_->is_sealed}, [path](std::string_view reason) {
         // Its index file goes when somebody asks for it next.
         log_warning("weight cache: {} is dropped: {}", path.string(), reason);
         ::unlink(path.c_str());

@@ -45,6 +45,9 @@ public:
     // used.
     std::optional<Reader> find_digest(std::string_view hex, uint64_t size) const;
 
+    // Weights::seal, of what is found from now on.
+    void seal() { state_->is_sealed = true; }
+
     // An entry to be, of `size` bytes; room is made for it. None if it is larger than the limit, or cannot be begun or
     // an earlier one could not be written, of which a warning has said why: the upload goes on without.
     std::optional<Writer> begin(uint64_t size, Keys keys = Keys::digest_and_fnv) const;

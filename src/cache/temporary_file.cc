@@ -61,6 +61,15 @@ Result<> TemporaryFile::move_over(const std::filesystem::path & target) {
 }
 
 Result<bool> TemporaryFile::move_if_absent(const std::filesystem::path & target) {
+#ifdef RENAME_NOREPLACE
+    if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, target.c_str(), RENAME_NOREPLACE) == 0) {
+        path_.clear();
+        return true;
+    }
+    if (errno == EEXIST) {
+        return false;
+    }
+#endif
     if (::link(path_.c_str(), target.c_str()) == 0) {
         discard();
         return true;

@@ -33,6 +33,12 @@ std::optional<Reader> Weights::find_digest(std::string_view hex, uint64_t size) 
     return found || !store_ ? std::move(found) : store_->find_digest(hex, size);
 }
 
+void Weights::seal() {
+    if (store_) {
+        store_->seal();
+    }
+}
+
 std::vector<std::filesystem::path> Weights::model_files() {
     return models_ ? models_->files() : std::vector<std::filesystem::path>();
 }

@@ -30,6 +30,9 @@ public:
     std::optional<Reader> find(uint64_t fnv, uint64_t size);
     std::optional<Reader> find_digest(std::string_view hex, uint64_t size);
 
+    // From now on no process that serves a peer can open a blob to write: blobs may be mapped.
+    void seal();
+
     // The model files that are known now.
     std::vector<std::filesystem::path> model_files();
 

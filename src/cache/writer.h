@@ -24,6 +24,7 @@ struct StoreState {
     Layout layout;
     uint64_t max_bytes = 0;           // 0: no limit
     std::atomic<bool> failed{false};  // something could not be written, so nothing more is tried: one warning, not many
+    std::atomic<bool> is_sealed{false};  // Weights::seal
     std::mutex mutex;
     std::unordered_set<uint64_t> entered;  // sizes of which enter_blobs() was done
 };

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 
+#include "base/pages.h"
 #include "base/unique_fd.h"
 
 namespace caravan::client {
@@ -18,7 +19,7 @@ Result<MappedWeights> MappedWeights::map(const WeightSource & source) {
     if (cache::FileStamp::of(fd.get()) != source.stamp) {
         return fail(Errc::not_found, "{} has changed while it was loaded", source.path.string());
     }
-    const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+    const auto page = page_size();
     const uint64_t before = source.extent.offset % page;
     void * mapped = ::mmap(nullptr, before + source.extent.size, PROT_READ, MAP_PRIVATE, fd.get(),
                            static_cast<off_t>(source.extent.offset - before));

@@ -5,7 +5,8 @@
 namespace caravan::server {
 namespace {
 
-constexpr uint64_t heap_limit = 64 << 20;  // bytes; the largest piece that a heap may hand out again is half of it
+// A CPU's buffers of so many bytes have pages of their own.
+constexpr uint64_t worth_pages = 1 << 20;
 constexpr uint64_t handle_mask = (uint64_t{1} << (63 - offset_bits)) - 1;  // addresses stay below 2^63
 
 }  // namespace
@@ -18,7 +19,13 @@ Result<uint64_t> BufferTable::allocate(ggml_backend_buffer_type_t type, uint32_t
         return fail(Errc::no_memory, "the session has {} buffers already", buffers_.size());
     }
     Buffer entry;
-    entry.buffer.reset(ggml_backend_buft_alloc_buffer(type, std::max<uint64_t>(size, 1)));
+    if (is_cpu_memory(type) && size >= worth_pages) {
+        entry.memory = HostMemory(size);
+        const MutableBytes bytes = entry.memory.bytes();
+        entry.buffer.reset(bytes.empty() ? nullptr : ggml_backend_cpu_buffer_from_ptr(bytes.data(), bytes.size()));
+    } else {
+        entry.buffer.reset(ggml_backend_buft_alloc_buffer(type, std::max<uint64_t>(size, 1)));
+    }
     if (entry.buffer == nullptr) {
         return fail(Errc::no_memory, "the device cannot allocate {} bytes", size);
     }
@@ -26,9 +33,9 @@ Result<uint64_t> BufferTable::allocate(ggml_backend_buffer_type_t type, uint32_t
     entry.base = static_cast<std::byte *>(ggml_backend_buffer_get_base(entry.buffer.get()));
     entry.is_host = ggml_backend_buffer_is_host(entry.buffer.get());
     entry.device = device;
-    // The memory may have held another process's data (a device's) or this one's (a small piece of the heap). Long
-    // pieces of host memory come fresh from the kernel, and touching them would only cost time.
-    if (!entry.is_host || size <= heap_limit) {
+    // The memory may have held another process's data (a device's) or this one's (a piece of the heap). Pages of one's
+    // own come fresh from the kernel, and touching them would only cost time.
+    if (entry.memory.bytes().empty()) {
         ggml_backend_buffer_clear(entry.buffer.get(), 0);
     }
     uint64_t address = 0;

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "ggml-backend.h"
+#include "server/host_memory.h"
 #include "server/touch_ahead.h"
 
 namespace caravan::server {
@@ -27,6 +28,7 @@ public:
         struct Deleter {
             void operator()(ggml_backend_buffer_t buffer) const { ggml_backend_buffer_free(buffer); }
         };
+        HostMemory memory;  // of a CPU; none if it is small
         std::unique_ptr<ggml_backend_buffer, Deleter> buffer;
         uint64_t size = 0;
         std::byte * base = nullptr;  // of this process or its device
@@ -35,8 +37,7 @@ public:
         uint64_t touched = 0;  // up to here its pages are, or soon will be, resident
     };
 
-    // The address of the new buffer, which is also its handle. Device memory that another process may have used is
-    // cleared.
+    // The address of the new buffer, which is also its handle. It holds zeros.
     Result<uint64_t> allocate(ggml_backend_buffer_type_t type, uint32_t device, uint64_t size);
     bool free(uint64_t address);
 

@@ -57,8 +57,14 @@ std::string describe(const FileRules & rules, const FileLimits & limits) {
 
 }  // namespace
 
-Confinement worker_confinement(bool cpus_only, std::vector<fs::path> readable, std::vector<fs::path> writable) {
-    Confinement confinement{.files = {.readable = std::move(readable), .writable = std::move(writable)}};
+FileRules store_rules(const cache::Layout & store) {
+    return {.readable = {store.root},
+            .writable = {store.temporary()},
+            .receiving = {store.blobs(), store.index(), store.digests()}};
+}
+
+Confinement worker_confinement(bool cpus_only, FileRules own) {
+    Confinement confinement{.files = std::move(own)};
     FileRules & files = confinement.files;
     if (!cpus_only) {
         files.read_anywhere = true;
@@ -73,7 +79,7 @@ Confinement worker_confinement(bool cpus_only, std::vector<fs::path> readable, s
     return confinement;
 }
 
-std::string confine(const Confinement & confinement) {
+Confined confine(const Confinement & confinement) {
     std::string in_force, missing;
     const auto note = [&](const char * name, const Result<> & done) {
         if (done) {
@@ -97,13 +103,15 @@ std::string confine(const Confinement & confinement) {
 #endif
     // The files first: a filter may one day refuse what that needs.
     auto files = restrict_files(confinement.files);
-    note("seccomp", refuse_syscalls(confinement.network));
+    const auto filter = refuse_syscalls(confinement.network);
+    note("seccomp", filter);
     if (files) {
         note(describe(confinement.files, *files).c_str(), {});
     } else {
         note("Landlock", std::unexpected(files.error()));
     }
-    return (in_force.empty() ? "none" : in_force) + missing;
+    return {.text = (in_force.empty() ? "none" : in_force) + missing,
+            .is_sealed = filter && files && files->all_threads && files->no_truncation};
 }
 
 }  // namespace caravan::server

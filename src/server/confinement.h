@@ -2,10 +2,9 @@
 // no_new_privs, being traced, core dumps, system calls (syscall_filter.h), files (landlock.h).
 #pragma once
 
-#include <filesystem>
 #include <string>
-#include <vector>
 
+#include "cache/layout.h"
 #include "server/landlock.h"
 #include "server/syscall_filter.h"
 
@@ -16,13 +15,19 @@ struct Confinement {
     FileRules files;
 };
 
-// A session's worker: it reads its own libraries, `readable` and `writable`, and writes `writable`. With devices that are
-// no CPUs it reads anywhere, and writes devices and what drivers keep of compiled code: what they need is not ours to
-// know.
-Confinement worker_confinement(bool cpus_only, std::vector<std::filesystem::path> readable,
-                               std::vector<std::filesystem::path> writable);
+// A session's worker: it reads its own libraries, and uses `own` files. With devices that are no CPUs it reads anywhere, and
+// writes devices and what drivers keep of compiled code: what they need is not ours to know.
+Confinement worker_confinement(bool cpus_only, FileRules own);
 
-// All that this system can do, for all threads where it can. In words: what is in force, and what is missing and why.
-std::string confine(const Confinement & confinement);
+// To keep weights in the store: files are made in its tmp/, and moved.
+FileRules store_rules(const cache::Layout & store);
+
+struct Confined {
+    std::string text;       // what is in force, and what is missing and why
+    bool is_sealed = false;  // no thread can write a file in a `receiving` place, by this or another name
+};
+
+// All that this system can do, for all threads where it can.
+Confined confine(const Confinement & confinement);
 
 }  // namespace caravan::server

@@ -220,9 +220,13 @@ Result<bool> Data::load(CheckedRegion & region, uint64_t size, cache::Reader & e
     if (auto settled = settle(region.device()); !settled) {
         return std::unexpected(settled.error());
     }
-    buffers_.expect_write(*region.region.buffer, region.region.offset, size);
     const bool is_host = region.region.buffer->is_host;
-    for (uint64_t done = 0; done < size;) {
+    const bool has_pages = !region.region.buffer->memory.bytes().empty();
+    uint64_t done = has_pages ? entry.map(MutableBytes(region.region.data(), size)) : 0;
+    if (done == 0) {
+        buffers_.expect_write(*region.region.buffer, region.region.offset, size);
+    }
+    while (done < size) {
         const MutableBytes piece =
             is_host ? MutableBytes(region.region.data() + done, size - done) : scratch(size - done);
         const auto got = entry.read(piece, is_host);

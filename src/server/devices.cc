@@ -5,6 +5,8 @@
 #include <string_view>
 
 #include "base/log.h"
+#include "base/pages.h"
+#include "server/host_memory.h"
 
 namespace caravan::server {
 namespace {
@@ -125,12 +127,17 @@ ggml_backend_buffer_type_t Devices::buffer_type(uint32_t index) const {
     return ggml_backend_get_default_buffer_type(devices_[index].backend.get());
 }
 
+uint64_t Devices::alignment(uint32_t index) const {
+    const uint64_t own = ggml_backend_buft_get_alignment(buffer_type(index));
+    return is_cpu_memory(buffer_type(index)) ? std::max(own, page_size()) : own;
+}
+
 DeviceFacts Devices::facts(uint32_t index) const {
     DeviceFacts facts;
     facts.name = ggml_backend_dev_name(devices_[index].device);
     facts.description = ggml_backend_dev_description(devices_[index].device);
     facts.type = static_cast<uint32_t>(ggml_backend_dev_type(devices_[index].device));
-    facts.alignment = ggml_backend_buft_get_alignment(buffer_type(index));
+    facts.alignment = alignment(index);
     facts.max_size = ggml_backend_buft_get_max_size(buffer_type(index));
     size_t free = 0, total = 0;
     ggml_backend_dev_memory(devices_[index].device, &free, &total);

@@ -34,6 +34,8 @@ public:
     uint32_t count() const { return static_cast<uint32_t>(devices_.size()); }
     ggml_backend_dev_t device(uint32_t index) const { return devices_[index].device; }
     ggml_backend_buffer_type_t buffer_type(uint32_t index) const;
+    // Of tensors in a buffer, bytes. A CPU's begin at pages, where pages of files can take their place.
+    uint64_t alignment(uint32_t index) const;
     DeviceFacts facts(uint32_t index) const;
     bool are_cpus() const;  // all of them
 

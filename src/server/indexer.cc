@@ -8,8 +8,8 @@
 
 #include "base/log.h"
 #include "base/size_text.h"
+#include "cache/digest_file.h"
 #include "cache/indexer.h"
-#include "cache/layout.h"
 #include "server/confinement.h"
 
 namespace caravan::server {
@@ -26,9 +26,10 @@ int run_indexer(int line, const WorkerOptions & options) {
     ::setpriority(PRIO_PROCESS, 0, lowest_priority);
     if (options.confined) {
         // Model files may be links to anywhere, so reading is not restricted; but there is nobody to tell.
-        (void)cache::make_root(weights.directory);  // it fails again, and says so, below
-        confine({.network = Network::none,
-                 .files = {.read_anywhere = true, .writable = {cache::layout_in(weights.directory).root}}});
+        (void)cache::open_digests(weights.directory);  // it fails again, and says so, below
+        FileRules files = store_rules(cache::layout_in(weights.directory));
+        files.read_anywhere = true;
+        confine({.network = Network::none, .files = std::move(files)});
     }
     const auto stop = [line] {
         pollfd fd{line, POLLIN, 0};

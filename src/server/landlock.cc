@@ -42,7 +42,8 @@ constexpr uint64_t all_of_version_2 = bit(14) - 1;
 constexpr uint64_t on_a_file = execute | write_file | read_file | truncate | control_device;
 
 constexpr uint64_t reading = read_file | read_dir;
-constexpr uint64_t writing = reading | write_file | truncate | remove_file | make_file | make_dir | remove_dir | refer;
+constexpr uint64_t receiving = reading | remove_file | make_file | refer;
+constexpr uint64_t writing = receiving | write_file | truncate | make_dir | remove_dir;
 constexpr uint64_t using_devices = reading | write_file | truncate | control_device | make_file | remove_file;
 
 constexpr uint64_t bind_tcp = bit(0);                               // of Ruleset::net
@@ -121,6 +122,7 @@ Result<FileLimits> restrict_files(const FileRules & rules) {
         allow_all({"/"}, reading);
     }
     allow_all(rules.readable, reading);
+    allow_all(rules.receiving, receiving);
     allow_all(rules.writable, writing);
     allow_all(rules.devices, using_devices);
     if (!allowed) {
@@ -131,7 +133,7 @@ Result<FileLimits> restrict_files(const FileRules & rules) {
     if (::syscall(restrict_self, ruleset.get(), can_sync ? every_thread : 0) != 0) {
         return fail(Errc::unsupported, "{}", why_not(errno));
     }
-    return FileLimits{all_threads, handled.net != 0};
+    return FileLimits{all_threads, handled.net != 0, (handled.fs & truncate) != 0};
 }
 
 }  // namespace caravan::server

@@ -12,13 +12,17 @@ namespace caravan::server {
 struct FileRules {
     bool read_anywhere = false;
     std::vector<std::filesystem::path> readable;
-    std::vector<std::filesystem::path> writable;  // also: to read, and to make, rename and remove files in
+    std::vector<std::filesystem::path> writable;   // also: to read, and to make, rename and remove files in
+    // To read, to remove files from, and to move files to that were made in a writable place. What is there is not written,
+    // nor moved to where it could be.
+    std::vector<std::filesystem::path> receiving;
     std::vector<std::filesystem::path> devices;   // to read, write and control what is there
 };
 
 struct FileLimits {
     bool all_threads = false;  // else only the calling thread, and those that it starts from now on
     bool no_tcp_bind = false;
+    bool no_truncation = false;  // of files that are not writable
 };
 
 // For ever. Nothing is executed any more, and where the kernel can tell, no TCP port is bound and no process outside is

@@ -88,7 +88,7 @@ Result<> Session::dispatch(Command command, uint64_t size) {
         case Command::get_alignment:
             return take_request<wire::DeviceRequest>(in_).and_then([&](auto request) -> Result<> {
                 return devices_.check(request.device).and_then([&] {
-                    return data_.answer<uint64_t>(ggml_backend_buft_get_alignment(devices_.buffer_type(request.device)));
+                    return data_.answer<uint64_t>(devices_.alignment(request.device));
                 });
             });
         case Command::get_max_size:

@@ -59,11 +59,11 @@ constexpr uint32_t refused_calls[] = {
     __NR_setfsgid, __NR_setgroups, __NR_capset,
     // File systems, and what of files Landlock does not look at.
     __NR_mount, __NR_umount2, __NR_pivot_root, __NR_chroot, __NR_move_mount, __NR_open_tree, __NR_fsopen, __NR_fsconfig,
-    __NR_fsmount, __NR_fspick, __NR_open_by_handle_at, __NR_fanotify_init, __NR_mknodat, __NR_fchmod, __NR_fchmodat,
+    __NR_fsmount, __NR_fspick, __NR_open_by_handle_at, __NR_linkat, __NR_fanotify_init, __NR_mknodat, __NR_fchmod, __NR_fchmodat,
     __NR_fchown, __NR_fchownat, __NR_setxattr, __NR_lsetxattr, __NR_fsetxattr, __NR_removexattr, __NR_lremovexattr,
     __NR_fremovexattr, __NR_quotactl, __NR_swapon, __NR_swapoff, __NR_acct,
 #ifdef __NR_mknod
-    __NR_mknod, __NR_chmod, __NR_chown, __NR_lchown,
+    __NR_mknod, __NR_chmod, __NR_chown, __NR_lchown, __NR_link,
 #endif
 #ifdef __NR_mount_setattr
     __NR_mount_setattr,

@@ -1,9 +1,10 @@
 #include "server/touch_ahead.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
+
+#include "base/pages.h"
 
 namespace caravan::server {
 namespace {
@@ -14,7 +15,7 @@ constexpr size_t piece = size_t{2} << 20;
 // The whole pages in it.
 bool touch(MutableBytes memory) {
 #ifdef MADV_POPULATE_WRITE
-    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const uint64_t page = page_size();
     const auto address = reinterpret_cast<uintptr_t>(memory.data());
     const uintptr_t begin = (address + page - 1) / page * page, end = (address + memory.size()) / page * page;
     return begin >= end || ::madvise(reinterpret_cast<void *>(begin), end - begin, MADV_POPULATE_WRITE) == 0;

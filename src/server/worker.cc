@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "base/pages.h"
 #include "net/handshake.h"
 #include "abi/abi_check.h"
 #include "server/confinement.h"
@@ -181,7 +182,7 @@ void limit_memory(const WorkerOptions & options, const Devices & devices) {
     for (uint64_t & number : pages) {
         file >> number;
     }
-    uint64_t limit = pages[5] * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)) + for_computing;
+    uint64_t limit = pages[5] * page_size() + for_computing;
     if (!file || !devices.are_cpus() || __builtin_add_overflow(limit, options.max_memory, &limit)) {
         return;
     }
@@ -196,13 +197,19 @@ bool confine_worker(int control, const WorkerOptions & options, const Devices & 
         message.set_text("none (--no-confinement)");
         return send_control(control, message);
     }
-    std::vector<std::filesystem::path> readable = weights.model_files(), writable;
-    std::ranges::copy(options.weights.model_dirs, std::back_inserter(readable));
+    FileRules files;
     if (weights.may_find()) {
-        auto & store = options.weights.keep ? writable : readable;
-        store.push_back(cache::layout_in(options.weights.directory).root);
+        const cache::Layout store = cache::layout_in(options.weights.directory);
+        files = options.weights.keep ? store_rules(store) : FileRules{.readable = {store.root}};
     }
-    message.set_text(confine(worker_confinement(devices.are_cpus(), std::move(readable), std::move(writable))));
+    std::ranges::copy(options.weights.model_dirs, std::back_inserter(files.readable));
+    std::ranges::move(weights.model_files(), std::back_inserter(files.readable));
+    const Confined confined = confine(worker_confinement(devices.are_cpus(), std::move(files)));
+    // What drivers need may include a place in which the store lies.
+    if (confined.is_sealed && devices.are_cpus()) {
+        weights.seal();
+    }
+    message.set_text(confined.text);
     return send_control(control, message);
 }
 

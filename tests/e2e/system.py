@@ -1,6 +1,6 @@
 """Where things are, a clean environment for child processes, and what /proc says of them. Every wait has a deadline."""
-import ctypes
 import glob
+import ctypes
 import os
 import re
 import resource
@@ -63,6 +63,11 @@ def has_ipv6():
         return True
     except OSError:
         return False
+
+
+def landlock_version():
+    """Of the kernel's; -1 without."""
+    return ctypes.CDLL(None).syscall(444, None, 0, 1)
 
 
 def children(pid):

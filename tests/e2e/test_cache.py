@@ -1,15 +1,17 @@
 """rpc-server -c: what was loaded once is not sent again, and what lies damaged on disk is never computed with."""
 import os
+import re
 import shutil
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from harness import local_logits, same
-from processes import Server
-from system import MAKE_MODELS, PATIENCE, RPC_SERVER, eventually, is_alive
+from processes import Server, completion
+from system import MAKE_MODELS, PATIENCE, RPC_SERVER, SANITIZE, eventually, is_alive, landlock_version
 
 BIG = 4
 
@@ -56,6 +58,19 @@ def test_second_load_is_not_sent(cache):
     assert first >= 54 and len(cache.blobs()) == BIG
     assert cache.load(server) <= first - 54, 'with the same server'
     assert cache.load(cache.server()) <= first - 54, 'with a new server'
+
+
+@pytest.mark.skipif(bool(SANITIZE) or landlock_version() < 3, reason='nothing is mapped where it cannot be sealed')
+@pytest.mark.parametrize('ours', [True, False])
+def test_sessions_share_what_is_in_the_cache(cache, ours):
+    server = cache.server()
+    cache.load(server, ours)
+    clients = [cache.lab.llama_server([server], cache.model, ours=ours) for _ in range(2 if ours else 1)]
+    mapped = [len(set(re.findall('/blobs/(.*)', Path(f'/proc/{worker}/maps').read_text()))) for worker in server.workers()]
+    assert sorted(mapped) == [0] + [BIG] * len(clients), 'of the spare worker, and of those that serve'
+    shutil.rmtree(cache.folder)
+    status, answer = clients[0].request('/completion', completion('a', 8))
+    assert status == 200, answer
 
 
 def test_stock_client_uses_it_too(cache):

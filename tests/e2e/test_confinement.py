@@ -1,12 +1,11 @@
 """Workers give up what they do not need before they hear their client."""
-import ctypes
 import re
 from pathlib import Path
 
 import pytest
 
 from harness import local_logits, same
-from system import MODEL, RPC_SERVER, SANITIZE, eventually
+from system import MODEL, RPC_SERVER, SANITIZE, eventually, landlock_version
 
 
 def status(pid):
@@ -14,7 +13,7 @@ def status(pid):
 
 
 def has_landlock():
-    return ctypes.CDLL(None).syscall(444, None, 0, 1) >= 2
+    return landlock_version() >= 2
 
 
 needs_filters = pytest.mark.skipif('Seccomp' not in status('self'), reason='this kernel has no seccomp filters')

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/pages.h"
 #include "cpu_device.h"
 
 // Tests ask for more memory than there is: the sanitizers shall refuse it as malloc does.
@@ -137,6 +138,19 @@ TEST_F(BufferTableTest, NewMemoryHoldsNothingOfThisProcess) {
             table.free(address);
         }
     }
+}
+
+TEST_F(BufferTableTest, LongOnesLieBetweenPagesThatNobodyReads) {
+    const uint64_t size = 3'000'000;
+    const auto * buffer = table.find(allocate(size).value());
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer->base) % page_size(), 0u);
+    const auto look = [&](ptrdiff_t at) {
+        return test::ask_in_child([&] { return *static_cast<volatile std::byte *>(buffer->base + at) == std::byte{0}; });
+    };
+    EXPECT_EQ(look(0), test::Outcome::yes);
+    EXPECT_EQ(look(static_cast<ptrdiff_t>(size) - 1), test::Outcome::yes);
+    EXPECT_EQ(look(-1), test::Outcome::died);
+    EXPECT_EQ(look(static_cast<ptrdiff_t>(whole_pages(size))), test::Outcome::died);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include <fstream>
 #include <thread>
 
+#include "base/formatted.h"
 #include "base/unique_fd.h"
 #include "cache/weights.h"
 #include "cpu_device.h"
@@ -71,7 +72,7 @@ protected:
     Outcome confined(const std::function<bool()> & question) {
         test::cpu_devices();
         return ask_in_child([&] {
-            confine(worker_confinement(true, {models()}, {own()}));
+            confine(worker_confinement(true, {.readable = {models()}, .writable = {own()}}));
             return question();
         });
     }
@@ -91,7 +92,7 @@ protected:
 
 TEST_F(ConfinementTest, SaysWhatIsInForceAndWhatIsMissing) {
     EXPECT_EQ(ask_in_child([&] {
-                  const std::string said = confine(worker_confinement(true, {}, {own()}));
+                  const std::string said = confine(worker_confinement(true, {.writable = {own()}})).text;
                   return said.starts_with("no_new_privs, no ptrace") &&
                          said.contains(has_filters() ? ", seccomp" : "; no seccomp: ") &&
                          said.contains(landlock_version() >= 2 ? "Landlock (reads: own files only; writes: cache only"
@@ -140,7 +141,7 @@ TEST_F(ConfinementTest, OnlyItsOwnFilesAreRead) {
 TEST_F(ConfinementTest, WithADriverReadingIsFreeAndWritingIsNot) {
     NEEDS_LANDLOCK(2);
     EXPECT_EQ(ask_in_child([&] {
-                  const std::string said = confine(worker_confinement(false, {}, {own()}));
+                  const std::string said = confine(worker_confinement(false, {.writable = {own()}})).text;
                   return said.contains("reads: anywhere; writes: cache, devices, drivers' caches") &&
                          ::open(secret().c_str(), O_RDONLY) >= 0 && denied(::open(secret().c_str(), O_WRONLY)) &&
                          ::open("/dev/null", O_WRONLY) >= 0 &&
@@ -152,7 +153,7 @@ TEST_F(ConfinementTest, WithADriverReadingIsFreeAndWritingIsNot) {
 TEST_F(ConfinementTest, TheStoreWorks) {
     EXPECT_EQ(ask_in_child([&] {
                   auto before = cache::Weights::open({.directory = own(), .keep = true});
-                  confine(worker_confinement(true, {}, {cache::layout_in(own()).root}));
+                  confine(worker_confinement(true, store_rules(cache::layout_in(own()))));
                   const auto data = test::noise(2 << 20);
                   auto writer = before->begin(data.size(), cache::Keys::digest_and_fnv);
                   if (!writer) {
@@ -168,13 +169,42 @@ TEST_F(ConfinementTest, TheStoreWorks) {
               Outcome::yes);
 }
 
+// Another session may have mapped it.
+TEST_F(ConfinementTest, WhatIsInTheStoreIsNotWrittenAnyMore) {
+    NEEDS_LANDLOCK(3);
+    NEEDS_FILTERS
+    const auto weights = cache::Weights::open({.directory = own(), .keep = true});
+    const cache::Layout store = cache::layout_in(own());
+    EXPECT_EQ(ask_in_child([&] {
+                  if (!confine(worker_confinement(true, store_rules(store))).is_sealed) {
+                      return false;
+                  }
+                  const std::string made = store.temporary() / "file", kept = store.blobs() / "file",
+                                    other = store.temporary() / "other";
+                  const int fd = ::open(made.c_str(), O_WRONLY | O_CREAT, 0600);
+                  const int reader = ::open(made.c_str(), O_RDONLY);
+                  const bool was_linked = ::link(made.c_str(), other.c_str()) == 0;
+                  if (fd < 0 || was_linked || ::rename(made.c_str(), kept.c_str()) != 0) {
+                      return false;
+                  }
+                  const std::string again = formatted("/proc/self/fd/{}", reader);
+                  const bool is_denied = denied(::open(kept.c_str(), O_WRONLY)) && denied(::open(again.c_str(), O_WRONLY)) &&
+                                         denied(::truncate(kept.c_str(), 0)) &&
+                                         ::rename(kept.c_str(), other.c_str()) == -1 &&
+                                         ::rename(store.blobs().c_str(), other.c_str()) == -1 &&
+                                         ::open((store.root / "new").c_str(), O_WRONLY | O_CREAT, 0600) == -1;
+                  return is_denied && ::unlink(kept.c_str()) == 0 && denied(::open(again.c_str(), O_WRONLY));
+              }),
+              Outcome::yes);
+}
+
 TEST_F(ConfinementTest, NothingIsExecuted) {
     NEEDS_FILTERS
     int status = 0;
     const pid_t child = ::fork();
     if (child == 0) {
         ::alarm(10);
-        confine(worker_confinement(true, {}, {}));
+        confine(worker_confinement(true, {}));
         ::execl("/bin/true", "true", nullptr);
         ::_exit(0);
     }
@@ -298,7 +328,7 @@ TEST_F(ConfinementTest, ThreadsFromBeforeAreConfinedOrItSaysSo) {
                       stopped[0] = refused(::socket(AF_UNIX, SOCK_STREAM, 0));
                       stopped[1] = denied(::open(secret().c_str(), O_RDONLY));
                   });
-                  const std::string said = confine(worker_confinement(true, {}, {}));
+                  const std::string said = confine(worker_confinement(true, {})).text;
                   (void)!::write(go[1], "x", 1);
                   early.join();
                   return stopped[0] && (stopped[1] || said.contains("not for threads") || said.contains("no Landlock"));

@@ -1,4 +1,5 @@
 // A server's session over a local socket, with the real CPU device in this process.
+#include "base/pages.h"
 #include "base/formatted.h"
 #include "server/session.h"
 
@@ -114,7 +115,7 @@ TEST(SessionTest, StaticQuestions) {
     client.peer.request(Command::device_count);
     EXPECT_EQ(client.peer.answered_as<uint32_t>(), 1u);
     client.peer.ask(Command::get_alignment, uint32_t{0});
-    EXPECT_EQ(client.peer.answered_as<uint64_t>(), 32u);
+    EXPECT_EQ(client.peer.answered_as<uint64_t>(), page_size());
     client.peer.ask(Command::get_max_size, uint32_t{0});
     EXPECT_GT(client.peer.answered_as<uint64_t>(), 0u);
     client.peer.ask(Command::get_device_memory, uint32_t{0});
@@ -130,7 +131,7 @@ TEST(SessionTest, GoesOnFromWhatTheFrontDoorHasRead) {
     for (size_t cut = 0; cut <= command.size(); ++cut) {
         Client client(ConstBytes(command).first(cut));
         client.peer.send(ConstBytes(command).subspan(cut));
-        EXPECT_EQ(client.peer.answered_as<uint64_t>(), 32u);
+        EXPECT_EQ(client.peer.answered_as<uint64_t>(), page_size());
     }
 }
 

@@ -9,7 +9,8 @@
 
 namespace caravan {
 
-// Calls `attempt` until it fails no more with Errc::reset: eight times at most, with pauses of 6.4 s together. Blocks.
+// Calls `attempt` until it fails no more with Errc::reset: eight times at most, with pauses of 6.4 s together, and a warning
+// after the first of them. Blocks.
 template <class Attempt>
 auto despite_resets(Attempt && attempt) {
     milliseconds pause{50};
@@ -18,7 +19,11 @@ auto despite_resets(Attempt && attempt) {
         if (result || result.error().code != Errc::reset || left == 0) {
             return result;
         }
-        log_debug("{}: trying again in {} ms", result.error().text, pause.count());
+        if (left == 3) {
+            log_warning("{}: trying again, for another five seconds", result.error().text);
+        } else {
+            log_debug("{}: trying again in {} ms", result.error().text, pause.count());
+        }
         std::this_thread::sleep_for(pause);
     }
 }

@@ -94,6 +94,16 @@ def test_connections_that_are_reset_while_they_are_opened(lab, life):
         assert proxy.cuts >= 1
 
 
+def test_a_program_that_starts_in_an_outage_says_why_it_waits(lab):
+    with proxies(lab.server()) as [proxy]:
+        proxy.refuses = True
+        program = lab.start('llama-bench', ['llama-bench', '--rpc', proxy.endpoint, '--list-devices'])
+        program.wait_for(f'{proxy.endpoint}: .*reset.*: trying again, for another five seconds')
+        proxy.refuses = False
+        lab.expect_exit(program)
+        assert 'RPC0' in program.log()
+
+
 def test_weights_arrive_whole(lab):
     """Cut after every megabyte or so, while they are sent."""
     server = lab.server()

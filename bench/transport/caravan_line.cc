@@ -5,7 +5,7 @@
 #include "base/config.h"
 #include "measure.h"
 #include "net/exact_io.h"
-#include "net/handshake.h"
+#include "net/opening.h"
 #include "net/inbound.h"
 #include "net/socket.h"
 

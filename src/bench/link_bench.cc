@@ -6,7 +6,7 @@
 
 #include "base/formatted.h"
 #include "doctor/flow.h"
-#include "net/handshake.h"
+#include "net/opening.h"
 
 namespace caravan::bench {
 namespace {

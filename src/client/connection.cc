@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "client/known_digests.h"
 #include "client/trace.h"
-#include "net/handshake.h"
+#include "net/opening.h"
 
 namespace caravan::client {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "base/formatted.h"
 #include "net/exact_io.h"
-#include "net/handshake.h"
+#include "net/opening.h"
 #include "net/socket.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/device.h"

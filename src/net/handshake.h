@@ -1,6 +1,8 @@
 // The beginning of a connection, seen from the client and from the server's worker: handshake and choice of transport.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,6 +30,7 @@ TransportWish transport_wish();
 // What this build and the environment let us say in HELLO.
 wire::Extension own_extension();
 
+// A connection, seen from the client.
 struct Opened {
     std::unique_ptr<Transport> transport;  // a session's is a ResumableTransport where both ends have that
     bool peer_is_caravan = false;
@@ -35,8 +38,15 @@ struct Opened {
     std::string why_not_rdma;  // empty if it is RDMA, or if nobody wanted it
 };
 
-// Connects, shakes hands, refuses a peer of another version, and, if `for_session`, changes to RDMA where possible.
-Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline);
+// An Opened before anything was said over it.
+struct Connected : Opened {
+    uint64_t token = 0;       // that the server gave
+    bool can_resume = false;  // the server, and so can we
+};
+
+// Connects, shakes hands, refuses a peer of another version, and, if it `may_be_rdma`, changes to RDMA where possible.
+// `token`: of the session that this connection is for, or 0.
+Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline);
 
 // The worker's side: `first` is the header of the first command that the front door did not answer. If it is an offer
 // of RDMA, it is answered, and the transport that comes of it returned; `first` is then used up. So it is if it begins
@@ -48,10 +58,11 @@ struct Accepted {
 };
 Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume);
 
-// A link from this server to the session at `endpoint` that gave out `token`. RDMA where possible.
-Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline);
+// The answer to LINK: u64 1, u8 1.
+inline constexpr std::array link_answer{std::byte{1}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0},
+                                        std::byte{0}, std::byte{0}, std::byte{0}, std::byte{1}};
 
-// The other end of that, and who comes to resume a session or a link. The rest as in open_server().
+// Who comes with a token: the other end of open_link(), and who comes to resume a session or a link. The rest as in open_server().
 struct Comer {
     std::unique_ptr<Transport> transport;
     std::optional<wire::ResumeRequest> resume;  // it resumes; the answer is still to be given

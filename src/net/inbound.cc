@@ -126,4 +126,25 @@ Result<> send_all(Transport & transport, std::vector<ConstBytes> parts, std::chr
     }
 }
 
+Result<> receive_whole(Transport & transport, MutableBytes bytes, TimePoint deadline) {
+    while (!bytes.empty()) {
+        const std::array parts{bytes};
+        const auto got = transport.receive(parts);
+        if (!got) {
+            return std::unexpected(got.error());
+        }
+        bytes = bytes.subspan(*got);
+        if (*got == 0) {
+            const auto ready = transport.wait({.read = true}, deadline, microseconds{0});
+            if (!ready) {
+                return std::unexpected(ready.error());
+            }
+            if (Clock::now() >= deadline) {
+                return fail(Errc::timed_out, "no answer in time");
+            }
+        }
+    }
+    return {};
+}
+
 }  // namespace caravan::net

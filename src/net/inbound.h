@@ -41,4 +41,7 @@ private:
 // Sends everything. `stall` bounds the time without progress.
 Result<> send_all(Transport & transport, std::vector<ConstBytes> parts, std::chrono::nanoseconds stall);
 
+// Fills `bytes`, and takes nothing beyond them.
+Result<> receive_whole(Transport & transport, MutableBytes bytes, TimePoint deadline);
+
 }  // namespace caravan::net

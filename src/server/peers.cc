@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "net/endpoint.h"
+#include "net/opening.h"
 
 namespace caravan::server {
 namespace {

@@ -1,0 +1,188 @@
+#include "net/opening.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <memory>
+#include <utility>
+
+#include "base/config.h"
+#include "base/retry.h"
+#include "net/faults.h"
+#include "net/handshake.h"
+#include "net/inbound.h"
+#include "net/resumable.h"
+
+namespace caravan::net {
+namespace {
+
+// The session's token, which changes if the session begins anew. Threads: any.
+using SessionToken = std::shared_ptr<std::atomic<uint64_t>>;
+
+Result<> begin_records(Connected & opened, TimePoint deadline) {
+    const wire::RequestHeader records{wire::command_records, 0};
+    return send_all(*opened.transport, {const_bytes(&records, sizeof records)}, deadline - Clock::now());
+}
+
+// A connection that is closed so early is not closed for the session's sake.
+std::unexpected<Error> early_failure(const Error & error) {
+    return fail(error.code == Errc::closed ? Errc::io : error.code, "{}", error.text);
+}
+
+// Another session in the place of one that the server does not have, of which nothing is lost.
+Result<ResumableTransport::Reopened> begin_anew(const Endpoint & endpoint, std::atomic<uint64_t> & token,
+                                                TimePoint deadline) {
+    auto opened = shake_hands(endpoint, 0, true, deadline);
+    const auto begun = opened ? begin_records(*opened, deadline) : std::unexpected(opened.error());
+    if (!begun) {
+        return early_failure(begun.error());
+    }
+    if (!opened->can_resume || opened->token == 0) {
+        return fail(Errc::closed, "the server cannot resume sessions any more");
+    }
+    token = opened->token;
+    return ResumableTransport::Reopened{with_faults(std::move(opened->transport)), 0};
+}
+
+// TCP, also if it was RDMA that broke: that is the network that has more ways to work.
+Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t token, wire::ResumeRequest resume,
+                                            TimePoint deadline) {
+    auto opened = shake_hands(endpoint, token, transport_wish() == TransportWish::rdma, deadline);
+    if (!opened) {
+        return early_failure(opened.error());
+    }
+    std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::ResumeRequest)];
+    store(request, wire::RequestHeader{wire::command_resume, sizeof(wire::ResumeRequest)});
+    store(request + sizeof(wire::RequestHeader), resume);
+    struct {
+        uint64_t size = 0;
+        wire::ResumeAnswer answer{};
+    } answer;
+    auto done = send_all(*opened->transport, {request}, deadline - Clock::now());
+    done = done ? receive_whole(*opened->transport, mutable_bytes(&answer, sizeof answer), deadline) : done;
+    if (!done) {
+        return fail(done.error().code, "{}", done.error().code == Errc::closed ? "the server has ended the session"
+                                                                                : done.error().text);
+    }
+    if (answer.size != sizeof answer.answer) {
+        return fail(Errc::closed, "the server answers nonsense");
+    }
+    return ResumableTransport::Reopened{with_faults(std::move(opened->transport)), answer.answer.received};
+}
+
+// The client's process, seen from the server. Kept up by the session's own thread.
+class Lifeline {
+public:
+    Lifeline(Endpoint endpoint, SessionToken token) : endpoint_(std::move(endpoint)), token_(std::move(token)) {}
+
+    void tend() {
+        std::byte nothing;
+        const std::array parts{MutableBytes(&nothing, 1)};
+        if (transport_ != nullptr && transport_->receive(parts)) {
+            return;
+        }
+        transport_.reset();
+        if (tries_ == max_tries) {
+            return;  // an older server, perhaps
+        }
+        ++tries_;
+        auto opened = shake_hands(endpoint_, *token_, false, Clock::now() + seconds(2));
+        const wire::RequestHeader request{wire::command_lifeline, 0};
+        if (opened && send_all(*opened->transport, {const_bytes(&request, sizeof request)}, seconds(2))) {
+            transport_ = std::move(opened->transport);
+        }
+    }
+
+private:
+    static constexpr int max_tries = 20;
+    const Endpoint endpoint_;
+    const SessionToken token_;
+    std::unique_ptr<Transport> transport_;
+    int tries_ = 0;
+};
+
+std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & endpoint,
+                                          ResumableTransport::Reopen reopen, std::function<void()> tend) {
+    return std::make_unique<ResumableTransport>(std::move(opened.transport),
+                                                ResumableTransport::Options{.name = "RPC server " + endpoint.text(),
+                                                                            .grace = reconnect_time(),
+                                                                            .reopen = std::move(reopen),
+                                                                            .tend = std::move(tend)});
+}
+
+std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & endpoint) {
+    constexpr int max_beginnings = 8;
+    auto token = std::make_shared<std::atomic<uint64_t>>(opened.token);
+    const auto reopen = [endpoint, token, beginnings = 1](const ResumableTransport::Attempt & attempt) mutable {
+        auto again = resume(endpoint, *token, attempt.request, attempt.deadline);
+        // The server may have heard nothing of the session before its first connection broke. Or the first command was its
+        // end, and would be again.
+        const bool is_gone = !again && again.error().code == Errc::closed;
+        return is_gone && attempt.may_begin_anew && ++beginnings <= max_beginnings
+                   ? begin_anew(endpoint, *token, attempt.deadline)
+                   : std::move(again);
+    };
+    return make_resumable(opened, endpoint, reopen,
+                          [lifeline = std::make_shared<Lifeline>(endpoint, token)] { lifeline->tend(); });
+}
+
+std::unique_ptr<Transport> make_link(Connected & opened, const Endpoint & endpoint, uint64_t token) {
+    return make_resumable(
+        opened, endpoint,
+        [endpoint, token](const ResumableTransport::Attempt & attempt) {
+            return resume(endpoint, token, attempt.request, attempt.deadline);
+        },
+        {});
+}
+
+// Nothing but the link's command and its answer has been sent on return, so reading ahead loses nothing.
+Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
+    auto opened = shake_hands(endpoint, token, true, deadline);
+    if (!opened) {
+        return std::unexpected(opened.error());
+    }
+    if (!opened->peer_is_native) {
+        return fail(Errc::unsupported, "{} is a stock server, or an older one", endpoint.text());
+    }
+    Inbound in(*opened->transport, {}, deadline - Clock::now(), microseconds{0});
+    const wire::RequestHeader request{wire::command_link, 0};
+    auto done = send_all(*opened->transport, {const_bytes(&request, sizeof request)}, deadline - Clock::now());
+    const auto answer = done ? in.peek(link_answer.size()) : std::unexpected(done.error());
+    if (!answer) {
+        return fail(answer.error().code, "{} did not accept the link: {}", endpoint.text(), answer.error().text);
+    }
+    if (!std::ranges::equal(answer->first(link_answer.size()), link_answer)) {
+        return fail(Errc::protocol, "{} refused the link", endpoint.text());
+    }
+    opened->transport = with_faults(std::move(opened->transport));
+    return opened->can_resume ? make_link(*opened, endpoint, token) : std::move(opened->transport);
+}
+
+}  // namespace
+
+Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline) {
+    return despite_resets([&]() -> Result<Opened> {
+        auto opened = shake_hands(endpoint, 0, for_session, deadline);
+        if (!opened) {
+            return std::unexpected(opened.error());
+        }
+        if (!for_session) {
+            return std::move(*opened);
+        }
+        const bool is_resumable = opened->can_resume && opened->token != 0;
+        if (const auto begun = is_resumable ? begin_records(*opened, deadline) : Result<>(); !begun) {
+            return std::unexpected(begun.error());
+        }
+        opened->transport = with_faults(std::move(opened->transport));
+        if (is_resumable) {
+            opened->transport = make_session(*opened, endpoint);
+        }
+        return std::move(*opened);
+    });
+}
+
+Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
+    return despite_resets([&] { return try_link(endpoint, token, deadline); });
+}
+
+}  // namespace caravan::net

@@ -53,6 +53,7 @@ void begin_run(bool computes) {
 extern "C" {
 
 ggml_backend_buffer_t __real_ggml_backend_buft_alloc_buffer(ggml_backend_buffer_type_t type, size_t size);
+ggml_backend_buffer_t __real_ggml_backend_cpu_buffer_from_ptr(void * memory, size_t size);
 ggml_status __real_ggml_backend_graph_compute_async(ggml_backend_t backend, ggml_cgraph * graph);
 
 size_t __wrap_ggml_backend_buft_get_max_size(ggml_backend_buffer_type_t) { return max_buffer; }
@@ -60,6 +61,11 @@ size_t __wrap_ggml_backend_buft_get_max_size(ggml_backend_buffer_type_t) { retur
 ggml_backend_buffer_t __wrap_ggml_backend_buft_alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
     allocated += size;
     return allocated > max_run ? nullptr : __real_ggml_backend_buft_alloc_buffer(type, size);
+}
+
+ggml_backend_buffer_t __wrap_ggml_backend_cpu_buffer_from_ptr(void * memory, size_t size) {
+    allocated += size;
+    return allocated > max_run ? nullptr : __real_ggml_backend_cpu_buffer_from_ptr(memory, size);
 }
 
 ggml_status __wrap_ggml_backend_graph_compute_async(ggml_backend_t backend, ggml_cgraph * graph) {
@@ -75,3 +81,9 @@ ggml_status __wrap_ggml_backend_graph_compute_async(ggml_backend_t backend, ggml
 }  // extern "C"
 
 }  // namespace caravan::fuzz
+
+extern "C" int LLVMFuzzerInitialize(int *, char ***) {
+    caravan::fuzz::be_quiet();
+    caravan::fuzz::cpu();
+    return 0;
+}

@@ -7,6 +7,7 @@
 
 namespace caravan::fuzz {
 
+// Opened, and the log silent, before a target's first input.
 server::Devices & cpu();
 
 // Before each input. Without `computes`, graphs are built and checked, and then taken as computed.

@@ -4,12 +4,6 @@
 #include "kit.h"
 #include "server/graph_builder.h"
 
-extern "C" int LLVMFuzzerInitialize(int *, char ***) {
-    caravan::fuzz::be_quiet();
-    caravan::fuzz::cpu();
-    return 0;
-}
-
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     using namespace caravan;
     fuzz::begin_run(false);

@@ -5,14 +5,10 @@
 
 #include <cerrno>
 
+#include "net/socket.h"
+
 namespace caravan::net {
 namespace {
-
-#ifdef MSG_NOSIGNAL
-constexpr int send_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
-#else
-constexpr int send_flags = MSG_DONTWAIT;
-#endif
 
 // After a call that moved `moved` bytes: how to go on.
 Result<size_t> settle(ssize_t moved, int socket, short event, TimePoint deadline, const char * what) {

@@ -2,6 +2,8 @@
 // file's implementation, not its users.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <string>
 #include <vector>
 
@@ -11,6 +13,13 @@
 #include "net/endpoint.h"
 
 namespace caravan::net {
+
+// Of send and its like: neither blocks nor raises SIGPIPE (where the system cannot say so, tune() has).
+#ifdef MSG_NOSIGNAL
+inline constexpr int send_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+#else
+inline constexpr int send_flags = MSG_DONTWAIT;
+#endif
 
 // A connected, non-blocking, close-on-exec socket with the options of tune(). Tries every address of the name until
 // the deadline.

@@ -16,12 +16,6 @@
 namespace caravan::net {
 namespace {
 
-#ifdef MSG_NOSIGNAL
-constexpr int send_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
-#else
-constexpr int send_flags = MSG_DONTWAIT;
-#endif
-
 bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
 
 std::unexpected<Error> failed(const char * what) {

@@ -6,6 +6,7 @@
 
 #include "base/random.h"
 #include "net/handshake.h"
+#include "net/socket.h"
 #include "wire/native.h"
 
 namespace caravan::server {
@@ -59,14 +60,9 @@ Result<> FrontDoor::answer(const Answer & payload) {
     std::array<std::byte, sizeof(uint64_t) + sizeof payload> bytes;
     store(bytes.data(), uint64_t{sizeof payload});
     store(bytes.data() + sizeof(uint64_t), payload);
-#ifdef MSG_NOSIGNAL
-    constexpr int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
-#else
-    constexpr int flags = MSG_DONTWAIT;
-#endif
     // A few bytes into a socket that has not been written to, or whose answers were read: there is room, or the peer
     // does not play by the rules.
-    if (::send(socket_.get(), bytes.data(), bytes.size(), flags) != static_cast<ssize_t>(bytes.size())) {
+    if (::send(socket_.get(), bytes.data(), bytes.size(), net::send_flags) != static_cast<ssize_t>(bytes.size())) {
         return fail(Errc::closed, "does not read its answers");
     }
     size_ = 0;

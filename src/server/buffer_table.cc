@@ -19,12 +19,13 @@ Result<uint64_t> BufferTable::allocate(ggml_backend_buffer_type_t type, uint32_t
         return fail(Errc::no_memory, "the session has {} buffers already", buffers_.size());
     }
     Buffer entry;
-    if (is_cpu_memory(type) && size >= worth_pages) {
+    const bool is_cpu = is_cpu_memory(type);
+    if (is_cpu && size >= worth_pages) {
         entry.memory = HostMemory(size);
         const MutableBytes bytes = entry.memory.bytes();
         entry.buffer.reset(bytes.empty() ? nullptr : ggml_backend_cpu_buffer_from_ptr(bytes.data(), bytes.size()));
     } else {
-        entry.buffer.reset(ggml_backend_buft_alloc_buffer(type, std::max<uint64_t>(size, 1)));
+        entry.buffer.reset(ggml_backend_buft_alloc_buffer(type, std::max<uint64_t>(size, 1) + (is_cpu ? read_beyond : 0)));
     }
     if (entry.buffer == nullptr) {
         return fail(Errc::no_memory, "the device cannot allocate {} bytes", size);

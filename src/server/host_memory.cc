@@ -7,8 +7,9 @@
 namespace caravan::server {
 namespace {
 
+uint64_t usable(uint64_t size) { return whole_pages(size + read_beyond); }
 // With a guard before and one behind.
-uint64_t guarded(uint64_t size) { return whole_pages(size) + 2 * page_size(); }
+uint64_t guarded(uint64_t size) { return usable(size) + 2 * page_size(); }
 
 }  // namespace
 
@@ -21,7 +22,7 @@ HostMemory::HostMemory(uint64_t size) {
         return;
     }
     std::byte * const begin = static_cast<std::byte *>(all) + page_size();
-    if (::mprotect(begin, whole_pages(size), PROT_READ | PROT_WRITE) != 0) {
+    if (::mprotect(begin, usable(size), PROT_READ | PROT_WRITE) != 0) {
         ::munmap(all, guarded(size));
         return;
     }

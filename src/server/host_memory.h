@@ -13,6 +13,9 @@ namespace caravan::server {
 // Is this what HostMemory can stand for?
 inline bool is_cpu_memory(ggml_backend_buffer_type_t type) { return type == ggml_backend_cpu_buffer_type(); }
 
+// Readable behind each buffer of a CPU: there are kernels that read a little beyond a tensor, and use nothing of it.
+inline constexpr uint64_t read_beyond = 4096;  // bytes
+
 // Unreadable pages lie on both sides, so whatever runs out of it for some pages' length ends the process. Movable.
 class HostMemory {
 public:

@@ -46,7 +46,8 @@ Objection binary(const Tensor & node) { return same_if(repeats(source(node, 1), 
 
 Objection add_id(const Tensor & node) {
     const Tensor &a = source(node, 0), &b = source(node, 1), &ids = source(node, 2);
-    return same_if(a.ne[0] == b.ne[0] && a.ne[1] == ids.ne[0] && a.ne[2] == ids.ne[1], node, bad_sources);
+    const bool fit = has_shape(b, {a.ne[0], b.ne[1], 1, 1}) && has_shape(ids, {a.ne[1], a.ne[2], 1, 1});
+    return same_if(fit, node, bad_sources);
 }
 
 Objection add1(const Tensor & node) {
@@ -255,8 +256,12 @@ Objection arange(const Tensor & node) {
 }
 
 Objection timestep_embedding(const Tensor & node) {
+    const Tensor & steps = source(node, 0);
     const int32_t dim = parameter(node, 0);
-    return dim < 1 ? bad_parameter : expect(node, dim, source(node, 0).ne[0], 1, 1);
+    if (!has_shape(steps, {steps.ne[0], 1, 1, 1})) {
+        return bad_sources;
+    }
+    return dim < 1 ? bad_parameter : expect(node, dim, steps.ne[0], 1, 1);
 }
 
 Objection get_rows(const Tensor & node) {
@@ -347,6 +352,12 @@ Objection cpu_rows(const Tensor & node) {
 Objection cpu_contiguous(const Tensor & node) {
     return every_tensor(node, [](const Tensor & tensor) { return ggml_is_contiguous(&tensor); }) ? nullptr
                                                                                                : bad_strides;
+}
+
+// Its kernel finds its way in one plane only.
+Objection cpu_count_equal(const Tensor & node) {
+    const Tensor & a = source(node, 0);
+    return a.ne[2] == 1 && a.ne[3] == 1 ? nullptr : bad_sources;
 }
 
 // Blocks are copied by rows, and rows cannot be cut where the other side's blocks go on.

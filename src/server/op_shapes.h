@@ -91,6 +91,9 @@ Objection cpu_rows(const ggml_tensor & node);        // rows lie at multiples of
 Objection cpu_contiguous(const ggml_tensor & node);  // all sources and the result
 Objection cpu_copy(const ggml_tensor & node);
 Objection cpu_add(const ggml_tensor & node);
+Objection cpu_count_equal(const ggml_tensor & node);
+Objection cpu_rope(const ggml_tensor & node);
+Objection cpu_rwkv7(const ggml_tensor & node);
 Objection cpu_planes(const ggml_tensor & node);      // source 1 consists of whole planes
 
 }  // namespace caravan::server::shapes

@@ -1,6 +1,7 @@
 // Products, attention, recurrences.
 #include <bit>
 
+#include "server/host_memory.h"
 #include "server/op_shape_terms.h"
 
 namespace caravan::server::shapes {
@@ -77,7 +78,7 @@ Objection soft_max(const Tensor & node) {
                             !divides(mask->ne[3], a.ne[3]))) {
         return "its mask does not fit";
     }
-    if (sinks != nullptr && sinks->ne[0] != a.ne[2]) {
+    if (sinks != nullptr && !has_shape(*sinks, {a.ne[2], 1, 1, 1})) {
         return "its sinks do not fit";
     }
     if (!ggml_is_contiguous(&a) || (mask != nullptr && !ggml_is_contiguous(mask))) {
@@ -104,10 +105,20 @@ Objection rope(const Tensor & node) {
     if (!has_shape(positions, {Wide{a.ne[2]} * (has_sections ? 4 : 1), 1, 1, 1})) {
         return "not as many positions as it needs";
     }
-    if (node.src[2] != nullptr && node.src[2]->ne[0] < dims / 2) {
+    const Tensor * frequencies = node.src[2];
+    if (frequencies != nullptr &&
+        (frequencies->ne[0] < dims / 2 || !has_shape(*frequencies, {frequencies->ne[0], 1, 1, 1}))) {
         return "fewer frequencies than dimensions";
     }
     return same(node);
+}
+
+// The kernel reads a frequency for each pair of a row; what lies beyond the dimensions is not used.
+Objection cpu_rope(const Tensor & node) {
+    const Tensor * frequencies = node.src[2];
+    const bool is_near = frequencies == nullptr ||
+                         source(node, 0).ne[0] / 2 - frequencies->ne[0] <= static_cast<int64_t>(read_beyond / sizeof(float));
+    return is_near ? nullptr : bad_sources;
 }
 
 Objection flash_attn(const Tensor & node) {
@@ -127,7 +138,7 @@ Objection flash_attn(const Tensor & node) {
                             !divides(mask->ne[3], q.ne[3]) || !ggml_is_contiguous(mask))) {
         return "its mask does not fit";
     }
-    if (sinks != nullptr && sinks->ne[0] != q.ne[2]) {
+    if (sinks != nullptr && !has_shape(*sinks, {q.ne[2], 1, 1, 1})) {
         return "its sinks do not fit";
     }
     return expect(node, v.ne[0], q.ne[2], q.ne[1], q.ne[3]);
@@ -137,6 +148,9 @@ Objection ssm_conv(const Tensor & node) {
     const Tensor &x = source(node, 0), &kernel = source(node, 1);
     if (x.ne[3] != 1 || !has_shape(kernel, {kernel.ne[0], x.ne[1], 1, 1}) || kernel.ne[0] < 1) {
         return bad_sources;
+    }
+    if (!ggml_is_contiguous(&kernel)) {
+        return bad_strides;
     }
     return expect(node, x.ne[1], Wide{x.ne[0]} - kernel.ne[0] + 1, x.ne[2], 1);
 }
@@ -177,6 +191,9 @@ Objection rwkv6(const Tensor & node) {
 Objection gated_linear_attn(const Tensor & node) { return recurrence(node, {1, 2, 3}, 4); }
 
 Objection rwkv7(const Tensor & node) { return recurrence(node, {1, 2, 3, 4, 5}, 6); }
+
+// Its rows are taken in vectors of up to 64 numbers, with nothing for what is left over.
+Objection cpu_rwkv7(const Tensor & node) { return source(node, 0).ne[0] % 64 == 0 ? nullptr : bad_sources; }
 
 Objection gated_delta_net(const Tensor & node) {
     const Tensor &q = source(node, 0), &k = source(node, 1), &v = source(node, 2), &gate = source(node, 3),
@@ -227,7 +244,8 @@ Objection hc_comb(const Tensor & node) {
     if (parameter(node, 1) < 1) {
         return bad_parameter;
     }
-    if (!has_shape(mixes, {mix, tokens, 1, 1}) || scale.ne[0] < 3 || base.ne[0] != mix) {
+    if (!has_shape(mixes, {mix, tokens, 1, 1}) || scale.ne[0] < 3 || !has_shape(scale, {scale.ne[0], 1, 1, 1}) ||
+        !has_shape(base, {mix, 1, 1, 1})) {
         return bad_sources;
     }
     return expect(node, streams, streams, tokens, 1);

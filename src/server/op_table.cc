@@ -40,7 +40,7 @@ constexpr std::array<OpRow, known_ops> make_table() {
     t[GGML_OP_CUMSUM] = {"CUMSUM", 1, "f", 'f', is_new, same};
     t[GGML_OP_MEAN] = {"MEAN", 1, "*", 'f', is_new, one_per_row};
     t[GGML_OP_ARGMAX] = {"ARGMAX", 1, "*", 'i', is_new, argmax};
-    t[GGML_OP_COUNT_EQUAL] = {"COUNT_EQUAL", 2, "*=", 'l', is_new, scalar_of_same};
+    t[GGML_OP_COUNT_EQUAL] = {"COUNT_EQUAL", 2, "*=", 'l', is_new, scalar_of_same, cpu_count_equal};
     t[GGML_OP_REPEAT] = {"REPEAT", 1, "*", '=', is_new, repeat};
     t[GGML_OP_REPEAT_BACK] = {"REPEAT_BACK", 1, "*", '=', is_new, repeat_back};
     t[GGML_OP_CONCAT] = {"CONCAT", 2, "*=", '=', is_new, concat};
@@ -67,8 +67,8 @@ constexpr std::array<OpRow, known_ops> make_table() {
     t[GGML_OP_DIAG_MASK_ZERO] = {"DIAG_MASK_ZERO", 1, "*", '=', or_view, diag_mask};
     t[GGML_OP_SOFT_MAX] = {"SOFT_MAX", 1, "*hf", '=', or_view, soft_max};
     t[GGML_OP_SOFT_MAX_BACK] = {"SOFT_MAX_BACK", 2, "*=", '=', or_view, all_same};
-    t[GGML_OP_ROPE] = {"ROPE", 2, "*if", '=', or_view, rope};
-    t[GGML_OP_ROPE_BACK] = {"ROPE_BACK", 2, "*if", '=', or_view, rope};
+    t[GGML_OP_ROPE] = {"ROPE", 2, "*if", '=', or_view, rope, cpu_rope};
+    t[GGML_OP_ROPE_BACK] = {"ROPE_BACK", 2, "*if", '=', or_view, rope, cpu_rope};
     t[GGML_OP_CLAMP] = {"CLAMP", 1, "*", '=', or_view, same};
 
     t[GGML_OP_CONV_TRANSPOSE_1D] = {"CONV_TRANSPOSE_1D", 2, "**", 'f', is_new, conv_transpose_1d};
@@ -79,7 +79,7 @@ constexpr std::array<OpRow, known_ops> make_table() {
     t[GGML_OP_CONV_2D] = {"CONV_2D", 2, "**", '1', is_new, conv_2d, cpu_dense};
     t[GGML_OP_CONV_3D] = {"CONV_3D", 2, "**", 'f', is_new, conv_3d, cpu_dense};
     t[GGML_OP_CONV_2D_DW] = {"CONV_2D_DW", 2, "**", '1', or_view, conv_2d_dw, cpu_dense};
-    t[GGML_OP_CONV_TRANSPOSE_2D] = {"CONV_TRANSPOSE_2D", 2, "**", 'f', is_new, conv_transpose_2d};
+    t[GGML_OP_CONV_TRANSPOSE_2D] = {"CONV_TRANSPOSE_2D", 2, "**", 'f', is_new, conv_transpose_2d, cpu_dense};
     t[GGML_OP_POOL_1D] = {"POOL_1D", 1, "h", 'f', is_new, pool_1d, cpu_contiguous};
     t[GGML_OP_POOL_2D] = {"POOL_2D", 1, "h", 'f', is_new, pool_2d, cpu_contiguous};
     t[GGML_OP_POOL_2D_BACK] = {"POOL_2D_BACK", 2, "fh", 'f', is_new, pool_2d_back, cpu_contiguous};
@@ -105,7 +105,7 @@ constexpr std::array<OpRow, known_ops> make_table() {
     t[GGML_OP_ADD_REL_POS] = {"ADD_REL_POS", 3, "fff", 'f', or_view, add_rel_pos, cpu_contiguous};
     t[GGML_OP_RWKV_WKV6] = {"RWKV_WKV6", 6, "ffffff", 'f', is_new, rwkv6};
     t[GGML_OP_GATED_LINEAR_ATTN] = {"GATED_LINEAR_ATTN", 5, "fffff", 'f', is_new, gated_linear_attn};
-    t[GGML_OP_RWKV_WKV7] = {"RWKV_WKV7", 7, "fffffff", 'f', is_new, rwkv7};
+    t[GGML_OP_RWKV_WKV7] = {"RWKV_WKV7", 7, "fffffff", 'f', is_new, rwkv7, cpu_rwkv7};
     t[GGML_OP_SOLVE_TRI] = {"SOLVE_TRI", 2, "ff", 'f', is_new, solve_tri};
     t[GGML_OP_GATED_DELTA_NET] = {"GATED_DELTA_NET", 6, "ffffff", 'f', is_new, gated_delta_net};
     t[GGML_OP_LIGHTNING_INDEXER] = {"LIGHTNING_INDEXER", 4, "fdfe", 'f', is_new, lightning_indexer};
@@ -117,8 +117,8 @@ constexpr std::array<OpRow, known_ops> make_table() {
     // MAP_CUSTOM1 to MAP_CUSTOM3 and CUSTOM are not served: they carry function pointers.
     t[GGML_OP_CROSS_ENTROPY_LOSS] = {"CROSS_ENTROPY_LOSS", 2, "*=", '=', is_new, scalar_of_same};
     t[GGML_OP_CROSS_ENTROPY_LOSS_BACK] = {"CROSS_ENTROPY_LOSS_BACK", 3, "fff", 'f', is_new, cross_entropy_back};
-    t[GGML_OP_OPT_STEP_ADAMW] = {"OPT_STEP_ADAMW", 5, "*ffff", '=', or_view, adamw};
-    t[GGML_OP_OPT_STEP_SGD] = {"OPT_STEP_SGD", 3, "*ff", '=', or_view, sgd};
+    t[GGML_OP_OPT_STEP_ADAMW] = {"OPT_STEP_ADAMW", 5, "*ffff", '=', or_view, adamw, cpu_contiguous};
+    t[GGML_OP_OPT_STEP_SGD] = {"OPT_STEP_SGD", 3, "*ff", '=', or_view, sgd, cpu_contiguous};
     t[GGML_OP_GLU] = {"GLU", 1, "*=", '=', is_new, glu};
     return t;
 }

@@ -2,11 +2,16 @@
 #include "server/op_check.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <bit>
+#include <algorithm>
 #include <cstring>
+#include <functional>
 #include <set>
+#include <string>
 
+#include "base/pages.h"
 #include "cpu_device.h"
 #include "server/graph_builder.h"
 #include "server/op_table.h"
@@ -55,7 +60,7 @@ std::vector<ggml_tensor *> OpCheck::valid() {
               ggml_mul(c(), x(), t(F, 1, 1, d)), ggml_div(c(), x(), t(F, a, b)), ggml_sqr(c(), x()),
               ggml_sqrt(c(), x()), ggml_log(c(), x()), ggml_sin(c(), x()), ggml_cos_inplace(c(), x()),
               ggml_sum(c(), x()), ggml_sum_rows(c(), x()), ggml_cumsum(c(), x()), ggml_mean(c(), x()),
-              ggml_argmax(c(), t(F, a, b)), ggml_count_equal(c(), x(I), x(I)), ggml_repeat_4d(c(), x(), 2 * a, b, 3 * d, e),
+              ggml_argmax(c(), t(F, a, b)), ggml_count_equal(c(), t(I, a, b), t(I, a, b)), ggml_repeat_4d(c(), x(), 2 * a, b, 3 * d, e),
               ggml_repeat_back(c(), t(F, 2 * a, b, d, 3 * e), x()), ggml_silu_back(c(), x(), x()),
               ggml_norm(c(), x(), 1e-5F), ggml_rms_norm(c(), x(), 0), ggml_rms_norm_back(c(), x(), x(), 1e-5F),
               ggml_group_norm(c(), x(), 2, 1e-5F), ggml_l2_norm(c(), x(), 1e-5F), ggml_scale(c(), x(), 2),
@@ -92,10 +97,11 @@ std::vector<ggml_tensor *> OpCheck::valid() {
     v.push_back(ggml_rope_set_offset(ggml_rope(c(), t(F, 64, 4, 3, 2), t(I, 3), 32, 0), 32));
     v.push_back(ggml_rope_multi(c(), t(F, 64, 4, 3), t(I, 12), nullptr, 64, sections, GGML_ROPE_TYPE_MROPE, 0, 1e4F, 1, 0, 1, 32, 1));
     v.push_back(ggml_rope_multi(c(), t(F, 64, 4, 3), t(I, 12), nullptr, 32, sections, GGML_ROPE_TYPE_VISION, 0, 1e4F, 1, 0, 1, 32, 1));
-    v.push_back(ggml_rope_ext_back(c(), t(F, 64, 4, 3), t(I, 3), t(F, 16), 32, 0, 7, 1e4F, 1, 0, 1, 32, 1));
+    v.push_back(ggml_rope_ext_back(c(), t(F, 64, 4, 3), t(I, 3), t(F, 32), 32, 0, 7, 1e4F, 1, 0, 1, 32, 1));
     v.push_back(ggml_mul_mat_id(c(), t(H, 32, 6, 8), t(F, 32, 1, 3), t(I, 2, 3)));
     v.push_back(ggml_mul_mat(c(), t(GGML_TYPE_Q4_0, 64, 6), t(F, 64, 4)));
     v.push_back(ggml_cpy(c(), t(F, 64, 6), t(GGML_TYPE_Q8_0, 64, 6)));
+    v.push_back(ggml_rope_ext_back(c(), t(F, 4096, 4, 3), t(I, 3), t(F, 1024), 2048, 0, 7, 1e4F, 1, 0, 1, 32, 1));
     ggml_tensor * hadamard = ggml_mul_mat(c(), t(F, 64, 64), t(F, 64, 4));
     ggml_mul_mat_set_hint(hadamard, GGML_HINT_SRC0_IS_HADAMARD);
     v.push_back(hadamard);
@@ -141,7 +147,15 @@ std::vector<ggml_tensor *> OpCheck::valid() {
     const auto head = [&] { return t(F, 16, 2, 6); };
     v.push_back(ggml_rwkv_wkv6(c(), head(), head(), head(), t(F, 16, 2), head(), t(F, 512, 3)));
     v.push_back(ggml_gated_linear_attn(c(), head(), head(), head(), head(), t(F, 512, 2), 1));
-    v.push_back(ggml_rwkv_wkv7(c(), head(), head(), head(), head(), head(), head(), t(F, 512, 1)));
+    const auto long_head = [&] { return t(F, 64, 2, 6); };
+    v.push_back(ggml_rwkv_wkv7(c(), long_head(), long_head(), long_head(), long_head(), long_head(), long_head(), t(F, 8192, 1)));
+    const auto odd_head = [&] { return t(F, 5, 2, 6); };
+    v.push_back(ggml_rwkv_wkv6(c(), odd_head(), odd_head(), odd_head(), t(F, 5, 2), odd_head(), t(F, 50, 3)));
+    v.push_back(ggml_gated_linear_attn(c(), odd_head(), odd_head(), odd_head(), odd_head(), t(F, 50, 2), 1));
+    v.push_back(ggml_gated_delta_net(c(), t(F, 5, 2, 4, 3), t(F, 5, 2, 4, 3), t(F, 5, 4, 4, 3), t(F, 1, 4, 4, 3), t(F, 1, 4, 4, 3), t(F, 5, 5, 4, 3), 1));
+    v.push_back(ggml_ssm_scan(c(), t(F, 5, 7, 2, 5), t(F, 7, 2, 4, 3), t(F, 2, 4, 3), t(F, 5, 2), t(F, 5, 1, 4, 3), t(F, 5, 1, 4, 3), t(I, 3), 1));
+    v.push_back(ggml_flash_attn_ext(c(), t(F, 5, 3, 4), t(H, 5, 7, 2), t(H, 3, 7, 2), nullptr, 1, 0, 0));
+    v.push_back(ggml_mul_mat_id(c(), t(F, 7, 6, 8), t(F, 7, 1, 3), t(I, 2, 3)));
     v.push_back(ggml_lightning_indexer(c(), t(F, 16, 4, 3, 2), t(H, 16, 1, 7, 2), t(F, 4, 3, 1, 2), t(H, 7, 3)));
     v.push_back(ggml_dsv4_hc_comb(c(), t(F, 24, 3), t(F, 3), t(F, 24), 0.1F, 5));
     v.push_back(ggml_dsv4_hc_pre(c(), t(F, 16, 4, 3), t(F, 4, 3)));
@@ -364,13 +378,194 @@ TEST_F(OpCheck, StridesThatHideHowMuchIsRead) {
     for (const ggml_tensor * node :
          {ggml_pool_2d(c(), t(F, 10, 9, 2), GGML_OP_POOL_AVG, 3, 3, 1, 1, 0, 0), ggml_win_part(c(), t(F, 8, 10, 9), 4),
           ggml_conv_2d_direct(c(), t(F, 3, 3, 2, 4), t(F, 10, 9, 2, 3), 1, 1, 0, 0, 1, 1),
-          ggml_rwkv_wkv7(c(), t(F, 16, 2, 6), t(F, 16, 2, 6), t(F, 16, 2, 6), t(F, 16, 2, 6), t(F, 16, 2, 6), t(F, 16, 2, 6), t(F, 512, 1))}) {
+          ggml_rwkv_wkv7(c(), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 8192, 1))}) {
         ggml_tensor source = *node->src[0];
         source.nb[1] = source.nb[2] = source.nb[3] = 0;
         ggml_tensor broken = *node;
         broken.src[0] = &source;
         EXPECT_FALSE(check_op(broken, true)) << text_of(*node);
     }
+}
+
+// What check_op thinks of `node` after `spoil` has had copies of it and of its sources.
+bool accepts(const ggml_tensor & node, const std::function<void(ggml_tensor & node, ggml_tensor * sources)> & spoil) {
+    ggml_tensor copy = node;
+    std::array<ggml_tensor, GGML_MAX_SRC> sources;
+    for (size_t i = 0; i < sources.size() && node.src[i] != nullptr; ++i) {
+        sources[i] = *node.src[i];
+        copy.src[i] = node.src[i] == &node ? &copy : &sources[i];
+    }
+    spoil(copy, sources.data());
+    return check_op(copy, true).has_value();
+}
+
+// Its columns where its rows were.
+void lay_across(ggml_tensor & tensor) {
+    tensor.nb[1] = ggml_type_size(tensor.type);
+    tensor.nb[0] = tensor.nb[1] * static_cast<size_t>(tensor.ne[1]);
+}
+
+// By so many elements or blocks. False if none are left.
+bool resize(ggml_tensor & tensor, int dim, int change) {
+    tensor.ne[dim] += change * (dim == 0 ? ggml_blck_size(tensor.type) : 1);
+    make_contiguous(tensor);
+    return tensor.ne[dim] > 0;
+}
+
+// "op source" of all that are accepted, in one of the valid nodes at least, with a source changed.
+std::set<std::string> accepting(const std::vector<ggml_tensor *> & nodes, const std::function<bool(ggml_tensor &)> & change) {
+    std::set<std::string> out;
+    for (const ggml_tensor * node : nodes) {
+        for (int s = 0; s < GGML_MAX_SRC && node->src[s] != nullptr; ++s) {
+            bool is_changed = false;
+            if (node->src[s] != node &&
+                accepts(*node, [&](ggml_tensor &, ggml_tensor * sources) { is_changed = change(sources[s]); }) &&
+                is_changed) {
+                out.insert(formatted("{} {}", ggml_op_name(node->op), s));
+            }
+        }
+    }
+    return out;
+}
+
+TEST_F(OpCheck, OnlyTheseTakeColumnsForRows) {
+    const auto across = accepting(valid(), [](ggml_tensor & source) {
+        lay_across(source);
+        return source.ne[0] > 1 && source.ne[1] > 1 && ggml_blck_size(source.type) == 1;
+    });
+    EXPECT_EQ(across, (std::set<std::string>{
+        "ADD 0", "ADD 1", "ADD1 0", "ADD_ID 0", "ADD_ID 1", "ADD_ID 2", "ARGMAX 0", "ARGSORT 0", "CLAMP 0", "CONCAT 0",
+        "CONCAT 1", "CONT 0", "CONV_2D 0", "CONV_2D 1", "CONV_2D_DW 0", "CONV_2D_DW 1", "CONV_3D 0", "CONV_3D 1",
+        "CONV_TRANSPOSE_1D 0", "CONV_TRANSPOSE_1D 1", "CONV_TRANSPOSE_2D 0", "CONV_TRANSPOSE_2D 1", "COS 0",
+        "COUNT_EQUAL 0", "COUNT_EQUAL 1", "CPY 0", "CPY 1", "CROSS_ENTROPY_LOSS 0", "CROSS_ENTROPY_LOSS 1",
+        "CROSS_ENTROPY_LOSS_BACK 1", "CROSS_ENTROPY_LOSS_BACK 2", "CUMSUM 0", "DIAG_MASK_INF 0", "DIAG_MASK_ZERO 0",
+        "DIV 0", "DIV 1", "DSV4_HC_COMB 0", "DSV4_HC_POST 0", "DSV4_HC_POST 1", "DSV4_HC_POST 2", "DSV4_HC_POST 3",
+        "DSV4_HC_PRE 0", "DSV4_HC_PRE 1", "DUP 0", "FLASH_ATTN_EXT 0", "FLASH_ATTN_EXT 1", "FLASH_ATTN_EXT 2",
+        "GET_REL_POS 0", "GET_ROWS 0", "GET_ROWS 1", "GET_ROWS_BACK 0", "GROUP_NORM 0", "IM2COL 0", "IM2COL_3D 0",
+        "IM2COL_3D 1", "IM2COL_BACK 0", "IM2COL_BACK 1", "L2_NORM 0", "LIGHTNING_INDEXER 0", "LIGHTNING_INDEXER 2",
+        "LIGHTNING_INDEXER 3", "LOG 0", "MEAN 0", "MUL 0", "MUL_MAT 1", "MUL_MAT_ID 2", "NORM 0", "OUT_PROD 1",
+        "PAD 0", "PAD_REFLECT_1D 0", "REPEAT 0", "REPEAT_BACK 0", "RMS_NORM 0", "RMS_NORM_BACK 0", "RMS_NORM_BACK 1",
+        "ROLL 0", "ROPE 0", "ROPE_BACK 0", "SCALE 0", "SET_ROWS 1", "SET_ROWS 2", "SIN 0", "SOFT_MAX_BACK 0",
+        "SOFT_MAX_BACK 1", "SQR 0", "SQRT 0", "SSM_CONV 0", "SUB 0", "SUM 0", "SUM_ROWS 0", "TOP_K 0", "UNARY 0",
+        "UPSCALE 0", "WIN_PART 0", "WIN_UNPART 0"}));
+}
+
+TEST_F(OpCheck, OnlyTheseTakeTheSameRowAgainAndAgain) {
+    const auto hidden = accepting(valid(), [](ggml_tensor & source) {
+        source.nb[1] = source.nb[2] = source.nb[3] = 0;
+        return source.ne[1] * source.ne[2] * source.ne[3] > 1;
+    });
+    EXPECT_EQ(hidden, (std::set<std::string>{
+        "ADD 0", "ADD 1", "ADD1 0", "ADD_ID 0", "ADD_ID 1", "ADD_ID 2", "ARGMAX 0", "ARGSORT 0", "CLAMP 0", "CONCAT 0",
+        "CONCAT 1", "CONT 0", "CONV_TRANSPOSE_1D 0", "CONV_TRANSPOSE_1D 1", "COS 0", "COUNT_EQUAL 0", "COUNT_EQUAL 1",
+        "CPY 0", "CPY 1", "CROSS_ENTROPY_LOSS 0", "CROSS_ENTROPY_LOSS 1", "CROSS_ENTROPY_LOSS_BACK 1",
+        "CROSS_ENTROPY_LOSS_BACK 2", "CUMSUM 0", "DIAG 0", "DIAG_MASK_INF 0", "DIAG_MASK_ZERO 0", "DIV 0", "DIV 1",
+        "DSV4_HC_COMB 0", "DSV4_HC_POST 0", "DSV4_HC_POST 1", "DSV4_HC_POST 2", "DSV4_HC_POST 3", "DSV4_HC_PRE 0",
+        "DSV4_HC_PRE 1", "DUP 0", "FLASH_ATTN_EXT 0", "FLASH_ATTN_EXT 1", "FLASH_ATTN_EXT 2", "GATED_DELTA_NET 0",
+        "GATED_DELTA_NET 1", "GATED_DELTA_NET 2", "GET_ROWS 0", "GET_ROWS 1", "GET_ROWS_BACK 0", "GLU 0", "GLU 1",
+        "GROUP_NORM 0", "IM2COL 0", "IM2COL_3D 0", "IM2COL_3D 1", "L2_NORM 0", "LEAKY_RELU 0", "LIGHTNING_INDEXER 0",
+        "LIGHTNING_INDEXER 1", "LIGHTNING_INDEXER 2", "LIGHTNING_INDEXER 3", "LOG 0", "MEAN 0", "MUL 0", "MUL 1",
+        "MUL_MAT 1", "MUL_MAT_ID 1", "MUL_MAT_ID 2", "NORM 0", "OUT_PROD 1", "PAD 0", "PAD_REFLECT_1D 0", "REPEAT 0",
+        "REPEAT_BACK 0", "RMS_NORM 0", "RMS_NORM_BACK 0", "RMS_NORM_BACK 1", "ROLL 0", "ROPE 0", "ROPE_BACK 0",
+        "SCALE 0", "SET_ROWS 0", "SET_ROWS 1", "SET_ROWS 2", "SILU_BACK 0", "SILU_BACK 1", "SIN 0", "SOFT_MAX_BACK 0",
+        "SOFT_MAX_BACK 1", "SQR 0", "SQRT 0", "SSM_CONV 0", "SUB 0", "SUB 1", "SUM 0", "SUM_ROWS 0", "TOP_K 0",
+        "UNARY 0", "UPSCALE 0"}));
+}
+
+TEST_F(OpCheck, OnlyTheseTakeSourcesOfOtherSizes) {
+    std::set<std::string> resized;
+    for (int dim = 0; dim < GGML_MAX_DIMS; ++dim) {
+        for (const int change : {-1, 1}) {
+            for (const std::string & one : accepting(valid(), [&](ggml_tensor & source) { return resize(source, dim, change); })) {
+                resized.insert(formatted("{} {}{}", one, change < 0 ? '-' : '+', dim));
+            }
+        }
+    }
+    EXPECT_EQ(resized, (std::set<std::string>{
+        "ACC 1 +0", "ACC 1 +1", "ACC 1 +2", "ACC 1 +3", "ACC 1 -0", "ADD 1 +3", "ADD 1 -0", "ADD 1 -3", "ADD_ID 1 +1",
+        "ADD_ID 1 -1", "ARGMAX 0 +0", "ARGMAX 0 -0", "CONV_2D 0 +0", "CONV_2D 0 -0", "CONV_2D 1 +0", "CONV_2D 1 -0",
+        "CONV_2D_DW 0 +0", "CONV_2D_DW 0 -0", "CONV_2D_DW 1 +0", "CONV_2D_DW 1 -0", "CONV_3D 0 +0", "CONV_3D 0 -0",
+        "CONV_3D 1 +0", "CONV_3D 1 -0", "DIV 1 +3", "DIV 1 -0", "DSV4_HC_COMB 1 +0", "FLASH_ATTN_EXT 1 -2",
+        "FLASH_ATTN_EXT 2 -2", "FLASH_ATTN_EXT 3 +0", "FLASH_ATTN_EXT 3 +1", "FLASH_ATTN_EXT 3 +2", "GET_ROWS 0 +1",
+        "GET_ROWS 0 -1", "GET_ROWS_BACK 0 +1", "GET_ROWS_BACK 1 -0", "GLU 0 +0", "IM2COL 0 +2", "IM2COL 0 +3",
+        "IM2COL 0 -2", "IM2COL 0 -3", "IM2COL 1 +0", "IM2COL 1 -0", "IM2COL_3D 0 +3", "IM2COL_3D 0 -3",
+        "IM2COL_3D 1 +0", "IM2COL_3D 1 +3", "IM2COL_3D 1 -0", "IM2COL_BACK 1 +3", "IM2COL_BACK 1 -3",
+        "LIGHTNING_INDEXER 3 +3", "MEAN 0 +0", "MEAN 0 -0", "MUL 1 +0", "MUL 1 +3", "MUL_MAT 0 +3", "MUL_MAT_ID 0 +2",
+        "MUL_MAT_ID 0 -2", "MUL_MAT_ID 1 +1", "POOL_1D 0 +0", "POOL_1D 0 -0", "POOL_2D 0 +0", "POOL_2D 0 -0",
+        "POOL_2D 0 -1", "POOL_2D_BACK 0 +0", "POOL_2D_BACK 0 +1", "REPEAT 0 +0", "REPEAT 0 -0", "REPEAT 0 -3",
+        "REPEAT_BACK 0 +0", "REPEAT_BACK 0 +1", "REPEAT_BACK 0 +2", "REPEAT_BACK 0 +3", "REPEAT_BACK 0 -0",
+        "REPEAT_BACK 0 -3", "ROPE_BACK 2 +0", "ROPE_BACK 2 -0", "SET 1 +0", "SET 1 +1", "SET 1 +2",
+        "SET 1 +3", "SET_ROWS 1 +2", "SOFT_MAX 1 +1", "SOFT_MAX 1 +2", "SOFT_MAX 1 +3", "SSM_SCAN 0 +3",
+        "SSM_SCAN 0 -3", "SUB 1 +0", "SUB 1 +3", "SUM 0 +0", "SUM 0 +1", "SUM 0 +2", "SUM 0 +3", "SUM 0 -0",
+        "SUM 0 -1", "SUM 0 -2", "SUM 0 -3", "SUM_ROWS 0 +0", "SUM_ROWS 0 -0", "TOP_K 0 +0", "TOP_K 0 -0",
+        "UPSCALE 0 +0", "UPSCALE 0 +1", "UPSCALE 0 +2", "UPSCALE 0 +3", "UPSCALE 0 -0", "UPSCALE 0 -1", "UPSCALE 0 -2",
+        "UPSCALE 0 -3", "WIN_PART 0 +1", "WIN_PART 0 +2", "WIN_PART 0 -1"}));
+}
+
+// Zeros, with a page that nobody may touch right behind them, or right before. Never given back.
+void * fenced(size_t size, bool behind) {
+    const size_t pages = whole_pages(size);
+    auto * begin = static_cast<std::byte *>(
+        ::mmap(nullptr, pages + 2 * page_size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) + page_size();
+    ::mprotect(begin, pages, PROT_READ | PROT_WRITE);
+    return begin + (behind ? pages - size : 0);
+}
+
+// The node's result, computed by the CPU.
+void compute(ggml_tensor & node, bool fence_behind) {
+    for (ggml_tensor * source : node.src) {
+        if (source != nullptr && source != &node) {
+            source->op = GGML_OP_NONE;
+            source->view_src = nullptr;
+            const bool is_read_beyond = node.op == GGML_OP_ROPE || node.op == GGML_OP_ROPE_BACK;
+            source->data = fenced(ggml_nbytes(source) + (is_read_beyond ? read_beyond : 0), fence_behind);
+        }
+    }
+    node.data = fenced(ggml_nbytes(&node), fence_behind);
+    const std::unique_ptr<ggml_context, void (*)(ggml_context *)> context(
+        ggml_init({.mem_size = ggml_graph_overhead(), .mem_buffer = nullptr, .no_alloc = true}), ggml_free);
+    ggml_cgraph * graph = ggml_new_graph(context.get());
+    ggml_build_forward_expand(graph, &node);
+    test::cpu_devices().compute(0, graph);
+}
+
+TEST_F(OpCheck, WhatIsAcceptedStaysWithinItsTensors) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "the kernels are the same as in other builds, and thousands of processes take long";
+#endif
+    test::cpu_devices();
+    int tried = 0;
+    const auto stays_within = [&](std::string_view what, const ggml_tensor & node, const std::function<void(ggml_tensor & source)> & change) {
+        for (int s = -1; s < GGML_MAX_SRC && (s < 0 || node.src[s] != nullptr); ++s) {
+            const auto spoil = [&](ggml_tensor & result, ggml_tensor * sources) { change(s < 0 ? result : sources[s]); };
+            if ((s >= 0 && node.src[s] == &node) || !accepts(node, spoil)) {
+                continue;
+            }
+            for (const bool fence_behind : {false, true}) {
+                EXPECT_EQ(test::ask_in_child([&] {
+                              ggml_set_abort_callback([](const char *) { ::_exit(0); });  // an assertion of ggml's
+                              accepts(node, [&](ggml_tensor & copy, ggml_tensor * sources) {
+                                  spoil(copy, sources);
+                                  compute(copy, fence_behind);
+                              });
+                              return true;
+                          }),
+                          test::Outcome::yes)
+                    << text_of(node) << ", source " << s << ' ' << what << (fence_behind ? ", fence behind" : ", fence before");
+                ++tried;
+            }
+        }
+    };
+    for (const ggml_tensor * node : valid()) {
+        stays_within("as it is", *node, [](ggml_tensor &) {});
+        stays_within("with columns for rows", *node, lay_across);
+        stays_within("with one row", *node, [](ggml_tensor & source) { source.nb[1] = source.nb[2] = source.nb[3] = 0; });
+        for (int dim = 0; dim < GGML_MAX_DIMS; ++dim) {
+            stays_within(formatted("smaller in {}", dim), *node, [&](ggml_tensor & source) { resize(source, dim, -1); });
+            stays_within(formatted("larger in {}", dim), *node, [&](ggml_tensor & source) { resize(source, dim, 1); });
+        }
+    }
+    EXPECT_GT(tried, 3000);
 }
 
 TEST_F(OpCheck, ErrorsSayWhatIsWrong) {

@@ -56,7 +56,12 @@ size_t Reader::map(MutableBytes to) {
         return 0;
     }
     mapped_ = pages;
-    digest_.update(pages);
+    if (size >= worth_a_thread) {
+        background_ = std::make_unique<BackgroundDigest>();
+        background_->update(pages);
+    } else {
+        digest_.update(pages);
+    }
     taken_ = size;
     return size;
 }

@@ -37,7 +37,7 @@ public:
 
     // Before read(): puts pages of the file in the place of those of `to`, as long as the contents, where that is safe and
     // worth it. For how many of the first bytes: read() goes on behind them. `to` is private memory, of whole pages, and
-    // stays that: what is written there later does not reach the file.
+    // stays that: what is written there later does not reach the file. It is left as it is until verify().
     size_t map(MutableBytes to);
 
     // The next bytes, as many as fit, at most 1 MiB at a time; 0 at the end (or for no room). Fails with Errc::io.

@@ -24,6 +24,9 @@ public:
     // Takes `size` bytes in pieces as they come: for what has no place to go directly.
     Result<> read_pieces(uint64_t size, const std::function<void(ConstBytes)> & sink);
 
+    // What has been received and not taken.
+    size_t buffered_size() const { return end_ - begin_; }
+
     uint64_t bytes_taken() const { return bytes_taken_; }
 
 private:

@@ -1,12 +1,19 @@
 #include "server/data.h"
 
 #include <algorithm>
+#include <thread>
 
 namespace caravan::server {
 namespace {
 
 // Device memory that cannot be addressed directly is moved in pieces of this size.
 constexpr size_t piece_size = 4 << 20;
+
+// Each is hashed by a thread of its own.
+size_t max_open_finds() {
+    static const size_t count = std::clamp(std::thread::hardware_concurrency(), 1u, 8u);
+    return count;
+}
 
 }  // namespace
 
@@ -208,17 +215,42 @@ Result<> Data::initialize(CheckedRegion & region, const wire::Region & wired) {
 
 Result<bool> Data::find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv) {
     auto entry = weights_ == nullptr ? std::nullopt : weights_->find(fnv, size);
-    return entry ? load(region, size, *entry) : false;
+    if (!entry) {
+        return false;
+    }
+    return load(region, size, *entry).transform([&] { return entry->verify(); });
 }
 
-Result<bool> Data::find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest) {
-    auto entry = weights_ == nullptr ? std::nullopt : weights_->find_digest(cache::hex_of(digest), size);
-    return entry ? load(region, size, *entry) : false;
+Result<> Data::find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest) {
+    const bool is_host = region.region.buffer->is_host;
+    const MutableBytes place = is_host ? MutableBytes(region.region.data(), size) : MutableBytes();
+    const bool is_taken = std::ranges::any_of(open_finds_, [&](const OpenFind & open) {
+        return open.place.data() < place.data() + place.size() && place.data() < open.place.data() + open.place.size();
+    });
+    if (is_taken || open_finds_.size() >= max_open_finds()) {
+        if (auto settled = settle_finds(); !settled) {
+            return settled;
+        }
+    }
+    OpenFind & open = open_finds_.emplace_back();
+    open.place = place;
+    open.entry = weights_ == nullptr ? std::nullopt : weights_->find_digest(cache::hex_of(digest), size);
+    return open.entry ? load(region, size, *open.entry) : Result<>();
 }
 
-Result<bool> Data::load(CheckedRegion & region, uint64_t size, cache::Reader & entry) {
+Result<> Data::settle_finds() {
+    Result<> done;
+    for (OpenFind & open : open_finds_) {
+        const bool found = open.entry && open.entry->verify();
+        done = done ? answer<uint8_t>(found ? 1 : 0) : done;
+    }
+    open_finds_.clear();
+    return done;
+}
+
+Result<> Data::load(CheckedRegion & region, uint64_t size, cache::Reader & entry) {
     if (auto settled = settle(region.device()); !settled) {
-        return std::unexpected(settled.error());
+        return settled;
     }
     const bool is_host = region.region.buffer->is_host;
     const bool has_pages = !region.region.buffer->memory.bytes().empty();
@@ -238,7 +270,7 @@ Result<bool> Data::load(CheckedRegion & region, uint64_t size, cache::Reader & e
         }
         done += *got;
     }
-    return entry.verify();
+    return {};
 }
 
 }  // namespace caravan::server

@@ -5,6 +5,7 @@
 // computes, and for no other device.
 #pragma once
 
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -62,7 +63,10 @@ public:
 
     // [region.offset, + size) from the cache; false if it is not there.
     Result<bool> find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv);
-    Result<bool> find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest);
+    // The same. Whether it is there is answered by settle_finds(), u8: several are hashed at the same time.
+    Result<> find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest);
+    // Before anything else is answered or touches a buffer, and before the session waits.
+    Result<> settle_finds();
     bool has_cache() const { return weights_ != nullptr && weights_->may_find(); }
 
     template <class Answer>
@@ -76,8 +80,13 @@ public:
     uint64_t bytes_out() const { return bytes_out_; }
 
 private:
+    struct OpenFind {
+        std::optional<cache::Reader> entry;  // none: not there
+        MutableBytes place;                  // what is being hashed
+    };
+
     MutableBytes scratch(uint64_t size);
-    Result<bool> load(CheckedRegion & region, uint64_t size, cache::Reader & entry);
+    Result<> load(CheckedRegion & region, uint64_t size, cache::Reader & entry);
 
     net::Transport & transport_;
     net::Inbound & in_;
@@ -85,6 +94,7 @@ private:
     BufferTable & buffers_;
     cache::Weights * weights_;
     bool is_native_ = false;
+    std::vector<OpenFind> open_finds_;
     std::vector<std::byte> scratch_;
     uint64_t bytes_out_ = 0;
 };

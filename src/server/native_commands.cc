@@ -277,9 +277,7 @@ Result<> NativeCommands::find() {
     if (!target) {
         return std::unexpected(target.error());
     }
-    return data_.find_digest(*target, request->size, request->digest).and_then([&](bool found) {
-        return data_.answer<uint8_t>(found ? 1 : 0);
-    });
+    return data_.find_digest(*target, request->size, request->digest);
 }
 
 Result<> NativeCommands::clock() {

@@ -4,6 +4,7 @@
 
 #include "base/config.h"
 #include "base/log.h"
+#include "server/op_check.h"
 
 namespace caravan::server {
 namespace {
@@ -53,6 +54,11 @@ std::string Session::summary() const {
 }
 
 Result<> Session::serve_one() {
+    if (in_.buffered_size() < sizeof(wire::RequestHeader)) {
+        if (auto settled = data_.settle_finds(); !settled) {
+            return settled;
+        }
+    }
     const auto bytes = in_.peek(sizeof(wire::RequestHeader), true);
     if (!bytes) {
         return std::unexpected(bytes.error());
@@ -71,6 +77,11 @@ Result<> Session::serve_one() {
         return fail(Errc::protocol, "{} with a payload of {} bytes", name, size);
     }
     in_.take(sizeof header);
+    const bool goes_beside_finds =
+        is_native && (native == wire::NativeCommand::find || native == wire::NativeCommand::declare);
+    if (auto settled = goes_beside_finds ? Result<>() : data_.settle_finds(); !settled) {
+        return settled;
+    }
     const TimePoint begin = spans_.is_recording() ? Clock::now() : TimePoint();
     auto done = is_native ? native_.serve(native, size) : dispatch(command, size);
     if (begin != TimePoint()) {
@@ -334,6 +345,11 @@ Result<> Session::get_alloc_size() {
             sources[static_cast<size_t>(i)] = *source;
             tensor->src[i] = &sources[static_cast<size_t>(i)];
         }
+    }
+    // Back-ends look at the sources of some ops, whose results need more room.
+    if (!check_op(*tensor, false)) {
+        tensor->op = GGML_OP_NONE;
+        std::ranges::fill(tensor->src, nullptr);
     }
     return data_.answer<uint64_t>(ggml_backend_buft_get_alloc_size(devices_.buffer_type(request->device), &*tensor));
 }

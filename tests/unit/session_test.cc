@@ -6,11 +6,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
 #include <functional>
 #include <numeric>
 #include <thread>
 
+#include "cache/digest.h"
+#include "cache/layout.h"
+#include "cache/weights.h"
 #include "cpu_device.h"
+#include "temporary_folder.h"
 #include "wire_tensor.h"
 
 namespace caravan::server {
@@ -31,14 +36,14 @@ using wire::Command;
 
 struct Client {
     explicit Client(ConstBytes already = {}, Devices & devices = test::cpu_devices(),
-                    uint64_t max_memory = MemoryBudget::no_limit) {
+                    uint64_t max_memory = MemoryBudget::no_limit, cache::Weights * weights = nullptr) {
         auto pair = test::socket_pair();
         peer = WirePeer(std::move(pair.far));
         net::set_non_blocking(pair.near.get(), true);
         auto transport = *net::make_socket_transport(std::move(pair.near));
-        server_ = std::thread([this, &devices, max_memory, transport = std::move(transport),
+        server_ = std::thread([this, &devices, max_memory, weights, transport = std::move(transport),
                                first = std::vector(already.begin(), already.end())]() mutable {
-            Session session(*transport, first, devices, nullptr, nullptr, max_memory);
+            Session session(*transport, first, devices, weights, nullptr, max_memory);
             end_ = session.run();
             summary_ = session.summary();
             did_work_ = session.did_work();
@@ -96,8 +101,9 @@ private:
 
 // One buffer of 4 KiB, and tensors in it.
 struct ClientWithBuffer : Client {
-    explicit ClientWithBuffer(Devices & devices = test::cpu_devices(), uint64_t max_memory = MemoryBudget::no_limit)
-        : Client({}, devices, max_memory), buffer(alloc(4096)) {
+    explicit ClientWithBuffer(Devices & devices = test::cpu_devices(), uint64_t max_memory = MemoryBudget::no_limit,
+                              cache::Weights * weights = nullptr)
+        : Client({}, devices, max_memory, weights), buffer(alloc(4096)) {
         EXPECT_NE(buffer, 0u);
     }
     explicit ClientWithBuffer(uint64_t max_memory) : ClientWithBuffer(test::cpu_devices(), max_memory) {}
@@ -614,6 +620,57 @@ TEST(NativeSession, WritesReadsFillsAndCopies) {
     EXPECT_EQ(client.read(0), (std::vector<float>{1, 0, 0, 4}));
     client.declare(0, client.buffer + 64);
     EXPECT_EQ(client.read(0), (std::vector<float>{1, 2, 3, 4})) << "a slot means what it was last declared as";
+}
+
+// What the server has, what is damaged there, what it has not, and two finds for the same place, all asked at once.
+TEST(NativeSession, FindsAreAnsweredInTheirOrder) {
+    const test::TemporaryFolder folder;
+    auto weights = cache::Weights::open({.directory = folder.path(), .keep = true});
+    ASSERT_TRUE(weights);
+    const auto keep = [&](size_t count) {
+        const auto data = noise(count * 4);
+        auto writer = weights->begin(data.size(), cache::Keys::digest);
+        writer->append(data);
+        EXPECT_TRUE(writer->commit());
+        return data;
+    };
+    const std::vector<std::vector<std::byte>> contents{keep(1'250'000), keep(1'250'001), keep(1'250'002), keep(3), noise(400)};
+    const auto digest_of = [](ConstBytes data) {
+        cache::Blake3 digest;
+        digest.update(data);
+        return digest.bytes();
+    };
+    {
+        const auto blobs = cache::layout_in(folder.path()).blobs();
+        std::fstream damaged(blobs / cache::hex_of(digest_of(contents[2])), std::ios::in | std::ios::out | std::ios::binary);
+        damaged.seekp(4'000'000).put(damaged.peek() == 'x' ? 'y' : 'x');
+    }
+    weights->seal();
+    NativeClient client(test::cpu_devices(), MemoryBudget::no_limit, &*weights);
+    client.alloc(64 << 20);
+    const auto place = [&](uint16_t slot) { return client.base + slot * uint64_t{8 << 20}; };
+    const auto find = [&](uint16_t slot, const std::vector<std::byte> & data) {
+        client.declare(slot, place(slot), data.size() / 4);
+        wire::FindRequest request{slot, 0, data.size(), {}};
+        std::ranges::copy(digest_of(data), request.digest);
+        client.post(wire::NativeCommand::find, request);
+    };
+    for (uint16_t slot = 0; slot < 5; ++slot) {
+        find(slot, contents[slot]);
+    }
+    find(5, contents[0]);
+    find(5, contents[1]);
+    for (const int found : {1, 1, 0, 1, 0, 1, 1}) {
+        EXPECT_EQ(client.peer.answered_as<uint8_t>(), found);
+    }
+    for (const auto & [slot, index] : {std::pair<uint16_t, size_t>{0, 0}, {1, 1}, {3, 3}, {5, 1}}) {
+        const auto & data = contents[index];
+        client.declare(slot, place(slot), data.size() / 4);
+        client.post(wire::NativeCommand::read, wire::ReadRequest{slot, 0, data.size()});
+        EXPECT_EQ(client.peer.answered(), data) << slot;
+    }
+    find(2, contents[2]);
+    EXPECT_EQ(client.peer.answered_as<uint8_t>(), 0) << "it was removed";
 }
 
 TEST(NativeSession, GraphsAreKeptChangedAndLaunched) {

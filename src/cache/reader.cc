@@ -45,7 +45,7 @@ void unmap(MutableBytes pages) {
 
 size_t Reader::map(MutableBytes to) {
     const uint64_t size = content_.size / page_size() * page_size();
-    const bool is_aligned = reinterpret_cast<uintptr_t>(to.data()) % page_size() == 0 && content_.offset % page_size() == 0;
+    const bool is_aligned = (reinterpret_cast<uintptr_t>(to.data()) | content_.offset) % page_size() == 0;
     if (!content_.is_sealed || size < worth_mapping || !is_aligned || !is_finished(content_.fd.get(), content_.path)) {
         return 0;
     }

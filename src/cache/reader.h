@@ -45,8 +45,8 @@ public:
     Result<size_t> read(MutableBytes to, bool stays = false);
 
     // True if everything was read and is what was stored: until then the bytes are nobody's. False: an entry of the
-    // store was removed (and is mapped no longer), and the caller does as if nothing had been found. Call it where reading ended, with an error
-    // too; not where the caller gave up for reasons of its own, since that would remove a good entry.
+    // store was removed, it is mapped no longer, and the caller does as if nothing had been found. Call it where reading
+    // ended, with an error too; not where the caller gave up for reasons of its own, since that would remove a good entry.
     bool verify();
 
     uint64_t size() const { return content_.size; }

@@ -115,11 +115,12 @@ std::optional<Reader> Store::find_digest(std::string_view hex, uint64_t size) co
     }
     mark_used(*blob);
     const fs::path path = state_->layout.blob(hex);
-    return Reader({std::move(blob->fd), path, 0, size, std::string(hex), state_->is_sealed}, [path](std::string_view reason) {
-        // Its index file goes when somebody asks for it next.
-        log_warning("weight cache: {} is dropped: {}", path.string(), reason);
-        ::unlink(path.c_str());
-    });
+    return Reader({std::move(blob->fd), path, 0, size, std::string(hex), state_->is_sealed},
+                  [path](std::string_view reason) {
+                      // Its index file goes when somebody asks for it next.
+                      log_warning("weight cache: {} is dropped: {}", path.string(), reason);
+                      ::unlink(path.c_str());
+                  });
 }
 
 std::optional<Writer> Store::begin(uint64_t size, Keys keys) const {

@@ -252,6 +252,7 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
 int run_worker(int control, const WorkerOptions & options) {
     ::signal(SIGINT, SIG_IGN);  // ^C reaches the whole process group; the supervisor decides
     ::signal(SIGPIPE, SIG_IGN);
+    ::signal(SIGIO, SIG_IGN);    // somebody opens a blob to write just when cache::Reader looks whether it is open
     ::signal(SIGXFSZ, SIG_IGN);  // a limit on the size of files costs a cache entry, not the session
     if (!options.keep_backend_log) {
         ggml_log_set(quiet_log, nullptr);

@@ -1,6 +1,7 @@
 #include "device.h"
 
 #include <algorithm>
+#include <csetjmp>
 
 #include "abi/ggml_abi.h"
 #include "kit.h"
@@ -15,6 +16,7 @@ constexpr double max_work = 1 << 26;  // pairs of elements, of all graphs of one
 size_t allocated = 0;
 double worked = 0;
 bool computing = false;
+std::jmp_buf after_assertion;
 
 // More than any op does: each element of the result with each of the largest source.
 double work_of(const ggml_tensor & node) {
@@ -37,6 +39,7 @@ double work_of(const ggml_tensor & node) {
 server::Devices & cpu() {
     static server::Devices devices = [] {
         ggml_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+        ggml_set_abort_callback([](const char *) { std::longjmp(after_assertion, 1); });
         auto opened = server::Devices::open({"CPU"}, 1);
         require(opened.has_value(), "ggml has a CPU device");
         return std::move(*opened);
@@ -75,7 +78,10 @@ ggml_status __wrap_ggml_backend_graph_compute_async(ggml_backend_t backend, ggml
     for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
         worked += work_of(*ggml_graph_node(graph, i));
     }
-    return worked > max_work ? GGML_STATUS_FAILED : __real_ggml_backend_graph_compute_async(backend, graph);
+    if (worked > max_work || setjmp(after_assertion) != 0) {
+        return GGML_STATUS_FAILED;
+    }
+    return __real_ggml_backend_graph_compute_async(backend, graph);
 }
 
 }  // extern "C"

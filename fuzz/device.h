@@ -10,7 +10,8 @@ namespace caravan::fuzz {
 // Opened, and the log silent, before a target's first input.
 server::Devices & cpu();
 
-// Before each input. Without `computes`, graphs are built and checked, and then taken as computed.
+// Before each input. An assertion of a kernel's ends a worker, which is what it is for; here it fails the computation, and
+// leaks what that had taken. Without `computes`, graphs are built and checked, and then taken as computed.
 void begin_run(bool computes);
 
 }  // namespace caravan::fuzz

@@ -111,7 +111,8 @@ def test_what_a_token_costs_on_the_way(lab):
 def test_a_stock_server_does_not_tell_what_it_served(lab):
     arrangement, = json.loads(model_bench(lab, [lab.stock_server()], '-o', 'json').out)['arrangements']
     for run in arrangement['runs']:
-        assert run['traffic']['sends'] > 0 and run['traffic']['shares_us'] is None
+        # How often it sends depends on what the two runs that are compared found the machine doing.
+        assert run['traffic']['bytes_up'] > 0 and run['traffic']['shares_us'] is None
 
 
 def test_the_first_load_fills_the_cache_of_the_later_ones(lab):

@@ -35,7 +35,8 @@ def run(build, target, seconds):
     before = set(findings.iterdir())
     log = build / 'logs' / f'{target}.log'
     # Memory that is lost is a finding as well.
-    env = {**os.environ, 'ASAN_OPTIONS': f'allocator_may_return_null=1:detect_leaks={int(target not in BY_NAME_ONLY)}', 'OMP_NUM_THREADS': '1',
+    leaks = int(target not in BY_NAME_ONLY)
+    env = {**os.environ, 'ASAN_OPTIONS': f'allocator_may_return_null=1:detect_leaks={leaks}', 'OMP_NUM_THREADS': '1',
            'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1'}
     with open(log, 'wb') as out:
         subprocess.run([str(build / 'bin' / f'fuzz-{target}'), str(own), *(str(seed) for seed in seeds if seed.is_dir()),

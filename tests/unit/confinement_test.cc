@@ -176,9 +176,12 @@ TEST_F(ConfinementTest, WhatIsInTheStoreIsNotWrittenAnyMore) {
     const auto weights = cache::Weights::open({.directory = own(), .keep = true});
     const cache::Layout store = cache::layout_in(own());
     EXPECT_EQ(ask_in_child([&] {
-                  if (!confine(worker_confinement(true, store_rules(store))).is_sealed) {
+                  [[maybe_unused]] const bool is_sealed = confine(worker_confinement(true, store_rules(store))).is_sealed;
+#ifndef __SANITIZE_THREAD__  // which has a thread that Landlock may not reach
+                  if (!is_sealed) {
                       return false;
                   }
+#endif
                   const std::string made = store.temporary() / "file", kept = store.blobs() / "file",
                                     other = store.temporary() / "other";
                   const int fd = ::open(made.c_str(), O_WRONLY | O_CREAT, 0600);

@@ -568,6 +568,111 @@ TEST_F(OpCheck, WhatIsAcceptedStaysWithinItsTensors) {
     EXPECT_GT(tried, 3000);
 }
 
+// Nodes that are as they should be but for one thing, their shapes made to fit it.
+TEST_F(OpCheck, WhatIsMadeToFitIsRefusedToo) {
+    using Spoil = std::function<void(ggml_tensor & node, ggml_tensor * sources)>;
+    const auto refused = [](std::string_view what, const ggml_tensor * node, const Spoil & spoil) {
+        EXPECT_TRUE(check_op(*node, true)) << what;
+        EXPECT_FALSE(accepts(*node, [&](ggml_tensor & copy, ggml_tensor * sources) {
+            spoil(copy, sources);
+            make_contiguous(copy);
+        })) << what;
+    };
+    const auto number = [](float value) { return std::bit_cast<int32_t>(value); };
+    const auto soft_max = [&] { return ggml_soft_max(c(), t(F, 8, 4, 6)); };
+    const auto attention = [&] {
+        return ggml_flash_attn_ext(c(), t(F, 64, 3, 4), t(H, 64, 32, 4), t(H, 64, 32, 4), nullptr, 1, 0, 0);
+    };
+    const auto positions = [&] {
+        int sections[4] = {8, 8, 8, 8};
+        return ggml_rope_multi(c(), t(F, 64, 4, 3), t(I, 12), nullptr, 64, sections, GGML_ROPE_TYPE_MROPE, 0, 1e4F, 1, 0, 1, 32, 1);
+    };
+    const auto scan = [&](int64_t a, int32_t snapshots) {
+        return ggml_ssm_scan(c(), t(F, 16, 8, 2, 5), t(F, 8, 2, 4, 3), t(F, 2, 4, 3), t(F, a, 2), t(F, 16, 1, 4, 3),
+                             t(F, 16, 1, 4, 3), t(I, 3), snapshots);
+    };
+    const auto delta = [&] {
+        return ggml_gated_delta_net(c(), t(F, 16, 2, 4, 3), t(F, 16, 2, 4, 3), t(F, 16, 4, 4, 3), t(F, 1, 4, 4, 3),
+                                    t(F, 1, 4, 4, 3), t(F, 16, 16, 4, 3), 1);
+    };
+    ggml_tensor * hadamard = ggml_mul_mat(c(), t(F, 64, 64), t(F, 64, 4));
+    ggml_mul_mat_set_hint(hadamard, GGML_HINT_SRC0_IS_HADAMARD);
+    refused("a matrix that is none of Hadamard's", hadamard, [](ggml_tensor & node, ggml_tensor * sources) {
+        sources[0].ne[0] = sources[0].ne[1] = sources[1].ne[0] = node.ne[0] = 48;
+        make_contiguous(sources[0]);
+        make_contiguous(sources[1]);
+    });
+    refused("a bias without a mask", soft_max(), [&](ggml_tensor & node, ggml_tensor *) { node.op_params[1] = number(8); });
+    refused("a bias without a mask", soft_max(), [&](ggml_tensor & node, ggml_tensor *) { node.op_params[1] = 0x7fc00000; });
+    refused("a bias without a mask", attention(), [&](ggml_tensor & node, ggml_tensor *) { node.op_params[1] = number(8); });
+    for (const int i : {11, 12, 13, 14}) {
+        refused("a section below zero", positions(), [&](ggml_tensor & node, ggml_tensor *) { node.op_params[i] = -1; });
+    }
+    refused("no sections", positions(), [](ggml_tensor & node, ggml_tensor *) {
+        node.op_params[11] = node.op_params[12] = node.op_params[13] = 0;
+    });
+    for (const int snapshots : {0, -1}) {
+        refused("no snapshots", scan(1, 1), [&](ggml_tensor & node, ggml_tensor *) {
+            node.op_params[0] = snapshots;
+            node.ne[0] = 8 * 2 * 4 * 3 + 16 * 8 * 2 * 3 * int64_t{snapshots};
+        });
+        refused("no snapshots", delta(), [&](ggml_tensor & node, ggml_tensor *) {
+            node.op_params[0] = snapshots;
+            node.ne[1] = 4 * 3 + 16 * 3 * int64_t{snapshots};
+        });
+    }
+    refused("snapshots of states that decay each by itself", scan(16, 1), [](ggml_tensor & node, ggml_tensor *) {
+        node.op_params[0] = 2;
+        node.ne[0] = 8 * 2 * 4 * 3 + 16 * 8 * 2 * 3 * 2;
+    });
+    refused("a kernel larger than the image", ggml_im2col_3d(c(), t(F, 3, 3, 3, 2), t(F, 10, 9, 8, 4), 2, 1, 1, 1, 0, 0, 0, 1, 1, 1, F),
+            [](ggml_tensor & node, ggml_tensor * sources) {
+                sources[0].ne[0] = 11;
+                make_contiguous(sources[0]);
+                node.ne[0] = 11 * 3 * 3 * 2;
+                node.ne[1] = 0;
+            });
+    ggml_tensor * channels = ggml_conv_2d_dw_direct(c(), t(F, 3, 3, 1, 4), t(F, 10, 9, 4, 3), 1, 1, 0, 0, 1, 1);
+    EXPECT_FALSE(accepts(*channels, [](ggml_tensor & node, ggml_tensor *) {
+        node.nb[2] = 4;
+        node.nb[0] = 4 * static_cast<size_t>(node.ne[2]);
+        node.nb[1] = node.nb[0] * static_cast<size_t>(node.ne[0]);
+    })) << "channels innermost in the result only";
+    const auto line = [&] { return ggml_conv_transpose_1d(c(), t(F, 3, 5, 7), t(F, 9, 7), 2, 0, 1); };
+    const auto plane = [&] { return ggml_conv_transpose_2d_p0(c(), t(H, 3, 3, 5, 7), t(F, 9, 8, 7, 2), 2); };
+    refused("steps of nothing", line(), [](ggml_tensor & node, ggml_tensor *) { node.op_params[0] = 0, node.ne[0] = 3; });
+    refused("a padding", line(), [](ggml_tensor & node, ggml_tensor *) { node.op_params[1] = 1; });
+    refused("gaps", line(), [](ggml_tensor & node, ggml_tensor *) { node.op_params[2] = 2; });
+    refused("steps of nothing", plane(), [](ggml_tensor & node, ggml_tensor *) {
+        node.op_params[0] = 0;
+        node.ne[0] = node.ne[1] = 3;
+    });
+    for (const int dim : {-1, 4}) {
+        refused("a dimension that does not exist", ggml_concat(c(), t(F, 4, 5), t(F, 4, 5), 0), [&](ggml_tensor & node, ggml_tensor *) {
+            node.op_params[0] = dim;
+            node.ne[0] = 4;
+        });
+    }
+    refused("something taken away", ggml_pad(c(), t(F, 4, 5), 1, 0, 0, 0), [](ggml_tensor & node, ggml_tensor *) {
+        node.op_params[0] = -1;
+        node.op_params[1] = 2;
+    });
+    refused("more reflected than there is", ggml_pad_reflect_1d(c(), t(F, 4, 5), 1, 2), [](ggml_tensor & node, ggml_tensor *) {
+        node.op_params[0] = 4;
+        node.ne[0] = 4 + 4 + 2;
+    });
+    refused("nothing, again and again", ggml_pad_ext_circular(c(), t(F, 4, 5), 1, 1, 0, 0, 0, 0, 0, 0),
+            [](ggml_tensor & node, ggml_tensor * sources) {
+                sources[0].ne[0] = 0;
+                make_contiguous(sources[0]);
+                node.ne[0] = 2;
+            });
+    refused("more than can be numbered", ggml_top_k(c(), t(F, 40, 2), 4), [](ggml_tensor &, ggml_tensor * sources) {
+        sources[0].ne[0] = int64_t{1} << 31;
+        make_contiguous(sources[0]);
+    });
+}
+
 TEST_F(OpCheck, ErrorsSayWhatIsWrong) {
     ggml_tensor broken = *ggml_mul_mat(c(), t(F, 8, 6), t(F, 8, 4));
     broken.ne[0] = 7;

@@ -62,7 +62,8 @@ Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume)
 inline constexpr std::array link_answer{std::byte{1}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0},
                                         std::byte{0}, std::byte{0}, std::byte{0}, std::byte{1}};
 
-// Who comes with a token: the other end of open_link(), and who comes to resume a session or a link. The rest as in open_server().
+// Who comes with a token: the other end of open_link(), and who comes to resume a session or a link. The rest as in
+// open_server().
 struct Comer {
     std::unique_ptr<Transport> transport;
     std::optional<wire::ResumeRequest> resume;  // it resumes; the answer is still to be given

@@ -221,8 +221,7 @@ def by_hand():
     save('gguf', tiny_gguf())
     ring = struct.pack('<II16sHBBIII', 1, 2, bytes(16), 0, 0, 0, 1024, 1024, 12)
     for length, credits in ((5, 0), (900, 1), (0, 2), (1, 1), (64, 3)):
-        message = struct.pack('<IHH', length, credits, 0 if length else 1) + bytes(length)
-        ring += struct.pack('<H', len(message)) + message
+        ring += struct.pack('<HI', length, credits) + bytes(length)
     save('ring', ring)
     # Errors in place of answers, as the native dialect has them.
     hello = struct.pack('<QBBBB', 28, 8, 0, 0, 0) + bytes(4) + b'CARAVAN1' + struct.pack('<IQ', 2, 0)

@@ -1,7 +1,9 @@
 // What a peer may send over RDMA. The transport and the queue pair are the real ones; libibverbs is not linked, the calls
 // below stand in for a device that delivers the input. The input is the peer's facts (40 bytes) and messages: u16 size,
-// bytes, as they lie in a receive slot.
+// u32 immediate data, bytes. All ones are no immediate data.
 #include "net/rdma/ring_transport.h"
+
+#include <arpa/inet.h>
 
 #include <cstring>
 #include <deque>
@@ -49,6 +51,7 @@ int post_send(ibv_qp *, ibv_send_wr * request, ibv_send_wr **) {
 // connection.
 ibv_wc next_arrival() {
     const size_t size = fuzz::take_number<uint16_t>(input);
+    const auto credits = fuzz::take_number<uint32_t>(input);
     if (input.empty() || receives.empty() || size > places.front().length) {
         return {.status = IBV_WC_WR_FLUSH_ERR};
     }
@@ -58,7 +61,9 @@ ibv_wc next_arrival() {
     const ibv_wc arrived{.wr_id = receives.front().wr_id,
                          .status = IBV_WC_SUCCESS,
                          .opcode = IBV_WC_RECV,
-                         .byte_len = static_cast<uint32_t>(message.size())};
+                         .byte_len = static_cast<uint32_t>(message.size()),
+                         .imm_data = htonl(credits),
+                         .wc_flags = credits == UINT32_MAX ? 0u : unsigned{IBV_WC_WITH_IMM}};
     receives.pop_front();
     places.pop_front();
     return arrived;

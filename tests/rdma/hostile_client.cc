@@ -1,13 +1,15 @@
 // A client that changes to RDMA as it should and then does one wrong thing. Prints "activated", then "closed by the
 // server" when its session has ended; exit code 1 if that does not happen within 20 s.
 //
-//   rdma-hostile HOST PORT oversized|empty|length|credits|kind|flood|tcp|lie|facts
+//   rdma-hostile HOST PORT oversized|empty|plain|credits|flood|tcp|lie|facts
+#include <arpa/inet.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/socket.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <string_view>
 
 #include "net/exact_io.h"
@@ -21,13 +23,8 @@ using net::rdma::QueuePair;
 
 namespace {
 
-constexpr uint64_t token = 0x4e454b4f54414d44;  // upgrade.cc's
+constexpr uint64_t token = 0x324e454b4f544d44;  // upgrade.cc's
 constexpr uint32_t more_than_credits = 24;      // every slot of the server; a client may use 18
-
-struct MessageHeader {  // ring_transport.cc's
-    uint32_t length;
-    uint16_t credits, kind;
-};
 
 template <class T>
 T need(Result<T> result) {
@@ -57,23 +54,19 @@ T hear(int socket) {
     return load<T>(bytes + sizeof(uint64_t));
 }
 
-// Sends what lies in send slot `slot` and after it; `size` 0: a message of nothing.
-void post(QueuePair & pair, uint32_t slot, uint32_t size) {
+// Sends what lies in send slot `slot` and after it; `size` 0: a message of nothing. Without `credits` it is a plain SEND.
+void post(QueuePair & pair, uint32_t slot, uint32_t size, std::optional<uint32_t> credits) {
     ibv_sge sge{reinterpret_cast<uint64_t>(pair.send_slot(slot).data()), size, pair.lkey()};
     ibv_send_wr request{}, * bad = nullptr;
     request.wr_id = 1000 + slot;
     request.sg_list = &sge;
     request.num_sge = size > 0 ? 1 : 0;
-    request.opcode = IBV_WR_SEND;
+    request.opcode = credits ? IBV_WR_SEND_WITH_IMM : IBV_WR_SEND;
+    request.imm_data = htonl(credits.value_or(0));
     request.send_flags = IBV_SEND_SIGNALED | IBV_SEND_SOLICITED;
     if (ibv_post_send(pair.qp(), &request, &bad) != 0) {
         std::perror("ibv_post_send");
     }
-}
-
-void post_message(QueuePair & pair, uint32_t slot, MessageHeader header, uint32_t size) {
-    store(pair.send_slot(slot).data(), header);
-    post(pair, slot, size);
 }
 
 void await_token(QueuePair & pair) {
@@ -88,25 +81,23 @@ void await_token(QueuePair & pair) {
 
 void attack(std::string_view what, QueuePair & pair, int socket) {
     // The beginning of a long command: the server waits for the rest.
-    store(pair.send_slot(0).data() + sizeof(MessageHeader),
-          wire::RequestHeader{wire::Command::graph_compute, 1 << 20});
+    constexpr wire::RequestHeader command{wire::Command::graph_compute, 1 << 20};
+    store(pair.send_slot(0).data(), command);
     if (what == "oversized") {
-        post_message(pair, 0, {2 * 64 * 1024 - sizeof(MessageHeader), 0, 0}, 2 * 64 * 1024);
+        post(pair, 0, 2 * 64 * 1024, 0);
     } else if (what == "empty") {
-        post(pair, 0, 0);
-    } else if (what == "length") {
-        post_message(pair, 0, {60000, 0, 0}, 100);
+        post(pair, 0, 0, 0);
+    } else if (what == "plain") {
+        post(pair, 0, sizeof command, {});
     } else if (what == "credits") {
-        post_message(pair, 0, {16, 5000, 0}, 24);
-    } else if (what == "kind") {
-        post_message(pair, 0, {0, 0, 7}, 8);
+        post(pair, 0, sizeof command, UINT32_MAX);
     } else if (what == "tcp") {
         const char garbage[] = "GET / HTTP/1.1\r\n\r\n";
         ::send(socket, garbage, sizeof garbage, 0);
     } else if (what == "flood") {
         std::getchar();  // until the test has stopped the server's worker
         for (uint32_t i = 0; i < more_than_credits; ++i) {
-            post_message(pair, i, {16, 0, 0}, 24);
+            post(pair, i, sizeof command, 0);
         }
         std::puts("flooded");
         std::fflush(stdout);
@@ -154,13 +145,14 @@ int main(int argc, char ** argv) {
     need(pair->connect(load<PeerFacts>(answer.queue_pair)));
     if (what != "lie") {
         store(pair->send_slot(0).data(), token);
-        post(*pair, 0, sizeof token);
+        post(*pair, 0, sizeof token, {});
         await_token(*pair);
     }
     send(socket.get(), wire::command_rdma_verdict, wire::RdmaVerdict{1});
     if (what == "lie") {
-        store(pair->send_slot(0).data() + sizeof(MessageHeader), wire::RequestHeader{wire::Command{255}, 0});
-        post_message(*pair, 0, {9, 0, 0}, 17);  // the message that is no token
+        const wire::RequestHeader no_token{wire::Command{255}, 0};
+        store(pair->send_slot(0).data(), no_token);
+        post(*pair, 0, sizeof no_token, 0);
     }
     std::puts("activated");
     std::fflush(stdout);

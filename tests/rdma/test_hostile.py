@@ -14,9 +14,8 @@ UNIT = BIN / 'unit-tests'
 ATTACKS = {
     'oversized': 'the RDMA connection broke: local',  # length error; Soft-RoCE says QP operation error
     'empty': 'the peer sent a malformed RDMA message',
-    'length': 'the peer sent a malformed RDMA message',
+    'plain': 'the peer sent a malformed RDMA message',
     'credits': 'the peer sent a malformed RDMA message',
-    'kind': 'the peer sent a malformed RDMA message',
     'tcp': 'the peer spoke TCP after the change to RDMA',
 }
 

@@ -14,7 +14,7 @@ namespace caravan::net::rdma {
 
 // Slots of a ring, each for one message.
 struct Geometry {
-    uint32_t slot_size = 64 * 1024;  // bytes, header included
+    uint32_t slot_size = 64 * 1024;  // bytes
     uint32_t depth = 24;             // receive slots, and as many send slots
 };
 

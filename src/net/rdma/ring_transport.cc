@@ -3,6 +3,7 @@
 #include "net/socket.h"
 #include "net/waker.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
@@ -19,14 +20,6 @@
 
 namespace caravan::net::rdma {
 namespace {
-
-struct MessageHeader {
-    uint32_t length;   // of the data behind the header
-    uint16_t credits;  // slots given back
-    uint16_t kind;     // 0: data, 1: nothing but credits
-};
-static_assert(sizeof(MessageHeader) == 8);
-constexpr uint16_t data_kind = 0, credit_kind = 1;
 
 // A credit message is sent when a third of the data slots are owed, so at most three are on their way at once.
 constexpr uint32_t reserved_slots = 6;
@@ -61,12 +54,12 @@ public:
         size_t total = 0, part = 0, offset = 0;
         while (part < parts.size() && !error_ && can_send()) {
             const MutableBytes slot = pair_->send_slot(static_cast<uint32_t>(posted_ % depth_));
-            const size_t room = pair_->send_slot_size() - sizeof(MessageHeader);
+            const size_t room = pair_->send_slot_size();
             size_t length = 0;
             while (part < parts.size() && length < room) {
                 const ConstBytes rest = parts[part].subspan(offset);
                 const size_t step = std::min(rest.size(), room - length);
-                std::ranges::copy(rest.first(step), slot.data() + sizeof(MessageHeader) + length);
+                std::ranges::copy(rest.first(step), slot.data() + length);
                 length += step;
                 offset += step;
                 if (offset == parts[part].size()) {
@@ -78,7 +71,7 @@ public:
                 break;
             }
             --credits_;
-            post(slot, data_kind, length);
+            post(slot.first(length));
             total += length;
         }
         if (error_ && total == 0) {
@@ -194,18 +187,16 @@ private:
         }
     }
 
-    // Sends the slot that is next in turn: header, and `length` bytes that lie behind it already.
-    void post(MutableBytes slot, uint16_t kind, size_t length) {
-        store(slot.data(), MessageHeader{static_cast<uint32_t>(length), static_cast<uint16_t>(owed_), kind});
-        owed_ = 0;
-        ibv_sge sge{reinterpret_cast<uint64_t>(slot.data()), static_cast<uint32_t>(sizeof(MessageHeader) + length),
-                    pair_->lkey()};
+    // `data` lies in the send slot that is next in turn. Without any, the message gives back credits only.
+    void post(ConstBytes data) {
+        ibv_sge sge{reinterpret_cast<uint64_t>(data.data()), static_cast<uint32_t>(data.size()), pair_->lkey()};
         ibv_send_wr request{};
         request.wr_id = send_tag | ++posted_;
         request.sg_list = &sge;
-        request.num_sge = 1;
-        request.opcode = IBV_WR_SEND;
-        if (sge.length <= pair_->max_inline()) {
+        request.num_sge = data.empty() ? 0 : 1;
+        request.opcode = IBV_WR_SEND_WITH_IMM;
+        request.imm_data = htonl(std::exchange(owed_, 0));
+        if (!data.empty() && data.size() <= pair_->max_inline()) {
             request.send_flags |= IBV_SEND_INLINE;
         }
         if (posted_ % signal_every_ == 0) {
@@ -232,7 +223,7 @@ private:
 
     void return_credits() {
         if (owed_ >= owed_limit_ && posted_ - completed_ < depth_ && !error_) {
-            post(pair_->send_slot(static_cast<uint32_t>(posted_ % depth_)), credit_kind, 0);
+            post({});
         }
     }
 
@@ -267,22 +258,22 @@ private:
             probe_sent_.reset();
             return;
         }
-        arrive(static_cast<uint32_t>(completion.wr_id), completion.byte_len);
+        arrive(completion);
     }
 
-    void arrive(uint32_t slot, uint32_t size) {
+    void arrive(const ibv_wc & message) {
+        const auto slot = static_cast<uint32_t>(message.wr_id);
         const ConstBytes bytes = pair_->receive_slot(slot);
-        const auto header = load<MessageHeader>(bytes.data());
-        const bool sane = size >= sizeof header && size <= bytes.size() && header.length == size - sizeof header &&
-                          (header.kind == data_kind ? header.length > 0 : header.length == 0) &&
-                          header.kind <= credit_kind &&
-                          credits_ + header.credits <= pair_->peer_depth() - reserved_slots;
+        const uint64_t credits = ntohl(message.imm_data);
+        const bool sane = (message.wc_flags & IBV_WC_WITH_IMM) != 0 && message.byte_len <= bytes.size() &&
+                          (message.byte_len > 0 || credits > 0) &&
+                          credits_ + credits <= pair_->peer_depth() - reserved_slots;
         if (!sane) {
             set_error(Errc::protocol, "the peer sent a malformed RDMA message");
             return;
         }
-        credits_ += header.credits;
-        if (header.kind == credit_kind) {
+        credits_ += static_cast<uint32_t>(credits);
+        if (message.byte_len == 0) {
             if (auto posted = pair_->post_receive(slot); !posted) {
                 set_error(posted.error().code, posted.error().text);
             }
@@ -292,7 +283,7 @@ private:
             set_error(Errc::protocol, "the peer sent more RDMA messages than it had credits for");
             return;
         }
-        ready_.push_back({slot, bytes.subspan(sizeof header, header.length)});
+        ready_.push_back({slot, bytes.first(message.byte_len)});
     }
 
     void take_event() {

@@ -16,7 +16,8 @@ static_assert(sizeof(PeerFacts) == wire::queue_pair_facts_size);
 
 constexpr seconds token_patience{3};   // for a message over RDMA
 constexpr seconds verdict_patience{8};
-constexpr uint64_t token = 0x4e454b4f54414d44;
+// Another one for another form of messages: peers that differ stay on TCP.
+constexpr uint64_t token = 0x324e454b4f544d44;
 
 // Until the token has come in. The completion of one's own may come before or after that.
 Result<> hear_token(QueuePair & pair, TimePoint deadline) {

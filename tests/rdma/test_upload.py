@@ -1,4 +1,6 @@
-"""A long upload of weights over RDMA, whole and broken off in the middle. Nothing may hang."""
+"""A long upload of weights over RDMA, whole and broken off in the middle. Nothing may hang.
+
+CARAVAN_UPLOAD_LAYERS=32 makes it 1 GB instead of 200 MB."""
 import os
 import signal
 import subprocess
@@ -12,15 +14,18 @@ from conftest import PORT, ROOT, Lab, not_emulated
 
 EP = f'10.77.0.1:{PORT}'
 BOUND = 20  # seconds from the fault to the end of the client
+LAYERS = int(os.environ.get('CARAVAN_UPLOAD_LAYERS', 4))  # of 30 MB
+WHOLE = (80 + 30 * LAYERS) * 1_000_000  # bytes, about
+PATIENCE = 60 + WHOLE // 10_000_000  # seconds, for all of it
 pytestmark = not_emulated
 
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
-    """200 MB of random weights."""
+    """Random weights."""
     file = tmp_path_factory.mktemp('upload') / 'upload.gguf'
-    subprocess.run([sys.executable, ROOT / 'tests/models/make_models.py', '--bench', '--out', file, '--layers', '4',
-                    '--d', '1024', '--heads', '16', '--kv-heads', '8', '--ff', '8192', '--vocab', '32000',
+    subprocess.run([sys.executable, ROOT / 'tests/models/make_models.py', '--bench', '--out', file, '--layers',
+                    str(LAYERS), '--d', '1024', '--heads', '16', '--kv-heads', '8', '--ff', '8192', '--vocab', '32000',
                     '--type', 'q8_0'], check=True, stdout=subprocess.DEVNULL)
     yield file
     file.unlink()
@@ -29,7 +34,8 @@ def model(tmp_path_factory):
 @pytest.fixture
 def rig(model):
     """Machines of one's own: these tests break them."""
-    with conftest.machines() as pair:
+    config = conftest.lab.Config(memory=1024 + 3 * WHOLE // (1 << 20))
+    with conftest.machines(a=config, b=config) as pair:
         os.link(model, pair.shared / 'upload.gguf')
         yield Lab(pair)
 
@@ -56,7 +62,7 @@ def uploading(rig, **env):
     deadline = time.monotonic() + 60
     while sent(rig) < before + 30_000_000:
         assert time.monotonic() < deadline and client.returncode is None, client.output()[-2000:]
-    assert sent(rig) < before + 150_000_000, 'too late for a fault in the middle'
+    assert sent(rig) < before + WHOLE * 3 // 4, 'too late for a fault in the middle'
     return client
 
 
@@ -71,7 +77,7 @@ def test_whole(rig, model):
     rig.server()
     before = sent(rig)
     client = start(rig)
-    assert client.wait(60) == 0, client.output()[-2000:]
+    assert client.wait(PATIENCE) == 0, client.output()[-2000:]
     assert sent(rig) - before > model.stat().st_size * 0.8
     workers_left(rig, 1)
 
@@ -93,7 +99,7 @@ def test_link_down_for_a_while(rig, side):
     getattr(rig.pair, side).link(False)
     time.sleep(3)
     getattr(rig.pair, side).link(True)
-    assert client.wait(60) == 0, client.output()[-2000:]
+    assert client.wait(PATIENCE) == 0, client.output()[-2000:]
     assert 'was made again over tcp' in client.output()
     workers_left(rig, 1)
 
@@ -103,7 +109,7 @@ def test_lossy_network(rig):
     rig.server()
     client = uploading(rig)
     rig.client_machine.run('tc qdisc add dev eth0 root netem loss 0.2%', check=True)
-    assert client.wait(60) == 0, client.output()[-2000:]
+    assert client.wait(PATIENCE) == 0, client.output()[-2000:]
 
 
 def test_client_killed(rig):
@@ -112,7 +118,7 @@ def test_client_killed(rig):
     client.kill(signal.SIGKILL)
     client.wait()
     workers_left(rig, 1)
-    assert start(rig).wait(60) == 0, 'the server serves the next one'
+    assert start(rig).wait(PATIENCE) == 0, 'the server serves the next one'
 
 
 def test_client_machine_killed(rig):

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/config.h"
@@ -16,8 +17,8 @@
 namespace caravan::net {
 namespace {
 
-// The session's token, which changes if the session begins anew. Threads: any.
-using SessionToken = std::shared_ptr<std::atomic<uint64_t>>;
+// That of a session changes if it begins anew. Threads: any.
+using Token = std::shared_ptr<std::atomic<uint64_t>>;
 
 Result<> begin_records(Connected & opened, TimePoint deadline) {
     const wire::RequestHeader records{wire::command_records, 0};
@@ -70,16 +71,19 @@ Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t 
     return ResumableTransport::Reopened{with_faults(std::move(opened->transport)), answer.answer.received};
 }
 
-// The client's process, seen from the server. Kept up by the session's own thread.
+// The process that has opened a session or a link, seen from the server. Kept up by the transport's own thread.
 class Lifeline {
 public:
-    Lifeline(Endpoint endpoint, SessionToken token) : endpoint_(std::move(endpoint)), token_(std::move(token)) {}
+    Lifeline(Endpoint endpoint, Token token) : endpoint_(std::move(endpoint)), token_(std::move(token)) {}
 
     void tend() {
         std::byte nothing;
         const std::array parts{MutableBytes(&nothing, 1)};
         if (transport_ != nullptr && transport_->receive(parts)) {
             return;
+        }
+        if (transport_ != nullptr && Clock::now() >= made_ + lasting) {
+            tries_ = 0;
         }
         transport_.reset();
         if (tries_ == max_tries) {
@@ -90,49 +94,61 @@ public:
         const wire::RequestHeader request{wire::command_lifeline, 0};
         if (opened && send_all(*opened->transport, {const_bytes(&request, sizeof request)}, seconds(2))) {
             transport_ = std::move(opened->transport);
+            made_ = Clock::now();
         }
     }
 
 private:
     static constexpr int max_tries = 20;
+    static constexpr seconds lasting{10};
     const Endpoint endpoint_;
-    const SessionToken token_;
+    const Token token_;
     std::unique_ptr<Transport> transport_;
-    int tries_ = 0;
+    TimePoint made_{};
+    int tries_ = 0;  // since one lasted
 };
 
-std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & endpoint,
-                                          ResumableTransport::Reopen reopen, std::function<void()> tend) {
-    return std::make_unique<ResumableTransport>(std::move(opened.transport),
-                                                ResumableTransport::Options{.name = "RPC server " + endpoint.text(),
-                                                                            .grace = reconnect_time(),
-                                                                            .reopen = std::move(reopen),
-                                                                            .tend = std::move(tend)});
+std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & endpoint, const Token & token,
+                                          ResumableTransport::Reopen reopen) {
+    return std::make_unique<ResumableTransport>(
+        std::move(opened.transport),
+        ResumableTransport::Options{.name = "RPC server " + endpoint.text(),
+                                    .grace = reconnect_time(),
+                                    .reopen = std::move(reopen),
+                                    .tend = [line = std::make_shared<Lifeline>(endpoint, token)] { line->tend(); }});
 }
 
 std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & endpoint) {
     constexpr int max_beginnings = 8;
     auto token = std::make_shared<std::atomic<uint64_t>>(opened.token);
-    const auto reopen = [endpoint, token, beginnings = 1](const ResumableTransport::Attempt & attempt) mutable {
-        auto again = resume(endpoint, *token, attempt.request, attempt.deadline);
-        // The server may have heard nothing of the session before its first connection broke. Or the first command was its
-        // end, and would be again.
-        const bool is_gone = !again && again.error().code == Errc::closed;
-        return is_gone && attempt.may_begin_anew && ++beginnings <= max_beginnings
-                   ? begin_anew(endpoint, *token, attempt.deadline)
-                   : std::move(again);
+    const auto reopen = [endpoint, token, beginnings = 1, gone = std::optional<Error>()](
+                            const ResumableTransport::Attempt & attempt) mutable -> Result<ResumableTransport::Reopened> {
+        if (!gone) {
+            auto again = resume(endpoint, *token, attempt.request, attempt.deadline);
+            if (again || again.error().code != Errc::closed) {
+                return again;
+            }
+            gone = again.error();  // and stays so: no need to ask for this one again
+        }
+        // The server may have heard nothing of the session before its first connection broke. Or the first command was
+        // its end, and would be again.
+        if (!attempt.may_begin_anew || ++beginnings > max_beginnings) {
+            return std::unexpected(*gone);
+        }
+        auto anew = begin_anew(endpoint, *token, attempt.deadline);
+        if (anew) {
+            gone.reset();
+        }
+        return anew;
     };
-    return make_resumable(opened, endpoint, reopen,
-                          [lifeline = std::make_shared<Lifeline>(endpoint, token)] { lifeline->tend(); });
+    return make_resumable(opened, endpoint, token, reopen);
 }
 
 std::unique_ptr<Transport> make_link(Connected & opened, const Endpoint & endpoint, uint64_t token) {
-    return make_resumable(
-        opened, endpoint,
-        [endpoint, token](const ResumableTransport::Attempt & attempt) {
-            return resume(endpoint, token, attempt.request, attempt.deadline);
-        },
-        {});
+    return make_resumable(opened, endpoint, std::make_shared<std::atomic<uint64_t>>(token),
+                          [endpoint, token](const ResumableTransport::Attempt & attempt) {
+                              return resume(endpoint, token, attempt.request, attempt.deadline);
+                          });
 }
 
 // Nothing but the link's command and its answer has been sent on return, so reading ahead loses nothing.

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/retry.h"
 #include "wire/record_check.h"
 
 namespace caravan::net {
@@ -24,7 +25,7 @@ constexpr seconds no_connection{5};
 // The active end looks at a connection that nobody waits for.
 constexpr seconds look_every{1};
 constexpr seconds attempt_patience{3};
-constexpr milliseconds first_pause{50}, longest_pause{2000};
+constexpr milliseconds first_pause{50}, longest_pause{500};
 // A peer whose connection was reset lives, and knows it, or its process has ended: it comes back soon or not at all.
 constexpr seconds grace_after_reset{5};
 
@@ -453,7 +454,7 @@ void ResumableTransport::broke(const std::shared_ptr<Transport> & transport, Err
         give_up_ = broken_since_ + grace;
         pause_ = first_pause;
     } else {
-        next_try_ = broken_since_ + pause_;
+        next_try_ = broken_since_ + out_of_step(pause_);
         pause_ = std::min(2 * pause_, longest_pause);
     }
     log_debug("the connection with {} broke ({}): {} s to make it again", options_.name, reason_, grace.count());
@@ -568,7 +569,7 @@ void ResumableTransport::reopen(Lock & lock, TimePoint deadline) {
         end({error.code, formatted("{}; {}", reason_, error.text)});
         return;
     }
-    next_try_ = Clock::now() + pause_;
+    next_try_ = Clock::now() + out_of_step(pause_);
     pause_ = std::min(2 * pause_, longest_pause);
 }
 

@@ -58,16 +58,25 @@ public:
     }
 
 private:
+    // Of this session's client, or of a server that has a link with this session.
+    struct Lifeline {
+        uint64_t token;
+        UniqueFd socket;
+    };
+
     void watch() {
 #ifdef POLLRDHUP
         const short hang_up = POLLRDHUP;
 #else
         const short hang_up = 0;
 #endif
-        for (;;) {
-            pollfd fds[4] = {{client_.get(), hang_up, 0}, {control_, POLLIN, 0}, {stop_[0], 0, 0},
-                             {lifeline_.get(), hang_up, 0}};
-            if (::poll(fds, 4, -1) < 0) {
+        for (std::vector<pollfd> fds;;) {
+            fds = {{client_.get(), hang_up, 0}, {control_, POLLIN, 0}, {stop_[0], 0, 0}};
+            const size_t others = fds.size();
+            for (const Lifeline & lifeline : lifelines_) {
+                fds.push_back({lifeline.socket.get(), hang_up, 0});
+            }
+            if (::poll(fds.data(), fds.size(), -1) < 0) {
                 continue;
             }
             if (fds[2].revents != 0) {
@@ -77,24 +86,19 @@ private:
                 hear_supervisor();
                 continue;  // perhaps with another client_
             }
-            if (fds[3].revents != 0) {
-                const bool closed = (fds[3].revents & (POLLERR | POLLHUP | POLLNVAL)) == 0;
-                lifeline_.reset();
-                if (auto * session = peers_.kept(token_)) {
-                    session->watch_peer(false);
-                    if (closed) {
-                        session->peer_ended();
-                    }
+            for (size_t i = lifelines_.size(); i-- > 0;) {
+                if (const short events = fds[others + i].revents; events != 0) {
+                    lifeline_ended(i, (events & (POLLERR | POLLHUP | POLLNVAL)) == 0);
                 }
-                has_ended_ = closed;
-                if (closed && !client_) {
-                    fds[0].revents = hang_up;  // its connection broke before
-                }
+            }
+            if (has_ended_ && !client_) {
+                fds[0].revents = hang_up;  // its connection broke before
             }
             if (fds[0].revents == 0) {
                 continue;
             }
-            const bool was_cut = (fds[0].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0 || lifeline_;
+            const bool was_cut = (fds[0].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0 ||
+                                 std::ranges::contains(lifelines_, token_, &Lifeline::token);
             if (token_ != 0 && !has_ended_ && was_cut) {
                 client_.reset();  // the session may be resumed
                 continue;
@@ -122,23 +126,43 @@ private:
             const ControlMessage & message = (*received)->message;
             const auto first = ConstBytes(message.prefix).first(message.prefix_size);
             UniqueFd socket = std::move((*received)->attached);
+            wire::RequestHeader header{};
+            std::memcpy(&header, first.data(), std::min(first.size(), sizeof header));
+            if (header.command == wire::command_lifeline) {
+                take_lifeline({message.token, std::move(socket)});
+                return;
+            }
             if (message.token == token_) {
-                wire::RequestHeader header{};
-                std::memcpy(&header, first.data(), std::min(first.size(), sizeof header));
-                if (header.command == wire::command_lifeline) {
-                    lifeline_ = std::move(socket);
-                    if (auto * session = peers_.kept(token_)) {
-                        session->watch_peer(true);
-                    }
-                    return;
-                }
                 client_ = UniqueFd(::dup(socket.get()));
             }
             peers_.arrived(message.token, std::move(socket), {first.begin(), first.end()}, message.resumes != 0);
         }
     }
 
-    UniqueFd client_, lifeline_;
+    // Instead of an earlier one of the same. What it belongs to may not be here yet: then it is made again.
+    void take_lifeline(Lifeline lifeline) {
+        auto * const watched = peers_.kept(lifeline.token);
+        if (watched == nullptr) {
+            return;
+        }
+        std::erase_if(lifelines_, [&](const Lifeline & other) { return other.token == lifeline.token; });
+        lifelines_.push_back(std::move(lifeline));
+        watched->watch_peer(true);
+    }
+
+    void lifeline_ended(size_t index, bool closed) {
+        const uint64_t token = lifelines_[index].token;
+        lifelines_.erase(lifelines_.begin() + static_cast<ptrdiff_t>(index));
+        auto * const watched = peers_.kept(token);
+        watched->watch_peer(false);
+        if (closed) {
+            watched->peer_ended();
+            has_ended_ = has_ended_ || token == token_;
+        }
+    }
+
+    UniqueFd client_;
+    std::vector<Lifeline> lifelines_;
     bool has_ended_ = false;  // the client's process, as its lifeline says
     const int control_;
     const uint64_t token_;

@@ -25,6 +25,7 @@ class Proxy:
         self.cut_after = None  # cut whenever so many bytes have passed
         self.short_lived = iter(())  # of each new connection: after how many bytes it is cut; None: not
         self._lifetimes = {}
+        self._carried = {}  # bytes of each connection
         self.damage = None  # 'lost' or 'altered': what happens to the next short piece of data, once
         self.refuses = False
         self.frozen = False  # connections stay, nothing passes; nothing is lost
@@ -56,6 +57,7 @@ class Proxy:
                 self.connections += 1
                 self.pairs[pair] = 2
                 self._lifetimes[pair] = lifetime
+                self._carried[pair] = 0
             self._start(self._pass, near, far, pair)
             self._start(self._pass, far, near, pair)
 
@@ -74,6 +76,7 @@ class Proxy:
                             self._close(pair, self._reset)
                             return
                     self.passed += len(data)
+                    self._carried[pair] += len(data)
                     self._since_cut += len(data)
                     due = self.cut_after is not None and self._since_cut >= self.cut_after
                 if due:
@@ -115,6 +118,14 @@ class Proxy:
         del self.pairs[pair]
         for end in pair:
             how(end)
+
+    def close_busy(self):
+        """As if a box on the way ended all connections but those that carry next to nothing, in an orderly way."""
+        with self.lock:
+            for pair in [pair for pair in self.pairs if self._carried[pair] > 1000]:
+                self.cuts += 1
+                for end in pair:
+                    end.shutdown(socket.SHUT_RDWR)
 
     def cut(self):
         with self.lock:

@@ -84,18 +84,12 @@ def test_logits_are_the_same(lab):
             same(finish(), local_logits(lab, chunks=16))
 
 
-EVERY_SECOND = [True, False]
-TWO_OF_FIVE = [True, True, False, False, False]
-
-
-@pytest.mark.parametrize('life, rhythm', [(0, EVERY_SECOND), (1, EVERY_SECOND), (600, EVERY_SECOND),
-                                          *((life, TWO_OF_FIVE) for life in (50, 75, 110, 150, 250))])
-def test_connections_that_are_reset_while_they_are_opened(lab, life, rhythm):
-    """Those for questions too. Where a session is begun but not heard of, each try takes two connections: it may meet
-    the cut ones of every second for ever, but not those of five."""
+@pytest.mark.parametrize('life', [0, 1, 50, 75, 110, 150, 250, 600])
+def test_connections_that_are_reset_while_they_are_opened(lab, life):
+    """Every second one, those for questions too."""
     expected = local_logits(lab)
     with proxies(lab.server()) as [proxy]:
-        proxy.short_lived = itertools.cycle([life if cut else None for cut in rhythm])
+        proxy.short_lived = itertools.cycle([life, None])
         same(lab.logits([proxy]), expected)
         assert proxy.cuts >= 2
 
@@ -130,20 +124,41 @@ def test_a_connection_that_breaks_while_nobody_uses_it(lab):
         assert text(llama, 8) == expected
 
 
-def test_an_outage_of_some_seconds(lab):
-    """Nothing can connect meanwhile."""
-    server = lab.server()
-    with proxies(server) as via:
+@pytest.mark.parametrize('count, length', [(1, 3), (2, 7)])
+def test_an_outage_of_some_seconds(lab, count, length):
+    """Nothing can connect meanwhile, servers that are linked neither."""
+    with proxies(*(lab.server() for _ in range(count))) as via:
         llama = loaded_llama(lab, via)
-        expected = text(llama, 3000)
-        request = InBackground(text, llama, 3000)
-        via[0].refuses = True
+        begin = time.monotonic()
+        expected = text(llama, 1500)
+        time.sleep(max(0, begin + 1.5 - time.monotonic()))  # lifelines are up
+        request = InBackground(text, llama, 1500)
+        for proxy in via:
+            proxy.refuses = True
         time.sleep(0.1)
-        via[0].cut()
-        time.sleep(3)
-        via[0].refuses = False
+        for proxy in via:
+            proxy.cut()
+        time.sleep(length)
+        for proxy in via:
+            proxy.refuses = False
         assert request.result(60) == expected
-        assert llama.count('was made again over tcp after [2-9]') >= 1
+        assert llama.count(f'was made again over tcp after [{length - 1}-9]') >= count
+
+
+def test_an_orderly_end_is_none_while_the_lifeline_is_up(lab):
+    """Of the link either: its lifeline leads from one server to the other."""
+    with proxies(*(lab.server() for _ in range(2))) as via:
+        llama = loaded_llama(lab, via)
+        begin = time.monotonic()
+        expected = text(llama, 600)
+        time.sleep(max(0, begin + 1.5 - time.monotonic()))  # lifelines are up
+        request = InBackground(text, llama, 600)
+        time.sleep(0.2)
+        for proxy in via:
+            proxy.close_busy()
+        assert request.result(60) == expected
+        assert [proxy.cuts for proxy in via] == [1, 2]  # sessions, and the link
+        assert 'is lost' not in llama.log()
 
 
 def test_a_client_that_does_not_come_back_is_forgotten(lab):

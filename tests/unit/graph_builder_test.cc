@@ -160,6 +160,7 @@ TEST_F(GraphBuilder, BadPlaces) {
 
 TEST_F(GraphBuilder, BadIds) {
     expect_refused([](auto & tensors) { tensors[1].id = 0; }, "id 0");
+    expect_refused([&](auto & tensors) { tensors.push_back(place(0, 192)); }, "id 0 that nobody names");
     expect_refused([](auto & tensors) { tensors[1].id = 1; }, "an id twice");
     expect_refused([](auto & tensors) { tensors.push_back(tensors[0]); }, "a tensor twice");
     expect_refused([](auto & tensors) { tensors[2].src[1] = 99; }, "an unknown source");
@@ -267,6 +268,12 @@ TEST_F(GraphBuilder, WhatTheDeviceCannotComputeIsRefused) {
     tensors[1] = wire_tensor(2, GGML_TYPE_I32, {4, 1, 1, 1}, buffer, buffer + 64);
     tensors[2].op = GGML_OP_MUL_MAT;
     EXPECT_FALSE(build({3}, tensors));
+    // Nothing is wrong with this one, but a CPU cannot quantize to that type.
+    const auto source = f32_tensor(1, {256, 1, 1, 1}, buffer, buffer);
+    const auto place = [&](uint64_t id) { return wire_tensor(id, GGML_TYPE_IQ2_XXS, {256, 1, 1, 1}, buffer, buffer + 4096); };
+    const auto graph = build({3}, {source, place(2), node_of(place(3), GGML_OP_CPY, {1, 2})});
+    ASSERT_FALSE(graph);
+    EXPECT_NE(graph.error().text.find("does not support it"), std::string::npos) << graph.error().text;
 }
 
 TEST_F(GraphBuilder, NamesNeedNoEnd) {

@@ -706,6 +706,14 @@ TEST(NativeSession, AGraphThatCannotBeComputedEndsNothing) {
     outside[1].address = client.buffer + 4090;
     client.graph(0, outside);
     EXPECT_EQ(client.told().first, wire::AnswerKind::launch_failed);
+    for (const uint32_t reference : {4u, 1000u, UINT32_MAX}) {
+        auto missing = client.sum();
+        missing[2].src[1] = reference;
+        client.graph(0, missing);
+        told = client.told();
+        EXPECT_EQ(told.first, wire::AnswerKind::launch_failed);
+        EXPECT_NE(told.second.find("named but not given"), std::string::npos) << told.second;
+    }
     client.graph(1, client.sum());
     EXPECT_EQ(client.read(2), (std::vector<float>{0, 0, 0, 0}));
 }
@@ -855,6 +863,8 @@ TEST(NativeSession, WhatIsOutOfBoundsEndsIt) {
         [](NativeClient & c) { c.post(wire::NativeCommand::read, wire::ReadRequest{0, 0, 4}); },
         [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::read, wire::ReadRequest{0, UINT64_MAX, 4}); },
         [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::fill, wire::FillRequest{0, 8, 16, 1}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::copy, wire::CopyRequest{0, 1}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::copy, wire::CopyRequest{1, 0}); },
         [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{0, 128, wire::no_base, 0}); },
         [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{9, 0, wire::no_base, 0}); },
         [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{0, 0, wire::no_base, 1000}); },

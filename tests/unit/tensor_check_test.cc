@@ -83,6 +83,24 @@ TEST_F(TensorCheck, ShapesThatOverflow) {
     }
 }
 
+// 64-bit shapes, in which one bound only is exceeded each time.
+TEST_F(TensorCheck, NumbersThatGgmlCannotCountTo) {
+    const auto region = [](std::array<uint64_t, 4> ne, std::array<uint64_t, 4> nb) {
+        wire::Region out;
+        out.type = GGML_TYPE_F32;
+        std::ranges::copy(ne, out.ne);
+        std::ranges::copy(nb, out.nb);
+        return out;
+    };
+    constexpr uint64_t one = 1;
+    EXPECT_TRUE(checked_bytes(region({one << 30, 1, 1, 1}, {4, 0, 0, 0})));
+    EXPECT_FALSE(checked_bytes(region({0, one << 63, 1, 1}, {4, 0, 0, 0}))) << "an extent that would be negative";
+    EXPECT_FALSE(checked_bytes(region({one << 30, one << 29, 1, 1}, {4, 0, 0, 0}))) << "elements, in few bytes";
+    EXPECT_FALSE(checked_bytes(region({one << 30, one << 30, one << 30, one << 30}, {4, 0, 0, 0}))) << "elements, overflow";
+    EXPECT_FALSE(checked_bytes(region({2, 1, 1, 1}, {max_buffer_size - 3, 0, 0, 0}))) << "bytes";
+    EXPECT_TRUE(checked_bytes(region({2, 1, 1, 1}, {max_buffer_size - 4, 0, 0, 0})));
+}
+
 TEST_F(TensorCheck, StridesBeyondTheBuffer) {
     for (int i = 0; i < 4; ++i) {
         wire::Tensor tensor = f32({2, 2, 2, 2});

@@ -294,6 +294,18 @@ def garbage(trial):
     return '-', '-', trial.after(server)
 
 
+def unsupported_op(trial):
+    """The program asks first, as ggml's scheduler does."""
+    server = trial.server()
+    program = trial.lab.start('program', [sys.executable, ROOT / 'bench/unsupported_op.py', server.endpoint],
+                              ours=trial.ours)
+    program.wait(60)
+    said = dict(line.split(': ') for line in program.out().splitlines() if ': ' in line)
+    what = 'the program is told, and may compute it elsewhere' if said.get('op') == 'not supported' else \
+        f'taken for supported: the program {"goes on with " + said["op"] if "op" in said else "died (" + death(program) + ")"}'
+    return what, 'goes on' if said.get('sum') == '2' else 'lost', trial.after(server)
+
+
 def two_clients(trial):
     server = trial.server()
     llama = trial.llama([server])
@@ -322,6 +334,7 @@ FAULTS = {
     'one of two servers killed in mid-generation': one_of_two_killed,
     'SIGSEGV in the process that computes': crash,
     'client killed in mid-generation': client_killed,
+    'an op that the device lacks': unsupported_op,
     'a client that connects and says nothing': silent_client,
     'garbage on the port, of six kinds': garbage,
     'two clients at once': two_clients,

@@ -301,8 +301,11 @@ def unsupported_op(trial):
                               ours=trial.ours)
     program.wait(60)
     said = dict(line.split(': ') for line in program.out().splitlines() if ': ' in line)
-    what = 'the program is told, and may compute it elsewhere' if said.get('op') == 'not supported' else \
-        f'taken for supported: the program {"goes on with " + said["op"] if "op" in said else "died (" + death(program) + ")"}'
+    if said.get('op') == 'not supported':
+        what = 'the program is told, and may compute it elsewhere'
+    else:
+        went = f'goes on with {said["op"]}' if 'op' in said else f'died ({death(program)})'
+        what = f'taken for supported: the program {went}'
     return what, 'goes on' if said.get('sum') == '2' else 'lost', trial.after(server)
 
 

@@ -63,6 +63,9 @@ TEST(Difference, TakesNoMemoryThatWasNotPaidFor) {
     EXPECT_FALSE(decode_difference({}, max_graph_tensors, test::noise(120)));
     EXPECT_FALSE(decode_difference(Tensors(5), UINT32_MAX, test::noise(120)));
     EXPECT_TRUE(decode_difference(Tensors(5), 5, {}));
+    // Paid for, at 12 bytes each for a tensor of zeros, but too many.
+    const std::vector<std::byte> zeros(12 * (max_graph_tensors + 1));
+    EXPECT_FALSE(decode_difference({}, max_graph_tensors + 1, zeros));
     EXPECT_EQ(decode_difference(Tensors(5), 3, {})->size(), 3u);
 }
 
@@ -74,9 +77,13 @@ TEST(Difference, NonsenseIsRefusedOrHarmless) {
     tensors[2].op = 77;
     const auto good = difference(base, tensors);
     for (size_t cut = 0; cut < good.size(); ++cut) {
-        (void)decode_difference(base, 12, ConstBytes(good).first(cut));
+        // A copy of its own, so that a read beyond the end is seen.
+        (void)decode_difference(base, 12, std::vector(good.begin(), good.begin() + static_cast<ptrdiff_t>(cut)));
     }
     EXPECT_FALSE(decode_difference(base, 12, ConstBytes(good).first(good.size() - 1)));
+    std::vector<std::byte> beyond(sizeof(uint32_t) + 2 * sizeof(uint64_t));
+    store(beyond.data() + sizeof(uint32_t), uint64_t{1} << (sizeof(GraphTensor) / sizeof(uint64_t)));
+    EXPECT_FALSE(decode_difference(base, 8, beyond)) << "a word behind the last one";
     for (int round = 0; round < 20000; ++round) {
         auto bad = good;
         bad[random() % bad.size()] = static_cast<std::byte>(random());

@@ -9,15 +9,13 @@
 #include <algorithm>
 #include <functional>
 #include <list>
-#include <unordered_map>
 
 #include "base/log.h"
 #include "base/size_text.h"
 #include "net/handshake.h"
 #include "server/control.h"
 #include "server/front_door.h"
-#include "server/peers.h"
-#include "server/worker_process.h"
+#include "server/worker_pool.h"
 #include "wire/stock.h"
 
 namespace caravan::server {
@@ -25,8 +23,6 @@ namespace {
 
 constexpr size_t max_doors = 256;         // clients without a session
 constexpr seconds accept_pause{1};        // after a failure such as too many open files
-constexpr seconds respawn_pause{2};       // after a worker that could not start
-constexpr int max_heard = 64;             // messages from one worker in one round
 constexpr seconds last_grace{2};          // between SIGTERM and SIGKILL for a worker
 
 int signal_pipe[2] = {-1, -1};
@@ -58,7 +54,14 @@ Result<> catch_signals() {
 
 class Supervisor {
 public:
-    explicit Supervisor(const ServerOptions & options) : options_(options) {}
+    explicit Supervisor(const ServerOptions & options) : options_(options), workers_(options.worker) {
+        workers_.on_memory = [this](const ControlMessage & answer) { answer_memory(answer); };
+        workers_.on_questions_lost = [this] {
+            for (Door & door : doors_) {
+                door.asked = false;
+            }
+        };
+    }
 
     Result<> run();
 
@@ -74,34 +77,23 @@ private:
     Result<> open_listeners();
     Result<> first_worker();
     void print_banner() const;
-    void spawn_spare();
-    void replace_spare();
     void spawn_indexer();
     void round(TimePoint deadline);
     void accept_all(net::Listener & listener);
     void advance(Door & door);
     void place(Door & door);
     void place_by_token(Door & door);
-    void hear(WorkerProcess & worker);
-    void hear_loading(WorkerProcess & worker, const ControlMessage & message);
-    void hear_serving(WorkerProcess & worker, const ControlMessage & message);
+    void answer_memory(const ControlMessage & answer);
     void handle_signals();
     void reap();
     void drain();
-    size_t serving() const;
-    WorkerProcess * spare();
 
     const ServerOptions & options_;
     std::vector<net::Listener> listeners_;
-    std::list<WorkerProcess> workers_;
+    WorkerPool workers_;
     IndexerProcess indexer_;
     std::list<Door> doors_;
-    std::vector<ControlMessage> devices_;
-    std::string start_failure_;
-    std::string confinement_;  // of the workers, in words
-    std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links: the worker that has them
     uint64_t next_session_ = 1;
-    TimePoint respawn_at_ = TimePoint::min();
     TimePoint accept_again_ = TimePoint::min();
     int stop_requests_ = 0;
 };
@@ -117,10 +109,11 @@ Result<> Supervisor::open_listeners() {
 
 // The devices are known, and shown, before the first client can connect to anything that works.
 Result<> Supervisor::first_worker() {
-    spawn_spare();
-    while (spare() == nullptr && stop_requests_ == 0) {
+    workers_.want_spare();
+    while (workers_.spare() == nullptr && stop_requests_ == 0) {
         if (workers_.empty()) {
-            return fail(Errc::unavailable, "{}", start_failure_.empty() ? "the first worker ended" : start_failure_);
+            const std::string & failure = workers_.start_failure();
+            return fail(Errc::unavailable, "{}", failure.empty() ? "the first worker ended" : failure);
         }
         round(no_deadline);
     }
@@ -144,7 +137,7 @@ void Supervisor::print_banner() const {
         text += formatted("  model files    : {}\n", dir.string());
     }
     text += "Devices:\n";
-    for (const ControlMessage & device : devices_) {
+    for (const ControlMessage & device : workers_.devices()) {
         text += formatted("  {} ({} MiB, {} MiB free)\n", device.text, device.memory_total >> 20,
                           device.memory_free >> 20);
     }
@@ -152,7 +145,7 @@ void Supervisor::print_banner() const {
     const bool may_upgrade = is_tcp && (net::own_extension().features & wire::feature_rdma) != 0;
     text += formatted("  transport      : {}{}\n", is_tcp ? "TCP" : "unix socket",
                       may_upgrade ? ", RDMA with clients that can" : "");
-    text += formatted("  confinement    : {}\n", confinement_);
+    text += formatted("  confinement    : {}\n", workers_.confinement());
     const uint64_t memory = options_.worker.max_memory;
     text += formatted("  sessions       : at most {} at once{}\n", options_.max_sessions,
                       memory == MemoryBudget::no_limit ? "" : ", with at most " + size_text(memory) + " of memory each");
@@ -162,36 +155,6 @@ void Supervisor::print_banner() const {
         log_warning("this server listens beyond this machine, and whoever reaches it can use its devices: there is no "
                     "authentication and no encryption. Use a trusted network only");
     }
-}
-
-void Supervisor::spawn_spare() {
-    const bool has_spare = std::ranges::any_of(workers_, [](const WorkerProcess & worker) {
-        return worker.state == WorkerProcess::State::loading || worker.state == WorkerProcess::State::spare;
-    });
-    if (has_spare || stop_requests_ > 0 || Clock::now() < respawn_at_) {
-        return;
-    }
-    auto worker = start_worker(options_.worker);
-    if (!worker) {
-        log_error("{}", worker.error().text);
-        respawn_at_ = Clock::now() + respawn_pause;
-        return;
-    }
-    workers_.push_back(std::move(*worker));
-}
-
-// A confined worker can follow links out of the model folders to those files only that were known when it started.
-void Supervisor::replace_spare() {
-    for (WorkerProcess & worker : workers_) {
-        if (worker.state == WorkerProcess::State::loading || worker.state == WorkerProcess::State::spare) {
-            worker.state = WorkerProcess::State::retired;
-            ::kill(worker.pid, SIGTERM);
-        }
-    }
-    for (Door & door : doors_) {
-        door.asked = false;
-    }
-    spawn_spare();
 }
 
 void Supervisor::spawn_indexer() {
@@ -204,15 +167,6 @@ void Supervisor::spawn_indexer() {
         return;
     }
     indexer_ = std::move(*indexer);
-}
-
-size_t Supervisor::serving() const {
-    return static_cast<size_t>(std::ranges::count(workers_, WorkerProcess::State::serving, &WorkerProcess::state));
-}
-
-WorkerProcess * Supervisor::spare() {
-    const auto found = std::ranges::find(workers_, WorkerProcess::State::spare, &WorkerProcess::state);
-    return found == workers_.end() ? nullptr : &*found;
 }
 
 void Supervisor::accept_all(net::Listener & listener) {
@@ -247,7 +201,7 @@ void Supervisor::advance(Door & door) {
     if (door.closing) {
         return;
     }
-    const auto wants = door.client.advance(devices_);
+    const auto wants = door.client.advance(workers_.devices());
     if (!wants) {
         door.closing = true;
         if (wants.error().code == Errc::closed) {
@@ -264,11 +218,8 @@ void Supervisor::advance(Door & door) {
 
 // Gives a door what it wants, if that can be had now.
 void Supervisor::place(Door & door) {
-    WorkerProcess * worker = spare();
-    if (door.wants == FrontDoor::Wants::memory && worker != nullptr && !door.asked) {
-        door.asked = send_control(worker->control.get(), {.kind = ControlMessage::Kind::memory,
-                                                          .number = door.client.memory_device()});
-        worker->questions += door.asked ? 1 : 0;
+    if (door.wants == FrontDoor::Wants::memory && !door.asked) {
+        door.asked = workers_.ask_memory(door.client.memory_device());
         return;
     }
     if (door.wants != FrontDoor::Wants::session) {
@@ -278,11 +229,12 @@ void Supervisor::place(Door & door) {
         place_by_token(door);
         return;
     }
-    const bool is_full = serving() >= static_cast<size_t>(options_.max_sessions);
+    const bool is_full = workers_.serving() >= static_cast<size_t>(options_.max_sessions);
     if (is_full && !door.told) {
         door.told = true;
-        log_warning("{} waits: there are {} sessions already (--max-sessions)", door.client.peer(), serving());
+        log_warning("{} waits: there are {} sessions already (--max-sessions)", door.client.peer(), workers_.serving());
     }
+    WorkerProcess * worker = workers_.spare();
     if (is_full || worker == nullptr) {
         return;
     }
@@ -294,20 +246,15 @@ void Supervisor::place(Door & door) {
     std::ranges::copy(door.client.prefix(), message.prefix);
     const UniqueFd socket = door.client.release();
     door.closing = true;
-    if (message.token != 0) {
-        tokens_[message.token] = worker->pid;
-    }
-    if (!send_control(worker->control.get(), message, socket.get())) {
+    if (!workers_.give_session(*worker, message, socket.get())) {
         log_error("{} is dropped: its worker process has died", door.client.peer());
         return;
     }
-    worker->state = WorkerProcess::State::serving;
-    worker->session = next_session_++;
-    worker->client = door.client.peer();
+    ++next_session_;
     std::fprintf(stdout, "Accepted client connection from %s (session %llu)\n", worker->client.c_str(),
                  static_cast<unsigned long long>(worker->session));
     std::fflush(stdout);
-    spawn_spare();
+    workers_.want_spare();
 }
 
 // Another server's worker, with the token of a link with one of our sessions; or one that comes back, with that of a
@@ -315,10 +262,8 @@ void Supervisor::place(Door & door) {
 void Supervisor::place_by_token(Door & door) {
     door.closing = true;
     const bool resumes = door.client.first_command() == wire::command_resume;
-    const auto owner = tokens_.find(door.client.token());
-    const auto worker = owner == tokens_.end() ? workers_.end()
-                                               : std::ranges::find(workers_, owner->second, &WorkerProcess::pid);
-    if (worker == workers_.end() || !worker->control) {
+    const WorkerProcess * worker = workers_.owner(door.client.token());
+    if (worker == nullptr) {
         log_warning("dropping {}: it wants {} session that is not here", door.client.peer(),
                     resumes ? "to resume a" : "a link with a");
         return;
@@ -338,79 +283,12 @@ void Supervisor::place_by_token(Door & door) {
     std::fflush(stdout);
 }
 
-// A worker that serves a session may have fallen to its client: it is believed about itself, and only what it may say.
-void Supervisor::hear(WorkerProcess & worker) {
-    for (int heard = 0; heard < max_heard; ++heard) {
-        auto received = receive_control(worker.control.get());
-        if (!received) {
-            worker.control.reset();  // reap() says the rest
-            return;
+void Supervisor::answer_memory(const ControlMessage & answer) {
+    for (Door & door : doors_) {
+        if (door.wants == FrontDoor::Wants::memory && !door.closing && door.client.memory_device() == answer.number) {
+            door.wants = FrontDoor::Wants::more;
+            door.closing = !door.client.answer_memory(answer.memory_free, answer.memory_total);
         }
-        if (!*received) {
-            return;
-        }
-        const ControlMessage & message = (*received)->message;
-        if (worker.state == WorkerProcess::State::retired) {
-            continue;
-        }
-        if (worker.state == WorkerProcess::State::loading) {
-            hear_loading(worker, message);
-        } else {
-            hear_serving(worker, message);
-        }
-    }
-}
-
-void Supervisor::hear_loading(WorkerProcess & worker, const ControlMessage & message) {
-    switch (message.kind) {
-        case ControlMessage::Kind::confined:
-            if (!confinement_.empty() && confinement_ != message.text) {
-                log_warning("a worker process is not confined as those before it: {}", message.text);
-            }
-            confinement_ = message.text;
-            break;
-        case ControlMessage::Kind::device:
-            devices_.resize(message.count);
-            devices_[message.number] = message;
-            break;
-        case ControlMessage::Kind::ready: worker.state = WorkerProcess::State::spare; break;
-        case ControlMessage::Kind::failed: start_failure_ = message.text; break;
-        default: break;
-    }
-}
-
-void Supervisor::hear_serving(WorkerProcess & worker, const ControlMessage & message) {
-    switch (message.kind) {
-        case ControlMessage::Kind::ended:
-            if (worker.state == WorkerProcess::State::serving && !worker.said_goodbye) {
-                worker.said_goodbye = true;
-                std::fprintf(stdout, "Client connection closed (session %llu): %s\n",
-                             static_cast<unsigned long long>(worker.session), message.text);
-                std::fflush(stdout);
-            }
-            break;
-        case ControlMessage::Kind::memory:
-            if (worker.questions == 0) {
-                break;
-            }
-            --worker.questions;
-            for (Door & door : doors_) {
-                if (door.wants == FrontDoor::Wants::memory && !door.closing &&
-                    door.client.memory_device() == message.number) {
-                    door.wants = FrontDoor::Wants::more;
-                    if (!door.client.answer_memory(message.memory_free, message.memory_total)) {
-                        door.closing = true;
-                    }
-                }
-            }
-            break;
-        case ControlMessage::Kind::invite:
-            if (worker.invitations < Peers::max_links) {
-                ++worker.invitations;
-                tokens_.try_emplace(message.token, worker.pid);
-            }
-            break;
-        default: break;
     }
 }
 
@@ -427,37 +305,10 @@ void Supervisor::reap() {
                             describe_exit(status));
             }
             indexer_ = {};
-            replace_spare();
+            workers_.replace_spare();
             continue;
         }
-        const auto worker = std::ranges::find(workers_, pid, &WorkerProcess::pid);
-        if (worker == workers_.end()) {
-            continue;
-        }
-        if (worker->control) {
-            hear(*worker);  // its last words
-        }
-        const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-        if (worker->state == WorkerProcess::State::serving) {
-            if (!clean || !worker->said_goodbye) {
-                log_error("session {} with {} ended: its worker process {} died of {}; other sessions are not affected",
-                          worker->session, worker->client, pid, describe_exit(status));
-            }
-        } else if (worker->state != WorkerProcess::State::retired && stop_requests_ == 0) {
-            if (start_failure_.empty()) {
-                start_failure_ = formatted("a worker process ended while it started: {}", describe_exit(status));
-            }
-            if (!devices_.empty()) {
-                log_error("{}; trying again in {} s", start_failure_, respawn_pause.count());
-                start_failure_.clear();
-            }
-            respawn_at_ = Clock::now() + respawn_pause;
-            for (Door & door : doors_) {
-                door.asked = false;
-            }
-        }
-        std::erase_if(tokens_, [&](const auto & token) { return token.second == pid; });
-        workers_.erase(worker);
+        workers_.reap(pid, status);
     }
 }
 
@@ -468,6 +319,9 @@ void Supervisor::handle_signals() {
         for (ssize_t i = 0; i < got; ++i) {
             stop_requests_ += bytes[i] == SIGTERM || bytes[i] == SIGINT ? 1 : 0;
         }
+    }
+    if (stop_requests_ > 0) {
+        workers_.stop();
     }
     reap();
 }
@@ -490,9 +344,9 @@ void Supervisor::round(TimePoint deadline) {
         }
         watch(listener.fd.get(), [this, &listener] { accept_all(listener); });
     }
-    for (WorkerProcess & worker : workers_) {
+    for (WorkerProcess & worker : workers_.all()) {
         if (worker.control) {
-            watch(worker.control.get(), [this, &worker] { hear(worker); });
+            watch(worker.control.get(), [this, &worker] { workers_.hear(worker); });
         }
     }
     for (Door & door : doors_) {
@@ -505,8 +359,8 @@ void Supervisor::round(TimePoint deadline) {
             fds.back().events = 0;
         }
     }
-    if (respawn_at_ > Clock::now()) {
-        deadline = std::min(deadline, respawn_at_);
+    if (workers_.respawn_at() > Clock::now()) {
+        deadline = std::min(deadline, workers_.respawn_at());
     }
     if (::poll(fds.data(), static_cast<nfds_t>(fds.size()), poll_timeout_ms(deadline)) > 0) {
         // The signals come last: reaping a worker takes away what another action refers to.
@@ -526,8 +380,8 @@ void Supervisor::round(TimePoint deadline) {
         }
     }
     doors_.remove_if([](const Door & door) { return door.closing; });
-    if (!devices_.empty()) {
-        spawn_spare();
+    if (!workers_.devices().empty()) {
+        workers_.want_spare();
     }
 }
 
@@ -540,13 +394,9 @@ void Supervisor::drain() {
     listeners_.clear();
     doors_.clear();
     indexer_.line.reset();  // it ends by itself
-    for (const WorkerProcess & worker : workers_) {
-        if (worker.state != WorkerProcess::State::serving) {
-            ::kill(worker.pid, SIGTERM);
-        }
-    }
-    if (serving() > 0) {
-        log_info("stopping: {} sessions may go on for {} s; a second signal ends them now", serving(),
+    workers_.signal_all(SIGTERM, false);
+    if (workers_.serving() > 0) {
+        log_info("stopping: {} sessions may go on for {} s; a second signal ends them now", workers_.serving(),
                  options_.drain.count());
     }
     const int requests = stop_requests_;
@@ -555,9 +405,7 @@ void Supervisor::drain() {
         round(end);
     }
     for (const int signal : {SIGTERM, SIGKILL}) {
-        for (const WorkerProcess & worker : workers_) {
-            ::kill(worker.pid, signal);
-        }
+        workers_.signal_all(signal, true);
         const TimePoint patience = Clock::now() + last_grace;
         while (!workers_.empty() && Clock::now() < patience) {
             round(patience);

@@ -1,0 +1,190 @@
+#include "server/worker_pool.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "server/peers.h"
+
+namespace caravan::server {
+namespace {
+
+constexpr seconds respawn_pause{2};  // after a worker that could not start
+constexpr int max_heard = 64;        // messages from one worker at a time
+
+bool is_spare(const WorkerProcess & worker) {
+    return worker.state == WorkerProcess::State::loading || worker.state == WorkerProcess::State::spare;
+}
+
+}  // namespace
+
+void WorkerPool::want_spare() {
+    if (std::ranges::any_of(workers_, is_spare) || stopping_ || Clock::now() < respawn_at_) {
+        return;
+    }
+    auto worker = start_worker(options_);
+    if (!worker) {
+        log_error("{}", worker.error().text);
+        respawn_at_ = Clock::now() + respawn_pause;
+        return;
+    }
+    workers_.push_back(std::move(*worker));
+}
+
+void WorkerPool::replace_spare() {
+    for (WorkerProcess & worker : workers_) {
+        if (is_spare(worker)) {
+            worker.state = WorkerProcess::State::retired;
+            ::kill(worker.pid, SIGTERM);
+        }
+    }
+    on_questions_lost();
+    want_spare();
+}
+
+size_t WorkerPool::serving() const {
+    return static_cast<size_t>(std::ranges::count(workers_, WorkerProcess::State::serving, &WorkerProcess::state));
+}
+
+WorkerProcess * WorkerPool::spare() {
+    const auto found = std::ranges::find(workers_, WorkerProcess::State::spare, &WorkerProcess::state);
+    return found == workers_.end() ? nullptr : &*found;
+}
+
+WorkerProcess * WorkerPool::owner(uint64_t token) {
+    const auto pid = tokens_.find(token);
+    const auto worker = pid == tokens_.end() ? workers_.end() : std::ranges::find(workers_, pid->second, &WorkerProcess::pid);
+    return worker == workers_.end() || !worker->control ? nullptr : &*worker;
+}
+
+bool WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, int socket) {
+    if (message.token != 0) {
+        tokens_[message.token] = worker.pid;
+    }
+    if (!send_control(worker.control.get(), message, socket)) {
+        return false;
+    }
+    worker.state = WorkerProcess::State::serving;
+    worker.session = message.number;
+    worker.client = message.text;
+    return true;
+}
+
+bool WorkerPool::ask_memory(uint32_t device) {
+    WorkerProcess * worker = spare();
+    const bool asked = worker != nullptr && send_control(worker->control.get(), {.kind = ControlMessage::Kind::memory,
+                                                                                 .number = device});
+    if (asked) {
+        ++worker->questions;
+    }
+    return asked;
+}
+
+// A worker that serves a session may have fallen to its client: it is believed about itself, and only what it may say.
+void WorkerPool::hear(WorkerProcess & worker) {
+    for (int heard = 0; heard < max_heard; ++heard) {
+        auto received = receive_control(worker.control.get());
+        if (!received) {
+            worker.control.reset();  // reap() says the rest
+            return;
+        }
+        if (!*received) {
+            return;
+        }
+        const ControlMessage & message = (*received)->message;
+        if (worker.state == WorkerProcess::State::retired) {
+            continue;
+        }
+        if (worker.state == WorkerProcess::State::loading) {
+            hear_loading(worker, message);
+        } else {
+            hear_serving(worker, message);
+        }
+    }
+}
+
+void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & message) {
+    switch (message.kind) {
+        case ControlMessage::Kind::confined:
+            if (!confinement_.empty() && confinement_ != message.text) {
+                log_warning("a worker process is not confined as those before it: {}", message.text);
+            }
+            confinement_ = message.text;
+            break;
+        case ControlMessage::Kind::device:
+            devices_.resize(message.count);
+            devices_[message.number] = message;
+            break;
+        case ControlMessage::Kind::ready: worker.state = WorkerProcess::State::spare; break;
+        case ControlMessage::Kind::failed: start_failure_ = message.text; break;
+        default: break;
+    }
+}
+
+void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & message) {
+    switch (message.kind) {
+        case ControlMessage::Kind::ended:
+            if (worker.state == WorkerProcess::State::serving && !worker.said_goodbye) {
+                worker.said_goodbye = true;
+                std::fprintf(stdout, "Client connection closed (session %llu): %s\n",
+                             static_cast<unsigned long long>(worker.session), message.text);
+                std::fflush(stdout);
+            }
+            break;
+        case ControlMessage::Kind::memory:
+            if (worker.questions > 0) {
+                --worker.questions;
+                on_memory(message);
+            }
+            break;
+        case ControlMessage::Kind::invite:
+            if (worker.invitations < Peers::max_links) {
+                ++worker.invitations;
+                tokens_.try_emplace(message.token, worker.pid);
+            }
+            break;
+        default: break;
+    }
+}
+
+bool WorkerPool::reap(pid_t pid, int status) {
+    const auto worker = std::ranges::find(workers_, pid, &WorkerProcess::pid);
+    if (worker == workers_.end()) {
+        return false;
+    }
+    if (worker->control) {
+        hear(*worker);  // its last words
+    }
+    const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (worker->state == WorkerProcess::State::serving) {
+        if (!clean || !worker->said_goodbye) {
+            log_error("session {} with {} ended: its worker process {} died of {}; other sessions are not affected",
+                      worker->session, worker->client, pid, describe_exit(status));
+        }
+    } else if (worker->state != WorkerProcess::State::retired && !stopping_) {
+        if (start_failure_.empty()) {
+            start_failure_ = formatted("a worker process ended while it started: {}", describe_exit(status));
+        }
+        if (!devices_.empty()) {
+            log_error("{}; trying again in {} s", start_failure_, respawn_pause.count());
+            start_failure_.clear();
+        }
+        respawn_at_ = Clock::now() + respawn_pause;
+        on_questions_lost();
+    }
+    std::erase_if(tokens_, [&](const auto & token) { return token.second == pid; });
+    workers_.erase(worker);
+    return true;
+}
+
+void WorkerPool::signal_all(int signal, bool serving_too) {
+    for (const WorkerProcess & worker : workers_) {
+        if (serving_too || worker.state != WorkerProcess::State::serving) {
+            ::kill(worker.pid, signal);
+        }
+    }
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,67 @@
+// The worker processes of a server: one that is loaded and waits, those that serve a session each, and what they have
+// said. Used by the supervisor's thread only.
+#pragma once
+
+#include <functional>
+#include <list>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "server/control.h"
+#include "server/worker_process.h"
+
+namespace caravan::server {
+
+class WorkerPool {
+public:
+    explicit WorkerPool(const WorkerOptions & options) : options_(options) {}
+
+    // Starts one to wait, if none does; not within two seconds of a failure.
+    void want_spare();
+    // A confined worker can follow links out of the model folders to those files only that were known when it started.
+    void replace_spare();
+    // None is started any more, and none's end is worth a word.
+    void stop() { stopping_ = true; }
+
+    bool empty() const { return workers_.empty(); }
+    size_t serving() const;
+    WorkerProcess * spare();  // null: none is loaded
+    std::list<WorkerProcess> & all() { return workers_; }
+    // The one that has the session or the link of `token`; null: none.
+    WorkerProcess * owner(uint64_t token);
+    // Hands a client's socket to `worker`, the spare one, which serves it from now on. False: it has died.
+    bool give_session(WorkerProcess & worker, ControlMessage message, int socket);
+    // Asks the spare one for the memory of a device. False: there is none to ask.
+    bool ask_memory(uint32_t device);
+
+    // What its line has brought. Answers about memory go to on_memory.
+    void hear(WorkerProcess & worker);
+    // `pid` has ended. False: it is none of these.
+    bool reap(pid_t pid, int wait_status);
+    void signal_all(int signal, bool serving_too);
+
+    // Of the first one that was loaded, and of later ones.
+    const std::vector<ControlMessage> & devices() const { return devices_; }
+    const std::string & confinement() const { return confinement_; }  // in words
+    const std::string & start_failure() const { return start_failure_; }
+    TimePoint respawn_at() const { return respawn_at_; }
+
+    std::function<void(const ControlMessage & answer)> on_memory;
+    std::function<void()> on_questions_lost;  // who asked for memory must ask again
+
+private:
+    void hear_loading(WorkerProcess & worker, const ControlMessage & message);
+    void hear_serving(WorkerProcess & worker, const ControlMessage & message);
+
+    const WorkerOptions & options_;
+    bool stopping_ = false;
+    std::list<WorkerProcess> workers_;
+    std::vector<ControlMessage> devices_;
+    std::string start_failure_, confinement_;
+    std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links
+    TimePoint respawn_at_ = TimePoint::min();
+};
+
+}  // namespace caravan::server

@@ -110,12 +110,14 @@ private:
 
 std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & endpoint, const Token & token,
                                           ResumableTransport::Reopen reopen) {
+    auto line = std::make_shared<Lifeline>(endpoint, token);
+    line->tend();  // before the first use, however soon this process is killed
     return std::make_unique<ResumableTransport>(
         std::move(opened.transport),
         ResumableTransport::Options{.name = "RPC server " + endpoint.text(),
                                     .grace = reconnect_time(),
                                     .reopen = std::move(reopen),
-                                    .tend = [line = std::make_shared<Lifeline>(endpoint, token)] { line->tend(); }});
+                                    .tend = [line] { line->tend(); }});
 }
 
 std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & endpoint) {

@@ -260,9 +260,16 @@ void Supervisor::place(Door & door) {
 // Another server's worker, with the token of a link with one of our sessions; or one that comes back, with that of a
 // link or a session.
 void Supervisor::place_by_token(Door & door) {
-    door.closing = true;
     const bool resumes = door.client.first_command() == wire::command_resume;
     const WorkerProcess * worker = workers_.owner(door.client.token());
+    const auto waits = [&](const Door & other) {
+        return other.wants == FrontDoor::Wants::session && !other.closing &&
+               other.client.session_token() == door.client.token();
+    };
+    if (worker == nullptr && std::ranges::any_of(doors_, waits)) {
+        return;  // for its session, which has no worker yet
+    }
+    door.closing = true;
     if (worker == nullptr) {
         log_warning("dropping {}: it wants {} session that is not here", door.client.peer(),
                     resumes ? "to resume a" : "a link with a");

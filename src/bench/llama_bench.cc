@@ -1,11 +1,13 @@
 #include "bench/llama_bench.h"
 
 #include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <string_view>
 
 #include "base/formatted.h"
+#include "bench/json_count.h"
 #include "bench/statistics.h"
 #include "bench/temporary_file.h"
 
@@ -27,16 +29,16 @@ Result<std::vector<Test>> parse_tests(const std::string & text, ModelFacts * fac
     std::vector<Test> out;
     try {
         for (const Json & row : Json::parse(text)) {
-            const auto prompt = row.at("n_prompt").get<uint32_t>(), generate = row.at("n_gen").get<uint32_t>();
-            const auto depth = row.value("n_depth", 0u);
+            const auto prompt = count<uint32_t>(row.at("n_prompt")), generate = count<uint32_t>(row.at("n_gen"));
+            const auto depth = count<uint32_t>(row.value("n_depth", Json(0u)));
             Test test;
             test.generates = prompt == 0;
-            test.tokens = prompt + generate;
+            test.tokens = uint64_t{prompt} + generate;
             test.name = generate == 0 ? formatted("pp{}", prompt)
                         : prompt == 0 ? formatted("tg{}", generate)
                                       : formatted("pp{}+tg{}", prompt, generate);
             test.name += depth == 0 ? "" : formatted("@d{}", depth);
-            test.ns = row.at("samples_ns").get<std::vector<uint64_t>>();
+            std::ranges::transform(row.at("samples_ns"), std::back_inserter(test.ns), count<uint64_t>);
             if (test.tokens == 0 || test.ns.empty() || std::ranges::contains(test.ns, 0u)) {
                 return fail(Errc::protocol, "llama-bench measured nothing for {}", test.name);
             }
@@ -49,12 +51,13 @@ Result<std::vector<Test>> parse_tests(const std::string & text, ModelFacts * fac
                 *facts = {.type = row.at("model_type"),
                           .cpu = row.value("cpu_info", ""),
                           .gpu = row.value("gpu_info", ""),
-                          .build = formatted("{} ({})", row.value("build_commit", ""), row.value("build_number", 0)),
-                          .bytes = row.at("model_size"),
-                          .parameters = row.at("model_n_params")};
+                          .build = formatted("{} ({})", row.value("build_commit", ""),
+                                             row.value("build_number", Json(0)).dump()),
+                          .bytes = count<uint64_t>(row.at("model_size")),
+                          .parameters = count<uint64_t>(row.at("model_n_params"))};
             }
         }
-    } catch (const Json::exception & error) {
+    } catch (const std::exception & error) {
         return fail(Errc::protocol, "llama-bench's output is not understood: {}", error.what());
     }
     if (out.empty()) {

@@ -13,7 +13,7 @@ namespace caravan::bench {
 // One test of a run: "pp512", "tg128"; "tg128@d1024" with a context of 1024 tokens before it.
 struct Test {
     std::string name;
-    uint32_t tokens = 0;
+    uint64_t tokens = 0;
     bool generates = false;
     std::vector<uint64_t> ns;  // of each repetition
 

@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "bench/json_count.h"
+
 namespace caravan::bench {
 namespace {
 
@@ -14,14 +16,14 @@ constexpr const char * waits_for_another_server = "TAKE";
 SessionCounts session_of(const Json & line) {
     const Json & since = line.at("since_load");
     SessionCounts out{.endpoint = line.at("endpoint"),
-                      .sends = since.at("sends"),
-                      .bytes_sent = since.at("bytes_sent"),
-                      .bytes_received = since.at("bytes_received"),
-                      .round_trips = since.at("round_trips"),
-                      .launches = since.at("launches"),
+                      .sends = count<uint64_t>(since.at("sends")),
+                      .bytes_sent = count<uint64_t>(since.at("bytes_sent")),
+                      .bytes_received = count<uint64_t>(since.at("bytes_received")),
+                      .round_trips = count<uint64_t>(since.at("round_trips")),
+                      .launches = count<uint64_t>(since.at("launches")),
                       .waiting_s = since.at("waiting_s"),
-                      .weights = line.at("weights").at("bytes"),
-                      .weights_from_cache = line.at("weights").at("from_cache")};
+                      .weights = count<uint64_t>(line.at("weights").at("bytes")),
+                      .weights_from_cache = count<uint64_t>(line.at("weights").at("from_cache"))};
     if (!line.at("round_trip_s").is_null()) {
         out.round_trip_s = line.at("round_trip_s");
         double busy = 0;
@@ -49,7 +51,7 @@ Result<std::vector<SessionCounts>> parse_stats(const std::string & text) {
                 out.push_back(std::move(session));
             }
         }
-    } catch (const Json::exception & error) {
+    } catch (const std::exception & error) {
         return fail(Errc::protocol, "the plug-in's counts are not understood: {}", error.what());
     }
     return out;

@@ -138,6 +138,24 @@ TEST(BenchLlama, RefusesWhatItCannotCompare) {
     EXPECT_FALSE(parse_tests("[{}]", nullptr));
 }
 
+TEST(BenchLlama, CountsAreWholeNumbersThatFit) {
+    const auto output = [](const char * key, const char * value) {
+        Json row = Json::parse(llama_bench_output)[0];
+        row[key] = Json::parse(value);
+        return Json::array({row}).dump();
+    };
+    ModelFacts facts;
+    EXPECT_TRUE(parse_tests(output("n_prompt", "4294967295"), &facts));
+    for (const char * key : {"n_prompt", "n_gen", "n_depth", "model_size", "model_n_params"}) {
+        for (const char * value : {"1e30", "-1e30", "-1", "1.5", "18446744073709551616", "\"1\"", "[]"}) {
+            EXPECT_FALSE(parse_tests(output(key, value), &facts)) << key << " " << value;
+        }
+    }
+    EXPECT_FALSE(parse_tests(output("n_prompt", "4294967296"), &facts));
+    EXPECT_FALSE(parse_tests(output("samples_ns", "[1e30]"), &facts));
+    EXPECT_FALSE(parse_tests(output("samples_ns", "[[1]]"), &facts));
+}
+
 TEST(BenchLlama, LoadingEndsWhenItSpeaksAgain) {
     const TimePoint start{};
     const auto at = [&](int ms, const char * text) { return Child::Line{start + milliseconds(ms), text}; };

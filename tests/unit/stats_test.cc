@@ -60,6 +60,9 @@ TEST(Stats, AreWhatRpcBenchReads) {
     EXPECT_TRUE(bench::parse_stats("")->empty());
     EXPECT_FALSE(bench::parse_stats("{}\n"));
     EXPECT_FALSE(bench::parse_stats("no json\n"));
+    auto strange = nlohmann::json::parse(to_json(a_session()));
+    strange["since_load"]["sends"] = 1e30;
+    EXPECT_FALSE(bench::parse_stats(strange.dump()));
 }
 
 }  // namespace

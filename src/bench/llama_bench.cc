@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <string_view>
 
@@ -13,8 +12,6 @@
 
 namespace caravan::bench {
 namespace {
-
-using Json = nlohmann::json;
 
 constexpr std::string_view progress_prefix = "llama-bench: benchmark ";
 
@@ -28,9 +25,9 @@ double Test::tokens_per_second() const {
 Result<std::vector<Test>> parse_tests(const std::string & text, ModelFacts * facts) {
     std::vector<Test> out;
     try {
-        for (const Json & row : Json::parse(text)) {
+        for (const nlohmann::json & row : nlohmann::json::parse(text)) {
             const auto prompt = count<uint32_t>(row.at("n_prompt")), generate = count<uint32_t>(row.at("n_gen"));
-            const auto depth = count<uint32_t>(row.value("n_depth", Json(0u)));
+            const auto depth = count<uint32_t>(row.value("n_depth", nlohmann::json(0u)));
             Test test;
             test.generates = prompt == 0;
             test.tokens = uint64_t{prompt} + generate;
@@ -52,7 +49,7 @@ Result<std::vector<Test>> parse_tests(const std::string & text, ModelFacts * fac
                           .cpu = row.value("cpu_info", ""),
                           .gpu = row.value("gpu_info", ""),
                           .build = formatted("{} ({})", row.value("build_commit", ""),
-                                             row.value("build_number", Json(0)).dump()),
+                                             row.value("build_number", nlohmann::json(0)).dump()),
                           .bytes = count<uint64_t>(row.at("model_size")),
                           .parameters = count<uint64_t>(row.at("model_n_params"))};
             }

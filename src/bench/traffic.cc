@@ -1,7 +1,6 @@
 #include "bench/traffic.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "bench/json_count.h"
@@ -9,12 +8,10 @@
 namespace caravan::bench {
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr const char * waits_for_another_server = "TAKE";
 
-SessionCounts session_of(const Json & line) {
-    const Json & since = line.at("since_load");
+SessionCounts session_of(const nlohmann::json & line) {
+    const nlohmann::json & since = line.at("since_load");
     SessionCounts out{.endpoint = line.at("endpoint"),
                       .sends = count<uint64_t>(since.at("sends")),
                       .bytes_sent = count<uint64_t>(since.at("bytes_sent")),
@@ -47,7 +44,7 @@ Result<std::vector<SessionCounts>> parse_stats(const std::string & text) {
     std::istringstream lines(text);
     try {
         for (std::string line; std::getline(lines, line);) {
-            if (SessionCounts session = session_of(Json::parse(line)); session.launches > 0) {
+            if (SessionCounts session = session_of(nlohmann::json::parse(line)); session.launches > 0) {
                 out.push_back(std::move(session));
             }
         }

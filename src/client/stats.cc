@@ -24,7 +24,7 @@ const std::string & file_name() {
 double seconds_of(uint64_t ns) { return static_cast<double>(ns) / 1e9; }
 
 // An endpoint may be the path of a socket, with any character in it.
-std::string quoted(std::string_view text) {
+std::string json_string(std::string_view text) {
     std::string out = "\"";
     for (const char c : text) {
         if (c == '"' || c == '\\') {
@@ -55,12 +55,12 @@ bool stats_are_wanted() { return !file_name().empty(); }
 std::string to_json(const SessionStats & stats) {
     std::string served;
     for (const auto & [command, ns] : stats.served_ns) {
-        served += formatted("{}{}:{:.6f}", served.empty() ? "" : ",", quoted(command), seconds_of(ns));
+        served += formatted("{}{}:{:.6f}", served.empty() ? "" : ",", json_string(command), seconds_of(ns));
     }
     return formatted(
         R"({{"endpoint":{},"dialect":{},"transport":{},{},"since_load":{{{}}},)"
         R"("weights":{{"bytes":{},"from_cache":{},"seconds":{:.6f}}},"round_trip_s":{},"served_s":{{{}}}}})",
-        quoted(stats.endpoint), quoted(stats.dialect), quoted(stats.transport), fields_of(stats.whole),
+        json_string(stats.endpoint), json_string(stats.dialect), json_string(stats.transport), fields_of(stats.whole),
         fields_of(stats.since_load), stats.weights.bytes, stats.weights.from_cache,
         std::chrono::duration<double>(stats.weights.time).count(),
         stats.round_trip_ns ? formatted("{:.9f}", seconds_of(*stats.round_trip_ns)) : "null", served);

@@ -18,7 +18,6 @@ void put(std::vector<std::byte> & out, const T & value) {
 }
 
 constexpr uint64_t max_difference = 64 << 20;
-constexpr uint64_t any_size = UINT64_MAX;
 constexpr uint64_t max_endpoint = 1024;
 
 struct Entry {

@@ -7,7 +7,6 @@ namespace {
 
 // A graph of a hundred thousand tensors takes 30 MB. Taken piece by piece, as it arrives.
 constexpr uint64_t max_graph_payload = 64 << 20;
-constexpr uint64_t any_size = UINT64_MAX;
 
 constexpr PayloadBounds exactly(uint64_t size) { return {size, size}; }
 

@@ -193,6 +193,7 @@ struct PayloadBounds {
     uint64_t low;
     uint64_t high;
 };
+constexpr uint64_t any_size = UINT64_MAX;  // as `high`
 PayloadBounds payload_bounds(Command command);
 
 // For messages to people: "GET_TENSOR", or "unknown command".

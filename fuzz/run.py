@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs fuzz targets, each for a time, and prints a table: ./dev fuzz does.
+"""Runs fuzz targets, each for a time and as many at once as there are processors, and prints a table: ./dev fuzz does.
 
     run.py BUILD [TARGET] [SECONDS]
 
@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FUZZ = Path(__file__).resolve().parent
@@ -32,7 +33,7 @@ def run(build, target, seconds):
     for folder in (own, findings, build / 'logs'):
         folder.mkdir(parents=True, exist_ok=True)
     seeds = [FUZZ / 'corpus' / name for name in [target, *MORE_SEEDS.get(target, [])]]
-    before = set(findings.iterdir())
+    before = set(findings.glob(f'{target}-*'))
     log = build / 'logs' / f'{target}.log'
     # Memory that is lost is a finding as well.
     leaks = int(target not in BY_NAME_ONLY)
@@ -48,7 +49,7 @@ def run(build, target, seconds):
     status = re.findall(r'^#(\d+)\s.*?cov: (\d+) ft: (\d+) corp: (\d+)', text, re.M)
     executions, coverage, features, units = (int(word) for word in status[-1]) if status else (0, 0, 0, 0)
     total = re.search(r'number_of_executed_units: (\d+)', text)
-    found = sorted(set(findings.iterdir()) - before)
+    found = sorted(set(findings.glob(f'{target}-*')) - before)
     if not found and 'DONE' not in text and 'Done ' not in text:
         found = [log]
     return int(total.group(1)) if total else executions, coverage, features, units, found
@@ -65,10 +66,11 @@ def main():
     seconds = int(words[0]) if words else 60
     print(f'{"target":18} {"executions":>11} {"coverage":>9} {"features":>9} {"inputs":>7}  findings', flush=True)
     all_found = []
-    for target in chosen:
-        executions, coverage, features, units, found = run(build, target, seconds)
-        all_found += found
-        print(f'{target:18} {executions:11} {coverage:9} {features:9} {units:7}  {len(found) or "none"}', flush=True)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as several:
+        for target, result in zip(chosen, several.map(lambda target: run(build, target, seconds), chosen)):
+            executions, coverage, features, units, found = result
+            all_found += found
+            print(f'{target:18} {executions:11} {coverage:9} {features:9} {units:7}  {len(found) or "none"}', flush=True)
     for path in all_found:
         print(f'finding: {path}')
     sys.exit(1 if all_found else 0)

@@ -916,6 +916,15 @@ TEST_F(MappedTest, NotIfOthersCouldWriteToIt) {
     EXPECT_EQ(Store::open(directory_)->find(hash(text_), size)->map(memory()), 0u) << "not sealed";
 }
 
+TEST_F(MappedTest, NotIfAnotherFileHasItsName) {
+    const Store sealed = store();
+    auto reader = sealed.find(hash(text_), size);
+    const fs::path name = blob();
+    fs::rename(name, directory_ / "caravan" / "tmp" / "other");
+    overwrite(name, text_);
+    EXPECT_EQ(reader->map(memory()), 0u);
+}
+
 TEST_F(MappedTest, NotWhereNoPageBegins) {
     const Store sealed = store();
     const std::unique_ptr<std::byte[]> room(new std::byte[size + 1]);

@@ -53,7 +53,7 @@ TEST(Endpoint, TextReadsBackAsTheSameEndpoint) {
 
 TEST(Endpoint, MalformedIsRefusedWithAReason) {
     for (const char * text :
-         {"", ":", ":5000", "[::1", "[::1]7000", "[::1]:", "[]", "[]:7000", "::1]", "[::1]]:5", "host:", "host:0",
+         {"", ":", ":5000", "[::1", "[::1]7000", "[::1]x7000", "[::1]:", "[]", "[]:7000", "::1]", "[::1]]:5", "host:", "host:0",
           "host:65536", "host:99999999999999999999", "host:12x", "host:x12", "host:-1", "host:+1", "host: 12", "host:12 ",
           " host:12", "ho st:12", "host :12", "\thost", "host\n", " ", "http://host", "host/path", "unix:"}) {
         const auto endpoint = parse_endpoint(text);

@@ -106,6 +106,34 @@ TEST_F(KnownDigestsTest, MemoryThatCanBeWrittenIsNoFile) {
     ::munmap(memory, page);
 }
 
+TEST_F(KnownDigestsTest, AFileThatWasReplacedIsNotTheOneThatIsMapped) {
+    const ConstBytes old = map();
+    const auto other = test::noise(3 * page, 9);
+    for (const char * name : {"model.gguf", "model.gguf (deleted)"}) {  // the second is what the kernel calls it then
+        const fs::path place = folder_ / name, fresh = folder_ / "fresh";
+        std::ofstream(fresh).write(reinterpret_cast<const char *>(other.data()), 3 * page);
+        fs::rename(fresh, place);
+        KnownDigests known(folder_ / "cache");
+        EXPECT_FALSE(known.digest_of(old).source) << name;
+        EXPECT_EQ(known.digest_of(old).digest, computed(old)) << name;
+    }
+}
+
+TEST_F(KnownDigestsTest, MemoryBeyondTheMappingIsNoPartOfTheFile) {
+    auto * memory = static_cast<std::byte *>(
+        ::mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ASSERT_NE(memory, MAP_FAILED);
+    const UniqueFd fd(::open(model_.c_str(), O_RDONLY));
+    ASSERT_EQ(::mmap(memory, page, PROT_READ, MAP_SHARED | MAP_FIXED, fd.get(), 0), memory);
+    KnownDigests known(folder_ / "cache");
+    EXPECT_TRUE(known.digest_of({memory, page}).source);
+    const auto before = known.digest_of({memory, 2 * page});
+    EXPECT_FALSE(before.source);
+    memory[page] ^= std::byte{1};
+    EXPECT_NE(known.digest_of({memory, 2 * page}).digest, before.digest);
+    ::munmap(memory, 2 * page);
+}
+
 TEST_F(KnownDigestsTest, WithoutAFolderItStillHashes) {
     const ConstBytes whole = map();
     KnownDigests nowhere{fs::path()};

@@ -434,6 +434,25 @@ TEST_F(Hostile, TwoDimensionalSizes) {
     }
 }
 
+TEST_F(Hostile, RowsThatAreNotAsLongAsTheirPayload) {
+    for (const size_t payload : {0, 4, 7, 9, 12, 4096}) {
+        expect_end("two rows of 4 bytes", [&](auto & c) {
+            c.peer.request(Command::set_tensor_2d,
+                           bytes_of(wire::Tensor2dRequest{c.f32(1, 0, 256), 0, 4, 2, 16}) + noise(payload));
+        });
+    }
+}
+
+TEST_F(Hostile, TheReasonNamesTheCommand) {
+    const auto reason = [](const std::function<void(ClientWithBuffer &)> & attack) {
+        ClientWithBuffer client;
+        attack(client);
+        return client.end().text;
+    };
+    EXPECT_EQ(reason([](auto & c) { c.peer.ask(Command::free_buffer, uint64_t{77}); }).find("FREE_BUFFER: "), 0u);
+    EXPECT_EQ(reason([](auto & c) { c.peer.request(static_cast<Command>(200)); }), "command 200 does not exist");
+}
+
 TEST_F(Hostile, OtherRegions) {
     expect_end("MEMSET beyond", [](auto & c) {
         c.peer.ask(Command::memset_tensor, wire::MemsetTensorRequest{c.f32(1, 0), 1, 16, 0});
@@ -817,6 +836,13 @@ TEST(MemoryLimit, AGraphThatIsTooLargeEndsTheSession) {
     client.peer.request(Command::graph_compute, graph_payload(0, 1, {}, idle_tensors(20000)));
     EXPECT_EQ(client.end().code, Errc::no_memory);
     EXPECT_NE(client.end().text.find("--max-memory"), std::string::npos) << client.end().text;
+}
+
+TEST(MemoryLimit, AGraphThatIsTooLargeIsRefusedBeforeItArrives) {
+    ClientWithBuffer client(8 * mib);
+    client.peer.send(bytes_of(wire::RequestHeader{Command::graph_compute, 60 * mib}) +
+                     bytes_of(wire::GraphComputeRequest{}));
+    EXPECT_EQ(client.end().code, Errc::no_memory) << client.end().text;
 }
 
 TEST(MemoryLimit, HoldsForTheNativeDialect) {

@@ -72,6 +72,17 @@ TEST(CanCarry, NoStridesOfFourGibibytesAnywhere) {
     EXPECT_TRUE(can_carry(*almost, false)) << almost->nb[1];
 }
 
+TEST(CanCarry, NoExtentsBeyond32Bits) {
+    GraphKit kit;
+    ggml_tensor * tensor = kit.f32(8);
+    for (const int64_t extent : {int64_t{-1}, int64_t{1} << 32, INT64_MIN}) {
+        tensor->ne[3] = extent;
+        EXPECT_FALSE(can_carry(*tensor, false)) << extent;
+    }
+    tensor->ne[3] = UINT32_MAX;
+    EXPECT_TRUE(can_carry(*tensor, false));
+}
+
 TEST(EncodeRegion, DescribesTypeShapeAndPlace) {
     GraphKit kit;
     const ggml_tensor * tensor = kit.place(ggml_new_tensor_3d(kit.context(), GGML_TYPE_Q8_0, 64, 3, 2));

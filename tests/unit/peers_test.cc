@@ -1,0 +1,155 @@
+// Links between the sessions of two servers: what another server sends, and what a client asks for.
+#include "server/peers.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "net/socket.h"
+#include "net/transport.h"
+#include "wire_peer.h"
+
+namespace caravan::server {
+namespace {
+
+using test::bytes_of;
+using test::noise;
+using test::WirePeer;
+using test::operator+;
+
+std::unique_ptr<net::Transport> transport_of(UniqueFd fd) {
+    net::set_non_blocking(fd.get(), true);
+    return *net::make_socket_transport(std::move(fd));
+}
+
+struct Receiving {
+    Receiving() {
+        auto pair = test::socket_pair();
+        peer = WirePeer(std::move(pair.far));
+        receiver.emplace(transport_of(std::move(pair.near)));
+    }
+    void push(uint64_t number, std::vector<std::byte> data) {
+        peer.send(bytes_of(wire::PushHeader{number, data.size()}) + data);
+    }
+    std::vector<std::byte> take(size_t size) {
+        std::vector<std::byte> out(size);
+        EXPECT_TRUE(receiver->bytes().read_into(out));
+        return out;
+    }
+    WirePeer peer;
+    std::optional<PeerReceiver> receiver;
+};
+
+TEST(PeerReceiver, TakesMessagesInTheirOrder) {
+    Receiving link;
+    link.push(0, noise(10));
+    link.push(1, {});
+    link.push(2, noise(100'000, 2));
+    ASSERT_TRUE(link.receiver->begin(10));
+    EXPECT_EQ(link.take(10), noise(10));
+    ASSERT_TRUE(link.receiver->begin(0));
+    ASSERT_TRUE(link.receiver->begin(100'000));
+    EXPECT_EQ(link.take(100'000), noise(100'000, 2));
+}
+
+TEST(PeerReceiver, AnotherNumberOrSizeIsRefused) {
+    for (const auto & [number, size] : {std::pair(1, 10), {-1, 10}, {0, 9}, {0, 11}}) {
+        Receiving link;
+        link.push(static_cast<uint64_t>(number), noise(static_cast<size_t>(size)));
+        const auto begun = link.receiver->begin(10);
+        ASSERT_FALSE(begun) << number << " " << size;
+        EXPECT_EQ(begun.error().code, Errc::protocol);
+    }
+}
+
+TEST(PeerReceiver, AServerThatIsGoneIsNamedAsTheReason) {
+    Receiving link;
+    link.peer.send(bytes_of(uint32_t{0}));  // a part of a header
+    link.peer.end_sending();
+    const auto begun = link.receiver->begin(10);
+    ASSERT_FALSE(begun);
+    EXPECT_EQ(begun.error().code, Errc::unavailable);
+    EXPECT_NE(begun.error().text.find("link from another server"), std::string::npos) << begun.error().text;
+}
+
+// Senders are never destroyed, as in a server; what they point to lives as long.
+struct Sending {
+    Sending() : backlog(*new std::atomic<size_t>(0)) {
+        auto pair = test::socket_pair();
+        far = std::move(pair.far);
+        static std::vector<PeerSender *> & all = *new std::vector<PeerSender *>;
+        sender = all.emplace_back(new PeerSender(transport_of(std::move(pair.near)), backlog));
+    }
+    Result<> send(ConstBytes data) {
+        return sender->begin(data.size()).and_then([&] { return sender->send(data); });
+    }
+    std::atomic<size_t> & backlog;
+    UniqueFd far;
+    PeerSender * sender;
+};
+
+TEST(PeerSender, WhatTheNetworkDoesNotTakeYetIsKeptInOrder) {
+    Sending link;
+    const auto first = noise(3'000'000), second = noise(5, 2);
+    ASSERT_TRUE(link.send(first));  // nobody reads
+    ASSERT_TRUE(link.send(second));
+    EXPECT_GT(link.backlog, 0u);
+    PeerReceiver receiver(transport_of(std::move(link.far)));
+    for (const auto & data : {first, second}) {
+        ASSERT_TRUE(receiver.begin(data.size()));
+        std::vector<std::byte> out(data.size());
+        ASSERT_TRUE(receiver.bytes().read_into(out));
+        EXPECT_EQ(out, data);
+    }
+    const auto deadline = Clock::now() + test::patience;
+    while (link.backlog > 0 && Clock::now() < deadline) {
+        std::this_thread::sleep_for(milliseconds(1));
+    }
+    EXPECT_EQ(link.backlog, 0u);
+}
+
+TEST(PeerSender, FailsWhenTheOtherServerIsGone) {
+    Sending link;
+    link.far.reset();
+    Result<> sent;
+    const auto deadline = Clock::now() + test::patience;
+    while (sent && Clock::now() < deadline) {
+        sent = link.send(noise(1000));
+    }
+    ASSERT_FALSE(sent);
+    EXPECT_NE(sent.error().text.find("link to another server"), std::string::npos) << sent.error().text;
+    EXPECT_TRUE(link.sender->first_failure());
+    EXPECT_FALSE(link.sender->first_failure());
+}
+
+TEST(Peers, InviteNoMoreThanTheyMay) {
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    std::set<uint64_t> tokens;
+    for (size_t i = 0; i < Peers::max_links; ++i) {
+        tokens.insert(peers.invite());
+    }
+    EXPECT_EQ(tokens.size(), Peers::max_links);
+    EXPECT_FALSE(tokens.contains(0));
+    EXPECT_EQ(peers.invite(), 0u);
+}
+
+TEST(Peers, NobodyIsInvitedByAServerThatDoesNotPassItOn) {
+    Peers peers([](uint64_t) { return false; }, seconds(0));
+    EXPECT_EQ(peers.invite(), 0u);
+}
+
+TEST(Peers, NobodyWaitsForATokenThatIsNotGivenOut) {
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    EXPECT_EQ(peers.receiver(peers.invite() + 1), nullptr);
+    EXPECT_EQ(peers.kept(1), nullptr);
+}
+
+TEST(Peers, ConnectOverANetworkOnly) {
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    EXPECT_EQ(peers.connect(0, 1, "unix:/run/rpc.sock").error().code, Errc::unsupported);
+    EXPECT_EQ(peers.connect(0, 1, "no endpoint").error().code, Errc::invalid_argument);
+    EXPECT_EQ(peers.sender(0), nullptr);
+}
+
+}  // namespace
+}  // namespace caravan::server

@@ -61,9 +61,10 @@ class FakeServer:
     ({HELLO: GOOD_HELLO}, None),
     ({HELLO: GOOD_HELLO}, b''),
     ({HELLO: GOOD_HELLO}, b'\xff' * 4096),
-    ({HELLO: GOOD_HELLO, DEVICE_COUNT: answer(struct.pack('<I', 2**32 - 1))}, None),
+    ({HELLO: GOOD_HELLO, DEVICE_COUNT: answer(struct.pack('<I', 2**32 - 1))}, answer(struct.pack('<Q', 4096))),
     ({HELLO: GOOD_HELLO, DEVICE_COUNT: answer(struct.pack('<I', 1))}, answer(struct.pack('<Q', 3))),
-    ({HELLO: GOOD_HELLO, DEVICE_COUNT: answer(struct.pack('<I', 1))}, answer(struct.pack('<Q', 0))),
+    ({HELLO: GOOD_HELLO, DEVICE_COUNT: answer(struct.pack('<I', 1)), 1: answer(struct.pack('<Q', 32))},
+     answer(struct.pack('<Q', 0))),
 ], ids=['hangs-up', 'silent', 'http', 'other-version', 'huge', 'hangs-up-later', 'silent-later', 'garbage-later',
         'many-devices', 'odd-alignment', 'no-memory'])
 def test_fake_server_has_no_device(lab, table, otherwise):

@@ -74,6 +74,19 @@ TEST_F(DigestFileTest, ANameWithANewlineIsRefused) {
     EXPECT_EQ(saved.error().code, Errc::invalid_argument);
 }
 
+TEST_F(DigestFileTest, ABlobIsNamedByADigestAndNothingElse) {
+    std::filesystem::create_directories(layout_.blob("x").parent_path());
+    test::write_file(layout_.blob(std::string(64, 'a')), "abc");
+    test::write_file(layout_.blob("../secret"), "abc");
+    test::write_file(layout_.blob("short"), "abc");
+    EXPECT_TRUE(open_blob(layout_, std::string(64, 'a'), 3));
+    EXPECT_FALSE(open_blob(layout_, std::string(64, 'a'), 4));
+    EXPECT_FALSE(open_blob(layout_, std::string(64, 'b'), 3));
+    EXPECT_FALSE(open_blob(layout_, "../secret", 3));
+    EXPECT_FALSE(open_blob(layout_, "short", 3));
+    EXPECT_FALSE(open_blob(layout_, "", 3));
+}
+
 TEST(FileStamp, OnlyOfARegularFile) {
     const test::TemporaryFolder folder;
     test::write_file(folder / "file", "abc");

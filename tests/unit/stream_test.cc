@@ -189,6 +189,76 @@ TEST(Stream, AnAnswerOfAnotherSizeEndsTheStreamAndReadsAsZeroes) {
     }
 }
 
+// As a native server says why something cannot be.
+std::vector<std::byte> words(wire::AnswerKind kind, std::string_view text) {
+    return bytes_of(uint64_t{text.size()} | uint64_t{static_cast<uint8_t>(kind)} << wire::answer_kind_shift) + bytes_of(text);
+}
+
+TEST(Stream, WordsInTheAnswersPlaceAndWhatFollowsThem) {
+    for (const size_t piece : {size_t{1}, size_t{9}, size_t{1 << 20}}) {
+        Line line(long_silence);
+        std::string first(4, '?'), second(4, '?'), third(4, '?');
+        auto held = line.lock();
+        const auto one = line.expect(first), two = line.expect(second), three = line.expect(third);
+        const std::string longest(wire::max_error_text, 'x');
+        const auto all = words(wire::AnswerKind::launch_failed, longest) + bytes_of(uint64_t{4}) +
+                         bytes_of(std::string_view("good")) + words(wire::AnswerKind::refused, "no\x1b") +
+                         bytes_of(uint64_t{4}) + bytes_of(std::string_view("last"));
+        std::jthread server([&] {
+            for (size_t at = 0; at < all.size(); at += piece) {
+                line.peer.send(ConstBytes(all).subspan(at, std::min(piece, all.size() - at)));
+            }
+        });
+        EXPECT_TRUE(line.stream->await(held, one));
+        EXPECT_EQ(line.stream->take_launch_failure(), longest);
+        EXPECT_TRUE(line.stream->await(held, two));
+        EXPECT_EQ(line.stream->take_refusal(), "no?") << "it goes into a log";
+        EXPECT_TRUE(line.stream->await(held, three));
+        EXPECT_EQ(first + second + third, "good" + std::string(4, '\0') + "last");
+        EXPECT_FALSE(line.stream->failure());
+    }
+}
+
+TEST(Stream, WordsThatEndTheSession) {
+    Line line(long_silence);
+    std::string answer(4, '?');
+    auto held = line.lock();
+    const auto ticket = line.expect(answer);
+    line.peer.send(words(wire::AnswerKind::ended, "that was too much"));
+    const auto waited = line.stream->await(held, ticket);
+    ASSERT_FALSE(waited);
+    EXPECT_TRUE(waited.error().text.contains("that was too much")) << waited.error().text;
+    EXPECT_EQ(answer, std::string(4, '\0'));
+}
+
+TEST(Stream, WordsThatMakeNoSenseEndTheSession) {
+    const auto header = [](uint8_t kind, uint64_t size) { return size | uint64_t{kind} << wire::answer_kind_shift; };
+    for (const uint64_t nonsense : {header(4, 4), header(255, 4), header(2, wire::max_error_text + 1), header(3, 1 << 20),
+                                    header(1, wire::answer_size_mask), header(2, 4000)}) {
+        Line line(long_silence);
+        std::string answer(4, '?');
+        auto held = line.lock();
+        const auto ticket = line.expect(answer);
+        ASSERT_TRUE(line.peer.send(bytes_of(nonsense) + std::vector(4000, std::byte{'x'})));
+        const auto waited = line.stream->await(held, ticket);
+        ASSERT_FALSE(waited) << nonsense;
+        EXPECT_EQ(waited.error().code, Errc::protocol);
+        EXPECT_TRUE(waited.error().text.contains("makes no sense")) << waited.error().text;
+    }
+}
+
+TEST(Stream, AServerThatLeavesInMidWord) {
+    Line line(long_silence);
+    std::string answer(4, '?');
+    auto held = line.lock();
+    const auto ticket = line.expect(answer);
+    const auto all = words(wire::AnswerKind::refused, "half of this");
+    line.peer.send(ConstBytes(all).first(all.size() - 6));
+    line.peer.close();
+    EXPECT_EQ(line.stream->await(held, ticket).error().code, Errc::closed);
+    EXPECT_EQ(answer, std::string(4, '\0'));
+}
+
 TEST_F(StreamTest, APeerThatLeavesInMidAnswerReadsAsZeroes) {
     std::string first(3, '?'), second(8, '?');
     auto held = lock();

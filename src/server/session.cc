@@ -32,8 +32,7 @@ Session::Session(net::Transport & transport, ConstBytes already, Devices & devic
       memory_(buffers_, max_memory),
       data_(transport, in_, runs_, buffers_, weights),
       native_(in_, devices, buffers_, memory_, data_, runs_, spans_, peers),
-      graphs_(devices.count()),
-      unkept_(devices.count()) {}
+      graphs_(in_, devices, buffers_, memory_, data_, runs_) {}
 
 Error Session::run() {
     for (;;) {
@@ -131,10 +130,10 @@ Result<> Session::dispatch(Command command, uint64_t size) {
         case Command::set_tensor_hash: return set_tensor_hash();
         case Command::get_tensor: return get_tensor();
         case Command::copy_tensor: return copy_tensor();
-        case Command::graph_compute: return compute(size);
+        case Command::graph_compute: return graphs_.compute(size);
         case Command::init_tensor: return init_tensor();
         case Command::get_alloc_size: return get_alloc_size();
-        case Command::graph_recompute: return recompute();
+        case Command::graph_recompute: return graphs_.recompute();
         case Command::memset_tensor: return memset_tensor();
         case Command::set_tensor_2d: return set_tensor_2d(size);
         case Command::get_tensor_2d: return get_tensor_2d();
@@ -177,13 +176,8 @@ Result<> Session::free_buffer() {
         return settled;
     }
     // Only the graphs that need it go. (A stock server forgets all of them, and its clients do not know.)
-    for (auto & kept : graphs_) {
-        std::erase_if(kept, [&](const auto & entry) { return entry.second.graph.uses(buffer); });
-    }
+    graphs_.forget(buffer);
     native_.forget(buffer);
-    for (auto & graph : unkept_) {
-        graph.reset();
-    }
     if (!buffers_.free(buffer)) {
         return fail(Errc::not_found, "no buffer {:#x}", buffer);
     }
@@ -352,110 +346,6 @@ Result<> Session::get_alloc_size() {
         std::ranges::fill(tensor->src, nullptr);
     }
     return data_.answer<uint64_t>(ggml_backend_buft_get_alloc_size(devices_.buffer_type(request->device), &*tensor));
-}
-
-// Graphs that were launched longest ago make room for `bytes` of host memory. False if that is not enough.
-bool Session::make_room(uint64_t bytes) {
-    while (!memory_.has_host(bytes)) {
-        std::unordered_map<uint64_t, KeptGraph> * holder = nullptr;
-        std::unordered_map<uint64_t, KeptGraph>::iterator oldest;
-        for (auto & kept : graphs_) {
-            for (auto graph = kept.begin(); graph != kept.end(); ++graph) {
-                if (holder == nullptr || graph->second.used < oldest->second.used) {
-                    holder = &kept;
-                    oldest = graph;
-                }
-            }
-        }
-        if (holder == nullptr) {
-            return false;
-        }
-        (void)runs_.settle();  // it may be running
-        holder->erase(oldest);
-        forgot_ = true;
-    }
-    return true;
-}
-
-Result<Session::KeptGraph> Session::keep(Graph graph) {
-    const uint64_t bytes = graph.bytes();
-    make_room(bytes);
-    return memory_.claim_host(bytes).transform([&](MemoryClaim memory) {
-        return KeptGraph{std::move(graph), std::move(memory), runs_.launches()};
-    });
-}
-
-Result<> Session::compute(uint64_t size) {
-    const auto first = in_.peek(sizeof(wire::GraphComputeRequest));
-    if (!first) {
-        return std::unexpected(first.error());
-    }
-    const uint64_t n_nodes = load<wire::GraphComputeRequest>(first->data()).n_nodes;
-    const uint64_t needed = building_bytes(size, size / sizeof(wire::Tensor), std::min(n_nodes, size / sizeof(uint64_t)));
-    if (!make_room(needed)) {
-        return std::unexpected(memory_.claim_host(needed).error());
-    }
-    // Memory is taken as the bytes arrive, not as they are promised.
-    std::vector<std::byte> payload;
-    auto read = in_.read_pieces(size, [&](ConstBytes piece) { payload.insert(payload.end(), piece.begin(), piece.end()); });
-    if (!read) {
-        return read;
-    }
-    const auto head = load<wire::GraphComputeRequest>(payload.data());
-    if (auto good = devices_.check(head.device); !good) {
-        return good;
-    }
-    auto graph = describe_stock_graph(payload).and_then([&](const GraphDescription & description) {
-        return build_graph(description, devices_.device(head.device), buffers_);
-    });
-    if (!graph) {
-        return std::unexpected(graph.error());
-    }
-    runs_.count_built();
-    payload = {};
-    const uint64_t uid = head.uid;
-    if (uid == 0) {
-        if (auto settled = data_.settle(head.device); !settled) {  // what is replaced may be running
-            return settled;
-        }
-        unkept_[head.device].reset();
-    }
-    auto keeping = keep(std::move(*graph));
-    if (!keeping) {
-        return std::unexpected(keeping.error());
-    }
-    if (uid == 0) {
-        return runs_.launch(head.device, unkept_[head.device].emplace(std::move(*keeping)).graph);
-    }
-    auto & kept = graphs_[head.device];
-    const bool is_new = !kept.contains(uid);
-    if (!is_new || kept.size() >= wire::max_kept_graphs) {
-        if (auto settled = data_.settle(head.device); !settled) {  // what is replaced may be running
-            return settled;
-        }
-    }
-    if (is_new && kept.size() >= wire::max_kept_graphs) {
-        kept.clear();  // the client does the same
-    }
-    return runs_.launch(head.device, kept.insert_or_assign(uid, std::move(*keeping)).first->second.graph);
-}
-
-Result<> Session::recompute() {
-    const auto request = take_request<wire::GraphRecomputeRequest>(in_);
-    if (!request) {
-        return std::unexpected(request.error());
-    }
-    if (auto good = devices_.check(request->device); !good) {
-        return good;
-    }
-    const auto found = graphs_[request->device].find(uint64_t{request->uid});
-    if (found == graphs_[request->device].end()) {
-        return fail(Errc::not_found, "no graph {} on device {}{}", static_cast<uint64_t>(request->uid),
-                    static_cast<uint32_t>(request->device),
-                    forgot_ ? "; some were forgotten, to make room for others" : "");
-    }
-    found->second.used = runs_.launches();
-    return runs_.launch(request->device, found->second.graph);
 }
 
 }  // namespace caravan::server

@@ -2,10 +2,6 @@
 // Those of the native one are in native_commands.h. One thread.
 #pragma once
 
-#include <optional>
-#include <unordered_map>
-#include <vector>
-
 #include "cache/weights.h"
 #include "net/inbound.h"
 #include "server/buffer_table.h"
@@ -14,6 +10,7 @@
 #include "server/graph_runs.h"
 #include "server/memory_budget.h"
 #include "server/native_commands.h"
+#include "server/stock_graphs.h"
 
 namespace caravan::server {
 
@@ -33,12 +30,6 @@ public:
     std::string summary() const;
 
 private:
-    struct KeptGraph {
-        Graph graph;
-        MemoryClaim memory;
-        uint64_t used = 0;  // when: of all launches, the number of its last
-    };
-
     Result<> serve_one();
     Result<> dispatch(wire::Command command, uint64_t size);
 
@@ -54,10 +45,6 @@ private:
     Result<> memset_tensor();
     Result<> init_tensor();
     Result<> get_alloc_size();
-    Result<> compute(uint64_t size);
-    Result<> recompute();
-    bool make_room(uint64_t bytes);
-    Result<KeptGraph> keep(Graph graph);
 
     net::Inbound in_;
     Devices & devices_;
@@ -67,9 +54,7 @@ private:
     MemoryBudget memory_;
     Data data_;
     NativeCommands native_;
-    std::vector<std::unordered_map<uint64_t, KeptGraph>> graphs_;  // by device, by the client's uid
-    std::vector<std::optional<KeptGraph>> unkept_;                 // by device, uid 0: may still be running
-    bool forgot_ = false;                                          // some graphs, to make room for others
+    StockGraphs graphs_;
 };
 
 }  // namespace caravan::server

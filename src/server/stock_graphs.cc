@@ -1,0 +1,131 @@
+#include "server/stock_graphs.h"
+
+#include <algorithm>
+
+namespace caravan::server {
+
+StockGraphs::StockGraphs(net::Inbound & in, Devices & devices, BufferTable & buffers, MemoryBudget & memory, Data & data,
+                         GraphRuns & runs)
+    : in_(in),
+      devices_(devices),
+      buffers_(buffers),
+      memory_(memory),
+      data_(data),
+      runs_(runs),
+      kept_(devices.count()),
+      unkept_(devices.count()) {}
+
+void StockGraphs::forget(uint64_t buffer) {
+    for (auto & kept : kept_) {
+        std::erase_if(kept, [&](const auto & entry) { return entry.second.graph.uses(buffer); });
+    }
+    for (auto & graph : unkept_) {
+        graph.reset();
+    }
+}
+
+// Graphs that were launched longest ago make room for `bytes` of host memory. False if that is not enough.
+bool StockGraphs::make_room(uint64_t bytes) {
+    while (!memory_.has_host(bytes)) {
+        std::unordered_map<uint64_t, KeptGraph> * holder = nullptr;
+        std::unordered_map<uint64_t, KeptGraph>::iterator oldest;
+        for (auto & kept : kept_) {
+            for (auto graph = kept.begin(); graph != kept.end(); ++graph) {
+                if (holder == nullptr || graph->second.used < oldest->second.used) {
+                    holder = &kept;
+                    oldest = graph;
+                }
+            }
+        }
+        if (holder == nullptr) {
+            return false;
+        }
+        (void)runs_.settle();  // it may be running
+        holder->erase(oldest);
+        forgot_ = true;
+    }
+    return true;
+}
+
+Result<StockGraphs::KeptGraph> StockGraphs::keep(Graph graph) {
+    const uint64_t bytes = graph.bytes();
+    make_room(bytes);
+    return memory_.claim_host(bytes).transform([&](MemoryClaim memory) {
+        return KeptGraph{std::move(graph), std::move(memory), runs_.launches()};
+    });
+}
+
+Result<> StockGraphs::compute(uint64_t size) {
+    const auto first = in_.peek(sizeof(wire::GraphComputeRequest));
+    if (!first) {
+        return std::unexpected(first.error());
+    }
+    const uint64_t n_nodes = load<wire::GraphComputeRequest>(first->data()).n_nodes;
+    const uint64_t needed = building_bytes(size, size / sizeof(wire::Tensor), std::min(n_nodes, size / sizeof(uint64_t)));
+    if (!make_room(needed)) {
+        return std::unexpected(memory_.claim_host(needed).error());
+    }
+    // Memory is taken as the bytes arrive, not as they are promised.
+    std::vector<std::byte> payload;
+    auto read = in_.read_pieces(size, [&](ConstBytes piece) { payload.insert(payload.end(), piece.begin(), piece.end()); });
+    if (!read) {
+        return read;
+    }
+    const auto head = load<wire::GraphComputeRequest>(payload.data());
+    if (auto good = devices_.check(head.device); !good) {
+        return good;
+    }
+    auto graph = describe_stock_graph(payload).and_then([&](const GraphDescription & description) {
+        return build_graph(description, devices_.device(head.device), buffers_);
+    });
+    if (!graph) {
+        return std::unexpected(graph.error());
+    }
+    runs_.count_built();
+    payload = {};
+    const uint64_t uid = head.uid;
+    if (uid == 0) {
+        if (auto settled = data_.settle(head.device); !settled) {  // what is replaced may be running
+            return settled;
+        }
+        unkept_[head.device].reset();
+    }
+    auto keeping = keep(std::move(*graph));
+    if (!keeping) {
+        return std::unexpected(keeping.error());
+    }
+    if (uid == 0) {
+        return runs_.launch(head.device, unkept_[head.device].emplace(std::move(*keeping)).graph);
+    }
+    auto & kept = kept_[head.device];
+    const bool is_new = !kept.contains(uid);
+    if (!is_new || kept.size() >= wire::max_kept_graphs) {
+        if (auto settled = data_.settle(head.device); !settled) {  // what is replaced may be running
+            return settled;
+        }
+    }
+    if (is_new && kept.size() >= wire::max_kept_graphs) {
+        kept.clear();  // the client does the same
+    }
+    return runs_.launch(head.device, kept.insert_or_assign(uid, std::move(*keeping)).first->second.graph);
+}
+
+Result<> StockGraphs::recompute() {
+    const auto request = take_request<wire::GraphRecomputeRequest>(in_);
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    if (auto good = devices_.check(request->device); !good) {
+        return good;
+    }
+    const auto found = kept_[request->device].find(uint64_t{request->uid});
+    if (found == kept_[request->device].end()) {
+        return fail(Errc::not_found, "no graph {} on device {}{}", static_cast<uint64_t>(request->uid),
+                    static_cast<uint32_t>(request->device),
+                    forgot_ ? "; some were forgotten, to make room for others" : "");
+    }
+    found->second.used = runs_.launches();
+    return runs_.launch(request->device, found->second.graph);
+}
+
+}  // namespace caravan::server

@@ -27,6 +27,17 @@ constexpr seconds came_patience{10};
 PeerSender::PeerSender(std::unique_ptr<net::Transport> transport, std::atomic<size_t> & backlog)
     : transport_(std::move(transport)), all_backlog_bytes_(backlog) {}
 
+PeerSender::~PeerSender() {
+    {
+        std::lock_guard lock(mutex_);
+        error_ = {Errc::closed, "it is given up"};
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) {
+        thread_.join();
+    }
+}
+
 bool PeerSender::has_room() const {
     return backlog_bytes_ == 0 || (backlog_bytes_ < max_backlog && all_backlog_bytes_ < 2 * max_backlog);
 }

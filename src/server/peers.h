@@ -34,6 +34,8 @@ class PeerSender {
 public:
     // `backlog`: the bytes that all senders of the session keep.
     PeerSender(std::unique_ptr<net::Transport> transport, std::atomic<size_t> & backlog);
+    // Waits for the network to take what is being sent, a minute at most. What is kept is not sent.
+    ~PeerSender();
 
     // A message of `size` bytes, which then go to send().
     Result<> begin(uint64_t size);

@@ -72,20 +72,18 @@ TEST(PeerReceiver, AServerThatIsGoneIsNamedAsTheReason) {
     EXPECT_NE(begun.error().text.find("link from another server"), std::string::npos) << begun.error().text;
 }
 
-// Senders are never destroyed, as in a server; what they point to lives as long.
 struct Sending {
-    Sending() : backlog(*new std::atomic<size_t>(0)) {
+    Sending() {
         auto pair = test::socket_pair();
         far = std::move(pair.far);
-        static std::vector<PeerSender *> & all = *new std::vector<PeerSender *>;
-        sender = all.emplace_back(new PeerSender(transport_of(std::move(pair.near)), backlog));
+        sender.emplace(transport_of(std::move(pair.near)), backlog);
     }
     Result<> send(ConstBytes data) {
         return sender->begin(data.size()).and_then([&] { return sender->send(data); });
     }
-    std::atomic<size_t> & backlog;
-    UniqueFd far;
-    PeerSender * sender;
+    std::atomic<size_t> backlog = 0;
+    std::optional<PeerSender> sender;
+    UniqueFd far;  // closed before the sender ends, which would wait for it
 };
 
 TEST(PeerSender, WhatTheNetworkDoesNotTakeYetIsKeptInOrder) {

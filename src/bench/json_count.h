@@ -2,10 +2,11 @@
 #pragma once
 
 #include <concepts>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <utility>
-#include <vector>
+#include <string>
 
 namespace caravan::bench {
 

@@ -5,8 +5,10 @@
 
 #include <set>
 
+#include "net/handshake.h"
 #include "net/socket.h"
 #include "net/transport.h"
+#include "scripted_server.h"
 #include "wire_peer.h"
 
 namespace caravan::server {
@@ -140,6 +142,29 @@ TEST(Peers, NobodyWaitsForATokenThatIsNotGivenOut) {
     Peers peers([](uint64_t) { return true; }, seconds(0));
     EXPECT_EQ(peers.receiver(peers.invite() + 1), nullptr);
     EXPECT_EQ(peers.kept(1), nullptr);
+}
+
+TEST(Peers, ConnectToOtherServersNoMoreThanTheyMay) {
+    test::ScriptedServer server(
+        [](WirePeer & peer, wire::Command first) {
+            if (first == wire::command_link) {
+                peer.send(net::link_answer);
+            }
+        },
+        [](size_t) { return wire::Extension{.features = wire::feature_native}; });
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    const auto connect = [&](size_t link) {
+        return peers.connect(static_cast<uint16_t>(link), 1, server.endpoint().text());
+    };
+    for (size_t link = 0; link < Peers::max_links; ++link) {
+        EXPECT_EQ(connect(link).value_or("none"), "tcp") << link;
+        EXPECT_NE(peers.sender(static_cast<uint16_t>(link)), nullptr);
+        if (link < 3) {
+            EXPECT_EQ(connect(link).error().code, Errc::invalid_argument) << "it is there already";
+        }
+    }
+    EXPECT_EQ(connect(Peers::max_links).error().code, Errc::invalid_argument) << "too many";
+    EXPECT_EQ(server.count(wire::command_link), static_cast<int>(Peers::max_links));
 }
 
 TEST(Peers, ConnectOverANetworkOnly) {

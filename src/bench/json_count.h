@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
-#include <utility>
 #include <string>
+#include <utility>
 
 namespace caravan::bench {
 

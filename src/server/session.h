@@ -1,5 +1,5 @@
 // One client, from behind the HELLO to the end of the connection: the frame of every command, and the stock dialect's.
-// Those of the native one are in native_commands.h. One thread.
+// Its graphs are in stock_graphs.h, the native dialect's commands in native_commands.h. One thread.
 #pragma once
 
 #include "cache/weights.h"

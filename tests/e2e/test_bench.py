@@ -95,9 +95,10 @@ def test_what_a_token_costs_on_the_way(lab):
     arrangement, = json.loads(done.out)['arrangements']
     for run in arrangement['runs']:
         traffic = run['traffic']
-        # A busy machine may send a launch by itself now and then, in either of the two runs.
         assert traffic['round_trips'] == pytest.approx(1, abs=0.3)
-        assert traffic['sends'] == pytest.approx(2, abs=0.5)
+        # Two; but on a busy machine launches leave before their answers are asked for, which makes up to four, and the
+        # runs of 64 and 32 tokens that are compared need not be equally unlucky.
+        assert 0 < traffic['sends'] <= (64 * 4 - 32 * 2) / 32
         assert 100 < traffic['bytes_up'] < 10_000, 'a few inputs, no weights'
         assert 4 * 2048 <= traffic['bytes_down'] < 4 * 2048 + 200, 'the logits of one token'
         shares = traffic['shares_us']

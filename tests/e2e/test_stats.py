@@ -65,9 +65,9 @@ def test_parallel_sequences_cost_no_more_sends_than_one(lab, count):
         short, long = (decode_steps(lab, servers, sequences, steps) for steps in (few, many))
         each = {name: (long[name] - short[name]) / (many - few) for name in short}
         assert each['launches'] == count
-        # Each server is sent one batch, and the logits of all sequences come in one answer. On a busy machine a launch
-        # may leave by itself now and then.
-        assert each['sends'] <= 1.5 * count, sequences
+        # Each server is sent one batch, and the logits of all sequences come in one answer. On a busy machine launches
+        # leave before their answers are asked for: two, and perhaps not in the other of the runs that are compared.
+        assert each['sends'] <= count * (2 * many - few) / (many - few), sequences
         assert each['round_trips'] <= 1.5, sequences
 
 

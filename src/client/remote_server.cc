@@ -2,6 +2,7 @@
 
 #include <bit>
 
+#include "abi/moves_no_data.h"
 #include "base/log.h"
 #include "base/retry.h"
 
@@ -163,7 +164,7 @@ bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
     if (!can_carry(node, is_native_)) {
         return false;
     }
-    if (!is_native_ || moves_no_data(node.op)) {
+    if (!is_native_ || abi::moves_no_data(node.op)) {
         return true;
     }
     const Question question = encode_question(node);

@@ -9,6 +9,7 @@
 #include <unordered_set>
 
 #include "abi/abi_check.h"
+#include "abi/moves_no_data.h"
 
 namespace caravan::client {
 namespace {
@@ -114,7 +115,7 @@ Footprint footprint_of(const std::vector<const ggml_tensor *> & nodes, const Han
         }
     };
     for (const ggml_tensor * node : nodes) {
-        if (moves_no_data(node->op)) {
+        if (abi::moves_no_data(node->op)) {
             continue;  // who uses the result touches it
         }
         for (const ggml_tensor * src : node->src) {
@@ -158,11 +159,6 @@ bool can_carry(const ggml_tensor & node, bool native) {
         }
     }
     return node.view_src == nullptr || fits(*node.view_src);
-}
-
-bool moves_no_data(ggml_op op) {
-    return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE ||
-           op == GGML_OP_TRANSPOSE;
 }
 
 bool is_padded(const ggml_tensor & tensor) {

@@ -18,9 +18,6 @@ using HandleOf = std::function<uint64_t(ggml_backend_buffer_t)>;
 // (of it or of a source) needs more than 32 bits.
 bool can_carry(const ggml_tensor & node, bool native);
 
-// Is it only another view of what its source has?
-bool moves_no_data(ggml_op op);
-
 // Do back-ends pad this tensor's rows, so that it takes more than its bytes and the server must be told of it?
 bool is_padded(const ggml_tensor & tensor);
 

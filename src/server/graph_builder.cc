@@ -7,16 +7,12 @@
 #include <unordered_map>
 
 #include "abi/abi_check.h"
+#include "abi/moves_no_data.h"
 #include "server/op_check.h"
 #include "server/tensor_check.h"
 
 namespace caravan::server {
 namespace {
-
-bool moves_no_data(ggml_op op) {
-    return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE ||
-           op == GGML_OP_TRANSPOSE;
-}
 
 template <class T>
 void sort_and_unite(std::vector<T> & values) {
@@ -150,7 +146,7 @@ private:
             if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
                 continue;  // back-ends would skip it, but not without looking at it
             }
-            if (!moves_no_data(node->op)) {
+            if (!abi::moves_no_data(node->op)) {
                 if (auto good = check_computable(*node); !good) {
                     return fail(good.error().code, "node {} ({} \"{}\"): {}", i, ggml_op_name(node->op), node->name,
                                 good.error().text);

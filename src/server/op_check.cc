@@ -5,6 +5,7 @@
 #include <string_view>
 #include <utility>
 
+#include "abi/moves_no_data.h"
 #include "base/formatted.h"
 #include "ggml-backend.h"
 #include "server/op_table.h"
@@ -51,11 +52,6 @@ Error explain(std::string_view objection, const ggml_tensor & node) {
         }
     }
     return {Errc::invalid_argument, std::move(text)};
-}
-
-bool moves_no_data(ggml_op op) {
-    return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE ||
-           op == GGML_OP_TRANSPOSE;
 }
 
 // Graphs of real models have a handful. A peer that sends more has other ways to number rows that do not exist.
@@ -168,7 +164,7 @@ std::vector<Indices> fixed_indices(std::span<ggml_tensor * const> nodes) {
         const Span mine = span_of(*indices.tensor);
         return std::ranges::any_of(nodes, [&](const ggml_tensor * node) {
             const Span result = span_of(*node);
-            return !moves_no_data(node->op) && result.begin < mine.end && mine.begin < result.end;
+            return !abi::moves_no_data(node->op) && result.begin < mine.end && mine.begin < result.end;
         });
     });
     return out;

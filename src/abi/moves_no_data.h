@@ -1,0 +1,13 @@
+#pragma once
+
+#include "ggml.h"
+
+namespace caravan::abi {
+
+// Is its result only another view of what its source has? No device computes it.
+constexpr bool moves_no_data(ggml_op op) {
+    return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE ||
+           op == GGML_OP_TRANSPOSE;
+}
+
+}  // namespace caravan::abi

@@ -1,7 +1,9 @@
 // A client that changes to RDMA as it should and then does one wrong thing. Prints "activated", then "closed by the
-// server" when its session has ended; exit code 1 if that does not happen within 20 s.
+// server" when its session has ended; exit code 1 if that does not happen within 20 s. Or it does the wrong thing on the
+// way there.
 //
-//   rdma-hostile HOST PORT oversized|empty|plain|credits|flood|tcp|lie|facts
+//   rdma-hostile HOST PORT oversized|empty|plain|credits|flood|tcp
+//   rdma-hostile HOST PORT facts|token|long-token|lie|verdict|long-verdict
 #include <arpa/inet.h>
 #include <poll.h>
 #include <sched.h>
@@ -24,6 +26,7 @@ using net::rdma::QueuePair;
 namespace {
 
 constexpr uint64_t token = 0x324e454b4f544d44;  // upgrade.cc's
+constexpr uint64_t sends = 1000;                // from here on, ids of sends; those of receives are slots
 constexpr uint32_t more_than_credits = 24;      // every slot of the server; a client may use 18
 
 template <class T>
@@ -40,9 +43,9 @@ T need(Result<T> result) {
 TimePoint soon() { return Clock::now() + seconds(20); }
 
 template <class T>
-void send(int socket, wire::Command command, const T & payload) {
+void send(int socket, wire::Command command, const T & payload, uint64_t size = sizeof(T)) {
     std::byte bytes[sizeof(wire::RequestHeader) + sizeof payload];
-    store(bytes, wire::RequestHeader{command, sizeof payload});
+    store(bytes, wire::RequestHeader{command, size});
     store(bytes + sizeof(wire::RequestHeader), payload);
     need(net::send_exact(socket, bytes, soon()));
 }
@@ -58,7 +61,7 @@ T hear(int socket) {
 void post(QueuePair & pair, uint32_t slot, uint32_t size, std::optional<uint32_t> credits) {
     ibv_sge sge{reinterpret_cast<uint64_t>(pair.send_slot(slot).data()), size, pair.lkey()};
     ibv_send_wr request{}, * bad = nullptr;
-    request.wr_id = 1000 + slot;
+    request.wr_id = sends + slot;
     request.sg_list = &sge;
     request.num_sge = size > 0 ? 1 : 0;
     request.opcode = credits ? IBV_WR_SEND_WITH_IMM : IBV_WR_SEND;
@@ -69,10 +72,11 @@ void post(QueuePair & pair, uint32_t slot, uint32_t size, std::optional<uint32_t
     }
 }
 
-void await_token(QueuePair & pair) {
+// The completion of a send, or else of a receive.
+void await(QueuePair & pair, bool is_send) {
     for (const TimePoint deadline = soon(); Clock::now() < deadline; ::sched_yield()) {
         ibv_wc completion{};
-        if (ibv_poll_cq(pair.cq(), 1, &completion) > 0 && completion.wr_id < pair.geometry().depth) {
+        if (ibv_poll_cq(pair.cq(), 1, &completion) > 0 && (completion.wr_id >= sends) == is_send) {
             return;
         }
     }
@@ -143,12 +147,17 @@ int main(int argc, char ** argv) {
         return answer.accepted;
     }
     need(pair->connect(load<PeerFacts>(answer.queue_pair)));
+    const bool is_token_wrong = what == "token" || what == "long-token";
     if (what != "lie") {
-        store(pair->send_slot(0).data(), token);
-        post(*pair, 0, sizeof token, {});
-        await_token(*pair);
+        store(pair->send_slot(0).data(), what == "token" ? token + 1 : token);
+        post(*pair, 0, what == "long-token" ? 2 * sizeof token : sizeof token, {});
+        await(*pair, is_token_wrong);
     }
-    send(socket.get(), wire::command_rdma_verdict, wire::RdmaVerdict{1});
+    send(socket.get(), what == "verdict" ? wire::command_rdma_offer : wire::command_rdma_verdict,
+         wire::RdmaVerdict{static_cast<uint8_t>(is_token_wrong ? 0 : 1)}, what == "long-verdict" ? 2 : 1);
+    if (is_token_wrong) {
+        return 0;
+    }
     if (what == "lie") {
         const wire::RequestHeader no_token{wire::Command{255}, 0};
         store(pair->send_slot(0).data(), no_token);

@@ -63,11 +63,18 @@ def test_facts_that_make_no_sense(rig, local):
 
 
 @not_emulated
-def test_a_client_that_never_spoke_over_rdma(rig, local):
+@pytest.mark.parametrize('what, reason', [
+    ('lie', 'has heard over RDMA what was not said'),
+    ('token', 'something else than the token came over RDMA'),
+    ('long-token', 'something else than the token came over RDMA'),
+    ('verdict', 'the client did not say how to go on'),
+    ('long-verdict', 'the client did not say how to go on'),
+])
+def test_on_the_way_to_rdma(rig, local, what, reason):
     server = rig.server()
-    code, output = rig.client_machine.run(f'{HOSTILE} 10.77.0.1 {PORT} lie')
+    code, output = rig.client_machine.run(f'{HOSTILE} 10.77.0.1 {PORT} {what}')
     assert code == 0, output
-    server.wait_for('has heard over RDMA what was not said', 10)
+    server.wait_for(reason, 10)
     serves_others(rig, local)
 
 

@@ -1,0 +1,96 @@
+// The line between the supervisor and a worker, which may have fallen to its client.
+#include "server/control.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstring>
+
+namespace caravan::server {
+namespace {
+
+class Control : public testing::Test {
+protected:
+    Control() {
+        int fds[2];
+        EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+        near.reset(fds[0]);
+        far.reset(fds[1]);
+        ::fcntl(near.get(), F_SETFL, O_NONBLOCK);
+    }
+
+    UniqueFd near, far;
+};
+
+TEST_F(Control, NothingIsThereYet) {
+    const auto received = receive_control(near.get());
+    ASSERT_TRUE(received) << received.error().text;
+    EXPECT_FALSE(*received);
+}
+
+TEST_F(Control, AMessageWithADescriptor) {
+    int pipe[2];
+    ASSERT_EQ(::pipe(pipe), 0);
+    const UniqueFd read_end(pipe[0]);
+    UniqueFd write_end(pipe[1]);
+    ControlMessage message{.kind = ControlMessage::Kind::session, .number = 7, .token = 9};
+    message.set_text("10.0.0.2:1");
+    ASSERT_TRUE(send_control(far.get(), message, write_end.get()));
+    write_end.reset();
+
+    auto received = receive_control(near.get());
+    ASSERT_TRUE(received && *received);
+    EXPECT_EQ((*received)->message.kind, ControlMessage::Kind::session);
+    EXPECT_EQ((*received)->message.number, 7u);
+    EXPECT_EQ((*received)->message.token, 9u);
+    EXPECT_STREQ((*received)->message.text, "10.0.0.2:1");
+    const int attached = (*received)->attached.get();
+    EXPECT_EQ(::fcntl(attached, F_GETFD), FD_CLOEXEC) << "later workers must not have it";
+    EXPECT_EQ(::write(attached, "x", 1), 1);
+    char byte = 0;
+    EXPECT_EQ(::read(read_end.get(), &byte, 1), 1);
+    EXPECT_EQ(byte, 'x');
+}
+
+TEST_F(Control, TextsEnd) {
+    ControlMessage message;
+    std::memset(message.text, 'x', sizeof message.text);
+    ASSERT_TRUE(send_control(far.get(), message));
+    const auto received = receive_control(near.get());
+    ASSERT_TRUE(received && *received);
+    EXPECT_EQ(std::strlen((*received)->message.text), sizeof message.text - 1);
+
+    message.set_text(std::string(1000, 'y'));
+    EXPECT_EQ(std::string(message.text), std::string(sizeof message.text - 1, 'y'));
+}
+
+TEST_F(Control, AnEndedProcessIsToldFromASilentOne) {
+    far.reset();
+    EXPECT_FALSE(send_control(near.get(), {}));
+    const auto received = receive_control(near.get());
+    ASSERT_FALSE(received);
+    EXPECT_EQ(received.error().code, Errc::closed);
+}
+
+TEST_F(Control, APartOfAMessageIsNone) {
+    const ControlMessage message;
+    ASSERT_EQ(::write(far.get(), &message, sizeof message - 1), static_cast<ssize_t>(sizeof message - 1));
+    const auto received = receive_control(near.get());
+    ASSERT_FALSE(received);
+    EXPECT_EQ(received.error().code, Errc::protocol);
+}
+
+// The supervisor must go on though a worker reads nothing.
+TEST_F(Control, ALineThatIsFullIsNotWaitedFor) {
+    int sent = 0;
+    while (sent < 100'000 && send_control(near.get(), {})) {
+        ++sent;
+    }
+    EXPECT_GT(sent, 50);
+    EXPECT_LT(sent, 100'000);
+}
+
+}  // namespace
+}  // namespace caravan::server

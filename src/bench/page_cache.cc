@@ -7,7 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <regex>
+#include <string_view>
 
 #include "base/formatted.h"
 #include "base/pages.h"
@@ -56,14 +56,19 @@ Result<> drop_file(const std::string & path) {
 }  // namespace
 
 std::vector<std::string> files_of(const std::string & model) {
-    static const std::regex part(R"((.*-)(\d{5})-of-(\d{5})(\.gguf))");
-    std::smatch found;
-    if (!std::regex_match(model, found, part)) {
+    constexpr std::string_view ending = "-#####-of-#####.gguf";
+    constexpr size_t digits = 5, count_at = 10;
+    const std::string_view end = std::string_view(model).substr(model.size() - std::min(model.size(), ending.size()));
+    const bool is_part = std::ranges::equal(end, ending, [](char c, char wanted) {
+        return wanted == '#' ? c >= '0' && c <= '9' : c == wanted;
+    });
+    if (!is_part) {
         return {model};
     }
+    const std::string name = model.substr(0, model.size() - ending.size()), count(end.substr(count_at, digits));
     std::vector<std::string> out;
-    for (int number = 1; number <= std::stoi(found[3]); ++number) {
-        out.push_back(formatted("{}{:05}-of-{}{}", found[1].str(), number, found[3].str(), found[4].str()));
+    for (int number = 1; number <= std::stoi(count); ++number) {
+        out.push_back(formatted("{}-{:05}-of-{}.gguf", name, number, count));
     }
     return out;
 }

@@ -227,6 +227,10 @@ TEST(BenchPageCache, KnowsThePartsOfASplitModel) {
     EXPECT_EQ(files_of("/m/a.gguf"), std::vector<std::string>{"/m/a.gguf"});
     EXPECT_EQ(files_of("/m/a-00001-of-00002.gguf"),
               (std::vector<std::string>{"/m/a-00001-of-00002.gguf", "/m/a-00002-of-00002.gguf"}));
+    for (const std::string whole : {"", "-00002.gguf", "a-1-of-2.gguf", "a-00001-of-0000x.gguf", "a-00001-of-00002.gguf2"}) {
+        EXPECT_EQ(files_of(whole), std::vector<std::string>{whole});
+    }
+    EXPECT_EQ(files_of("-00001-of-00001.gguf"), std::vector<std::string>{"-00001-of-00001.gguf"});
     EXPECT_FALSE(drop_from_memory("/no/such/model.gguf"));
 }
 

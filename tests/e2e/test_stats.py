@@ -50,6 +50,7 @@ def test_stats_that_cannot_be_written_are_said(lab):
 def decode_steps(lab, servers, sequences, steps):
     """Counts of llama-batched-bench, which decodes one token of each sequence in each step."""
     file = lab.folder / f'stats-{len(servers)}-{sequences}-{steps}'
+    file.unlink(missing_ok=True)
     lab.run(['llama-batched-bench', '-m', MODEL, '-t', 1, '-ngl', 99, '--rpc', ','.join(s.endpoint for s in servers),
              '-c', 2048, '-npp', 8, '-ntg', steps, '-npl', sequences], env={'GGML_RPC_STATS': file})
     sessions = [session['since_load'] for session in computing(file)]
@@ -61,14 +62,18 @@ def decode_steps(lab, servers, sequences, steps):
 def test_parallel_sequences_cost_no_more_sends_than_one(lab, count):
     servers = [lab.server() for _ in range(count)]
     few, many = 8, 40
-    for sequences in (1, 32):
+
+    def of_a_step(sequences):
         short, long = (decode_steps(lab, servers, sequences, steps) for steps in (few, many))
         each = {name: (long[name] - short[name]) / (many - few) for name in short}
         assert each['launches'] == count
-        # Each server is sent one batch, and the logits of all sequences come in one answer. On a busy machine launches
-        # leave before their answers are asked for: two, and perhaps not in the other of the runs that are compared.
-        assert each['sends'] <= count * (2 * many - few) / (many - few), sequences
         assert each['round_trips'] <= 1.5, sequences
+        return each
+
+    for sequences in (1, 32):
+        # Each server is sent one batch, and the logits of all sequences come in one answer. On a busy machine launches
+        # leave by themselves now and then, hardly so often three times in a row.
+        assert any(of_a_step(sequences)['sends'] <= 1.5 * count for _ in range(3)), sequences
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------

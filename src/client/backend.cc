@@ -101,7 +101,7 @@ void event_wait(ggml_backend_t, ggml_backend_event_t event) {
 }
 
 constexpr ggml_backend_calls backend_calls{
-    .get_name = [](ggml_backend_t backend) { return self(backend).device.name().c_str(); },
+    .get_name = [](ggml_backend_t backend) { return self(backend).device.buffer_type_name().c_str(); },
     .free = free_backend,
     .set_tensor_async = set_tensor_async,
     .get_tensor_async = get_tensor_async,

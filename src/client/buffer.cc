@@ -105,7 +105,7 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
     return ggml_backend_buffer_init(type, buffer_calls, new BufferContext{*connection, *remote}, remote->size);
 }
 
-const char * type_name(ggml_backend_buffer_type_t type) { return owner(type).name().c_str(); }
+const char * type_name(ggml_backend_buffer_type_t type) { return owner(type).buffer_type_name().c_str(); }
 
 constexpr ggml_backend_buffer_type_calls type_calls{
     .get_name = type_name,

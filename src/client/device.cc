@@ -61,6 +61,7 @@ Device::Device(RemoteServer & server, uint32_t index, std::string name, ggml_bac
     : server_(server),
       index_(index),
       name_(std::move(name)),
+      buffer_type_name_(formatted("RPC{}[{}]", index, server.endpoint().text())),
       description_(server.description(index)),
       device_{.calls = calls, .reg = registry, .context = this},
       buffer_type_(make_buffer_type(*this, &device_)) {}

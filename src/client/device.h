@@ -13,7 +13,7 @@ namespace caravan::client {
 // One device of one server. Lives as long as the process.
 class Device {
 public:
-    // `name` is "RPC0", "RPC1", …: unique in the process. `registry` is what ggml_backend_dev_backend_reg answers.
+    // `name` is "RPC0", "RPC1", …: unique in the process. `registry` is what ggml_backend_dev_backend_reg returns.
     Device(RemoteServer & server, uint32_t index, std::string name, ggml_backend_reg_t registry);
     Device(const Device &) = delete;
     Device & operator=(const Device &) = delete;
@@ -21,6 +21,9 @@ public:
     RemoteServer & server() const { return server_; }
     uint32_t index() const { return index_; }
     const std::string & name() const { return name_; }
+    // The name of its buffer type, buffers and back-ends: "RPC0[host:port]", with the device's index at its server. The
+    // stock plug-in uses the same names, and command lines contain them (-ot 'exps=RPC0[host:port]').
+    const std::string & buffer_type_name() const { return buffer_type_name_; }
     const std::string & description() const { return description_; }
 
     ggml_backend_dev_t ggml_device() { return &device_; }
@@ -29,7 +32,7 @@ public:
 private:
     RemoteServer & server_;
     const uint32_t index_;
-    const std::string name_, description_;
+    const std::string name_, buffer_type_name_, description_;
     ggml_backend_device device_;
     ggml_backend_buffer_type buffer_type_;
 };

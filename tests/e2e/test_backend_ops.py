@@ -34,7 +34,7 @@ def run(lab, endpoint, operators, cases, jobs=1):
                    env={'GGML_RPC_SERVERS': endpoint})
     passed, total = re.search(r'(\d+)/(\d+) tests passed', done.log).groups()
     assert passed == total, [line for line in done.log.splitlines() if 'FAIL' in line][:20]
-    assert 'Backend RPC0: ' in done.log
+    assert f'Backend RPC0[{endpoint}]: ' in done.log
     return int(total)
 
 

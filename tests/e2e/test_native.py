@@ -95,7 +95,7 @@ def test_the_devices_own_answer_to_what_it_supports(lab, op):
 
     def support(backend, env):
         done = lab.run([TEST_BACKEND_OPS, 'support', '-b', backend, '-o', op, '--output', 'csv'], env=env)
-        rows = csv.reader(line for line in done.out.splitlines() if line.startswith(f'"{backend}"'))
+        rows = csv.reader(line for line in done.out.splitlines() if line.startswith(f'"{backend}'))
         return [(name, case, answer) for _, name, case, _, _, answer, *_ in rows]
     ours = support('RPC0', {'GGML_RPC_SERVERS': server.endpoint})
     local = support('CPU', {})

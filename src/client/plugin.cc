@@ -1,12 +1,12 @@
 // The entry points of the plug-in: what ggml's loader calls, and the functions that ggml-rpc.h declares.
 
-#include <cstdlib>
-#include <filesystem>
+#include <cstdio>
 #include <string>
 #include <vector>
 
 #include "abi/abi_check.h"
 #include "base/log.h"
+#include "client/registration.h"
 #include "client/registry.h"
 #include "client/serve.h"
 #include "ggml-rpc.h"
@@ -47,23 +47,6 @@ bool fits() {
     return result;
 }
 
-// Loaded by GGML_BACKEND_PATH, ours is the second "RPC", and ggml uses the first: take that one out. ggml loads all
-// plug-ins again whenever a program asks, so this runs at every load.
-void displace_other_rpc(ggml_backend_reg_t ours) {
-    const char * path = std::getenv("GGML_BACKEND_PATH");
-    std::error_code error;
-    if (path == nullptr || !std::filesystem::equivalent(path, client::plugin_path(), error)) {
-        return;
-    }
-    for (size_t i = ggml_backend_reg_count(); i-- > 0;) {
-        const ggml_backend_reg_t reg = ggml_backend_reg_get(i);
-        if (reg != ours && std::string_view(ggml_backend_reg_name(reg)) == "RPC") {
-            log_debug("displacing another RPC back-end");
-            ggml_backend_unload(reg);
-        }
-    }
-}
-
 }  // namespace
 
 extern "C" {
@@ -76,7 +59,8 @@ GGML_BACKEND_API ggml_backend_reg_t ggml_backend_init(void) {
         return nullptr;
     }
     const ggml_backend_reg_t ours = client::Registry::instance().main_entry();
-    displace_other_rpc(ours);
+    client::displace_other_rpc(ours);
+    client::register_before_cpu(ours);
     return ours;
 }
 

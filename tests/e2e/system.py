@@ -36,6 +36,7 @@ def _stock(pattern):
 
 STOCK_SERVER = _stock('/usr/libexec/*/llama/bin/ggml-rpc-server')
 TEST_BACKEND_OPS = _stock('/usr/libexec/*/ggml/test-backend-ops')
+TEST_OPT = _stock('/usr/libexec/*/llama.cpp-tests/test-opt')
 
 
 def eventually(condition, what, timeout=None):

@@ -1,10 +1,13 @@
 """How a stock program comes to use our plug-in, and what its user sees."""
+import json
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
 from harness import local_logits, same
-from system import PLUGIN, PRELOAD
+from system import MODEL, PLUGIN, PRELOAD, PROMPT, TEST_OPT
 
 
 def test_backend_path_displaces_stock(lab):
@@ -83,3 +86,51 @@ def test_endpoint_that_cannot_work(lab, endpoint, said):
     listed, done = lab.devices(endpoint)
     assert listed == []
     assert len([line for line in done.log.splitlines() if said in line]) == 1, done.log
+
+
+# --- names and order --------------------------------------------------------------------------------------------------
+
+def registered(lab, endpoints=(), **options):
+    """The devices in ggml's registry, in order, with their names."""
+    done = lab.run([sys.executable, Path(__file__).parent / 'registered.py', *endpoints], **options)
+    return json.loads(done.out.splitlines()[-1])
+
+
+def test_names_are_those_of_stock(lab):
+    """Of devices, back-ends, buffer types and buffers, of two servers, one with two devices."""
+    endpoints = [lab.server().endpoint, lab.server('-d', 'CPU,CPU').endpoint]
+    stock = registered(lab, endpoints, ours=False)
+    assert [device['buffer type'] for device in stock] == ['CPU', f'RPC0[{endpoints[0]}]', f'RPC0[{endpoints[1]}]',
+                                                           f'RPC1[{endpoints[1]}]']
+    assert registered(lab, endpoints) == stock
+
+
+def test_tensors_are_placed_by_the_names_of_buffer_types(lab):
+    """-ot, with the name that the load log shows."""
+    servers = [lab.server(), lab.server()]
+    done = lab.run(['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 2, '-no-cnv', '-t', 1, '--no-warmup',
+                    *lab.where(servers), '-ot', rf'blk\..*\.ffn_.*=RPC0[{servers[1].endpoint}]', '-ts', '1,0', '-v'])
+    assert done.lines(rf'ffn_.* buffer type overridden to RPC0\[{servers[1].endpoint}\]'), done.log
+    for server in servers:
+        assert done.lines(rf'RPC0\[{server.endpoint}\] model buffer size'), done.log
+
+
+def test_servers_from_the_environment_come_before_the_cpu(lab):
+    """ggml's scheduler requires the CPU last. GGML_BACKEND_PATH is loaded after it, an installed plug-in before it."""
+    server = lab.server()
+    env = {'GGML_RPC_SERVERS': server.endpoint}
+    assert [device['device'] for device in registered(lab, env=env)] == ['RPC0', 'CPU']
+    folder = lab.folder / 'here'
+    folder.mkdir()
+    shutil.copy(PLUGIN, folder)
+    env |= {'LD_PRELOAD': PRELOAD} if PRELOAD else {}
+    assert [device['device'] for device in registered(lab, ours=False, env=env, cwd=folder)] == ['RPC0', 'CPU']
+
+
+@pytest.mark.skipif(TEST_OPT is None, reason='test-opt is not installed (Debian: llama.cpp-tests)')
+def test_optimizers_on_a_server_from_the_environment(lab):
+    """test-opt gives ggml's scheduler all devices in the registry's order."""
+    server = lab.server()
+    done = lab.run([TEST_OPT], env={'GGML_RPC_SERVERS': server.endpoint})
+    assert done.lines(r'Backend RPC0.* adamw: .*OK') and done.lines(r'Backend CPU adamw: .*OK'), done.log
+    assert server.served() > 0

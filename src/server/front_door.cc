@@ -4,9 +4,11 @@
 
 #include <cerrno>
 
+#include "base/printable.h"
 #include "base/random.h"
 #include "net/handshake.h"
 #include "net/socket.h"
+#include "server/refusal.h"
 #include "wire/native.h"
 
 namespace caravan::server {
@@ -15,6 +17,7 @@ namespace {
 using wire::Command;
 
 constexpr size_t header_size = sizeof(wire::RequestHeader);
+constexpr seconds refusal_patience{5};  // until a refused client closes its connection
 
 // The text is "name: description".
 wire::DeviceFactsAnswer facts_of(const ControlMessage & device) {
@@ -79,6 +82,7 @@ Result<> FrontDoor::greet() {
     wire::HelloAnswer hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
     if (is_caravan_) {
         wire::Extension own = net::own_extension();
+        is_native_ = (extension.features & own.features & wire::feature_native) != 0;
         if (!may_resume_) {
             own.features &= ~wire::feature_resume;
         }
@@ -91,7 +95,68 @@ Result<> FrontDoor::greet() {
     return answer(hello);
 }
 
-Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & devices) {
+// Closing a socket with unread bytes resets the connection, which may take the reason from its receiver.
+Result<> FrontDoor::discard() {
+    std::array<std::byte, 4096> bytes;
+    for (int pieces = 0; pieces < 16; ++pieces) {
+        const ssize_t got = ::recv(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
+        if (got == 0) {
+            return fail(Errc::closed, "left after it was refused");
+        }
+        if (got < 0) {
+            const bool is_open = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+            return is_open ? Result<>() : fail(Errc::closed, "left: {}", errno_text(errno));
+        }
+    }
+    return {};
+}
+
+Result<> FrontDoor::refuse(std::string_view reason) {
+    refusal_ = reason;
+    deadline_ = Clock::now() + refusal_patience;
+    return say_refusal();
+}
+
+// At the first command that is not about RDMA: a client expects the reason for a missing upgrade in a form of its own.
+Result<> FrontDoor::say_refusal() {
+    if (!is_native_) {
+        return fail(Errc::closed, "is refused: {}", refusal_);
+    }
+    while (!refusal_is_sent_) {
+        const auto has_header = fill(header_size);
+        if (!has_header || !*has_header) {
+            return has_header ? Result<>() : std::unexpected(has_header.error());
+        }
+        const auto header = load<wire::RequestHeader>(bytes_.data());
+        if (header.command == wire::command_rdma_offer && header.size == sizeof(wire::RdmaOffer)) {
+            const auto whole = fill(header_size + sizeof(wire::RdmaOffer));
+            if (!whole || !*whole) {
+                return whole ? Result<>() : std::unexpected(whole.error());
+            }
+            wire::RdmaAnswer no{};
+            printable(refusal_, sizeof no.reason - 1).copy(no.reason, sizeof no.reason - 1);
+            const TimePoint deadline = deadline_;
+            if (auto done = answer(no); !done) {
+                return done;
+            }
+            deadline_ = deadline;
+            continue;
+        }
+        const auto message = refusal(refusal_, resumes_ && header.command == wire::command_records);
+        if (::send(socket_.get(), message.data(), message.size(), net::send_flags) !=
+            static_cast<ssize_t>(message.size())) {
+            return fail(Errc::closed, "does not read its answers");
+        }
+        refusal_is_sent_ = true;
+        ::shutdown(socket_.get(), SHUT_WR);
+    }
+    return discard();
+}
+
+Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & devices, std::string_view outage) {
+    if (is_refused()) {
+        return say_refusal().transform([] { return Wants::more; });
+    }
     for (;;) {
         const auto has_header = fill(header_size);
         if (!has_header || !*has_header) {
@@ -101,6 +166,9 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
         const Command command = header.command;
         if (!greeted_ && (command != Command::hello || header.size != sizeof(wire::HelloRequest))) {
             return fail(Errc::protocol, "did not begin with an RPC handshake");
+        }
+        if (greeted_ && !outage.empty() && token_ == 0) {
+            return refuse(outage).transform([] { return Wants::more; });
         }
         if (token_ != 0 && command == wire::command_resume && header.size == sizeof(wire::ResumeRequest)) {
             // Whole: a connection that is closed with something unread ends as if the network had cut it.

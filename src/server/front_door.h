@@ -4,6 +4,8 @@
 
 #include <array>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
@@ -31,8 +33,13 @@ public:
         memory,   // memory_device() of a device, to be given to answer_memory()
         session,  // a worker: hand over with release()
     };
-    // Reads what is there. `devices`: what the workers announced. Error: drop it (Errc::closed: it left by itself).
-    Result<Wants> advance(const std::vector<ControlMessage> & devices);
+    // Reads what is there. `devices`: what the workers announced. `outage`: why the server serves nobody; empty if it
+    // does. Error: drop it (Errc::closed: it left by itself).
+    Result<Wants> advance(const std::vector<ControlMessage> & devices, std::string_view outage = {});
+    // Ends the connection of a client that waits for memory or a session. One that speaks the native dialect is sent
+    // `reason` first, and closes the connection itself: call advance() until it fails, or the deadline has passed.
+    Result<> refuse(std::string_view reason);
+    bool is_refused() const { return !refusal_.empty(); }
 
     // Not 0: it wants a link with the session that this belongs to, or to resume it.
     uint64_t token() const { return token_; }
@@ -53,6 +60,8 @@ public:
 private:
     Result<bool> fill(size_t size);
     Result<> greet();
+    Result<> say_refusal();
+    Result<> discard();
     template <class Answer>
     Result<> answer(const Answer & payload);
 
@@ -60,6 +69,9 @@ private:
     std::string peer_;
     bool greeted_ = false;
     bool is_caravan_ = false;  // has shown that it is one of ours
+    bool is_native_ = false;   // and speaks the native dialect, as we do
+    std::string refusal_;
+    bool refusal_is_sent_ = false;
     const bool may_resume_;
     bool resumes_ = false;
     uint64_t token_ = 0, session_token_ = 0;

@@ -112,7 +112,7 @@ Result<> Supervisor::first_worker() {
     workers_.want_spare();
     while (workers_.spare() == nullptr && stop_requests_ == 0) {
         if (workers_.empty()) {
-            const std::string & failure = workers_.start_failure();
+            const std::string & failure = workers_.outage();
             return fail(Errc::unavailable, "{}", failure.empty() ? "the first worker ended" : failure);
         }
         round(no_deadline);
@@ -201,7 +201,7 @@ void Supervisor::advance(Door & door) {
     if (door.closing) {
         return;
     }
-    const auto wants = door.client.advance(workers_.devices());
+    const auto wants = door.client.advance(workers_.devices(), workers_.outage());
     if (!wants) {
         door.closing = true;
         if (wants.error().code == Errc::closed) {
@@ -218,6 +218,13 @@ void Supervisor::advance(Door & door) {
 
 // Gives a door what it wants, if that can be had now.
 void Supervisor::place(Door & door) {
+    const bool needs_spare = door.wants == FrontDoor::Wants::memory ||
+                             (door.wants == FrontDoor::Wants::session && door.client.token() == 0);
+    if (needs_spare && !workers_.outage().empty()) {
+        door.wants = FrontDoor::Wants::more;
+        door.closing = !door.client.refuse(workers_.outage());
+        return;
+    }
     if (door.wants == FrontDoor::Wants::memory && !door.asked) {
         door.asked = workers_.ask_memory(door.client.memory_device());
         return;
@@ -379,9 +386,11 @@ void Supervisor::round(TimePoint deadline) {
     }
     for (Door & door : doors_) {
         if (!door.closing && door.wants == FrontDoor::Wants::more && door.client.deadline() <= Clock::now()) {
-            log_warning("dropping {}: no complete handshake or command within {} s", door.client.peer(),
-                        FrontDoor::patience.count());
             door.closing = true;
+            if (!door.client.is_refused()) {
+                log_warning("dropping {}: no complete handshake or command within {} s", door.client.peer(),
+                            FrontDoor::patience.count());
+            }
         } else if (!door.closing) {
             place(door);
         }

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/log.h"
 #include "server/peers.h"
@@ -11,7 +12,6 @@
 namespace caravan::server {
 namespace {
 
-constexpr seconds respawn_pause{2};  // after a worker that could not start
 constexpr int max_heard = 64;        // messages from one worker at a time
 
 bool is_spare(const WorkerProcess & worker) {
@@ -26,8 +26,8 @@ void WorkerPool::want_spare() {
     }
     auto worker = start_worker(options_);
     if (!worker) {
-        log_error("{}", worker.error().text);
-        respawn_at_ = Clock::now() + respawn_pause;
+        start_failure_ = worker.error().text;
+        start_failed();
         return;
     }
     workers_.push_back(std::move(*worker));
@@ -117,7 +117,13 @@ void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & mes
             devices_.resize(message.count);
             devices_[message.number] = message;
             break;
-        case ControlMessage::Kind::ready: worker.state = WorkerProcess::State::spare; break;
+        case ControlMessage::Kind::ready:
+            worker.state = WorkerProcess::State::spare;
+            if (!std::exchange(outage_, {}).empty()) {
+                log_info("worker processes start again: clients are served");
+            }
+            respawn_pause_ = min_respawn_pause;
+            break;
         case ControlMessage::Kind::failed: start_failure_ = message.text; break;
         default: break;
     }
@@ -163,20 +169,33 @@ bool WorkerPool::reap(pid_t pid, int status) {
             log_error("session {} with {} ended: its worker process {} died of {}; other sessions are not affected",
                       worker->session, worker->client, pid, describe_exit(status));
         }
-    } else if (worker->state != WorkerProcess::State::retired && !stopping_) {
+    } else if (worker->state == WorkerProcess::State::spare && !stopping_) {
+        log_warning("a worker process that waited for a session died of {}; another one starts", describe_exit(status));
+        respawn_at_ = Clock::now() + min_respawn_pause;
+        on_questions_lost();
+    } else if (worker->state == WorkerProcess::State::loading && !stopping_) {
         if (start_failure_.empty()) {
             start_failure_ = formatted("a worker process ended while it started: {}", describe_exit(status));
         }
-        if (!devices_.empty()) {
-            log_error("{}; trying again in {} s", start_failure_, respawn_pause.count());
-            start_failure_.clear();
-        }
-        respawn_at_ = Clock::now() + respawn_pause;
+        start_failed();
         on_questions_lost();
     }
     std::erase_if(tokens_, [&](const auto & token) { return token.second == pid; });
     workers_.erase(worker);
     return true;
+}
+
+// Logged once for each cause, however often it is tried. The first worker's failure is the server's: its caller logs it.
+void WorkerPool::start_failed() {
+    const bool is_first = devices_.empty();
+    std::string cause = (is_first ? "" : "this server cannot start worker processes: ") + std::exchange(start_failure_, {});
+    if (!is_first && cause != outage_) {
+        log_error("{}. Clients are refused until it can; the next attempts follow every {} to {} s", cause,
+                  min_respawn_pause.count(), max_respawn_pause.count());
+    }
+    outage_ = std::move(cause);
+    respawn_at_ = Clock::now() + respawn_pause_;
+    respawn_pause_ = std::min(respawn_pause_ * 2, max_respawn_pause);
 }
 
 void WorkerPool::signal_all(int signal, bool serving_too) {

@@ -18,7 +18,7 @@ class WorkerPool {
 public:
     explicit WorkerPool(const WorkerOptions & options) : options_(options) {}
 
-    // Starts one to wait, if none does; not within two seconds of a failure.
+    // Starts one to wait, if none does; after a failure not before respawn_at().
     void want_spare();
     // A confined worker can follow links out of the model folders to those files only that were known when it started.
     void replace_spare();
@@ -45,21 +45,27 @@ public:
     // Of the first one that was loaded, and of later ones.
     const std::vector<ControlMessage> & devices() const { return devices_; }
     const std::string & confinement() const { return confinement_; }  // in words
-    const std::string & start_failure() const { return start_failure_; }
+    // Why no client can be served: the last worker that was started could not load. Empty: it could, or is loading.
+    const std::string & outage() const { return outage_; }
     TimePoint respawn_at() const { return respawn_at_; }
 
     std::function<void(const ControlMessage & answer)> on_memory;
     std::function<void()> on_questions_lost;  // who asked for memory must ask again
 
 private:
+    static constexpr seconds min_respawn_pause{2}, max_respawn_pause{30};  // doubles with each failure in a row
+
     void hear_loading(WorkerProcess & worker, const ControlMessage & message);
+    void start_failed();
     void hear_serving(WorkerProcess & worker, const ControlMessage & message);
 
     const WorkerOptions & options_;
     bool stopping_ = false;
     std::list<WorkerProcess> workers_;
     std::vector<ControlMessage> devices_;
-    std::string start_failure_, confinement_;
+    std::string start_failure_;  // reported by the worker that is loading
+    std::string outage_, confinement_;
+    seconds respawn_pause_ = min_respawn_pause;
     std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links
     TimePoint respawn_at_ = TimePoint::min();
 };

@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <filesystem>
 
 #include "base/formatted.h"
 #include "net/socket.h"
@@ -18,14 +17,8 @@ extern char ** environ;
 namespace caravan::server {
 namespace {
 
-Result<std::string> own_path() {
-    std::error_code error;
-    const auto path = std::filesystem::read_symlink("/proc/self/exe", error);
-    if (error) {
-        return fail(Errc::io, "cannot find my own program file: {}", error.message());
-    }
-    return path.string();
-}
+// This process's program file, whatever has happened to its name since: an upgrade replaces it.
+constexpr const char * own_program = "/proc/self/exe";
 
 struct Child {
     pid_t pid = -1;
@@ -33,10 +26,6 @@ struct Child {
 };
 
 Result<Child> start_child(const char * option, std::vector<std::string> arguments) {
-    const auto program = own_path();
-    if (!program) {
-        return std::unexpected(program.error());
-    }
     int ends[2];
     if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0) {
         return fail(Errc::io, "cannot make a socket pair: {}", errno_text(errno));
@@ -66,7 +55,7 @@ Result<Child> start_child(const char * option, std::vector<std::string> argument
     posix_spawnattr_setsigdefault(&attributes, &defaults);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     Child child;
-    const int error = ::posix_spawn(&child.pid, program->c_str(), nullptr, &attributes, argv.data(), environ);
+    const int error = ::posix_spawn(&child.pid, own_program, nullptr, &attributes, argv.data(), environ);
     posix_spawnattr_destroy(&attributes);
     if (error != 0) {
         return fail(Errc::unavailable, "cannot start a worker process: {}", errno_text(error));

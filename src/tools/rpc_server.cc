@@ -1,6 +1,9 @@
 // rpc-server: lends this machine's devices to ggml programs elsewhere.
 
 #include <CLI/CLI.hpp>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -140,6 +143,9 @@ int main(int argc, char ** argv) {
         std::printf("Devices:\n%s", server::Devices::describe_all().c_str());
         return 0;
     }
+#ifdef __linux__
+    ::prctl(PR_SET_NAME, "rpc-server");  // as for ps: a worker's is "exe", the last part of the path that is executed
+#endif
     // A directory that has gone since the start does not stop a worker: what it held is not found, that is all.
     if (worker_fd < 0 && indexer_fd < 0) {
         if (auto completed = complete(weights, size->count() > 0); !completed) {

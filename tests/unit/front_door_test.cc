@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <optional>
 
 #include "wire/extension.h"
+#include "wire/native.h"
+#include "wire/record_check.h"
 #include "wire/stock.h"
 #include "wire_peer.h"
 
@@ -282,6 +285,69 @@ TEST(FrontDoor, OnlyUnfinishedBusinessHasADeadline) {
     client.peer.send(ConstBytes(question).subspan(10));
     EXPECT_EQ(client.advance().value(), Wants::more);
     EXPECT_EQ(client.door->deadline(), no_deadline);
+}
+
+struct Refused : Client {
+    // Native and resumable, unless `features` are others.
+    explicit Refused(uint32_t features = wire::feature_native | wire::feature_resume) {
+        wire::Extension hello;
+        hello.features = features;
+        peer.ask(Command::hello, hello);
+        EXPECT_EQ(advance().value(), Wants::more);
+        peer.answered_as<wire::HelloAnswer>();
+    }
+    Result<Wants> advance() { return door->advance(devices, outage); }
+
+    std::string outage = "no worker\nfor you";
+};
+
+constexpr std::string_view said = "no worker?for you";
+const uint64_t ended_head = uint64_t{1} << wire::answer_kind_shift | said.size();
+
+TEST(FrontDoor, AnOutageIsReportedToNativeClients) {
+    for (const Command command : {Command::device_count, Command::alloc_buffer, Command::get_device_memory}) {
+        Refused client;
+        client.peer.request(command);
+        EXPECT_EQ(client.advance().value(), Wants::more);
+        EXPECT_TRUE(client.door->is_refused());
+        EXPECT_EQ(client.peer.receive(sizeof ended_head + said.size()), bytes_of(ended_head) + bytes_of(said));
+        EXPECT_LE(client.door->deadline(), Clock::now() + seconds(5));
+        EXPECT_EQ(client.advance().value(), Wants::more) << "it waits for the client to close";
+        client.peer.close();
+        EXPECT_EQ(client.advance().error().code, Errc::closed);
+    }
+}
+
+TEST(FrontDoor, AnOutageIsReportedInTheFirstRecord) {
+    Refused client;
+    client.peer.request(wire::command_records);
+    EXPECT_EQ(client.advance().value(), Wants::more);
+    const auto header = load<wire::RecordHeader>(client.peer.receive(sizeof(wire::RecordHeader)).data());
+    const auto data = client.peer.receive(header.length);
+    EXPECT_EQ(data, bytes_of(ended_head) + bytes_of(said));
+    EXPECT_EQ(header.acknowledged, 0u);
+    EXPECT_EQ(header.check, wire::record_check(0, header, std::array{ConstBytes(data)}));
+}
+
+TEST(FrontDoor, AnOutageDeclinesRdmaFirst) {
+    Refused client;
+    client.peer.ask(wire::command_rdma_offer, wire::RdmaOffer{});
+    EXPECT_EQ(client.advance().value(), Wants::more);
+    const auto answer = client.peer.answered_as<wire::RdmaAnswer>();
+    EXPECT_EQ(answer.accepted, 0);
+    EXPECT_EQ(std::string_view(answer.reason), said);
+    client.peer.request(wire::command_records);
+    EXPECT_EQ(client.advance().value(), Wants::more);
+    EXPECT_EQ(load<wire::RecordHeader>(client.peer.receive(sizeof(wire::RecordHeader)).data()).length, sizeof ended_head + said.size());
+}
+
+TEST(FrontDoor, AnOutageEndsStockConnections) {
+    Client client;
+    client.greet();
+    client.peer.request(Command::device_count);
+    EXPECT_EQ(client.door->advance(client.devices, "no worker").error().code, Errc::closed);
+    client.door.reset();
+    EXPECT_TRUE(client.peer.at_end());
 }
 
 }  // namespace

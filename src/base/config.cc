@@ -1,26 +1,85 @@
 #include "base/config.h"
 
+#include <array>
+#include <atomic>
 #include <charconv>
 #include <cstdlib>
-#include <string_view>
+#include <string>
 
 #include "base/log.h"
+#include "base/printable.h"
 
 namespace caravan {
+namespace {
 
-int64_t env_integer(const char * name, int64_t fallback, int64_t low, int64_t high) {
+std::atomic<bool> is_silent = false;
+
+// Empty if the variable is not set.
+std::string_view value_of(const char * name) {
     const char * text = std::getenv(name);
-    if (text == nullptr || *text == '\0') {
+    return text == nullptr ? std::string_view() : text;
+}
+
+void report(const char * name, std::string_view value, std::string_view accepted, std::string_view default_text) {
+    if (!is_silent) {
+        log_warning("{}=\"{}\" is not {}; using the default, {}", name, printable(value), accepted, default_text);
+    }
+}
+
+}  // namespace
+
+int64_t env_integer(const char * name, int64_t fallback, int64_t low, int64_t high, std::string_view default_text) {
+    const std::string_view text = value_of(name);
+    if (text.empty()) {
         return fallback;
     }
-    const std::string_view view(text);
     int64_t value = 0;
-    const auto [end, error] = std::from_chars(view.data(), view.data() + view.size(), value);
-    if (error != std::errc() || end != view.data() + view.size() || value < low || value > high) {
-        log_warning("{}=\"{}\" is not a whole number from {} to {}: using the default", name, view, low, high);
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size() || value < low || value > high) {
+        report(name, text, formatted("a whole number from {} to {}", low, high),
+               default_text.empty() ? formatted("{}", fallback) : std::string(default_text));
         return fallback;
     }
     return value;
+}
+
+size_t env_choice(const char * name, std::span<const std::string_view> words, size_t fallback) {
+    const std::string_view text = value_of(name);
+    if (text.empty()) {
+        return fallback;
+    }
+    std::string accepted;
+    for (size_t i = 0; i < words.size(); ++i) {
+        if (words[i] == text) {
+            return i;
+        }
+        accepted += (i == 0 ? "" : i + 1 == words.size() ? " or " : ", ");
+        accepted += words[i];
+    }
+    report(name, text, accepted, words[fallback]);
+    return fallback;
+}
+
+bool env_flag(const char * name, bool fallback) {
+    constexpr std::array<std::string_view, 2> words{"0", "1"};
+    return env_choice(name, words, fallback ? 1 : 0) != 0;
+}
+
+void silence_environment_warnings() { is_silent = true; }
+
+void check_environment(bool injects_faults) {
+    if (!injects_faults && !value_of("GGML_RPC_FAULT").empty() && !is_silent) {
+        log_warning("GGML_RPC_FAULT is ignored: this build has no fault injection (-DCARAVAN_FAULTS=ON)");
+    }
+    (void)debug_enabled();
+    (void)answer_timeout();
+    (void)connect_timeout();
+    (void)reconnect_time();
+    (void)poll_time();
+    (void)dialect_is_native();
+    (void)transport_wish();
+    (void)on_loss();
+    (void)servers_are_required();
 }
 
 seconds answer_timeout() {
@@ -40,6 +99,35 @@ seconds reconnect_time() {
 
 microseconds poll_time() {
     static const microseconds value{env_integer("GGML_RPC_POLL_US", 50, 0, 1'000'000)};
+    return value;
+}
+
+bool dialect_is_native() {
+    static const bool value = [] {
+        constexpr std::array<std::string_view, 2> words{"native", "stock"};
+        return env_choice("GGML_RPC_DIALECT", words, 0) == 0;
+    }();
+    return value;
+}
+
+TransportWish transport_wish() {
+    static const TransportWish value = [] {
+        constexpr std::array<std::string_view, 3> words{"auto", "tcp", "rdma"};
+        return static_cast<TransportWish>(env_choice("GGML_RPC_TRANSPORT", words, 0));
+    }();
+    return value;
+}
+
+OnLoss on_loss() {
+    static const OnLoss value = [] {
+        constexpr std::array<std::string_view, 2> words{"fail", "exit"};
+        return static_cast<OnLoss>(env_choice("GGML_RPC_ON_LOSS", words, 0));
+    }();
+    return value;
+}
+
+bool servers_are_required() {
+    static const bool value = env_flag("GGML_RPC_REQUIRE", false);
     return value;
 }
 

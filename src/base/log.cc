@@ -2,7 +2,8 @@
 
 #include <atomic>
 #include <cstdio>
-#include <cstdlib>
+
+#include "base/config.h"
 
 namespace caravan {
 namespace {
@@ -29,10 +30,7 @@ void set_log_sink(LogSink sink) { current_sink.store(sink, std::memory_order_rel
 void log_line(LogLevel level, std::string_view line) { current_sink.load(std::memory_order_relaxed)(level, line); }
 
 bool debug_enabled() {
-    static const bool on = [] {
-        const char * value = std::getenv("GGML_RPC_DEBUG");
-        return value != nullptr && *value != '\0' && std::string_view(value) != "0";
-    }();
+    static const bool on = env_flag("GGML_RPC_DEBUG", false);
     return on;
 }
 

@@ -15,7 +15,7 @@ void set_log_sink(LogSink sink);
 
 void log_line(LogLevel level, std::string_view line);
 
-// True if GGML_RPC_DEBUG is set to anything but "" or "0". Read once.
+// GGML_RPC_DEBUG=1. Read once.
 bool debug_enabled();
 
 template <class... Args>

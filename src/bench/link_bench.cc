@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 
+#include "base/config.h"
 #include "base/formatted.h"
 #include "doctor/flow.h"
 #include "net/opening.h"
@@ -18,7 +19,6 @@ constexpr uint32_t most_round_trips = 1000;     // in one round
 constexpr std::chrono::hours whole{24};         // the measuring is bounded by its rounds
 constexpr seconds upgrade_patience{10};         // to agree on RDMA, or not
 
-using net::TransportWish;
 
 // An open session with a region of the server's memory.
 class Session {
@@ -134,7 +134,7 @@ OpenLink open_link(const net::Endpoint & endpoint, bool for_session, millisecond
 std::vector<OpenLink> open_links(const net::Endpoint & endpoint, milliseconds silence) {
     std::vector<OpenLink> links;
     links.push_back(open_link(endpoint, true, silence));
-    if (links.front().link.transport == "rdma" && net::transport_wish() == TransportWish::automatic) {
+    if (links.front().link.transport == "rdma" && transport_wish() == TransportWish::automatic) {
         links.insert(links.begin(), open_link(endpoint, false, silence));
     }
     return links;

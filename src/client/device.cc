@@ -1,6 +1,8 @@
 #include "client/device.h"
 
+#include "base/config.h"
 #include "base/log.h"
+#include "client/end_program.h"
 
 namespace caravan::client {
 namespace {
@@ -11,6 +13,10 @@ void get_memory(ggml_backend_dev_t device, size_t * free, size_t * total) {
     *free = *total = 0;
     const auto memory = self(device).server().memory(self(device).index());
     if (!memory) {
+        if (servers_are_required()) {  // 0 bytes would make the program place the model elsewhere
+            end_program(formatted("RPC server {}: {}, and GGML_RPC_REQUIRE=1 is set",
+                                  self(device).server().endpoint().text(), memory.error().text));
+        }
         log_error("{}: cannot ask for the memory of device {}: {}", self(device).server().endpoint().text(),
                   self(device).index(), memory.error().text);
         return;

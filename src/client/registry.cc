@@ -4,9 +4,12 @@
 #include <ranges>
 #include <string_view>
 
+#include "base/config.h"
 #include "base/log.h"
+#include "client/end_program.h"
 #include "client/serve.h"
 #include "ggml-rpc.h"
+#include "net/faults.h"
 
 namespace caravan::client {
 namespace {
@@ -20,6 +23,20 @@ void * get_proc_address(ggml_backend_reg_t, const char * name) {
         return reinterpret_cast<void *>(&ggml_backend_rpc_start_server);
     }
     return nullptr;
+}
+
+// A server that the user named gives no device. ggml's programs go on without it and end with code 0, so these lines are
+// all that tells the user why the model is slow, or does not fit.
+void report_missing(const std::string & reason) {
+    if (servers_are_required()) {
+        end_program(formatted("{}, and GGML_RPC_REQUIRE=1 is set", reason));
+    }
+    const std::string frame(100, '*');
+    log_error("{}", frame);
+    log_error("{}", reason);
+    log_error("The program goes on WITHOUT the devices of this server: the model may run on the local CPU.");
+    log_error("Start the server or correct its name. GGML_RPC_REQUIRE=1 ends the program instead.");
+    log_error("{}", frame);
 }
 
 }  // namespace
@@ -53,12 +70,14 @@ Registry::Registry() {
         if (auto reached = reach(endpoint)) {
             main_entry_.devices.insert(main_entry_.devices.end(), reached->begin(), reached->end());
         } else {
-            log_error("GGML_RPC_SERVERS: {}: no device from it", reached.error().text);
+            report_missing(formatted("GGML_RPC_SERVERS: {}", reached.error().text));
         }
     }
 }
 
 Result<std::vector<Device *>> Registry::reach(const std::string & text) {
+    // Not when the plug-in is loaded: programs load it without using it, an rpc-server for one.
+    [[maybe_unused]] static const bool is_checked = (check_environment(net::injects_faults), true);
     const auto endpoint = net::parse_endpoint(text);
     if (!endpoint) {
         return std::unexpected(endpoint.error());
@@ -69,6 +88,9 @@ Result<std::vector<Device *>> Registry::reach(const std::string & text) {
     auto server = RemoteServer::reach(*endpoint);
     if (!server) {
         return std::unexpected(server.error());
+    }
+    if ((*server)->device_count() == 0) {
+        return fail(Errc::not_found, "{}: the server has no devices", endpoint->text());
     }
     std::vector<Device *> devices;
     for (uint32_t index = 0; index < (*server)->device_count(); ++index) {
@@ -83,7 +105,7 @@ ggml_backend_reg_t Registry::add_server(const char * text) {
     std::lock_guard lock(mutex_);
     const auto endpoint = net::parse_endpoint(text);
     if (!endpoint) {
-        log_error("{}", endpoint.error().text);
+        report_missing(endpoint.error().text);
         return nullptr;
     }
     std::unique_ptr<Entry> & entry = entries_[endpoint->text()];
@@ -96,7 +118,7 @@ ggml_backend_reg_t Registry::add_server(const char * text) {
     } else {
         auto reached = reach(text);
         if (!reached) {
-            log_error("RPC server {}: {}: no device from it", endpoint->text(), reached.error().text);
+            report_missing(formatted("RPC server {}: {}", endpoint->text(), reached.error().text));
             entries_.erase(endpoint->text());
             return nullptr;
         }

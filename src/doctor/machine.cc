@@ -10,6 +10,7 @@
 #include <fstream>
 #include <string_view>
 
+#include "base/config.h"
 #include "net/handshake.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/device.h"
@@ -149,10 +150,10 @@ Machine examine_machine() {
             machine.settings.emplace_back(name, value);
         }
     }
-    switch (net::transport_wish()) {
-        case net::TransportWish::automatic: machine.transport_wish = "auto"; break;
-        case net::TransportWish::tcp: machine.transport_wish = "tcp"; break;
-        case net::TransportWish::rdma: machine.transport_wish = "rdma"; break;
+    switch (transport_wish()) {
+        case TransportWish::automatic: machine.transport_wish = "auto"; break;
+        case TransportWish::tcp: machine.transport_wish = "tcp"; break;
+        case TransportWish::rdma: machine.transport_wish = "rdma"; break;
     }
     return machine;
 }

@@ -1,8 +1,5 @@
 #include "net/handshake.h"
 
-#include <cstdlib>
-#include <string_view>
-
 #include "base/config.h"
 #include "base/log.h"
 #include "net/exact_io.h"
@@ -15,15 +12,6 @@
 
 namespace caravan::net {
 namespace {
-
-// GGML_RPC_DIALECT=stock is for comparisons and for finding faults.
-bool dialect_is_native() {
-    static const bool native = [] {
-        const char * value = std::getenv("GGML_RPC_DIALECT");
-        return value == nullptr || std::string_view(value) != "stock";
-    }();
-    return native;
-}
 
 Result<wire::HelloAnswer> say_hello(int socket, uint64_t token, TimePoint deadline) {
     std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::HelloRequest)];
@@ -65,24 +53,6 @@ std::string reason_not_to_try(const wire::Extension & peer) {
 }
 
 }  // namespace
-
-TransportWish transport_wish() {
-    static const TransportWish wish = [] {
-        const char * value = std::getenv("GGML_RPC_TRANSPORT");
-        const std::string_view text = value == nullptr ? "" : value;
-        if (text == "tcp") {
-            return TransportWish::tcp;
-        }
-        if (text == "rdma") {
-            return TransportWish::rdma;
-        }
-        if (!text.empty() && text != "auto") {
-            log_warning("GGML_RPC_TRANSPORT=\"{}\" is neither auto, tcp nor rdma: using auto", text);
-        }
-        return TransportWish::automatic;
-    }();
-    return wish;
-}
 
 wire::Extension own_extension() {
     wire::Extension extension;

@@ -19,14 +19,6 @@ inline constexpr bool has_rdma = true;
 inline constexpr bool has_rdma = false;
 #endif
 
-// GGML_RPC_TRANSPORT.
-enum class TransportWish {
-    automatic,  // RDMA if both ends have it
-    tcp,        // never RDMA
-    rdma,       // a connection without RDMA is an error
-};
-TransportWish transport_wish();
-
 // What this build and the environment let us say in HELLO.
 wire::Extension own_extension();
 

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "base/config.h"
 #include "base/log.h"
 #include "cache/store.h"
 #include "net/faults.h"
@@ -135,6 +136,11 @@ int main(int argc, char ** argv) {
         app.parse(argc, argv);
     } catch (const CLI::ParseError & error) {
         return app.exit(error) == 0 ? 0 : 2;
+    }
+    if (worker_fd >= 0 || indexer_fd >= 0) {
+        silence_environment_warnings();  // the supervisor has the same environment
+    } else {
+        check_environment(net::injects_faults);
     }
     options.drain = seconds(drain);
     options.worker.session_grace = seconds(grace);

@@ -134,3 +134,54 @@ def test_optimizers_on_a_server_from_the_environment(lab):
     done = lab.run([TEST_OPT], env={'GGML_RPC_SERVERS': server.endpoint})
     assert done.lines(r'Backend RPC0.* adamw: .*OK') and done.lines(r'Backend CPU adamw: .*OK'), done.log
     assert server.served() > 0
+
+
+def test_an_unreachable_server_is_conspicuous(lab):
+    done = lab.run(['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 4, '-no-cnv', '-t', 1, '-ngl', 99,
+                    '--rpc', '127.0.0.1:1'])
+    assert len(done.lines(r'\*{100}$')) == 2, done.log
+    assert done.lines('WITHOUT the devices of this server') and done.lines('GGML_RPC_REQUIRE=1')
+
+
+@pytest.mark.parametrize('named_by', ['option', 'environment'])
+def test_a_required_server_that_is_unreachable_ends_the_program(lab, named_by):
+    good = lab.server()
+    endpoints = f'{good.endpoint},127.0.0.1:1'
+    where = {'GGML_RPC_SERVERS': endpoints} if named_by == 'environment' else {}
+    argv = ['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 4, '-no-cnv', '-t', 1, '-ngl', 99]
+    if named_by == 'option':
+        argv += ['--rpc', endpoints]
+    done = lab.run(argv, env={'GGML_RPC_REQUIRE': 1, **where}, rc=75)
+    line, = done.lines('127.0.0.1:1')
+    assert line.startswith('error: ') and 'Connection refused' in line and line.endswith('ends with code 75')
+    assert done.out == ''
+
+
+def test_a_required_server_that_is_reachable_changes_nothing(lab):
+    server = lab.server()
+    same(lab.logits([server], env={'GGML_RPC_REQUIRE': 1}), local_logits(lab))
+
+
+WRONG = {
+    'GGML_RPC_POLL_US': ('abc', 'a whole number from 0 to 1000000; using the default, 50'),
+    'GGML_RPC_TIMEOUT_S': ('0', 'a whole number from 1 to 604800; using the default, 300'),
+    'GGML_RPC_CONNECT_TIMEOUT_S': ('1.5', 'a whole number from 1 to 3600; using the default, 10'),
+    'GGML_RPC_RECONNECT_S': ('-1', 'a whole number from 0 to 86400; using the default, 60'),
+    'GGML_RPC_DIALECT': ('bogus', 'native or stock; using the default, native'),
+    'GGML_RPC_TRANSPORT': ('TCP', 'auto, tcp or rdma; using the default, auto'),
+    'GGML_RPC_ON_LOSS': ('stop', 'fail or exit; using the default, fail'),
+    'GGML_RPC_REQUIRE': ('yes', '0 or 1; using the default, 0'),
+    'GGML_RPC_DEBUG': ('off', '0 or 1; using the default, 0'),
+}
+
+
+def test_wrong_environment_values_are_reported_once_by_either_side(lab):
+    env = {name: value for name, (value, _) in WRONG.items()}
+    server = lab.server(env=env)
+    done = lab.run(['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 4, '-no-cnv', '-t', 1, *lab.where([server])],
+                   env=env)
+    server.wait_idle()
+    for name, (value, accepted) in WRONG.items():
+        for log in (done.log, server.log()):
+            said = [line for line in log.splitlines() if f'{name}=' in line]
+            assert len(said) == 1 and f'{name}="{value}" is not {accepted}' in said[0], (name, said)

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdlib>
 #include <limits>
 #include <mutex>
@@ -58,8 +59,45 @@ TEST_F(Config, AnythingElseIsReportedAndTheDefaultUsed) {
     for (const char * text : {"101", "-11", "12x", "x", "1.5", "0x10", " 5", "5 ", "99999999999999999999", "--3"}) {
         EXPECT_EQ(read(text), 7) << text;
         ASSERT_EQ(lines.size(), ++reported) << text;
-        EXPECT_TRUE(lines.back().contains("CARAVAN_TEST_NUMBER") && lines.back().contains(text)) << lines.back();
+        EXPECT_EQ(lines.back(), formatted("CARAVAN_TEST_NUMBER=\"{}\" is not a whole number from -10 to 100; using the "
+                                          "default, 7", text));
     }
+}
+
+TEST_F(Config, WordsOutsideTheListAreReportedAndTheDefaultUsed) {
+    constexpr std::array<std::string_view, 3> words{"auto", "tcp", "rdma"};
+    const auto choose = [&](const char * text) {
+        ::setenv("CARAVAN_TEST_NUMBER", text, 1);
+        return env_choice("CARAVAN_TEST_NUMBER", words, 1);
+    };
+    EXPECT_EQ(choose("auto"), 0u);
+    EXPECT_EQ(choose("rdma"), 2u);
+    EXPECT_EQ(choose(""), 1u);
+    EXPECT_TRUE(lines.empty());
+    for (const char * text : {"bogus", "RDMA", "tcp ", "0"}) {
+        EXPECT_EQ(choose(text), 1u);
+        EXPECT_EQ(lines.back(),
+                  formatted("CARAVAN_TEST_NUMBER=\"{}\" is not auto, tcp or rdma; using the default, tcp", text));
+    }
+    EXPECT_EQ(lines.size(), 4u);
+}
+
+TEST_F(Config, FlagsAreZeroOrOne) {
+    const auto flag = [](const char * text, bool fallback) {
+        ::setenv("CARAVAN_TEST_NUMBER", text, 1);
+        return env_flag("CARAVAN_TEST_NUMBER", fallback);
+    };
+    EXPECT_TRUE(flag("1", false));
+    EXPECT_FALSE(flag("0", true));
+    EXPECT_TRUE(flag("", true));
+    EXPECT_TRUE(lines.empty());
+    EXPECT_FALSE(flag("yes", false));
+    EXPECT_EQ(lines.back(), "CARAVAN_TEST_NUMBER=\"yes\" is not 0 or 1; using the default, 0");
+}
+
+TEST_F(Config, AValueCannotForgeALine) {
+    read("5\nerror: forged");
+    EXPECT_FALSE(lines.back().contains('\n'));
 }
 
 TEST_F(Config, TheLimitsMayBeThoseOfTheType) {

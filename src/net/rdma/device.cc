@@ -52,8 +52,8 @@ std::optional<std::string> env_text(const char * name) {
     return value == nullptr || *value == '\0' ? std::nullopt : std::optional<std::string>(value);
 }
 
-std::optional<uint32_t> env_index(const char * name, int64_t low, int64_t high) {
-    const int64_t value = env_integer(name, -1, low, high);
+std::optional<uint32_t> env_index(const char * name, int64_t low, int64_t high, std::string_view default_text) {
+    const int64_t value = env_integer(name, -1, low, high, default_text);
     return value < 0 ? std::nullopt : std::optional(static_cast<uint32_t>(value));
 }
 
@@ -129,8 +129,8 @@ std::vector<PortFacts> scan_ports() {
 Wish wish_from_environment(int socket) {
     Wish wish;
     wish.device = env_text("GGML_RDMA_DEV");
-    wish.gid = env_index("GGML_RDMA_GID", 0, 65535);
-    wish.port = env_index("GGML_RDMA_PORT", 1, 255);
+    wish.gid = env_index("GGML_RDMA_GID", 0, 65535, "the GID of the connection's address");
+    wish.port = env_index("GGML_RDMA_PORT", 1, 255, "any port");
     sockaddr_storage address{};
     socklen_t length = sizeof address;
     if (::getsockname(socket, reinterpret_cast<sockaddr *>(&address), &length) == 0) {

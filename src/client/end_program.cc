@@ -1,0 +1,26 @@
+#include "client/end_program.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/config.h"
+#include "base/formatted.h"
+
+namespace caravan::client {
+
+void end_program(std::string_view line) {
+    static std::atomic<bool> is_ending = false;
+    while (is_ending.exchange(true)) {
+        ::pause();
+    }
+    std::fflush(stdout);  // the text that the program has generated so far
+    // Not through ggml's log: a program may print that in another thread, which would not get to it.
+    const std::string whole = formatted("error: {}: the program ends with code {}\n", line, exit_code_unavailable);
+    [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, whole.data(), whole.size());
+    std::_Exit(exit_code_unavailable);
+}
+
+}  // namespace caravan::client

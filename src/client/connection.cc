@@ -276,8 +276,8 @@ Stream::Ticket Connection::get_2d(const wire::Region & region, const Range & ran
 bool Connection::copy(const wire::Region & src, const Range & from, const wire::Region & dst, const Range & to) {
     Lock lock(stream_.mutex());
     before_other_command(lock);
-    if (stream_.failure()) {
-        return true;  // there is nothing to copy and nobody to tell; the caller's fallback would do no better
+    if (stream_.failure() || (from.begin == from.end && to.begin == to.end)) {
+        return true;  // there is nothing to copy, or nobody to tell; the caller's fallback would do no better
     }
     append_held(idle_writes_.take_overlapping(from));
     append_held(idle_writes_.take_overlapping(to));

@@ -164,7 +164,7 @@ bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
     if (!can_carry(node, is_native_)) {
         return false;
     }
-    if (!is_native_ || abi::moves_no_data(node.op)) {
+    if (!is_native_ || abi::moves_no_data(node.op) || ggml_is_empty(&node)) {
         return true;
     }
     const Question question = encode_question(node);
@@ -213,7 +213,7 @@ bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
 
 size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
     const size_t bytes = ggml_nbytes(&tensor);
-    if (!is_padded(tensor) && !ggml_op_alloc_size_may_expand(tensor.op)) {
+    if (ggml_is_empty(&tensor) || (!is_padded(tensor) && !ggml_op_alloc_size_may_expand(tensor.op))) {
         return bytes;
     }
     // Zeroed ids, addresses and names: the request is its own key.

@@ -163,7 +163,8 @@ bool can_carry(const ggml_tensor & node, bool native) {
 
 bool is_padded(const ggml_tensor & tensor) {
     constexpr int64_t whole_row = 512;  // elements: ggml's back-ends pad quantised rows to a multiple of this
-    return ggml_is_quantized(tensor.type) && tensor.ne[0] % whole_row != 0 && tensor.view_src == nullptr;
+    return ggml_is_quantized(tensor.type) && tensor.ne[0] % whole_row != 0 && tensor.view_src == nullptr &&
+           !ggml_is_empty(&tensor);
 }
 
 wire::Region encode_region(const ggml_tensor & tensor, uint64_t handle) {
@@ -203,7 +204,7 @@ CollectedGraph collect_graph(const ggml_cgraph & graph, const HandleOf & handle_
     std::vector<const ggml_tensor *> nodes;
     nodes.reserve(static_cast<size_t>(graph.n_nodes));
     for (int i = 0; i < graph.n_nodes; ++i) {
-        if ((graph.nodes[i]->flags & GGML_TENSOR_FLAG_COMPUTE) != 0) {
+        if ((graph.nodes[i]->flags & GGML_TENSOR_FLAG_COMPUTE) != 0 && !ggml_is_empty(graph.nodes[i])) {
             nodes.push_back(graph.nodes[i]);
         }
     }

@@ -30,7 +30,7 @@ Range range_of(const ggml_tensor & tensor);
 Range range_of(const ggml_tensor & tensor, size_t offset, size_t size);
 
 // What a server needs of a graph, in an order in which sources come before those that use them. Nodes that are not
-// marked for computation are left out, together with what only they need: a computed node gets its sources one level
+// marked for computation, and those without elements, are left out, together with what only they need: a computed node gets its sources one level
 // deep, and the tensors that those are views of. Whatever the server's back-end does with unmarked nodes, it never
 // sees one.
 struct CollectedGraph {

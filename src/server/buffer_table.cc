@@ -84,6 +84,10 @@ Result<BufferTable::Region> BufferTable::locate(uint64_t handle, uint64_t addres
     if (buffer == nullptr) {
         return fail(Errc::not_found, "no buffer {:#x}", handle);
     }
+    if (size == 0) {
+        // ggml computes the address of an empty view like any other, and it may lie outside of the buffer.
+        return Region{buffer, std::min(buffer->size, address - std::min(address, handle))};
+    }
     if (address < handle || address - handle > buffer->size || size > buffer->size - (address - handle)) {
         return fail(Errc::invalid_argument, "{} bytes at {:#x} do not lie in buffer {:#x} of {} bytes", size, address,
                     handle, buffer->size);

@@ -44,7 +44,8 @@ public:
     // Null if `address` is not the start of a buffer.
     Buffer * find(uint64_t address);
 
-    // The buffer `handle`, if [address, address + size) lies in it.
+    // The buffer `handle`, if [address, address + size) lies in it. Zero bytes lie in it at any address, and get the
+    // offset inside it that is nearest.
     struct Region {
         Buffer * buffer = nullptr;
         uint64_t offset = 0;

@@ -180,6 +180,9 @@ Result<> Data::fill(CheckedRegion & region, uint64_t size, uint8_t value) {
 }
 
 Result<> Data::copy(CheckedRegion & from, CheckedRegion & to) {
+    if (from.tensor_bytes == 0 && to.tensor_bytes == 0) {
+        return {};
+    }
     const bool same_layout = from.tensor.type == to.tensor.type && std::ranges::equal(from.tensor.ne, to.tensor.ne) &&
                              std::ranges::equal(from.tensor.nb, to.tensor.nb);
     if (!same_layout) {
@@ -198,6 +201,9 @@ Result<> Data::copy(CheckedRegion & from, CheckedRegion & to) {
 }
 
 Result<> Data::initialize(CheckedRegion & region, const wire::Region & wired) {
+    if (region.tensor_bytes == 0) {
+        return {};  // not even padding
+    }
     // The back-end may clear the padding behind the tensor: that must lie in the buffer as well.
     const size_t padded = ggml_backend_buffer_get_alloc_size(region.region.buffer->buffer.get(), &region.tensor);
     if (auto room = buffers_.locate(wired.buffer, wired.address, padded); !room) {

@@ -57,7 +57,9 @@ public:
         std::vector<uint8_t> answers;
         for (const uint32_t position : description_.nodes) {
             const ggml_tensor & node = *tensors_[position];
-            answers.push_back(check_op(node, is_cpu_) && ggml_backend_dev_supports_op(device_, &node) ? 1 : 0);
+            const bool is_supported = ggml_is_empty(&node) ||
+                                      (check_op(node, is_cpu_) && ggml_backend_dev_supports_op(device_, &node));
+            answers.push_back(is_supported ? 1 : 0);
         }
         return answers;
     }
@@ -99,11 +101,10 @@ private:
         tensor->op = static_cast<ggml_op>(op);
         std::memcpy(tensor->op_params, wired.op_params, sizeof tensor->op_params);
         tensor->flags = wired.flags;
-        tensor->view_offs = wired.view_offs;
         std::memcpy(tensor->name, wired.name, sizeof tensor->name);
         tensor->name[sizeof tensor->name - 1] = '\0';
         tensors_.push_back(tensor);
-        if (wired.address != 0) {
+        if (tensor->buffer != nullptr) {
             graph_.buffers.push_back(buffer_of(wired.address));
         }
         return {};
@@ -131,7 +132,10 @@ private:
             if (!view_src) {
                 return std::unexpected(view_src.error());
             }
-            tensors_[i]->view_src = *view_src;
+            if (!ggml_is_empty(tensors_[i])) {
+                tensors_[i]->view_src = *view_src;
+                tensors_[i]->view_offs = wired.view_offs;
+            }
             const size_t slot = abi::insert_slot(graph_.graph->visited, tensors_[i]);
             if (slot != SIZE_MAX) {
                 graph_.graph->use_counts[slot] = std::max<int32_t>(wired.use_count, 0);
@@ -143,18 +147,31 @@ private:
     Result<> add_nodes() {
         for (size_t i = 0; i < description_.nodes.size(); ++i) {
             ggml_tensor * node = tensors_[description_.nodes[i]];
-            if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
-                continue;  // back-ends would skip it, but not without looking at it
+            // Back-ends would skip these, but not without looking at them. The shapes of a node without elements need
+            // not fit together.
+            if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0 || ggml_is_empty(node)) {
+                continue;
             }
             if (!abi::moves_no_data(node->op)) {
                 if (auto good = check_computable(*node); !good) {
                     return fail(good.error().code, "node {} ({} \"{}\"): {}", i, ggml_op_name(node->op), node->name,
                                 good.error().text);
                 }
+                place_empty_sources(*node);
             }
             ggml_graph_add_node(graph_.graph, node);
         }
         return {};
+    }
+
+    // Back-ends take it for granted that each source has a buffer, also one without elements.
+    static void place_empty_sources(const ggml_tensor & node) {
+        for (ggml_tensor * src : node.src) {
+            if (src != nullptr && src->data == nullptr && ggml_is_empty(src)) {
+                src->buffer = node.buffer;
+                src->data = node.data;
+            }
+        }
     }
 
     Result<> check_computable(const ggml_tensor & node) const {
@@ -213,7 +230,12 @@ private:
 };
 
 Result<wire::GraphTensor> from_stock(const wire::Tensor & wired, const Positions & positions) {
-    const uint64_t buffer = wired.buffer, address = wired.data;
+    const uint64_t buffer = wired.buffer;
+    uint64_t address = wired.data;
+    const bool is_empty = std::ranges::contains(wire::Region(wired).ne, 0u);
+    if (is_empty && (buffer == 0 || buffer_of(address) != buffer)) {
+        address = buffer;  // an empty view may leave its buffer
+    }
     if (buffer == 0 ? address != 0 : buffer_of(address) != buffer) {
         return fail(Errc::invalid_argument, "the address {:#x} does not lie in buffer {:#x}", address, buffer);
     }

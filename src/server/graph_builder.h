@@ -41,9 +41,10 @@ GraphDescription describe_graph(std::vector<wire::GraphTensor> tensors);
 // `n_nodes`: 0 if each tensor is one at most once.
 uint64_t building_bytes(uint64_t wire_bytes, uint64_t n_tensors, uint64_t n_nodes = 0);
 
-// Every tensor is checked as in tensor_check.h; every node and source must exist, must have its data in a buffer
-// (unless it is empty), must be what ggml would have made (op_check.h), and something that `device` can compute.
-// Nodes that are not marked for computation are left out.
+// Every tensor is checked as in tensor_check.h. Every node and
+// source must exist, must have its data in a buffer (unless it is empty), must be what ggml would have made
+// (op_check.h), and something that `device` can compute. Nodes that are not marked for computation, and those without
+// elements, are left out.
 Result<Graph> build_graph(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers);
 
 // For each node, in order: can `device` compute it? Shapes only; no buffer is looked at.

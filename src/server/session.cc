@@ -15,6 +15,9 @@ using wire::Command;
 Result<uint64_t> rows_span(const wire::Tensor2dRequest & request, std::optional<uint64_t> payload) {
     const uint64_t size = request.size, n_rows = request.n_copies, stride = request.stride;
     uint64_t all = 0, last = 0, span = 0;
+    if ((size == 0 || n_rows == 0) && payload.value_or(0) == 0) {
+        return 0;
+    }
     if (n_rows == 0 || __builtin_mul_overflow(size, n_rows, &all) || (payload && all != *payload) ||
         __builtin_mul_overflow(stride, n_rows - 1, &last) || __builtin_add_overflow(last, size, &span)) {
         return fail(Errc::protocol, "{} rows of {} bytes in a payload of {} bytes", n_rows, size, payload.value_or(0));

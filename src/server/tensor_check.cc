@@ -1,5 +1,6 @@
 #include "server/tensor_check.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace caravan::server {
@@ -73,7 +74,7 @@ Result<ggml_tensor> checked_tensor(const wire::Region & region, BufferTable & bu
         }
         out.buffer = place->buffer->buffer.get();
         out.data = place->data();
-    } else if (region.address != 0) {
+    } else if (region.address != 0 && *bytes != 0) {
         return fail(Errc::invalid_argument, "a tensor with an address but no buffer");
     }
     return out;
@@ -85,7 +86,7 @@ Result<CheckedRegion> checked_region(const wire::Region & region, uint64_t offse
     if (!bytes) {
         return std::unexpected(bytes.error());
     }
-    if (offset > *bytes || size > *bytes - offset) {
+    if (size != 0 && (offset > *bytes || size > *bytes - offset)) {
         return fail(Errc::invalid_argument, "{} bytes at offset {} do not lie in a tensor of {} bytes", size, offset,
                     *bytes);
     }
@@ -97,6 +98,7 @@ Result<CheckedRegion> checked_region(const wire::Region & region, uint64_t offse
         return fail(Errc::invalid_argument, "a tensor without a buffer");
     }
     auto place = buffers.locate(region.buffer, region.address, *bytes);
+    offset = std::min(offset, *bytes);
     place->offset += offset;
     return CheckedRegion{*checked, *place, offset, *bytes};
 }

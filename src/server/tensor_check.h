@@ -11,10 +11,11 @@ namespace caravan::server {
 // The number of bytes from the first to behind the last element, or an error if type, shape or strides make no sense.
 Result<uint64_t> checked_bytes(const wire::Region & region);
 
-// Type, shape, strides, and if it names a buffer: data and buffer, with all its bytes inside. No op, no sources.
+// Type, shape, strides, and if it names a buffer: data and buffer, with all its bytes inside. No op, no sources. A
+// tensor without elements may have any address, and its data lies inside its buffer nevertheless.
 Result<ggml_tensor> checked_tensor(const wire::Region & region, BufferTable & buffers);
 
-// checked_tensor, which must name a buffer, and [offset, offset + size) inside the tensor.
+// checked_tensor, which must name a buffer, and [offset, offset + size) inside the tensor. Zero bytes may have any offset.
 struct CheckedRegion {
     ggml_tensor tensor;
     BufferTable::Region region;  // from `offset` on

@@ -36,3 +36,15 @@ def test_without_flash_attention(lab, models, name):
     servers = [lab.server(), lab.server()]
     model, more = models / f'{name}.gguf', ['-fa', 'off']
     same(lab.logits(servers, model, chunks=2, more=more), local_logits(lab, model, chunks=2, more=more))
+
+
+# A micro-batch without outputs leaves nodes without elements, and a hybrid model views beyond the end of a buffer.
+@pytest.mark.parametrize('name', ['llama-gqa-tied-f16', 'qwen35-f16'])
+@pytest.mark.parametrize('client', ['ours', 'stock'])
+def test_split_by_tensor(lab, models, client, name):
+    model, more = models / f'{name}.gguf', ['-sm', 'tensor', '-fa', 'on', '-ub', 16]
+    stock = [lab.stock_server(), lab.stock_server()]
+    wanted = lab.logits(stock, model, ours=False, chunks=2, more=more, env={'GGML_RPC_NO_COMM': '1'})
+    ours = [lab.server(), lab.server()]
+    same(lab.logits(ours, model, ours=client == 'ours', chunks=2, more=more), wanted)
+    assert all(server.served() > 0 for server in ours)

@@ -51,15 +51,15 @@ TEST_F(BufferTableTest, OnlyTheStartOfABufferIsAHandle) {
 
 TEST_F(BufferTableTest, LocateAcceptsExactlyWhatLiesInside) {
     const uint64_t a = allocate(100).value(), b = allocate(100).value();
-    for (const auto & [at, size] : {std::pair<uint64_t, uint64_t>{0, 0}, {0, 100}, {99, 1}, {100, 0}, {50, 50}}) {
+    for (const auto & [at, size] : {std::pair<uint64_t, uint64_t>{0, 0}, {0, 100}, {99, 1}, {100, 0}, {50, 0}, {50, 50}}) {
         const auto region = table.locate(a, a + at, size);
         ASSERT_TRUE(region) << at << ' ' << size;
         EXPECT_EQ(region->offset, at);
         EXPECT_EQ(region->data(), table.find(a)->base + at);
     }
     for (const auto & [address, size] :
-         {std::pair<uint64_t, uint64_t>{a, 101}, {a + 100, 1}, {a + 101, 0}, {a - 1, 1}, {b, 1}, {b, 0}, {0, 0}, {0, 1},
-          {a, UINT64_MAX}, {a + 1, UINT64_MAX}, {a + 1, UINT64_MAX - a}, {UINT64_MAX, 1}, {UINT64_MAX, 0},
+         {std::pair<uint64_t, uint64_t>{a, 101}, {a + 100, 1}, {a - 1, 1}, {b, 1}, {0, 1},
+          {a, UINT64_MAX}, {a + 1, UINT64_MAX}, {a + 1, UINT64_MAX - a}, {UINT64_MAX, 1},
           {reinterpret_cast<uint64_t>(table.find(a)->base), 1}}) {
         const auto region = table.locate(a, address, size);
         ASSERT_FALSE(region) << address << ' ' << size;
@@ -67,6 +67,17 @@ TEST_F(BufferTableTest, LocateAcceptsExactlyWhatLiesInside) {
     }
     EXPECT_EQ(table.locate(a + 1, a + 1, 1).error().code, Errc::not_found);
     EXPECT_EQ(table.locate(0, a, 1).error().code, Errc::not_found);
+}
+
+TEST_F(BufferTableTest, ZeroBytesLieInside) {
+    const uint64_t a = allocate(100).value(), b = allocate(100).value();
+    for (const auto & [address, offset] : {std::pair<uint64_t, uint64_t>{a + 100, 100}, {a + 101, 100}, {b, 100},
+                                           {UINT64_MAX, 100}, {a - 1, 0}, {0, 0}}) {
+        const auto region = table.locate(a, address, 0);
+        ASSERT_TRUE(region) << address;
+        EXPECT_EQ(region->offset, offset) << address;
+    }
+    EXPECT_EQ(table.locate(a + 1, a + 1, 0).error().code, Errc::not_found);
 }
 
 TEST_F(BufferTableTest, AFreedBufferIsGone) {

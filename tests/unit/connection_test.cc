@@ -532,6 +532,13 @@ TEST(Copy, AnswersWhatTheServerSays) {
     }
 }
 
+TEST(Copy, OfNothingIsNotSent) {
+    Session session;
+    EXPECT_TRUE(session->copy(wire::Region(), {8, 8}, wire::Region(), {64, 64}));
+    session.flush();
+    EXPECT_EQ(session.peer.next().command, Command::device_count);
+}
+
 TEST(Relay, CarriesBytesFromServerToServerWithoutWaiting) {
     Session a, b;
     ggml_tensor *from = a.kit.f32(64), *to = b.kit.f32(64);

@@ -253,6 +253,56 @@ TEST_F(GraphBuilder, AChainOfAHundredThousandIsNotRecursedInto) {
     EXPECT_TRUE(build(payload));
 }
 
+TEST_F(GraphBuilder, NodesWithoutElementsAreNotComputed) {
+    auto tensors = sum();
+    tensors.push_back(node_of(f32_tensor(4, {0, 7, 1, 1}, buffer, buffer + 256), GGML_OP_MUL_MAT, {1, 2}));
+    tensors.push_back(node_of(f32_tensor(5, {3, 0, 1, 1}, 0, 0), GGML_OP_ADD, {}));
+    write(0, {1, 2, 3, 4});
+    auto graph = build({4, 3, 5}, tensors);
+    ASSERT_TRUE(graph) << graph.error().text;
+    ASSERT_EQ(ggml_graph_n_nodes(graph->graph), 1);
+    compute(*graph);
+    EXPECT_EQ(read(128, 4), (std::vector<float>{1, 2, 3, 4}));
+    tensors[3].op = GGML_OP_CUSTOM;
+    EXPECT_FALSE(build({4, 3}, tensors)) << "what is not served is not served empty";
+}
+
+// A recurrent model splits its state among servers in such a way.
+TEST_F(GraphBuilder, EmptyViewsMayLieBeyondTheirBuffer) {
+    for (const uint64_t address : {buffer + size, buffer + size + 4096, buffer - 4, buffer + (uint64_t{1} << offset_bits)}) {
+        auto tensors = sum();
+        wire::Tensor view = f32_tensor(4, {0, 4, 1, 1}, buffer, address);
+        view.view_src = 1;
+        view.view_offs = address - buffer;
+        tensors.push_back(view);
+        tensors.push_back(node_of(f32_tensor(5, {0, 4, 1, 1}, buffer, buffer + 512), GGML_OP_DUP, {4}));
+        tensors.push_back(node_of(f32_tensor(6, {4, 1, 1, 1}, buffer, buffer + 640), GGML_OP_CONCAT, {4, 1}));
+        std::ranges::copy(std::array<uint32_t, 4>{0, 1, 1, 1}, tensors[3].ne);  // nothing, then 1
+        auto graph = build({3, 5, 6}, tensors);
+        ASSERT_TRUE(graph) << graph.error().text;
+        const ggml_tensor & node = *graph->graph->nodes[1];
+        ASSERT_EQ(node.op, GGML_OP_CONCAT);
+        EXPECT_EQ(node.src[0]->view_src, nullptr);
+        EXPECT_GE(node.src[0]->data, memory(0));
+        EXPECT_LE(node.src[0]->data, memory(size));
+        write(0, {5, 6, 7, 8});
+        compute(*graph);
+        EXPECT_EQ(read(640, 4), (std::vector<float>{5, 6, 7, 8}));
+    }
+}
+
+// Without a buffer as well: back-ends take it for granted that there is one.
+TEST_F(GraphBuilder, EmptySourcesHaveABuffer) {
+    auto tensors = sum();
+    tensors.push_back(f32_tensor(4, {0, 1, 1, 1}, 0, 4096));  // an address, of nothing
+    tensors.push_back(node_of(f32_tensor(5, {4, 1, 1, 1}, buffer, buffer + 640), GGML_OP_CONCAT, {4, 1}));
+    const auto graph = build({5}, tensors);
+    ASSERT_TRUE(graph) << graph.error().text;
+    const ggml_tensor & node = *graph->graph->nodes[0];
+    EXPECT_EQ(node.src[0]->buffer, node.buffer);
+    EXPECT_NE(node.src[0]->data, nullptr);
+}
+
 TEST_F(GraphBuilder, TheSameNodeManyTimes) {
     write(64, {1, 1, 1, 1});
     auto tensors = sum();

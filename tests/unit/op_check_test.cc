@@ -696,6 +696,45 @@ TEST_F(OpCheck, WhatIsMadeToFitIsRefusedToo) {
     });
 }
 
+// Splitting a model by tensors leaves nodes without elements, whose sources do not fit together. ggml computes nothing
+// for them, so a device is not even shown them.
+TEST_F(OpCheck, AnyOpMayHaveAnEmptyResult) {
+    BufferTable table;
+    const uint64_t buffer = table.allocate(test::cpu_devices().buffer_type(0), 0, 1 << 20).value();
+    for (const ggml_tensor * node : valid()) {
+        GraphDescription description;
+        const auto add = [&](const ggml_tensor & tensor) {
+            wire::GraphTensor & wired = description.tensors.emplace_back();
+            wired.type = tensor.type;
+            for (int i = 0; i < GGML_MAX_DIMS; ++i) {
+                wired.ne[i] = static_cast<uint64_t>(tensor.ne[i]);
+                wired.nb[i] = tensor.nb[i];
+            }
+            wired.address = buffer;
+        };
+        for (const ggml_tensor * src : node->src) {
+            if (src != nullptr && src != node) {
+                add(*src);
+            }
+        }
+        add(*node);
+        wire::GraphTensor & empty = description.tensors.back();
+        empty.op = node->op;
+        empty.flags = GGML_TENSOR_FLAG_COMPUTE;
+        empty.ne[1] = 0;
+        for (uint32_t i = 0; i + 1 < description.tensors.size(); ++i) {
+            empty.src[i] = i + 1;
+        }
+        std::memcpy(empty.op_params, node->op_params, sizeof empty.op_params);
+        empty.is_node = 1;
+        description = describe_graph(std::move(description.tensors));
+        const auto graph = build_graph(description, test::cpu_devices().device(0), table);
+        ASSERT_TRUE(graph) << text_of(*node) << ": " << graph.error().text;
+        EXPECT_EQ(ggml_graph_n_nodes(graph->graph), 0) << text_of(*node);
+        EXPECT_EQ(supported_nodes(description, test::cpu_devices().device(0)), std::vector<uint8_t>{1}) << text_of(*node);
+    }
+}
+
 TEST_F(OpCheck, ErrorsSayWhatIsWrong) {
     ggml_tensor broken = *ggml_mul_mat(c(), t(F, 8, 6), t(F, 8, 4));
     broken.ne[0] = 7;

@@ -202,6 +202,32 @@ TEST(SessionTest, TwoDimensional) {
     EXPECT_EQ(client.peer.answered(), expected);
 }
 
+// No byte is touched, so every place is good.
+TEST(SessionTest, NothingMayBeMovedAnywhere) {
+    ClientWithBuffer client;
+    const auto tensor = client.f32(1, 0, 1024), far = client.f32(2, 1 << 20, 0), odd = client.f32(3, 64, 3, 0);
+    client.set(tensor, noise(4096));
+    for (const auto & [offset, size, n_copies, stride] : {std::tuple<uint64_t, uint64_t, uint64_t, uint64_t>{0, 4, 0, 4},
+                                                          {0, 0, 3, 4}, {1 << 20, 0, UINT64_MAX, UINT64_MAX}, {0, 0, 0, 0}}) {
+        const wire::Tensor2dRequest request{tensor, offset, size, n_copies, stride};
+        client.peer.ask(Command::set_tensor_2d, request);
+        client.peer.ask(Command::get_tensor_2d, request);
+        EXPECT_EQ(client.peer.answered(), std::vector<std::byte>());
+    }
+    for (const wire::Tensor & empty : {far, odd}) {
+        client.set(empty, {}, 7);
+        EXPECT_TRUE(client.get(empty, 0, 7).empty());
+        client.peer.ask(Command::memset_tensor, wire::MemsetTensorRequest{empty, 1 << 20, 0, 0});
+        client.peer.ask(Command::init_tensor, empty);
+        client.peer.ask(Command::copy_tensor, wire::CopyTensorRequest{far, empty});
+        EXPECT_EQ(client.peer.answered_as<uint8_t>(), 1);
+    }
+    auto padded = wire_tensor(4, GGML_TYPE_Q8_0, {32, 0, 1, 1}, client.buffer, client.base + 4096);
+    client.peer.ask(Command::init_tensor, padded);
+    EXPECT_EQ(client.get(tensor, 4096), noise(4096));
+    EXPECT_EQ(client.leave().code, Errc::closed) << client.end().text;
+}
+
 TEST(SessionTest, Copies) {
     ClientWithBuffer client;
     const auto source = client.f32(1, 0), near = client.f32(2, 512);
@@ -411,7 +437,7 @@ TEST_F(Hostile, TwoDimensionalSizes) {
         // offset, size, copies, stride of a tensor of 1024 bytes
         {0, 1u << 31, uint64_t{1} << 33, 0}, {0, 4, max, 1},     {0, max, 2, 1},        {0, 4, 2, max},
         {0, 4, 2, 1021},                     {1021, 4, 1, 0},    {max, 4, 1, 0},        {0, 1025, 1, 0},
-        {0, 4, uint64_t{1} << 62, 0},        {0, 1, max, 0},     {0, 4, 0, 4},          {0, uint64_t{1} << 63, 2, 0},
+        {0, 4, uint64_t{1} << 62, 0},        {0, 1, max, 0},     {0, uint64_t{1} << 63, 2, 0},
         {0, 16, 1000, 0},                    {8, 1024, 1, 8},    {0, 2, 3, max / 2 + 1},
     };
     for (const auto & [offset, size, copies, stride] : forms) {
@@ -492,6 +518,8 @@ TEST_F(Hostile, CopyBetweenDifferentShapes) {
         copy(c, c.f32(1, 0), wire_tensor(2, GGML_TYPE_I32, {4, 1, 1, 1}, c.buffer, c.base + 2048));
     });
     expect_end("other strides", [&](auto & c) { auto t = c.f32(2, 2048, 4, 2); t.nb[1] = 64; copy(c, c.f32(1, 0, 4, 2), t); });
+    expect_end("nothing onto something", [&](auto & c) { copy(c, c.f32(1, 0, 0), c.f32(2, 2048)); });
+    expect_end("something onto nothing", [&](auto & c) { copy(c, c.f32(1, 0), c.f32(2, 2048, 0)); });
     expect_end("source outside", [&](auto & c) { copy(c, c.f32(1, 4090), c.f32(2, 0)); });
     expect_end("destination outside", [&](auto & c) { copy(c, c.f32(1, 0), c.f32(2, 4090)); });
     expect_end("source nowhere", [&](auto & c) { auto t = c.f32(1, 0); t.buffer = t.data = 0; copy(c, t, c.f32(2, 64)); });

@@ -119,11 +119,33 @@ TEST_F(TensorCheck, EmptyShapesHaveNoBytes) {
         wire::Tensor tensor = f32({4, 1, 1, 1});
         tensor.ne[i] = 0;
         ASSERT_EQ(checked_bytes(tensor).value(), 0u);
-        EXPECT_TRUE(checked_region(tensor, 0, 0, table));
-        EXPECT_FALSE(checked_region(tensor, 0, 1, table));
-        EXPECT_FALSE(checked_region(tensor, 1, 0, table));
+        for (const uint64_t offset : {uint64_t{0}, uint64_t{1}, size, UINT64_MAX}) {
+            const auto region = checked_region(tensor, offset, 0, table);
+            ASSERT_TRUE(region) << offset;
+            EXPECT_EQ(region->region.data(), table.find(buffer)->base);
+            EXPECT_FALSE(checked_region(tensor, offset, 1, table)) << offset;
+        }
         EXPECT_FALSE(checked_region(tensor, 1, UINT64_MAX, table));
     }
+}
+
+// ggml computes the address of an empty view like any other's, and back-ends calculate with it.
+TEST_F(TensorCheck, EmptyTensorsLieInTheirBufferWhateverTheirAddress) {
+    std::byte * const base = table.find(buffer)->base;
+    for (const auto & [offset, expected] : {std::pair<uint64_t, uint64_t>{64, 64}, {size, size}, {size + 1, size},
+                                            {10 * size, size}, {uint64_t{0} - 4, 0}}) {
+        const auto tensor = checked_tensor(f32({0, 3, 1, 1}, offset), table);
+        ASSERT_TRUE(tensor) << offset << ": " << tensor.error().text;
+        EXPECT_EQ(tensor->data, base + expected) << offset;
+        EXPECT_TRUE(checked_region(f32({0, 3, 1, 1}, offset), 0, 0, table)) << offset;
+    }
+    wire::Tensor homeless = f32({0, 3, 1, 1}, 64);
+    homeless.buffer = 0;
+    const auto unplaced = checked_tensor(homeless, table);
+    ASSERT_TRUE(unplaced);
+    EXPECT_EQ(unplaced->data, nullptr);
+    homeless.buffer = 77;
+    EXPECT_EQ(checked_tensor(homeless, table).error().code, Errc::not_found);
 }
 
 TEST_F(TensorCheck, DataMustLieInTheBufferItNames) {
@@ -166,14 +188,14 @@ TEST_F(TensorCheck, UnknownAndFreedBuffers) {
 
 TEST_F(TensorCheck, RegionsStayInsideTheTensorNotJustTheBuffer) {
     const wire::Tensor tensor = f32({4, 1, 1, 1}, 64);
-    for (const auto & [offset, count] : {std::pair<uint64_t, uint64_t>{0, 16}, {0, 0}, {15, 1}, {16, 0}, {4, 8}}) {
+    for (const auto & [offset, count] : {std::pair<uint64_t, uint64_t>{0, 16}, {0, 0}, {15, 1}, {16, 0}, {4, 8}}) {  // the end is a place for nothing
         const auto region = checked_region(tensor, offset, count, table);
         ASSERT_TRUE(region) << offset << ' ' << count;
         EXPECT_EQ(region->region.data(), table.find(buffer)->base + 64 + offset);
         EXPECT_EQ(region->tensor_bytes, 16u);
     }
     for (const auto & [offset, count] :
-         {std::pair<uint64_t, uint64_t>{0, 17}, {16, 1}, {17, 0}, {1, 16}, {UINT64_MAX, 1}, {1, UINT64_MAX},
+         {std::pair<uint64_t, uint64_t>{0, 17}, {16, 1}, {17, 1}, {1, 16}, {UINT64_MAX, 1}, {1, UINT64_MAX},
           {UINT64_MAX, UINT64_MAX}, {UINT64_MAX - 15, 32}}) {
         EXPECT_FALSE(checked_region(tensor, offset, count, table)) << offset << ' ' << count;
     }

@@ -185,6 +185,27 @@ TEST(EncodeGraph, UnmarkedNodesAndWhatOnlyTheyNeedStayBehind) {
     EXPECT_FALSE(touches(encoded.touched, range_of(*unmarked)));
 }
 
+TEST(EncodeGraph, NodesWithoutElementsStayBehind) {
+    GraphKit kit;
+    ggml_tensor *a = kit.f32(8, 3), *unread = kit.f32(8);
+    ggml_tensor * nothing = kit.place(ggml_view_2d(kit.context(), a, 8, 0, a->nb[1], 0));
+    ggml_tensor * empty = kit.place(ggml_mul_mat(kit.context(), unread, nothing));
+    ggml_tensor * twice = kit.place(ggml_scale(kit.context(), a, 2));
+    const test::EncodedGraph encoded = test::encode_graph(*kit.graph({empty, twice}, 5), 0, kit.handle_of());
+    const Decoded decoded(encoded);
+    EXPECT_EQ(decoded.nodes, (std::vector<uint64_t>{id_of(twice)}));
+    EXPECT_FALSE(decoded.by_id.contains(id_of(unread)));
+    EXPECT_FALSE(touches(encoded.touched, range_of(*unread)));
+    EXPECT_EQ(test::encode_graph(*kit.graph({empty}, 6), 0, kit.handle_of()).n_nodes, 0u);
+}
+
+TEST(IsPadded, NotWithoutElements) {
+    GraphKit kit;
+    EXPECT_TRUE(is_padded(*ggml_new_tensor_2d(kit.context(), GGML_TYPE_Q8_0, 32, 3)));
+    EXPECT_FALSE(is_padded(*ggml_new_tensor_2d(kit.context(), GGML_TYPE_Q8_0, 32, 0)));
+    EXPECT_FALSE(is_padded(*ggml_new_tensor_2d(kit.context(), GGML_TYPE_Q8_0, 0, 3)));
+}
+
 // An unmarked node that a computed one reads is a source: its place, but not how it came about.
 TEST(EncodeGraph, AnUnmarkedSourceHasNoSourcesOfItsOwn) {
     GraphKit kit;

@@ -128,19 +128,43 @@ private:
                 }
                 tensors_[i]->src[s] = *src;
             }
-            const auto view_src = find(wired.view_src);
-            if (!view_src) {
-                return std::unexpected(view_src.error());
-            }
-            if (!ggml_is_empty(tensors_[i])) {
-                tensors_[i]->view_src = *view_src;
-                tensors_[i]->view_offs = wired.view_offs;
+            if (auto linked = link_view(*tensors_[i], wired); !linked) {
+                return fail(linked.error().code, "tensor {} \"{}\": {}", i, printable_name(wired), linked.error().text);
             }
             const size_t slot = abi::insert_slot(graph_.graph->visited, tensors_[i]);
             if (slot != SIZE_MAX) {
                 graph_.graph->use_counts[slot] = std::max<int32_t>(wired.use_count, 0);
             }
         }
+        return {};
+    }
+
+    // Some back-ends (Vulkan) find the bytes of a view by its source and offset, others by its data: both must agree.
+    // What has no bytes, or none here, needs no source.
+    Result<> link_view(ggml_tensor & tensor, const wire::GraphTensor & wired) const {
+        const auto found = find(wired.view_src);
+        if (!found) {
+            return std::unexpected(found.error());
+        }
+        if (*found != nullptr && description_.tensors[wired.view_src - 1].view_src != 0) {
+            return fail(Errc::invalid_argument, "a view of a view, which ggml does not make");
+        }
+        if (tensor.data == nullptr || ggml_is_empty(&tensor)) {
+            return {};
+        }
+        const uint64_t offset = wired.view_offs;
+        if (*found == nullptr) {
+            return offset == 0 ? Result<>() : fail(Errc::invalid_argument, "an offset of {} into no source", offset);
+        }
+        const ggml_tensor & source = **found;
+        const uint64_t source_bytes = source.data == nullptr ? 0 : ggml_nbytes(&source);
+        if (source.buffer != tensor.buffer || offset > source_bytes || ggml_nbytes(&tensor) > source_bytes - offset ||
+            static_cast<std::byte *>(source.data) + offset != tensor.data) {
+            return fail(Errc::invalid_argument, "a view that does not lie at offset {} of the {} bytes of its source",
+                        offset, source_bytes);
+        }
+        tensor.view_src = *found;
+        tensor.view_offs = offset;
         return {};
     }
 

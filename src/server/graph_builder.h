@@ -41,7 +41,7 @@ GraphDescription describe_graph(std::vector<wire::GraphTensor> tensors);
 // `n_nodes`: 0 if each tensor is one at most once.
 uint64_t building_bytes(uint64_t wire_bytes, uint64_t n_tensors, uint64_t n_nodes = 0);
 
-// Every tensor is checked as in tensor_check.h. Every node and
+// Every tensor is checked as in tensor_check.h, and a view must lie where its source and offset say. Every node and
 // source must exist, must have its data in a buffer (unless it is empty), must be what ggml would have made
 // (op_check.h), and something that `device` can compute. Nodes that are not marked for computation, and those without
 // elements, are left out.

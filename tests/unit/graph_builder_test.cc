@@ -244,13 +244,103 @@ TEST_F(GraphBuilder, AChainOfAHundredThousandIsNotRecursedInto) {
     std::vector<wire::Tensor> tensors{place(1, 0)};
     for (uint64_t id = 2; id <= 100'000; ++id) {
         tensors.push_back(node_of(place(id, 64), GGML_OP_NONE, {id - 1}));
-        tensors.back().view_src = id - 1;
     }
     auto payload = test::bytes_of(wire::GraphComputeRequest{0, 1, 1}) + test::bytes_of(uint64_t{100'000}) +
                    test::bytes_of(uint32_t{100'000});
     const auto raw = const_bytes(tensors.data(), tensors.size() * sizeof(wire::Tensor));
     payload.insert(payload.end(), raw.begin(), raw.end());
     EXPECT_TRUE(build(payload));
+}
+
+// The second half of 1, negated.
+class ViewTest : public GraphBuilder {
+protected:
+    static constexpr uint64_t offset = 8;
+    std::vector<wire::Tensor> negated_view() {
+        wire::Tensor view = f32_tensor(2, {2, 1, 1, 1}, buffer, buffer + 64 + offset);
+        view.view_src = 1;
+        view.view_offs = offset;
+        view.op = GGML_OP_VIEW;
+        wire::Tensor result = node_of(f32_tensor(3, {2, 1, 1, 1}, buffer, buffer + 128), GGML_OP_UNARY, {2});
+        const int32_t kind = GGML_UNARY_OP_NEG;
+        std::memcpy(result.op_params, &kind, sizeof kind);
+        return {place(1, 64), view, result};
+    }
+    void expect_view_refused(const std::function<void(std::vector<wire::Tensor> &)> & spoil, const char * what) {
+        auto tensors = negated_view();
+        spoil(tensors);
+        const auto graph = build({3}, tensors);
+        ASSERT_FALSE(graph) << what;
+        EXPECT_NE(graph.error().text.find("view"), std::string::npos) << what << ": " << graph.error().text;
+    }
+};
+
+TEST_F(ViewTest, AViewLiesWhereItsSourceAndOffsetSay) {
+    write(64, {1, 2, 3, 4});
+    auto graph = build({3}, negated_view());
+    ASSERT_TRUE(graph) << graph.error().text;
+    compute(*graph);
+    EXPECT_EQ(read(128, 2), (std::vector<float>{-3, -4}));
+    const ggml_tensor & view = *graph->graph->nodes[0]->src[0];
+    EXPECT_EQ(view.view_offs, offset);
+    EXPECT_EQ(static_cast<std::byte *>(view.view_src->data) + view.view_offs, view.data);
+}
+
+// Back-ends with memory of their own compute with the source's address and the offset alone.
+TEST_F(ViewTest, AnOffsetThatDoesNotLeadToTheDataIsRefused) {
+    for (const uint64_t wrong : {uint64_t{0}, offset - 4, offset + 4, uint64_t{4096}, uint64_t{1} << 20, uint64_t{1} << 30,
+                                 UINT64_MAX, uint64_t{0} - offset, uint64_t{0} - 64}) {
+        expect_view_refused([&](auto & tensors) { tensors[1].view_offs = wrong; }, "of a source");
+        expect_view_refused([&](auto & tensors) {
+            tensors[2].view_src = 1;
+            tensors[2].view_offs = wrong;
+            tensors[2].data = buffer + 64 + offset;
+        }, "of a result");
+    }
+    const auto native = [&](uint64_t wrong) {
+        auto description = describe_stock_graph(graph_payload(0, 1, {3}, negated_view())).value();
+        description.tensors[1].view_offs = wrong;
+        return build_graph(description, test::cpu_devices().device(0), table);
+    };
+    EXPECT_TRUE(native(offset));
+    EXPECT_FALSE(native(4096));
+}
+
+TEST_F(ViewTest, AViewLiesInTheBytesAndTheBufferOfItsSource) {
+    const uint64_t other = table.allocate(test::cpu_devices().buffer_type(0), 0, size).value();
+    expect_view_refused([&](auto & tensors) { tensors[1].buffer = other, tensors[1].data = other + 64 + offset; },
+                        "the same place in another buffer");
+    expect_view_refused([&](auto & tensors) { tensors[0].buffer = tensors[0].data = 0; }, "a source without data");
+    expect_view_refused([&](auto & tensors) { tensors[0].ne[0] = 3; }, "the last element beyond its source");
+    expect_view_refused([&](auto & tensors) { tensors[0].ne[0] = 0; }, "an empty source");
+    expect_view_refused([&](auto & tensors) {
+        tensors[1].data = buffer + 64 + 20;
+        tensors[1].view_offs = 20;
+    }, "behind its source");
+    auto tensors = negated_view();
+    tensors[1].view_src = 0;
+    const auto graph = build({3}, tensors);
+    ASSERT_FALSE(graph) << "an offset without a source";
+}
+
+// ggml's views name the tensor at the end of the chain, and some back-ends follow one link only.
+TEST_F(ViewTest, AViewOfAViewIsRefused) {
+    expect_view_refused([&](auto & tensors) {
+        tensors.push_back(f32_tensor(4, {4, 1, 1, 1}, buffer, buffer + 64));
+        tensors[0].view_src = 4;
+    }, "a chain");
+    expect_view_refused([](auto & tensors) { tensors[1].view_src = 2, tensors[1].view_offs = 0; }, "itself");
+    expect_view_refused([](auto & tensors) { tensors[0].view_src = 2; }, "a circle");
+}
+
+// What a client says of tensors in another server's memory: nothing but their shapes.
+TEST_F(ViewTest, ViewsWithoutDataNeedNoPlace) {
+    auto tensors = sum();
+    tensors.push_back(negated_view()[1]);
+    tensors.back().id = 4;
+    tensors.back().buffer = tensors.back().data = 0;
+    const auto graph = build({3}, tensors);
+    EXPECT_TRUE(graph) << graph.error().text;
 }
 
 TEST_F(GraphBuilder, NodesWithoutElementsAreNotComputed) {

@@ -71,8 +71,7 @@ public:
         if (GraphSlot * known = find_graph(device, graph.uid)) {
             out.is_empty = false;
             out.kept = &known->kept;
-            append(out.bytes, header(NativeCommand::launch, sizeof(wire::LaunchRequest)));
-            append(out.bytes, wire::LaunchRequest{index_of(*known)});
+            append_launch(out.bytes, *known);
             return out;
         }
         CollectedGraph collected = collect_graph(graph, handle_of);
@@ -80,10 +79,16 @@ public:
             return out;
         }
         out.is_empty = false;
+        std::vector<wire::GraphTensor> tensors = encode_native_graph(collected, handle_of);
+        if (GraphSlot * same = find_equal(device, tensors)) {
+            same->uid = graph.uid;
+            out.kept = &same->kept;
+            append_launch(out.bytes, *same);
+            return out;
+        }
         GraphSlot & slot = graphs_[oldest_graph()];
         // The graph that was sent last for this device is the most alike; one that is in the slot may be as good.
         const uint16_t base = last_graph_.contains(device) ? last_graph_[device] : wire::no_base;
-        std::vector<wire::GraphTensor> tensors = encode_native_graph(collected, handle_of);
         std::vector<std::byte> difference;
         wire::encode_difference(base == wire::no_base ? std::span<const wire::GraphTensor>() : graphs_[base].tensors,
                                 tensors, difference);
@@ -91,7 +96,7 @@ public:
         append(out.bytes, wire::GraphRequest{device, index_of(slot), base, static_cast<uint32_t>(tensors.size())});
         out.bytes.insert(out.bytes.end(), difference.begin(), difference.end());
         const bool read_at_once = base != wire::no_base && graphs_[base].kept.read_at_once;
-        slot = {.device = device, .uid = graph.uid, .used = ++clock_, .tensors = std::move(tensors),
+        slot = {.device = device, .uid = graph.uid, .on_server = true, .used = ++clock_, .tensors = std::move(tensors),
                 .kept = {std::move(collected.footprint), read_at_once}};
         last_graph_[device] = index_of(slot);
         out.kept = &slot.kept;
@@ -102,14 +107,15 @@ public:
     // the base of a difference.
     void forget_graphs() override {
         for (GraphSlot & slot : graphs_) {
-            slot.uid = 0;
+            slot.on_server = false;
         }
     }
 
 private:
     struct GraphSlot {
         uint32_t device = 0;
-        uint64_t uid = 0;  // 0: not to be launched again
+        uint64_t uid = 0;        // ggml's; 0: the program gave none
+        bool on_server = false;  // the server still has it, so it can be launched again
         uint64_t used = 0;
         std::vector<wire::GraphTensor> tensors;
         KeptGraph kept;
@@ -148,12 +154,28 @@ private:
             return nullptr;
         }
         const auto found = std::ranges::find_if(
-            graphs_, [&](const GraphSlot & slot) { return slot.uid == uid && slot.device == device; });
-        if (found == graphs_.end()) {
+            graphs_, [&](const GraphSlot & slot) { return slot.on_server && slot.uid == uid && slot.device == device; });
+        return use(found);
+    }
+    // A graph without a uid, or with a new one, may be one that the server has. To launch that one again saves building
+    // it, and GPU back-ends keep what they prepared for it (CUDA graphs).
+    GraphSlot * find_equal(uint32_t device, const std::vector<wire::GraphTensor> & tensors) {
+        const size_t size = tensors.size() * sizeof tensors[0];
+        return use(std::ranges::find_if(graphs_, [&](const GraphSlot & slot) {
+            return slot.on_server && slot.device == device && slot.tensors.size() == tensors.size() &&
+                   std::memcmp(slot.tensors.data(), tensors.data(), size) == 0;
+        }));
+    }
+    GraphSlot * use(std::vector<GraphSlot>::iterator slot) {
+        if (slot == graphs_.end()) {
             return nullptr;
         }
-        found->used = ++clock_;
-        return &*found;
+        slot->used = ++clock_;
+        return &*slot;
+    }
+    void append_launch(std::vector<std::byte> & out, const GraphSlot & slot) const {
+        append(out, header(NativeCommand::launch, sizeof(wire::LaunchRequest)));
+        append(out, wire::LaunchRequest{index_of(slot)});
     }
     size_t oldest_graph() const {
         return static_cast<size_t>(std::ranges::min_element(graphs_, {}, &GraphSlot::used) - graphs_.begin());

@@ -722,6 +722,22 @@ TEST(Threads, ReadersAndWritersTogether) {
     session.connection = fail(Errc::io, "closed");
 }
 
+wire::HelloAnswer native_hello() {
+    auto hello = good_hello;
+    wire::Extension extension;
+    extension.features = wire::feature_native;
+    std::memcpy(hello.capabilities, &extension, sizeof extension);
+    return hello;
+}
+
+std::string names(const std::vector<Message> & messages) {
+    std::string out;
+    for (const Message & message : messages) {
+        out += formatted("{} ", wire::span_name(static_cast<uint8_t>(message.command)));
+    }
+    return out;
+}
+
 // A file of weights, mapped as a program maps its model, and a native server that is asked for them.
 struct Loading {
     static constexpr int64_t count = 300 * 1024;  // elements of each, more than FIND's threshold
@@ -745,13 +761,6 @@ struct Loading {
     }
     static std::filesystem::path file() { return folder() / "model.gguf"; }
 
-    static wire::HelloAnswer native_hello() {
-        auto hello = good_hello;
-        wire::Extension extension;
-        extension.features = wire::feature_native;
-        std::memcpy(hello.capabilities, &extension, sizeof extension);
-        return hello;
-    }
     ConstBytes part(size_t i) const { return mapped.subspan(i * size, size); }
     void set(size_t i) { session.set(tensors[i], part(i), true); }
     // Plays the server until the client leaves: `found` has the answers to FIND, none where it was given before.
@@ -770,18 +779,38 @@ struct Loading {
         }
         return all;
     }
-    static std::string names(const std::vector<Message> & messages) {
-        std::string out;
-        for (const Message & message : messages) {
-            out += formatted("{} ", wire::span_name(static_cast<uint8_t>(message.command)));
-        }
-        return out;
-    }
 
     Session session{native_hello()};
     ggml_tensor * tensors[3] = {session.kit.f32(count), session.kit.f32(count), session.kit.f32(count)};
     ConstBytes mapped;
 };
+
+// Programs that build their graphs without ggml's scheduler give them no uid, and the scheduler gives a new uid to a
+// graph that it splits again.
+TEST(NativeGraphs, EqualGraphIsLaunchedNotSentAgain) {
+    Session session(native_hello());
+    ggml_tensor * source = session.kit.f32(4);
+    ggml_tensor * result = session.kit.place(ggml_scale(session.kit.context(), source, 2));
+    ggml_tensor * other = session.kit.place(ggml_scale(session.kit.context(), source, 3));
+    std::vector<Message> sent;
+    {
+        std::jthread server([&] {
+            while (auto message = session.peer.next_or_end()) {
+                sent.push_back(std::move(*message));
+            }
+        });
+        for (const uint64_t uid : {0, 0, 7, 8}) {
+            EXPECT_EQ(session.launch(session.kit.graph({result}, uid)), GGML_STATUS_SUCCESS);
+        }
+        EXPECT_EQ(session.launch(session.kit.graph({other}, 0)), GGML_STATUS_SUCCESS);
+        EXPECT_EQ(session.launch(session.kit.graph({result}, 0)), GGML_STATUS_SUCCESS);
+        EXPECT_EQ(session.launch(session.kit.graph({result}, 0), 1), GGML_STATUS_SUCCESS) << "on another device";
+        session->free_buffer({});
+        EXPECT_EQ(session.launch(session.kit.graph({result}, 0)), GGML_STATUS_SUCCESS);
+        session.connection = fail(Errc::io, "closed");
+    }
+    EXPECT_EQ(names(sent), "GRAPH LAUNCH LAUNCH LAUNCH GRAPH LAUNCH GRAPH FREE_BUFFER GRAPH ");
+}
 
 TEST(Weights, AfterAFindTheNextIsNotWaitedForAndMayYetHaveToBeSent) {
     Loading loading;
@@ -798,7 +827,7 @@ TEST(Weights, AfterAFindTheNextIsNotWaitedForAndMayYetHaveToBeSent) {
         loading.session.connection = fail(Errc::io, "closed");
     }
     EXPECT_EQ(dest, std::vector<std::byte>(16, std::byte{7}));
-    ASSERT_EQ(Loading::names(heard), "FACTS DECLARE FIND DECLARE FIND DECLARE FIND WRITE READ ");
+    ASSERT_EQ(names(heard), "FACTS DECLARE FIND DECLARE FIND DECLARE FIND WRITE READ ");
     const auto write = heard[7].as<wire::WriteRequest>();
     EXPECT_EQ(+write.slot, 2);
     EXPECT_EQ(+write.keep, 1);
@@ -834,7 +863,7 @@ TEST(Weights, AfterAMissTheNextIsWaitedFor) {
         EXPECT_FALSE(loading.session->failed());
         loading.session.connection = fail(Errc::io, "closed");
     }
-    EXPECT_EQ(Loading::names(heard), "FACTS DECLARE FIND WRITE DECLARE FIND DECLARE FIND ");
+    EXPECT_EQ(names(heard), "FACTS DECLARE FIND WRITE DECLARE FIND DECLARE FIND ");
 }
 
 }  // namespace

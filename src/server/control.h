@@ -24,7 +24,8 @@ struct ControlMessage {
         failed,   // worker: cannot start, `text` says why
         ended,    // worker: the session is over, `text` says why and what it did
         memory,   // supervisor asks for device `number`; worker answers with free and total
-        session,  // supervisor: serve this socket (attached), session `number`, resumed with `token` (0: never), of `text`
+        session,  // supervisor: serve this socket (attached), session `number`, resumed with `token` (0: never), of `text`;
+                  // it may log `count` lines at once
         invite,   // worker: pass me who comes with `token`
         link,     // supervisor: this socket (attached) came with `token`
     };

@@ -11,6 +11,7 @@
 #include "cache/digest_file.h"
 #include "cache/indexer.h"
 #include "server/confinement.h"
+#include "server/server_log.h"
 
 namespace caravan::server {
 namespace {
@@ -38,13 +39,12 @@ int run_indexer(int line, const WorkerOptions & options) {
     const auto report = cache::index_models(weights.directory, weights.model_dirs, stop);
     if (!report) {
         log_error("model-dir: {}", report.error().text);
-        return EXIT_FAILURE;
-    }
-    if (!stop()) {
+    } else if (!stop()) {
         log_info("model-dir: {} tensors of {} files, {}, can be loaded from here ({} of them hashed now)",
                  report->tensors, report->files, size_text(report->bytes), report->hashed);
     }
-    return EXIT_SUCCESS;
+    end_server_log();
+    return report ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 }  // namespace caravan::server

@@ -15,6 +15,7 @@
 #include "net/handshake.h"
 #include "server/control.h"
 #include "server/front_door.h"
+#include "server/server_log.h"
 #include "server/worker_pool.h"
 #include "wire/stock.h"
 
@@ -149,8 +150,7 @@ void Supervisor::print_banner() const {
     const uint64_t memory = options_.worker.max_memory;
     text += formatted("  sessions       : at most {} at once{}\n", options_.max_sessions,
                       memory == MemoryBudget::no_limit ? "" : ", with at most " + size_text(memory) + " of memory each");
-    std::fputs(text.c_str(), stdout);
-    std::fflush(stdout);
+    print_lines(text);
     if (std::ranges::any_of(listeners_, &net::Listener::beyond_loopback)) {
         log_warning("this server listens beyond this machine, and whoever reaches it can use its devices: there is no "
                     "authentication and no encryption. Use a trusted network only");
@@ -258,9 +258,7 @@ void Supervisor::place(Door & door) {
         return;
     }
     ++next_session_;
-    std::fprintf(stdout, "Accepted client connection from %s (session %llu)\n", worker->client.c_str(),
-                 static_cast<unsigned long long>(worker->session));
-    std::fflush(stdout);
+    log_event("Accepted client connection from {} (session {})", worker->client, worker->session);
     workers_.want_spare();
 }
 
@@ -292,9 +290,8 @@ void Supervisor::place_by_token(Door & door) {
     if (door.client.first_command() == wire::command_lifeline) {
         return;
     }
-    std::fprintf(stdout, "%s %s (session %llu)\n", resumes ? "Connected again:" : "Linked with the server at",
-                 door.client.peer().c_str(), static_cast<unsigned long long>(worker->session));
-    std::fflush(stdout);
+    log_event("{} {} (session {})", resumes ? "Connected again:" : "Linked with the server at", door.client.peer(),
+              worker->session);
 }
 
 void Supervisor::answer_memory(const ControlMessage & answer) {
@@ -447,6 +444,7 @@ Result<> Supervisor::run() {
         round(no_deadline);
     }
     drain();
+    end_server_log();
     return {};
 }
 

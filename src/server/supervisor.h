@@ -24,7 +24,7 @@ struct ServerOptions {
 };
 
 // Serves until SIGTERM or SIGINT, then drains. Returns once everything is over; an error means that it could not
-// start. Prints to stdout what a person wants to see, and logs to stderr.
+// start. Its log has begun (server_log.h).
 Result<> run_supervisor(const ServerOptions & options);
 
 }  // namespace caravan::server

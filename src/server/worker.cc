@@ -20,6 +20,7 @@
 #include "server/control.h"
 #include "server/devices.h"
 #include "server/op_check.h"
+#include "server/server_log.h"
 #include "server/session.h"
 
 namespace caravan::server {
@@ -28,13 +29,22 @@ namespace {
 // After the client has gone, a session gets this long to notice by itself.
 constexpr milliseconds farewell{500};
 
+// ggml's log, which comes in pieces of lines: warnings and errors, or everything when debugging.
 void quiet_log(ggml_log_level level, const char * text, void *) {
     static thread_local bool shown = false;
+    static thread_local std::string line;
     if (level != GGML_LOG_LEVEL_CONT) {
         shown = level >= GGML_LOG_LEVEL_WARN || debug_enabled();
     }
-    if (shown) {
-        std::fputs(text, stderr);
+    if (!shown) {
+        return;
+    }
+    line += text;
+    for (size_t end = 0; (end = line.find('\n')) != std::string::npos; line.erase(0, end + 1)) {
+        log_info("{}", std::string_view(line).substr(0, end));
+    }
+    if (line.size() > 4096) {
+        log_info("{}", std::exchange(line, {}));
     }
 }
 
@@ -244,6 +254,7 @@ std::string why_ended(const Error & error) {
 
 void serve(ReceivedControl given, int control, const WorkerOptions & options, Devices & devices,
            cache::Weights & weights) {
+    begin_session_log(given.message.number, given.message.count);
     UniqueFd client(::dup(given.attached.get()));
     const uint64_t token = given.message.token;
     const ConstBytes first = ConstBytes(given.message.prefix).first(given.message.prefix_size);
@@ -269,6 +280,7 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
         const Error end = session.run();
         ended.set_text(session.did_work() ? formatted("{}; {}", why_ended(end), session.summary()) : why_ended(end));
     }
+    end_server_log();
     send_control(control, ended);
 }
 

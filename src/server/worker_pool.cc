@@ -8,10 +8,12 @@
 
 #include "base/log.h"
 #include "server/peers.h"
+#include "server/server_log.h"
 
 namespace caravan::server {
 namespace {
 
+constexpr uint32_t max_session_lines = 100;  // that a session may log at once
 constexpr int max_heard = 64;        // messages from one worker at a time
 
 bool is_spare(const WorkerProcess & worker) {
@@ -60,6 +62,9 @@ WorkerProcess * WorkerPool::owner(uint64_t token) {
 }
 
 bool WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, int socket) {
+    while (message.count < max_session_lines && session_lines_.admits(Clock::now())) {
+        ++message.count;
+    }
     if (message.token != 0) {
         tokens_[message.token] = worker.pid;
     }
@@ -134,9 +139,7 @@ void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & mes
         case ControlMessage::Kind::ended:
             if (worker.state == WorkerProcess::State::serving && !worker.said_goodbye) {
                 worker.said_goodbye = true;
-                std::fprintf(stdout, "Client connection closed (session %llu): %s\n",
-                             static_cast<unsigned long long>(worker.session), message.text);
-                std::fflush(stdout);
+                log_event("Client connection closed (session {}): {}", worker.session, message.text);
             }
             break;
         case ControlMessage::Kind::memory:

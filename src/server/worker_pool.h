@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/line_limit.h"
 #include "server/control.h"
 #include "server/worker_process.h"
 
@@ -67,6 +68,8 @@ private:
     std::string outage_, confinement_;
     seconds respawn_pause_ = min_respawn_pause;
     std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links
+    // What all sessions may log together, besides a line a second each: a client can begin one session after the other.
+    LineLimit session_lines_{2000, 50};
     TimePoint respawn_at_ = TimePoint::min();
 };
 

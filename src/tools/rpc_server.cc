@@ -10,11 +10,12 @@
 #include <thread>
 
 #include "base/config.h"
-#include "base/log.h"
+#include "base/formatted.h"
 #include "cache/store.h"
 #include "net/faults.h"
 #include "server/devices.h"
 #include "server/indexer.h"
+#include "server/server_log.h"
 #include "server/supervisor.h"
 #include "server/worker_process.h"
 #include "wire/stock.h"
@@ -41,7 +42,7 @@ Signals:
 Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong command line)";
 
 int fail_with(const Error & error) {
-    log_error("{}", error.text);
+    server::print_error(error.text);
     return 1;
 }
 
@@ -136,6 +137,9 @@ int main(int argc, char ** argv) {
         app.parse(argc, argv);
     } catch (const CLI::ParseError & error) {
         return app.exit(error) == 0 ? 0 : 2;
+    }
+    if (!list_devices) {
+        server::begin_server_log();
     }
     if (worker_fd >= 0 || indexer_fd >= 0) {
         silence_environment_warnings();  // the supervisor has the same environment

@@ -1,0 +1,12 @@
+// Wall-clock times as text, for logs.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+namespace caravan {
+
+// Local time with its offset: "2026-01-31T09:05:07.042+01:00". Any thread.
+std::string timestamp(std::chrono::system_clock::time_point time);
+
+}  // namespace caravan

@@ -1,0 +1,131 @@
+#include "server/server_log.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <ctime>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "base/line_limit.h"
+#include "base/log.h"
+#include "base/log_output.h"
+#include "base/printable.h"
+#include "base/timestamp.h"
+
+namespace caravan::server {
+namespace {
+
+constexpr size_t max_text = LogOutput::max_line - 96;  // leaves room for what is put around it
+
+// Lines of one kind, where they go, and how many they may be.
+class Channel {
+public:
+    Channel(LogOutput & output, double burst, double per_second)
+        : output_(output), limit_(std::in_place, burst, per_second) {}
+    explicit Channel(LogOutput & output) : output_(output) {}
+
+    void set_limit(double burst, double per_second) {
+        std::lock_guard lock(mutex_);
+        limit_.emplace(burst, per_second);
+    }
+    void write(const char * prefix, std::string_view line, std::string_view suffix) {
+        std::lock_guard lock(mutex_);
+        if (limit_ && !limit_->admits(Clock::now())) {
+            return;
+        }
+        report();
+        write_stamped(prefix + printable(line, max_text) + std::string(suffix));
+    }
+    void end() {
+        std::lock_guard lock(mutex_);
+        report();
+    }
+
+private:
+    void report() {
+        const uint64_t suppressed = limit_ ? limit_->take_suppressed() : 0;
+        if (suppressed > 0) {
+            write_stamped(formatted("warning: {} log lines like the next were suppressed: too many at once", suppressed));
+        }
+    }
+    void write_stamped(const std::string & line) {
+        output_.write(output_.is_journal() ? line : timestamp(std::chrono::system_clock::now()) + ' ' + line);
+    }
+
+    LogOutput & output_;
+    std::mutex mutex_;
+    std::optional<LineLimit> limit_;
+};
+
+struct ServerLog {
+    LogOutput out{STDOUT_FILENO}, err{STDERR_FILENO};
+    Channel events{out, 1000, 100};
+    Channel debug{err};  // the user asked for all of it
+    Channel notes{err, 500, 20}, errors{err, 500, 20};
+    std::string suffix;  // set before there are threads
+};
+
+// Never destroyed: threads may log until the process has ended.
+ServerLog & server_log() {
+    static ServerLog & only = *new ServerLog();
+    return only;
+}
+
+void write_line(LogLevel level, std::string_view line) {
+    ServerLog & log = server_log();
+    switch (level) {
+        case LogLevel::debug: log.debug.write("debug: ", line, {}); break;
+        case LogLevel::info: log.notes.write("", line, {}); break;
+        case LogLevel::warning: log.notes.write("warning: ", line, log.suffix); break;
+        case LogLevel::error: log.errors.write("error: ", line, log.suffix); break;
+    }
+}
+
+void fill_standard_descriptors() {
+    for (;;) {
+        const int fd = ::open("/dev/null", O_RDWR);
+        if (fd < 0 || fd > STDERR_FILENO) {
+            ::close(fd);
+            return;
+        }
+    }
+}
+
+}  // namespace
+
+void begin_server_log() {
+    fill_standard_descriptors();
+    ::tzset();  // before files are out of reach
+    (void)server_log();
+    set_log_sink(write_line);
+}
+
+void end_server_log() {
+    for (Channel * channel : {&server_log().events, &server_log().notes, &server_log().errors}) {
+        channel->end();
+    }
+}
+
+void begin_session_log(uint64_t session, uint32_t lines) {
+    ServerLog & log = server_log();
+    log.suffix = formatted(" (session {})", session);
+    for (Channel * channel : {&log.notes, &log.errors}) {
+        channel->set_limit(lines, 1);
+    }
+}
+
+void event_line(std::string_view line) { server_log().events.write("", line, {}); }
+
+void print_lines(std::string_view lines) {
+    while (!lines.empty()) {
+        const size_t end = std::min(lines.find('\n'), lines.size());
+        server_log().out.write(printable(lines.substr(0, end), max_text));
+        lines.remove_prefix(std::min(end + 1, lines.size()));
+    }
+}
+
+void print_error(std::string_view text) { server_log().err.write("error: " + printable(text, max_text)); }
+
+}  // namespace caravan::server

@@ -1,0 +1,128 @@
+"""The server's log: it makes nobody wait, forges nothing, is bounded, and says when."""
+import fcntl
+import os
+import re
+import socket
+import struct
+import subprocess
+
+import pytest
+
+from stockwire import command, greet, is_dropped
+from system import RPC_SERVER, environment, eventually
+
+ALLOC_BUFFER = 0
+STAMP = r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d '
+
+
+class Unread:
+    """A server whose output goes to a pipe of one page. Looks enough like a Server to be connected to."""
+
+    def __init__(self, folder):
+        self.reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        self.popen = subprocess.Popen([RPC_SERVER, '-p', '0', '-t', '1'], env=environment(True, tool=False), cwd=folder,
+                                      stdin=subprocess.DEVNULL, stdout=writer, stderr=writer)
+        os.close(writer)
+        self.text = ''
+        while '  sessions       : ' not in self.text:
+            self.read()
+        self.endpoint = re.search(r'  endpoint       : (\S+)\n', self.text).group(1)
+
+    def read(self):
+        piece = os.read(self.reader, 65536).decode()
+        assert piece, 'it has ended'
+        self.text += piece
+
+
+@pytest.fixture
+def unread(tmp_path):
+    server = Unread(tmp_path)
+    yield server
+    server.popen.kill()
+    server.popen.wait(20)
+
+
+def serve_one(server):
+    with greet(server) as client:
+        client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
+        assert len(client.recv(24, socket.MSG_WAITALL)) == 24
+
+
+def test_a_log_that_nobody_reads_makes_nobody_wait(unread):
+    for _ in range(60):  # about 180 bytes each
+        serve_one(unread)
+    while 'log lines were dropped: nobody read the log' not in unread.text:
+        unread.read()
+        serve_one(unread)
+    dropped = int(re.search(r'warning: (\d+) log lines were dropped', unread.text).group(1))
+    assert dropped > 20
+    assert len(unread.text) < 3 * 4096 + 20 * 200
+    serve_one(unread)
+
+
+def test_a_log_whose_reader_has_gone_makes_nobody_wait(unread):
+    os.close(unread.reader)
+    for _ in range(3):
+        serve_one(unread)
+    assert unread.popen.poll() is None
+
+
+def test_a_file_name_forges_no_line(lab):
+    models = lab.folder / 'models'
+    models.mkdir()
+    (models / 'a\x1b]0;owned\x07\nerror: forged \u202e.gguf').write_text('no model')
+    server = lab.server('--model-dir', models, '--cache-dir', lab.folder / 'cache')
+    server.wait_for('forged .* is left out')
+    log = server.log()
+    assert not re.search(r'[\x00-\x09\x0b-\x1f\x7f\u202e]', log), log
+    assert all(re.match(STAMP + 'warning: model-dir: ', line) for line in log.splitlines() if 'forged' in line)
+
+
+def test_a_peer_forges_no_line(lab):
+    server = lab.server()
+    name = b'a\x1b[2J\nerror: forged'
+    tensor = bytearray(296)
+    struct.pack_into('<QI', tensor, 0, 1, 9999)  # a type that does not exist
+    tensor[220:220 + len(name)] = name
+    with greet(server) as client:
+        client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
+        client.recv(24, socket.MSG_WAITALL)
+        client.sendall(command(10, struct.pack('<IQIQI', 0, 1, 1, 1, 1) + tensor))
+        assert is_dropped(client)
+    server.wait_for('Client connection closed')
+    assert '\x1b' not in server.log() and '\nerror: forged' not in server.log()
+
+
+def test_the_number_of_lines_is_bounded(lab):
+    models = lab.folder / 'models'
+    models.mkdir()
+    for i in range(1500):
+        (models / f'{i}.gguf').write_text('no model')
+    server = lab.server('--model-dir', models, '--cache-dir', lab.folder / 'cache')
+    suppressed = server.wait_for(r'warning: (\d+) log lines like the next were suppressed')
+    eventually(lambda: len(server.workers()) == 1, 'all files are looked through')
+    shown = server.count('is left out')
+    assert 500 <= shown < 1000 and int(suppressed.group(1)) > 400
+
+
+def test_lines_have_timestamps(lab):
+    server = lab.server()
+    serve_one(server)
+    server.wait_idle()
+    events = [line for line in server.out().splitlines() if 'lient connection' in line]
+    assert len(events) == 2 and all(re.match(STAMP, line) for line in events), events
+
+
+def test_journald_adds_its_own_timestamps(lab):
+    server = lab.start('rpc-server', ['sh', '-c', 'JOURNAL_STREAM=$(stat -Lc %d:%i /proc/$$/fd/2) exec "$0" "$@"', RPC_SERVER,
+                                      '-H', '0.0.0.0', '-p', 0, '-t', 1], tool=False)
+    server.wait_for('no authentication')
+    assert server.err().startswith('warning: ')
+
+
+def test_a_missing_descriptor_is_not_taken_by_a_client(lab):
+    """A socket with the number of stdout would get the log."""
+    server = lab.start('rpc-server', ['sh', '-c', 'exec "$0" "$@" 0<&- 1>&- ', RPC_SERVER, '-p', 0, '-t', 1], tool=False)
+    eventually(lambda: os.path.exists(f'/proc/{server.pid}/fd/5'), 'it has started')
+    assert [os.readlink(f'/proc/{server.pid}/fd/{fd}') for fd in (0, 1)] == ['/dev/null'] * 2

@@ -22,10 +22,12 @@ enum class Errc {
     unsupported,       // understood, but not possible here
 };
 
-// `text` says what failed, on what, and (where it helps) what the user can do. One line, no full stop.
+// `text` says what failed, on what, and (where it helps) what the user can do. One line, no full stop. `advice` is what
+// the user can do where the caller prints that apart; else "".
 struct Error {
     Errc code;
     std::string text;
+    std::string advice = {};
 };
 
 template <class T = void>

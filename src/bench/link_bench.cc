@@ -102,6 +102,7 @@ struct OpenLink {
 
     void fail_with(const Error & error) {
         link.failure = error.text;
+        link.advice = error.advice;
         session.reset();
     }
 };
@@ -111,6 +112,7 @@ OpenLink open_link(const net::Endpoint & endpoint, bool for_session, millisecond
     OpenLink out{.link = {.endpoint = endpoint.text()}};
     auto opened = net::open_client(endpoint, for_session, Clock::now() + silence + upgrade_patience);
     if (!opened) {
+        opened.error().text = net::without_endpoint(endpoint, opened.error().text);
         out.fail_with(opened.error());
         return out;
     }

@@ -24,7 +24,8 @@ struct Link {
     std::string endpoint;
     std::string transport;     // "tcp", "unix", "rdma"; "" if there is no connection
     std::string why_not_rdma;  // "" if it is RDMA, or if there is one over RDMA too, or if nobody wanted it
-    std::string failure;       // why it ended early
+    std::string failure;       // why it ended early, without the endpoint
+    std::string advice;        // what the user can do about it, if anything
     std::vector<SizeSamples> sizes;
 };
 

@@ -53,12 +53,16 @@ std::string markdown(const LinkBench & bench) {
                            formatted("{:.1f}", row.p99_us), spread(row.to_server), spread(row.from_server)});
         }
         if (!link.failure.empty()) {
-            notes += formatted("\n{}{} failed: {}\n", link.endpoint,
-                               link.transport.empty() ? "" : " over " + link.transport, link.failure);
+            notes += formatted("\n{}{} failed: {}\n{}", link.endpoint,
+                               link.transport.empty() ? "" : " over " + link.transport, link.failure,
+                               link.advice.empty() ? "" : "-> " + link.advice + "\n");
         }
         if (!link.why_not_rdma.empty()) {
             notes += formatted("\n{}: no RDMA: {}\n", link.endpoint, link.why_not_rdma);
         }
+    }
+    if (std::ranges::all_of(bench.links, [](const Link & link) { return rows_of(link).empty(); })) {
+        return notes.empty() ? notes : notes.substr(1);
     }
     return table.text() + notes +
            formatted("\nround trips: of {} rounds together; MB/s: median of the rounds, payload only\n", bench.rounds);

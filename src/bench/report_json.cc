@@ -114,6 +114,7 @@ Json to_json(const Link & link) {
             {"transport", known(link.transport)},
             {"why_not_rdma", known(link.why_not_rdma)},
             {"failure", known(link.failure)},
+            {"advice", known(link.advice)},
             {"sizes", sizes}};
 }
 

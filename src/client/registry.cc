@@ -27,15 +27,17 @@ void * get_proc_address(ggml_backend_reg_t, const char * name) {
 
 // A server that the user named gives no device. ggml's programs go on without it and end with code 0, so these lines are
 // all that tells the user why the model is slow, or does not fit.
-void report_missing(const std::string & reason) {
+void report_missing(const std::string & reason, const std::string & advice) {
+    const std::string remedy = advice.empty() ? "start the server or correct its name" : advice;
     if (servers_are_required()) {
-        end_program(formatted("{}, and GGML_RPC_REQUIRE=1 is set", reason));
+        end_program(formatted("{}, and GGML_RPC_REQUIRE=1 is set: {}", reason, remedy));
     }
     const std::string frame(100, '*');
     log_error("{}", frame);
     log_error("{}", reason);
     log_error("The program goes on WITHOUT the devices of this server: the model may run on the local CPU.");
-    log_error("Start the server or correct its name. GGML_RPC_REQUIRE=1 ends the program instead.");
+    log_error("What to do: {}.", remedy);
+    log_error("GGML_RPC_REQUIRE=1 ends the program instead.");
     log_error("{}", frame);
 }
 
@@ -70,7 +72,7 @@ Registry::Registry() {
         if (auto reached = reach(endpoint)) {
             main_entry_.devices.insert(main_entry_.devices.end(), reached->begin(), reached->end());
         } else {
-            report_missing(formatted("GGML_RPC_SERVERS: {}", reached.error().text));
+            report_missing(formatted("GGML_RPC_SERVERS: {}", reached.error().text), reached.error().advice);
         }
     }
 }
@@ -90,7 +92,7 @@ Result<std::vector<Device *>> Registry::reach(const std::string & text) {
         return std::unexpected(server.error());
     }
     if ((*server)->device_count() == 0) {
-        return fail(Errc::not_found, "{}: the server has no devices", endpoint->text());
+        return fail(Errc::not_found, "RPC server {}: it has no devices", endpoint->text());
     }
     std::vector<Device *> devices;
     for (uint32_t index = 0; index < (*server)->device_count(); ++index) {
@@ -105,7 +107,7 @@ ggml_backend_reg_t Registry::add_server(const char * text) {
     std::lock_guard lock(mutex_);
     const auto endpoint = net::parse_endpoint(text);
     if (!endpoint) {
-        report_missing(endpoint.error().text);
+        report_missing(endpoint.error().text, endpoint.error().advice);
         return nullptr;
     }
     std::unique_ptr<Entry> & entry = entries_[endpoint->text()];
@@ -118,7 +120,7 @@ ggml_backend_reg_t Registry::add_server(const char * text) {
     } else {
         auto reached = reach(text);
         if (!reached) {
-            report_missing(formatted("RPC server {}: {}", endpoint->text(), reached.error().text));
+            report_missing(reached.error().text, reached.error().advice);
             entries_.erase(endpoint->text());
             return nullptr;
         }

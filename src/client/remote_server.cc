@@ -76,7 +76,12 @@ std::string text_in(const char (&field)[size]) {
 }  // namespace
 
 Result<std::unique_ptr<RemoteServer>> RemoteServer::reach(const net::Endpoint & endpoint) {
-    return despite_resets([&] { return try_to_reach(endpoint); });
+    auto server = despite_resets([&] { return try_to_reach(endpoint); });
+    if (!server) {
+        std::string & text = server.error().text;
+        text = formatted("RPC server {}: {}", endpoint.text(), net::without_endpoint(endpoint, text));
+    }
+    return server;
 }
 
 Result<std::unique_ptr<RemoteServer>> RemoteServer::try_to_reach(const net::Endpoint & endpoint) {

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include "base/formatted.h"
+#include "net/advice.h"
 #include "net/exact_io.h"
 #include "net/opening.h"
 #include "net/socket.h"
@@ -73,12 +74,18 @@ Stage stage_of(const Error & error) {
                                                                                          : Stage::unreachable;
 }
 
+void set_failure(const net::Endpoint & endpoint, const Error & error, EndpointFacts & out) {
+    out.failure = net::without_endpoint(endpoint, error.text);
+    out.failure_code = error.code;
+    out.advice = error.advice;
+}
+
 // What can be told from a connection that only shakes hands.
 void greet(const net::Endpoint & endpoint, const Patience & patience, EndpointFacts & out) {
     const auto socket = net::connect_socket(endpoint, Clock::now() + patience.answer);
     if (!socket) {
         out.stage = stage_of(socket.error());
-        out.failure = socket.error().text;
+        set_failure(endpoint, socket.error(), out);
         return;
     }
     out.local_address = local_address(socket->get());
@@ -91,7 +98,7 @@ void greet(const net::Endpoint & endpoint, const Patience & patience, EndpointFa
     const auto answer = shake_hands(socket->get(), Clock::now() + patience.answer);
     if (!answer) {
         out.stage = Stage::no_handshake;
-        out.failure = answer.error().text;
+        set_failure(endpoint, {answer.error().code, answer.error().text, net::handshake_advice(answer.error().code)}, out);
         return;
     }
     const auto extension = load<wire::Extension>(answer->capabilities);
@@ -101,8 +108,12 @@ void greet(const net::Endpoint & endpoint, const Patience & patience, EndpointFa
     const bool fits = answer->major == wire::stock_major && answer->minor <= wire::stock_minor;
     out.stage = fits ? Stage::reached : Stage::other_version;
     if (!fits) {
-        out.failure = formatted("it speaks RPC protocol {}, this program {}.{}.{}", out.version, wire::stock_major,
-                                wire::stock_minor, wire::stock_patch);
+        set_failure(endpoint,
+                    {Errc::unsupported,
+                     formatted("it speaks RPC protocol {}, this program {}.{}.{}", out.version, wire::stock_major,
+                               wire::stock_minor, wire::stock_patch),
+                     net::handshake_advice(Errc::unsupported)},
+                    out);
     }
 }
 
@@ -110,7 +121,7 @@ void greet(const net::Endpoint & endpoint, const Patience & patience, EndpointFa
 void try_session(const net::Endpoint & endpoint, const Patience & patience, EndpointFacts & out) {
     auto opened = net::open_client(endpoint, true, Clock::now() + patience.answer + upgrade_patience);
     if (!opened) {
-        out.why_not_rdma = opened.error().text;
+        out.why_not_rdma = net::without_endpoint(endpoint, opened.error().text);
         return;
     }
     out.transport = opened->transport->kind();
@@ -125,7 +136,7 @@ void measure_plain(const net::Endpoint & endpoint, const Patience & patience, En
     if (opened) {
         out.plain = measure(std::move(opened->transport), patience);
     } else {
-        out.plain = Measured{.transport = "tcp", .failure = opened.error().text};
+        out.plain = Measured{.transport = "tcp", .failure = std::string(net::without_endpoint(endpoint, opened.error().text))};
     }
 }
 

@@ -30,7 +30,9 @@ struct EndpointFacts {
     };
     std::string endpoint;
     Stage stage = Stage::unreachable;
-    std::string failure;        // the reason of any stage but the last
+    std::string failure;        // the reason of any stage but the last, without the endpoint
+    Errc failure_code{};        // of the same
+    std::string advice;         // what the user can do about it
     std::string local_address;  // of the connection, "" over a Unix socket
     bool is_local = false;      // over loopback or a Unix socket
     bool is_caravan = false;

@@ -45,7 +45,7 @@ std::string remedy_for(std::string_view reason) {
 }
 
 // The mark of what stands in the way of RDMA only.
-Mark obstacle(const Machine & machine) { return machine.wants_rdma() ? Mark::mend : Mark::note; }
+Mark obstacle(const Machine & machine) { return machine.asks_for_rdma() ? Mark::mend : Mark::note; }
 
 void look_at_port(const Machine & machine, const Port & port, bool other_is_active, Findings & out) {
     const std::string name = formatted("{} port {}", port.device, port.port);
@@ -80,9 +80,9 @@ void look_at_port(const Machine & machine, const Port & port, bool other_is_acti
 
 void look_at_devices(const Machine & machine, Findings & out) {
     if (machine.ports.empty()) {
-        out.push_back({obstacle(machine), "no RDMA device",
-                       formatted("install rdma-core and load the adapter's driver: mlx5_ib (NVIDIA, Mellanox), bnxt_re "
-                                 "(Broadcom), irdma (Intel); {}",
+        out.push_back({obstacle(machine), "no RDMA device: everything goes over TCP",
+                       formatted("for RDMA, install rdma-core and load the adapter's driver: mlx5_ib (NVIDIA, Mellanox), "
+                                 "bnxt_re (Broadcom), irdma (Intel); {}",
                                  soft_roce)});
         return;
     }
@@ -96,6 +96,9 @@ void look_at_devices(const Machine & machine, Findings & out) {
 }
 
 void look_at_memlock(const Machine & machine, Findings & out) {
+    if (machine.ports.empty() && !machine.asks_for_rdma()) {
+        return;  // only RDMA locks memory
+    }
     if (machine.may_lock_all || !machine.memlock) {
         out.push_back({Mark::well, "no limit on locked memory", ""});
     } else if (*machine.memlock < locked_by_session) {
@@ -112,34 +115,21 @@ void look_at_memlock(const Machine & machine, Findings & out) {
 }
 
 Finding not_reached(const EndpointFacts & endpoint) {
-    Finding out{Mark::mend, endpoint.failure, ""};
-    switch (endpoint.stage) {
-        case Stage::no_address:
-            out.advice = "check the name (getent hosts NAME), or use the address";
-            break;
-        case Stage::unreachable:
-            if (endpoint.failure.contains("unreachable") || endpoint.failure.contains("No route")) {
-                out.advice = "no way leads there: is the interface up, and the address right? ip route get ADDRESS";
-                break;
-            }
-            out.advice = endpoint.endpoint.starts_with("unix:")
-                             ? "is rpc-server running, with -H and this path?"
-                             : formatted("is rpc-server running there, on this port, with -H {} (alone it listens on "
-                                         "127.0.0.1 only)? On that machine: ss -ltn",
-                                         endpoint.endpoint.starts_with('[') ? "::" : "0.0.0.0");
-            break;
-        case Stage::silent:
-            out.advice = "nothing answers: is the machine up (ping), and does its firewall let this TCP port through?";
-            break;
-        case Stage::no_handshake:
-            out.what = formatted("something listens there, but there is no RPC handshake: {}", endpoint.failure);
-            out.advice = "a stock server serves one client at a time: end the other client; else something that is no RPC "
-                         "server, or a very old one, has this port";
-            break;
-        case Stage::other_version: out.advice = "run matching versions of ggml on both sides"; break;
-        case Stage::reached: break;
+    Finding out{Mark::mend, endpoint.failure, endpoint.advice};
+    if (endpoint.stage == Stage::no_handshake) {
+        const char * what = endpoint.failure_code == Errc::timed_out  ? "it accepts connections and does not answer"
+                            : endpoint.failure_code == Errc::protocol ? "it accepts connections and is no RPC server"
+                                                                      : "it accepts connections and drops them";
+        out.what = formatted("{}: {}", what, endpoint.failure);
     }
     return out;
+}
+
+// Both ends have RDMA and the client has chosen a GID, and still it does not work: a fault, whoever asked for RDMA.
+bool is_broken(const EndpointFacts & endpoint) {
+    constexpr std::array not_there{"no RDMA device", "no GID for", "is not active", "libibverbs"};
+    return endpoint.choice && endpoint.choice->found && endpoint.server_has_rdma &&
+           std::ranges::none_of(not_there, [&](const char * words) { return endpoint.why_not_rdma.contains(words); });
 }
 
 Finding look_at_transport(const Machine & machine, const EndpointFacts & endpoint) {
@@ -157,15 +147,20 @@ Finding look_at_transport(const Machine & machine, const EndpointFacts & endpoin
                 machine.built_with_rdma ? "unset it to get RDMA" : ""};
     }
     if (!machine.built_with_rdma) {
-        return {Mark::note, formatted("sessions go over {}: this build has no RDMA", transport),
-                endpoint.is_local ? "" : build_with_rdma};
+        return {obstacle(machine), formatted("sessions go over {}: this build has no RDMA", transport),
+                endpoint.is_local && !machine.asks_for_rdma() ? "" : build_with_rdma};
     }
     if (endpoint.is_local && machine.transport_wish != "rdma") {
         return {Mark::note, formatted("sessions go over {}: server and client are one machine", transport),
                 "to try RDMA on one machine, name the server by an address of the RDMA interface"};
     }
-    Finding out{Mark::mend, formatted("sessions go over {}, because {}", transport, endpoint.why_not_rdma), ""};
+    if (machine.ports.empty() && !no_session && !machine.asks_for_rdma()) {
+        return {Mark::well, formatted("sessions go over {}", transport), ""};
+    }
+    Finding out{is_broken(endpoint) ? Mark::mend : obstacle(machine),
+                formatted("sessions go over {}, because {}", transport, endpoint.why_not_rdma), ""};
     if (no_session) {
+        out.mark = Mark::mend;
         out.what = formatted("no session: {}", endpoint.why_not_rdma);
     }
     if (!endpoint.is_caravan) {
@@ -197,8 +192,9 @@ void look_at_measured(const Measured & measured, std::string_view name, Findings
 Findings findings_of(const Machine & machine) {
     Findings out;
     if (!machine.built_with_rdma) {
-        out.push_back({Mark::note, "this build has no RDMA: everything goes over TCP",
-                       machine.ports.empty() ? "" : formatted("{} is here: {}", machine.ports.front().device, build_with_rdma)});
+        const std::string device = machine.ports.empty() ? "" : machine.ports.front().device + " is here: ";
+        out.push_back({obstacle(machine), "this build has no RDMA: everything goes over TCP",
+                       device.empty() && !machine.asks_for_rdma() ? "" : device + build_with_rdma});
     } else if (machine.transport_wish == "tcp") {
         out.push_back({Mark::note, "GGML_RPC_TRANSPORT=tcp: no RDMA is tried", "unset it to get RDMA"});
     }

@@ -21,7 +21,8 @@ struct Finding {
 };
 using Findings = std::vector<Finding>;
 
-// In a build without RDMA, or with GGML_RPC_TRANSPORT=tcp, what stands in the way of RDMA only is a note.
+// What stands in the way of RDMA only is a note, unless the user asks for RDMA (Machine::asks_for_rdma) or both ends have
+// it and it fails.
 Findings findings_of(const Machine & machine);
 Findings findings_of(const Machine & machine, const EndpointFacts & endpoint);
 

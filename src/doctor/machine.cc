@@ -82,6 +82,12 @@ void open_ports(std::vector<Port> & ports) {
 
 }  // namespace
 
+bool Machine::asks_for_rdma() const {
+    return transport_wish == "rdma" ||
+           (transport_wish != "tcp" &&
+            std::ranges::any_of(settings, [](const auto & setting) { return setting.first.starts_with("GGML_RDMA_"); }));
+}
+
 std::vector<Port> ports_in(const fs::path & root) {
     std::vector<Port> out;
     for (const fs::path & device : entries(root / "sys/class/infiniband")) {

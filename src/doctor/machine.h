@@ -41,7 +41,8 @@ struct Machine {
     std::string transport_wish;        // GGML_RPC_TRANSPORT
     std::vector<std::pair<std::string, std::string>> settings;  // GGML_RDMA_* and GGML_RPC_* that are set
 
-    bool wants_rdma() const { return built_with_rdma && transport_wish != "tcp"; }
+    // By GGML_RPC_TRANSPORT=rdma or a GGML_RDMA_ variable. Without that, TCP alone is as it should be.
+    bool asks_for_rdma() const;
 };
 
 // Locked memory that one session needs: its two rings.

@@ -31,6 +31,11 @@ std::string Endpoint::text() const {
     return in_brackets ? formatted("[{}]:{}", host, port) : formatted("{}:{}", host, port);
 }
 
+std::string_view without_endpoint(const Endpoint & endpoint, std::string_view text) {
+    const std::string prefix = endpoint.text() + ": ";
+    return text.starts_with(prefix) ? text.substr(prefix.size()) : text;
+}
+
 Result<Endpoint> parse_endpoint(std::string_view text) {
     Endpoint endpoint;
     if (text.starts_with("unix:")) {

@@ -23,6 +23,9 @@ struct Endpoint {
     bool operator==(const Endpoint &) const = default;
 };
 
+// `text` without a leading "ENDPOINT: ", for messages that name the endpoint themselves.
+std::string_view without_endpoint(const Endpoint & endpoint, std::string_view text);
+
 // A bare IPv6 address ("::1") is taken as a host. Port 0 is an error: nothing listens there.
 Result<Endpoint> parse_endpoint(std::string_view text);
 

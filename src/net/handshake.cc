@@ -2,6 +2,7 @@
 
 #include "base/config.h"
 #include "base/log.h"
+#include "net/advice.h"
 #include "net/exact_io.h"
 #include "net/faults.h"
 #include "net/inbound.h"
@@ -24,15 +25,14 @@ Result<wire::HelloAnswer> say_hello(int socket, uint64_t token, TimePoint deadli
     wire::HelloAnswer answer{};
     done = done ? receive_exact(socket, mutable_bytes(&size, sizeof size), deadline) : done;
     if (done && size != sizeof answer) {
-        done = fail(Errc::protocol, "an answer of {} bytes", size);
+        done = fail(Errc::protocol, "its answer is not one of the RPC protocol");
     }
     done = done ? receive_exact(socket, mutable_bytes(&answer, sizeof answer), deadline) : done;
     if (!done) {
         return fail(done.error().code, "no RPC handshake: {}", done.error().text);
     }
     if (answer.major != wire::stock_major || answer.minor > wire::stock_minor) {
-        return fail(Errc::unsupported,
-                    "the server speaks RPC protocol {}.{}.{}, this client {}.{}: run matching versions", answer.major,
+        return fail(Errc::unsupported, "the server speaks RPC protocol {}.{}.{}, this client {}.{}", answer.major,
                     answer.minor, answer.patch, wire::stock_major, wire::stock_minor);
     }
     return answer;
@@ -103,7 +103,9 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
     }
     const auto answer = say_hello(socket->get(), token, deadline);
     if (!answer) {
-        return fail(answer.error().code, "{}: {}", endpoint.text(), answer.error().text);
+        const Error & error = answer.error();
+        return std::unexpected(
+            Error{error.code, formatted("{}: {}", endpoint.text(), error.text), handshake_advice(error.code)});
     }
     const auto peer = load<wire::Extension>(answer->capabilities);
     Connected opened;

@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "base/formatted.h"
+#include "net/advice.h"
 
 namespace caravan::net {
 namespace {
@@ -63,14 +64,22 @@ Errc connect_failure(int error) {
     switch (error) {
         case ECONNREFUSED:
         case ENOENT: return Errc::unavailable;
-        case EAGAIN: return Errc::timed_out;
+        case EAGAIN:
+        case ETIMEDOUT: return Errc::timed_out;
         case ECONNRESET: return Errc::reset;
         default: return Errc::io;
     }
 }
 
-Result<> connect_one(int fd, const sockaddr * address, socklen_t length, const std::string & name,
+Error cannot_connect(const Endpoint & endpoint, Errc code, const std::string & reason) {
+    return {code, formatted("{}: cannot connect: {}", endpoint.text(), reason), connect_advice(endpoint, code)};
+}
+
+Result<> connect_one(int fd, const sockaddr * address, socklen_t length, const Endpoint & endpoint,
                      TimePoint deadline) {
+    const auto failed = [&](Errc code, const std::string & reason) {
+        return std::unexpected(cannot_connect(endpoint, code, reason));
+    };
     int outcome = 0;
     // A Unix socket whose queue is full says EAGAIN, and poll cannot tell when that ends.
     while ((outcome = ::connect(fd, address, length)) != 0 && errno == EAGAIN && Clock::now() < deadline) {
@@ -80,7 +89,7 @@ Result<> connect_one(int fd, const sockaddr * address, socklen_t length, const s
         return {};
     }
     if (errno != EINPROGRESS) {
-        return fail(connect_failure(errno), "cannot connect to {}: {}", name, errno_text(errno));
+        return failed(connect_failure(errno), errno_text(errno));
     }
     pollfd waiting{fd, POLLOUT, 0};
     int ready = 0;
@@ -88,13 +97,13 @@ Result<> connect_one(int fd, const sockaddr * address, socklen_t length, const s
         ready = ::poll(&waiting, 1, poll_timeout_ms(deadline));
     } while (ready < 0 && errno == EINTR);
     if (ready == 0) {
-        return fail(Errc::timed_out, "cannot connect to {}: no answer in time", name);
+        return failed(Errc::timed_out, "no answer in time");
     }
     int error = 0;
     socklen_t size = sizeof error;
     ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
     if (error != 0) {
-        return fail(connect_failure(error), "cannot connect to {}: {}", name, errno_text(error));
+        return failed(connect_failure(error), errno_text(error));
     }
     return {};
 }
@@ -192,7 +201,6 @@ void tune(int fd) {
 }
 
 Result<UniqueFd> connect_socket(const Endpoint & endpoint, TimePoint deadline) {
-    const std::string name = endpoint.text();
     if (endpoint.kind == Endpoint::Kind::unix_socket) {
         auto address = unix_address(endpoint.path);
         if (!address) {
@@ -203,16 +211,16 @@ Result<UniqueFd> connect_socket(const Endpoint & endpoint, TimePoint deadline) {
             return fd;
         }
         const auto * raw = reinterpret_cast<const sockaddr *>(&*address);
-        if (auto done = connect_one(fd->get(), raw, sizeof *address, name, deadline); !done) {
+        if (auto done = connect_one(fd->get(), raw, sizeof *address, endpoint, deadline); !done) {
             return std::unexpected(done.error());
         }
         return fd;
     }
     auto list = resolve(endpoint.host, endpoint.port, false);
     if (!list) {
-        return std::unexpected(list.error());
+        return std::unexpected(cannot_connect(endpoint, list.error().code, list.error().text));
     }
-    Error last{Errc::unavailable, "no address for " + name};
+    auto last = cannot_connect(endpoint, Errc::not_found, "the host has no address");
     for (const addrinfo * info = list->get(); info != nullptr; info = info->ai_next) {
         auto fd = new_socket(info->ai_family);
         if (!fd) {
@@ -220,7 +228,7 @@ Result<UniqueFd> connect_socket(const Endpoint & endpoint, TimePoint deadline) {
             continue;
         }
         tune(fd->get());
-        if (auto done = connect_one(fd->get(), info->ai_addr, info->ai_addrlen, name, deadline); !done) {
+        if (auto done = connect_one(fd->get(), info->ai_addr, info->ai_addrlen, endpoint, deadline); !done) {
             last = done.error();
             continue;
         }

@@ -22,7 +22,7 @@ inline constexpr int send_flags = MSG_DONTWAIT;
 #endif
 
 // A connected, non-blocking, close-on-exec socket with the options of tune(). Tries every address of the name until
-// the deadline.
+// the deadline. An error begins with "ENDPOINT: " and has advice.
 Result<UniqueFd> connect_socket(const Endpoint & endpoint, TimePoint deadline);
 
 struct Listener {

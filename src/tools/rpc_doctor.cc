@@ -19,7 +19,8 @@ Each thing that it found begins with one of
   note  worth knowing, but nothing is wrong
   MEND  it stands in the way; the line after it, with an arrow, says what to do
 
-Where TCP is all that is wanted, set GGML_RPC_TRANSPORT=tcp: then the lack of RDMA is no more than a note.
+TCP alone is fine: a machine or server without RDMA is a note at most. If GGML_RPC_TRANSPORT=rdma or a GGML_RDMA_
+variable asks for RDMA, whatever stands in its way is marked MEND.
 
 Measuring takes a second or two for each endpoint and transport. Meanwhile up to 64 MiB of the server's first device
 are used, and as much is sent as the network takes in --time: not for a network that others need just now. A stock

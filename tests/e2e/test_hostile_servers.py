@@ -71,7 +71,7 @@ def test_fake_server_has_no_device(lab, table, otherwise):
     with FakeServer(table, otherwise) as fake:
         listed, done = lab.devices(fake.endpoint, env={'GGML_RPC_TIMEOUT_S': 1, 'GGML_RPC_CONNECT_TIMEOUT_S': 1})
     assert listed == []
-    assert len(done.lines(rf'RPC server {fake.endpoint}: .*: no device from it')) == 1, done.log
+    assert len(done.lines(rf'RPC server {fake.endpoint}: ')) == 1 and done.lines('What to do: '), done.log
 
 
 PLAUSIBLE = {HELLO: GOOD_HELLO, DEVICE_COUNT: answer(struct.pack('<I', 1)),

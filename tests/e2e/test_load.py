@@ -141,6 +141,9 @@ def test_an_unreachable_server_is_conspicuous(lab):
                     '--rpc', '127.0.0.1:1'])
     assert len(done.lines(r'\*{100}$')) == 2, done.log
     assert done.lines('WITHOUT the devices of this server') and done.lines('GGML_RPC_REQUIRE=1')
+    line, = done.lines('127.0.0.1:1')
+    assert line.count('127.0.0.1:1') == 1, 'an endpoint is named once'
+    assert done.lines('What to do: check that rpc-server runs on this machine with -p 1')
 
 
 @pytest.mark.parametrize('named_by', ['option', 'environment'])

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 
 #include "doctor/report.h"
 #include "net/socket.h"
@@ -68,15 +69,45 @@ TEST(Doctor, FindsNothingToMendWhereAllIsWell) {
     EXPECT_FALSE(any_to_mend(Report{"rpc-doctor", healthy_machine(), {healthy_endpoint()}}));
 }
 
-TEST(Doctor, SaysWhatToInstallWithoutADevice) {
+TEST(Doctor, TcpAloneIsFineWhereNobodyAsksForRdma) {
     Machine machine = healthy_machine();
     machine.ports.clear();
-    const Finding finding = to_mend(findings_of(machine));
-    EXPECT_EQ(finding.what, "no RDMA device");
-    EXPECT_TRUE(finding.advice.contains("rdma-core") && finding.advice.contains("mlx5_ib")) << finding.advice;
+    machine.has_verbs = false;
+    machine.memlock = 64 << 10;
+    EndpointFacts endpoint = over_tcp("no RDMA device");
+    endpoint.choice = GidChoice{.why = "no RDMA device"};
+    const Report report{"rpc-doctor", machine, {endpoint}};
+    EXPECT_FALSE(any_to_mend(report));
+    EXPECT_TRUE(page(report).contains("  ok    sessions go over TCP\n")) << page(report);
+    EXPECT_TRUE(page(report).ends_with("\nAll is well.\n")) << page(report);
+    EXPECT_FALSE(any_to_mend(findings_of(healthy_machine(), over_tcp("server: no RDMA device"))));
+    EndpointFacts stock = over_tcp("the server is a stock one");
+    stock.is_caravan = stock.server_has_rdma = false;
+    EXPECT_FALSE(any_to_mend(findings_of(healthy_machine(), stock)));
 }
 
-TEST(Doctor, TakesTheLackOfRdmaForANoteWhereNobodyWantsIt) {
+TEST(Doctor, SaysWhatToInstallForRdmaThatIsAskedFor) {
+    Machine machine = healthy_machine();
+    machine.ports.clear();
+    const Findings unasked = findings_of(machine);
+    ASSERT_EQ(unasked.size(), 1u);
+    EXPECT_EQ(unasked.front().mark, Mark::note);
+    machine.settings = {{"GGML_RDMA_DEV", "mlx5_0"}};
+    const Finding finding = to_mend(findings_of(machine));
+    EXPECT_TRUE(finding.what.starts_with("no RDMA device"));
+    EXPECT_TRUE(finding.advice.contains("rdma-core") && finding.advice.contains("mlx5_ib")) << finding.advice;
+    machine.settings.clear();
+    machine.transport_wish = "rdma";
+    EXPECT_EQ(to_mend(findings_of(machine)).what, finding.what);
+    machine.built_with_rdma = false;
+    EXPECT_TRUE(any_to_mend(findings_of(machine)));
+}
+
+TEST(Doctor, RdmaThatBothEndsHaveAndThatFailsIsToBeMended) {
+    EXPECT_TRUE(any_to_mend(findings_of(healthy_machine(), over_tcp("no message got through over RDMA within 3 s"))));
+}
+
+TEST(Doctor, TakesTheLackOfRdmaForANoteInABuildWithout) {
     Machine machine = healthy_machine();
     machine.ports.clear();
     machine.transport_wish = "tcp";
@@ -91,13 +122,18 @@ TEST(Doctor, TakesTheLackOfRdmaForANoteWhereNobodyWantsIt) {
 }
 
 TEST(Doctor, TellsAPortThatIsDownFromOneThatCannotBeOpened) {
-    Machine machine = healthy_machine();
+    const auto machine_that_asks = [] {
+        Machine machine = healthy_machine();
+        machine.transport_wish = "rdma";
+        return machine;
+    };
+    Machine machine = machine_that_asks();
     machine.ports[0].state = "DOWN";
     EXPECT_TRUE(to_mend(findings_of(machine)).advice.contains("ip link set eth1 up"));
-    machine = healthy_machine();
+    machine = machine_that_asks();
     machine.ports[0].is_open = false;
     EXPECT_TRUE(to_mend(findings_of(machine)).advice.contains("/dev/infiniband"));
-    machine = healthy_machine();
+    machine = machine_that_asks();
     machine.ports[0].gids.clear();
     EXPECT_TRUE(to_mend(findings_of(machine)).advice.contains("IP address"));
 }
@@ -111,6 +147,8 @@ TEST(Doctor, AnIdleSecondPortIsNoFault) {
 TEST(Doctor, FindsAMemlockLimitThatIsTooLow) {
     Machine machine = healthy_machine();
     machine.memlock = 64 << 10;
+    EXPECT_FALSE(any_to_mend(findings_of(machine)));
+    machine.transport_wish = "rdma";
     EXPECT_TRUE(to_mend(findings_of(machine)).advice.contains("ulimit -l unlimited"));
     machine.may_lock_all = true;
     EXPECT_FALSE(any_to_mend(findings_of(machine)));
@@ -119,35 +157,25 @@ TEST(Doctor, FindsAMemlockLimitThatIsTooLow) {
     EXPECT_FALSE(any_to_mend(findings_of(machine)));
 }
 
-TEST(Doctor, AdvisesByHowFarTheConnectionCame) {
-    const Machine machine = healthy_machine();
-    const auto advice = [&](Stage stage) {
-        EndpointFacts endpoint;
-        endpoint.stage = stage;
-        endpoint.failure = "it did not work";
-        const Finding finding = to_mend(findings_of(machine, endpoint));
-        EXPECT_TRUE(finding.what.contains("it did not work"));
-        return finding.advice;
-    };
-    EXPECT_TRUE(advice(Stage::no_address).contains("name"));
-    EXPECT_TRUE(advice(Stage::unreachable).contains("-H 0.0.0.0"));
-    EXPECT_TRUE(advice(Stage::silent).contains("firewall"));
-    EXPECT_TRUE(advice(Stage::no_handshake).contains("one client at a time"));
-    EXPECT_TRUE(advice(Stage::other_version).contains("matching versions"));
-}
-
-TEST(Doctor, DoesNotSendAnybodyToAServerThatNoWayLeadsTo) {
+TEST(Doctor, TellsSilentDroppedAndForeignServersApart) {
     EndpointFacts endpoint;
-    endpoint.endpoint = "[fd00::1]:50052";
-    endpoint.stage = Stage::unreachable;
-    endpoint.failure = "cannot connect to [fd00::1]:50052: Network is unreachable";
-    EXPECT_TRUE(to_mend(findings_of(healthy_machine(), endpoint)).advice.contains("ip route get"));
-    endpoint.failure = "cannot connect to [fd00::1]:50052: Connection refused";
-    EXPECT_TRUE(to_mend(findings_of(healthy_machine(), endpoint)).advice.contains("-H :: "));
+    endpoint.stage = Stage::no_handshake;
+    endpoint.failure = "it did not work";
+    endpoint.advice = "do something";
+    const auto what = [&](Errc code) {
+        endpoint.failure_code = code;
+        const Finding finding = to_mend(findings_of(healthy_machine(), endpoint));
+        EXPECT_EQ(finding.advice, "do something");
+        return finding.what;
+    };
+    EXPECT_EQ(what(Errc::timed_out), "it accepts connections and does not answer: it did not work");
+    EXPECT_EQ(what(Errc::reset), "it accepts connections and drops them: it did not work");
+    EXPECT_EQ(what(Errc::protocol), "it accepts connections and is no RPC server: it did not work");
 }
 
 TEST(Doctor, AdvisesByTheReasonForTcp) {
-    const Machine machine = healthy_machine();
+    Machine machine = healthy_machine();
+    machine.transport_wish = "rdma";
     const auto advice = [&](const EndpointFacts & endpoint) { return to_mend(findings_of(machine, endpoint)).advice; };
     EndpointFacts stock = over_tcp("the server is a stock one");
     stock.is_caravan = stock.server_has_rdma = false;
@@ -195,6 +223,7 @@ TEST(Doctor, ThePageMarksTheChosenGidAndShowsBothTransports) {
 
 TEST(Doctor, ThePageHasAdviceBelowItsFinding) {
     Machine machine = healthy_machine();
+    machine.transport_wish = "rdma";
     machine.memlock = 64 << 10;
     const std::string text = page({"rpc-doctor", machine, {}});
     EXPECT_TRUE(text.contains("  MEND  memlock limit 64 KiB is too low: a session needs 3072 KiB\n        -> raise it")) << text;
@@ -258,19 +287,40 @@ TEST_F(KernelFiles, TellModulesAndCapabilities) {
     EXPECT_FALSE(may_lock_all_in(root_));
 }
 
-TEST(DoctorEndpoint, AServerThatSaysNothingIsGivenUp) {
+TEST(DoctorEndpoint, SilentAndRefusingServersGetAdviceAndAreNamedOnce) {
     auto listeners = net::listen_on("127.0.0.1", 0);
     ASSERT_TRUE(listeners.has_value());
     const net::Endpoint endpoint = listeners->front().endpoint;
     const Patience patience{.answer = milliseconds(50)};
     EndpointFacts facts = examine_endpoint(endpoint, patience);
     EXPECT_EQ(facts.stage, Stage::no_handshake);
+    EXPECT_EQ(facts.failure, "no answer in time");
+    EXPECT_TRUE(facts.advice.contains("one client at a time")) << facts.advice;
     EXPECT_EQ(facts.local_address, "127.0.0.1");
     EXPECT_TRUE(facts.is_local);
     listeners->clear();
     facts = examine_endpoint(endpoint, patience);
     EXPECT_EQ(facts.stage, Stage::unreachable);
+    EXPECT_EQ(facts.failure, "cannot connect: Connection refused");
+    EXPECT_EQ(facts.advice, formatted("check that rpc-server runs on this machine with -p {}", endpoint.port));
     EXPECT_FALSE(facts.plain.has_value());
+    facts = examine_endpoint({.host = "no.such.host.invalid"}, patience);
+    EXPECT_EQ(facts.stage, Stage::no_address);
+    EXPECT_TRUE(facts.advice.contains("getent hosts")) << facts.advice;
+}
+
+TEST(DoctorEndpoint, AServerThatDropsConnectionsGetsAdvice) {
+    auto listeners = net::listen_on("127.0.0.1", 0);
+    ASSERT_TRUE(listeners.has_value());
+    std::jthread dropper([&](const std::stop_token & stop) {
+        while (!stop.stop_requested()) {
+            [[maybe_unused]] const auto closed_at_once = net::accept_socket(listeners->front().fd.get());
+        }
+    });
+    const EndpointFacts facts = examine_endpoint(listeners->front().endpoint, {.answer = seconds(30)});
+    EXPECT_EQ(facts.stage, Stage::no_handshake);
+    EXPECT_TRUE(facts.failure_code == Errc::closed || facts.failure_code == Errc::reset) << facts.failure;
+    EXPECT_TRUE(facts.advice.contains("server's log")) << facts.advice;
 }
 
 // Answers everything that is asked with zeroes, one byte for each receive.

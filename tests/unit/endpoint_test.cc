@@ -1,4 +1,5 @@
 #include "base/formatted.h"
+#include "net/advice.h"
 #include "net/endpoint.h"
 
 #include <gtest/gtest.h>
@@ -68,6 +69,21 @@ TEST(Endpoint, ColonsThatAreNoIpv6AddressAreRefused) {
     for (const char * text : {"a:b:c", "host:80:90", "host::80", "[host:80]:90", ":::", "1:2:3:4:5:6:7:8:9"}) {
         EXPECT_FALSE(parse_endpoint(text)) << '"' << text << '"';
     }
+}
+
+TEST(Endpoint, AMessageThatNamesTheEndpointNamesItOnce) {
+    const Endpoint endpoint = parsed("[fd00::1]:7");
+    EXPECT_EQ(without_endpoint(endpoint, "[fd00::1]:7: cannot connect"), "cannot connect");
+    EXPECT_EQ(without_endpoint(endpoint, "cannot connect to [fd00::1]:7"), "cannot connect to [fd00::1]:7");
+}
+
+TEST(Advice, SaysHowTheServerMustBeStartedToBeReached) {
+    EXPECT_TRUE(connect_advice(parsed("10.0.0.1:7"), Errc::unavailable).contains("rpc-server runs there with -H 0.0.0.0 -p 7"));
+    EXPECT_TRUE(connect_advice(parsed("[fd00::1]:7"), Errc::unavailable).contains("-H :: -p 7"));
+    EXPECT_EQ(connect_advice(parsed("localhost:7"), Errc::unavailable), "check that rpc-server runs on this machine with -p 7");
+    EXPECT_TRUE(connect_advice(parsed("unix:/s"), Errc::unavailable).contains("-H unix:/s"));
+    EXPECT_TRUE(connect_advice(parsed("[fd00::1]:7"), Errc::io).contains("ip route get fd00::1"));
+    EXPECT_TRUE(connect_advice(parsed("box:7"), Errc::timed_out).contains("firewall"));
 }
 
 }  // namespace

@@ -97,7 +97,9 @@ constexpr ggml_backend_buffer_calls buffer_calls{
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
     Device & device = owner(type);
     auto connection = device.server().session();
-    auto remote = connection ? (*connection)->alloc_buffer(device.index(), size) : std::unexpected(connection.error());
+    const uint64_t alignment = device.server().alignment(device.index());
+    auto remote = connection ? (*connection)->alloc_buffer(device.index(), size, alignment)
+                             : std::unexpected(connection.error());
     if (!remote) {
         log_error("{}: {}", device.name(), remote.error().text);
         return nullptr;

@@ -5,6 +5,7 @@
 #include "base/config.h"
 #include "base/log.h"
 #include "client/known_digests.h"
+#include "client/reply_check.h"
 #include "client/trace.h"
 #include "net/opening.h"
 
@@ -86,23 +87,45 @@ bool Connection::failed() {
     return stream_.failure().has_value();
 }
 
-Result<uint32_t> Connection::device_count() { return ask<uint32_t>(Command::device_count); }
+template <class Answer>
+Result<Answer> Connection::checked(Result<Answer> answer, Result<> (*check)(Answer)) {
+    if (const auto sound = answer ? check(*answer) : Result<>(); !sound) {
+        return fail(sound.error().code, "{}: {}", endpoint_.text(), sound.error().text);
+    }
+    return answer;
+}
+
+// A reply of one byte. One that is neither 0 nor 1 ends the session: what it stands for is not known.
+bool Connection::has_flag(uint8_t answer) {
+    if (auto sound = check_flag(answer); !sound) {
+        stream_.break_off(std::move(sound.error()));
+        report();
+        return false;
+    }
+    return answer != 0;
+}
+
+Result<uint32_t> Connection::device_count() {
+    return checked(ask<uint32_t>(Command::device_count), check_device_count);
+}
 
 Result<uint64_t> Connection::alignment(uint32_t device) {
-    return ask<uint64_t>(Command::get_alignment, wire::DeviceRequest{device});
+    return checked(ask<uint64_t>(Command::get_alignment, wire::DeviceRequest{device}), check_alignment);
 }
 
 Result<uint64_t> Connection::max_size(uint32_t device) {
-    return ask<uint64_t>(Command::get_max_size, wire::DeviceRequest{device});
+    return checked(ask<uint64_t>(Command::get_max_size, wire::DeviceRequest{device}), check_max_size);
 }
 
 Result<DeviceMemory> Connection::memory(uint32_t device) {
-    return ask<wire::DeviceMemoryAnswer>(Command::get_device_memory, wire::DeviceRequest{device})
-        .transform([](const wire::DeviceMemoryAnswer & answer) { return DeviceMemory{answer.free, answer.total}; });
+    return checked(ask<wire::DeviceMemoryAnswer>(Command::get_device_memory, wire::DeviceRequest{device}), check_memory)
+        .transform([](const wire::DeviceMemoryAnswer & answer) {
+            return DeviceMemory{std::min<uint64_t>(answer.free, answer.total), answer.total};
+        });
 }
 
 Result<uint64_t> Connection::alloc_size(const wire::GetAllocSizeRequest & request) {
-    return ask<uint64_t>(Command::get_alloc_size, request);
+    return checked(ask<uint64_t>(Command::get_alloc_size, request), check_alloc_size);
 }
 
 Result<wire::DeviceFactsAnswer> Connection::facts(uint32_t device) {
@@ -122,18 +145,19 @@ Result<std::vector<uint8_t>> Connection::supports(uint32_t device, std::span<con
     native_->post_native(wire::NativeCommand::supports,
                          wire::SupportsRequest{device, static_cast<uint32_t>(tensors.size())}, difference.size());
     std::ranges::copy(difference, stream_.append(difference.size()).begin());
-    await_locked(lock, stream_.expect(mutable_bytes(answers.data(), answers.size())));
-    if (stream_.failure()) {
-        return std::unexpected(*stream_.failure());
-    }
+    await_locked(lock, stream_.expect(mutable_bytes(answers.data(), answers.size()), true));
     if (auto refusal = stream_.take_refusal()) {
         log_debug("{}: a question about an op is refused: {}", endpoint_.text(), *refusal);
         return std::vector<uint8_t>();
     }
+    std::ranges::for_each(answers, [&](uint8_t answer) { has_flag(answer); });
+    if (stream_.failure()) {
+        return std::unexpected(*stream_.failure());
+    }
     return answers;
 }
 
-Result<RemoteBuffer> Connection::alloc_buffer(uint32_t device, uint64_t size) {
+Result<RemoteBuffer> Connection::alloc_buffer(uint32_t device, uint64_t size, uint64_t alignment) {
     auto answer = ask<wire::AllocBufferAnswer>(Command::alloc_buffer, wire::AllocBufferRequest{device, size});
     if (!answer) {
         return std::unexpected(answer.error());
@@ -146,12 +170,22 @@ Result<RemoteBuffer> Connection::alloc_buffer(uint32_t device, uint64_t size) {
     if (!base) {
         return std::unexpected(base.error());
     }
-    if (answer->size < size || *base == 0 || *base + answer->size < *base) {
-        return fail(Errc::protocol, "{}: the server answered ALLOC_BUFFER with nonsense", endpoint_.text());
-    }
+    auto sound = check_buffer(*answer, *base, size, alignment);
     Lock lock(stream_.mutex());
-    buffer_sizes_[answer->buffer] = answer->size;
-    return RemoteBuffer{answer->buffer, *base, answer->size};
+    if (sound && buffers_.contains(answer->buffer)) {
+        sound = fail(Errc::protocol, "the server gave two buffers the handle {:#x}", uint64_t{answer->buffer});
+    }
+    if (!sound) {
+        return fail(sound.error().code, "{}: {}", endpoint_.text(), sound.error().text);
+    }
+    const RemoteBuffer buffer{answer->buffer, *base, answer->size};
+    const auto range_of = [](const RemoteBuffer & of) { return Range{of.base, of.base + of.size}; };
+    if (std::ranges::any_of(buffers_, [&](const auto & other) { return range_of(other.second).overlaps(range_of(buffer)); })) {
+        before_other_command(lock);
+        append_held(idle_writes_.stop());
+    }
+    buffers_[buffer.handle] = buffer;
+    return buffer;
 }
 
 void Connection::free_buffer(const RemoteBuffer & buffer) {
@@ -161,7 +195,7 @@ void Connection::free_buffer(const RemoteBuffer & buffer) {
     if (stream_.failure()) {
         return;
     }
-    buffer_sizes_.erase(buffer.handle);
+    buffers_.erase(buffer.handle);
     commands_->post(Command::free_buffer, wire::BufferRequest{buffer.handle});
     commands_->forget_graphs();
     last_launch_ = nullptr;
@@ -210,7 +244,8 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
         idle_writes_.note_sent(range);
         return;
     }
-    loading_.begin(region.buffer, buffer_sizes_[region.buffer], Clock::now());
+    const auto buffer = buffers_.find(region.buffer);
+    loading_.begin(region.buffer, buffer == buffers_.end() ? 0 : buffer->second.size, Clock::now());
     const bool found = hashed && found_by_hash(lock, region, range, offset, data);
     if (!found) {
         write(lock, region, offset, data, hashed);
@@ -286,7 +321,7 @@ bool Connection::copy(const wire::Region & src, const Range & from, const wire::
     }
     uint8_t done = 0;
     await_locked(lock, stream_.expect(mutable_bytes(&done, sizeof done)));
-    return done != 0 || stream_.failure();
+    return has_flag(done) || stream_.failure();
 }
 
 ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of) {
@@ -317,6 +352,7 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     ++launches_;
     append_held(idle_writes_.take_for_launch(prepared.footprint()));
     std::ranges::copy(prepared.bytes, stream_.append(prepared.bytes.size()).begin());
+    stream_.note_launch();
     KeptGraph * launched = prepared.kept;
     last_launch_ = launched;
     last_launch_time_ = Clock::now();
@@ -427,7 +463,7 @@ bool Connection::may_be_found(Lock & lock) {
         commands_->post(static_cast<Command>(wire::NativeCommand::facts));
         wire::SessionFacts facts{};
         await_locked(lock, stream_.expect(mutable_bytes(&facts, sizeof facts)));
-        has_cache_ = facts.has_cache != 0;
+        has_cache_ = has_flag(facts.has_cache);
     }
     return has_cache_.value_or(true) && misses_in_a_row_ < hopeless;
 }
@@ -457,8 +493,8 @@ bool Connection::found_by_hash(Lock & lock, const wire::Region & region, const R
     has_hashed_ = true;
     uint8_t found = 0;
     await_locked(lock, stream_.expect(mutable_bytes(&found, sizeof found)));
-    note_find(found != 0);
-    return found != 0 && !stream_.failure();
+    note_find(has_flag(found));
+    return last_was_found_ && !stream_.failure();
 }
 
 void Connection::note_find(bool found) {
@@ -478,8 +514,8 @@ void Connection::settle_finds(Lock & lock, size_t left) {
         const PendingFind find = std::move(finds_.front());
         finds_.pop_front();
         ++settled_finds_;
-        note_find(find.found != 0);
-        if (find.found != 0 || stream_.failure()) {
+        note_find(has_flag(find.found));
+        if (last_was_found_ || stream_.failure()) {
             continue;
         }
         const auto weights = MappedWeights::map(find.source);

@@ -62,8 +62,8 @@ public:
     // none at all if the server refuses the question.
     Result<std::vector<uint8_t>> supports(uint32_t device, std::span<const wire::GraphTensor> tensors);
 
-    // Buffers. A failed allocation on the server is Errc::no_memory.
-    Result<RemoteBuffer> alloc_buffer(uint32_t device, uint64_t size);
+    // Buffers. A failed allocation on the server is Errc::no_memory. `alignment`: the device's.
+    Result<RemoteBuffer> alloc_buffer(uint32_t device, uint64_t size, uint64_t alignment = 1);
     void free_buffer(const RemoteBuffer & buffer);
     void clear_buffer(const RemoteBuffer & buffer, uint8_t value);
 
@@ -130,6 +130,9 @@ private:
     void note_read();
     template <class Answer, class... Request>
     Result<Answer> ask(wire::Command command, const Request &... request);
+    template <class Answer>
+    Result<Answer> checked(Result<Answer> answer, Result<> (*check)(Answer));
+    bool has_flag(uint8_t answer);
     void settle(Lock & lock, uint64_t position);
     void flush(Lock & lock);
     void await_locked(Lock & lock, Stream::Ticket ticket);
@@ -170,7 +173,7 @@ private:
     bool last_was_found_ = false;        // of those
     std::deque<PendingFind> finds_;      // empty whenever another command than one for weights is queued
     uint64_t settled_finds_ = 0;
-    std::unordered_map<uint64_t, uint64_t> buffer_sizes_;  // by handle
+    std::unordered_map<uint64_t, RemoteBuffer> buffers_;  // by handle
     Loading loading_;
     uint64_t launches_ = 0;
     const uint64_t opened_ns_;
@@ -192,7 +195,7 @@ Result<Answer> Connection::ask(wire::Command command, const Request &... request
     }
     commands_->post(command, request...);
     Answer answer{};
-    await_locked(lock, stream_.expect(mutable_bytes(&answer, sizeof answer)));
+    await_locked(lock, stream_.expect(mutable_bytes(&answer, sizeof answer), true));
     if (stream_.failure()) {
         return fail(stream_.failure()->code, "{}: {}", endpoint_.text(), stream_.failure()->text);
     }

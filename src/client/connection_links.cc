@@ -53,14 +53,15 @@ Result<std::string> Connection::connect(const Link & link, const std::string & e
     native_->post_native(wire::NativeCommand::connect, wire::ConnectRequest{link.number, link.token}, endpoint.size());
     std::ranges::copy(const_bytes(endpoint.data(), endpoint.size()), stream_.append(endpoint.size()).begin());
     uint8_t is_rdma = 0;
-    await_locked(lock, stream_.expect(mutable_bytes(&is_rdma, sizeof is_rdma)));
-    if (stream_.failure()) {
-        return std::unexpected(*stream_.failure());
-    }
+    await_locked(lock, stream_.expect(mutable_bytes(&is_rdma, sizeof is_rdma), true));
     if (auto refusal = stream_.take_refusal()) {
         return fail(Errc::unavailable, "{}", *refusal);
     }
-    return is_rdma != 0 ? "rdma" : "tcp";
+    const std::string kind = has_flag(is_rdma) ? "rdma" : "tcp";
+    if (stream_.failure()) {
+        return std::unexpected(*stream_.failure());
+    }
+    return kind;
 }
 
 void Connection::transfer(Connection & source, const wire::Region & src, const Range & from, const wire::Region & dst,
@@ -78,6 +79,7 @@ void Connection::transfer(Connection & source, const wire::Region & src, const R
     if (!stream_.failure()) {
         append_held(idle_writes_.take_overlapping(to));
         native_->take(link.token, dst);
+        stream_.note_launch();  // a server reports a broken link so
     }
 }
 

@@ -1,7 +1,9 @@
 // What is written down of a session, for GGML_RPC_TRACE and GGML_RPC_STATS.
 #include <algorithm>
 
+#include "base/log.h"
 #include "client/connection.h"
+#include "client/reply_check.h"
 #include "client/trace.h"
 
 namespace caravan::client {
@@ -51,17 +53,24 @@ void Connection::end_records() {
 
 // What the server has served up to `end_ns`, into the trace and, since the load, into the stats.
 void Connection::take_spans(SessionStats & stats, uint64_t end_ns) {
+    constexpr size_t max_answers = wire::max_recorded_spans / wire::spans_per_answer + 1;
     const auto load_end_ns = end_ns - static_cast<uint64_t>(stats.since_load.seconds * 1e9);
-    for (bool more = true; more;) {
+    const auto ahead_ns = static_cast<uint64_t>(*clock_ahead_ns_);
+    bool more = true;
+    for (size_t answers = 0; more && answers < max_answers; ++answers) {
         const auto answer = std::make_unique<wire::SpansAnswer>();
         Lock lock(stream_.mutex());
         commands_->post(static_cast<Command>(wire::NativeCommand::spans));
         await_locked(lock, stream_.expect(mutable_bytes(answer.get(), sizeof *answer)));
-        const uint32_t count = std::min<uint32_t>(answer->count, wire::spans_per_answer);
+        const uint32_t count = answer->count;
+        if (const auto sound = check_spans(count, answer->spans, opened_ns_ + ahead_ns, end_ns - opened_ns_); !sound) {
+            log_warning("RPC server {}: the rest of what it recorded is missing: {}", endpoint_.text(), sound.error().text);
+            return;
+        }
         for (const wire::Span & span : std::span(answer->spans).first(count)) {
             const size_t line = span.what < wire::first_computing ? 0 : span.what - wire::first_computing + 1u;
-            const uint64_t begin = span.begin - static_cast<uint64_t>(*clock_ahead_ns_);
-            const uint64_t end = span.end - static_cast<uint64_t>(*clock_ahead_ns_);
+            const uint64_t begin = span.begin - ahead_ns;
+            const uint64_t end = span.end - ahead_ns;
             if (begin >= load_end_ns && begin < end_ns) {
                 stats.served_ns[wire::span_name(span.what)] += end - begin;
             }

@@ -1,6 +1,7 @@
 #include "client/idle_writes.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace caravan::client {
 namespace {
@@ -63,7 +64,7 @@ bool IdleWrites::hold(const Range & range, const wire::Region & region, uint64_t
 }
 
 void IdleWrites::note_sent(const Range & range) {
-    if (sent_since_launch_.size() < max_regions) {
+    if (!is_stopped_ && sent_since_launch_.size() < max_regions) {
         sent_since_launch_.push_back(range);
     }
 }
@@ -103,6 +104,13 @@ std::vector<HeldWrite> IdleWrites::take_for_launch(const Footprint & graph) {
     }
     sent_since_launch_.clear();
     return taken;
+}
+
+std::vector<HeldWrite> IdleWrites::stop() {
+    is_stopped_ = true;
+    sent_since_launch_.clear();
+    idle_.clear();
+    return std::exchange(held_, {});
 }
 
 void IdleWrites::forget(const Range & range) {

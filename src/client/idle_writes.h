@@ -62,6 +62,10 @@ public:
     std::vector<HeldWrite> take_overlapping(const Range & range);
     std::vector<HeldWrite> take_for_launch(const Footprint & graph);
 
+    // Addresses do not identify bytes any more: two buffers have the same ones, as with servers whose devices have
+    // address spaces of their own for each buffer. Nothing is held from now on; returns what is, oldest first.
+    std::vector<HeldWrite> stop();
+
     // The buffer is gone.
     void forget(const Range & range);
 
@@ -69,6 +73,7 @@ private:
     std::vector<Range> sent_since_launch_;
     std::vector<Range> idle_;
     std::vector<HeldWrite> held_;
+    bool is_stopped_ = false;
 };
 
 }  // namespace caravan::client

@@ -1,15 +1,13 @@
 #include "client/remote_server.h"
 
-#include <bit>
-
 #include "abi/moves_no_data.h"
 #include "base/log.h"
+#include "base/printable.h"
 #include "base/retry.h"
 
 namespace caravan::client {
 namespace {
 
-constexpr uint32_t max_devices = 1024;  // more is nonsense
 constexpr size_t max_remembered = 16 * 1024;
 constexpr size_t max_asked_ahead = 256;  // questions: what one model needs on several devices
 constexpr seconds retry_questions{10};     // after a server did not answer
@@ -94,18 +92,11 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::try_to_reach(const net::Endp
     if (!count) {
         return std::unexpected(count.error());
     }
-    if (*count > max_devices) {
-        return fail(Errc::protocol, "{}: the server claims to have {} devices", endpoint.text(), *count);
-    }
     for (uint32_t device = 0; device < *count; ++device) {
         const auto alignment = (*connection)->alignment(device);
         const auto max_size = (*connection)->max_size(device);
         if (!alignment || !max_size) {
             return std::unexpected(!alignment ? alignment.error() : max_size.error());
-        }
-        if (!std::has_single_bit(*alignment) || *max_size == 0) {
-            return fail(Errc::protocol, "{}: device {} claims an alignment of {} and buffers of at most {} bytes",
-                        endpoint.text(), device, *alignment, *max_size);
         }
         std::string description = endpoint.text();
         if ((*connection)->is_native()) {
@@ -113,7 +104,7 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::try_to_reach(const net::Endp
             if (!facts) {
                 return std::unexpected(facts.error());
             }
-            description += formatted(" ({}: {})", text_in(facts->name), text_in(facts->description));
+            description += formatted(" ({}: {})", printable(text_in(facts->name)), printable(text_in(facts->description)));
         }
         server->constants_.push_back({*alignment, *max_size, std::move(description)});
     }

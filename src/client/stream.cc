@@ -1,6 +1,7 @@
 #include "client/stream.h"
 
 #include "base/formatted.h"
+#include "base/printable.h"
 #include "client/trace.h"
 
 #include <algorithm>
@@ -44,14 +45,14 @@ void Stream::append_hole(uint64_t begin, std::vector<std::byte> bytes) {
 
 void Stream::fill(uint64_t begin) { std::erase(holes_, begin); }
 
-Stream::Ticket Stream::expect(MutableBytes dest) {
+Stream::Ticket Stream::expect(MutableBytes dest, bool may_be_refused) {
     ++expected_;
     expected_position_ = queued_;
     if (failure_) {
         std::ranges::fill(dest, std::byte{0});
         answered_ = expected_;
     } else {
-        awaited_.push_back(dest);
+        awaited_.push_back({dest, may_be_refused});
     }
     return last_ticket();
 }
@@ -112,7 +113,7 @@ void Stream::break_off(Error error) {
     }
     failure_ = std::move(error);
     for (size_t i = 0; i < awaited_.size(); ++i) {
-        std::ranges::fill(awaited_[i], std::byte{0});
+        std::ranges::fill(awaited_[i].dest, std::byte{0});
     }
     awaited_.clear();
     answered_ = expected_;
@@ -195,7 +196,7 @@ Result<size_t> Stream::receive(std::span<const MutableBytes> parts) {
 // A text has come in the place of the first awaited answer, or before it, and with it perhaps what follows. False: it
 // is not whole yet, or it ended the stream.
 bool Stream::hear_text() {
-    const MutableBytes dest = awaited_.front();
+    const auto [dest, may_be_refused] = awaited_.front();
     const auto kind = static_cast<wire::AnswerKind>(header_ >> wire::answer_kind_shift);
     const uint64_t size = header_ & wire::answer_size_mask;
     if (size > wire::max_error_text || kind > wire::AnswerKind::refused) {
@@ -222,10 +223,21 @@ bool Stream::hear_text() {
     std::string text(reinterpret_cast<const char *>(surplus_.data()), size);
     surplus_.erase(surplus_.begin(), surplus_.begin() + static_cast<ptrdiff_t>(size));
     arrived_ = 0;
-    std::ranges::replace_if(text, [](char c) { return c < ' ' || c > '~'; }, '?');  // it goes into a log
+    text = printable(text, wire::max_error_text);
     switch (kind) {
-        case wire::AnswerKind::launch_failed: launch_failure_ = std::move(text); return true;
+        case wire::AnswerKind::launch_failed:
+            if (failed_launches_ == launches_) {
+                break_off(Error{Errc::protocol, "the server reports more failed launches than were sent: " + text});
+                return false;
+            }
+            ++failed_launches_;
+            launch_failure_ = std::move(text);
+            return true;
         case wire::AnswerKind::refused:
+            if (!may_be_refused) {
+                break_off(Error{Errc::protocol, "the server refuses what cannot be refused: " + text});
+                return false;
+            }
             refusal_ = std::move(text);
             std::ranges::fill(dest, std::byte{0});
             awaited_.pop_front();
@@ -240,7 +252,7 @@ bool Stream::hear_text() {
 bool Stream::pull() {
     bool moved = false;
     while (!awaited_.empty()) {
-        const MutableBytes dest = awaited_.front();
+        const MutableBytes dest = awaited_.front().dest;
         if (arrived_ == answer_header_size && header_ >> wire::answer_kind_shift != 0) {
             if (!hear_text()) {
                 return moved;

@@ -54,8 +54,11 @@ public:
     void append_hole(uint64_t begin, std::vector<std::byte> bytes);
     void fill(uint64_t begin);
 
-    // An answer of exactly `dest.size()` bytes is to come. `dest` must live until the ticket is done.
-    Ticket expect(MutableBytes dest);
+    // An answer of exactly `dest.size()` bytes is to come. `dest` must live until the ticket is done. The server may
+    // refuse to answer only if the caller looks at take_refusal() then: zeroes must not pass for an answer.
+    Ticket expect(MutableBytes dest, bool may_be_refused = false);
+    // A command was appended that the server may report as a failed launch, once: a launch, or a TAKE.
+    void note_launch() { ++launches_; }
     Ticket last_ticket() const { return {expected_, expected_position_}; }
     bool is_answered(Ticket ticket) const { return answered_ >= ticket.number; }
 
@@ -116,12 +119,17 @@ private:
     uint64_t queued_ = 0, sent_ = 0;             // bytes ever
     std::deque<uint64_t> holes_;                 // where they begin, ascending
 
-    std::deque<MutableBytes> awaited_;
+    struct Awaited {
+        MutableBytes dest;
+        bool may_be_refused;
+    };
+    std::deque<Awaited> awaited_;
     uint64_t expected_ = 0, answered_ = 0, expected_position_ = 0;
     uint64_t header_ = 0;   // size field of the answer that is arriving
     size_t arrived_ = 0;    // bytes of it, header included
     std::vector<std::byte> surplus_;  // received into the place of an answer that did not come
     std::optional<std::string> refusal_, launch_failure_;
+    uint64_t launches_ = 0, failed_launches_ = 0;
 
     bool lending_ = false;     // a payload's memory, to the transport
     bool watched_ = false;     // a thread sleeps on the transport,

@@ -1,17 +1,11 @@
 #include "server/spans.h"
 
 namespace caravan::server {
-namespace {
-
-constexpr size_t max_spans = 1 << 18;  // the oldest go first
-
-}  // namespace
-
 void Spans::record(uint8_t what, TimePoint begin, TimePoint end) {
     if (!recording_) {
         return;
     }
-    if (spans_.size() == max_spans) {
+    if (spans_.size() == wire::max_recorded_spans) {
         spans_.pop_front();
     }
     spans_.push_back({nanoseconds_of(begin), nanoseconds_of(end), what});

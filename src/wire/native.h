@@ -155,6 +155,7 @@ constexpr uint8_t computing(uint32_t device) {
     return static_cast<uint8_t>(std::min<uint32_t>(first_computing + device, UINT8_MAX));
 }
 inline constexpr size_t spans_per_answer = 4096;
+inline constexpr size_t max_recorded_spans = 1 << 18;  // a server forgets the oldest ones beyond that
 struct SpansAnswer {
     uint32_t count;  // of the spans below that are used; fewer than there is room for: there are no more
     Span spans[spans_per_answer];

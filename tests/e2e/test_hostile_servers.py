@@ -15,7 +15,8 @@ GOOD_HELLO = answer(bytes([8, 0, 0, 0]) + bytes(24))
 
 
 class FakeServer:
-    """Answers each command by a table of bytes; `otherwise` for what is not in it: None hangs up, b'' is silent."""
+    """Answers each command by a table; `otherwise` for what is not in it. Bytes are the answer, b'' is silence, None hangs
+    up, and a function makes any of these from the first 4 KiB of the payload."""
 
     def __init__(self, table, otherwise=None):
         self._table, self._otherwise = table, otherwise
@@ -35,9 +36,12 @@ class FakeServer:
         try:
             while len(header := peer.recv(9, socket.MSG_WAITALL)) == 9:
                 number, size = struct.unpack('<BQ', header)
+                payload = b''
                 while size > 0 and (got := peer.recv(min(size, 1 << 16))):
                     size -= len(got)
+                    payload = (payload + got)[:4096]
                 said = self._table.get(number, self._otherwise)
+                said = said(payload) if callable(said) else said
                 if said is None:
                     break
                 peer.sendall(said)
@@ -102,6 +106,63 @@ def test_client_survives_a_fake_server(lab, table, otherwise):
         done = lab.expect_exit(client, 20 * SLOW, rc=None)
     # A failed read cannot be told to llama.cpp before the next launch: if that never comes, there is the line only.
     assert done.rc == 1 or done.lines(rf'{fake.endpoint}.* (is lost|cannot)'), done.log
+
+
+def numbers(*values):
+    return answer(struct.pack(f'<{len(values)}Q', *values))
+
+
+class Memory:
+    """Buffers of the sizes that were asked for, at addresses of their own, in which nothing is kept."""
+
+    def __init__(self, size=lambda asked: asked, base=lambda handle: handle << 44):
+        self.size, self.base, self.count = size, base, 0
+
+    def allocate(self, payload):
+        self.count += 1
+        return numbers(self.count, self.size(struct.unpack('<IQ', payload)[1]))
+
+    def table(self):
+        return {**PLAUSIBLE, **NO_ANSWER, 0: self.allocate, 7: answer(b'\0'), 9: answer(b'\1'),
+                3: lambda payload: numbers(self.base(struct.unpack('<Q', payload)[0])),
+                8: lambda payload: answer(bytes(struct.unpack('<Q', payload[304:312])[0])),
+                13: numbers(0)}
+
+
+GOOD, REFUSED = 0, 1
+
+
+@pytest.mark.parametrize('memory,table,rc', [
+    (Memory(), {}, GOOD),
+    (Memory(), {1: numbers(1)}, GOOD),
+    (Memory(), {2: numbers(1)}, GOOD),
+    (Memory(), {2: numbers(2**64 - 1)}, GOOD),
+    (Memory(), {11: numbers(0, 0)}, GOOD),
+    (Memory(), {11: numbers(2**64 - 1, 2**64 - 1)}, GOOD),
+    (Memory(), {11: numbers(2**64 - 1, 2**33)}, GOOD),
+    (Memory(), {13: numbers(2**64 - 64)}, GOOD),
+    (Memory(), {13: numbers(2**62)}, GOOD),
+    (Memory(base=lambda handle: 0x1000), {}, GOOD),
+    (Memory(base=lambda handle: 2**64 - 2**40), {}, GOOD),
+    (Memory(base=lambda handle: (handle << 44) + 1), {}, REFUSED),
+    (Memory(base=lambda handle: 4), {}, REFUSED),
+    (Memory(base=lambda handle: 2**64 - 32), {}, REFUSED),
+    (Memory(size=lambda asked: 2**62), {}, REFUSED),
+    (Memory(size=lambda asked: asked - 1), {}, REFUSED),
+    (Memory(), {1: numbers(2**40)}, GOOD),
+    (Memory(), {1: numbers(2**63)}, GOOD),
+], ids=['good', 'alignment-1', 'max-1', 'max-all', 'no-memory', 'all-memory', 'free-beyond-total', 'size-near-overflow',
+        'vast-tensors', 'one-base', 'high-base', 'odd-base', 'low-base', 'base-at-the-end', 'vast-buffers', 'small-buffers',
+        'alignment-2^40', 'alignment-2^63'])
+def test_values_that_ggml_computes_with(lab, memory, table, rc):
+    """They run through ggml's allocator, which aborts the program if they break its rules. A server whose devices are
+    refused when it is reached is not used, which is no failure to llama.cpp."""
+    with FakeServer({**memory.table(), **table}) as fake:
+        client = lab.start('llama-completion',
+                           ['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 4, '-c', 256, '-no-cnv', '-t', 1,
+                            '--no-warmup', '-ngl', 99, '--rpc', fake.endpoint],
+                           env={'GGML_RPC_TIMEOUT_S': 2, 'GGML_RPC_CONNECT_TIMEOUT_S': 2})
+        lab.expect_exit(client, 20 * SLOW, rc=rc)
 
 
 # --- a connection that goes bad --------------------------------------------------------------------------------------

@@ -812,6 +812,99 @@ TEST(NativeGraphs, EqualGraphIsLaunchedNotSentAgain) {
     EXPECT_EQ(names(sent), "GRAPH LAUNCH LAUNCH LAUNCH GRAPH LAUNCH GRAPH FREE_BUFFER GRAPH ");
 }
 
+TEST(Replies, AFlagThatIsNeitherZeroNorOneEndsTheSession) {
+    {
+        Session session;
+        session.peer.answer<uint8_t>(2);
+        const auto region = encode_region(*session.kit.f32(8), GraphKit::handle);
+        session->copy(region, {0, 32}, region, {64, 96});
+        EXPECT_TRUE(session->failed()) << "COPY_TENSOR";
+    }
+    {
+        Session session;
+        const std::vector<std::byte> weights(wire::hash_threshold + 1);
+        session.peer.answer<uint8_t>(7);
+        session.set(session.kit.f32(wire::hash_threshold / 4 + 1), weights, true);
+        EXPECT_TRUE(session->failed()) << "SET_TENSOR_HASH";
+    }
+    {
+        Loading loading;
+        loading.session.peer.answer<uint8_t>(255);
+        loading.set(0);
+        EXPECT_TRUE(loading.session->failed()) << "FIND";
+    }
+    {
+        Session session(native_hello());
+        session.peer.answer<uint8_t>(3);
+        EXPECT_FALSE(session->supports(0, encode_question(*session.doubled(session.kit.f32(8), 1)->nodes[0])));
+        EXPECT_TRUE(session->failed()) << "SUPPORTS";
+    }
+    {
+        Session session(native_hello());
+        session.peer.answer(wire::SessionFacts{.has_cache = 9});
+        session.set(session.kit.f32(Loading::count), noise(Loading::size), true);
+        EXPECT_TRUE(session->failed()) << "FACTS";
+    }
+}
+
+// Zeroes in the place of a tensor's bytes would be a wrong result.
+TEST(Replies, ARefusedReadEndsTheSession) {
+    Session session(native_hello());
+    std::vector<std::byte> dest(32, std::byte{7});
+    session.peer.send(test::bytes_of(uint64_t{2} | uint64_t{3} << wire::answer_kind_shift) +
+                      test::bytes_of(std::string_view("no")));
+    session->await(session.get(session.kit.f32(8), dest));
+    EXPECT_TRUE(session->failed());
+}
+
+TEST(Replies, TwoBuffersDoNotHaveOneHandle) {
+    Session session;
+    for (const bool is_first : {true, false}) {
+        session.peer.answer(wire::AllocBufferAnswer{42, 1024});
+        session.peer.answer(uint64_t{0x7000});
+        EXPECT_EQ(session->alloc_buffer(0, 1000).has_value(), is_first);
+    }
+    session->free_buffer({.handle = 42, .base = 0x7000, .size = 1024});
+    session.peer.answer(wire::AllocBufferAnswer{42, 1024});
+    session.peer.answer(uint64_t{0x7000});
+    EXPECT_TRUE(session->alloc_buffer(0, 1000)) << "free again";
+}
+
+// A stock server's device may have an address space of its own for each buffer: then a graph that overwrites an address
+// says nothing of the other buffers that have it too.
+TEST(Replies, NoInputIsHeldBackWhereTwoBuffersHaveTheSameAddresses) {
+    Session session;
+    ggml_tensor *used = session.kit.f32(8), *unused = session.kit.f32(8);
+    ggml_cgraph * graph = session.doubled(used, 31);
+    const auto expect_written = [&](uint32_t seed) {
+        const Message write = session.peer.next();
+        EXPECT_EQ(write.command, Command::set_tensor);
+        EXPECT_EQ(write.from(sizeof(wire::SetTensorRequest)), noise(32, seed));
+    };
+    session.set(unused, noise(32, 1));
+    session.launch(graph);
+    expect_written(1);
+    session.expect_launch(Command::graph_compute, 31);
+    session.set(unused, noise(32, 2));  // held
+    for (const uint64_t handle : {1, 2}) {
+        session.peer.answer(wire::AllocBufferAnswer{handle, 1024});
+        session.peer.answer(uint64_t{0x1000});
+        EXPECT_TRUE(session->alloc_buffer(0, 1000));
+        EXPECT_EQ(session.peer.next().command, Command::alloc_buffer);
+        EXPECT_EQ(session.peer.next().command, Command::buffer_get_base);
+    }
+    for (uint32_t token = 3; token < 5; ++token) {
+        session.set(unused, noise(32, token));
+        session.launch(graph);
+    }
+    expect_written(2);
+    expect_written(3);
+    session.expect_launch(Command::graph_recompute, 31);
+    expect_written(4);
+    session.expect_launch(Command::graph_recompute, 31);
+    EXPECT_EQ(session.peer.unread(), 0u);
+}
+
 TEST(Weights, AfterAFindTheNextIsNotWaitedForAndMayYetHaveToBeSent) {
     Loading loading;
     loading.session.peer.answer<uint8_t>(1);

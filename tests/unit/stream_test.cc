@@ -199,7 +199,9 @@ TEST(Stream, WordsInTheAnswersPlaceAndWhatFollowsThem) {
         Line line(long_silence);
         std::string first(4, '?'), second(4, '?'), third(4, '?');
         auto held = line.lock();
-        const auto one = line.expect(first), two = line.expect(second), three = line.expect(third);
+        line.stream->note_launch();
+        const auto one = line.expect(first), two = line.stream->expect(mutable_bytes(second.data(), second.size()), true),
+                   three = line.expect(third);
         const std::string longest(wire::max_error_text, 'x');
         const auto all = words(wire::AnswerKind::launch_failed, longest) + bytes_of(uint64_t{4}) +
                          bytes_of(std::string_view("good")) + words(wire::AnswerKind::refused, "no\x1b") +
@@ -217,6 +219,33 @@ TEST(Stream, WordsInTheAnswersPlaceAndWhatFollowsThem) {
         EXPECT_EQ(first + second + third, "good" + std::string(4, '\0') + "last");
         EXPECT_FALSE(line.stream->failure());
     }
+}
+
+TEST(Stream, ARefusalThatNobodyAsksForEndsTheSession) {
+    Line line(long_silence);
+    std::string answer(4, '?');
+    auto held = line.lock();
+    const auto ticket = line.expect(answer);
+    line.peer.send(words(wire::AnswerKind::refused, "no"));
+    EXPECT_EQ(line.stream->await(held, ticket).error().code, Errc::protocol);
+    EXPECT_EQ(answer, std::string(4, '\0'));
+}
+
+// Each counts as progress, so a server that never stops would never time out.
+TEST(Stream, MoreFailedLaunchesThanWereSentEndTheSession) {
+    Line line(long_silence);
+    std::string answer(4, '?');
+    auto held = line.lock();
+    line.stream->note_launch();
+    line.stream->note_launch();
+    const auto ticket = line.expect(answer);
+    for (int i = 0; i < 3; ++i) {
+        line.peer.send(words(wire::AnswerKind::launch_failed, "no"));
+    }
+    const auto waited = line.stream->await(held, ticket);
+    ASSERT_FALSE(waited);
+    EXPECT_EQ(waited.error().code, Errc::protocol);
+    EXPECT_EQ(line.stream->take_launch_failure(), "no");
 }
 
 TEST(Stream, WordsThatEndTheSession) {

@@ -1,5 +1,8 @@
 #include "server/peers.h"
 
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 
@@ -135,19 +138,50 @@ uint64_t Peers::invite() {
 }
 
 void Peers::arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes) {
-    std::thread([this, token, socket = std::move(socket), first = std::move(first), resumes]() mutable {
-        auto comer = net::open_for_token(std::move(socket), first, resumes);
-        if (!comer) {
-            log_warning("a connection to this session from another server, or to resume it, failed: {}",
-                        comer.error().text);
-            return;
+    std::lock_guard lock(mutex_);
+    std::erase_if(arrivals_, [](Arrival & arrival) {
+        if (arrival.is_over) {
+            arrival.thread.join();
         }
-        came(token, std::move(*comer), resumes);
-    }).detach();
+        return arrival.is_over;
+    });
+    if (closed_ || arrivals_.size() >= max_arrivals) {
+        return;
+    }
+    Arrival & arrival = arrivals_.emplace_back();
+    arrival.socket.reset(::dup(socket.get()));
+    arrival.thread = std::thread(
+        [this, &arrival, token, socket = std::move(socket), first = std::move(first), resumes]() mutable {
+            auto comer = net::open_for_token(std::move(socket), first, resumes);
+            std::lock_guard when_done(mutex_);
+            arrival.socket.reset();
+            if (!comer && !closed_) {
+                log_warning("a connection to this session from another server, or to resume it, failed: {}",
+                            comer.error().text);
+            } else if (!closed_) {
+                came(token, std::move(*comer), resumes);
+            }
+            arrival.is_over = true;
+        });
+}
+
+void Peers::close() {
+    std::list<Arrival> arrivals;
+    {
+        std::lock_guard lock(mutex_);
+        closed_ = true;
+        resumable_.clear();
+        for (const Arrival & arrival : arrivals_) {
+            ::shutdown(arrival.socket.get(), SHUT_RDWR);  // its handshake fails now
+        }
+        arrivals.swap(arrivals_);  // what threads refer to stays where it is
+    }
+    for (Arrival & arrival : arrivals) {
+        arrival.thread.join();
+    }
 }
 
 void Peers::came(uint64_t token, net::Comer comer, bool resumes) {
-    std::lock_guard lock(mutex_);
     if (comer.resume) {
         if (const auto kept = resumable_.find(token); kept != resumable_.end()) {
             (void)kept->second->take_over(std::move(comer.transport), *comer.resume);

@@ -4,7 +4,8 @@
 // with it. Nobody else knows the token, which is random. A link has one direction; what is sent arrives
 // in the order of sending.
 //
-// Never destroyed: its threads may be waiting for a network when the session, and with it the process, ends.
+// A worker never destroys its Peers: a sender may be waiting for a network when the session, and with it the process,
+// ends. It closes them before it destroys what they keep.
 //
 // Threads: arrived() comes from another one than the session's, everything else is called by the session's.
 #pragma once
@@ -12,6 +13,8 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -79,17 +82,24 @@ class Peers {
 public:
     static constexpr size_t max_links = 256;  // of a session, in each direction
 
+    static constexpr size_t max_arrivals = 2 * max_links;  // handshakes at the same time
+
     // `announce` makes the server pass connections that come with this token to arrived().
     // `grace`: for a link whose connection broke.
     Peers(std::function<bool(uint64_t token)> announce, seconds grace)
         : announce_(std::move(announce)), grace_(grace) {}
+    ~Peers() { close(); }
+    Peers(const Peers &) = delete;
 
     // A token, 0 if there can be none.
     uint64_t invite();
     // A connection that came with a token, for a link, or to resume one or the session: the rest of its handshake is
     // done in a thread of its own. `resumes`: its peer can resume.
     void arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes);
-    // Who comes with `token` resumes this, which lives as long as the process.
+    // Breaks off the handshakes of arrived(), joins their threads (a handshake ends within its own deadlines), and drops
+    // later arrivals. No thread uses what keep() was given when this returns.
+    void close();
+    // Who comes with `token` resumes this, which lives until close() has returned.
     void keep(uint64_t token, net::ResumableTransport & transport);
     // Null if nobody is waited for with that token.
     net::ResumableTransport * kept(uint64_t token);
@@ -101,7 +111,14 @@ public:
     PeerSender * sender(uint16_t link);
 
 private:
-    void came(uint64_t token, net::Comer comer, bool resumes);
+    // A connection whose handshake is under way.
+    struct Arrival {
+        UniqueFd socket;  // a duplicate, to break it off; none when it is over
+        bool is_over = false;
+        std::thread thread;
+    };
+
+    void came(uint64_t token, net::Comer comer, bool resumes);  // with mutex_ held
 
     const std::function<bool(uint64_t)> announce_;
     const seconds grace_;
@@ -110,6 +127,8 @@ private:
     std::mutex mutex_;  // guards what follows
     std::unordered_map<uint64_t, std::unique_ptr<PeerReceiver>> receivers_;  // null: invited, not here yet
     std::unordered_map<uint64_t, net::ResumableTransport *> resumable_;
+    std::list<Arrival> arrivals_;
+    bool closed_ = false;
     std::condition_variable came_;
 };
 

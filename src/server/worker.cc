@@ -266,6 +266,8 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
         Peers & peers = *new Peers([control](uint64_t link) {
             return send_control(control, {.kind = ControlMessage::Kind::invite, .token = link});
         }, options.session_grace);
+        // After the watcher has ended, and before the transport does.
+        const std::unique_ptr<Peers, void (*)(Peers *)> closing(&peers, [](Peers * open) { open->close(); });
         if (accepted->in_records) {
             auto resumable = std::make_unique<net::ResumableTransport>(
                 std::move(accepted->transport), net::ResumableTransport::Options{.name = given.message.text,

@@ -144,6 +144,55 @@ TEST(Peers, NobodyWaitsForATokenThatIsNotGivenOut) {
     EXPECT_EQ(peers.kept(1), nullptr);
 }
 
+// An arrival that has sent a part of its handshake, and the end of its connection.
+UniqueFd begin_resuming(Peers & peers, uint64_t token) {
+    auto pair = test::socket_pair();
+    net::set_non_blocking(pair.near.get(), true);
+    peers.arrived(token, std::move(pair.near),
+                  bytes_of(wire::RequestHeader{wire::command_resume, sizeof(wire::ResumeRequest)}), true);
+    return std::move(pair.far);
+}
+
+bool is_closed(const UniqueFd & far) {
+    char byte = 0;
+    return ::recv(far.get(), &byte, 1, MSG_DONTWAIT) == 0;
+}
+
+TEST(Peers, CloseEndsHandshakesBeforeTheTransportTheyWouldUse) {
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    auto session = test::socket_pair();
+    auto transport = std::make_unique<net::ResumableTransport>(
+        transport_of(std::move(session.near)),
+        net::ResumableTransport::Options{.name = "a client", .grace = seconds(0), .reopen = {}});
+    peers.keep(7, *transport);
+    const UniqueFd slow = begin_resuming(peers, 7);
+    EXPECT_FALSE(is_closed(slow));
+    const TimePoint begin = Clock::now();
+    peers.close();
+    EXPECT_LT(Clock::now() - begin, seconds(8)) << "it waited for the handshake's own patience of 10 s";
+    EXPECT_TRUE(is_closed(slow)) << "a thread still has it";
+    EXPECT_EQ(peers.kept(7), nullptr);
+    transport.reset();
+    EXPECT_TRUE(is_closed(begin_resuming(peers, 7))) << "nobody is let in any more";
+}
+
+TEST(Peers, HandshakesAtTheSameTimeAreBounded) {
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    std::vector<UniqueFd> slow;
+    for (size_t i = 0; i < Peers::max_arrivals; ++i) {
+        slow.push_back(begin_resuming(peers, 7));
+    }
+    EXPECT_TRUE(is_closed(begin_resuming(peers, 7)));
+    EXPECT_FALSE(is_closed(slow.back()));
+    slow.clear();  // they fail, and make room
+    const auto deadline = Clock::now() + test::patience;
+    bool is_in = false;
+    while (!is_in && Clock::now() < deadline) {
+        is_in = !is_closed(begin_resuming(peers, 7));
+    }
+    EXPECT_TRUE(is_in);
+}
+
 TEST(Peers, ConnectToOtherServersNoMoreThanTheyMay) {
     test::ScriptedServer server(
         [](WirePeer & peer, wire::Command first) {

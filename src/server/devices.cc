@@ -146,6 +146,24 @@ DeviceFacts Devices::facts(uint32_t index) const {
     return facts;
 }
 
+std::vector<DeviceMemory> Devices::memory() const {
+    std::vector<DeviceMemory> out;
+    uint64_t n_cpus = 0;
+    for (uint32_t i = 0; i < count(); ++i) {
+        size_t free = 0, total = 0;
+        ggml_backend_dev_memory(devices_[i].device, &free, &total);
+        out.push_back({free, total});
+        n_cpus += is_cpu_memory(buffer_type(i)) ? 1 : 0;
+    }
+    for (uint32_t i = 0; i < count(); ++i) {
+        if (is_cpu_memory(buffer_type(i))) {
+            out[i].free /= n_cpus;
+            out[i].total /= n_cpus;
+        }
+    }
+    return out;
+}
+
 bool Devices::are_cpus() const {
     return std::ranges::all_of(devices_, [](const Entry & entry) {
         return ggml_backend_dev_type(entry.device) == GGML_BACKEND_DEVICE_TYPE_CPU;

@@ -20,6 +20,10 @@ struct DeviceFacts {
     uint64_t memory_free = 0, memory_total = 0;
 };
 
+struct DeviceMemory {
+    uint64_t free = 0, total = 0;  // bytes
+};
+
 class Devices {
 public:
     // Loads ggml's back-ends. `names`: these devices in this order; empty: all GPUs, or the CPU if there is none.
@@ -37,6 +41,8 @@ public:
     // Of tensors in a buffer, bytes. A CPU's begin at pages, where pages of files can take their place.
     uint64_t alignment(uint32_t index) const;
     DeviceFacts facts(uint32_t index) const;
+    // Of each device now. CPU devices of one server share the machine's memory, so each has an equal part of it.
+    std::vector<DeviceMemory> memory() const;
     bool are_cpus() const;  // all of them
 
     // Is a launch handed to a thread of the device's own? So it is if there are several devices and this one's back-end

@@ -4,6 +4,7 @@
 
 #include "base/config.h"
 #include "base/log.h"
+#include "server/lent_memory.h"
 #include "server/op_check.h"
 
 namespace caravan::server {
@@ -113,10 +114,9 @@ Result<> Session::dispatch(Command command, uint64_t size) {
         case Command::get_device_memory:
             return take_request<wire::DeviceRequest>(in_).and_then([&](auto request) -> Result<> {
                 return devices_.check(request.device).and_then([&] {
-                    size_t free = 0, total = 0;
-                    ggml_backend_dev_memory(devices_.device(request.device), &free, &total);
-                    return data_.answer(wire::DeviceMemoryAnswer{std::min<uint64_t>(free, memory_.rest()),
-                                                                 std::min<uint64_t>(total, memory_.max_bytes())});
+                    const auto memory =
+                        lent_memory(devices_.memory(), request.device, memory_.max_bytes(), memory_.rest());
+                    return data_.answer(wire::DeviceMemoryAnswer{memory.free, memory.total});
                 });
             });
         case Command::device_count: return data_.answer<uint32_t>(devices_.count());

@@ -19,6 +19,7 @@
 #include "server/confinement.h"
 #include "server/control.h"
 #include "server/devices.h"
+#include "server/lent_memory.h"
 #include "server/op_check.h"
 #include "server/server_log.h"
 #include "server/session.h"
@@ -326,10 +327,10 @@ int run_worker(int control, const WorkerOptions & options) {
             ::_exit(EXIT_SUCCESS);
         }
         if (message.kind == ControlMessage::Kind::memory && message.number < devices->count()) {
-            const DeviceFacts facts = devices->facts(message.number);
+            const auto memory = lent_memory(devices->memory(), message.number, options.max_memory, options.max_memory);
             ControlMessage answer = message;
-            answer.memory_free = std::min(facts.memory_free, options.max_memory);
-            answer.memory_total = std::min(facts.memory_total, options.max_memory);
+            answer.memory_free = memory.free;
+            answer.memory_total = memory.total;
             send_control(control, answer);
         }
     }

@@ -118,7 +118,7 @@ int main(int argc, char ** argv) {
         ->capture_default_str();
     app.add_option("--max-memory", options.worker.max_memory,
                    "the most that one session may have, as 500M or 50G: its buffers on all devices and what its graphs "
-                   "take [what the devices have, and 1 GiB for graphs]")
+                   "take. Each device reports its part, in proportion to its memory [what the devices have, and 1 GiB for graphs]")
         ->option_text("SIZE")
         ->transform(CLI::AsSizeValue(false))
         ->check(CLI::PositiveNumber);

@@ -1,11 +1,13 @@
 """Workers give up what they do not need before they hear their client."""
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from harness import local_logits, same
-from system import MODEL, RPC_SERVER, SANITIZE, eventually, landlock_version
+from system import MAKE_MODELS, MODEL, RPC_SERVER, SANITIZE, eventually, landlock_version
 
 
 def status(pid):
@@ -73,6 +75,17 @@ def test_a_session_may_have_so_much_memory(lab):
         return re.search(r'Max data size\s+\d+', Path(f'/proc/{worker}/limits').read_text())
     eventually(lambda: [is_limited(worker) is not None for worker in server.workers()] == [True], 'the spare is limited')
     server.wait_idle()
+
+
+def test_fit_stays_within_what_a_session_may_have(lab, tmp_path):
+    model = tmp_path / 'model.gguf'
+    subprocess.run([sys.executable, MAKE_MODELS, '--bench', '--out', model, '--layers', '12', '--d', '256', '--heads', '4',
+                    '--kv-heads', '4', '--ff', '1024', '--vocab', '1000', '--type', 'f16'], check=True, timeout=60)
+    server = lab.server('-d', 'CPU,CPU', '--max-memory', '24M')
+    lab.run(['llama-completion', '-m', model, '-p', 'a', '-n', 2, '-c', 256, '-no-cnv', '-t', 1, '-fit', 'on', '-fitt', 4,
+             '--rpc', server.endpoint])
+    served = re.findall(r'at most (\d+) MiB of buffers', server.log())
+    assert 8 < int(served[-1]) <= 24, 'the model is larger, so it should use much of what it may'
 
 
 def test_enough_memory_is_enough(lab):

@@ -1,6 +1,7 @@
 // A server's session over a local socket, with the real CPU device in this process.
 #include "base/pages.h"
 #include "base/formatted.h"
+#include "server/lent_memory.h"
 #include "server/session.h"
 
 #include <gtest/gtest.h>
@@ -798,6 +799,13 @@ TEST(NativeSession, KeptGraphsAreBounded) {
     EXPECT_NE(told.second.find("tensors in all"), std::string::npos) << told.second;
 }
 
+// Two devices whose back-end computes while its caller waits: each has a queue.
+Devices two_cpu_devices() {
+    auto opened = Devices::open({"CPU", "CPU"}, 1);
+    EXPECT_TRUE(opened);
+    return std::move(*opened);
+}
+
 // --max-memory
 
 constexpr uint64_t mib = 1 << 20;
@@ -822,6 +830,46 @@ TEST(MemoryLimit, IsWhatTheDeviceSeemsToHave) {
     const auto memory = client.peer.answered_as<wire::DeviceMemoryAnswer>();
     EXPECT_EQ(memory.free, 10 * mib);
     EXPECT_EQ(memory.total, 16 * mib);
+}
+
+TEST(MemoryLimit, IsDividedAmongDevices) {
+    auto devices = two_cpu_devices();
+    Client client({}, devices, 16 * mib);
+    const auto reported = [&](uint32_t device) {
+        client.peer.ask(Command::get_device_memory, device);
+        return client.peer.answered_as<wire::DeviceMemoryAnswer>();
+    };
+    EXPECT_EQ(reported(0).free, 8 * mib);
+    EXPECT_EQ(reported(1).total, 8 * mib);
+    EXPECT_NE(client.alloc(6 * mib, 1), 0u);
+    EXPECT_EQ(reported(0).free + reported(1).free, 10 * mib);
+    EXPECT_NE(client.alloc(10 * mib, 0), 0u) << "parts are a report, not a limit";
+    EXPECT_EQ(reported(0).free + reported(1).free, 0u);
+}
+
+TEST(LentMemory, IsInProportionToWhatDevicesHave) {
+    const std::vector<DeviceMemory> devices{{80, 100}, {10, 300}};
+    const auto lent = [&](size_t index, uint64_t max_bytes, uint64_t rest) {
+        const DeviceMemory memory = lent_memory(devices, index, max_bytes, rest);
+        return std::pair(memory.free, memory.total);
+    };
+    EXPECT_EQ(lent(0, UINT64_MAX, UINT64_MAX), std::pair(80ul, 100ul));
+    EXPECT_EQ(lent(1, 400, 400), std::pair(10ul, 300ul));
+    EXPECT_EQ(lent(0, 40, 40), std::pair(10ul, 10ul));
+    EXPECT_EQ(lent(1, 40, 40), std::pair(10ul, 30ul)) << "no more than is free";
+    EXPECT_EQ(lent(0, 40, 8), std::pair(2ul, 10ul));
+    EXPECT_EQ(lent(0, 1, 0), std::pair(0ul, 0ul));
+    const std::vector<DeviceMemory> huge{{UINT64_MAX, UINT64_MAX}, {UINT64_MAX, UINT64_MAX}}, none{{0, 0}, {0, 0}};
+    EXPECT_EQ(lent_memory(huge, 1, UINT64_MAX - 1, 1000).free, 500u);
+    EXPECT_EQ(lent_memory(none, 0, 1000, 1000).total, 0u);
+}
+
+TEST(LentMemory, CpuDevicesShareTheMachines) {
+    auto devices = two_cpu_devices();
+    const auto two = devices.memory(), one = test::cpu_devices().memory();
+    ASSERT_EQ(two.size(), 2u);
+    EXPECT_EQ(two[0].total, one[0].total / 2);
+    EXPECT_EQ(two[1].total, one[0].total / 2);
 }
 
 // Tensors that nothing is done with.
@@ -934,13 +982,6 @@ TEST(NativeSession, WhatIsOutOfBoundsEndsIt) {
         EXPECT_FALSE(told.second.empty()) << i;
         EXPECT_NE(client.end().code, Errc::closed) << i;
     }
-}
-
-// Two devices whose back-end computes while its caller waits: each has a queue.
-Devices two_cpu_devices() {
-    auto opened = Devices::open({"CPU", "CPU"}, 1);
-    EXPECT_TRUE(opened);
-    return std::move(*opened);
 }
 
 // A buffer on each of two devices. Regions are in the slots 2 * device (a vector) and 2 * device + 1 (what power() makes

@@ -26,6 +26,12 @@ constexpr size_t max_doors = 256;         // clients without a session
 constexpr seconds accept_pause{1};        // after a failure such as too many open files
 constexpr seconds last_grace{2};          // between SIGTERM and SIGKILL for a worker
 
+#ifdef POLLRDHUP
+constexpr short hang_up = POLLRDHUP;
+#else
+constexpr short hang_up = 0;
+#endif
+
 int signal_pipe[2] = {-1, -1};
 
 void on_signal(int signal) {
@@ -112,9 +118,8 @@ Result<> Supervisor::open_listeners() {
 Result<> Supervisor::first_worker() {
     workers_.want_spare();
     while (workers_.spare() == nullptr && stop_requests_ == 0) {
-        if (workers_.empty()) {
-            const std::string & failure = workers_.outage();
-            return fail(Errc::unavailable, "{}", failure.empty() ? "the first worker ended" : failure);
+        if (!workers_.outage().empty()) {
+            return fail(Errc::unavailable, "{}", workers_.outage());
         }
         round(no_deadline);
     }
@@ -266,7 +271,7 @@ void Supervisor::place(Door & door) {
 // link or a session.
 void Supervisor::place_by_token(Door & door) {
     const bool resumes = door.client.first_command() == wire::command_resume;
-    const WorkerProcess * worker = workers_.owner(door.client.token());
+    WorkerProcess * worker = workers_.owner(door.client.token());
     const auto waits = [&](const Door & other) {
         return other.wants == FrontDoor::Wants::session && !other.closing &&
                other.client.session_token() == door.client.token();
@@ -286,6 +291,10 @@ void Supervisor::place_by_token(Door & door) {
                            .token = door.client.token()};
     std::ranges::copy(door.client.prefix(), message.prefix);
     const UniqueFd socket = door.client.release();
+    if (resumes && worker->token == door.client.token() && !workers_.add_connection(*worker, socket.get())) {
+        log_warning("dropping {}: session {} has too many connections already", door.client.peer(), worker->session);
+        return;
+    }
     send_control(worker->control.get(), message, socket.get());
     if (door.client.first_command() == wire::command_lifeline) {
         return;
@@ -359,6 +368,10 @@ void Supervisor::round(TimePoint deadline) {
         if (worker.control) {
             watch(worker.control.get(), [this, &worker] { workers_.hear(worker); });
         }
+        for (auto connection = worker.connections.begin(); connection != worker.connections.end(); ++connection) {
+            watch(connection->get(), [this, &worker, connection] { workers_.connection_closed(worker, connection); });
+            fds.back().events = hang_up;
+        }
     }
     for (Door & door : doors_) {
         // One that waits for us is not read from, but the end of its connection is noticed.
@@ -370,6 +383,7 @@ void Supervisor::round(TimePoint deadline) {
             fds.back().events = 0;
         }
     }
+    deadline = std::min(deadline, workers_.next_deadline());
     if (workers_.respawn_at() > Clock::now()) {
         deadline = std::min(deadline, workers_.respawn_at());
     }
@@ -381,6 +395,7 @@ void Supervisor::round(TimePoint deadline) {
             }
         }
     }
+    workers_.kill_hanging();
     for (Door & door : doors_) {
         if (!door.closing && door.wants == FrontDoor::Wants::more && door.client.deadline() <= Clock::now()) {
             door.closing = true;

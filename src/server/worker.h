@@ -14,6 +14,7 @@ namespace caravan::server {
 struct WorkerOptions {
     std::vector<std::string> devices;
     int threads = 1;
+    seconds load_timeout{300};   // for the back-ends: drivers may compile kernels first
     seconds session_grace{60};  // for a session whose connection broke; 0: it ends
     uint64_t max_memory = MemoryBudget::no_limit;  // bytes, of a session
     cache::WeightOptions weights;

@@ -1,5 +1,6 @@
 #include "server/worker_pool.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -14,6 +15,9 @@ namespace caravan::server {
 namespace {
 
 constexpr uint32_t max_session_lines = 100;  // that a session may log at once
+constexpr seconds answer_patience{15};   // for a spare worker's answer
+constexpr seconds exit_patience{10};     // for a process that has nothing more to do, besides what it may wait for
+constexpr size_t max_connections = 16;   // of one session
 constexpr int max_heard = 64;        // messages from one worker at a time
 
 bool is_spare(const WorkerProcess & worker) {
@@ -32,18 +36,25 @@ void WorkerPool::want_spare() {
         start_failed();
         return;
     }
+    worker->deadline = Clock::now() + options_.load_timeout;
     workers_.push_back(std::move(*worker));
 }
 
 void WorkerPool::replace_spare() {
     for (WorkerProcess & worker : workers_) {
         if (is_spare(worker)) {
-            worker.state = WorkerProcess::State::retired;
-            ::kill(worker.pid, SIGTERM);
+            retire(worker, SIGTERM);
         }
     }
     on_questions_lost();
     want_spare();
+}
+
+void WorkerPool::retire(WorkerProcess & worker, int signal) {
+    worker.state = WorkerProcess::State::retired;
+    worker.deadline = signal == SIGKILL ? no_deadline : Clock::now() + exit_patience;
+    worker.connections.clear();
+    ::kill(worker.pid, signal);
 }
 
 size_t WorkerPool::serving() const {
@@ -58,7 +69,9 @@ WorkerProcess * WorkerPool::spare() {
 WorkerProcess * WorkerPool::owner(uint64_t token) {
     const auto pid = tokens_.find(token);
     const auto worker = pid == tokens_.end() ? workers_.end() : std::ranges::find(workers_, pid->second, &WorkerProcess::pid);
-    return worker == workers_.end() || !worker->control ? nullptr : &*worker;
+    const bool is_there =
+        worker != workers_.end() && worker->control && worker->state != WorkerProcess::State::retired;
+    return is_there ? &*worker : nullptr;
 }
 
 bool WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, int socket) {
@@ -74,7 +87,65 @@ bool WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, in
     worker.state = WorkerProcess::State::serving;
     worker.session = message.number;
     worker.client = message.text;
+    worker.token = message.token;
+    worker.deadline = no_deadline;
+    (void)add_connection(worker, socket);
     return true;
+}
+
+bool WorkerPool::add_connection(WorkerProcess & worker, int socket) {
+    UniqueFd copy(::fcntl(socket, F_DUPFD_CLOEXEC, 0));
+    if (!copy || worker.connections.size() >= max_connections) {
+        return false;
+    }
+    worker.deadline = no_deadline;
+    worker.connections.push_back(std::move(copy));
+    return true;
+}
+
+void WorkerPool::connection_closed(WorkerProcess & worker, std::list<UniqueFd>::iterator connection) {
+    worker.connections.erase(connection);
+    if (worker.connections.empty() && worker.state == WorkerProcess::State::serving) {
+        worker.deadline = Clock::now() + exit_patience + (worker.token != 0 ? options_.session_grace : seconds(0));
+    }
+}
+
+TimePoint WorkerPool::next_deadline() const {
+    TimePoint next = no_deadline;
+    for (const WorkerProcess & worker : workers_) {
+        next = std::min(next, worker.deadline);
+    }
+    return next;
+}
+
+void WorkerPool::kill_hanging() {
+    const TimePoint now = Clock::now();
+    for (WorkerProcess & worker : workers_) {
+        if (worker.deadline > now) {
+            continue;
+        }
+        const auto state = worker.state;
+        retire(worker, SIGKILL);
+        switch (state) {
+            case WorkerProcess::State::loading:
+                start_failure_ = formatted("a worker process did not load its devices within {} s (--load-timeout), and was "
+                                           "killed", options_.load_timeout.count());
+                start_failed();
+                on_questions_lost();
+                break;
+            case WorkerProcess::State::spare:
+                log_error("a worker process that waited for a session did not answer within {} s, and was killed",
+                          answer_patience.count());
+                on_questions_lost();
+                break;
+            case WorkerProcess::State::serving:
+                log_error("session {} with {} ended: its worker process {} hung {}, and was killed", worker.session,
+                          worker.client, worker.pid,
+                          worker.said_goodbye ? "at its end" : "after its client had left");
+                break;
+            case WorkerProcess::State::retired: break;
+        }
+    }
 }
 
 bool WorkerPool::ask_memory(uint32_t device) {
@@ -82,7 +153,9 @@ bool WorkerPool::ask_memory(uint32_t device) {
     const bool asked = worker != nullptr && send_control(worker->control.get(), {.kind = ControlMessage::Kind::memory,
                                                                                  .number = device});
     if (asked) {
-        ++worker->questions;
+        if (worker->questions++ == 0) {
+            worker->deadline = Clock::now() + answer_patience;
+        }
     }
     return asked;
 }
@@ -124,6 +197,7 @@ void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & mes
             break;
         case ControlMessage::Kind::ready:
             worker.state = WorkerProcess::State::spare;
+            worker.deadline = no_deadline;
             if (!std::exchange(outage_, {}).empty()) {
                 log_info("worker processes start again: clients are served");
             }
@@ -139,12 +213,16 @@ void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & mes
         case ControlMessage::Kind::ended:
             if (worker.state == WorkerProcess::State::serving && !worker.said_goodbye) {
                 worker.said_goodbye = true;
+                worker.deadline = Clock::now() + exit_patience;
+                worker.connections.clear();
                 log_event("Client connection closed (session {}): {}", worker.session, message.text);
             }
             break;
         case ControlMessage::Kind::memory:
             if (worker.questions > 0) {
-                --worker.questions;
+                if (--worker.questions == 0 && worker.state == WorkerProcess::State::spare) {
+                    worker.deadline = no_deadline;
+                }
                 on_memory(message);
             }
             break;

@@ -32,8 +32,13 @@ public:
     std::list<WorkerProcess> & all() { return workers_; }
     // The one that has the session or the link of `token`; null: none.
     WorkerProcess * owner(uint64_t token);
-    // Hands a client's socket to `worker`, the spare one, which serves it from now on. False: it has died.
+    // Hands a client's socket to `worker`, the spare one, which serves it from now on. False: it has died. A copy of the
+    // socket is kept until it closes.
     bool give_session(WorkerProcess & worker, ControlMessage message, int socket);
+    // `socket` resumes its session; the worker is still to be given it. False: it cannot be watched, drop it.
+    bool add_connection(WorkerProcess & worker, int socket);
+    // One of worker.connections was closed, by the client or the network.
+    void connection_closed(WorkerProcess & worker, std::list<UniqueFd>::iterator connection);
     // Asks the spare one for the memory of a device. False: there is none to ask.
     bool ask_memory(uint32_t device);
 
@@ -42,6 +47,11 @@ public:
     // `pid` has ended. False: it is none of these.
     bool reap(pid_t pid, int wait_status);
     void signal_all(int signal, bool serving_too);
+
+    // Kills those that hang: while they load, while a question waits, after their client has left or their session has
+    // ended. None of them counts as serving any more.
+    void kill_hanging();
+    TimePoint next_deadline() const;
 
     // Of the first one that was loaded, and of later ones.
     const std::vector<ControlMessage> & devices() const { return devices_; }
@@ -58,6 +68,7 @@ private:
 
     void hear_loading(WorkerProcess & worker, const ControlMessage & message);
     void start_failed();
+    void retire(WorkerProcess & worker, int signal);
     void hear_serving(WorkerProcess & worker, const ControlMessage & message);
 
     const WorkerOptions & options_;

@@ -4,6 +4,8 @@
 
 #include <sys/types.h>
 
+#include <list>
+
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "server/worker.h"
@@ -14,8 +16,12 @@ struct WorkerProcess {
     pid_t pid = -1;
     UniqueFd control;  // non-blocking
 
-    enum class State { loading, spare, serving, retired } state = State::loading;  // retired: told to end, unused
+    enum class State { loading, spare, serving, retired } state = State::loading;  // retired: told to end, or killed
+    TimePoint deadline = no_deadline;  // it hangs if its state is the same by then
     uint64_t session = 0;     // serving: its number
+    uint64_t token = 0;       // serving: resumes the session
+    // serving: copies of its client's connections, watched for their end. Several while one replaces another.
+    std::list<UniqueFd> connections;
     std::string client;       // serving: its peer
     bool said_goodbye = false;  // serving: it has reported the end of its session
     size_t questions = 0;       // asked of it, not answered yet

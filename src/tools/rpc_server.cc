@@ -81,7 +81,8 @@ int main(int argc, char ** argv) {
     cache::WeightOptions & weights = options.worker.weights;
     bool list_devices = false;
     int worker_fd = -1, indexer_fd = -1, drain = static_cast<int>(options.drain.count()),
-        grace = static_cast<int>(options.worker.session_grace.count());
+        grace = static_cast<int>(options.worker.session_grace.count()),
+        load_timeout = static_cast<int>(options.worker.load_timeout.count());
 
     CLI::App app{"Lends this machine's devices (GPUs, or its CPU) to ggml programs on other machines.", "rpc-server"};
     app.footer(footer);
@@ -122,6 +123,10 @@ int main(int argc, char ** argv) {
         ->option_text("SIZE")
         ->transform(CLI::AsSizeValue(false))
         ->check(CLI::PositiveNumber);
+    app.add_option("--load-timeout", load_timeout,
+                   "seconds that a worker process may take to load its devices; drivers may compile kernels first")
+        ->check(CLI::Range(1, 24 * 3600))
+        ->capture_default_str();
     app.add_option("--session-grace", grace,
                    "seconds that a session whose connection broke waits for its client; 0: it ends at once")
         ->check(CLI::Range(0, 24 * 3600));
@@ -148,6 +153,7 @@ int main(int argc, char ** argv) {
     }
     options.drain = seconds(drain);
     options.worker.session_grace = seconds(grace);
+    options.worker.load_timeout = seconds(load_timeout);
     if (list_devices) {
         ggml_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
         std::printf("Devices:\n%s", server::Devices::describe_all().c_str());

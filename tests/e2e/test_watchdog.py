@@ -1,18 +1,23 @@
 """Worker processes that cannot start, do not finish loading, or hang: clients learn why, and nobody else waits for them."""
+import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
 import struct
 import time
 
+import pytest
+
 import stockwire
 from harness import local_logits, same
 from processes import Server
+from proxy import Proxy
 from stockwire import HELLO, command, greet, is_dropped
-from system import RPC_SERVER
+from system import RPC_SERVER, eventually, is_alive
 
-DEVICE_COUNT, RECORDS = 15, 133
+ALLOC_BUFFER, DEVICE_COUNT, RECORDS = 0, 15, 133
 NATIVE, RESUME = 2, 4
 
 
@@ -87,3 +92,72 @@ def test_one_cause_is_logged_once(lab):
     time.sleep(7)  # two more attempts
     assert server.count('cannot start worker processes') == 1, server.err()
     mend()
+
+
+# --- workers that hang -----------------------------------------------------------------------------------------------
+
+def hanging_backend(lab):
+    """A back-end whose loading never ends: what opens a pipe waits for its writer."""
+    path = lab.folder / 'backend.so'
+    return path, {'GGML_BACKEND_PATH': path}
+
+
+def test_a_server_whose_first_worker_hangs_ends(lab):
+    path, env = hanging_backend(lab)
+    os.mkfifo(path)
+    done = lab.run([RPC_SERVER, '-p', 0, '-t', 1, '--load-timeout', 1], tool=False, env=env, rc=1, timeout=30)
+    assert re.fullmatch(r'error: a worker process did not load its devices within 1 s \(--load-timeout\), and was killed\n',
+                        done.err), done.err
+
+
+def test_a_worker_that_hangs_while_it_loads_starves_nobody(lab):
+    path, env = hanging_backend(lab)
+    server = lab.server('--load-timeout', 1, env=env)
+    os.mkfifo(path)
+    with greet(server) as client:
+        client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))  # takes the spare worker; the next one hangs
+        server.wait_for(r'error: .*did not load its devices within 1 s', 30)
+        assert len(client.recv(24, socket.MSG_WAITALL)) == 24, 'the session goes on'
+        assert 'did not load its devices' in lab.devices(server.endpoint)[1].log
+    path.unlink()
+    server.wait_for('worker processes start again', 60)
+    same(lab.logits([server]), local_logits(lab))
+    server.wait_idle()
+    assert len(server.workers()) == 1
+
+
+def test_a_spare_worker_that_hangs_is_replaced(lab):
+    server = lab.server()
+    spare, = server.workers()
+    os.kill(spare, signal.SIGSTOP)
+    assert lab.devices(server.endpoint)[0]  # asks for the memory
+    server.wait_for('a worker process that waited for a session did not answer')
+    assert not is_alive(spare)
+    same(lab.logits([server]), local_logits(lab))
+
+
+@pytest.mark.parametrize('ours', [True, False], ids=['native', 'stock'])
+def test_a_session_that_hangs_gives_its_slot_back(lab, ours):
+    server = lab.server('--max-sessions', 1, '--session-grace', 1)
+    client = lab.endless_completion([server], ours=ours)
+    serving, _ = sorted(server.workers())  # the other one is spare
+    os.kill(serving, signal.SIGSTOP)
+    client.kill()
+    server.wait_for(rf'error: session \d+ with \S+ ended: its worker process {serving} hung after its client had left', 30)
+    assert not is_alive(serving)
+    same(lab.logits([server]), local_logits(lab))
+    server.wait_idle()
+
+
+def test_a_session_that_was_resumed_is_not_taken_for_one_that_hangs(lab):
+    server = lab.server('--session-grace', 1)
+    with contextlib.closing(Proxy(server)) as proxy:
+        client = lab.endless_completion([proxy])
+        for _ in range(3):
+            proxy.cut()
+            server.wait_for('Connected again')
+            time.sleep(0.2)
+        time.sleep(13)  # longer than the grace and what a process may take to exit
+        produced = len(client.out())
+        eventually(lambda: len(client.out()) > produced, 'it goes on')
+    assert 'hung' not in server.log()

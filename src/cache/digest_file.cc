@@ -104,12 +104,7 @@ Result<Layout> open_digests(const std::filesystem::path & directory) {
     if (!layout) {
         return layout;
     }
-    for (const std::filesystem::path & ours : {layout->digests(), layout->temporary()}) {
-        if (const auto made = make_private(ours); !made) {
-            return std::unexpected(made.error());
-        }
-    }
-    return layout;
+    return make_private(layout->digests()).transform([&] { return std::move(*layout); });
 }
 
 bool lies_below(const std::filesystem::path & path, const std::vector<std::filesystem::path> & directories) {
@@ -122,6 +117,8 @@ std::filesystem::path digest_file(const Layout & layout, const std::filesystem::
     const std::string & path = model.native();
     return layout.digests() / formatted("{:016x}", wire::fnv1a(const_bytes(path.data(), path.size())));
 }
+
+bool is_digest_file_name(std::string_view name) { return name.size() == 16; }
 
 std::optional<FileDigests> load_digests(const std::filesystem::path & file) {
     const std::string text = read_whole(file);
@@ -164,7 +161,7 @@ Result<> save_digests(const Layout & layout, const FileDigests & digests) {
         text += formatted("{} {} {:016x} {}\n", tensor.extent.offset, tensor.extent.size, tensor.fnv, tensor.digest);
     }
     text += formatted("{}\n", last_line);
-    auto file = TemporaryFile::create(layout.temporary());
+    auto file = TemporaryFile::create(layout.digests());
     if (!file) {
         return std::unexpected(file.error());
     }

@@ -6,7 +6,8 @@
 //   <offset, bytes> <size, bytes> <FNV-1a 64, 16 hex digits> <BLAKE3, 64 hex digits>     one line for each tensor
 //   end
 //
-// Such a file lies in <root>/digests under the FNV-1a 64 of the path, mode 0600, and gets there whole by one rename.
+// Such a file lies in <root>/digests under the FNV-1a 64 of the path, mode 0600, and gets there whole by one rename. It is
+// written in the same folder, since workers, which serve peers, may write in <root>/tmp but never here.
 // What is not exactly like this counts as nothing, and is written anew.
 #pragma once
 
@@ -14,6 +15,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -53,6 +55,8 @@ Result<Layout> open_digests(const std::filesystem::path & directory);
 bool lies_below(const std::filesystem::path & path, const std::vector<std::filesystem::path> & directories);
 
 std::filesystem::path digest_file(const Layout & layout, const std::filesystem::path & model);
+// Is this how digest_file() names files? Others are being written, or were when a process died.
+bool is_digest_file_name(std::string_view name);
 
 std::optional<FileDigests> load_digests(const std::filesystem::path & file);
 

@@ -30,7 +30,8 @@ std::vector<std::string> names_in(const fs::path & directory) {
 // Nothing if the bytes are not what the name says; then the blob is removed.
 std::optional<uint64_t> hash_of(const Layout & layout, Blob blob, uint64_t size) {
     const fs::path path = layout.blob(blob.digest);
-    Reader reader({std::move(blob.fd), path, 0, size, blob.digest}, [&](std::string_view reason) {
+    Reader reader({.fd = std::move(blob.fd), .path = path, .size = size, .digest = blob.digest},
+                  [&](Damage, std::string_view reason) {
         log_warning("weight cache: {} is dropped: {}", path.string(), reason);
         ::unlink(path.c_str());
     });

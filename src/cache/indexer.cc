@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <optional>
-#include <set>
 #include <system_error>
 #include <utility>
 
@@ -26,47 +25,23 @@ namespace fs = std::filesystem;
 
 // A file of many GiB is written down several times while it is read: it is of use early, and a restart costs little.
 constexpr seconds save_interval{10};
+// A file of digests under a temporary name that is older was left by a process that died.
+constexpr seconds being_written{60};
 
-// Each file once, by whatever names it can be reached.
-std::vector<fs::path> find_models(const std::vector<fs::path> & model_dirs) {
-    std::vector<fs::path> found;
-    for (const fs::path & dir : model_dirs) {
-        std::error_code error;
-        fs::recursive_directory_iterator at(dir, fs::directory_options::skip_permission_denied, error), end;
-        while (!error && at != end) {
-            std::error_code gone;
-            if (at->path().extension() == ".gguf" && at->is_regular_file(gone)) {
-                found.push_back(at->path());
-            }
-            at.increment(error);
-        }
-        if (error) {
-            log_warning("model-dir: cannot look through {}: {}", dir.string(), error.message());
-        }
-    }
-    std::ranges::sort(found);
-    std::set<fs::path> seen;
-    std::erase_if(found, [&](const fs::path & path) {
-        std::error_code gone;
-        return !seen.insert(fs::canonical(path, gone)).second;
-    });
-    return found;
+void leave_out(const fs::path & path, std::string_view reason) {
+    log_warning("model-dir: {} is left out: {}", path.string(), reason);
 }
 
 class Indexer {
 public:
     Indexer(Layout layout, const std::function<bool()> & stop) : layout_(std::move(layout)), stop_(stop) {}
 
-    void add(const fs::path & path);
+    void add(const ModelFile & model);
     void forget_what_has_gone(const std::vector<fs::path> & model_dirs) const;
     const IndexReport & report() const { return report_; }
 
 private:
     std::optional<TensorDigest> hash(int fd, Extent extent);
-    static void leave_out(const fs::path & path, std::string_view reason) {
-        log_warning("model-dir: {} is left out: {}", path.string(), reason);
-    }
-
     Layout layout_;
     const std::function<bool()> & stop_;
     std::vector<std::byte> piece_ = std::vector<std::byte>(chunk_size);
@@ -97,8 +72,9 @@ std::optional<TensorDigest> Indexer::hash(int fd, Extent extent) {
     return TensorDigest{extent, fnv, digest.hex()};
 }
 
-void Indexer::add(const fs::path & path) {
-    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+void Indexer::add(const ModelFile & model) {
+    const fs::path & path = model.path;
+    const UniqueFd fd = open_without_links(model.target, O_RDONLY | O_NONBLOCK);
     if (!fd) {
         return leave_out(path, errno_text(errno));
     }
@@ -164,6 +140,13 @@ void Indexer::forget_what_has_gone(const std::vector<fs::path> & model_dirs) con
     std::error_code error;
     for (fs::directory_iterator at(layout_.digests(), error), end; !error && at != end; at.increment(error)) {
         std::error_code unknown;
+        if (!is_digest_file_name(at->path().filename().native())) {
+            const auto modified = at->last_write_time(unknown);
+            if (!unknown && fs::file_time_type::clock::now() - modified > being_written) {
+                fs::remove(at->path(), unknown);
+            }
+            continue;
+        }
         const auto known = load_digests(at->path());
         if (!known || (lies_below(known->path, model_dirs) && !fs::exists(known->path, unknown) && !unknown)) {
             fs::remove(at->path(), unknown);
@@ -173,18 +156,22 @@ void Indexer::forget_what_has_gone(const std::vector<fs::path> & model_dirs) con
 
 }  // namespace
 
+std::vector<ModelFile> models_to_index(const fs::path & directory, const std::vector<fs::path> & model_dirs) {
+    return find_models(model_dirs, layout_in(directory).root, leave_out);
+}
+
 Result<IndexReport> index_models(const fs::path & directory, const std::vector<fs::path> & model_dirs,
-                                 const std::function<bool()> & stop) {
+                                 const std::vector<ModelFile> & models, const std::function<bool()> & stop) {
     auto layout = open_digests(directory);
     if (!layout) {
         return std::unexpected(layout.error());
     }
     Indexer indexer(std::move(*layout), stop);
-    for (const fs::path & path : find_models(model_dirs)) {
+    for (const ModelFile & model : models) {
         if (stop()) {
             break;
         }
-        indexer.add(path);
+        indexer.add(model);
     }
     indexer.forget_what_has_gone(model_dirs);
     return indexer.report();

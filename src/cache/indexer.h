@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cache/model_files.h"
 
 namespace caravan::cache {
 
@@ -18,11 +19,15 @@ struct IndexReport {
     size_t hashed = 0;   // of these tensors, those that were not known before
 };
 
-// All *.gguf files below `model_dirs` (absolute), symbolic links to files included. A file that cannot be read or is no
-// good is left out with a warning. What is known of files that have gone is forgotten. `stop` is asked often, and what
-// was done until then stays. Errc::io if `directory`, the same as ModelIndex::open's, cannot be written.
+// find_models(), with a warning for what is left out. `directory`: the same as ModelIndex's.
+std::vector<ModelFile> models_to_index(const std::filesystem::path & directory,
+                                       const std::vector<std::filesystem::path> & model_dirs);
+
+// `models`: from models_to_index(). A file that cannot be read or is no good is left out with a warning. What is known of
+// files below `model_dirs` that have gone is forgotten. `stop` is asked often, and what was done until then stays.
+// Errc::io if `directory` cannot be written.
 Result<IndexReport> index_models(const std::filesystem::path & directory,
                                  const std::vector<std::filesystem::path> & model_dirs,
-                                 const std::function<bool()> & stop);
+                                 const std::vector<ModelFile> & models, const std::function<bool()> & stop);
 
 }  // namespace caravan::cache

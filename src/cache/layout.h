@@ -5,7 +5,7 @@
 //                                    digits, as SET_TENSOR_HASH asks for it; size: bytes, decimal. Made when such
 //                                    a client stores the blob, or asks for one of its size (fnv_index.h)
 //   <root>/tmp/XXXXXX                being written
-//   <root>/digests/<fnv of a path>   what was found in a model file (digest_file.h)
+//   <root>/digests/<fnv of a path>   what was found in a model file (digest_file.h), written by the indexer only
 //
 // A blob's time of modification says when it was last used: finding an entry sets it.
 //

@@ -18,26 +18,32 @@ namespace fs = std::filesystem;
 // A folder that changed less than this ago may change again without another time of modification.
 constexpr std::chrono::seconds settled{2};
 
-std::optional<Reader> open_tensor(const FileDigests & file, const TensorDigest & tensor) {
-    UniqueFd fd(::open(file.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    if (!fd || FileStamp::of(fd.get()) != file.stamp) {
-        log_debug("model-dir: {} is gone or has changed", file.path.string());
+std::optional<Reader> open_tensor(const ModelFile & model, const FileStamp & stamp, const TensorDigest & tensor,
+                                  std::optional<uint64_t> fnv) {
+    UniqueFd fd = open_without_links(model.target, O_RDONLY | O_NONBLOCK);
+    if (!fd || FileStamp::of(fd.get()) != stamp) {
+        log_debug("model-dir: {} is gone or has changed", model.path.string());
         return std::nullopt;
     }
-    return Reader({std::move(fd), file.path, tensor.extent.offset, tensor.extent.size, tensor.digest},
-                  [path = file.path, at = tensor.extent.offset](std::string_view reason) {
+    return Reader({.fd = std::move(fd),
+                   .path = model.path,
+                   .offset = tensor.extent.offset,
+                   .size = tensor.extent.size,
+                   .digest = tensor.digest,
+                   .fnv = fnv},
+                  [path = model.path, at = tensor.extent.offset](Damage, std::string_view reason) {
                       log_warning("model-dir: the tensor at byte {} of {} is not used: {}", at, path.string(), reason);
                   });
 }
 
 }  // namespace
 
-Result<ModelIndex> ModelIndex::open(const fs::path & directory, std::vector<fs::path> model_dirs) {
-    auto layout = open_digests(directory);
-    if (!layout) {
-        return std::unexpected(layout.error());
+ModelIndex::ModelIndex(const fs::path & directory, const std::vector<fs::path> & model_dirs)
+    : layout_(layout_in(directory)) {
+    // The indexer warns of what is left out.
+    for (ModelFile & model : find_models(model_dirs, layout_.root, [](const fs::path &, std::string_view) {})) {
+        files_.push_back({std::move(model), std::nullopt});
     }
-    return ModelIndex(std::move(*layout), std::move(model_dirs));
 }
 
 void ModelIndex::refresh() {
@@ -46,11 +52,10 @@ void ModelIndex::refresh() {
     if (error || changed == read_at_) {
         return;
     }
-    files_.clear();
-    for (fs::directory_iterator at(layout_.digests(), error), end; !error && at != end; at.increment(error)) {
-        auto file = load_digests(at->path());
-        if (file && lies_below(file->path, model_dirs_)) {
-            files_.push_back(std::move(*file));
+    for (Known & file : files_) {
+        file.digests = load_digests(digest_file(layout_, file.model.path));
+        if (file.digests && file.digests->path != file.model.path) {
+            file.digests.reset();
         }
     }
     read_at_.reset();
@@ -60,14 +65,17 @@ void ModelIndex::refresh() {
 }
 
 template <class Wanted>
-std::optional<Reader> ModelIndex::find_tensor(Wanted wanted) {
+std::optional<Reader> ModelIndex::find_tensor(Wanted wanted, std::optional<uint64_t> fnv) {
     refresh();
-    for (const FileDigests & file : files_) {
-        for (const TensorDigest & tensor : file.tensors) {
+    for (const Known & file : files_) {
+        if (!file.digests) {
+            continue;
+        }
+        for (const TensorDigest & tensor : file.digests->tensors) {
             if (!wanted(tensor)) {
                 continue;
             }
-            if (auto reader = open_tensor(file, tensor)) {
+            if (auto reader = open_tensor(file.model, file.digests->stamp, tensor, fnv)) {
                 return reader;
             }
             break;  // nothing in this file can be had; another one may have the same tensor
@@ -76,21 +84,21 @@ std::optional<Reader> ModelIndex::find_tensor(Wanted wanted) {
     return std::nullopt;
 }
 
-std::vector<fs::path> ModelIndex::files() {
-    refresh();
-    std::vector<fs::path> paths;
-    for (const FileDigests & file : files_) {
-        paths.push_back(file.path);
+std::vector<fs::path> ModelIndex::targets() const {
+    std::vector<fs::path> targets;
+    for (const Known & file : files_) {
+        targets.push_back(file.model.target);
     }
-    return paths;
+    return targets;
 }
 
 std::optional<Reader> ModelIndex::find(uint64_t fnv, uint64_t size) {
-    return find_tensor([&](const TensorDigest & tensor) { return tensor.fnv == fnv && tensor.extent.size == size; });
+    return find_tensor([&](const TensorDigest & tensor) { return tensor.fnv == fnv && tensor.extent.size == size; }, fnv);
 }
 
 std::optional<Reader> ModelIndex::find_digest(std::string_view hex, uint64_t size) {
-    return find_tensor([&](const TensorDigest & tensor) { return tensor.digest == hex && tensor.extent.size == size; });
+    return find_tensor([&](const TensorDigest & tensor) { return tensor.digest == hex && tensor.extent.size == size; },
+                       std::nullopt);
 }
 
 }  // namespace caravan::cache

@@ -14,6 +14,7 @@
 #include "base/unique_fd.h"
 #include "cache/background_digest.h"
 #include "cache/digest.h"
+#include "wire/stock.h"
 
 namespace caravan::cache {
 
@@ -25,13 +26,20 @@ struct Content {
     uint64_t size = 0;           // bytes
     std::string digest;
     bool is_sealed = false;  // no process that serves a peer can open the file to write, if this path is its only one
+    // What was asked for: the digest was looked up by it, in a file that may be forged. Nothing if the digest was.
+    std::optional<uint64_t> fnv{};
+};
+
+enum class Damage {
+    bytes,  // the bytes are not those of the digest
+    hash,   // the digest is not that of the FNV-1a 64
 };
 
 // From Store or ModelIndex, which it may outlive. One thread at a time.
 class Reader {
 public:
-    // Called once if the bytes prove to be wrong, with the reason.
-    using OnDamage = std::function<void(std::string_view reason)>;
+    // Called once if the bytes prove to be wrong.
+    using OnDamage = std::function<void(Damage damage, std::string_view reason)>;
 
     Reader(Content content, OnDamage on_damage) : content_(std::move(content)), on_damage_(std::move(on_damage)) {}
 
@@ -45,7 +53,8 @@ public:
     Result<size_t> read(MutableBytes to, bool stays = false);
 
     // True if everything was read and is what was stored: until then the bytes are nobody's. False: an entry of the
-    // store was removed, it is mapped no longer, and the caller does as if nothing had been found. Call it where reading
+    // store was removed, it is mapped no longer, and the caller does as if nothing had been found. The caller then wipes
+    // what was read before its client can see it: nobody knows whose bytes these are. Call it where reading
     // ended, with an error too; not where the caller gave up for reasons of its own, since that would remove a good entry.
     bool verify();
 
@@ -56,7 +65,10 @@ private:
     OnDamage on_damage_;
     Blake3 digest_;
     std::unique_ptr<BackgroundDigest> background_;  // in its place, of large contents that stay
+    void hash(ConstBytes data, bool stays);
+
     MutableBytes mapped_;
+    uint64_t fnv_ = wire::fnv1a_start;
     uint64_t taken_ = 0;  // bytes read so far, at most content_.size
     std::optional<bool> verdict_;
 };

@@ -102,9 +102,14 @@ std::optional<Reader> Store::find(uint64_t fnv, uint64_t size) const {
     }
     mark_used(*blob);
     const std::string name = blob->digest;
-    return Reader({std::move(blob->fd), state_->layout.blob(name), 0, size, name, state_->is_sealed},
-                  [layout = state_->layout, key, name](std::string_view reason) {
-                      remove_entry(layout, key, name, reason);
+    return Reader({.fd = std::move(blob->fd),
+                   .path = state_->layout.blob(name),
+                   .size = size,
+                   .digest = name,
+                   .is_sealed = state_->is_sealed,
+                   .fnv = fnv},
+                  [layout = state_->layout, key, name](Damage damage, std::string_view reason) {
+                      remove_entry(layout, key, damage == Damage::bytes ? name : std::string(), reason);
                   });
 }
 
@@ -115,8 +120,12 @@ std::optional<Reader> Store::find_digest(std::string_view hex, uint64_t size) co
     }
     mark_used(*blob);
     const fs::path path = state_->layout.blob(hex);
-    return Reader({std::move(blob->fd), path, 0, size, std::string(hex), state_->is_sealed},
-                  [path](std::string_view reason) {
+    return Reader({.fd = std::move(blob->fd),
+                   .path = path,
+                   .size = size,
+                   .digest = std::string(hex),
+                   .is_sealed = state_->is_sealed},
+                  [path](Damage, std::string_view reason) {
                       // Its index file goes when somebody asks for it next.
                       log_warning("weight cache: {} is dropped: {}", path.string(), reason);
                       ::unlink(path.c_str());

@@ -14,11 +14,8 @@ Result<Weights> Weights::open(const WeightOptions & options) {
         weights.store_.emplace(std::move(*store));
     }
     if (!options.model_dirs.empty()) {
-        auto models = ModelIndex::open(options.directory, options.model_dirs);
-        if (!models) {
-            return std::unexpected(models.error());
-        }
-        weights.models_.emplace(std::move(*models));
+        (void)open_digests(options.directory);  // the indexer reports if it fails
+        weights.models_.emplace(options.directory, options.model_dirs);
     }
     return weights;
 }
@@ -39,8 +36,8 @@ void Weights::seal() {
     }
 }
 
-std::vector<std::filesystem::path> Weights::model_files() {
-    return models_ ? models_->files() : std::vector<std::filesystem::path>();
+std::vector<std::filesystem::path> Weights::model_files() const {
+    return models_ ? models_->targets() : std::vector<std::filesystem::path>();
 }
 
 std::optional<Writer> Weights::begin(uint64_t size, Keys keys) const {

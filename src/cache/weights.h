@@ -33,8 +33,8 @@ public:
     // From now on no process that serves a peer can open a blob to write: blobs may be mapped.
     void seal();
 
-    // The model files that are known now.
-    std::vector<std::filesystem::path> model_files();
+    // The model files that may be served: regular files, without symbolic links in their paths.
+    std::vector<std::filesystem::path> model_files() const;
 
     // Is there anything that could be found?
     bool may_find() const { return store_ || models_; }

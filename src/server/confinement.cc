@@ -60,8 +60,10 @@ std::string describe(const FileRules & rules, const FileLimits & limits) {
 FileRules store_rules(const cache::Layout & store) {
     return {.readable = {store.root},
             .writable = {store.temporary()},
-            .receiving = {store.blobs(), store.index(), store.digests()}};
+            .receiving = {store.blobs(), store.index()}};
 }
+
+FileRules indexer_rules(const cache::Layout & store) { return {.writable = {store.digests()}}; }
 
 Confinement worker_confinement(bool cpus_only, FileRules own) {
     Confinement confinement{.files = std::move(own)};

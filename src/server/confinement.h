@@ -19,8 +19,10 @@ struct Confinement {
 // writes devices and what drivers keep of compiled code: what they need is not ours to know.
 Confinement worker_confinement(bool cpus_only, FileRules own);
 
-// To keep weights in the store: files are made in its tmp/, and moved.
+// To keep weights in the store: files are made in its tmp/, and moved. Digests of model files are read only.
 FileRules store_rules(const cache::Layout & store);
+// Of the process that looks through model files: it writes down their digests, and nothing else.
+FileRules indexer_rules(const cache::Layout & store);
 
 struct Confined {
     std::string text;       // what is in force, and what is missing and why

@@ -224,7 +224,7 @@ Result<bool> Data::find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv)
     if (!entry) {
         return false;
     }
-    return load(region, size, *entry).transform([&] { return entry->verify(); });
+    return load(region, size, *entry).transform([&] { return verify(region, size, *entry); });
 }
 
 Result<> Data::find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest) {
@@ -238,8 +238,7 @@ Result<> Data::find_digest(CheckedRegion & region, uint64_t size, ConstBytes dig
             return settled;
         }
     }
-    OpenFind & open = open_finds_.emplace_back();
-    open.place = place;
+    OpenFind & open = open_finds_.emplace_back(OpenFind{.entry = {}, .region = region, .size = size, .place = place});
     open.entry = weights_ == nullptr ? std::nullopt : weights_->find_digest(cache::hex_of(digest), size);
     return open.entry ? load(region, size, *open.entry) : Result<>();
 }
@@ -247,11 +246,29 @@ Result<> Data::find_digest(CheckedRegion & region, uint64_t size, ConstBytes dig
 Result<> Data::settle_finds() {
     Result<> done;
     for (OpenFind & open : open_finds_) {
-        const bool found = open.entry && open.entry->verify();
+        const bool found = open.entry && verify(open.region, open.size, *open.entry);
         done = done ? answer<uint8_t>(found ? 1 : 0) : done;
     }
     open_finds_.clear();
     return done;
+}
+
+bool Data::verify(CheckedRegion & region, uint64_t size, cache::Reader & entry) {
+    if (entry.verify()) {
+        return true;
+    }
+    if (region.region.buffer->is_host) {
+        std::memset(region.region.data(), 0, size);
+        return false;
+    }
+    // Not by ggml_backend_tensor_memset(), which some back-ends lack.
+    std::ranges::fill(scratch(size), std::byte{0});
+    for (uint64_t done = 0; done < size;) {
+        const MutableBytes zeros = scratch(size - done);
+        ggml_backend_tensor_set(&region.tensor, zeros.data(), region.offset + done, zeros.size());
+        done += zeros.size();
+    }
+    return false;
 }
 
 Result<> Data::load(CheckedRegion & region, uint64_t size, cache::Reader & entry) {

@@ -82,11 +82,15 @@ public:
 private:
     struct OpenFind {
         std::optional<cache::Reader> entry;  // none: not there
-        MutableBytes place;                  // what is being hashed
+        CheckedRegion region;
+        uint64_t size = 0;
+        MutableBytes place;  // what is being hashed
     };
 
     MutableBytes scratch(uint64_t size);
     Result<> load(CheckedRegion & region, uint64_t size, cache::Reader & entry);
+    // What load() has read, if it can be trusted; else zeros take its place, and it counts as not found.
+    bool verify(CheckedRegion & region, uint64_t size, cache::Reader & entry);
 
     net::Transport & transport_;
     net::Inbound & in_;

@@ -25,18 +25,22 @@ int run_indexer(int line, const WorkerOptions & options) {
     ::signal(SIGINT, SIG_IGN);  // ^C reaches the whole process group; the supervisor decides
     ::signal(SIGXFSZ, SIG_IGN);
     ::setpriority(PRIO_PROCESS, 0, lowest_priority);
+    const std::vector<cache::ModelFile> models = cache::models_to_index(weights.directory, weights.model_dirs);
     if (options.confined) {
-        // Model files may be links to anywhere, so reading is not restricted; but there is nobody to tell.
         (void)cache::open_digests(weights.directory);  // it fails again, and says so, below
-        FileRules files = store_rules(cache::layout_in(weights.directory));
-        files.read_anywhere = true;
+        FileRules files = indexer_rules(cache::layout_in(weights.directory));
+        files.readable = weights.model_dirs;
+        for (const cache::ModelFile & model : models) {
+            files.readable_files.push_back(model.target);
+        }
+        // What is in force is for the workers to say: they have a line to the supervisor.
         confine({.network = Network::none, .files = std::move(files)});
     }
     const auto stop = [line] {
         pollfd fd{line, POLLIN, 0};
         return ::poll(&fd, 1, 0) > 0;
     };
-    const auto report = cache::index_models(weights.directory, weights.model_dirs, stop);
+    const auto report = cache::index_models(weights.directory, weights.model_dirs, models, stop);
     if (!report) {
         log_error("model-dir: {}", report.error().text);
     } else if (!stop()) {

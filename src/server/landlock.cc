@@ -16,6 +16,7 @@
 #include <iterator>
 
 #include "base/unique_fd.h"
+#include "cache/model_files.h"
 
 namespace caravan::server {
 namespace {
@@ -69,13 +70,12 @@ std::string why_not(int error) {
     }
 }
 
-Result<> allow(int ruleset, uint64_t handled, const std::filesystem::path & path, uint64_t access) {
-    const UniqueFd place(::open(path.c_str(), O_PATH | O_CLOEXEC));
+// What cannot be opened now, for whatever reason, is not to be used later either.
+Result<> allow(int ruleset, uint64_t handled, const std::filesystem::path & path, uint64_t access, bool follow_links) {
+    const UniqueFd place = follow_links ? UniqueFd(::open(path.c_str(), O_PATH | O_CLOEXEC))
+                                        : cache::open_without_links(path, O_PATH);
     if (!place) {
-        if (errno == ENOENT || errno == ENOTDIR || errno == EACCES) {
-            return {};
-        }
-        return fail(Errc::io, "cannot open {}: {}", path.string(), errno_text(errno));
+        return {};
     }
     struct stat status;
     if (::fstat(place.get(), &status) != 0 || !S_ISDIR(status.st_mode)) {
@@ -111,10 +111,11 @@ Result<FileLimits> restrict_files(const FileRules & rules) {
         return fail(Errc::unsupported, "{}", why_not(errno));
     }
     Result<> allowed;
-    const auto allow_all = [&](const std::vector<std::filesystem::path> & paths, uint64_t access) {
+    const auto allow_all = [&](const std::vector<std::filesystem::path> & paths, uint64_t access,
+                               bool follow_links = true) {
         for (const std::filesystem::path & path : paths) {
             if (allowed) {
-                allowed = allow(ruleset.get(), handled.fs, path, access);
+                allowed = allow(ruleset.get(), handled.fs, path, access, follow_links);
             }
         }
     };
@@ -122,6 +123,7 @@ Result<FileLimits> restrict_files(const FileRules & rules) {
         allow_all({"/"}, reading);
     }
     allow_all(rules.readable, reading);
+    allow_all(rules.readable_files, reading, false);
     allow_all(rules.receiving, receiving);
     allow_all(rules.writable, writing);
     allow_all(rules.devices, using_devices);

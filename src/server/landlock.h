@@ -12,6 +12,7 @@ namespace caravan::server {
 struct FileRules {
     bool read_anywhere = false;
     std::vector<std::filesystem::path> readable;
+    std::vector<std::filesystem::path> readable_files;  // without symbolic links in their paths, or they do not count
     std::vector<std::filesystem::path> writable;   // also: to read, and to make, rename and remove files in
     // To read, to remove files from, and to move files to that were made in a writable place. What is there is not written,
     // nor moved to where it could be.

@@ -226,7 +226,8 @@ void limit_memory(const WorkerOptions & options, const Devices & devices) {
     ::setrlimit(RLIMIT_DATA, &data);
 }
 
-// What a session is to reach of this machine's files: the store, and model files by whatever links lead to them.
+// What a session is to reach of this machine's files: the store, and the model files that were found before anything that
+// another process wrote was read.
 bool confine_worker(int control, const WorkerOptions & options, const Devices & devices, cache::Weights & weights) {
     ControlMessage message{.kind = ControlMessage::Kind::confined};
     if (!options.confined) {
@@ -239,7 +240,7 @@ bool confine_worker(int control, const WorkerOptions & options, const Devices & 
         files = options.weights.keep ? store_rules(store) : FileRules{.readable = {store.root}};
     }
     std::ranges::copy(options.weights.model_dirs, std::back_inserter(files.readable));
-    std::ranges::move(weights.model_files(), std::back_inserter(files.readable));
+    files.readable_files = weights.model_files();
     const Confined confined = confine(worker_confinement(devices.are_cpus(), std::move(files)));
     // What drivers need may include a place in which the store lies.
     if (confined.is_sealed && devices.are_cpus()) {

@@ -21,7 +21,7 @@ public:
 
     // Starts one to wait, if none does; after a failure not before respawn_at().
     void want_spare();
-    // A confined worker can follow links out of the model folders to those files only that were known when it started.
+    // A worker finds those model files only that were there when it started.
     void replace_spare();
     // None is started any more, and none's end is worth a word.
     void stop() { stopping_ = true; }

@@ -415,6 +415,22 @@ TEST_F(CacheTest, WhatCannotBeEnteredLaterIsRemoved) {
     EXPECT_EQ(files("blobs").size(), 1U);
 }
 
+// A worker that has fallen to its client can replace index files.
+TEST_F(CacheTest, ForgedIndexFileIsNotServedAndRemoved) {
+    const Store store = open();
+    const std::string real = weights(3'000'000, 1), other = weights(3'000'000, 2);
+    ASSERT_TRUE(put(store, real));
+    ASSERT_TRUE(put(store, other));
+    const std::string names_other = contents(index_file(other));
+    overwrite(index_file(real), names_other);
+    EXPECT_EQ(get(store, real), std::nullopt) << "these are other weights";
+    ASSERT_EQ(warnings.size(), 1U);
+    EXPECT_TRUE(warnings[0].contains("another FNV-1a hash")) << warnings[0];
+    EXPECT_FALSE(fs::exists(index_file(real)));
+    EXPECT_EQ(get(store, other), other) << "the blob is good";
+    EXPECT_EQ(get(open(), real), real) << "entered again, from its bytes";
+}
+
 TEST_F(CacheTest, DamagedFirstGivesWayToItsTwin) {
     const Store store = open();
     ASSERT_TRUE(put(store, twin_a));

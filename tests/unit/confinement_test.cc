@@ -23,6 +23,7 @@
 
 #include "base/formatted.h"
 #include "base/unique_fd.h"
+#include "cache/digest_file.h"
 #include "cache/weights.h"
 #include "cpu_device.h"
 #include "temporary_folder.h"
@@ -202,6 +203,34 @@ TEST_F(ConfinementTest, WhatIsInTheStoreIsNotWrittenAnyMore) {
                                          ::rename(store.blobs().c_str(), other.c_str()) == -1 &&
                                          ::open((store.root / "new").c_str(), O_WRONLY | O_CREAT, 0600) == -1;
                   return is_denied && ::unlink(kept.c_str()) == 0 && denied(::open(again.c_str(), O_WRONLY));
+              }),
+              Outcome::yes);
+}
+
+// What the next worker opens, and what the indexer writes, is not for a worker to choose.
+TEST_F(ConfinementTest, DigestsOfModelFilesAreNotWrittenByWorkers) {
+    NEEDS_LANDLOCK(3);
+    const auto weights = cache::Weights::open({.directory = own(), .keep = true, .model_dirs = {models()}});
+    const cache::Layout store = cache::layout_in(own());
+    const std::filesystem::path digests = store.digests() / "0123456789abcdef";
+    std::ofstream(digests) << "digests";
+    EXPECT_EQ(ask_in_child([&] {
+                  confine(worker_confinement(true, store_rules(store)));
+                  const std::string made = store.temporary() / "file", other = store.digests() / "other";
+                  if (::open(made.c_str(), O_WRONLY | O_CREAT, 0600) < 0 || ::open(digests.c_str(), O_RDONLY) < 0) {
+                      return false;
+                  }
+                  return ::rename(made.c_str(), digests.c_str()) == -1 && ::rename(made.c_str(), other.c_str()) == -1 &&
+                         ::unlink(digests.c_str()) == -1 && denied(::open(digests.c_str(), O_WRONLY)) &&
+                         denied(::open(other.c_str(), O_WRONLY | O_CREAT, 0600)) &&
+                         ::rename(store.digests().c_str(), made.c_str()) == -1;
+              }),
+              Outcome::yes);
+    EXPECT_EQ(ask_in_child([&] {
+                  confine({.network = Network::none, .files = indexer_rules(store)});
+                  return cache::save_digests(store, {models() / "a", {}, {}}).has_value() &&
+                         denied(::open((store.temporary() / "new").c_str(), O_WRONLY | O_CREAT, 0600)) &&
+                         denied(::open(secret().c_str(), O_RDONLY));
               }),
               Outcome::yes);
 }

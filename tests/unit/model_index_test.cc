@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <mutex>
 #include <string>
@@ -14,6 +16,7 @@
 
 #include "base/log.h"
 #include "cache/indexer.h"
+#include "base/unique_fd.h"
 #include "cache/weights.h"
 #include "gguf_bytes.h"
 #include "temporary_folder.h"
@@ -72,15 +75,23 @@ protected:
     fs::path cache() const { return folder_ / "cache"; }
     fs::path digests() const { return cache() / "caravan" / "digests"; }
 
+    static Result<IndexReport> index(const fs::path & cache, const fs::path & models,
+                                     const std::function<bool()> & stop = [] { return false; }) {
+        return index_models(cache, {models}, models_to_index(cache, {models}), stop);
+    }
     IndexReport look() const {
-        const auto report = index_models(cache(), {models()}, [] { return false; });
+        const auto report = index(cache(), models());
         EXPECT_TRUE(report) << report.error().text;
         return report.value_or(IndexReport{});
     }
-    ModelIndex open() const {
-        auto index = ModelIndex::open(cache(), {models()});
-        EXPECT_TRUE(index) << index.error().text;
-        return std::move(*index);
+    ModelIndex open() const { return ModelIndex(cache(), {models()}); }
+    // As a process would write it that has found a hole in us.
+    void plant(const fs::path & path, const fs::path & file, const std::string & bytes) const {
+        Blake3 digest;
+        digest.update(const_bytes(bytes.data(), bytes.size()));
+        const UniqueFd fd(::open(file.c_str(), O_RDONLY));
+        ASSERT_TRUE(save_digests(*open_digests(cache()), {path, *FileStamp::of(fd.get()), {{{0, bytes.size()}, hash(bytes),
+                                                          digest.hex()}}}));
     }
     std::optional<std::string> get(const std::string & text) const {
         ModelIndex index = open();
@@ -214,12 +225,91 @@ TEST_F(ModelIndexTest, OnlyFilesBelowTheDirectoriesAreServed) {
     const std::string a = tensor('a');
     fs::create_directory(folder_ / "models-of-others");
     test::write_file(folder_ / "models-of-others" / "one.gguf", test::model_of({a}));
-    ASSERT_TRUE(index_models(cache(), {folder_ / "models-of-others"}, [] { return false; }));
+    ASSERT_TRUE(index(cache(), folder_ / "models-of-others"));
     EXPECT_EQ(get(a), std::nullopt);
     EXPECT_EQ(look().tensors, 0U);
-    auto theirs = ModelIndex::open(cache(), {folder_ / "models-of-others"});
-    ASSERT_TRUE(theirs);
-    EXPECT_EQ(read(theirs->find(hash(a), large)), a) << "and another server's digests stay";
+    ModelIndex theirs(cache(), {folder_ / "models-of-others"});
+    EXPECT_EQ(read(theirs.find(hash(a), large)), a) << "and another server's digests stay";
+}
+
+TEST_F(ModelIndexTest, PlantedDigestsOpenNoFileThatWasNotFound) {
+    const std::string secret = tensor('s'), model = tensor('m');
+    test::write_file(folder_ / "secret", secret);
+    test::write_file(models() / "no-model.txt", secret);
+    test::write_file(models() / "one.gguf", test::model_of({model}));
+    look();
+    for (const fs::path & path : {models() / ".." / "secret", folder_ / "secret", models() / "no-model.txt",
+                                  models() / "." / "one.gguf" / ".." / ".." / "secret"}) {
+        plant(path, path.filename() == "secret" ? folder_ / "secret" : path, secret);
+        EXPECT_EQ(get(secret), std::nullopt) << path;
+        EXPECT_EQ(open().targets(), std::vector{models() / "one.gguf"}) << path;
+    }
+    // Under the name of a file that was found, by what that file's own digests are kept as.
+    plant(models() / ".." / "secret", folder_ / "secret", secret);
+    const Layout layout = layout_in(cache());
+    fs::rename(digest_file(layout, models() / ".." / "secret"), digest_file(layout, models() / "one.gguf"));
+    EXPECT_EQ(get(secret), std::nullopt);
+}
+
+TEST_F(ModelIndexTest, ForgedStockHashIsNotServed) {
+    const std::string model = tensor('m');
+    test::write_file(models() / "one.gguf", test::model_of({model}));
+    look();
+    const fs::path file = digest_file(layout_in(cache()), models() / "one.gguf");
+    auto digests = load_digests(file);
+    ASSERT_TRUE(digests);
+    digests->tensors[0].fnv = hash(tensor('w'));
+    ASSERT_TRUE(save_digests(layout_in(cache()), *digests));
+    EXPECT_EQ(get(tensor('w')), std::nullopt) << "these are other weights";
+    ASSERT_EQ(warnings.size(), 1U);
+    EXPECT_TRUE(warnings[0].contains("another FNV-1a hash")) << warnings[0];
+    ModelIndex index = open();
+    EXPECT_EQ(read(index.find_digest(digests->tensors[0].digest, large)), model);
+}
+
+TEST_F(ModelIndexTest, LinkThatTookAFilesPlaceIsNotFollowed) {
+    const std::string model = tensor('m');
+    fs::create_directory(models() / "below");
+    test::write_file(models() / "below" / "one.gguf", test::model_of({model}));
+    look();
+    ModelIndex index = open();
+    fs::rename(models() / "below", folder_ / "elsewhere");
+    fs::create_directory_symlink(folder_ / "elsewhere", models() / "below");
+    EXPECT_FALSE(index.find(hash(model), large));
+}
+
+TEST_F(ModelIndexTest, LinksOfOtherUsersLeadNowhereOutside) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "only root gives files away";
+    }
+    const auto give_away = [](const fs::path & link) { ASSERT_EQ(::lchown(link.c_str(), 12345, 12345), 0); };
+    test::write_file(folder_ / "secret", test::model_of({tensor('s')}));
+    test::write_file(models() / "blob", test::model_of({tensor('b')}));
+    test::write_file(folder_ / "ours", test::model_of({tensor('o')}));
+    fs::create_symlink(folder_ / "secret", models() / "theirs.gguf");
+    fs::create_symlink("indirect", models() / "also.gguf");
+    fs::create_symlink("../secret", models() / "indirect");
+    fs::create_symlink("blob", models() / "inside.gguf");
+    fs::create_symlink(folder_ / "ours", models() / "ours.gguf");
+    for (const char * link : {"theirs.gguf", "indirect", "inside.gguf"}) {
+        give_away(models() / link);
+    }
+    EXPECT_EQ(look().files, 2U);
+    EXPECT_EQ(open().targets(), (std::vector{models() / "blob", folder_ / "ours"}));
+    EXPECT_EQ(get(tensor('s')), std::nullopt);
+    EXPECT_EQ(get(tensor('b')), tensor('b'));
+    EXPECT_EQ(get(tensor('o')), tensor('o'));
+    EXPECT_EQ(warnings.size(), 2U);
+}
+
+TEST_F(ModelIndexTest, TheStoreIsNotSearched) {
+    const fs::path store = models() / "caravan";
+    fs::create_directories(store / "tmp");
+    test::write_file(store / "tmp" / "planted.gguf", test::model_of({tensor('p')}));
+    fs::create_symlink(store / "tmp" / "planted.gguf", models() / "link.gguf");
+    const auto report = index(models(), models());
+    ASSERT_TRUE(report);
+    EXPECT_EQ(report->files, 0U);
 }
 
 TEST_F(ModelIndexTest, SymbolicLinksToFilesAreFollowedAndCountOnce) {
@@ -248,7 +338,7 @@ TEST_F(ModelIndexTest, BadFilesDoNotHinderGoodOnes) {
 TEST_F(ModelIndexTest, WhatWasDoneBeforeAStopStays) {
     test::write_file(models() / "one.gguf", test::model_of({tensor('a'), tensor('b'), tensor('c')}));
     int pieces = 0;
-    const auto stopped = index_models(cache(), {models()}, [&] { return ++pieces > 15; });
+    const auto stopped = index(cache(), models(), [&] { return ++pieces > 15; });
     ASSERT_TRUE(stopped);
     EXPECT_EQ(stopped->hashed, 1U);
     EXPECT_EQ(get(tensor('a')), tensor('a'));
@@ -285,8 +375,8 @@ TEST_F(ModelIndexTest, StoreAndModelFilesTogether) {
 
 TEST_F(ModelIndexTest, DirectoryThatCannotBeMadeIsAnError) {
     test::write_file(folder_ / "file", "x");
-    EXPECT_FALSE(ModelIndex::open(folder_ / "file", {models()}));
-    EXPECT_FALSE(index_models(folder_ / "file", {models()}, [] { return false; }));
+    EXPECT_FALSE(index(folder_ / "file", models()));
+    EXPECT_FALSE(ModelIndex(folder_ / "file", {models()}).find(1, large)) << "nothing is found, and nothing fails";
 }
 
 }  // namespace

@@ -721,6 +721,42 @@ TEST(NativeSession, FindsAreAnsweredInTheirOrder) {
     EXPECT_EQ(client.peer.answered_as<uint8_t>(), 0) << "it was removed";
 }
 
+// The bytes of a damaged entry may be somebody else's: no client reads them.
+TEST(NativeSession, BytesThatFailVerificationAreWiped) {
+    const test::TemporaryFolder folder;
+    const auto data = noise(1'250'001 * 4);
+    cache::Blake3 digest;
+    digest.update(data);
+    const auto blob = cache::layout_in(folder.path()).blob(digest.hex());
+    for (const bool is_sealed : {false, true}) {
+        for (const bool by_digest : {true, false}) {
+            auto weights = cache::Weights::open({.directory = folder.path(), .keep = true});
+            ASSERT_TRUE(weights);
+            auto writer = weights->begin(data.size(), cache::Keys::digest_and_fnv);
+            writer->append(data);
+            ASSERT_TRUE(writer->commit());
+            std::fstream(blob, std::ios::in | std::ios::out | std::ios::binary).seekp(4'000'000).write("altered", 7);
+            if (is_sealed) {
+                weights->seal();
+            }
+            NativeClient client(test::cpu_devices(), MemoryBudget::no_limit, &*weights);
+            const uint64_t buffer = client.alloc(8 << 20);
+            client.declare(0, client.base, data.size() / 4);
+            if (by_digest) {
+                wire::FindRequest request{0, 0, data.size(), {}};
+                std::ranges::copy(digest.bytes(), request.digest);
+                client.post(wire::NativeCommand::find, request);
+            } else {
+                const auto tensor = f32_tensor(1, {static_cast<uint32_t>(data.size() / 4), 1, 1, 1}, buffer, client.base);
+                client.peer.ask(Command::set_tensor_hash, wire::SetTensorHashRequest{tensor, 0, wire::fnv1a(data)});
+            }
+            EXPECT_EQ(client.peer.answered_as<uint8_t>(), 0);
+            client.post(wire::NativeCommand::read, wire::ReadRequest{0, 0, data.size()});
+            EXPECT_TRUE(client.peer.answered() == std::vector<std::byte>(data.size())) << is_sealed << by_digest;
+        }
+    }
+}
+
 TEST(NativeSession, GraphsAreKeptChangedAndLaunched) {
     NativeClient client;
     for (uint16_t slot = 0; slot < 4; ++slot) {

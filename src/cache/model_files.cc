@@ -1,0 +1,131 @@
+#include "cache/model_files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <linux/openat2.h>
+#include <sys/syscall.h>
+#endif
+
+#include <algorithm>
+#include <cerrno>
+#include <deque>
+#include <iterator>
+#include <optional>
+#include <set>
+#include <system_error>
+
+#include "cache/digest_file.h"
+
+namespace caravan::cache {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int max_links = 40;  // on one path, as in the kernel
+
+struct Resolved {
+    fs::path target;
+    bool is_trusted = true;  // root or this user owns every link
+};
+
+// Nothing if the path leads nowhere.
+std::optional<Resolved> resolve(const fs::path & path) {
+    Resolved resolved{.target = "/"};
+    std::deque<fs::path> rest(std::next(path.begin()), path.end());  // behind the root
+    for (int links = 0; !rest.empty();) {
+        const fs::path name = std::move(rest.front());
+        rest.pop_front();
+        if (name.empty() || name == ".") {
+            continue;
+        }
+        if (name == "..") {
+            resolved.target = resolved.target.parent_path();
+            continue;
+        }
+        const fs::path next = resolved.target / name;
+        struct stat status;
+        if (::lstat(next.c_str(), &status) != 0) {
+            return std::nullopt;
+        }
+        if (!S_ISLNK(status.st_mode)) {
+            resolved.target = next;
+            continue;
+        }
+        std::error_code error;
+        const fs::path link = fs::read_symlink(next, error);
+        if (error || ++links > max_links) {
+            return std::nullopt;
+        }
+        resolved.is_trusted = resolved.is_trusted && (status.st_uid == 0 || status.st_uid == ::geteuid());
+        if (link.is_absolute()) {
+            resolved.target = "/";
+        }
+        rest.insert(rest.begin(), link.is_absolute() ? std::next(link.begin()) : link.begin(), link.end());
+    }
+    return resolved;
+}
+
+}  // namespace
+
+std::vector<ModelFile> find_models(const std::vector<fs::path> & model_dirs, const fs::path & store,
+                                   const LeftOut & left_out) {
+    std::error_code unknown;
+    const fs::path store_place = fs::weakly_canonical(store, unknown);
+    std::vector<ModelFile> found;
+    const auto add = [&](const fs::directory_entry & entry) {
+        std::error_code gone;
+        if (entry.path().extension() != ".gguf" || !entry.is_regular_file(gone)) {
+            return;
+        }
+        if (!entry.is_symlink(gone)) {
+            found.push_back({entry.path(), entry.path()});
+            return;
+        }
+        const auto resolved = resolve(entry.path());
+        if (!resolved || lies_below(resolved->target, {store_place})) {
+            return;
+        }
+        if (!resolved->is_trusted && !lies_below(resolved->target, model_dirs)) {
+            left_out(entry.path(), "a symbolic link of another user leads to it, out of the folder");
+            return;
+        }
+        found.push_back({entry.path(), resolved->target});
+    };
+    for (const fs::path & dir : model_dirs) {
+        std::error_code error;
+        fs::recursive_directory_iterator at(dir, fs::directory_options::skip_permission_denied, error), end;
+        while (!error && at != end) {
+            if (at->path() == store_place) {
+                at.disable_recursion_pending();
+            } else {
+                add(*at);
+            }
+            at.increment(error);
+        }
+        if (error) {
+            left_out(dir, error.message());
+        }
+    }
+    std::ranges::sort(found, {}, &ModelFile::path);
+    std::set<fs::path> seen;
+    std::erase_if(found, [&](const ModelFile & model) { return !seen.insert(model.target).second; });
+    return found;
+}
+
+UniqueFd open_without_links(const fs::path & path, int flags) {
+#ifdef __linux__
+    open_how how{};
+    how.flags = static_cast<uint64_t>(flags | O_CLOEXEC);
+    how.resolve = RESOLVE_NO_SYMLINKS;
+    const long fd = ::syscall(SYS_openat2, AT_FDCWD, path.c_str(), &how, sizeof how);
+    // Some containers answer a call that they do not know with EPERM.
+    if (fd >= 0 || (errno != ENOSYS && errno != EPERM)) {
+        return UniqueFd(static_cast<int>(fd));
+    }
+#endif
+    return UniqueFd(::open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW));
+}
+
+}  // namespace caravan::cache

@@ -52,6 +52,7 @@ void draw(Svg & svg, double y, const std::string & heading, const std::vector<st
         svg.grid(across.at(size), y + 24, across.at(size), bottom);
         svg.text(across.at(size), bottom + 18, Anchor::middle, size_text(static_cast<uint64_t>(size)));
     }
+    svg.text((left + width - right) / 2, bottom + 38, Anchor::middle, "message size");
     for (double exponent = up.low; exponent <= up.high; ++exponent) {
         const double value = std::pow(10, exponent);
         svg.grid(left, up.at(value), width - right, up.at(value));

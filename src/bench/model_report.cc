@@ -25,6 +25,15 @@ std::string or_not_known(const Summary & summary, int digits) {
     return summary.count == 0 ? not_known : spread(summary, digits);
 }
 
+// Of times that are the difference of two measurements. `any_below_noise` is set if this one is.
+std::string difference(const Summary & summary, bool & any_below_noise) {
+    if (!is_below_noise(summary)) {
+        return spread(summary, 0);
+    }
+    any_below_noise = true;
+    return formatted("below noise ({:.0f} to {:.0f})", summary.min, summary.max);
+}
+
 std::string percent(const Summary & share) {
     return share.count == 0 ? not_known : formatted("{:.0f} %", 100 * share.median);
 }
@@ -48,7 +57,10 @@ std::string loads(const ModelBench & bench, const std::vector<Comparison> & comp
     return table.text();
 }
 
-std::string traffic(const ModelBench & bench, const std::vector<Comparison> & comparisons) {
+std::string traffic(const ModelBench & bench, const std::vector<Comparison> & comparisons, bool & any_below_noise) {
+    const auto time = [&](const Summary & summary) {
+        return summary.count == 0 ? not_known : difference(summary, any_below_noise);
+    };
     Table table;
     table.add_column("a generated token with", false);
     for (const char * header : {"round trips", "sends", "bytes up", "bytes down", "µs (min-max)", "client", "compute",
@@ -60,9 +72,8 @@ std::string traffic(const ModelBench & bench, const std::vector<Comparison> & co
         const TrafficRow & row = comparisons[i].traffic;
         if (!arrangement.endpoints.empty() && comparisons[i].load_s.count > 0) {
             table.add_row({std::string(arrangement.name()), or_not_known(row.round_trips, 2), or_not_known(row.sends, 2),
-                           or_not_known(row.bytes_up, 0), or_not_known(row.bytes_down, 0), or_not_known(row.us, 0),
-                           or_not_known(row.client, 0), or_not_known(row.compute, 0), or_not_known(row.wire, 0),
-                           or_not_known(row.queue, 0)});
+                           or_not_known(row.bytes_up, 0), or_not_known(row.bytes_down, 0), time(row.us),
+                           time(row.client), time(row.compute), time(row.wire), time(row.queue)});
         }
     }
     return table.text();
@@ -74,6 +85,7 @@ std::string markdown(const ModelBench & bench) {
     const std::vector<Comparison> comparisons = compare(bench.measured);
     const bool has_local =
         std::ranges::contains(bench.measured, Kind::local, [](const Measured & m) { return m.arrangement.kind; });
+    bool any_below_noise = false;
     Table table;
     table.add_column("model", false);
     table.add_column("size", true);
@@ -96,7 +108,7 @@ std::string markdown(const ModelBench & bench) {
                                            spread(row.tokens_per_second, 2),
                                            spread(row.ratio, 2)};
             if (has_local) {
-                cells.push_back(spread(row.overhead_us, 0));
+                cells.push_back(difference(row.overhead_us, any_below_noise));
             }
             cells.push_back(spread(comparisons[i].load_s, 3));
             table.add_row(std::move(cells));
@@ -104,7 +116,11 @@ std::string markdown(const ModelBench & bench) {
     }
     std::string out = table.text() + "\n" + loads(bench, comparisons);
     if (bench.settings.generate > 0) {
-        out += "\n" + traffic(bench, comparisons);
+        out += "\n" + traffic(bench, comparisons, any_below_noise);
+    }
+    if (any_below_noise) {
+        out += "\nbelow noise: negative in some round, so the difference is smaller than the machine's noise. Use more "
+               "--rounds, a larger -n or a quieter machine\n";
     }
     for (const Measured & measured : bench.measured) {
         if (!measured.failure.empty()) {

@@ -74,7 +74,9 @@ Json to_json(const Measured & measured, const Comparison & comparison, const Set
         tests.push_back({{"test", row.test},
                          {"tokens_per_second", to_json(row.tokens_per_second)},
                          {"ratio", to_json(row.ratio)},
-                         {"overhead_us_per_token", to_json(row.overhead_us)}});
+                         {"overhead_us_per_token", to_json(row.overhead_us)},
+                         {"overhead_is_below_noise",
+                          row.overhead_us.count == 0 ? Json() : Json(is_below_noise(row.overhead_us))}});
     }
     for (const Run & run : measured.runs) {
         runs.push_back(to_json(run));

@@ -12,6 +12,9 @@ struct Summary {
     size_t count = 0;  // 0: nothing was measured, the rest means nothing
 };
 
+// Of differences between two measurements that cannot be negative: some round has one that is.
+bool is_below_noise(const Summary & difference);
+
 // Of an even number of values the median is the mean of the two in the middle.
 Summary summarize(std::vector<double> values);
 

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/formatted.h"
+#include "base/size_text.h"
 
 namespace caravan::doctor {
 namespace {
@@ -103,13 +104,13 @@ void look_at_memlock(const Machine & machine, Findings & out) {
         out.push_back({Mark::well, "no limit on locked memory", ""});
     } else if (*machine.memlock < locked_by_session) {
         out.push_back({obstacle(machine),
-                       formatted("memlock limit {} KiB is too low: a session needs {} KiB", *machine.memlock >> 10,
-                                 locked_by_session >> 10),
+                       formatted("memlock limit {} is too low: a session needs {}", size_text(*machine.memlock),
+                                 size_text(locked_by_session)),
                        std::string(remedies.front().advice)});
     } else {
         out.push_back({Mark::well,
-                       formatted("memlock limit {} KiB is enough for {} sessions of this user at once",
-                                 *machine.memlock >> 10, *machine.memlock / locked_by_session),
+                       formatted("memlock limit {} is enough for {} sessions of this user at once",
+                                 size_text(*machine.memlock), *machine.memlock / locked_by_session),
                        ""});
     }
 }

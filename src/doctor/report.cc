@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/formatted.h"
+#include "base/size_text.h"
 
 namespace caravan::doctor {
 namespace {
@@ -101,7 +102,7 @@ void put_machine(std::string & out, const Report & report) {
     }
     put_ports(out, report);
     line(out, "  memlock limit: {}{}",
-         machine.memlock ? formatted("{} KiB", *machine.memlock >> 10) : std::string("none"),
+         machine.memlock ? size_text(*machine.memlock) : std::string("none"),
          machine.memlock && machine.may_lock_all ? ", which does not count for this user (CAP_IPC_LOCK)" : "");
     wrapped(out, "  kernel modules: ",
             joined(machine.modules) + (machine.has_verbs && !std::ranges::contains(machine.modules, "ib_uverbs")
@@ -149,8 +150,8 @@ void put_endpoint(std::string & out, const Report & report, const EndpointFacts 
              endpoint.version,
              told == nullptr || told->devices == 0
                  ? ""
-                 : formatted(", {} device{}, the first with {} of {} MiB free", told->devices, told->devices == 1 ? "" : "s",
-                             told->device_free >> 20, told->device_total >> 20));
+                 : formatted(", {} device{}, the first with {} of {} free", told->devices, told->devices == 1 ? "" : "s",
+                             size_text(told->device_free), size_text(told->device_total)));
         if (!endpoint.local_address.empty()) {
             line(out, "  this side's address: {}", endpoint.local_address);
         }

@@ -36,6 +36,27 @@ std::string_view without_endpoint(const Endpoint & endpoint, std::string_view te
     return text.starts_with(prefix) ? text.substr(prefix.size()) : text;
 }
 
+Result<std::string> parse_listen_host(std::string_view text) {
+    if (text.starts_with("unix:")) {
+        return text.size() > 5 ? Result<std::string>(std::string(text))
+                               : fail(Errc::invalid_argument, "\"{}\": no path after unix:", text);
+    }
+    const size_t close = text.find(']');
+    const bool in_brackets = text.starts_with('[') && close != text.npos;
+    const std::string_view host = in_brackets                             ? text.substr(1, close - 1)
+                                  : std::ranges::count(text, ':') == 1 ? text.substr(0, text.find(':'))
+                                                                          : text;
+    const std::string_view rest = in_brackets ? text.substr(close + 1) : text.substr(host.size());
+    if (rest.size() > 1 && rest.starts_with(':') && rest.find_first_not_of("0123456789", 1) == rest.npos) {
+        return fail(Errc::invalid_argument, "\"{}\" has a port, which is an option of its own: -H {} -p {}", text,
+                    host.empty() ? "0.0.0.0" : host, rest.substr(1));
+    }
+    if (host.empty() || !rest.empty() || host.find_first_of("[]/ ") != host.npos) {
+        return fail(Errc::invalid_argument, "\"{}\" is not an address, a name or unix:/path", text);
+    }
+    return std::string(host);
+}
+
 Result<Endpoint> parse_endpoint(std::string_view text) {
     Endpoint endpoint;
     if (text.starts_with("unix:")) {

@@ -26,6 +26,10 @@ struct Endpoint {
 // `text` without a leading "ENDPOINT: ", for messages that name the endpoint themselves.
 std::string_view without_endpoint(const Endpoint & endpoint, std::string_view text);
 
+// What rpc-server -H takes: an address or name, with or without brackets, or unix:/path. The result is what listen_on()
+// takes. An error for a host with a port, which -p takes.
+Result<std::string> parse_listen_host(std::string_view text);
+
 // A bare IPv6 address ("::1") is taken as a host. Port 0 is an error: nothing listens there.
 Result<Endpoint> parse_endpoint(std::string_view text);
 

@@ -32,7 +32,7 @@ Result<AddressList> resolve(const std::string & host, uint16_t port, bool passiv
     addrinfo * list = nullptr;
     const int code = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &list);
     if (code != 0) {
-        return fail(Errc::not_found, "cannot resolve host \"{}\": {}", host,
+        return fail(Errc::not_found, "the host's name cannot be resolved: {}",
                     code == EAI_SYSTEM ? errno_text(errno) : ::gai_strerror(code));
     }
     return AddressList(list, ::freeaddrinfo);
@@ -249,7 +249,7 @@ Result<std::vector<Listener>> listen_on(const std::string & host, uint16_t port)
     }
     auto list = resolve(host, port, true);
     if (!list) {
-        return std::unexpected(list.error());
+        return fail(list.error().code, "cannot listen on {}: {}", host, list.error().text);
     }
     Error last{Errc::unavailable, formatted("no address to listen on for \"{}\"", host)};
     for (const addrinfo * info = list->get(); info != nullptr; info = info->ai_next) {

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/pages.h"
+#include "base/size_text.h"
 #include "server/host_memory.h"
 
 namespace caravan::server {
@@ -116,8 +117,8 @@ std::string Devices::describe_all() {
         size_t free = 0, total = 0;
         ggml_backend_dev_memory(device, &free, &total);
         const bool is_lent = std::ranges::find(lent, device) != lent.end();
-        text += formatted("  {}: {} ({} MiB, {} MiB free){}\n", ggml_backend_dev_name(device),
-                          ggml_backend_dev_description(device), total >> 20, free >> 20,
+        text += formatted("  {}: {} ({}, {} free){}\n", ggml_backend_dev_name(device),
+                          ggml_backend_dev_description(device), size_text(total), size_text(free),
                           is_lent ? "  [lent by default]" : "");
     }
     return text;

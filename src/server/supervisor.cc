@@ -144,8 +144,8 @@ void Supervisor::print_banner() const {
     }
     text += "Devices:\n";
     for (const ControlMessage & device : workers_.devices()) {
-        text += formatted("  {} ({} MiB, {} MiB free)\n", device.text, device.memory_total >> 20,
-                          device.memory_free >> 20);
+        text += formatted("  {} ({}, {} free)\n", device.text, size_text(device.memory_total),
+                          size_text(device.memory_free));
     }
     const bool is_tcp = listeners_.front().endpoint.kind == net::Endpoint::Kind::tcp;
     const bool may_upgrade = is_tcp && (net::own_extension().features & wire::feature_rdma) != 0;

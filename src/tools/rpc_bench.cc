@@ -1,6 +1,5 @@
 // rpc-bench: how fast the way to RPC servers is, and a model with it, against other arrangements in the same run.
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -10,6 +9,7 @@
 #include "bench/plot.h"
 #include "bench/report.h"
 #include "net/handshake.h"
+#include "tools/command_line.h"
 #include "tools/rpc_bench_help.h"
 #include "wire/stock.h"
 
@@ -26,51 +26,74 @@ struct Options {
     bench::Settings settings;
 };
 
-void declare(CLI::App & app, Options & options) {
-    const CLI::Range count(0, 1 << 30), some(1, 1'000'000);
-    app.add_option("--rpc", options.servers, "servers: host:port, [ipv6]:port, host or unix:/path; A,B,...")
+// Options that have an effect only with a model, or only without one.
+struct Scope {
+    std::vector<const CLI::Option *> with_model, without_model;
+};
+
+Scope declare(CLI::App & app, Options & options) {
+    const auto count = CLI::Range(0, 1 << 30).description(""), some = CLI::Range(1, 1'000'000).description("");
+    Scope scope;
+    const auto for_model = [&](CLI::Option * option) {
+        scope.with_model.push_back(option);
+        return option;
+    };
+    app.add_option("--rpc", options.servers, "servers: host:port, [ipv6]:port, host or unix:/path")
+        ->option_text("SERVER,...")
         ->delimiter(',')
         ->allow_extra_args(false)
         ->required();
-    app.add_option("-m,--model", options.settings.model, "a GGUF file to run; without one, the way there is measured")
+    app.add_option("-m,--model", options.settings.model, "run this GGUF file; without it, measure the network path")
+        ->option_text("FILE")
         ->check(CLI::ExistingFile);
-    app.add_option("--against", options.against, "other arrangements of the model, see below; A,B,...")
+    for_model(app.add_option("--against", options.against,
+                             "compare with these arrangements: stock, tcp, rdma, local (see below)"))
+        ->option_text("ARRANGEMENT,...")
         ->delimiter(',')
         ->allow_extra_args(false)
         ->check(CLI::IsMember({"stock", "tcp", "rdma", "local"}));
-    app.add_option("--against-rpc", options.other_servers, "the servers of stock [those of --rpc]")
+    for_model(app.add_option("--against-rpc", options.other_servers, "servers of the stock arrangement [those of --rpc]"))
+        ->option_text("SERVER,...")
         ->delimiter(',')
         ->allow_extra_args(false);
-    app.add_option("-p,--n-prompt", options.settings.prompt, "tokens of the prompt; 0: none")
+    for_model(app.add_option("-p,--n-prompt", options.settings.prompt, "prompt length in tokens; 0: no prompt test"))
         ->check(count)
         ->capture_default_str();
-    app.add_option("-n,--n-gen", options.settings.generate, "tokens to generate; 0: none")
+    for_model(app.add_option("-n,--n-gen", options.settings.generate, "tokens to generate; 0: no generation test"))
         ->check(count)
         ->capture_default_str();
-    app.add_option("-r,--repetitions", options.settings.repetitions, "of each test within a run")
+    for_model(app.add_option("-r,--repetitions", options.settings.repetitions, "repetitions of each test within a run"))
         ->check(some)
         ->capture_default_str();
-    app.add_option("--rounds", options.rounds, "how often each thing is measured")->check(some)->capture_default_str();
-    app.add_option("-t,--threads", options.settings.threads, "threads of llama-bench [as it decides]")
+    app.add_option("--rounds", options.rounds, "measure everything this many times")->check(some)->capture_default_str();
+    for_model(app.add_option("-t,--threads", options.settings.threads, "threads of llama-bench [its own default]"))
         ->check(CLI::Range(1, 4096));
-    app.add_option("--device", options.settings.device,
-                   "devices of the arrangements with RPC, as llama-bench -dev takes them [all]");
-    app.add_option("--local-device", options.settings.local_device, "devices of local [none: the CPU]");
-    app.add_flag("--cold", options.cold, "drop the model's file from this machine's memory before each run");
-    app.add_option("--plugin", options.plugin, "Caravan's plug-in [beside this program, else the installed one]")
+    for_model(app.add_option("--device", options.settings.device,
+                             "devices of the arrangements with RPC, as llama-bench -dev takes them [all]"))
+        ->option_text("NAME/...");
+    for_model(app.add_option("--local-device", options.settings.local_device, "devices of local [the CPU]"))
+        ->option_text("NAME/...");
+    for_model(app.add_flag("--cold", options.cold, "drop the model's file from this machine's memory before each run"));
+    for_model(app.add_option("--plugin", options.plugin,
+                             "use this file as Caravan's plug-in [beside this program; without that, the installed one]"))
+        ->option_text("FILE")
         ->check(CLI::ExistingFile);
-    app.add_option("--time", options.time_ms,
-                   "milliseconds of each measurement of the way, of which a round has three for each size")
-        ->check(CLI::Range(1, 60'000))
-        ->capture_default_str();
-    app.add_option("--timeout", options.timeout_s, "seconds that one run of llama-bench may take")
+    auto * time = app.add_option("--time", options.time_ms,
+                                 "duration of each measurement of the network path; a round has three for each size")
+                      ->type_name("MILLISECONDS")
+                      ->check(CLI::Range(1, 60'000))
+                      ->capture_default_str();
+    scope.without_model.push_back(time);
+    for_model(app.add_option("--timeout", options.timeout_s, "end a run of llama-bench that takes longer"))
+        ->type_name("SECONDS")
         ->check(some)
         ->capture_default_str();
-    app.add_option("-o,--output", options.output, "the form of the report")
+    app.add_option("-o,--output", options.output, "form of the report: md, json or csv")
+        ->option_text("FORM")
         ->check(CLI::IsMember({"md", "json", "csv"}))
         ->capture_default_str();
-    app.add_option("--plot", options.plot_file, "write a picture to this file (SVG)");
-    app.usage("Usage: rpc-bench --rpc SERVER[,SERVER...] [-m MODEL] [OPTIONS] [-- ARGUMENT OF llama-bench...]");
+    app.add_option("--plot", options.plot_file, "draw the results into this file (SVG)")->option_text("FILE");
+    return scope;
 }
 
 // One name for each server, whoever asks.
@@ -111,16 +134,25 @@ std::vector<bench::Arrangement> arrangements_of(const Options & options) {
     return out;
 }
 
-void check(const Options & options) {
+void check(const Options & options, const Scope & scope) {
     const bool has_model = !options.settings.model.empty();
-    if (!has_model && (!options.against.empty() || options.cold || !options.settings.more.empty())) {
-        throw CLI::ValidationError("--against, --cold and arguments of llama-bench need a model: -m");
+    for (const CLI::Option * option : has_model ? scope.without_model : scope.with_model) {
+        if (option->count() > 0) {
+            throw CLI::ValidationError(option->get_name(),
+                                       has_model ? "has no effect with a model (-m)" : "needs a model: -m FILE");
+        }
+    }
+    if (!has_model && !options.settings.more.empty()) {
+        throw CLI::ValidationError("arguments of llama-bench need a model: -m FILE");
     }
     if (has_model && options.settings.prompt + options.settings.generate == 0) {
         throw CLI::ValidationError("-p 0 and -n 0 leave nothing to measure");
     }
     if (!options.other_servers.empty() && !std::ranges::contains(options.against, "stock")) {
-        throw CLI::ValidationError("--against-rpc is for --against stock");
+        throw CLI::ValidationError("--against-rpc needs --against stock");
+    }
+    if (!options.settings.local_device.empty() && !std::ranges::contains(options.against, "local")) {
+        throw CLI::ValidationError("--local-device needs --against local");
     }
     // Now, not after all has been measured.
     if (!options.plot_file.empty() && !std::ofstream(options.plot_file, std::ios::app)) {
@@ -177,13 +209,13 @@ int bench_links(const Options & options, const std::vector<net::Endpoint> & endp
 
 int main(int argc, char ** argv) {
     Options options;
-    CLI::App app{"Measures the way to RPC servers, or a model that runs on them against other arrangements.", "rpc-bench"};
-    app.footer(rpc_bench_help);
-    app.get_formatter()->enable_footer_formatting(false);
-    app.get_formatter()->enable_description_formatting(false);
-    app.set_version_flag("--version", formatted("Caravan rpc-bench {} (RPC protocol {}.{}.{})", CARAVAN_VERSION,
-                                                wire::stock_major, wire::stock_minor, wire::stock_patch));
-    declare(app, options);
+    CLI::App app{"Measures the network path to RPC servers, or a model that runs on them against other arrangements.",
+                 "rpc-bench"};
+    tools::set_up(app, "--rpc SERVER[,SERVER...] [-m FILE] [OPTIONS] [-- ARGUMENT OF llama-bench...]",
+                  formatted("Caravan rpc-bench {} (RPC protocol {}.{}.{})", CARAVAN_VERSION, wire::stock_major,
+                            wire::stock_minor, wire::stock_patch),
+                  rpc_bench_help);
+    const Scope scope = declare(app, options);
     char ** const end = std::find(argv, argv + argc, std::string_view("--"));
     std::vector<net::Endpoint> endpoints;
     std::vector<bench::Arrangement> arrangements;
@@ -192,7 +224,7 @@ int main(int argc, char ** argv) {
         if (end != argv + argc) {
             options.settings.more.assign(end + 1, argv + argc);
         }
-        check(options);
+        check(options, scope);
         endpoints = endpoints_of(options.servers);
         arrangements = arrangements_of(options);
     } catch (const CLI::ParseError & error) {

@@ -1,75 +1,79 @@
-// What rpc-bench --help says below its options.
+// What rpc-bench --help prints below its options.
 #pragma once
 
 namespace caravan {
 
 inline constexpr const char * rpc_bench_help = R"(
-WITHOUT A MODEL
-  The way to each server by itself. A round trip writes a message into the server's memory and reads the same bytes
-  back, in one batch; it fails if they differ. Bandwidth is that of messages of one size, sent or asked for one after the
-  other for --time; only their payload counts, to which each adds a header of some 300 bytes. Over RDMA too where both
-  ends have it; the two transports take turns at each size. Up to 64 MiB of the server's first device are used for each
-  transport, and as much is sent as the network takes: not for a network that others need just now.
+Without a model:
+  rpc-bench measures the network path to each server. A round trip writes a message into the server's memory and reads
+  the same bytes back, in one batch; it fails if they differ. Bandwidth is that of messages of one size, written or
+  read one after the other for --time. It counts their payload; each message has a header of about 300 bytes besides.
+  If both ends have RDMA, rpc-bench measures TCP and RDMA in turn at each size. Each transport uses up to 64 MiB of
+  the server's first device. rpc-bench sends as much as the network takes: avoid it while others need that network.
 
-WITH A MODEL
+With a model:
   The installed, unmodified llama-bench runs the model in each arrangement, once in a round. Each round begins with
-  another arrangement, so what disturbs the machine for a while disturbs all of them. The arrangements are
+  another arrangement, so that a disturbance of the machine affects all of them. The arrangements are
 
-    caravan  Caravan's plug-in with the servers of --rpc; the transport is that of GGML_RPC_TRANSPORT. Always the first
+    caravan  Caravan's plug-in with the servers of --rpc, over the transport of GGML_RPC_TRANSPORT; always the first
     tcp      the same with GGML_RPC_TRANSPORT=tcp
-    rdma     the same with GGML_RPC_TRANSPORT=rdma: without RDMA it fails
-    stock    ggml's own RPC plug-in, with the same servers or those of --against-rpc. Where Caravan is installed in
-             ggml's folder that plug-in cannot be had; this is said, and not measured
+    rdma     the same with GGML_RPC_TRANSPORT=rdma; fails without RDMA
+    stock    ggml's own RPC plug-in, with the same servers or those of --against-rpc. It cannot be measured where
+             Caravan is installed in ggml's folder, because Caravan takes its place there; rpc-bench reports that
     local    this machine alone, without RPC: its CPU, or the devices of --local-device
 
-  With RPC all layers are at the servers, unless this machine has devices of its own: then llama-bench shares them out,
-  and --device RPC0/RPC1 keeps them at the servers. For an overhead over local that means something, servers and this
-  machine must be alike, with as many threads (-t here, rpc-server -t there); best is a server on this machine.
+  With RPC the servers compute all layers, unless this machine has devices of its own: then llama-bench distributes
+  the layers over all of them, and --device RPC0/RPC1 keeps them on the servers. The overhead over local is meaningful
+  only if servers and this machine are alike and use as many threads (-t here, rpc-server -t there). A server on this
+  machine gives the best comparison.
 
-  A value of a run is that of its median repetition. The table has the median of the rounds and, in brackets, the least
-  and the greatest. A ratio is taken within each round, to the first arrangement; then come median and extremes. So is
-  the overhead: the time per generated token less that of local in the same round.
+  The value of a run is that of its median repetition. The table has the median of all rounds and, in brackets, the
+  smallest and largest value. Ratios to the first arrangement, and the overhead (time per generated token less that of
+  local), are computed within each round before their median is taken. If a difference of times is negative in some
+  round, the table says "below noise".
 
-  Load is the time from opening the file until model and context are ready. What the server keeps (rpc-server -c) and
-  what this machine's memory has of the file makes it shorter; --cold drops the latter before each run. local may map
-  the file and read it only when it computes.
+  Load is the time from opening the file until model and context are ready. The weights that the server has cached
+  (rpc-server -c) and the parts of the file in this machine's memory shorten it; --cold drops the latter before each
+  run. local may map the file and read it only when it computes.
 
-  The second table tells the first load from the later ones, which find what a server has kept of the first, and how much
-  of the weights the servers had already (n/a: stock and local do not say).
+  The second table separates the first load from the later ones, which find what a server has cached, and has the share
+  of the weights that the servers had already (n/a: stock and local do not report it).
 
-  The third is what one generated token costs on the way. In each round Caravan's plug-in generates -n tokens and twice
-  as many in two runs of their own, and counts; the difference belongs to the tokens alone. A round trip is a wait for
-  an answer that was not here yet; sends are calls that moved bytes out. The times are differences too: on a busy machine
-  they scatter, and a larger -n helps. Then, where the time of a token goes:
+  The third table has the cost of one generated token on the network. In each round Caravan's plug-in generates -n
+  tokens and twice as many in two runs of their own; the difference of their counts belongs to the tokens alone. A
+  round trip is a wait for an answer that had not arrived; sends are calls that sent bytes. The times are differences
+  too: they scatter on a busy machine, and a larger -n helps. The time of a token consists of
 
     client   this machine, not waiting for a server                                            measured
-    compute  the servers are busy, by their own clocks, several servers added up               measured
-    wire     its round trips, each as long as the quickest small question to that server       an estimate
-    queue    the rest: bytes on their way, links between servers, threads that wake up.        what is left
-             What the others take too much is missing here, so it may be below 0
+    compute  the servers are busy, by their own clocks, summed over the servers                measured
+    wire     its round trips, each as long as the quickest small question to that server       estimated
+    queue    the rest: bytes in transit, links between servers, threads that wake up.          what is left
+             It is below noise if the others are estimated too high
 
-  Stock's plug-in does not count, and a stock server does not tell what it did: n/a.
+  Stock's plug-in counts nothing, and a stock server does not report what it did: n/a.
 
   An arrangement that fails is not tried again; the others are measured to the end.
 
-OUTPUT
-  md is a table; json has every measurement, and what follows from it; csv has one line for each measurement. Lines of
-  progress go to stderr. --plot makes a picture: bars of tokens per second with the slowest and fastest round, or curves
-  of latency and bandwidth by size.
+Output:
+  md is a table; json has every measurement and all that is computed from them; csv has one line for each measurement.
+  Progress goes to stderr. --plot draws tokens per second with the slowest and fastest round, or latency and bandwidth
+  by message size.
 
-ENVIRONMENT
-  LLAMA_BENCH          the llama-bench to run [the first on PATH that is not a launcher of Caravan's]
-  GGML_RPC_TRANSPORT   auto, tcp: never RDMA, rdma: a session without RDMA is an error [auto]
-  TMPDIR               where the plug-in's counts lie while they are needed [/tmp]
+Environment:
+  LLAMA_BENCH          the llama-bench to run [the first on PATH that is not one of Caravan's launchers]
+  GGML_RPC_TRANSPORT   auto; tcp: never RDMA; rdma: a session without RDMA is an error [auto]
+  TMPDIR               folder for the plug-in's counts while they are needed [/tmp]
   GGML_RPC_POLL_US, GGML_RDMA_DEV, ...
-                       as for the programs that use the servers. GGML_RPC_SERVERS is not used.
+                       as for the programs that use the servers; GGML_RPC_SERVERS is not used
 
-EXAMPLES
+Examples:
   rpc-bench --rpc 192.168.1.45:50052
   rpc-bench --rpc 192.168.1.45:50052 -m model.gguf --against stock,local -p 512 -n 128
   rpc-bench --rpc A,B -m model.gguf --against tcp --plot tcp.svg -o json -- -fa on
 
-EXIT CODES
-  0 all was measured, 1 a run failed, 2 wrong command line)";
+Exit codes:
+  0  everything was measured
+  1  a run failed
+  2  wrong command line)";
 
 }  // namespace caravan

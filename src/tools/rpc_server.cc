@@ -1,6 +1,5 @@
 // rpc-server: lends this machine's devices to ggml programs elsewhere.
 
-#include <CLI/CLI.hpp>
 #ifdef __linux__
 #include <sys/prctl.h>
 #endif
@@ -12,12 +11,14 @@
 #include "base/config.h"
 #include "base/formatted.h"
 #include "cache/store.h"
+#include "net/endpoint.h"
 #include "net/faults.h"
 #include "server/devices.h"
 #include "server/indexer.h"
 #include "server/server_log.h"
 #include "server/supervisor.h"
 #include "server/worker_process.h"
+#include "tools/command_line.h"
 #include "wire/stock.h"
 
 namespace {
@@ -25,25 +26,45 @@ namespace {
 using namespace caravan;
 
 constexpr const char * footer = R"(
-Clients name this server with --rpc HOST:PORT (llama-server, llama-cli, llama-bench, ...) or, for any ggml program that
-loads Caravan's plug-in, in GGML_RPC_SERVERS.
+A client names this server with --rpc HOST:PORT (llama-server, llama-cli, llama-bench, ...) or, in any ggml program that
+loads Caravan's plug-in, with GGML_RPC_SERVERS=HOST:PORT.
 
-There is no authentication yet: bind beyond 127.0.0.1 on a trusted network only.
+There is no authentication and no encryption: listen beyond 127.0.0.1 on a trusted network only.
 
 Environment:
-  LLAMA_CACHE          -c and --model-dir use $LLAMA_CACHE/rpc
-                       [else $XDG_CACHE_HOME/llama.cpp/rpc, ~/.cache/llama.cpp/rpc]
-  GGML_RPC_DEBUG=1     log every step
-  GGML_RPC_POLL_US=N   watch a session's socket for N microseconds before sleeping on it [50]
+  LLAMA_CACHE             -c and --model-dir use $LLAMA_CACHE/rpc
+                          [$XDG_CACHE_HOME/llama.cpp/rpc, without that ~/.cache/llama.cpp/rpc]
+  GGML_RPC_TRANSPORT=tcp  do not use RDMA
+  GGML_RPC_DEBUG=1        log every step
+  GGML_RPC_POLL_US=N      poll a session's socket for N microseconds before sleeping [50]
 
 Signals:
-  SIGTERM, SIGINT      take no new clients, let sessions go on for --drain seconds, exit 0; a second one ends them now
+  SIGTERM, SIGINT         refuse new clients, let sessions run for --drain seconds and exit; a second signal ends them
+                          at once
 
-Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong command line)";
+Exit codes:
+  0  stopped by a signal
+  1  could not start
+  2  wrong command line)";
 
 int fail_with(const Error & error) {
     server::print_error(error.text);
     return 1;
+}
+
+// Refuses options that contradict each other or have no effect.
+void check(server::ServerOptions & options, bool has_port, bool has_cache_dir) {
+    auto host = net::parse_listen_host(options.host);
+    if (!host) {
+        throw CLI::ValidationError("--host", host.error().text);
+    }
+    options.host = std::move(*host);
+    if (has_port && options.host.starts_with("unix:")) {
+        throw CLI::ValidationError("--port", "a Unix socket has no port: leave out -p or name an address with -H");
+    }
+    if (has_cache_dir && !options.worker.weights.keep && options.worker.weights.model_dirs.empty()) {
+        throw CLI::ValidationError("--cache-dir", "without -c or --model-dir nothing is cached: add -c");
+    }
 }
 
 // What the command line leaves open. A worker is told everything, so that all see the same.
@@ -79,67 +100,77 @@ int main(int argc, char ** argv) {
     server::ServerOptions options;
     options.worker.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency() / 2));
     cache::WeightOptions & weights = options.worker.weights;
-    bool list_devices = false;
+    bool list_devices = false, unconfined = false;
     int worker_fd = -1, indexer_fd = -1, drain = static_cast<int>(options.drain.count()),
         grace = static_cast<int>(options.worker.session_grace.count()),
         load_timeout = static_cast<int>(options.worker.load_timeout.count());
 
     CLI::App app{"Lends this machine's devices (GPUs, or its CPU) to ggml programs on other machines.", "rpc-server"};
-    app.footer(footer);
-    app.get_formatter()->enable_footer_formatting(false);
-    app.get_formatter()->enable_description_formatting(false);
-    app.set_version_flag("--version",
-                         formatted("Caravan rpc-server {} (RPC protocol {}.{}.{}, ggml {}{})", CARAVAN_VERSION,
-                                   wire::stock_major, wire::stock_minor, wire::stock_patch, ggml_version(),
-                                   net::injects_faults ? ", GGML_RPC_FAULT" : ""));
-    app.add_option("-H,--host", options.host, "address, name or unix:/path to listen on")->capture_default_str();
-    app.add_option("-p,--port", options.port, "TCP port; 0 takes a free one and prints it")->capture_default_str();
-    app.add_option("-t,--threads", options.worker.threads, "threads of a CPU device")
+    tools::set_up(app, "[OPTIONS]",
+                  formatted("Caravan rpc-server {} (RPC protocol {}.{}.{}, ggml {}{})", CARAVAN_VERSION, wire::stock_major,
+                            wire::stock_minor, wire::stock_patch, ggml_version(),
+                            net::injects_faults ? ", GGML_RPC_FAULT" : ""),
+                  footer);
+    app.add_option("-H,--host", options.host, "listen on this address, host name or unix:/path")
+        ->type_name("HOST")
+        ->capture_default_str();
+    auto * port = app.add_option("-p,--port", options.port, "listen on this TCP port; 0: any free port, which is printed")
+                      ->type_name("PORT")
+                      ->capture_default_str();
+    app.add_option("-t,--threads", options.worker.threads, "compute with this many threads on a CPU device")
         ->check(CLI::Range(1, 4096))
         ->capture_default_str();
-    app.add_option("-d,--device", options.worker.devices, "devices to lend, by name: A,B,... [all GPUs, else the CPU]")
+    app.add_option("-d,--device", options.worker.devices,
+                   "lend these devices, by their names in --list-devices [all GPUs; without a GPU, the CPU]")
+        ->option_text("NAME,...")
         ->delimiter(',');
     auto * keep = app.add_flag("-c,--cache", weights.keep,
-                               "keep weights on disk, so that the next load does not send them");
-    app.add_option("--cache-dir", weights.directory,
-                   "where -c keeps them, and --model-dir its hashes [see LLAMA_CACHE below]");
+                               "keep uploaded weights on disk, so that clients need not send them again");
+    auto * cache_dir = app.add_option("--cache-dir", weights.directory,
+                                      "keep the weights of -c and the hashes of --model-dir in DIR [see LLAMA_CACHE below]")
+                           ->option_text("DIR");
     auto * size = app.add_option("--cache-size", weights.max_bytes,
-                                 "the most that -c keeps, as 500M or 50G: what was used longest ago goes first; 0 is "
-                                 "no limit [a quarter of the disk]")
+                                 "limit of -c, for example 500M or 50G; the least recently used weights make room; 0: no "
+                                 "limit [a quarter of the disk]")
                       ->option_text("SIZE")
-                      ->transform(CLI::AsSizeValue(false))
+                      ->transform(tools::as_size())
                       ->needs(keep);
     app.add_option("--model-dir", weights.model_dirs,
-                   "load weights from the *.gguf files below DIR where they are the same as the client's; may be "
-                   "repeated. They are looked through at the start, and hashed once")
+                   "load weights from the *.gguf files below DIR if they equal the client's; may be given more than once. "
+                   "The server hashes the files once, in the background")
         ->option_text("DIR")
         ->allow_extra_args(false);
-    app.add_option("--max-sessions", options.max_sessions, "clients served at once; more have to wait")
+    app.add_option("--max-sessions", options.max_sessions, "serve this many clients at once; further clients wait")
         ->check(CLI::Range(1, 1024))
         ->capture_default_str();
     app.add_option("--max-memory", options.worker.max_memory,
-                   "the most that one session may have, as 500M or 50G: its buffers on all devices and what its graphs "
-                   "take. Each device reports its part, in proportion to its memory [what the devices have, and 1 GiB for graphs]")
+                   "limit of one session's memory, for example 500M or 50G: its buffers on all devices and its graphs. Each "
+                   "device reports a share in proportion to its memory [what the devices have, and 1 GiB for graphs]")
         ->option_text("SIZE")
-        ->transform(CLI::AsSizeValue(false))
+        ->transform(tools::as_size())
         ->check(CLI::PositiveNumber);
     app.add_option("--load-timeout", load_timeout,
-                   "seconds that a worker process may take to load its devices; drivers may compile kernels first")
+                   "end a worker process that loads its devices for longer than this; drivers may compile kernels first")
+        ->type_name("SECONDS")
         ->check(CLI::Range(1, 24 * 3600))
         ->capture_default_str();
     app.add_option("--session-grace", grace,
-                   "seconds that a session whose connection broke waits for its client; 0: it ends at once")
-        ->check(CLI::Range(0, 24 * 3600));
-    app.add_option("--drain", drain, "seconds that sessions may go on after SIGTERM")
+                   "keep a session for this long after its connection breaks, so that its client can reconnect; 0: end it "
+                   "at once")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0, 24 * 3600))
+        ->capture_default_str();
+    app.add_option("--drain", drain, "let sessions run for this long after SIGTERM")
+        ->type_name("SECONDS")
         ->check(CLI::Range(0, 86400))
         ->capture_default_str();
-    app.add_flag("!--no-confinement", options.worker.confined,
-                 "let sessions do all that this user may, for GPU drivers that do not live with less");
+    app.add_flag("--no-confinement", unconfined, "run sessions unconfined, for GPU drivers that need more access");
     app.add_flag("--list-devices", list_devices, "print this machine's devices and exit");
     app.add_option(server::worker_option, worker_fd)->group("");    // start_worker() only
     app.add_option(server::indexer_option, indexer_fd)->group("");  // start_indexer() only
     try {
         app.parse(argc, argv);
+        check(options, port->count() > 0, cache_dir->count() > 0);
     } catch (const CLI::ParseError & error) {
         return app.exit(error) == 0 ? 0 : 2;
     }
@@ -151,6 +182,7 @@ int main(int argc, char ** argv) {
     } else {
         check_environment(net::injects_faults);
     }
+    options.worker.confined = !unconfined;
     options.drain = seconds(drain);
     options.worker.session_grace = seconds(grace);
     options.worker.load_timeout = seconds(load_timeout);

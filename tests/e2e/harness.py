@@ -59,7 +59,8 @@ class Lab:
 
     def server(self, *options, host='127.0.0.1', env=None, name='rpc-server'):
         """Ours, on a free port; or host='unix:/path'."""
-        server = self.start(name, [RPC_SERVER, '-H', host, '-p', 0, '-t', 1, *options], env=env, tool=False, kind=Server)
+        port = [] if host.startswith('unix:') else ['-p', 0]
+        server = self.start(name, [RPC_SERVER, '-H', host, *port, '-t', 1, *options], env=env, tool=False, kind=Server)
         server.endpoint = server.wait_for(r'  endpoint       : (\S+)\n').group(1)
         server.wait_for(r'  sessions       : .*\n')
         return server

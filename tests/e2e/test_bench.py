@@ -225,5 +225,5 @@ def test_wrong_command_line(lab, options):
 
 def test_help(lab):
     said = bench(lab, '--help').out
-    for word in ['--rpc', '--against-rpc', '--rounds', '--plot', 'LLAMA_BENCH', 'EXIT CODES', 'WITHOUT A MODEL']:
+    for word in ['--rpc', '--against-rpc', '--rounds', '--plot', 'LLAMA_BENCH', 'Exit codes:', 'Without a model:']:
         assert word in said

@@ -1,9 +1,12 @@
 """The programs as a new user meets them: what they print first, and their exit codes."""
+import re
+
 import pytest
 
 from system import BIN
 
 RPC_DOCTOR = BIN / 'rpc-doctor'
+PROGRAMS = ['rpc-server', 'rpc-doctor', 'rpc-bench']
 
 
 def doctor(lab, *arguments, rc=0, env=None):
@@ -28,3 +31,29 @@ def test_the_doctor_says_what_to_do_about_a_server_that_is_not_there(lab, endpoi
     finding = said[said.index('\nEndpoint '):].splitlines()[2:]
     assert finding[0].startswith('  MEND  cannot connect: ') and endpoint not in finding[0], said
     assert finding[1].startswith('        -> '), said
+
+
+@pytest.mark.parametrize('program', PROGRAMS)
+def test_help_has_one_form(lab, program):
+    said = lab.run([BIN / program, '--help'], tool=False).out
+    lines = said.splitlines()
+    assert re.match(r'[A-Z].*\.$', lines[0]) and lines[1] == '' and lines[2].startswith(f'Usage: {program} '), said
+    options = said[said.index('\nOptions:\n'):].split('\n\n')[0]
+    assert '  -h, --help              print this help and exit\n' in options
+    assert '\nEnvironment' in said and '\nExit codes:\n  0  ' in said
+    for jargon in ['INT', 'TEXT', '{', '}', ' in [', 'REQUIRED', ':FILE', 'Needs:']:
+        assert jargon not in options, jargon
+    assert max(map(len, lines)) <= 120
+    for line in options.splitlines()[2:]:
+        assert re.match(r'  (-\w, |    )--[a-z-]+|' + ' ' * 26 + r'\S', line), line
+
+
+@pytest.mark.parametrize('program, arguments, words', [
+    ('rpc-bench', ['--rpc', 'a', '-p', '512'], '--n-prompt: needs a model: -m FILE'),
+    ('rpc-bench', ['--rpc', 'a', '-m', '/etc/passwd', '--time', '5'], '--time: has no effect with a model'),
+    ('rpc-bench', ['--rpc', 'a', '-m', '/etc/passwd', '--local-device', 'none'], '--local-device needs --against local'),
+    ('rpc-doctor', ['--time', '50'], '--time and --timeout need an endpoint'),
+], ids=str)
+def test_options_without_effect_are_refused(lab, program, arguments, words):
+    done = lab.run([BIN / program, *arguments], tool=False, rc=2)
+    assert words in done.err and done.out == ''

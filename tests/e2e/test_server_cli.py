@@ -26,7 +26,7 @@ def the_only_line(done):
 def test_help_says_what_every_option_does(lab):
     said = ask(lab, '--help').out
     for option in ['--host', '--port', '--threads', '--device', '--cache', '--cache-size', '--model-dir',
-                   '--max-sessions', '--max-memory', '--no-confinement', '--drain', '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes']:
+                   '--max-sessions', '--max-memory', '--no-confinement', '--drain', '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes:']:
         assert option in said
     assert '--worker-control-fd' not in said and '--indexer-line-fd' not in said
 
@@ -50,6 +50,32 @@ def test_wrong_command_line(lab, options):
     assert done.err.strip() and done.out == ''
 
 
+@pytest.mark.parametrize('options, remedy', [
+    (['-H', 'unix:/tmp/s', '-p', '77'], 'leave out -p'),
+    (['--cache-dir', '/tmp'], 'add -c'),
+    (['-H', '0.0.0.0:77'], '-H 0.0.0.0 -p 77'),
+    (['-H', '[::1]:77'], '-H ::1 -p 77'),
+    (['--max-memory', '5X'], 'write 500M, 1.5G or 50GiB'),
+], ids=str)
+def test_options_that_contradict_each_other_are_refused_with_a_remedy(lab, options, remedy):
+    done = ask(lab, *options, rc=2)
+    assert remedy in done.err and done.out == ''
+
+
+def test_an_ipv6_address_may_be_in_brackets(lab):
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(('::1', 0))
+        except OSError:
+            pytest.skip('no IPv6 here')
+    assert lab.server(host='[::1]').endpoint.startswith('[::1]:')
+
+
+def test_sizes_have_units_that_people_use(lab):
+    assert re.search(r'CPU: .* \(\d+(\.\d)? [GT]iB, \d+(\.\d)? [MGT]iB free\)', ask(lab, '--list-devices').out)
+    assert 'at most 1.5 GiB of memory each' in lab.server('--max-memory', '1.5G').out()
+
+
 # --- starting --------------------------------------------------------------------------------------------------------
 
 def test_port_in_use(lab):
@@ -64,7 +90,8 @@ def test_port_in_use(lab):
 @pytest.mark.parametrize('host', ['no.such.host.invalid', '192.0.2.1', 'unix:/no/such/folder/socket',
                                   'unix:/tmp/' + 'x' * 200], ids=lambda host: host[:20])
 def test_impossible_address(lab, host):
-    assert host[:20] in the_only_line(ask(lab, '-H', host, '-p', 0, rc=1))
+    port = [] if host.startswith('unix:') else ['-p', 0]
+    assert host[:20] in the_only_line(ask(lab, '-H', host, *port, rc=1))
 
 
 def test_unknown_device(lab):

@@ -273,6 +273,34 @@ TEST(BenchReport, TheTableHasARowForEachTestAndSaysWhatFailed) {
     EXPECT_EQ(std::ranges::count(csv(a_model_bench()), '\n'), 1 + 5 * 3);
 }
 
+// Noise: in the second round local was slower.
+TEST(BenchReport, ADifferenceBelowTheNoiseIsNoNumber) {
+    ModelBench bench = a_model_bench();
+    bench.settings.generate = 4;
+    bench.measured[2].runs[1].tests[1].ns = {4'000'000};
+    bench.measured[0].runs[0].traffic = Traffic{.us = -3, .shares = TimeShares{.client = 5, .queue = -8}};
+    const std::string text = markdown(bench);
+    EXPECT_TRUE(text.contains(" below noise (-800 to 50) |")) << text;
+    EXPECT_TRUE(text.contains(" below noise (-3 to -3) |")) << text;
+    EXPECT_TRUE(text.contains(" below noise (-8 to -8) |")) << text;
+    EXPECT_TRUE(text.contains("\nbelow noise: ")) << text;
+    EXPECT_FALSE(text.contains("-3 (")) << text;
+    EXPECT_EQ(Json::parse(json(bench, ""))["arrangements"][0]["tests"][1]["overhead_is_below_noise"], true);
+    EXPECT_FALSE(markdown(a_model_bench()).contains("below noise"));
+}
+
+TEST(BenchPlot, TheLinkPictureNamesItsAxes) {
+    LinkBench bench;
+    bench.links = {{.endpoint = "a:1",
+                    .transport = "tcp",
+                    .sizes = {{.bytes = 64, .round_trips_us = {{3, 1}}, .to_server = {1e6}, .from_server = {1e6}}}}};
+    const std::string picture = plot(bench);
+    const size_t label = picture.find(">message size</text>");
+    ASSERT_NE(label, picture.npos) << picture;
+    EXPECT_NE(picture.find(">message size</text>", label + 1), picture.npos) << picture;
+    EXPECT_TRUE(picture.contains("round trip, µs") && picture.contains("bandwidth, MB/s"));
+}
+
 TEST(BenchReport, ALinkThatFailedKeepsWhatItMeasured) {
     LinkBench bench;
     bench.links = {{.endpoint = "a:1",

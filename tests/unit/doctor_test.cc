@@ -226,7 +226,7 @@ TEST(Doctor, ThePageHasAdviceBelowItsFinding) {
     machine.transport_wish = "rdma";
     machine.memlock = 64 << 10;
     const std::string text = page({"rpc-doctor", machine, {}});
-    EXPECT_TRUE(text.contains("  MEND  memlock limit 64 KiB is too low: a session needs 3072 KiB\n        -> raise it")) << text;
+    EXPECT_TRUE(text.contains("  MEND  memlock limit 64 KiB is too low: a session needs 3 MiB\n        -> raise it")) << text;
     EXPECT_TRUE(text.ends_with("something to mend.\n")) << text;
 }
 

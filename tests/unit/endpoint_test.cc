@@ -77,6 +77,23 @@ TEST(Endpoint, AMessageThatNamesTheEndpointNamesItOnce) {
     EXPECT_EQ(without_endpoint(endpoint, "cannot connect to [fd00::1]:7"), "cannot connect to [fd00::1]:7");
 }
 
+TEST(Endpoint, AHostToListenOnHasNoPort) {
+    EXPECT_EQ(parse_listen_host("0.0.0.0"), "0.0.0.0");
+    EXPECT_EQ(parse_listen_host("::1"), "::1");
+    EXPECT_EQ(parse_listen_host("[::1]"), "::1");
+    EXPECT_EQ(parse_listen_host("[fe80::1%eth0]"), "fe80::1%eth0");
+    EXPECT_EQ(parse_listen_host("unix:/a:b"), "unix:/a:b");
+    using Case = std::pair<const char *, const char *>;
+    for (const auto & [text, remedy] : {Case{"box:77", "-H box -p 77"}, Case{"[::1]:77", "-H ::1 -p 77"}, Case{":77", "-H 0.0.0.0 -p 77"}}) {
+        const auto host = parse_listen_host(text);
+        ASSERT_FALSE(host) << text;
+        EXPECT_TRUE(host.error().text.ends_with(remedy)) << host.error().text;
+    }
+    for (const char * text : {"", "[", "[]", "[::1", "[::1]x", "host:", "http://host", "unix:"}) {
+        EXPECT_FALSE(parse_listen_host(text)) << text;
+    }
+}
+
 TEST(Advice, SaysHowTheServerMustBeStartedToBeReached) {
     EXPECT_TRUE(connect_advice(parsed("10.0.0.1:7"), Errc::unavailable).contains("rpc-server runs there with -H 0.0.0.0 -p 7"));
     EXPECT_TRUE(connect_advice(parsed("[fd00::1]:7"), Errc::unavailable).contains("-H :: -p 7"));

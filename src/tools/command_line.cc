@@ -1,0 +1,130 @@
+#include "tools/command_line.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "base/formatted.h"
+#include "base/size_text.h"
+
+namespace caravan::tools {
+namespace {
+
+constexpr size_t column = 26;  // of descriptions
+constexpr size_t width = 100;
+
+// "INT:INT in [1 - 4096]" is the type's name and what a validator adds to it.
+std::string value_name(const CLI::Option & option) {
+    if (!option.get_option_text().empty()) {
+        return option.get_option_text();
+    }
+    if (option.get_type_size() == 0) {
+        return "";  // a flag
+    }
+    const std::string type = option.get_type_name();
+    if (const size_t open = type.find('{'); open != type.npos) {
+        std::string words = type.substr(open + 1, type.find('}', open) - open - 1);
+        std::ranges::replace(words, ',', '|');
+        return words;
+    }
+    const std::string name = type.substr(0, type.find(':'));
+    return name == "INT" || name == "UINT" || name == "FLOAT" ? "N" : name;
+}
+
+std::string range_text(const CLI::Option & option) {
+    const std::string type = option.get_type_name();
+    const size_t begin = type.find(" in ["), middle = type.find(" - ", begin), end = type.find(']', begin);
+    if (begin == type.npos || middle == type.npos || end == type.npos) {
+        return "";
+    }
+    const std::string low = type.substr(begin + 5, middle - begin - 5), high = type.substr(middle + 3, end - middle - 3);
+    return formatted("; {} to {}", low, high);
+}
+
+// A default that only words can tell is the end of the description, in brackets.
+std::string text_of(const CLI::Option & option) {
+    std::string out = option.get_description();
+    out.insert(out.ends_with(']') ? out.rfind(" [") : out.size(), range_text(option));
+    out += option.get_required() ? " (required)" : "";
+    return out + (option.get_default_str().empty() ? "" : formatted(" [{}]", option.get_default_str()));
+}
+
+std::string names_of(const CLI::Option & option) {
+    if (option.get_positional()) {
+        return "";
+    }
+    std::string out = option.get_snames().empty() ? "    " : "-" + option.get_snames().front() + ", ";
+    for (const std::string & name : option.get_lnames()) {
+        out += (out.ends_with(' ') ? "--" : ", --") + name;
+    }
+    return out + (value_name(option).empty() ? "" : " ");
+}
+
+// `text` in lines from `column` to `width`; the first begins where `out` ends.
+void put_wrapped(std::string & out, std::string_view text, size_t at) {
+    out.append(column - at, ' ');
+    at = column;
+    while (!text.empty()) {
+        const size_t end = std::min(text.find(' '), text.size());
+        if (at + end > width && at > column) {
+            out.back() = '\n';
+            out.append(column, ' ');
+            at = column;
+        }
+        out += text.substr(0, end);
+        out += ' ';
+        at += end + 1;
+        text.remove_prefix(std::min(end + 1, text.size()));
+    }
+    out.back() = '\n';
+}
+
+class HelpFormatter : public CLI::Formatter {
+public:
+    std::string make_help(const CLI::App * app, std::string, CLI::AppFormatMode) const override {
+        std::string out = formatted("{}\n\nUsage: {} {}\n", app->get_description(), app->get_name(), app->get_usage());
+        put_all(out, "Arguments", app->get_options([](const CLI::Option * option) { return option->get_positional(); }));
+        put_all(out, "Options", app->get_options([](const CLI::Option * option) {
+            return option->nonpositional() && !option->get_group().empty();
+        }));
+        return out + app->get_footer() + "\n";
+    }
+
+private:
+    static void put_all(std::string & out, std::string_view title, const std::vector<const CLI::Option *> & options) {
+        if (!options.empty()) {
+            out += formatted("\n{}:\n", title);
+        }
+        for (const CLI::Option * option : options) {
+            const std::string left = "  " + names_of(*option) + value_name(*option);
+            const bool is_wide = left.size() + 2 > column;
+            out += left + (is_wide ? "\n" : "");
+            put_wrapped(out, text_of(*option), is_wide ? 0 : left.size());
+        }
+    }
+};
+
+}  // namespace
+
+void set_up(CLI::App & app, const std::string & usage, const std::string & version, const char * footer) {
+    app.formatter(std::make_shared<HelpFormatter>());
+    app.usage(usage);
+    app.footer(footer);
+    app.set_help_flag("-h,--help", "print this help and exit");
+    app.set_version_flag("--version", version, "print the version and exit");
+}
+
+CLI::Validator as_size() {
+    return CLI::Validator(
+        [](std::string & text) {
+            const auto bytes = parse_size(text);
+            if (!bytes) {
+                return formatted("\"{}\" is not a size: write 500M, 1.5G or 50GiB (K, M, G and T are powers of 1024)",
+                                 text);
+            }
+            text = std::to_string(*bytes);
+            return std::string();
+        },
+        "");
+}
+
+}  // namespace caravan::tools

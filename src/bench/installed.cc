@@ -72,14 +72,16 @@ Result<std::string> find_llama_bench() {
 
 Result<std::string> find_plugin() {
     std::error_code error;
-    const fs::path beside = fs::read_symlink("/proc/self/exe", error).parent_path() / plugin_file;
-    for (const fs::path & path : {beside, fs::path(CARAVAN_BACKEND_DIR) / plugin_file}) {
+    const fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
+    const fs::path below_prefix = folder.parent_path() / CARAVAN_BACKEND_DIR_BELOW_PREFIX;  // cmake --install --prefix
+    for (const fs::path & path :
+         {folder / plugin_file, below_prefix / plugin_file, fs::path(CARAVAN_BACKEND_DIR) / plugin_file}) {
         if (fs::exists(path, error)) {
             return path.string();
         }
     }
-    return fail(Errc::not_found, "no {} beside this program or in {}: build it, or name it with --plugin", plugin_file,
-                CARAVAN_BACKEND_DIR);
+    return fail(Errc::not_found, "no {} beside this program, in {} or in {}: build it, or name it with --plugin",
+                plugin_file, below_prefix.string(), CARAVAN_BACKEND_DIR);
 }
 
 Result<> check(const Arrangement & arrangement, const Settings & settings, TimePoint deadline) {

@@ -14,8 +14,15 @@ namespace caravan::client {
 namespace {
 
 std::vector<std::string> candidates() {
-    return {(std::filesystem::path(plugin_path()).parent_path() / "rpc-server").string(), CARAVAN_INSTALLED_SERVER,
-            "rpc-server"};  // without a slash: execvp looks on PATH
+    const std::filesystem::path folder = std::filesystem::path(plugin_path()).parent_path();
+    std::vector<std::string> out{(folder / "rpc-server").string()};
+    // In the prefix that both were installed below (cmake --install --prefix).
+    const std::string subfolder = "/" CARAVAN_BACKEND_DIR_BELOW_PREFIX;
+    if (const std::string name = folder.string(); name.ends_with(subfolder)) {
+        out.push_back(name.substr(0, name.size() - subfolder.size()) + "/bin/rpc-server");
+    }
+    out.insert(out.end(), {CARAVAN_INSTALLED_SERVER, "rpc-server"});  // without a slash: execvp looks on PATH
+    return out;
 }
 
 }  // namespace

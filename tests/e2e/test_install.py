@@ -1,21 +1,75 @@
 """What an installed Caravan consists of, and a ggml that it was not built for."""
 import os
 import re
+import shutil
 import subprocess
 
+import pytest
+
 import system
-from system import BIN
+from system import BIN, MODEL, ROOT
 
 OTHER_GGML = 'const char * ggml_version(void) { return "0.26.1"; }'
 
 
+def install(*arguments, build=BIN.parent, env=None):
+    return subprocess.run(['cmake', '--install', str(build), *map(str, arguments)], check=True, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}).stdout
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file()}
+
+
 def test_install_puts_the_files_where_ggml_looks(lab):
-    subprocess.run(['cmake', '--install', str(BIN.parent)], check=True, capture_output=True,
-                   env={**os.environ, 'DESTDIR': str(lab.folder / 'root')})
-    files = {str(path.relative_to(lab.folder / 'root')) for path in (lab.folder / 'root').rglob('*') if path.is_file()}
+    install(env={'DESTDIR': str(lab.folder / 'root')})
+    files = files_below(lab.folder / 'root')
     assert any(re.search(r'ggml/backends\d*/libggml-rpc-caravan\.so$', name) for name in files), files
     for program in ['rpc-server', 'rpc-doctor', 'rpc-bench']:
         assert any(name.endswith(f'bin/{program}') for name in files), files
+
+
+def test_a_prefix_has_everything_below_it_and_works(lab):
+    prefix = lab.folder / 'prefix'
+    said = install('--prefix', prefix)
+    files = files_below(prefix)
+    plugin, = [name for name in files if name.endswith('libggml-rpc-caravan.so')]
+    assert {'bin/rpc-server', 'bin/rpc-doctor', 'bin/rpc-bench', 'share/doc/caravan/LICENSE',
+            'share/doc/caravan/README.md', 'share/doc/caravan/docs/rdma.md'} <= files
+    assert f'GGML_BACKEND_PATH={prefix / plugin} ' in said, said
+    server = lab.server()
+    listed = lab.run(['llama-bench', '--rpc', server.endpoint, '--list-devices'], ours=False,
+                     env={'GGML_BACKEND_PATH': prefix / plugin})
+    assert listed.lines(re.escape(f'loaded RPC backend from {prefix / plugin}')) and listed.lines('RPC0: .*CPU: '), listed.log
+    bench = lab.run([prefix / 'bin/rpc-bench', '--rpc', server.endpoint, '-m', MODEL, '-p', 0, '-n', 4, '-r', 1, '--rounds', 1,
+                     '-t', 1], ours=False)
+    assert 'tg4' in bench.out, 'rpc-bench finds the plug-in of its own prefix'
+
+
+def test_a_partial_build_installs_what_it_has(lab):
+    build, prefix = lab.folder / 'build', lab.folder / 'prefix'
+    subprocess.run(['cmake', '-G', 'Ninja', '-S', ROOT, '-B', build, '-DCARAVAN_TESTS=OFF'], check=True, capture_output=True)
+    nothing = subprocess.run(['cmake', '--install', build, '--prefix', prefix], capture_output=True, text=True)
+    assert nothing.returncode != 0 and 'Nothing is built' in nothing.stderr and not prefix.exists()
+    (build / 'bin').mkdir(exist_ok=True)
+    for name in ['rpc-server', 'libggml-rpc-caravan.so']:
+        shutil.copy(BIN / name, build / 'bin' / name)
+    said = install('--prefix', prefix, build=build)
+    assert 'Not built, so not installed: rpc-doctor, rpc-bench' in said, said
+    files = files_below(prefix)
+    assert 'bin/rpc-server' in files and 'bin/rpc-doctor' not in files
+    assert any(name.endswith('libggml-rpc-caravan.so') for name in files)
+
+
+def test_the_back_end_folder_can_be_chosen(lab):
+    build, prefix = lab.folder / 'build', lab.folder / 'prefix'
+    (build / 'bin').mkdir(parents=True)
+    shutil.copy(BIN / 'libggml-rpc-caravan.so', build / 'bin')
+    for chosen, place in [('lib/plugins', prefix / 'lib/plugins'), (lab.folder / 'elsewhere', lab.folder / 'elsewhere')]:
+        subprocess.run(['cmake', '-G', 'Ninja', '-S', ROOT, '-B', build, '-DCARAVAN_TESTS=OFF', f'-DCMAKE_INSTALL_PREFIX={prefix}',
+                        f'-DCARAVAN_BACKEND_DIR={chosen}'], check=True, capture_output=True)
+        install(build=build)
+        assert (place / 'libggml-rpc-caravan.so').exists()
 
 
 def test_a_ggml_of_another_version_is_refused_and_stock_is_used(lab):

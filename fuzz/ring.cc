@@ -1,4 +1,4 @@
-// What a peer may send over RDMA. The transport and the queue pair are the real ones; libibverbs is not linked, the calls
+// What a peer may send over RDMA. The transport and the queue pair are the real ones; libibverbs is not loaded, the calls
 // below stand in for a device that delivers the input. The input is the peer's facts (40 bytes) and messages: u16 size,
 // u32 immediate data, bytes. All ones are no immediate data.
 #include "net/rdma/ring_transport.h"
@@ -86,49 +86,59 @@ int poll_cq(ibv_cq *, int, ibv_wc * out) {
 
 }  // namespace
 
-extern "C" {
+namespace caravan::net::rdma {
 
-ibv_device ** ibv_get_device_list(int * count) {
-    no_devices[0] = &device;
-    *count = 1;
-    return no_devices;
+const Result<Verbs> & load_verbs() {
+    static const Result<Verbs> stand_in = Verbs{
+        .get_device_list =
+            [](int * count) {
+                no_devices[0] = &device;
+                *count = 1;
+                return no_devices;
+            },
+        .free_device_list = [](ibv_device **) {},
+        .get_device_name = [](ibv_device *) { return "fuzz"; },
+        .open_device =
+            [](ibv_device *) {
+                context.ops.poll_cq = poll_cq;
+                context.ops.post_send = post_send;
+                context.ops.post_recv = post_receive;
+                return &context;
+            },
+        .close_device = [](ibv_context *) { return 0; },
+        .alloc_pd = [](ibv_context *) { return &pd; },
+        .dealloc_pd = [](ibv_pd *) { return 0; },
+        .reg_mr = [](ibv_pd *, void *, size_t, int) { return &mr; },
+        .dereg_mr = [](ibv_mr *) { return 0; },
+        .create_comp_channel =
+            [](ibv_context *) {
+                channel.fd = -1;
+                return &channel;
+            },
+        .destroy_comp_channel = [](ibv_comp_channel *) { return 0; },
+        .create_cq =
+            [](ibv_context *, int, void *, ibv_comp_channel *, int) {
+                cq.context = &context;
+                return &cq;
+            },
+        .destroy_cq = [](ibv_cq *) { return 0; },
+        .create_qp =
+            [](ibv_pd *, ibv_qp_init_attr *) {
+                qp.context = &context;
+                return &qp;
+            },
+        .destroy_qp = [](ibv_qp *) { return 0; },
+        .modify_qp = [](ibv_qp *, ibv_qp_attr *, int) { return 0; },
+        .get_cq_event = [](ibv_comp_channel *, ibv_cq **, void **) { return -1; },
+        .ack_cq_events = [](ibv_cq *, unsigned) {},
+        .wc_status_str = [](ibv_wc_status) { return "broken"; },
+    };
+    return stand_in;
 }
-void ibv_free_device_list(ibv_device **) {}
-const char * ibv_get_device_name(ibv_device *) { return "fuzz"; }
-ibv_context * ibv_open_device(ibv_device *) {
-    context.ops.poll_cq = poll_cq;
-    context.ops.post_send = post_send;
-    context.ops.post_recv = post_receive;
-    return &context;
-}
-int ibv_close_device(ibv_context *) { return 0; }
-ibv_pd * ibv_alloc_pd(ibv_context *) { return &pd; }
-int ibv_dealloc_pd(ibv_pd *) { return 0; }
-#undef ibv_reg_mr
-ibv_mr * ibv_reg_mr(ibv_pd *, void *, size_t, int) { return &mr; }
-ibv_mr * ibv_reg_mr_iova2(ibv_pd *, void *, size_t, uint64_t, unsigned) { return &mr; }
-int ibv_dereg_mr(ibv_mr *) { return 0; }
-ibv_comp_channel * ibv_create_comp_channel(ibv_context *) {
-    channel.fd = -1;
-    return &channel;
-}
-int ibv_destroy_comp_channel(ibv_comp_channel *) { return 0; }
-ibv_cq * ibv_create_cq(ibv_context *, int, void *, ibv_comp_channel *, int) {
-    cq.context = &context;
-    return &cq;
-}
-int ibv_destroy_cq(ibv_cq *) { return 0; }
-ibv_qp * ibv_create_qp(ibv_pd *, ibv_qp_init_attr *) {
-    qp.context = &context;
-    return &qp;
-}
-int ibv_destroy_qp(ibv_qp *) { return 0; }
-int ibv_modify_qp(ibv_qp *, ibv_qp_attr *, int) { return 0; }
-int ibv_get_cq_event(ibv_comp_channel *, ibv_cq **, void **) { return -1; }
-void ibv_ack_cq_events(ibv_cq *, unsigned) {}
-const char * ibv_wc_status_str(ibv_wc_status) { return "broken"; }
 
-int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
+}  // namespace caravan::net::rdma
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     input = fuzz::input_bytes(data, size);
     receives.clear();
     places.clear();
@@ -157,5 +167,3 @@ int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
         }
     }
 }
-
-}  // extern "C"

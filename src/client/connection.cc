@@ -59,7 +59,7 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
         return std::unexpected(opened.error());
     }
     const std::string kind(opened->transport->kind());
-    if (is_session && net::has_rdma) {
+    if (is_session && net::built_with_rdma) {
         log_info("RPC server {}: transport {}{}{}", endpoint.text(), kind, opened->why_not_rdma.empty() ? "" : ", because ",
                  opened->why_not_rdma);
     } else {

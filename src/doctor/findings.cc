@@ -29,6 +29,7 @@ constexpr std::array remedies{
     Remedy{"over RDMA", "open UDP port 4791 between the machines, in both directions; the GIDs must be of the same "
                         "network; a GID whose interface is a bridge carries nothing: give the address to the adapter's own "
                         "interface; the switch must carry the MTU"},
+    Remedy{"libibverbs", "install libibverbs (Debian: apt install libibverbs1 ibverbs-providers; others: rdma-core)"},
     Remedy{"no RDMA device", "ibv_devices must list one there: install rdma-core, load the adapter's driver"},
     Remedy{"is not active", "the link is down: cable, switch port, ip link set INTERFACE up"},
     Remedy{"no GID for", "name the server by an address of the RDMA interface, or give that interface the address; "
@@ -80,6 +81,11 @@ void look_at_port(const Machine & machine, const Port & port, bool other_is_acti
 }
 
 void look_at_devices(const Machine & machine, Findings & out) {
+    if (!machine.why_no_verbs.empty()) {
+        out.push_back({obstacle(machine), formatted("{}: everything goes over TCP", machine.why_no_verbs),
+                       "for RDMA, install it (Debian: apt install libibverbs1 ibverbs-providers; others: rdma-core)"});
+        return;
+    }
     if (machine.ports.empty()) {
         out.push_back({obstacle(machine), "no RDMA device: everything goes over TCP",
                        formatted("for RDMA, install rdma-core and load the adapter's driver: mlx5_ib (NVIDIA, Mellanox), "
@@ -128,7 +134,7 @@ Finding not_reached(const EndpointFacts & endpoint) {
 
 // Both ends have RDMA and the client has chosen a GID, and still it does not work: a fault, whoever asked for RDMA.
 bool is_broken(const EndpointFacts & endpoint) {
-    constexpr std::array not_there{"no RDMA device", "no GID for", "is not active", "libibverbs"};
+    constexpr std::array not_there{"no RDMA device", "no GID for", "is not active"};
     return endpoint.choice && endpoint.choice->found && endpoint.server_has_rdma &&
            std::ranges::none_of(not_there, [&](const char * words) { return endpoint.why_not_rdma.contains(words); });
 }

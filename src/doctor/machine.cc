@@ -139,7 +139,8 @@ Machine examine_machine() {
     ::uname(&system);
     machine.host = system.nodename;
     machine.kernel = std::string(system.sysname) + " " + system.release;
-    machine.built_with_rdma = net::has_rdma;
+    machine.built_with_rdma = net::built_with_rdma;
+    machine.why_no_verbs = net::built_with_rdma ? net::why_no_rdma() : "";
     machine.ports = ports_in("/");
 #ifdef GGML_RPC_RDMA
     open_ports(machine.ports);

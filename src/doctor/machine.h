@@ -33,6 +33,7 @@ struct Port {
 struct Machine {
     std::string host, kernel;
     bool built_with_rdma = false;
+    std::string why_no_verbs;  // of a build with RDMA: why libibverbs cannot be used, "" if it can
     std::vector<Port> ports;
     bool has_verbs = false;            // the kernel offers verbs to programs: ib_uverbs, as a module or built in
     std::vector<std::string> modules;  // those loaded that have to do with RDMA; built-in ones are not listed

@@ -96,7 +96,9 @@ void put_ports(std::string & out, const Report & report) {
 void put_machine(std::string & out, const Report & report) {
     const Machine & machine = report.machine;
     line(out, "This machine: {}, {}", machine.host, machine.kernel);
-    line(out, "  build: {}", machine.built_with_rdma ? "with RDMA" : "without RDMA");
+    line(out, "  build: {}", !machine.built_with_rdma        ? "without RDMA"
+                                     : machine.why_no_verbs.empty() ? "with RDMA"
+                                                                    : "with RDMA, but " + machine.why_no_verbs);
     if (machine.ports.empty()) {
         line(out, "  RDMA devices: none");
     }

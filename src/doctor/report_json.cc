@@ -63,6 +63,7 @@ Json to_json(const Machine & machine) {
     return {{"host", machine.host},
             {"kernel", machine.kernel},
             {"built_with_rdma", machine.built_with_rdma},
+            {"why_no_libibverbs", known(machine.why_no_verbs)},
             {"ports", ports},
             {"verbs", machine.has_verbs},
             {"modules", machine.modules},

@@ -9,6 +9,7 @@
 #include "net/socket.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/upgrade.h"
+#include "net/rdma/verbs.h"
 #endif
 
 namespace caravan::net {
@@ -40,8 +41,8 @@ Result<wire::HelloAnswer> say_hello(int socket, uint64_t token, TimePoint deadli
 
 // The reason why RDMA is not even tried, or nothing.
 std::string reason_not_to_try(const wire::Extension & peer) {
-    if (!has_rdma) {
-        return "this client was built without RDMA";
+    if (!why_no_rdma().empty()) {
+        return "this client has no RDMA: " + why_no_rdma();
     }
     if (!peer.is_caravan()) {
         return "the server is a stock one";
@@ -54,13 +55,22 @@ std::string reason_not_to_try(const wire::Extension & peer) {
 
 }  // namespace
 
+const std::string & why_no_rdma() {
+#ifdef GGML_RPC_RDMA
+    static const std::string why = rdma::load_verbs() ? "" : rdma::load_verbs().error().text;
+#else
+    static const std::string why = "built without it (-DGGML_RPC_RDMA=ON)";
+#endif
+    return why;
+}
+
 wire::Extension own_extension() {
     wire::Extension extension;
     extension.features = dialect_is_native() ? wire::feature_native : 0;
     if (reconnect_time().count() > 0) {
         extension.features |= wire::feature_resume;
     }
-    if (has_rdma && transport_wish() != TransportWish::tcp) {
+    if (transport_wish() != TransportWish::tcp && why_no_rdma().empty()) {
         extension.features |= wire::feature_rdma;
     }
     return extension;
@@ -164,7 +174,7 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
 #else
     (void)first;
 #endif
-    if (has_rdma && transport_wish() == TransportWish::rdma) {
+    if (built_with_rdma && transport_wish() == TransportWish::rdma) {
         return fail(Errc::unavailable, "the session has no RDMA, which GGML_RPC_TRANSPORT=rdma asks for");
     }
     auto transport = make_socket_transport(std::move(socket), patience_if(can_resume));

@@ -14,10 +14,14 @@
 namespace caravan::net {
 
 #ifdef GGML_RPC_RDMA
-inline constexpr bool has_rdma = true;
+inline constexpr bool built_with_rdma = true;
 #else
-inline constexpr bool has_rdma = false;
+inline constexpr bool built_with_rdma = false;
 #endif
+
+// Why this program cannot use RDMA: the build, or a libibverbs that is not installed. "" if it can. Loads the library when
+// first called. Threads: any.
+const std::string & why_no_rdma();
 
 // What this build and the environment let us say in HELLO.
 wire::Extension own_extension();

@@ -10,6 +10,7 @@
 #include <functional>
 #include <list>
 
+#include "base/config.h"
 #include "base/log.h"
 #include "base/size_text.h"
 #include "net/handshake.h"
@@ -148,9 +149,12 @@ void Supervisor::print_banner() const {
                           size_text(device.memory_free));
     }
     const bool is_tcp = listeners_.front().endpoint.kind == net::Endpoint::Kind::tcp;
-    const bool may_upgrade = is_tcp && (net::own_extension().features & wire::feature_rdma) != 0;
-    text += formatted("  transport      : {}{}\n", is_tcp ? "TCP" : "unix socket",
-                      may_upgrade ? ", RDMA with clients that can" : "");
+    std::string rdma;
+    if (is_tcp && net::built_with_rdma && transport_wish() != TransportWish::tcp) {
+        rdma = net::why_no_rdma().empty() ? ", RDMA with clients that can"
+                                          : formatted(" (no RDMA: {})", net::why_no_rdma());
+    }
+    text += formatted("  transport      : {}{}\n", is_tcp ? "TCP" : "unix socket", rdma);
     text += formatted("  confinement    : {}\n", workers_.confinement());
     const uint64_t memory = options_.worker.max_memory;
     text += formatted("  sessions       : at most {} at once{}\n", options_.max_sessions,

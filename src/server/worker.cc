@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/config.h"
 #include "base/log.h"
 #include "base/pages.h"
 #include "net/handshake.h"
@@ -313,6 +314,9 @@ int run_worker(int control, const WorkerOptions & options) {
         return EXIT_FAILURE;
     }
     limit_memory(options, *devices);
+    if (transport_wish() != TransportWish::tcp) {
+        net::why_no_rdma();  // loads libibverbs while every file can be read
+    }
     if (!confine_worker(control, options, *devices, *weights) || !announce(control, *devices)) {
         return EXIT_FAILURE;
     }

@@ -125,8 +125,8 @@ std::vector<bench::Arrangement> arrangements_of(const Options & options) {
         if (!kind || std::ranges::contains(out, *kind, &bench::Arrangement::kind)) {
             throw CLI::ValidationError("--against: " + (kind ? name + " is named twice" : kind.error().text));
         }
-        if (*kind == bench::Kind::rdma && !net::has_rdma) {
-            throw CLI::ValidationError("--against rdma: this build is without RDMA (-DGGML_RPC_RDMA=ON)");
+        if (*kind == bench::Kind::rdma && !net::why_no_rdma().empty()) {
+            throw CLI::ValidationError("--against rdma: no RDMA: " + net::why_no_rdma());
         }
         const bool has_others = *kind == bench::Kind::stock && !others.empty();
         out.push_back({*kind, *kind == bench::Kind::local ? std::vector<std::string>{} : has_others ? others : servers});

@@ -7,8 +7,18 @@ import subprocess
 import pytest
 
 import system
-from system import BIN, MODEL, ROOT
+from harness import local_logits, same
+from system import BIN, MODEL, PLUGIN, ROOT
 
+# A machine without the library, as the loader tells it.
+NO_LIBIBVERBS = '''
+#include <dlfcn.h>
+#include <string.h>
+void * dlopen(const char * name, int flags) {
+    void * (*next)(const char *, int) = dlsym(RTLD_NEXT, "dlopen");
+    return next(name != 0 && strcmp(name, "libibverbs.so.1") == 0 ? "/nowhere/libibverbs.so.1" : name, flags);
+}
+'''
 OTHER_GGML = 'const char * ggml_version(void) { return "0.26.1"; }'
 
 
@@ -70,6 +80,22 @@ def test_the_back_end_folder_can_be_chosen(lab):
                         f'-DCARAVAN_BACKEND_DIR={chosen}'], check=True, capture_output=True)
         install(build=build)
         assert (place / 'libggml-rpc-caravan.so').exists()
+
+
+def test_a_build_with_rdma_runs_without_libibverbs(lab):
+    if b'libibverbs.so.1' not in (BIN / 'rpc-server').read_bytes():
+        pytest.skip('a build without RDMA')
+    needed = subprocess.run(['readelf', '-d', BIN / 'rpc-server', PLUGIN], check=True, capture_output=True, text=True).stdout
+    assert 'NEEDED' in needed and 'ibverbs' not in needed
+    source, library = lab.folder / 'missing.c', lab.folder / 'missing.so'
+    source.write_text(NO_LIBIBVERBS)
+    subprocess.run(['gcc', '-shared', '-fPIC', '-D_GNU_SOURCE', '-o', library, source], check=True)
+    env = {'LD_PRELOAD': str(library), 'GGML_RPC_TRANSPORT': ''}
+    server = lab.server(env=env)
+    assert '  transport      : TCP (no RDMA: libibverbs.so.1 is not installed)\n' in server.out()
+    same(lab.logits([server]), local_logits(lab))
+    said = lab.run([BIN / 'rpc-doctor', server.endpoint, '--time', 50], tool=False, env=env).out
+    assert 'libibverbs.so.1 is not installed: everything goes over TCP' in said and said.endswith('All is well.\n')
 
 
 def test_a_ggml_of_another_version_is_refused_and_stock_is_used(lab):

@@ -103,6 +103,18 @@ TEST(Doctor, SaysWhatToInstallForRdmaThatIsAskedFor) {
     EXPECT_TRUE(any_to_mend(findings_of(machine)));
 }
 
+TEST(Doctor, NamesTheLibraryThatRdmaLacks) {
+    Machine machine = healthy_machine();
+    machine.why_no_verbs = "libibverbs.so.1 is not installed";
+    const Findings findings = findings_of(machine);
+    EXPECT_FALSE(any_to_mend(findings));
+    EXPECT_EQ(findings.front().what, "libibverbs.so.1 is not installed: everything goes over TCP");
+    EXPECT_TRUE(findings.front().advice.contains("libibverbs1"));
+    EXPECT_TRUE(page({"rpc-doctor", machine, {}}).contains("  build: with RDMA, but libibverbs.so.1 is not installed\n"));
+    machine.transport_wish = "rdma";
+    EXPECT_EQ(to_mend(findings_of(machine)).what, findings.front().what);
+}
+
 TEST(Doctor, RdmaThatBothEndsHaveAndThatFailsIsToBeMended) {
     EXPECT_TRUE(any_to_mend(findings_of(healthy_machine(), over_tcp("no message got through over RDMA within 3 s"))));
 }
@@ -116,7 +128,7 @@ TEST(Doctor, TakesTheLackOfRdmaForANoteInABuildWithout) {
     machine.transport_wish = "auto";
     machine.built_with_rdma = false;
     EXPECT_FALSE(any_to_mend(findings_of(machine)));
-    const Findings findings = findings_of(machine, over_tcp("this client was built without RDMA"));
+    const Findings findings = findings_of(machine, over_tcp("this client has no RDMA: built without it (-DGGML_RPC_RDMA=ON)"));
     EXPECT_FALSE(any_to_mend(findings));
     EXPECT_TRUE(findings.front().advice.contains("-DGGML_RPC_RDMA=ON"));
 }

@@ -15,7 +15,7 @@ int modify_calls_left = 0;
 
 int modify_until_it_fails(ibv_qp * qp, ibv_qp_attr * attributes, int mask) {
     if (modify_calls_left-- > 0) {
-        return ibv_modify_qp(qp, attributes, mask);
+        return verbs().modify_qp(qp, attributes, mask);
     }
     errno = EINVAL;
     return EINVAL;
@@ -114,7 +114,7 @@ TEST_F(RdmaSetUp, ADeviceWithoutInlineDataWillDo) {
             errno = EINVAL;
             return nullptr;
         }
-        return ibv_create_qp(pd, init);
+        return verbs().create_qp(pd, init);
     };
     EXPECT_TRUE(QueuePair::create(choice, geometry, calls));
 }

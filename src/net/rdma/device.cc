@@ -1,7 +1,6 @@
 #include "net/rdma/device.h"
 
 #include <arpa/inet.h>
-#include <infiniband/verbs.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
@@ -12,6 +11,7 @@
 
 #include "base/config.h"
 #include "base/formatted.h"
+#include "net/rdma/verbs.h"
 
 namespace caravan::net::rdma {
 namespace {
@@ -29,7 +29,7 @@ bool is_usable(const Gid & gid) {
 std::vector<GidEntry> gids_of(ibv_context * context, uint8_t port) {
     constexpr size_t most = 1024;
     std::vector<ibv_gid_entry> table(most);
-    const ssize_t count = ibv_query_gid_table(context, table.data(), table.size(), 0);
+    const ssize_t count = verbs().query_gid_table(context, table.data(), table.size(), 0, sizeof table[0]);
     std::vector<GidEntry> out;
     for (ssize_t i = 0; i < count; ++i) {
         const ibv_gid_entry & entry = table[static_cast<size_t>(i)];
@@ -93,27 +93,26 @@ Result<GidEntry> gid_on(const PortFacts & port, const Wish & wish) {
 
 std::vector<PortFacts> scan_ports() {
     std::vector<PortFacts> ports;
+    if (!load_verbs()) {
+        return ports;
+    }
     int count = 0;
-    const std::unique_ptr<ibv_device *, void (*)(ibv_device **)> list(
-        ibv_get_device_list(&count), [](ibv_device ** devices) {
-            if (devices != nullptr) {
-                ibv_free_device_list(devices);
-            }
-        });
+    const std::unique_ptr<ibv_device *, void (*)(ibv_device **)> list(verbs().get_device_list(&count),
+                                                                      verbs().free_device_list);
     for (int i = 0; list != nullptr && i < count; ++i) {
-        const std::unique_ptr<ibv_context, int (*)(ibv_context *)> context(ibv_open_device(list.get()[i]),
-                                                                           ibv_close_device);
+        const std::unique_ptr<ibv_context, int (*)(ibv_context *)> context(verbs().open_device(list.get()[i]),
+                                                                           verbs().close_device);
         ibv_device_attr device{};
-        if (context == nullptr || ibv_query_device(context.get(), &device) != 0) {
+        if (context == nullptr || verbs().query_device(context.get(), &device) != 0) {
             continue;
         }
         for (uint8_t number = 1; number <= device.phys_port_cnt; ++number) {
             ibv_port_attr attributes{};
-            if (ibv_query_port(context.get(), number, &attributes) != 0) {
+            if (verbs().query_port(context.get(), number, reinterpret_cast<_compat_ibv_port_attr *>(&attributes)) != 0) {
                 continue;
             }
             PortFacts port;
-            port.device = ibv_get_device_name(list.get()[i]);
+            port.device = verbs().get_device_name(list.get()[i]);
             port.port = number;
             port.is_active = attributes.state == IBV_PORT_ACTIVE;
             port.is_infiniband = attributes.link_layer == IBV_LINK_LAYER_INFINIBAND;

@@ -30,7 +30,7 @@ struct PortFacts {
     std::vector<GidEntry> gids;
 };
 
-// Every port of every device, whatever its state. Empty without a device or driver.
+// Every port of every device, whatever its state. Empty without a device, driver or libibverbs.
 std::vector<PortFacts> scan_ports();
 
 // What the user and the connection ask for.

@@ -47,16 +47,20 @@ Error cannot(const char * what) {
 }
 
 ibv_context * open_device(const std::string & name) {
+    if (!load_verbs()) {
+        errno = ENOSYS;
+        return nullptr;
+    }
     int count = 0;
-    ibv_device ** list = ibv_get_device_list(&count);
+    ibv_device ** list = verbs().get_device_list(&count);
     ibv_context * context = nullptr;
     for (int i = 0; list != nullptr && i < count; ++i) {
-        if (name == ibv_get_device_name(list[i])) {
-            context = ibv_open_device(list[i]);
+        if (name == verbs().get_device_name(list[i])) {
+            context = verbs().open_device(list[i]);
         }
     }
     if (list != nullptr) {
-        ibv_free_device_list(list);
+        verbs().free_device_list(list);
     }
     return context;
 }
@@ -64,14 +68,17 @@ ibv_context * open_device(const std::string & name) {
 }  // namespace
 
 const SetUpCalls & real_calls() {
+    static const SetUpCalls none{};
+    if (!load_verbs()) {
+        return none;  // and there is no device to call them for
+    }
     static const SetUpCalls calls{
-        .alloc_pd = ibv_alloc_pd,
-        // Two lines of macro stand before the function of this name.
-        .reg_mr = [](ibv_pd * pd, void * memory, size_t size, int access) { return ibv_reg_mr(pd, memory, size, access); },
-        .create_comp_channel = ibv_create_comp_channel,
-        .create_cq = ibv_create_cq,
-        .create_qp = ibv_create_qp,
-        .modify_qp = ibv_modify_qp,
+        .alloc_pd = verbs().alloc_pd,
+        .reg_mr = verbs().reg_mr,
+        .create_comp_channel = verbs().create_comp_channel,
+        .create_cq = verbs().create_cq,
+        .create_qp = verbs().create_qp,
+        .modify_qp = verbs().modify_qp,
     };
     return calls;
 }

@@ -2,13 +2,12 @@
 // ring_transport.h.
 #pragma once
 
-#include <infiniband/verbs.h>
-
 #include <memory>
 
 #include "base/bytes.h"
 #include "base/error.h"
 #include "net/rdma/device.h"
+#include "net/rdma/verbs.h"
 
 namespace caravan::net::rdma {
 
@@ -81,12 +80,12 @@ public:
 private:
     QueuePair(Choice choice, Geometry geometry) : choice_(std::move(choice)), geometry_(geometry) {}
 
-    template <class T, int (*release)(T *)>
+    template <auto release>
     struct Release {
-        void operator()(T * object) const { release(object); }
+        void operator()(auto * object) const { (verbs().*release)(object); }
     };
-    template <class T, int (*release)(T *)>
-    using Owned = std::unique_ptr<T, Release<T, release>>;
+    template <class T, auto release>
+    using Owned = std::unique_ptr<T, Release<release>>;
     struct FreeMemory {
         void operator()(std::byte * memory) const { std::free(memory); }
     };
@@ -94,13 +93,13 @@ private:
     const Choice choice_;
     const Geometry geometry_;
     // Released in reverse order.
-    Owned<ibv_context, ibv_close_device> context_;
-    Owned<ibv_pd, ibv_dealloc_pd> pd_;
+    Owned<ibv_context, &Verbs::close_device> context_;
+    Owned<ibv_pd, &Verbs::dealloc_pd> pd_;
     std::unique_ptr<std::byte, FreeMemory> memory_;  // receive slots, then send slots
-    Owned<ibv_mr, ibv_dereg_mr> mr_;
-    Owned<ibv_comp_channel, ibv_destroy_comp_channel> channel_;
-    Owned<ibv_cq, ibv_destroy_cq> cq_;
-    Owned<ibv_qp, ibv_destroy_qp> qp_;
+    Owned<ibv_mr, &Verbs::dereg_mr> mr_;
+    Owned<ibv_comp_channel, &Verbs::destroy_comp_channel> channel_;
+    Owned<ibv_cq, &Verbs::destroy_cq> cq_;
+    Owned<ibv_qp, &Verbs::destroy_qp> qp_;
     uint32_t psn_ = 0, max_inline_ = 0, mtu_ = 0, send_slot_size_ = 0;
     PeerFacts peer_{};
 };

@@ -44,7 +44,7 @@ public:
 
     ~RingTransport() override {
         if (unacknowledged_ > 0) {
-            ibv_ack_cq_events(pair_->cq(), unacknowledged_);
+            verbs().ack_cq_events(pair_->cq(), unacknowledged_);
         }
     }
 
@@ -244,7 +244,7 @@ private:
 
     void complete(const ibv_wc & completion) {
         if (completion.status != IBV_WC_SUCCESS) {
-            set_error(Errc::io, formatted("the RDMA connection broke: {}", ibv_wc_status_str(completion.status)));
+            set_error(Errc::io, formatted("the RDMA connection broke: {}", verbs().wc_status_str(completion.status)));
             return;
         }
         if ((completion.wr_id & send_tag) != 0) {
@@ -289,10 +289,10 @@ private:
     void take_event() {
         ibv_cq * queue = nullptr;
         void * context = nullptr;
-        if (ibv_get_cq_event(pair_->channel(), &queue, &context) == 0) {
+        if (verbs().get_cq_event(pair_->channel(), &queue, &context) == 0) {
             armed_ = false;
             if (++unacknowledged_ == ack_batch) {
-                ibv_ack_cq_events(pair_->cq(), unacknowledged_);
+                verbs().ack_cq_events(pair_->cq(), unacknowledged_);
                 unacknowledged_ = 0;
             }
         }

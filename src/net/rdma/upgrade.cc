@@ -26,7 +26,7 @@ Result<> hear_token(QueuePair & pair, TimePoint deadline) {
         const int count = ibv_poll_cq(pair.cq(), 1, &completion);
         if (count > 0 && completion.status != IBV_WC_SUCCESS) {
             return fail(Errc::unavailable, "no message gets through over RDMA: {}",
-                        ibv_wc_status_str(completion.status));
+                        verbs().wc_status_str(completion.status));
         }
         if (count > 0 && completion.wr_id != set_up_send_id) {
             const auto slot = static_cast<uint32_t>(completion.wr_id);

@@ -8,6 +8,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <mutex>
 
 #include "net/socket.h"
 #include "net/transport.h"
@@ -52,8 +53,8 @@ Silence silence_of(int) { return {}; }
 
 class SocketTransport final : public Transport {
 public:
-    SocketTransport(UniqueFd socket, Waker waker, bool is_unix, seconds patience)
-        : socket_(std::move(socket)), waker_(std::move(waker)), is_unix_(is_unix), patience_(patience) {}
+    SocketTransport(UniqueFd socket, bool is_unix, seconds patience)
+        : socket_(std::move(socket)), is_unix_(is_unix), patience_(patience) {}
 
     Result<size_t> send(std::span<const ConstBytes> parts) override {
         std::array<iovec, max_parts> vectors;
@@ -91,10 +92,14 @@ public:
     }
 
     Result<bool> wait(Interest interest, TimePoint deadline, microseconds spin) override {
+        const Result<Waker> & waker = this->waker();
+        if (!waker) {
+            return std::unexpected(waker.error());
+        }
         std::array<pollfd, 2> fds{};
         fds[0].fd = socket_.get();
         fds[0].events = static_cast<short>((interest.read ? POLLIN : 0) | (interest.write ? POLLOUT : 0));
-        fds[1].fd = waker_.fd();
+        fds[1].fd = waker->fd();
         fds[1].events = POLLIN;
         const TimePoint spin_end = spin.count() > 0 ? Clock::now() + spin : TimePoint::min();
         for (;;) {
@@ -121,18 +126,28 @@ public:
             }
         }
         if (fds[1].revents != 0) {
-            waker_.clear();
+            waker->clear();
         }
         return true;
     }
 
-    void wake() override { waker_.wake(); }
+    void wake() override {
+        if (const Result<Waker> & waker = this->waker()) {
+            waker->wake();
+        }
+    }
 
     void break_off() override { net::break_off(socket_.get()); }
 
     std::string_view kind() const override { return is_unix_ ? "unix" : "tcp"; }
 
 private:
+    // Made for the first wait or wake: a lifeline has neither, and a client has two connections to each server.
+    const Result<Waker> & waker() {
+        std::call_once(waker_made_, [this] { waker_ = Waker::make(); });
+        return waker_;
+    }
+
     // Is the network silent? Now and then while a wait sleeps. Time counts from the first look that found something
     // under way: what was heard last may be long ago if nothing was said since.
     Result<> look(TimePoint now) {
@@ -163,7 +178,8 @@ private:
     }
 
     UniqueFd socket_;
-    Waker waker_;
+    std::once_flag waker_made_;
+    Result<Waker> waker_ = fail(Errc::io, "not made yet");
     bool is_unix_;
     static constexpr int looks = 5;  // in the time of patience_
     const milliseconds patience_;
@@ -175,10 +191,6 @@ private:
 }  // namespace
 
 Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket, seconds patience) {
-    auto waker = Waker::make();
-    if (!waker) {
-        return std::unexpected(waker.error());
-    }
     sockaddr_storage address{};
     socklen_t length = sizeof address;
     ::getsockname(socket.get(), reinterpret_cast<sockaddr *>(&address), &length);
@@ -188,7 +200,7 @@ Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket, second
     } else if (patience.count() > 0) {
         keep_alive(socket.get(), patience);
     }
-    return std::make_unique<SocketTransport>(std::move(socket), std::move(*waker), is_unix, patience);
+    return std::make_unique<SocketTransport>(std::move(socket), is_unix, patience);
 }
 
 }  // namespace caravan::net

@@ -1,4 +1,4 @@
-// Ends another thread's poll: a pipe with nothing in it but the wish to wake.
+// Ends another thread's poll: an eventfd on Linux, a pipe elsewhere.
 #pragma once
 
 #include "base/error.h"
@@ -17,7 +17,7 @@ public:
 private:
     Waker(UniqueFd read_end, UniqueFd write_end) : read_end_(std::move(read_end)), write_end_(std::move(write_end)) {}
 
-    UniqueFd read_end_, write_end_;
+    UniqueFd read_end_, write_end_;  // an eventfd is both, and in the first
 };
 
 }  // namespace caravan::net

@@ -14,6 +14,8 @@
 namespace caravan::client {
 namespace {
 
+constexpr size_t max_devices_in_use = 15;  // GGML_SCHED_MAX_BACKENDS - 1
+
 void * get_proc_address(ggml_backend_reg_t, const char * name) {
     const std::string_view wanted = name;
     if (wanted == "ggml_backend_rpc_add_server") {
@@ -98,9 +100,28 @@ Result<std::vector<Device *>> Registry::reach(const std::string & text) {
     for (uint32_t index = 0; index < (*server)->device_count(); ++index) {
         devices.push_back(&devices_.emplace_back(**server, index, formatted("RPC{}", devices_.size()), main_entry()));
     }
+    warn_of_many();
     servers_.push_back(std::move(*server));
     devices_by_endpoint_[endpoint->text()] = devices;
     return devices;
+}
+
+// ggml's scheduler takes 16 back-ends, the CPU among them, and aborts a program that gives it more. With -sm tensor many
+// devices are one back-end, so this is no reason to refuse a server.
+void Registry::warn_of_many() {
+    size_t count = devices_.size();
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        const ggml_backend_dev_t device = ggml_backend_dev_get(i);
+        const bool is_other = ggml_backend_dev_backend_reg(device) != main_entry();
+        count += is_other && ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU ? 1 : 0;
+    }
+    if (count > max_devices_in_use && !has_warned_) {
+        has_warned_ = true;
+        log_warning("more than {} devices are registered. ggml's scheduler takes {} beside the CPU and aborts the program if "
+                    "it uses more, unless it splits tensors over them (-sm tensor): select devices with -dev, such as "
+                    "-dev RPC0,RPC1",
+                    max_devices_in_use, max_devices_in_use);
+    }
 }
 
 ggml_backend_reg_t Registry::add_server(const char * text) {

@@ -39,6 +39,7 @@ private:
 
     Registry();
     Result<std::vector<Device *>> reach(const std::string & endpoint);
+    void warn_of_many();
 
     std::mutex mutex_;
     Entry main_entry_;
@@ -46,6 +47,7 @@ private:
     std::map<std::string, std::vector<Device *>> devices_by_endpoint_;
     std::vector<std::unique_ptr<RemoteServer>> servers_;
     std::deque<Device> devices_;
+    bool has_warned_ = false;
 };
 
 }  // namespace caravan::client

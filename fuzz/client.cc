@@ -43,14 +43,14 @@ private:
 
 void use(Connection & session, Connection & other) {
     (void)session.device_count();
+    (void)session.constants(2);
     (void)session.memory(0);
-    (void)session.alloc_size({});
+    (void)session.alloc_sizes(std::vector<wire::GetAllocSizeRequest>(2));
     const auto allocated = session.alloc_buffer(0, 4096);
     const client::RemoteBuffer buffer = allocated.value_or(client::RemoteBuffer{Sum::handle, Sum::handle, 4096});
     require(buffer.size >= 4096 && buffer.base + buffer.size > buffer.base, "a buffer is as large as asked for");
     Sum sum(buffer.base);
     if (session.is_native()) {
-        (void)session.facts(0);
         (void)session.supports(0, client::encode_question(*sum.c));
     }
     const auto region = [](const ggml_tensor * tensor) { return client::encode_region(*tensor, Sum::handle); };

@@ -87,12 +87,17 @@ bool Connection::failed() {
     return stream_.failure().has_value();
 }
 
-template <class Answer>
-Result<Answer> Connection::checked(Result<Answer> answer, Result<> (*check)(Answer)) {
-    if (const auto sound = answer ? check(*answer) : Result<>(); !sound) {
-        return fail(sound.error().code, "{}: {}", endpoint_.text(), sound.error().text);
+Result<> Connection::checked(Result<> sound) const {
+    return sound ? sound : fail(sound.error().code, "{}: {}", endpoint_.text(), sound.error().text);
+}
+
+// The last one that was expected, and all before it.
+Result<> Connection::await_answer(Lock & lock) {
+    await_locked(lock, stream_.last_ticket());
+    if (stream_.failure()) {
+        return fail(stream_.failure()->code, "{}: {}", endpoint_.text(), stream_.failure()->text);
     }
-    return answer;
+    return {};
 }
 
 // A reply of one byte. One that is neither 0 nor 1 ends the session: what it stands for is not known.
@@ -106,30 +111,65 @@ bool Connection::has_flag(uint8_t answer) {
 }
 
 Result<uint32_t> Connection::device_count() {
-    return checked(ask<uint32_t>(Command::device_count), check_device_count);
+    const auto count = ask<uint32_t>(Command::device_count);
+    const auto sound = count ? checked(check_device_count(*count)) : Result<>();
+    return sound ? count : std::unexpected(sound.error());
 }
 
-Result<uint64_t> Connection::alignment(uint32_t device) {
-    return checked(ask<uint64_t>(Command::get_alignment, wire::DeviceRequest{device}), check_alignment);
-}
-
-Result<uint64_t> Connection::max_size(uint32_t device) {
-    return checked(ask<uint64_t>(Command::get_max_size, wire::DeviceRequest{device}), check_max_size);
+Result<std::vector<DeviceConstants>> Connection::constants(uint32_t count) {
+    constexpr uint32_t at_once = 16;  // devices: a server's answers fit into its socket
+    std::vector<DeviceConstants> all(count);
+    Lock lock(stream_.mutex());
+    before_other_command(lock);
+    for (uint32_t device = 0; device < count; ++device) {
+        DeviceConstants & of = all[device];
+        const wire::DeviceRequest request{device};
+        commands_->post(Command::get_alignment, request);
+        stream_.expect(mutable_bytes(&of.alignment, sizeof of.alignment));
+        commands_->post(Command::get_max_size, request);
+        stream_.expect(mutable_bytes(&of.max_size, sizeof of.max_size));
+        if (is_native()) {
+            commands_->post(wire::command_device_facts, request);
+            stream_.expect(mutable_bytes(&of.facts, sizeof of.facts));
+        }
+        if ((device + 1) % at_once == 0 || device + 1 == count) {
+            if (auto answered = await_answer(lock); !answered) {
+                return std::unexpected(answered.error());
+            }
+        }
+    }
+    for (const DeviceConstants & of : all) {
+        if (auto sound = checked(check_alignment(of.alignment).and_then([&] { return check_max_size(of.max_size); })); !sound) {
+            return std::unexpected(sound.error());
+        }
+    }
+    return all;
 }
 
 Result<DeviceMemory> Connection::memory(uint32_t device) {
-    return checked(ask<wire::DeviceMemoryAnswer>(Command::get_device_memory, wire::DeviceRequest{device}), check_memory)
-        .transform([](const wire::DeviceMemoryAnswer & answer) {
-            return DeviceMemory{std::min<uint64_t>(answer.free, answer.total), answer.total};
-        });
+    const auto answer = ask<wire::DeviceMemoryAnswer>(Command::get_device_memory, wire::DeviceRequest{device});
+    if (!answer) {
+        return std::unexpected(answer.error());
+    }
+    if (auto sound = checked(check_memory(*answer)); !sound) {
+        return std::unexpected(sound.error());
+    }
+    return DeviceMemory{std::min<uint64_t>(answer->free, answer->total), answer->total};
 }
 
-Result<uint64_t> Connection::alloc_size(const wire::GetAllocSizeRequest & request) {
-    return checked(ask<uint64_t>(Command::get_alloc_size, request), check_alloc_size);
-}
-
-Result<wire::DeviceFactsAnswer> Connection::facts(uint32_t device) {
-    return ask<wire::DeviceFactsAnswer>(wire::command_device_facts, wire::DeviceRequest{device});
+Result<std::vector<uint64_t>> Connection::alloc_sizes(std::span<const wire::GetAllocSizeRequest> requests) {
+    std::vector<uint64_t> sizes(requests.size());
+    Lock lock(stream_.mutex());
+    before_other_command(lock);
+    for (size_t i = 0; i < requests.size(); ++i) {
+        commands_->post(Command::get_alloc_size, requests[i]);
+        stream_.expect(mutable_bytes(&sizes[i], sizeof sizes[i]));
+    }
+    auto answered = await_answer(lock);
+    for (const uint64_t size : sizes) {
+        answered = answered.and_then([&] { return checked(check_alloc_size(size)); });
+    }
+    return answered ? Result<std::vector<uint64_t>>(std::move(sizes)) : std::unexpected(answered.error());
 }
 
 Result<std::vector<uint8_t>> Connection::supports(uint32_t device, std::span<const wire::GraphTensor> tensors) {

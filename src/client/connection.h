@@ -30,6 +30,13 @@ struct RemoteBuffer {
     uint64_t size = 0;
 };
 
+// What never changes about a device.
+struct DeviceConstants {
+    uint64_t alignment = 0;
+    uint64_t max_size = 0;
+    wire::DeviceFactsAnswer facts{};  // of a native server
+};
+
 struct DeviceMemory {
     uint64_t free = 0;
     uint64_t total = 0;
@@ -38,7 +45,7 @@ struct DeviceMemory {
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
     enum class Purpose {
-        questions,  // the first six functions below; TCP
+        questions,  // the first four functions below; TCP
         session,    // anything; over RDMA where both ends can, which is logged
     };
     // Connects and shakes hands within connect_timeout().
@@ -51,13 +58,12 @@ public:
     bool is_native() const { return native_ != nullptr; }
 
     // Questions. They block.
-    // A Caravan server only; from the front door, so before the first other command.
-    Result<wire::DeviceFactsAnswer> facts(uint32_t device);
     Result<uint32_t> device_count();
-    Result<uint64_t> alignment(uint32_t device);
-    Result<uint64_t> max_size(uint32_t device);
+    // Of the first `count` devices. From the front door, so before the first command of a session.
+    Result<std::vector<DeviceConstants>> constants(uint32_t count);
     Result<DeviceMemory> memory(uint32_t device);
-    Result<uint64_t> alloc_size(const wire::GetAllocSizeRequest & request);
+    // All asked at once.
+    Result<std::vector<uint64_t>> alloc_sizes(std::span<const wire::GetAllocSizeRequest> requests);
     // Native only. `tensors` has an encode_question() or several; the answers are those to their nodes, 1: yes;
     // none at all if the server refuses the question.
     Result<std::vector<uint8_t>> supports(uint32_t device, std::span<const wire::GraphTensor> tensors);
@@ -130,8 +136,9 @@ private:
     void note_read();
     template <class Answer, class... Request>
     Result<Answer> ask(wire::Command command, const Request &... request);
-    template <class Answer>
-    Result<Answer> checked(Result<Answer> answer, Result<> (*check)(Answer));
+    // Of an answer: what failed, on which server.
+    Result<> checked(Result<> sound) const;
+    Result<> await_answer(Lock & lock);
     bool has_flag(uint8_t answer);
     void settle(Lock & lock, uint64_t position);
     void flush(Lock & lock);

@@ -1,5 +1,9 @@
 #include "client/remote_server.h"
 
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
 #include "abi/moves_no_data.h"
 #include "base/log.h"
 #include "base/printable.h"
@@ -11,6 +15,7 @@ namespace {
 constexpr size_t max_remembered = 16 * 1024;
 constexpr size_t max_asked_ahead = 256;  // questions: what one model needs on several devices
 constexpr seconds retry_questions{10};     // after a server did not answer
+constexpr seconds memory_lasts{1};         // while no session of this process changes it
 
 wire::Tensor shape_of(const ggml_tensor & tensor) {
     wire::Tensor out = stock_tensor(encode_region(tensor, 0));
@@ -37,7 +42,8 @@ void append_question(Question & all, const Question & question) {
     }
 }
 
-// What any device of any server was asked by this process. Threads: any.
+// What any device of any server was asked by this process: programs spread one model over all devices. Threads: any.
+template <class Question>
 class AskedQuestions {
 public:
     static AskedQuestions & instance() {
@@ -46,13 +52,14 @@ public:
     }
 
     // Those to which `answers` has none. Adds this one, which is not among them.
-    std::vector<Question> unanswered(const std::unordered_map<std::string, bool> & answers, const std::string & key,
-                                     const Question & question) {
+    template <class Answers>
+    std::vector<std::pair<std::string, Question>> unanswered(const Answers & answers, const std::string & key,
+                                                             const Question & question) {
         std::lock_guard lock(mutex_);
-        std::vector<Question> out;
+        std::vector<std::pair<std::string, Question>> out;
         for (const auto & [other, asked] : questions_) {
             if (other != key && !answers.contains(other)) {
-                out.push_back(asked);
+                out.emplace_back(other, asked);
             }
         }
         if (questions_.size() < max_asked_ahead) {
@@ -92,24 +99,21 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::try_to_reach(const net::Endp
     if (!count) {
         return std::unexpected(count.error());
     }
-    for (uint32_t device = 0; device < *count; ++device) {
-        const auto alignment = (*connection)->alignment(device);
-        const auto max_size = (*connection)->max_size(device);
-        if (!alignment || !max_size) {
-            return std::unexpected(!alignment ? alignment.error() : max_size.error());
-        }
+    const auto constants = (*connection)->constants(*count);
+    if (!constants) {
+        return std::unexpected(constants.error());
+    }
+    for (const DeviceConstants & of : *constants) {
         std::string description = endpoint.text();
         if ((*connection)->is_native()) {
-            const auto facts = (*connection)->facts(device);
-            if (!facts) {
-                return std::unexpected(facts.error());
-            }
-            description += formatted(" ({}: {})", printable(text_in(facts->name)), printable(text_in(facts->description)));
+            description += formatted(" ({}: {})", printable(text_in(of.facts.name)), printable(text_in(of.facts.description)));
         }
-        server->constants_.push_back({*alignment, *max_size, std::move(description)});
+        server->constants_.push_back({of.alignment, of.max_size, std::move(description)});
     }
     server->is_native_ = (*connection)->is_native();
     server->supported_.resize(server->constants_.size());
+    server->alloc_sizes_.resize(server->constants_.size());
+    server->last_memory_.resize(server->constants_.size());
     return server;
 }
 
@@ -127,23 +131,33 @@ Result<std::shared_ptr<Connection>> RemoteServer::session_locked() {
     auto opened = Connection::open(endpoint_, Connection::Purpose::session);
     if (opened) {
         session_ = *opened;
+        std::ranges::fill(last_memory_, LastMemory{});
     }
     return opened;
 }
 
+// Programs ask several times in a row before they load a model, each time over a connection of its own.
 Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
     std::shared_ptr<Connection> live;
     {
         std::lock_guard lock(mutex_);
         live = session_.lock();
+        if ((live == nullptr || live->failed()) && Clock::now() < last_memory_[device].good_until) {
+            return last_memory_[device].memory;
+        }
     }
     if (live != nullptr && !live->failed()) {
         return live->memory(device);
     }
-    return despite_resets([&]() -> Result<DeviceMemory> {
+    const auto memory = despite_resets([&]() -> Result<DeviceMemory> {
         const auto opened = Connection::open(endpoint_, Connection::Purpose::questions);
         return opened ? (*opened)->memory(device) : std::unexpected(opened.error());
     });
+    if (memory) {
+        std::lock_guard lock(mutex_);
+        last_memory_[device] = {*memory, Clock::now() + memory_lasts};
+    }
+    return memory;
 }
 
 Result<std::shared_ptr<Connection>> RemoteServer::session_for_questions() {
@@ -165,7 +179,7 @@ bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
     }
     const Question question = encode_question(node);
     std::string key = key_of(question);
-    std::vector<Question> others;
+    std::vector<std::pair<std::string, Question>> others;
     {
         std::lock_guard lock(mutex_);
         auto & answers = supported_[device];
@@ -175,14 +189,14 @@ bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
         if (answers.size() >= max_remembered) {
             answers.clear();
         }
-        others = AskedQuestions::instance().unanswered(answers, key, question);
+        others = AskedQuestions<Question>::instance().unanswered(answers, key, question);
     }
     if (Clock::now() < no_questions_until_.load()) {
         return true;
     }
     Question all = question;
-    for (const Question & other : others) {
-        append_question(all, other);
+    for (const auto & [other, asked] : others) {
+        append_question(all, asked);
     }
     auto live = session_for_questions();
     auto answer = live ? (*live)->supports(device, all) : std::unexpected(live.error());
@@ -202,7 +216,7 @@ bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
     }
     std::lock_guard lock(mutex_);
     for (size_t i = 0; i < others.size(); ++i) {
-        supported_[device][key_of(others[i])] = (*answer)[i + 1] != 0;
+        supported_[device][others[i].first] = (*answer)[i + 1] != 0;
     }
     return supported_[device][std::move(key)] = is_supported;
 }
@@ -212,44 +226,54 @@ size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
     if (ggml_is_empty(&tensor) || (!is_padded(tensor) && !ggml_op_alloc_size_may_expand(tensor.op))) {
         return bytes;
     }
-    // Zeroed ids, addresses and names: the request is its own key.
     wire::GetAllocSizeRequest request{};
-    request.device = device;
     request.tensor = shape_of(tensor);
-    request.tensor.id = 0;
+    request.tensor.id = 1;
     for (int i = 0; i < GGML_MAX_SRC; ++i) {
         if (tensor.src[i] != nullptr) {
             request.src[i] = shape_of(*tensor.src[i]);
-            request.src[i].id = 0;
+            request.src[i].id = static_cast<uint64_t>(i) + 2;
+            request.tensor.src[i] = request.src[i].id;
         }
     }
+    // Without ids of its own, addresses, names and device, the request is its own key.
     const std::string key(reinterpret_cast<const char *>(&request), sizeof request);
+    std::vector<std::pair<std::string, wire::GetAllocSizeRequest>> all{{key, request}};
     {
         std::lock_guard lock(mutex_);
-        if (const auto known = alloc_sizes_.find(key); known != alloc_sizes_.end()) {
-            return known->second;
+        auto & sizes = alloc_sizes_[device];
+        if (const auto known = sizes.find(key); known != sizes.end()) {
+            return std::max(bytes, known->second);
+        }
+        if (sizes.size() >= max_remembered) {
+            sizes.clear();
+        }
+        auto others = AskedQuestions<wire::GetAllocSizeRequest>::instance().unanswered(sizes, key, request);
+        if (is_native_) {  // a stock server ends the session over what it cannot read
+            std::ranges::move(others, std::back_inserter(all));
         }
     }
     if (Clock::now() < no_questions_until_.load()) {
         return bytes;
     }
-    request.tensor.id = 1;
-    for (int i = 0; i < GGML_MAX_SRC; ++i) {
-        if (tensor.src[i] != nullptr) {
-            request.src[i].id = static_cast<uint64_t>(i) + 2;
-            request.tensor.src[i] = request.src[i].id;
-        }
+    std::vector<wire::GetAllocSizeRequest> requests;
+    for (const auto & [other, asked] : all) {
+        requests.push_back(asked);
+        requests.back().device = device;
     }
     auto live = session_for_questions();
-    const auto answer = live ? (*live)->alloc_size(request) : std::unexpected(live.error());
-    if (!answer) {
-        log_error("{}: cannot ask for the size of a tensor: {}", endpoint_.text(), answer.error().text);
+    const auto answers = live ? (*live)->alloc_sizes(requests) : std::unexpected(live.error());
+    if (!answers) {
+        log_error("{}: cannot ask for the size of a tensor: {}", endpoint_.text(), answers.error().text);
         // Hundreds of these questions come in a row: waiting for a server that does not answer once is enough.
         no_questions_until_ = Clock::now() + retry_questions;
         return bytes;
     }
     std::lock_guard lock(mutex_);
-    return alloc_sizes_[key] = std::max<size_t>(bytes, *answer);
+    for (size_t i = 0; i < all.size(); ++i) {
+        alloc_sizes_[device][all[i].first] = (*answers)[i];
+    }
+    return std::max<size_t>(bytes, answers->front());
 }
 
 }  // namespace caravan::client

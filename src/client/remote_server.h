@@ -65,7 +65,12 @@ private:
     // time, and a program that only looked at its devices must not keep it.
     std::shared_ptr<Connection> kept_for_questions_;
     bool is_native_ = false;
-    std::unordered_map<std::string, size_t> alloc_sizes_;
+    struct LastMemory {
+        DeviceMemory memory;
+        TimePoint good_until = TimePoint::min();
+    };
+    std::vector<LastMemory> last_memory_;                             // by device
+    std::vector<std::unordered_map<std::string, size_t>> alloc_sizes_;  // by device
     std::vector<std::unordered_map<std::string, bool>> supported_;  // by device
     std::atomic<TimePoint> no_questions_until_ = TimePoint::min();
 };

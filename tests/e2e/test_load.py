@@ -1,5 +1,6 @@
 """How a stock program comes to use our plug-in, and what its user sees."""
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -188,3 +189,28 @@ def test_wrong_environment_values_are_reported_once_by_either_side(lab):
         for log in (done.log, server.log()):
             said = [line for line in log.splitlines() if f'{name}=' in line]
             assert len(said) == 1 and f'{name}="{value}" is not {accepted}' in said[0], (name, said)
+
+
+# --- many devices -----------------------------------------------------------------------------------------------------
+
+def test_more_devices_than_ggml_takes_are_warned_of(lab):
+    """ggml's scheduler has room for 15 and the CPU; -sm tensor makes one back-end of any number."""
+    few, many = lab.server('-d', ','.join(['CPU'] * 15)), lab.server('-d', ','.join(['CPU'] * 16))
+    warning = 'more than 15 devices are registered.*-dev'
+    listed, done = lab.devices(few.endpoint)
+    assert len(listed) == 15 and not done.lines(warning)
+    listed, done = lab.devices(many.endpoint)
+    assert len(listed) == 16 and len(done.lines(warning)) == 1, done.log
+    lab.run(['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 2, '-no-cnv', '-t', 1, '--no-warmup',
+             *lab.where([many]), '-dev', 'RPC0,RPC15'])
+
+
+def test_a_server_costs_three_descriptors(lab):
+    """A session, its lifeline, and what wakes a thread that waits."""
+    def descriptors(servers):
+        llama = lab.llama_server(servers)
+        count = len(os.listdir(f'/proc/{llama.pid}/fd'))
+        llama.kill()
+        return count
+    servers = [lab.server() for _ in range(3)]
+    assert descriptors(servers) - descriptors(servers[:1]) <= 2 * 3

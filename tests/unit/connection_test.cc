@@ -137,16 +137,17 @@ TEST(Questions, AreAskedAndAnsweredAsInTheProtocol) {
     session.peer.answer(uint32_t{3});
     EXPECT_EQ(session->device_count().value(), 3u);
     session.peer.answer(uint64_t{64});
-    EXPECT_EQ(session->alignment(2).value(), 64u);
     session.peer.answer(UINT64_MAX);
-    EXPECT_EQ(session->max_size(1).value(), UINT64_MAX);
+    const auto constants = session->constants(1).value();
+    EXPECT_EQ(constants.at(0).alignment, 64u);
+    EXPECT_EQ(constants.at(0).max_size, UINT64_MAX);
     session.peer.answer(wire::DeviceMemoryAnswer{5, 6});
     const auto memory = session->memory(0).value();
     EXPECT_EQ(memory.free, 5u);
     EXPECT_EQ(memory.total, 6u);
     for (const auto & [command, payload] :
-         {std::pair{Command::device_count, std::vector<std::byte>()}, {Command::get_alignment, test::bytes_of(uint32_t{2})},
-          {Command::get_max_size, test::bytes_of(uint32_t{1})}, {Command::get_device_memory, test::bytes_of(uint32_t{0})}}) {
+         {std::pair{Command::device_count, std::vector<std::byte>()}, {Command::get_alignment, test::bytes_of(uint32_t{0})},
+          {Command::get_max_size, test::bytes_of(uint32_t{0})}, {Command::get_device_memory, test::bytes_of(uint32_t{0})}}) {
         const Message message = session.peer.next();
         EXPECT_EQ(message.command, command);
         EXPECT_EQ(message.payload, payload);

@@ -79,8 +79,26 @@ bool cpy_tensor_async(ggml_backend_t from, ggml_backend_t to, const ggml_tensor 
     return false;
 }
 
+void mark_weights(Connection & connection, const ggml_cgraph & graph) {
+    for (int i = 0; i < graph.n_nodes; ++i) {
+        for (const ggml_tensor * src : graph.nodes[i]->src) {
+            const BufferContext * found = src == nullptr ? nullptr : context_of(*src);
+            if (found == nullptr || found->connection.get() != &connection) {
+                continue;
+            }
+            const ggml_backend_buffer_t buffer = src->buffer == nullptr ? src->view_src->buffer : src->buffer;
+            if (buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS) {
+                connection.mark_as_weights(found->remote);
+            }
+        }
+    }
+}
+
 ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
     BackendContext & context = self(backend);
+    if (context.connection->has_unmarked_writes()) {
+        mark_weights(*context.connection, *graph);
+    }
     return context.connection->launch(context.device.index(), *graph, [&](ggml_backend_buffer_t buffer) {
         const BufferContext * found = context_of(buffer);
         return found != nullptr && found->connection == context.connection ? found->remote.handle : uint64_t{0};

@@ -220,11 +220,13 @@ Result<RemoteBuffer> Connection::alloc_buffer(uint32_t device, uint64_t size, ui
     }
     const RemoteBuffer buffer{answer->buffer, *base, answer->size};
     const auto range_of = [](const RemoteBuffer & of) { return Range{of.base, of.base + of.size}; };
-    if (std::ranges::any_of(buffers_, [&](const auto & other) { return range_of(other.second).overlaps(range_of(buffer)); })) {
+    if (std::ranges::any_of(buffers_, [&](const auto & other) {
+            return range_of(other.second.remote).overlaps(range_of(buffer));
+        })) {
         before_other_command(lock);
         append_held(idle_writes_.stop());
     }
-    buffers_[buffer.handle] = buffer;
+    buffers_[buffer.handle].remote = buffer;
     return buffer;
 }
 
@@ -280,17 +282,44 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
     }
     append_held(idle_writes_.take_overlapping(range));
     if (!is_weight) {
+        const TimePoint begin = launches_ == 0 ? Clock::now() : TimePoint();
         write(lock, region, offset, data, false);
         idle_writes_.note_sent(range);
+        if (launches_ == 0) {
+            note_unmarked(region.buffer, data.size(), begin);
+        }
         return;
     }
     const auto buffer = buffers_.find(region.buffer);
-    loading_.begin(region.buffer, buffer == buffers_.end() ? 0 : buffer->second.size, Clock::now());
-    const bool found = hashed && found_by_hash(lock, region, range, offset, data);
-    if (!found) {
+    loading_.begin(region.buffer, buffer == buffers_.end() ? 0 : buffer->second.remote.size, Clock::now());
+    if (!hashed || !found_by_hash(lock, region, range, offset, data)) {
         write(lock, region, offset, data, hashed);
+        loading_.add(data.size(), false, Clock::now());
     }
-    loading_.add(data.size(), found, Clock::now());
+}
+
+void Connection::note_unmarked(uint64_t handle, uint64_t bytes, TimePoint begin) {
+    const auto buffer = buffers_.find(handle);
+    if (buffer == buffers_.end()) {
+        return;
+    }
+    Buffer & written = buffer->second;
+    written.first = written.unmarked == 0 ? begin : written.first;
+    written.last = Clock::now();
+    written.unmarked += bytes;
+    has_unmarked_writes_.store(true, std::memory_order_relaxed);
+}
+
+void Connection::mark_as_weights(const RemoteBuffer & buffer) {
+    Lock lock(stream_.mutex());
+    const auto found = buffers_.find(buffer.handle);
+    if (found == buffers_.end() || found->second.unmarked == 0) {
+        return;
+    }
+    Buffer & written = found->second;
+    loading_.begin(buffer.handle, buffer.size, written.first);
+    loading_.add(written.unmarked, false, written.last);
+    written.unmarked = 0;
 }
 
 void Connection::set_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
@@ -390,6 +419,7 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
         at_load_ = tally();
     }
     ++launches_;
+    has_unmarked_writes_.store(false, std::memory_order_relaxed);
     append_held(idle_writes_.take_for_launch(prepared.footprint()));
     std::ranges::copy(prepared.bytes, stream_.append(prepared.bytes.size()).begin());
     stream_.note_launch();
@@ -509,7 +539,7 @@ bool Connection::may_be_found(Lock & lock) {
 }
 
 // After a find, the next is expected to be one too, and not waited for: should the server not have it after all, the
-// bytes can be had from their file again.
+// bytes can be had from their file again. Such a weight is counted as loaded when its answer is looked at.
 bool Connection::found_by_hash(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset,
                                ConstBytes data) {
     if (!may_be_found(lock)) {
@@ -520,7 +550,7 @@ bool Connection::found_by_hash(Lock & lock, const wire::Region & region, const R
         native_->find(region, offset, data.size(), known.digest);
         if (last_was_found_ && known.source) {
             has_hashed_ = true;
-            PendingFind & find = finds_.emplace_back(PendingFind{region, range, offset, std::move(*known.source)});
+            PendingFind & find = finds_.emplace_back(PendingFind{region, range, offset, data.size(), std::move(*known.source)});
             find.ticket = stream_.expect(mutable_bytes(&find.found, sizeof find.found));
             flush(lock);
             settle_finds(lock, max_pending_finds);
@@ -534,7 +564,11 @@ bool Connection::found_by_hash(Lock & lock, const wire::Region & region, const R
     uint8_t found = 0;
     await_locked(lock, stream_.expect(mutable_bytes(&found, sizeof found)));
     note_find(has_flag(found));
-    return last_was_found_ && !stream_.failure();
+    if (!last_was_found_ || stream_.failure()) {
+        return false;
+    }
+    loading_.add(data.size(), true, Clock::now());
+    return true;
 }
 
 void Connection::note_find(bool found) {
@@ -555,7 +589,11 @@ void Connection::settle_finds(Lock & lock, size_t left) {
         finds_.pop_front();
         ++settled_finds_;
         note_find(has_flag(find.found));
-        if (last_was_found_ || stream_.failure()) {
+        if (stream_.failure()) {
+            continue;
+        }
+        if (last_was_found_) {
+            loading_.add(find.size, true, Clock::now());
             continue;
         }
         const auto weights = MappedWeights::map(find.source);
@@ -565,6 +603,7 @@ void Connection::settle_finds(Lock & lock, size_t left) {
             return;
         }
         write(lock, find.region, find.offset, weights->bytes(), true);
+        loading_.add(find.size, false, Clock::now());
     }
 }
 

@@ -84,6 +84,10 @@ public:
     // `dest` takes size * n_copies bytes, packed.
     Stream::Ticket get_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
                           uint64_t n_copies, uint64_t stride_tensor, MutableBytes dest);
+    // Some programs, whisper.cpp among them, mark a buffer as one of weights only after they have filled it. So what was
+    // written before the first launch is remembered, and counts as weights if its buffer is marked by then.
+    bool has_unmarked_writes() const { return has_unmarked_writes_.load(std::memory_order_relaxed); }
+    void mark_as_weights(const RemoteBuffer & buffer);
     // Within the server; false if it cannot.
     bool copy(const wire::Region & src, const Range & from, const wire::Region & dst, const Range & to);
     // From another server to this one, ordered as both servers' commands are. Returns at once. Straight from the one to
@@ -118,7 +122,7 @@ private:
     struct PendingFind {
         wire::Region region;
         Range range;
-        uint64_t offset = 0;
+        uint64_t offset = 0, size = 0;
         WeightSource source;  // if it has not
         uint8_t found = 0;
         Stream::Ticket ticket{};
@@ -140,6 +144,7 @@ private:
     Result<> checked(Result<> sound) const;
     Result<> await_answer(Lock & lock);
     bool has_flag(uint8_t answer);
+    void note_unmarked(uint64_t handle, uint64_t bytes, TimePoint begin);
     void settle(Lock & lock, uint64_t position);
     void flush(Lock & lock);
     void await_locked(Lock & lock, Stream::Ticket ticket);
@@ -180,7 +185,13 @@ private:
     bool last_was_found_ = false;        // of those
     std::deque<PendingFind> finds_;      // empty whenever another command than one for weights is queued
     uint64_t settled_finds_ = 0;
-    std::unordered_map<uint64_t, RemoteBuffer> buffers_;  // by handle
+    struct Buffer {
+        RemoteBuffer remote;
+        uint64_t unmarked = 0;          // bytes that were written before the first launch, and not as weights
+        TimePoint first{}, last{};      // of these writes
+    };
+    std::unordered_map<uint64_t, Buffer> buffers_;  // by handle
+    std::atomic<bool> has_unmarked_writes_ = false;  // also read without the lock
     Loading loading_;
     uint64_t launches_ = 0;
     const uint64_t opened_ns_;

@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "base/log.h"
+#include "base/printable.h"
 #include "base/size_text.h"
 
 namespace caravan::client {
@@ -41,8 +42,8 @@ std::string LoadedWeights::text() const {
                      share_text());
 }
 
-Loading::Loading(std::string endpoint, Terminal terminal)
-    : endpoint_(std::move(endpoint)), terminal_(std::move(terminal)) {}
+Loading::Loading(std::string_view endpoint, Terminal terminal)
+    : endpoint_(printable(endpoint)), terminal_(std::move(terminal)) {}
 
 void Loading::begin(uint64_t buffer, uint64_t buffer_size, TimePoint time) {
     if (!is_under_way()) {
@@ -59,7 +60,7 @@ bool Loading::is_nearly_done() const { return now_.bytes + pieces_ * most_paddin
 void Loading::add(uint64_t bytes, bool from_cache, TimePoint time) {
     now_.bytes += bytes;
     now_.from_cache += from_cache ? bytes : 0;
-    now_.time = time - begin_;
+    now_.time = std::max(now_.time, time - begin_);
     ++pieces_;
     if (is_nearly_done()) {
         if (is_shown_) {
@@ -87,6 +88,8 @@ void Loading::end() {
     }
     if (is_shown_) {
         finish_line();
+    } else if (now_.bytes == 0) {
+        // The server was lost before it answered.
     } else if (told_ == 0 || told_ + pieces_ * most_padding < now_.bytes) {
         log_info("RPC server {}: {}", endpoint_, now_.text());
     }

@@ -30,11 +30,12 @@ public:
     using Terminal = std::function<void(std::string_view)>;
 
     // `terminal` takes text with control characters, at most five times a second; empty: there is none.
-    Loading(std::string endpoint, Terminal terminal);
+    Loading(std::string_view endpoint, Terminal terminal);
 
-    bool is_under_way() const { return now_.bytes > 0; }
-    // Around each weight, which goes into a buffer of this size that has weights only.
+    bool is_under_way() const { return !buffers_.empty(); }
+    // Before each weight, which goes into a buffer of this size that has weights only.
     void begin(uint64_t buffer, uint64_t buffer_size, TimePoint time);
+    // The weight was sent, or the server has answered that it has it. Others may have begun meanwhile.
     void add(uint64_t bytes, bool from_cache, TimePoint time);
     // All weights of a model are there, if any were loaded.
     void end();

@@ -1,11 +1,13 @@
 // The client's side of the stock dialect against a server that is played by hand.
 #include "base/formatted.h"
+#include "base/log.h"
 #include "client/connection.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <cstdio>
 #include <functional>
 #include <thread>
 
@@ -926,6 +928,60 @@ TEST(Weights, AfterAFindTheNextIsNotWaitedForAndMayYetHaveToBeSent) {
     EXPECT_EQ(+write.slot, 2);
     EXPECT_EQ(+write.keep, 1);
     EXPECT_TRUE(std::ranges::equal(heard[7].from(sizeof write), loading.part(2)));
+}
+
+// As whisper.cpp's, which fills its buffers before it marks them.
+TEST(Weights, CountIfTheirBufferIsMarkedBeforeTheFirstLaunch) {
+    static std::vector<std::string> logged;
+    for (const bool is_marked : {true, false}) {
+        logged.clear();
+        Session session;
+        session.peer.answer(wire::AllocBufferAnswer{GraphKit::handle, 4096});
+        session.peer.answer(GraphKit::handle);
+        const auto buffer = session->alloc_buffer(0, 4096);
+        ASSERT_TRUE(buffer);
+        ggml_tensor *one = session.kit.f32(256), *other = session.kit.f32(256);
+        session.set(one, noise(1024));
+        session.set(other, noise(1024));
+        EXPECT_TRUE(session->has_unmarked_writes());
+        set_log_sink([](LogLevel, std::string_view line) { logged.emplace_back(line); });
+        if (is_marked) {
+            session->mark_as_weights(*buffer);
+            session->mark_as_weights(*buffer);
+        }
+        session.launch(session.doubled(one, 31));
+        set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
+        EXPECT_FALSE(session->has_unmarked_writes());
+        ASSERT_EQ(logged.size(), is_marked ? 1u : 0u);
+        EXPECT_TRUE(!is_marked || logged[0].contains(": 2 KiB of weights in ")) << logged[0];
+    }
+}
+
+// A question takes no time, and its answer may be no.
+TEST(Weights, AreCountedWhenTheServerHasAnswered) {
+    static std::vector<std::string> logged;
+    logged.clear();
+    Loading loading;
+    loading.session.peer.answer<uint8_t>(1);
+    set_log_sink([](LogLevel, std::string_view line) { logged.emplace_back(line); });
+    for (size_t i = 0; i < 3; ++i) {
+        loading.set(i);
+    }
+    std::vector<std::byte> dest(16);
+    {
+        std::jthread server([&] {
+            std::this_thread::sleep_for(milliseconds(200));  // the server reads its disk
+            loading.serve({std::nullopt, 1, 0});
+        });
+        loading.session->await(loading.session.get(loading.tensors[0], dest));
+        loading.session.connection = fail(Errc::io, "closed");
+    }
+    set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
+    const auto line = std::ranges::find_if(logged, [](const std::string & each) { return each.contains("of weights"); });
+    ASSERT_NE(line, logged.end());
+    EXPECT_TRUE(line->contains("3.5 MiB of weights in")) << *line;
+    EXPECT_FALSE(line->contains(" in 0.0")) << *line;
+    EXPECT_TRUE(line->contains(", 67 % from its cache")) << *line;
 }
 
 TEST(Weights, AFileThatChangedWhileItWasLoadedEndsTheSession) {

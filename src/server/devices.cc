@@ -100,7 +100,8 @@ Result<Devices> Devices::open(const std::vector<std::string> & names, int thread
         }
         set_threads(device, entry.backend.get(), threads);
         set_abort_flag(device, entry.backend.get(), devices.aborted_.get());
-        if (chosen.size() > 1 && !computes_asynchronously(device)) {
+        entry.is_async = computes_asynchronously(device);
+        if (chosen.size() > 1 && !entry.is_async) {
             entry.queue = std::make_unique<DeviceQueue>(entry.backend.get());
         }
         devices.devices_.push_back(std::move(entry));
@@ -180,6 +181,9 @@ Result<> Devices::check(uint32_t index) const {
 
 ggml_status Devices::compute(uint32_t index, ggml_cgraph * graph) {
     Entry & entry = devices_[index];
+    if (entry.is_async && !entry.running) {
+        entry.begin = Clock::now();
+    }
     entry.running = true;
     if (entry.queue != nullptr) {
         entry.queue->start(graph);
@@ -198,7 +202,7 @@ Run Devices::synchronize(uint32_t index) {
         return entry.queue->finish();
     }
     ggml_backend_synchronize(entry.backend.get());
-    return {};
+    return entry.is_async ? Run{.begin = entry.begin, .end = Clock::now()} : Run{};
 }
 
 }  // namespace caravan::server

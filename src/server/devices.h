@@ -50,7 +50,8 @@ public:
     bool has_queue(uint32_t index) const { return devices_[index].queue != nullptr; }
     // Starts a graph; it may still be running on return.
     ggml_status compute(uint32_t index, ggml_cgraph * graph);
-    // Waits for all that was started on the device, and says how it ended; once for each launch.
+    // Waits for all that was started on the device, and returns how it ended; once for each launch. Of an asynchronous
+    // device the time is that from the first launch to the end of this wait: it does not report when it was done.
     Run synchronize(uint32_t index);
 
     // Makes running computations end early, where the back-end can. Any thread.
@@ -64,7 +65,9 @@ private:
         ggml_backend_dev_t device;
         std::unique_ptr<ggml_backend, BackendDeleter> backend;
         std::unique_ptr<DeviceQueue> queue;  // ends before the back-end
+        bool is_async = false;  // a launch returns before it has been computed
         bool running = false;
+        TimePoint begin{};      // of what is running, if it is async
     };
     std::vector<Entry> devices_;
     std::unique_ptr<std::atomic<bool>> aborted_ = std::make_unique<std::atomic<bool>>(false);

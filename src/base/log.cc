@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "base/config.h"
+#include "base/printable.h"
 
 namespace caravan {
 namespace {
@@ -17,7 +18,8 @@ void write_to_stderr(LogLevel level, std::string_view line) {
         case LogLevel::error: prefix = "error: "; break;
     }
     // One call, so that lines of several threads and processes do not mix.
-    const std::string whole = formatted("{}{}\n", prefix, line);
+    constexpr size_t longest = 4096;  // bytes
+    const std::string whole = formatted("{}{}\n", prefix, printable(line, longest));
     std::fwrite(whole.data(), 1, whole.size(), stderr);
 }
 

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/formatted.h"
+#include "base/printable.h"
 #include "bench/json_count.h"
 #include "bench/statistics.h"
 #include "bench/temporary_file.h"
@@ -45,11 +46,11 @@ Result<std::vector<Test>> parse_tests(const std::string & text, ModelFacts * fac
             }
             out.push_back(std::move(test));
             if (facts != nullptr) {
-                *facts = {.type = row.at("model_type"),
-                          .cpu = row.value("cpu_info", ""),
-                          .gpu = row.value("gpu_info", ""),
-                          .build = formatted("{} ({})", row.value("build_commit", ""),
-                                             row.value("build_number", nlohmann::json(0)).dump()),
+                *facts = {.type = printable(row.at("model_type").get<std::string>()),
+                          .cpu = printable(row.value("cpu_info", "")),
+                          .gpu = printable(row.value("gpu_info", "")),
+                          .build = printable(formatted("{} ({})", row.value("build_commit", ""),
+                                                       row.value("build_number", nlohmann::json(0)).dump())),
                           .bytes = count<uint64_t>(row.at("model_size")),
                           .parameters = count<uint64_t>(row.at("model_n_params"))};
             }

@@ -6,6 +6,7 @@
 
 #include "abi/abi_check.h"
 #include "base/log.h"
+#include "base/printable.h"
 #include "client/registration.h"
 #include "client/registry.h"
 #include "client/serve.h"
@@ -18,7 +19,8 @@ using namespace caravan;
 // Into ggml's log, where the program has routed it. Debug lines were asked for by GGML_RPC_DEBUG, so they go to stderr
 // even if the program hides its own.
 void write_to_ggml_log(LogLevel level, std::string_view line) {
-    const std::string whole = formatted("{}{}\n", level == LogLevel::debug ? "rpc debug: " : "", line);
+    constexpr size_t longest = 4096;  // bytes; names of servers, tensors and files may contain anything
+    const std::string whole = formatted("{}{}\n", level == LogLevel::debug ? "rpc debug: " : "", printable(line, longest));
     ggml_log_callback callback = nullptr;
     void * user_data = nullptr;
     if (level != LogLevel::debug) {

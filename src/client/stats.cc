@@ -23,7 +23,17 @@ const std::string & file_name() {
 
 double seconds_of(uint64_t ns) { return static_cast<double>(ns) / 1e9; }
 
-// An endpoint may be the path of a socket, with any character in it.
+std::string fields_of(const Tally & tally) {
+    const StreamCounts & stream = tally.stream;
+    return formatted(
+        R"("seconds":{:.6f},"sends":{},"bytes_sent":{},"bytes_received":{},"round_trips":{},"launches":{},)"
+        R"("waiting_s":{:.6f},"sending_s":{:.6f})",
+        tally.seconds, stream.sends, stream.bytes_sent, stream.bytes_received, stream.round_trips, tally.launches,
+        seconds_of(stream.waiting_ns), seconds_of(stream.sending_ns));
+}
+
+}  // namespace
+
 std::string json_string(std::string_view text) {
     std::string out = "\"";
     for (const char c : text) {
@@ -38,17 +48,6 @@ std::string json_string(std::string_view text) {
     }
     return out + "\"";
 }
-
-std::string fields_of(const Tally & tally) {
-    const StreamCounts & stream = tally.stream;
-    return formatted(
-        R"("seconds":{:.6f},"sends":{},"bytes_sent":{},"bytes_received":{},"round_trips":{},"launches":{},)"
-        R"("waiting_s":{:.6f},"sending_s":{:.6f})",
-        tally.seconds, stream.sends, stream.bytes_sent, stream.bytes_received, stream.round_trips, tally.launches,
-        seconds_of(stream.waiting_ns), seconds_of(stream.sending_ns));
-}
-
-}  // namespace
 
 bool stats_are_wanted() { return !file_name().empty(); }
 

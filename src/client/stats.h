@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "client/loading.h"
 #include "client/stream_counts.h"
@@ -33,6 +34,9 @@ struct SessionStats {
     std::optional<uint64_t> round_trip_ns;
     std::map<std::string, uint64_t> served_ns;
 };
+
+// A string of JSON. An endpoint may be the path of a socket, with any character in it.
+std::string json_string(std::string_view text);
 
 bool stats_are_wanted();
 std::string to_json(const SessionStats & stats);  // one line

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "base/log.h"
+#include "client/stats.h"
 
 namespace caravan::client {
 namespace {
@@ -60,10 +61,10 @@ void Trace::write() {
     out << "{\"traceEvents\":[\n";
     out << R"({"name":"process_name","ph":"M","pid":0,"tid":0,"args":{"name":"client"}})";
     for (size_t i = 0; i < endpoints_.size(); ++i) {
-        out << formatted(",\n{{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":{},\"tid\":0,\"args\":{{\"name\":\"server {}\"}}}}",
-                         i + 1, endpoints_[i]);
-        out << formatted(",\n{{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":0,\"tid\":{},\"args\":{{\"name\":\"to {}\"}}}}",
-                         i + 1, endpoints_[i]);
+        out << formatted(",\n{{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":{},\"tid\":0,\"args\":{{\"name\":{}}}}}",
+                         i + 1, json_string("server " + endpoints_[i]));
+        out << formatted(",\n{{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":0,\"tid\":{},\"args\":{{\"name\":{}}}}}",
+                         i + 1, json_string("to " + endpoints_[i]));
     }
     for (const Span & span : spans_) {
         out << formatted(",\n{{\"name\":\"{}\",\"ph\":\"X\",\"pid\":{},\"tid\":{},\"ts\":{:.3f},\"dur\":{:.3f}}}", span.name,

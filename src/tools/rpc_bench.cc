@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "base/log.h"
+#include "base/printable.h"
 #include "bench/installed.h"
 #include "bench/plot.h"
 #include "bench/report.h"
@@ -181,7 +182,8 @@ int report(const Bench & bench, const Options & options, const std::string & pro
     return bench.any_failed() ? 1 : 0;
 }
 
-void say(std::string_view line) { std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data()); }
+// Errors may quote what a server or llama-bench printed.
+void say(std::string_view line) { std::fprintf(stderr, "%s\n", printable(line, 4096).c_str()); }
 
 int bench_model(Options options, const std::vector<bench::Arrangement> & arrangements, const std::string & program) {
     const auto llama_bench = bench::find_llama_bench();

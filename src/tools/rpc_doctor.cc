@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "base/log.h"
+#include "base/printable.h"
 #include "doctor/report.h"
 #include "tools/command_line.h"
 #include "wire/stock.h"
@@ -44,7 +45,7 @@ Exit codes:
 // Info would break the page in two.
 void log_to_stderr(LogLevel level, std::string_view text) {
     if (level >= LogLevel::warning || debug_enabled()) {
-        std::fprintf(stderr, "%.*s\n", static_cast<int>(text.size()), text.data());
+        std::fprintf(stderr, "%s\n", printable(text, 4096).c_str());
     }
 }
 

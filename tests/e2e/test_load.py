@@ -60,7 +60,7 @@ def test_a_good_and_a_dead_server_in_the_environment(lab):
     done = lab.run(['llama-bench', '--list-devices'],
                    env={'GGML_RPC_SERVERS': f'127.0.0.1:1,{server.endpoint},,nonsense:x'})
     assert done.lines(rf'RPC0: {server.endpoint} ') and not done.lines('RPC1')
-    assert done.lines(r'GGML_RPC_SERVERS: .*127\.0\.0\.1:1: Connection refused')
+    assert done.lines(r'GGML_RPC_SERVERS: .*127\.0\.0\.1:1: cannot connect: Connection refused')
     assert done.lines(r'GGML_RPC_SERVERS: .*nonsense:x')
 
 
@@ -76,10 +76,10 @@ def test_a_model_on_a_server_from_the_environment(lab):
     ('host:0', '"0" is not a port'),
     ('host:', '"" is not a port'),
     ('127.0.0.1:70000', '"70000" is not a port'),
-    ('127.0.0.1:1', '127.0.0.1:1: Connection refused'),
+    ('127.0.0.1:1', '127.0.0.1:1: cannot connect: Connection refused'),
     ('[::1', 'no ] after'),
     ('unix:', 'no path after unix:'),
-    ('unix:/no/such/socket', 'unix:/no/such/socket: No such file'),
+    ('unix:/no/such/socket', 'unix:/no/such/socket: cannot connect: No such file'),
     ('unix:/' + 'x' * 200, 'longer than'),
     ('no.such.host.invalid:50052', 'cannot resolve host "no.such.host.invalid"'),
 ], ids=lambda value: value[:20])
@@ -87,6 +87,13 @@ def test_endpoint_that_cannot_work(lab, endpoint, said):
     listed, done = lab.devices(endpoint)
     assert listed == []
     assert len([line for line in done.log.splitlines() if said in line]) == 1, done.log
+
+
+def test_what_is_logged_controls_no_terminal_and_forges_no_line(lab):
+    socket = lab.folder / 'x\x1b[2J\nerror: forged'
+    done = lab.run(['llama-bench', '--list-devices'], env={'GGML_RPC_SERVERS': f'unix:{socket}', 'GGML_RPC_DEBUG': 1})
+    assert done.lines(r'unix:.*x\?\[2J\?error: forged') and '\x1b[2J' not in done.log, done.log
+    assert not done.lines('^error: forged')
 
 
 # --- names and order --------------------------------------------------------------------------------------------------

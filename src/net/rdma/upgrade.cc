@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/log.h"
+#include "base/printable.h"
 #include "net/exact_io.h"
 #include "net/rdma/ring_transport.h"
 
@@ -142,8 +143,8 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
         return std::unexpected(got.error());
     }
     if (heard.accepted != 1) {
-        heard.reason[sizeof heard.reason - 1] = '\0';
-        return Upgrade{nullptr, formatted("server: {}", heard.reason)};
+        const std::string_view reason(heard.reason, strnlen(heard.reason, sizeof heard.reason));
+        return Upgrade{nullptr, formatted("server: {}", printable(reason))};
     }
     const auto verify = [&]() -> Result<> {
         if (auto connected = (*pair)->connect(load<PeerFacts>(heard.queue_pair)); !connected) {

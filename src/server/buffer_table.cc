@@ -31,6 +31,7 @@ Result<uint64_t> BufferTable::allocate(ggml_backend_buffer_type_t type, uint32_t
         return fail(Errc::no_memory, "the device cannot allocate {} bytes", size);
     }
     entry.size = size;
+    entry.is_cpu = is_cpu;
     entry.base = static_cast<std::byte *>(ggml_backend_buffer_get_base(entry.buffer.get()));
     entry.is_host = ggml_backend_buffer_is_host(entry.buffer.get());
     entry.device = device;
@@ -44,6 +45,7 @@ Result<uint64_t> BufferTable::allocate(ggml_backend_buffer_type_t type, uint32_t
         address = (next_++ & handle_mask) << offset_bits;
     } while (address == 0 || buffers_.contains(address));
     bytes_ += size;
+    cpu_bytes_ += is_cpu ? size : 0;
     peak_bytes_ = std::max(peak_bytes_, bytes_);
     buffers_.emplace(address, std::move(entry));
     return address;
@@ -58,6 +60,7 @@ bool BufferTable::free(uint64_t address) {
         touch_ahead_.stop();
     }
     bytes_ -= found->second.size;
+    cpu_bytes_ -= found->second.is_cpu ? found->second.size : 0;
     buffers_.erase(found);
     return true;
 }

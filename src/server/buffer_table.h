@@ -33,6 +33,7 @@ public:
         uint64_t size = 0;
         std::byte * base = nullptr;  // of this process or its device
         bool is_host = false;        // base can be read and written directly
+        bool is_cpu = false;         // memory of a CPU device
         uint32_t device = 0;
         uint64_t touched = 0;  // up to here its pages are, or soon will be, resident
     };
@@ -57,13 +58,14 @@ public:
     void expect_write(Buffer & buffer, uint64_t offset, uint64_t size);
 
     uint64_t bytes() const { return bytes_; }
+    uint64_t cpu_bytes() const { return cpu_bytes_; }  // of these, in the machine's memory
     uint64_t peak_bytes() const { return peak_bytes_; }
 
 private:
     std::unordered_map<uint64_t, Buffer> buffers_;
     TouchAhead touch_ahead_;
     uint64_t next_ = 1;
-    uint64_t bytes_ = 0, peak_bytes_ = 0;
+    uint64_t bytes_ = 0, peak_bytes_ = 0, cpu_bytes_ = 0;
 };
 
 }  // namespace caravan::server

@@ -148,7 +148,7 @@ DeviceFacts Devices::facts(uint32_t index) const {
     return facts;
 }
 
-std::vector<DeviceMemory> Devices::memory() const {
+std::vector<DeviceMemory> Devices::memory(uint64_t available) const {
     std::vector<DeviceMemory> out;
     uint64_t n_cpus = 0;
     for (uint32_t i = 0; i < count(); ++i) {
@@ -159,7 +159,7 @@ std::vector<DeviceMemory> Devices::memory() const {
     }
     for (uint32_t i = 0; i < count(); ++i) {
         if (is_cpu_memory(buffer_type(i))) {
-            out[i].free /= n_cpus;
+            out[i].free = std::min(out[i].free, available) / n_cpus;
             out[i].total /= n_cpus;
         }
     }

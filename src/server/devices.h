@@ -41,8 +41,9 @@ public:
     // Of tensors in a buffer, bytes. A CPU's begin at pages, where pages of files can take their place.
     uint64_t alignment(uint32_t index) const;
     DeviceFacts facts(uint32_t index) const;
-    // Of each device now. CPU devices of one server share the machine's memory, so each has an equal part of it.
-    std::vector<DeviceMemory> memory() const;
+    // Of each device now. CPU devices of one server share the machine's memory, so each has an equal part of it; of which
+    // `available` bytes are free at most (ggml says that all is).
+    std::vector<DeviceMemory> memory(uint64_t available = UINT64_MAX) const;
     bool are_cpus() const;  // all of them
 
     // Is a launch handed to a thread of the device's own? So it is if there are several devices and this one's back-end

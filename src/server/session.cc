@@ -29,9 +29,10 @@ Result<uint64_t> rows_span(const wire::Tensor2dRequest & request, std::optional<
 }  // namespace
 
 Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers,
-                 uint64_t max_memory)
+                 uint64_t max_memory, MachineMemory * machine)
     : in_(transport, already, client_stall, poll_time()),
       devices_(devices),
+      machine_(machine),
       runs_(devices, spans_),
       memory_(buffers_, max_memory),
       data_(transport, in_, runs_, buffers_, weights),
@@ -111,14 +112,7 @@ Result<> Session::dispatch(Command command, uint64_t size) {
                     return data_.answer<uint64_t>(ggml_backend_buft_get_max_size(devices_.buffer_type(request.device)));
                 });
             });
-        case Command::get_device_memory:
-            return take_request<wire::DeviceRequest>(in_).and_then([&](auto request) -> Result<> {
-                return devices_.check(request.device).and_then([&] {
-                    const auto memory =
-                        lent_memory(devices_.memory(), request.device, memory_.max_bytes(), memory_.rest());
-                    return data_.answer(wire::DeviceMemoryAnswer{memory.free, memory.total});
-                });
-            });
+        case Command::get_device_memory: return get_device_memory();
         case Command::device_count: return data_.answer<uint32_t>(devices_.count());
         case Command::buffer_get_base:
             return take_request<wire::BufferRequest>(in_).and_then([&](auto request) -> Result<> {
@@ -151,6 +145,25 @@ Result<> Session::dispatch(Command command, uint64_t size) {
     return fail(Errc::protocol, "not allowed here");
 }
 
+Result<> Session::get_device_memory() {
+    const auto request = take_request<wire::DeviceRequest>(in_);
+    if (!request) {
+        return std::unexpected(request.error());
+    }
+    const uint32_t device = request->device;
+    return devices_.check(device).and_then([&] {
+        const bool is_cpu = is_cpu_memory(devices_.buffer_type(device));
+        const uint64_t available = machine_ != nullptr && is_cpu ? machine_->free(buffers_.cpu_bytes()) : UINT64_MAX;
+        const auto memory = lent_memory(devices_.memory(available), device, memory_.max_bytes(), memory_.rest());
+        return data_.answer(wire::DeviceMemoryAnswer{memory.free, memory.total});
+    });
+}
+
+Result<> Session::claim_machine_memory(uint32_t device, uint64_t size) {
+    const bool is_asked = machine_ != nullptr && is_cpu_memory(devices_.buffer_type(device)) && size <= max_buffer_size;
+    return is_asked ? machine_->claim(buffers_.cpu_bytes() + size) : Result<>();
+}
+
 Result<> Session::alloc_buffer() {
     const auto request = take_request<wire::AllocBufferRequest>(in_);
     if (!request) {
@@ -159,10 +172,16 @@ Result<> Session::alloc_buffer() {
     if (auto good = devices_.check(request->device); !good) {
         return good;
     }
-    const auto address = memory_.check_buffer(request->size).and_then([&] {
-        return buffers_.allocate(devices_.buffer_type(request->device), request->device, request->size);
-    });
+    const auto address =
+        memory_.check_buffer(request->size)
+            .and_then([&] { return claim_machine_memory(request->device, request->size); })
+            .and_then([&] {
+                return buffers_.allocate(devices_.buffer_type(request->device), request->device, request->size);
+            });
     if (!address) {
+        if (machine_ != nullptr) {
+            machine_->give_back(buffers_.cpu_bytes());  // what was claimed for it
+        }
         log_warning("ALLOC_BUFFER refused: {}", address.error().text);
         return data_.answer(wire::AllocBufferAnswer{0, 0});
     }
@@ -181,8 +200,12 @@ Result<> Session::free_buffer() {
     // Only the graphs that need it go. (A stock server forgets all of them, and its clients do not know.)
     graphs_.forget(buffer);
     native_.forget(buffer);
+    const uint64_t before = buffers_.cpu_bytes();
     if (!buffers_.free(buffer)) {
         return fail(Errc::not_found, "no buffer {:#x}", buffer);
+    }
+    if (machine_ != nullptr && buffers_.cpu_bytes() < before) {
+        machine_->give_back(buffers_.cpu_bytes());
     }
     return {};
 }

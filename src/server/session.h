@@ -8,6 +8,7 @@
 #include "server/data.h"
 #include "server/devices.h"
 #include "server/graph_runs.h"
+#include "server/machine_memory.h"
 #include "server/memory_budget.h"
 #include "server/native_commands.h"
 #include "server/stock_graphs.h"
@@ -17,9 +18,10 @@ namespace caravan::server {
 class Session {
 public:
     // `already`: bytes of the first command that were received elsewhere. `weights` and `peers` may be null.
-    // `max_memory`: bytes, as MemoryBudget has it.
+    // `max_memory`: bytes, as MemoryBudget has it. `machine`: is asked before memory of a CPU device is allocated; may be
+    // null.
     Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers,
-            uint64_t max_memory = MemoryBudget::no_limit);
+            uint64_t max_memory = MemoryBudget::no_limit, MachineMemory * machine = nullptr);
 
     // Until the client leaves (Errc::closed), breaks the protocol or asks for something impossible.
     Error run();
@@ -33,7 +35,9 @@ private:
     Result<> serve_one();
     Result<> dispatch(wire::Command command, uint64_t size);
 
+    Result<> get_device_memory();
     Result<> alloc_buffer();
+    Result<> claim_machine_memory(uint32_t device, uint64_t size);
     Result<> free_buffer();
     Result<> clear_buffer();
     Result<> set_tensor(uint64_t size);
@@ -48,6 +52,7 @@ private:
 
     net::Inbound in_;
     Devices & devices_;
+    MachineMemory * const machine_;
     BufferTable buffers_;
     Spans spans_;
     GraphRuns runs_;

@@ -21,6 +21,7 @@
 #include "server/control.h"
 #include "server/devices.h"
 #include "server/lent_memory.h"
+#include "server/machine_memory.h"
 #include "server/op_check.h"
 #include "server/server_log.h"
 #include "server/session.h"
@@ -56,8 +57,13 @@ void quiet_log(ggml_log_level level, const char * text, void *) {
 class Watcher {
 public:
     // `client`: a descriptor of its own. `token`: with which the session is resumed, 0 if it never is.
-    Watcher(UniqueFd client, int control, uint64_t token, Devices & devices, Peers & peers)
-        : client_(std::move(client)), control_(control), token_(token), devices_(devices), peers_(peers) {
+    Watcher(UniqueFd client, int control, uint64_t token, Devices & devices, Peers & peers, MachineMemory & machine)
+        : client_(std::move(client)),
+          control_(control),
+          token_(token),
+          devices_(devices),
+          peers_(peers),
+          machine_(machine) {
         if (::pipe(stop_) == 0) {
             thread_ = std::thread([this] { watch(); });
         }
@@ -135,7 +141,9 @@ private:
         if (!received) {
             ::_exit(EXIT_SUCCESS);  // it has ended
         }
-        if (*received && (*received)->message.kind == ControlMessage::Kind::link) {
+        if (*received && (*received)->message.kind == ControlMessage::Kind::claim) {
+            machine_.answered((*received)->message);
+        } else if (*received && (*received)->message.kind == ControlMessage::Kind::link) {
             const ControlMessage & message = (*received)->message;
             const auto first = ConstBytes(message.prefix).first(message.prefix_size);
             UniqueFd socket = std::move((*received)->attached);
@@ -181,6 +189,7 @@ private:
     const uint64_t token_;
     Devices & devices_;
     Peers & peers_;
+    MachineMemory & machine_;
     int stop_[2] = {-1, -1};
     std::thread thread_;
 };
@@ -279,9 +288,10 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
             peers.keep(token, *resumable);
             accepted->transport = std::move(resumable);
         }
+        MachineMemory machine([control](const ControlMessage & claim) { return send_control(control, claim); });
         Session session(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, devices, &weights, &peers,
-                        options.max_memory);
-        const Watcher watcher(std::move(client), control, accepted->in_records ? token : 0, devices, peers);
+                        options.max_memory, &machine);
+        const Watcher watcher(std::move(client), control, accepted->in_records ? token : 0, devices, peers, machine);
         const Error end = session.run();
         ended.set_text(session.did_work() ? formatted("{}; {}", why_ended(end), session.summary()) : why_ended(end));
     }
@@ -332,7 +342,8 @@ int run_worker(int control, const WorkerOptions & options) {
             ::_exit(EXIT_SUCCESS);
         }
         if (message.kind == ControlMessage::Kind::memory && message.number < devices->count()) {
-            const auto memory = lent_memory(devices->memory(), message.number, options.max_memory, options.max_memory);
+            const auto memory = lent_memory(devices->memory(message.memory_free), message.number, options.max_memory,
+                                            options.max_memory);
             ControlMessage answer = message;
             answer.memory_free = memory.free;
             answer.memory_total = memory.total;

@@ -85,6 +85,7 @@ bool WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, in
         return false;
     }
     worker.state = WorkerProcess::State::serving;
+    worker.began_with = resident_memory(worker.pid);
     worker.session = message.number;
     worker.client = message.text;
     worker.token = message.token;
@@ -150,8 +151,11 @@ void WorkerPool::kill_hanging() {
 
 bool WorkerPool::ask_memory(uint32_t device) {
     WorkerProcess * worker = spare();
-    const bool asked = worker != nullptr && send_control(worker->control.get(), {.kind = ControlMessage::Kind::memory,
-                                                                                 .number = device});
+    const bool asked = worker != nullptr &&
+                       send_control(worker->control.get(),
+                                    {.kind = ControlMessage::Kind::memory,
+                                     .number = device,
+                                     .memory_free = unpromised(available_memory(), holdings())});
     if (asked) {
         if (worker->questions++ == 0) {
             worker->deadline = Clock::now() + answer_patience;
@@ -226,6 +230,11 @@ void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & mes
                 on_memory(message);
             }
             break;
+        case ControlMessage::Kind::claim:
+            if (worker.state == WorkerProcess::State::serving) {
+                answer_claim(worker, message);
+            }
+            break;
         case ControlMessage::Kind::invite:
             if (worker.invitations < Peers::max_links) {
                 ++worker.invitations;
@@ -234,6 +243,38 @@ void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & mes
             break;
         default: break;
     }
+}
+
+std::vector<Holding> WorkerPool::holdings(const WorkerProcess * without) const {
+    std::vector<Holding> out;
+    for (const WorkerProcess & worker : workers_) {
+        if (&worker != without && worker.allocated > 0) {
+            const uint64_t resident = resident_memory(worker.pid);
+            out.push_back({worker.allocated, resident - std::min(resident, worker.began_with)});
+        }
+    }
+    return out;
+}
+
+// A worker that has fallen to its client may claim too much: no more of that counts than it could as well take.
+void WorkerPool::answer_claim(WorkerProcess & worker, const ControlMessage & claim) {
+    const std::vector<Holding> others = holdings(&worker);
+    const uint64_t available = available_memory(), resident = resident_memory(worker.pid),
+                   touched = resident - std::min(resident, worker.began_with);
+    const bool is_granted = claim.memory_total <= worker.allocated ||
+                            may_allocate(claim.memory_total, touched, available, others);
+    if (is_granted) {
+        const uint64_t most = available < UINT64_MAX - touched ? available + touched : UINT64_MAX;
+        worker.allocated = std::min({claim.memory_total, most, options_.max_memory});
+    }
+    if (claim.number == 0) {
+        return;
+    }
+    const Holding own{worker.allocated, touched};
+    send_control(worker.control.get(), {.kind = ControlMessage::Kind::claim,
+                                        .number = claim.number,
+                                        .count = is_granted ? 1u : 0u,
+                                        .memory_free = unpromised(unpromised(available, others), {&own, 1})});
 }
 
 bool WorkerPool::reap(pid_t pid, int status) {

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/line_limit.h"
 #include "server/control.h"
+#include "server/machine_memory.h"
 #include "server/worker_process.h"
 
 namespace caravan::server {
@@ -70,6 +71,8 @@ private:
     void start_failed();
     void retire(WorkerProcess & worker, int signal);
     void hear_serving(WorkerProcess & worker, const ControlMessage & message);
+    void answer_claim(WorkerProcess & worker, const ControlMessage & claim);
+    std::vector<Holding> holdings(const WorkerProcess * without = nullptr) const;
 
     const WorkerOptions & options_;
     bool stopping_ = false;

@@ -1,4 +1,7 @@
 """Many users of one server, many servers of one user, and what they cost when nothing happens."""
+import re
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -6,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import stockwire
 from harness import local_logits, same
-from system import MAKE_MODELS, MODEL, PATIENCE, SANITIZE, cpu_seconds
+from system import MAKE_MODELS, MODEL, PATIENCE, SANITIZE, cpu_seconds, eventually
 
 
 def test_three_clients_at_once(lab):
@@ -43,6 +47,50 @@ def test_two_contexts_in_one_process(lab, kind, freed):
     program = Path(__file__).parent / 'two_contexts.py'
     done = lab.run([sys.executable, program, MODEL, freed], env={'GGML_RPC_SERVERS': server.endpoint})
     assert done.out.endswith('equal\n')
+
+
+def available_memory():
+    return int(re.search(r'MemAvailable:\s+(\d+) kB', Path('/proc/meminfo').read_text()).group(1)) * 1024
+
+
+class Tenant:
+    """A client that allocates memory of device 0 and leaves it untouched."""
+    def __init__(self, server):
+        self.peer = stockwire.greet(server)
+
+    def ask(self, number, payload):
+        self.peer.sendall(stockwire.command(number, payload))
+        size = struct.unpack('<Q', self.peer.recv(8, socket.MSG_WAITALL))[0]
+        return struct.unpack('<QQ', self.peer.recv(size, socket.MSG_WAITALL))
+
+    def alloc(self, size):
+        return self.ask(0, struct.pack('<IQ', 0, size))[0]
+
+    def free(self, buffer):
+        self.peer.sendall(stockwire.command(4, struct.pack('<Q', buffer)))
+
+    def free_memory(self):
+        return self.ask(11, struct.pack('<I', 0))[0]
+
+
+@pytest.mark.skipif(bool(SANITIZE), reason='sanitizers map terabytes')
+def test_what_one_session_was_promised_another_does_not_get(lab):
+    """The kernel hands memory out when it is touched: nobody sees from outside what a session has allocated."""
+    server = lab.server()
+    first, second = Tenant(server), Tenant(server)
+    most = available_memory() * 6 // 10
+    assert first.free_memory() > most
+    buffer = first.alloc(most)
+    assert buffer != 0
+    assert Tenant(server).free_memory() < most, 'the front door knows'
+    assert second.alloc(4096) != 0, 'there is room for some'
+    assert first.free_memory() < most and second.free_memory() < most
+    assert second.alloc(most) == 0
+    server.wait_for("ALLOC_BUFFER refused: .* other sessions were promised")
+    first.free(buffer)
+    eventually(lambda: second.alloc(most) != 0, 'what was freed can be had')
+    second.peer.close()
+    eventually(lambda: first.alloc(most) != 0, 'what a session had that ended can be had')
 
 
 def test_idle_costs_nothing(lab):

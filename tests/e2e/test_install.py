@@ -56,6 +56,17 @@ def test_a_prefix_has_everything_below_it_and_works(lab):
     assert 'tg4' in bench.out, 'rpc-bench finds the plug-in of its own prefix'
 
 
+def test_what_a_build_lacks_is_reported_at_once(lab):
+    """As on a machine of a new user."""
+    done = subprocess.run(['cmake', '-G', 'Ninja', '-S', ROOT, '-B', lab.folder / 'build', '-DCMAKE_DISABLE_FIND_PACKAGE_CLI11=ON',
+                           '-DCMAKE_DISABLE_FIND_PACKAGE_ggml=ON', '-DCMAKE_DISABLE_FIND_PACKAGE_GTest=ON'],
+                          capture_output=True, text=True)
+    assert done.returncode != 0
+    for words in ['libggml-dev', 'libcli11-dev', 'libgtest-dev', 'CARAVAN_TESTS=OFF', './dev run']:
+        assert words in done.stderr, done.stderr
+    assert 'libxxhash-dev' not in done.stderr
+
+
 def test_a_partial_build_installs_what_it_has(lab):
     build, prefix = lab.folder / 'build', lab.folder / 'prefix'
     subprocess.run(['cmake', '-G', 'Ninja', '-S', ROOT, '-B', build, '-DCARAVAN_TESTS=OFF'], check=True, capture_output=True)

@@ -14,7 +14,7 @@ std::string loader_error() {
     return text == nullptr ? "unknown error" : text;
 }
 
-Result<Verbs> load() {
+Result<Verbs> load_library() {
     void * library = ::dlopen(library_name, RTLD_NOW | RTLD_LOCAL);  // never closed: its threads and devices may be in use
     if (library == nullptr) {
         const std::string reason = loader_error();
@@ -62,7 +62,7 @@ Result<Verbs> load() {
 }  // namespace
 
 const Result<Verbs> & load_verbs() {
-    static const Result<Verbs> loaded = load();
+    static const Result<Verbs> loaded = load_library();
     return loaded;
 }
 

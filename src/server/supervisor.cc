@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <functional>
 #include <list>
+#include <thread>
 
 #include "base/config.h"
 #include "base/log.h"
@@ -91,6 +92,7 @@ private:
     void advance(Door & door);
     void place(Door & door);
     void place_by_token(Door & door);
+    void warn_of_shared_cores();
     void answer_memory(const ControlMessage & answer);
     void handle_signals();
     void reap();
@@ -104,6 +106,7 @@ private:
     uint64_t next_session_ = 1;
     TimePoint accept_again_ = TimePoint::min();
     int stop_requests_ = 0;
+    bool cores_are_shared_ = false;  // and a line has said so
 };
 
 Result<> Supervisor::open_listeners() {
@@ -267,6 +270,7 @@ void Supervisor::place(Door & door) {
         return;
     }
     ++next_session_;
+    warn_of_shared_cores();
     log_event("Accepted client connection from {} (session {})", worker->client, worker->session);
     workers_.want_spare();
 }
@@ -305,6 +309,20 @@ void Supervisor::place_by_token(Door & door) {
     }
     log_event("{} {} (session {})", resumes ? "Connected again:" : "Linked with the server at", door.client.peer(),
               worker->session);
+}
+
+void Supervisor::warn_of_shared_cores() {
+    const size_t threads = static_cast<size_t>(options_.worker.threads), sessions = workers_.serving();
+    const size_t cores = std::thread::hardware_concurrency();
+    const bool has_cpu = std::ranges::any_of(workers_.devices(), [](const ControlMessage & device) {
+        return device.type == GGML_BACKEND_DEVICE_TYPE_CPU;
+    });
+    if (cores_are_shared_ || !has_cpu || sessions < 2 || cores == 0 || sessions * threads <= cores) {
+        return;
+    }
+    cores_are_shared_ = true;
+    log_warning("{} sessions with {} threads each share {} cores: while several compute, each is slower than its share. "
+                "Use --threads {}, or --max-sessions", sessions, threads, cores, std::max<size_t>(1, cores / sessions));
 }
 
 void Supervisor::answer_memory(const ControlMessage & answer) {

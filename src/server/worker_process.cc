@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "base/formatted.h"
@@ -24,6 +25,22 @@ struct Child {
     pid_t pid = -1;
     UniqueFd line;
 };
+
+// libgomp's threads spin at each barrier, by default for so long that two sessions on the same cores hold each other up: it
+// reads this when it is loaded. A thousand turns take about as long as it takes to sleep and be woken.
+constexpr const char * short_spinning = "GOMP_SPINCOUNT=1000";
+
+std::vector<char *> worker_environment() {
+    std::vector<char *> variables;
+    for (char ** variable = environ; *variable != nullptr; ++variable) {
+        variables.push_back(*variable);
+    }
+    if (std::getenv("GOMP_SPINCOUNT") == nullptr && std::getenv("OMP_WAIT_POLICY") == nullptr) {
+        variables.push_back(const_cast<char *>(short_spinning));
+    }
+    variables.push_back(nullptr);
+    return variables;
+}
 
 Result<Child> start_child(const char * option, std::vector<std::string> arguments) {
     int ends[2];
@@ -55,7 +72,8 @@ Result<Child> start_child(const char * option, std::vector<std::string> argument
     posix_spawnattr_setsigdefault(&attributes, &defaults);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     Child child;
-    const int error = ::posix_spawn(&child.pid, own_program, nullptr, &attributes, argv.data(), environ);
+    const int error = ::posix_spawn(&child.pid, own_program, nullptr, &attributes, argv.data(),
+                                    worker_environment().data());
     posix_spawnattr_destroy(&attributes);
     if (error != 0) {
         return fail(Errc::unavailable, "cannot start a worker process: {}", errno_text(error));

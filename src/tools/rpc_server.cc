@@ -37,6 +37,9 @@ Environment:
   GGML_RPC_TRANSPORT=tcp  do not use RDMA
   GGML_RPC_DEBUG=1        log every step
   GGML_RPC_POLL_US=N      poll a session's socket for N microseconds before sleeping [50]
+  GOMP_SPINCOUNT, OMP_WAIT_POLICY
+                          how threads of a CPU device wait for each other [GOMP_SPINCOUNT=1000, which lets sessions
+                          that compute at the same time take turns]
 
 Signals:
   SIGTERM, SIGINT         refuse new clients, let sessions run for --drain seconds and exit; a second signal ends them

@@ -1,13 +1,18 @@
 """rpc-server as its user meets it: options, messages, exit codes, signals."""
+import contextlib
+import os
 import re
 import signal
 import socket
+import struct
 import time
+from pathlib import Path
 
 import pytest
 
 from harness import local_logits, same
 from processes import InBackground
+from stockwire import command, greet
 from system import RPC_SERVER, eventually, is_alive
 
 
@@ -216,6 +221,38 @@ def test_no_worker_outlives_a_crash(lab):
     assert len(workers) == 2  # one serves, one is spare
     server.kill()
     eventually(lambda: not any(is_alive(worker) for worker in workers), 'the workers of a dead server end', 5)
+
+
+# --- sharing cores ---------------------------------------------------------------------------------------------------
+
+def variables(pid):
+    try:
+        return Path(f'/proc/{pid}/environ').read_bytes().split(b'\0')
+    except PermissionError:
+        pytest.skip('a worker does not show its environment to this user')
+
+
+def test_workers_do_not_spin_for_long(lab):
+    worker, = lab.server().workers()
+    assert b'GOMP_SPINCOUNT=1000' in variables(worker)
+
+
+@pytest.mark.parametrize('setting', ['GOMP_SPINCOUNT=7', 'OMP_WAIT_POLICY=active'])
+def test_the_users_setting_of_spinning_is_kept(lab, setting):
+    worker, = lab.server(env=dict([setting.split('=')])).workers()
+    assert [entry for entry in variables(worker) if entry.startswith((b'GOMP_SPIN', b'OMP_WAIT'))] == [setting.encode()]
+
+
+def test_a_warning_when_sessions_share_cores(lab):
+    cores = os.cpu_count()
+    server = lab.server('-t', cores)
+    with contextlib.ExitStack() as clients:
+        for _ in range(3):
+            client = clients.enter_context(greet(server))
+            client.sendall(command(0, struct.pack('<IQ', 0, 4096)))
+            client.recv(24, socket.MSG_WAITALL)
+        server.wait_for(rf'warning: 2 sessions with {cores} threads each share {cores} cores')
+        assert server.count('threads each share') == 1
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------

@@ -237,6 +237,27 @@ Result<UniqueFd> connect_socket(const Endpoint & endpoint, TimePoint deadline) {
     return std::unexpected(last);
 }
 
+Result<std::vector<Endpoint>> addresses_of(const Endpoint & endpoint) {
+    auto list = resolve(endpoint.host, endpoint.port, false);
+    if (!list) {
+        return std::unexpected(list.error());
+    }
+    std::vector<Endpoint> addresses;
+    for (const addrinfo * info = list->get(); info != nullptr; info = info->ai_next) {
+        Endpoint address = endpoint;
+        address.host = numeric(info->ai_addr, info->ai_addrlen).first;
+        addresses.push_back(std::move(address));
+    }
+    return addresses;
+}
+
+bool is_local_peer(int fd) {
+    sockaddr_storage address{};
+    socklen_t size = sizeof address;
+    const auto * raw = reinterpret_cast<const sockaddr *>(&address);
+    return ::getpeername(fd, reinterpret_cast<sockaddr *>(&address), &size) == 0 && is_loopback(raw);
+}
+
 Result<std::vector<Listener>> listen_on(const std::string & host, uint16_t port) {
     std::vector<Listener> listeners;
     if (host.starts_with("unix:")) {

@@ -25,6 +25,12 @@ inline constexpr int send_flags = MSG_DONTWAIT;
 // the deadline. An error begins with "ENDPOINT: " and has advice.
 Result<UniqueFd> connect_socket(const Endpoint & endpoint, TimePoint deadline);
 
+// The addresses of a TCP endpoint's host, each as an endpoint of its own.
+Result<std::vector<Endpoint>> addresses_of(const Endpoint & endpoint);
+
+// True if the other end is on this machine: a Unix socket, or over loopback.
+bool is_local_peer(int fd);
+
 struct Listener {
     UniqueFd fd;  // non-blocking, close-on-exec
     Endpoint endpoint;  // with the port that was really taken

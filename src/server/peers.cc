@@ -11,6 +11,7 @@
 #include "base/random.h"
 #include "net/endpoint.h"
 #include "net/opening.h"
+#include "net/socket.h"
 
 namespace caravan::server {
 namespace {
@@ -224,6 +225,27 @@ PeerReceiver * Peers::receiver(uint64_t token) {
     return invited->second.get();
 }
 
+// To an address that was checked, not to a name: it could mean another one the next time.
+Result<std::unique_ptr<net::Transport>> Peers::reach(const net::Endpoint & endpoint, uint64_t token,
+                                                     TimePoint deadline) const {
+    const auto addresses = net::addresses_of(endpoint);
+    if (!addresses) {
+        return std::unexpected(addresses.error());
+    }
+    Error last{Errc::invalid_argument, formatted("it is not within --links ({})", links_.text())};
+    for (const net::Endpoint & address : *addresses) {
+        if (!links_.contains(address.host)) {
+            continue;
+        }
+        auto transport = net::open_link(address, token, deadline);
+        if (transport) {
+            return transport;
+        }
+        last = transport.error();
+    }
+    return std::unexpected(last);
+}
+
 Result<std::string> Peers::connect(uint16_t link, uint64_t token, const std::string & text) {
     if (senders_.size() >= max_links || senders_.contains(link)) {
         return fail(Errc::invalid_argument, "link {} is there already, or there are too many", link);
@@ -235,9 +257,12 @@ Result<std::string> Peers::connect(uint16_t link, uint64_t token, const std::str
     if (endpoint->kind != net::Endpoint::Kind::tcp) {
         return fail(Errc::unsupported, "links are made over TCP or RDMA only");
     }
-    auto transport = net::open_link(*endpoint, token, Clock::now() + connect_patience);
+    const TimePoint deadline = Clock::now() + connect_patience;
+    auto transport = reach(*endpoint, token, deadline);
     if (!transport) {
-        return std::unexpected(transport.error());
+        log_warning("no link to {}, which the client asked for: {}", text, transport.error().text);
+        std::this_thread::sleep_until(deadline);
+        return fail(Errc::unavailable, "no link to {}: the server's log says why", text);
     }
     const std::string kind((*transport)->kind());
     log_info("linked with the server at {} over {}", text, kind);

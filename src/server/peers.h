@@ -26,6 +26,7 @@
 #include "base/unique_fd.h"
 #include "net/handshake.h"
 #include "net/inbound.h"
+#include "net/networks.h"
 #include "net/resumable.h"
 #include "wire/native.h"
 
@@ -86,8 +87,9 @@ public:
 
     // `announce` makes the server pass connections that come with this token to arrived().
     // `grace`: for a link whose connection broke.
-    Peers(std::function<bool(uint64_t token)> announce, seconds grace)
-        : announce_(std::move(announce)), grace_(grace) {}
+    // `links`: where connect() may lead.
+    Peers(std::function<bool(uint64_t token)> announce, seconds grace, net::Networks links = net::Networks::loopback())
+        : announce_(std::move(announce)), grace_(grace), links_(std::move(links)) {}
     ~Peers() { close(); }
     Peers(const Peers &) = delete;
 
@@ -106,7 +108,8 @@ public:
     // Null if nobody comes with it, which is waited for.
     PeerReceiver * receiver(uint64_t token);
 
-    // The transport's kind.
+    // The transport's kind. A failure's text and time do not depend on its reason, which is logged: clients do not learn
+    // which ports and names exist here.
     Result<std::string> connect(uint16_t link, uint64_t token, const std::string & endpoint);
     PeerSender * sender(uint16_t link);
 
@@ -118,10 +121,12 @@ private:
         std::thread thread;
     };
 
+    Result<std::unique_ptr<net::Transport>> reach(const net::Endpoint & endpoint, uint64_t token, TimePoint deadline) const;
     void came(uint64_t token, net::Comer comer, bool resumes);  // with mutex_ held
 
     const std::function<bool(uint64_t)> announce_;
     const seconds grace_;
+    const net::Networks links_;
     std::atomic<size_t> backlog_bytes_ = 0;  // of all senders
     std::unordered_map<uint16_t, std::unique_ptr<PeerSender>> senders_;
     std::mutex mutex_;  // guards what follows

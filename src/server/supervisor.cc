@@ -115,6 +115,7 @@ Result<> Supervisor::open_listeners() {
         return std::unexpected(listeners.error());
     }
     listeners_ = std::move(*listeners);
+    workers_.set_beyond_loopback(std::ranges::any_of(listeners_, &net::Listener::beyond_loopback));
     return {};
 }
 

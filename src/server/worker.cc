@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/pages.h"
 #include "net/handshake.h"
+#include "net/socket.h"
 #include "abi/abi_check.h"
 #include "server/confinement.h"
 #include "server/control.h"
@@ -268,6 +269,10 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
            cache::Weights & weights) {
     begin_session_log(given.message.number, given.message.count);
     UniqueFd client(::dup(given.attached.get()));
+    net::Networks links = options.links.value_or(net::Networks());
+    if (options.local_links && net::is_local_peer(client.get())) {
+        links.add(net::Networks::loopback());  // what another client calls loopback is another machine
+    }
     const uint64_t token = given.message.token;
     const ConstBytes first = ConstBytes(given.message.prefix).first(given.message.prefix_size);
     auto accepted = net::open_server(std::move(given.attached), first, token != 0);
@@ -277,7 +282,7 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
     } else {
         Peers & peers = *new Peers([control](uint64_t link) {
             return send_control(control, {.kind = ControlMessage::Kind::invite, .token = link});
-        }, options.session_grace);
+        }, options.session_grace, std::move(links));
         // After the watcher has ended, and before the transport does.
         const std::unique_ptr<Peers, void (*)(Peers *)> closing(&peers, [](Peers * open) { open->close(); });
         if (accepted->in_records) {

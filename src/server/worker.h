@@ -2,11 +2,13 @@
 // its end, however it comes, gives everything back and touches nobody else.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/clock.h"
 #include "cache/weights.h"
+#include "net/networks.h"
 #include "server/memory_budget.h"
 
 namespace caravan::server {
@@ -16,6 +18,8 @@ struct WorkerOptions {
     int threads = 1;
     seconds load_timeout{300};   // for the back-ends: drivers may compile kernels first
     seconds session_grace{60};  // for a session whose connection broke; 0: it ends
+    std::optional<net::Networks> links;  // where sessions may connect to; none: of_interfaces() or loopback()
+    bool local_links = false;            // and to loopback for clients on this machine
     uint64_t max_memory = MemoryBudget::no_limit;  // bytes, of a session
     cache::WeightOptions weights;
     bool confined = true;           // as confinement.h has it

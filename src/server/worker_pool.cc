@@ -30,7 +30,7 @@ void WorkerPool::want_spare() {
     if (std::ranges::any_of(workers_, is_spare) || stopping_ || Clock::now() < respawn_at_) {
         return;
     }
-    auto worker = start_worker(options_);
+    auto worker = start_worker(options_, beyond_loopback_);
     if (!worker) {
         start_failure_ = worker.error().text;
         start_failed();

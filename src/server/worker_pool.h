@@ -20,6 +20,7 @@ class WorkerPool {
 public:
     explicit WorkerPool(const WorkerOptions & options) : options_(options) {}
 
+    void set_beyond_loopback(bool is) { beyond_loopback_ = is; }  // the server listens on more than that
     // Starts one to wait, if none does; after a failure not before respawn_at().
     void want_spare();
     // A worker finds those model files only that were there when it started.
@@ -75,7 +76,7 @@ private:
     std::vector<Holding> holdings(const WorkerProcess * without = nullptr) const;
 
     const WorkerOptions & options_;
-    bool stopping_ = false;
+    bool stopping_ = false, beyond_loopback_ = false;
     std::list<WorkerProcess> workers_;
     std::vector<ControlMessage> devices_;
     std::string start_failure_;  // reported by the worker that is loading

@@ -100,9 +100,16 @@ void append_options(std::vector<std::string> & arguments, const WorkerOptions & 
 
 }  // namespace
 
-Result<WorkerProcess> start_worker(const WorkerOptions & options) {
+Result<WorkerProcess> start_worker(const WorkerOptions & options, bool beyond_loopback) {
+    // Networks come and go: looked up for each.
+    const net::Networks links = options.links      ? *options.links
+                                : beyond_loopback ? net::Networks::of_interfaces()
+                                                  : net::Networks::loopback();
     std::vector<std::string> arguments{"--threads", std::to_string(options.threads), "--session-grace",
-                                       std::to_string(options.session_grace.count())};
+                                       std::to_string(options.session_grace.count()), "--links", links.text()};
+    if (!options.links) {
+        arguments.push_back(local_links_option);
+    }
     for (const std::string & device : options.devices) {
         arguments.insert(arguments.end(), {"--device", device});
     }

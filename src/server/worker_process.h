@@ -30,7 +30,8 @@ struct WorkerProcess {
     uint64_t began_with = 0;    // serving: memory that it had touched before
 };
 
-Result<WorkerProcess> start_worker(const WorkerOptions & options);
+// `beyond_loopback`: the server listens on more than that.
+Result<WorkerProcess> start_worker(const WorkerOptions & options, bool beyond_loopback);
 
 struct IndexerProcess {
     pid_t pid = -1;
@@ -40,6 +41,7 @@ struct IndexerProcess {
 Result<IndexerProcess> start_indexer(const WorkerOptions & options);  // the files' part of them
 
 inline constexpr const char * worker_option = "--worker-control-fd";
+inline constexpr const char * local_links_option = "--links-of-local-clients";
 inline constexpr const char * indexer_option = "--indexer-line-fd";
 
 // "exit code 3", "signal 11 (Segmentation fault)".

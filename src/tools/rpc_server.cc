@@ -152,6 +152,19 @@ int main(int argc, char ** argv) {
         ->option_text("SIZE")
         ->transform(tools::as_size())
         ->check(CLI::PositiveNumber);
+    app.add_option_function<std::string>(
+           "--links",
+           [&options](const std::string & text) {
+               auto links = net::Networks::parse(text);
+               if (!links) {
+                   throw CLI::ValidationError("--links", links.error().text);
+               }
+               options.worker.links = std::move(*links);
+           },
+           "networks in which sessions may connect to other servers' sessions, as 10.0.0.0/8,fd00::/8, or off: clients "
+           "then carry that data themselves [those of this machine's interfaces; loopback if it listens only there]")
+        ->option_text("CIDR,...|off");
+    app.add_flag(server::local_links_option, options.worker.local_links)->group("");  // start_worker() only
     app.add_option("--load-timeout", load_timeout,
                    "end a worker process that loads its devices for longer than this; drivers may compile kernels first")
         ->type_name("SECONDS")

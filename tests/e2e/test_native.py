@@ -34,6 +34,15 @@ def test_servers_that_cannot_reach_each_other(lab):
     assert not any(linked(server) for server in servers)
 
 
+def test_links_can_be_switched_off(lab):
+    servers = [lab.server('--links', 'off'), lab.server()]
+    logits, log = lab.logits(servers, more=VERBOSE), lab.processes[-1].log()
+    same(logits, local_logits(lab))
+    assert 'do not reach each other (' in log and 'not within --links' not in log
+    assert servers[0].count('warning: no link to .*, which the client asked for: it is not within --links') == 1
+    assert not any(linked(server) for server in servers)
+
+
 def test_links_flow_in_micro_batches(lab):
     servers = [lab.server() for _ in range(2)]
     more = ['-b', 64, '-ub', 16]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import local_logits, same
-from processes import InBackground
+from processes import InBackground, Server
 from stockwire import command, greet
 from system import RPC_SERVER, eventually, is_alive
 
@@ -31,7 +31,8 @@ def the_only_line(done):
 def test_help_says_what_every_option_does(lab):
     said = ask(lab, '--help').out
     for option in ['--host', '--port', '--threads', '--device', '--cache', '--cache-size', '--model-dir',
-                   '--max-sessions', '--max-memory', '--no-confinement', '--drain', '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes:']:
+                   '--max-sessions', '--max-memory', '--no-confinement', '--drain', '--links', '--load-timeout',
+                   '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes:']:
         assert option in said
     assert '--worker-control-fd' not in said and '--indexer-line-fd' not in said
 
@@ -48,7 +49,7 @@ def test_list_devices(lab):
 
 @pytest.mark.parametrize('options', [['--no-such-option'], ['-p', 'many'], ['-p', '70000'], ['-t', '0'],
                                      ['--max-sessions', '0'], ['--drain', '-1'], ['stray'],
-                                     ['--cache-size', '5G'], ['-c', '--cache-size', 'large'],
+                                     ['--cache-size', '5G'], ['--links', 'nowhere'], ['-c', '--cache-size', 'large'],
                                      ['--model-dir', '/', 'stray']], ids=' '.join)
 def test_wrong_command_line(lab, options):
     done = ask(lab, *options, rc=2)
@@ -245,7 +246,9 @@ def test_the_users_setting_of_spinning_is_kept(lab, setting):
 
 def test_a_warning_when_sessions_share_cores(lab):
     cores = os.cpu_count()
-    server = lab.server('-t', cores)
+    server = lab.start('rpc-server', [RPC_SERVER, '-p', 0, '-t', cores], tool=False, kind=Server)
+    server.endpoint = server.wait_for(r'  endpoint       : (\S+)\n').group(1)
+    server.wait_for(r'  sessions       : .*\n')
     with contextlib.ExitStack() as clients:
         for _ in range(3):
             client = clients.enter_context(greet(server))

@@ -1,7 +1,10 @@
 // Links between the sessions of two servers: what another server sends, and what a client asks for.
 #include "server/peers.h"
 
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <set>
 
@@ -214,6 +217,46 @@ TEST(Peers, ConnectToOtherServersNoMoreThanTheyMay) {
     }
     EXPECT_EQ(connect(Peers::max_links).error().code, Errc::invalid_argument) << "too many";
     EXPECT_EQ(server.count(wire::command_link), static_cast<int>(Peers::max_links));
+}
+
+TEST(Peers, ConnectWithinTheirNetworksOnly) {
+    test::ScriptedServer server(
+        [](WirePeer & peer, wire::Command first) {
+            if (first == wire::command_link) {
+                peer.send(net::link_answer);
+            }
+        },
+        [](size_t) { return wire::Extension{.features = wire::feature_native}; });
+    Peers peers([](uint64_t) { return true; }, seconds(0), *net::Networks::parse("10.0.0.0/8"));
+    EXPECT_EQ(peers.connect(0, 1, server.endpoint().text()).error().code, Errc::unavailable);
+    EXPECT_EQ(server.count(wire::Command::hello), 0);
+}
+
+TEST(Peers, FailuresToConnectTellNothing) {
+    const UniqueFd listener(::socket(AF_INET, SOCK_STREAM, 0));  // completes no handshake
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ASSERT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr *>(&address), sizeof address), 0);
+    ASSERT_EQ(::listen(listener.get(), 8), 0);
+    socklen_t size = sizeof address;
+    ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr *>(&address), &size), 0);
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    std::string first;
+    for (const std::string & endpoint : {formatted("127.0.0.1:{}", ntohs(address.sin_port)), std::string("127.0.0.1:1"),
+                                         std::string("192.0.2.1:50052"), std::string("no.such.host.invalid:50052")}) {
+        const TimePoint begin = Clock::now();
+        const auto connected = peers.connect(0, 1, endpoint);
+        EXPECT_GE(Clock::now() - begin, milliseconds(2990)) << endpoint;
+        ASSERT_FALSE(connected);
+        std::string text = connected.error().text;
+        const size_t at = text.find(endpoint);
+        ASSERT_NE(at, std::string::npos);
+        text.replace(at, endpoint.size(), "X");
+        first = first.empty() ? text : first;
+        EXPECT_EQ(text, first);
+        EXPECT_EQ(connected.error().code, Errc::unavailable);
+    }
 }
 
 TEST(Peers, ConnectOverANetworkOnly) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "base/size_text.h"
 #include "cache/eviction.h"
 #include "cache/fnv_index.h"
 
@@ -65,7 +66,7 @@ bool Writer::commit() {
 void Writer::give_up(std::string_view reason) {
     over_ = true;
     file_.discard();
-    log_warning("weight cache: {} bytes are not kept: {}", size_, reason);
+    log_warning("weight cache: {} are not kept: {}", size_text(size_), reason);
 }
 
 void Writer::give_up(const Error & error) {

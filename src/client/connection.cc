@@ -4,6 +4,7 @@
 
 #include "base/config.h"
 #include "base/log.h"
+#include "base/size_text.h"
 #include "client/known_digests.h"
 #include "client/reply_check.h"
 #include "client/trace.h"
@@ -203,7 +204,7 @@ Result<RemoteBuffer> Connection::alloc_buffer(uint32_t device, uint64_t size, ui
         return std::unexpected(answer.error());
     }
     if (answer->buffer == 0) {
-        return fail(Errc::no_memory, "{}: the server cannot allocate {} bytes on its device {}", endpoint_.text(), size,
+        return fail(Errc::no_memory, "{}: the server cannot allocate {} on its device {}", endpoint_.text(), size_text(size),
                     device);
     }
     const auto base = ask<uint64_t>(Command::buffer_get_base, wire::BufferRequest{answer->buffer});

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/size_text.h"
+
 namespace caravan::server {
 namespace {
 
@@ -13,7 +15,7 @@ constexpr uint64_t handle_mask = (uint64_t{1} << (63 - offset_bits)) - 1;  // ad
 
 Result<uint64_t> BufferTable::allocate(ggml_backend_buffer_type_t type, uint32_t device, uint64_t size) {
     if (size > max_buffer_size || size > ggml_backend_buft_get_max_size(type)) {
-        return fail(Errc::no_memory, "{} bytes are more than the device takes in one buffer", size);
+        return fail(Errc::no_memory, "{} are more than the device takes in one buffer", size_text(size));
     }
     if (buffers_.size() >= max_buffers) {
         return fail(Errc::no_memory, "the session has {} buffers already", buffers_.size());
@@ -28,7 +30,7 @@ Result<uint64_t> BufferTable::allocate(ggml_backend_buffer_type_t type, uint32_t
         entry.buffer.reset(ggml_backend_buft_alloc_buffer(type, std::max<uint64_t>(size, 1) + (is_cpu ? read_beyond : 0)));
     }
     if (entry.buffer == nullptr) {
-        return fail(Errc::no_memory, "the device cannot allocate {} bytes", size);
+        return fail(Errc::no_memory, "the device cannot allocate {}", size_text(size));
     }
     entry.size = size;
     entry.is_cpu = is_cpu;

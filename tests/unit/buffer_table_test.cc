@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/pages.h"
+#include "base/size_text.h"
 #include "cpu_device.h"
 
 // Tests ask for more memory than there is: the sanitizers shall refuse it as malloc does.
@@ -111,6 +112,7 @@ TEST_F(BufferTableTest, MoreThanTheMachineHasIsRefused) {
     const auto address = allocate(max_buffer_size);
     ASSERT_FALSE(address);
     EXPECT_EQ(address.error().code, Errc::no_memory);
+    EXPECT_TRUE(address.error().text.contains(size_text(max_buffer_size))) << address.error().text;
 }
 
 // More buffers than there are handles, one after the other: none is given out twice at a time.

@@ -1,11 +1,12 @@
-// Choosing the transport: src/net/handshake.cc, net/rdma/upgrade.cc, the server's front door. HELLO, the offer of RDMA,
+// Choosing the transport: src/net/handshake.cc, net/rdma/upgrade.cc, the server's front door. HELLO, for a session
+// perhaps ADMISSION with places in the queue until the client is admitted (`place`, true), the offer of RDMA,
 // its answer, a token each way over RDMA, the verdict, and the first command on what was chosen: RECORDS, or LINK and
 // its answer. Then one command and its result stand for the session.
 //
 // Any message over RDMA may be lost, any step of setting it up may fail on either side, every patience may run out
 // and the TCP connection may break at any time.
 
-mtype = { hello, offer, answer, verdict, records, link, linked, command, result, token };
+mtype = { hello, admission, place, offer, answer, verdict, records, link, linked, command, result, token };
 chan to_server = [4] of { mtype, bool };  // over TCP
 chan to_client = [4] of { mtype, bool };
 chan rdma_to_server = [3] of { mtype };
@@ -41,7 +42,7 @@ inline send_rdma(channel, kind) {
 }
 
 active proctype client() {
-    bool has_rdma, flag, is_link;
+    bool has_rdma, server_has_rdma, flag, is_link;
     select (has_rdma: 0 .. 1);
     select (is_link: 0 .. 1);
     SEND(to_server, hello, has_rdma);
@@ -49,6 +50,22 @@ active proctype client() {
     :: to_client?hello(flag)
     :: broken -> end_of_client()
     fi;
+    server_has_rdma = flag;
+    if
+    :: !is_link -> SEND(to_server, admission, true)
+    :: true -> goto admitted  // a link, or a session that is begun anew
+    fi;
+    do
+    :: to_client?place(flag) ->
+        if
+        :: flag -> break
+        :: !flag
+        fi
+    :: broken -> end_of_client()
+    :: TCP_MAY_FAIL -> end_of_client()  // in vain
+    od;
+admitted:
+    flag = server_has_rdma;
     if
     :: !has_rdma || !flag -> goto over_tcp
     :: has_rdma && flag -> skip
@@ -128,6 +145,20 @@ active proctype server() {
     if
     :: to_server?kind(flag)
     :: broken -> end_of_server()
+    fi;
+    if
+    :: kind == admission ->
+        do
+        :: nfull(to_client) -> SEND(to_client, place, false)
+        :: nfull(to_client) -> SEND(to_client, place, true); break
+        :: broken -> end_of_server()
+        od;
+        if
+        :: to_server?kind(flag)
+        :: broken -> end_of_server()
+        :: TCP_MAY_FAIL -> end_of_server()  // in vain
+        fi
+    :: else
     fi;
     if
     :: kind != offer -> server_uses = tcp; goto first_is_here

@@ -28,6 +28,17 @@ constexpr int hopeless = 8;
 
 std::atomic<uint64_t> next_id = 0;
 
+// False: the server is not full, only not ready yet.
+bool report_place(const net::Endpoint & endpoint, const wire::AdmissionAnswer & place) {
+    if (place.reason == wire::AdmissionAnswer::Reason::starting) {
+        log_debug("{}: waiting for a worker process to start", endpoint.text());
+        return false;
+    }
+    tell_person(formatted("RPC server {} is full: {}; waiting for up to {} s (GGML_RPC_TIMEOUT_S)", endpoint.text(),
+                          net::describe(place), answer_timeout().count()));
+    return true;
+}
+
 }  // namespace
 
 Connection::Connection(net::Endpoint endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport, bool native)
@@ -55,9 +66,21 @@ Connection::~Connection() {
 
 Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpoint, Purpose purpose) {
     const bool is_session = purpose == Purpose::session;
-    auto opened = net::open_client(endpoint, is_session, Clock::now() + connect_timeout());
+    bool has_waited = false;
+    TimePoint report_again{};  // a server may not fill the log
+    const net::Queueing queueing{.until = Clock::now() + answer_timeout(),
+                                 .on_wait = [&](const wire::AdmissionAnswer & place) {
+                                     if (Clock::now() >= report_again && report_place(endpoint, place)) {
+                                         has_waited = true;
+                                         report_again = Clock::now() + seconds(1);
+                                     }
+                                 }};
+    auto opened = net::open_client(endpoint, is_session, Clock::now() + connect_timeout(), queueing);
     if (!opened) {
         return std::unexpected(opened.error());
+    }
+    if (has_waited) {
+        tell_person(formatted("RPC server {} has room now: going on", endpoint.text()));
     }
     const std::string kind(opened->transport->kind());
     if (is_session && net::built_with_rdma) {

@@ -48,7 +48,8 @@ public:
         questions,  // the first four functions below; TCP
         session,    // anything; over RDMA where both ends can, which is logged
     };
-    // Connects and shakes hands within connect_timeout().
+    // Connects and shakes hands within connect_timeout(). A server that is full may keep a session waiting, which is logged,
+    // for answer_timeout().
     static Result<std::shared_ptr<Connection>> open(const net::Endpoint & endpoint, Purpose purpose);
     ~Connection();
 

@@ -108,4 +108,12 @@ Loading::Terminal stderr_terminal() {
     return [](std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); };
 }
 
+void tell_person(const std::string & line) {
+    if (const auto terminal = stderr_terminal()) {
+        terminal(line + "\n");
+    } else {
+        log_error("{}", line);
+    }
+}
+
 }  // namespace caravan::client

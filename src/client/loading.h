@@ -61,4 +61,8 @@ private:
 // This process's stderr, if it is a terminal.
 Loading::Terminal stderr_terminal();
 
+// A line for the person who waits: on the terminal behind stderr, where there is one, even if the program hides its log; else
+// an error of the log, since many programs show nothing less while they load.
+void tell_person(const std::string & line);
+
 }  // namespace caravan::client

@@ -16,6 +16,7 @@ constexpr size_t max_remembered = 16 * 1024;
 constexpr size_t max_asked_ahead = 256;  // questions: what one model needs on several devices
 constexpr seconds retry_questions{10};     // after a server did not answer
 constexpr seconds memory_lasts{1};         // while no session of this process changes it
+constexpr seconds retry_opening{10};       // of a session, after one for which there was no time left
 
 wire::Tensor shape_of(const ggml_tensor & tensor) {
     wire::Tensor out = stock_tensor(encode_region(tensor, 0));
@@ -128,10 +129,16 @@ Result<std::shared_ptr<Connection>> RemoteServer::session_locked() {
     if (auto live = session_.lock(); live != nullptr && !live->failed()) {
         return live;
     }
+    if (Clock::now() < no_opening_until_) {
+        return std::unexpected(failed_opening_);
+    }
     auto opened = Connection::open(endpoint_, Connection::Purpose::session);
     if (opened) {
         session_ = *opened;
         std::ranges::fill(last_memory_, LastMemory{});
+    } else if (opened.error().code == Errc::timed_out) {
+        failed_opening_ = opened.error();
+        no_opening_until_ = Clock::now() + retry_opening;
     }
     return opened;
 }

@@ -60,6 +60,10 @@ private:
 
     std::mutex mutex_;
     std::weak_ptr<Connection> session_;
+    // Why the last session could not be opened, and until when nobody waits for another one: a program that starts has
+    // hundreds of questions, and waits once for all of them.
+    Error failed_opening_{};
+    TimePoint no_opening_until_ = TimePoint::min();
     // While a model is being planned, sizes and ops are asked about before any buffer exists: one connection for all of
     // them, until the first buffer takes it over. Not for other questions: a stock server serves one connection at a
     // time, and a program that only looked at its devices must not keep it.

@@ -119,11 +119,13 @@ void greet(const net::Endpoint & endpoint, const Patience & patience, EndpointFa
 
 // The session that a program would get, measured if it is over RDMA.
 void try_session(const net::Endpoint & endpoint, const Patience & patience, EndpointFacts & out) {
-    auto opened = net::open_client(endpoint, true, Clock::now() + patience.answer + upgrade_patience);
+    const net::Queueing queueing{.on_wait = [&](const wire::AdmissionAnswer & place) { out.queue = place; }};
+    auto opened = net::open_client(endpoint, true, Clock::now() + patience.answer + upgrade_patience, queueing);
     if (!opened) {
         out.why_not_rdma = net::without_endpoint(endpoint, opened.error().text);
         return;
     }
+    out.queue.reset();
     out.transport = opened->transport->kind();
     out.why_not_rdma = opened->why_not_rdma;
     if (out.transport == "rdma") {
@@ -147,8 +149,10 @@ EndpointFacts examine_endpoint(const net::Endpoint & endpoint, const Patience & 
     out.endpoint = endpoint.text();
     greet(endpoint, patience, out);
     if (out.stage == Stage::reached) {
-        measure_plain(endpoint, patience, out);
         try_session(endpoint, patience, out);
+        if (!out.queue) {
+            measure_plain(endpoint, patience, out);
+        }
     }
     return out;
 }

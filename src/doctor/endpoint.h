@@ -7,6 +7,7 @@
 #include "doctor/machine.h"
 #include "doctor/measure.h"
 #include "net/endpoint.h"
+#include "wire/extension.h"
 
 namespace caravan::doctor {
 
@@ -39,6 +40,7 @@ struct EndpointFacts {
     bool server_has_rdma = false;
     std::string version;                  // of the RPC protocol: "8.0.0"
     std::optional<GidChoice> choice;      // nothing in a build without RDMA, and over a Unix socket
+    std::optional<wire::AdmissionAnswer> queue;  // a session had to wait, and there was no room in time
     std::string transport;                // what a session gets: "tcp", "unix", "rdma"
     std::string why_not_rdma;             // "" if it is RDMA or nobody wanted it
     std::optional<Measured> plain, rdma;  // over TCP (or a Unix socket), and over RDMA

@@ -6,6 +6,7 @@
 
 #include "base/formatted.h"
 #include "base/size_text.h"
+#include "net/handshake.h"
 
 namespace caravan::doctor {
 namespace {
@@ -139,6 +140,22 @@ bool is_broken(const EndpointFacts & endpoint) {
            std::ranges::none_of(not_there, [&](const char * words) { return endpoint.why_not_rdma.contains(words); });
 }
 
+Finding no_room(const wire::AdmissionAnswer & place) {
+    using Reason = wire::AdmissionAnswer::Reason;
+    const std::string why = net::describe(place);
+    switch (place.reason) {
+        case Reason::server_full:
+            return {Mark::mend, formatted("the server is full: {}", why),
+                    "wait, end another client, or start the server with more --max-sessions"};
+        case Reason::address_full:
+            return {Mark::mend, formatted("the server has no room for this address: {}", why),
+                    "end another client on this machine, or start the server with more --max-per-address"};
+        default:
+            return {Mark::mend, formatted("the server answers, but no session begins: {}", why),
+                    "its worker processes do not start, or slowly: the server's log tells why"};
+    }
+}
+
 Finding look_at_transport(const Machine & machine, const EndpointFacts & endpoint) {
     if (endpoint.rdma) {
         return {Mark::well, "sessions go over RDMA", ""};
@@ -217,6 +234,9 @@ Findings findings_of(const Machine & machine) {
 Findings findings_of(const Machine & machine, const EndpointFacts & endpoint) {
     if (endpoint.stage != Stage::reached) {
         return {not_reached(endpoint)};
+    }
+    if (endpoint.queue) {
+        return {no_room(*endpoint.queue)};
     }
     Findings out{look_at_transport(machine, endpoint)};
     const Measured none;

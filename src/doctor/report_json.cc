@@ -105,6 +105,7 @@ Json to_json(const Machine & machine, const EndpointFacts & endpoint) {
             {"devices", endpoint.plain ? Json(endpoint.plain->devices) : Json()},
             {"local_address", known(endpoint.local_address)},
             {"gid_choice", choice},
+            {"queue_position", endpoint.queue ? Json(uint32_t{endpoint.queue->position}) : Json()},
             {"transport", known(endpoint.transport)},
             {"why_not_rdma", known(endpoint.why_not_rdma)},
             {"measured", {{"plain", to_json(endpoint.plain)}, {"rdma", to_json(endpoint.rdma)}}},

@@ -2,11 +2,13 @@
 
 #include "base/config.h"
 #include "base/log.h"
+#include "base/printable.h"
 #include "net/advice.h"
 #include "net/exact_io.h"
 #include "net/faults.h"
 #include "net/inbound.h"
 #include "net/socket.h"
+#include "wire/native.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/upgrade.h"
 #include "net/rdma/verbs.h"
@@ -14,6 +16,8 @@
 
 namespace caravan::net {
 namespace {
+
+constexpr size_t max_refusal = 1000;
 
 Result<wire::HelloAnswer> say_hello(int socket, uint64_t token, TimePoint deadline) {
     std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::HelloRequest)];
@@ -37,6 +41,50 @@ Result<wire::HelloAnswer> say_hello(int socket, uint64_t token, TimePoint deadli
                     answer.minor, answer.patch, wire::stock_major, wire::stock_minor);
     }
     return answer;
+}
+
+// What a server says that gives nobody a session now.
+std::unexpected<Error> refusal(int socket, uint64_t size, TimePoint deadline) {
+    std::string text(std::min<uint64_t>(size, max_refusal), '\0');
+    if (auto got = receive_exact(socket, mutable_bytes(text.data(), text.size()), deadline); !got) {
+        return std::unexpected(got.error());
+    }
+    return fail(Errc::unavailable, "{}", printable(text));
+}
+
+Result<> await_admission(int socket, const Queueing & queueing, TimePoint deadline) {
+    const TimePoint began = Clock::now(), until = std::max(deadline, queueing.until);
+    const wire::RequestHeader request{wire::command_admission, 0};
+    if (auto sent = send_exact(socket, const_bytes(&request, sizeof request), deadline); !sent) {
+        return sent;
+    }
+    for (std::string why = "the server did not answer";;) {
+        struct {
+            uint64_t size = 0;
+            wire::AdmissionAnswer place{};
+        } answer;
+        auto got = receive_exact(socket, mutable_bytes(&answer.size, sizeof answer.size), until);
+        if (got && answer.size >> wire::answer_kind_shift == static_cast<uint64_t>(wire::AnswerKind::ended)) {
+            return refusal(socket, answer.size & wire::answer_size_mask, deadline);
+        }
+        if (got && answer.size != sizeof answer.place) {
+            return fail(Errc::protocol, "an answer of {} bytes to ADMISSION", answer.size);
+        }
+        got = got ? receive_exact(socket, mutable_bytes(&answer.place, sizeof answer.place), until) : got;
+        if (!got) {
+            return got.error().code == Errc::timed_out
+                       ? fail(Errc::timed_out, "no session in {} s: {}",
+                              std::chrono::round<seconds>(Clock::now() - began).count(), why)
+                       : got;
+        }
+        if (answer.place.position == 0) {
+            return {};
+        }
+        why = describe(answer.place);
+        if (queueing.on_wait) {
+            queueing.on_wait(answer.place);
+        }
+    }
 }
 
 // The reason why RDMA is not even tried, or nothing.
@@ -64,9 +112,21 @@ const std::string & why_no_rdma() {
     return why;
 }
 
+std::string describe(const wire::AdmissionAnswer & place) {
+    const uint32_t position = place.position, sessions = place.sessions;
+    switch (place.reason) {
+        case wire::AdmissionAnswer::Reason::server_full:
+            return formatted("{} sessions are served, and this client is at place {} of the queue", sessions, position);
+        case wire::AdmissionAnswer::Reason::address_full:
+            return formatted("this client's address has as many sessions as one may (--max-per-address), and the client is at "
+                             "place {} of the queue", position);
+        default: return "no worker process is ready";
+    }
+}
+
 wire::Extension own_extension() {
     wire::Extension extension;
-    extension.features = dialect_is_native() ? wire::feature_native : 0;
+    extension.features = wire::feature_admission | (dialect_is_native() ? wire::feature_native : 0);
     if (reconnect_time().count() > 0) {
         extension.features |= wire::feature_resume;
     }
@@ -85,7 +145,7 @@ seconds patience_if(bool can_resume) { return can_resume ? network_patience : se
 // RDMA, or TCP if that is what both sides know. After an answer that did not come in time it is another connection's
 // turn, without RDMA.
 Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & endpoint, uint64_t token,
-                          TimePoint deadline) {
+                          TimePoint deadline, const Queueing * queueing) {
     auto upgraded = rdma::offer(socket, Clock::now() + (deadline - Clock::now()) / 2);
     if (upgraded) {
         opened.transport = std::move(upgraded->transport);
@@ -96,7 +156,7 @@ Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & 
         return std::unexpected(upgraded.error());
     }
     socket.reset();
-    auto again = shake_hands(endpoint, token, false, deadline);
+    auto again = shake_hands(endpoint, token, false, deadline, queueing);
     if (again) {
         again->why_not_rdma = upgraded.error().text;
     }
@@ -106,7 +166,9 @@ Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & 
 
 }  // namespace
 
-Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline) {
+Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline,
+                              const Queueing * queueing) {
+    const auto patience = deadline - Clock::now();
     auto socket = connect_socket(endpoint, deadline);
     if (!socket) {
         return std::unexpected(socket.error());
@@ -118,16 +180,24 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
             Error{error.code, formatted("{}: {}", endpoint.text(), error.text), handshake_advice(error.code)});
     }
     const auto peer = load<wire::Extension>(answer->capabilities);
+    if (queueing != nullptr && peer.is_caravan() && (peer.features & wire::feature_admission) != 0) {
+        if (auto admitted = await_admission(socket->get(), *queueing, deadline); !admitted) {
+            return fail(admitted.error().code, "{}: {}", endpoint.text(), admitted.error().text);
+        }
+        deadline = Clock::now() + patience;
+    }
     Connected opened;
     opened.peer_is_caravan = peer.is_caravan();
     opened.peer_is_native = peer.is_caravan() && dialect_is_native() && (peer.features & wire::feature_native) != 0;
     opened.token = peer.token;
-    opened.can_resume = peer.is_caravan() && (peer.features & own_extension().features & wire::feature_resume) != 0;
+    // No network can break a Unix socket's connections.
+    opened.can_resume = peer.is_caravan() && endpoint.kind == Endpoint::Kind::tcp &&
+                        (peer.features & own_extension().features & wire::feature_resume) != 0;
     if (may_be_rdma && transport_wish() != TransportWish::tcp) {
         opened.why_not_rdma = reason_not_to_try(peer);
 #ifdef GGML_RPC_RDMA
         if (opened.why_not_rdma.empty()) {
-            auto upgraded = upgrade(std::move(opened), *socket, endpoint, token, deadline);
+            auto upgraded = upgrade(std::move(opened), *socket, endpoint, token, deadline, queueing);
             if (!upgraded || upgraded->transport != nullptr) {
                 return upgraded;
             }
@@ -149,18 +219,23 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
 
 namespace {
 
+// Of a command of which nothing else has been received.
+wire::RequestHeader header_in(ConstBytes first) {
+    return first.size() == sizeof(wire::RequestHeader) ? load<wire::RequestHeader>(first.data()) : wire::RequestHeader{};
+}
+
 Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_resume) {
     Accepted accepted;
+    accepted.first.assign(first.begin(), first.end());
 #ifdef GGML_RPC_RDMA
-    const auto header = first.size() == sizeof(wire::RequestHeader) ? load<wire::RequestHeader>(first.data())
-                                                                    : wire::RequestHeader{};
+    const auto header = header_in(first);
     const bool is_offer = header.command == wire::command_rdma_offer && header.size == sizeof(wire::RdmaOffer);
     if (is_offer && transport_wish() != TransportWish::tcp) {
         wire::RdmaOffer offer{};
         if (auto got = receive_exact(socket.get(), mutable_bytes(&offer, sizeof offer), Clock::now() + seconds(10)); !got) {
             return std::unexpected(got.error());
         }
-        accepted.first_is_used = true;
+        accepted.first.clear();
         auto upgraded = rdma::answer(socket, offer);
         if (!upgraded) {
             return std::unexpected(upgraded.error());
@@ -171,8 +246,6 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
         }
         log_info("RDMA not activated: {}; the session goes on over TCP", upgraded->why_not);
     }
-#else
-    (void)first;
 #endif
     if (built_with_rdma && transport_wish() == TransportWish::rdma) {
         return fail(Errc::unavailable, "the session has no RDMA, which GGML_RPC_TRANSPORT=rdma asks for");
@@ -188,6 +261,18 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
 }  // namespace
 
 Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume) {
+    constexpr seconds patience{10};
+    wire::RequestHeader header = header_in(first);
+    if (header.command == wire::command_admission) {
+        std::byte admitted[sizeof(uint64_t) + sizeof(wire::AdmissionAnswer)] = {};
+        store(admitted, uint64_t{sizeof(wire::AdmissionAnswer)});
+        auto done = send_exact(socket.get(), admitted, Clock::now() + patience);
+        done = done ? receive_exact(socket.get(), mutable_bytes(&header, sizeof header), Clock::now() + patience) : done;
+        if (!done) {
+            return std::unexpected(done.error());
+        }
+        first = const_bytes(&header, sizeof header);
+    }
     auto accepted = accept_transport(std::move(socket), first, can_resume);
     if (!accepted) {
         return accepted;
@@ -196,21 +281,19 @@ Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume)
     if (!can_resume) {
         return accepted;
     }
-    wire::RequestHeader header{};
-    if (accepted->first_is_used) {
-        if (auto got = receive_whole(*accepted->transport, mutable_bytes(&header, sizeof header),
-                                     Clock::now() + seconds(10));
+    if (accepted->first.empty()) {
+        if (auto got = receive_whole(*accepted->transport, mutable_bytes(&header, sizeof header), Clock::now() + patience);
             !got) {
             return std::unexpected(got.error());
         }
         if (header.command != wire::command_records) {
             return fail(Errc::protocol, "a session that does not begin with RECORDS");
         }
-    } else if (first.size() == sizeof header) {
-        header = load<wire::RequestHeader>(first.data());
     }
     accepted->in_records = header.command == wire::command_records;
-    accepted->first_is_used = accepted->first_is_used || accepted->in_records;
+    if (accepted->in_records) {
+        accepted->first.clear();
+    }
     return accepted;
 }
 
@@ -219,7 +302,7 @@ Result<Comer> open_for_token(UniqueFd socket, ConstBytes first, bool can_resume)
     if (!accepted) {
         return std::unexpected(accepted.error());
     }
-    Inbound in(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, seconds(10), microseconds{0});
+    Inbound in(*accepted->transport, accepted->first, seconds(10), microseconds{0});
     auto bytes = in.peek(sizeof(wire::RequestHeader));
     if (!bytes) {
         return std::unexpected(bytes.error());

@@ -3,9 +3,11 @@
 
 #include <array>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "net/endpoint.h"
 #include "net/transport.h"
@@ -40,16 +42,27 @@ struct Connected : Opened {
     bool can_resume = false;  // the server, and so can we
 };
 
+// How a client waits for a session while a server has no room for another one.
+struct Queueing {
+    TimePoint until = TimePoint::min();  // but not for less long than the handshake may take
+    std::function<void(const wire::AdmissionAnswer & place)> on_wait;  // called for each change of the place
+};
+
+// "16 sessions are served, and this client is at place 2 of the queue": why a client has to wait.
+std::string describe(const wire::AdmissionAnswer & place);
+
 // Connects, shakes hands, refuses a peer of another version, and, if it `may_be_rdma`, changes to RDMA where possible.
-// `token`: of the session that this connection is for, or 0.
-Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline);
+// `token`: of the session that this connection is for, or 0. `queueing`: of a session that begins here; null: none does, or
+// the server need not say when it has room. The time in the queue does not count against `deadline`.
+Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline,
+                              const Queueing * queueing = nullptr);
 
 // The worker's side: `first` is the header of the first command that the front door did not answer. If it is an offer
 // of RDMA, it is answered, and the transport that comes of it returned; `first` is then used up. So it is if it begins
-// a session in records, which only a client that `can_resume` does.
+// a session in records, which only a client that `can_resume` does. A client that asks for ADMISSION is admitted.
 struct Accepted {
     std::unique_ptr<Transport> transport;
-    bool first_is_used = false;
+    std::vector<std::byte> first;  // of the session's first command, what has been received
     bool in_records = false;
 };
 Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume);

@@ -29,13 +29,32 @@ Result<> Inbound::wait(TimePoint deadline) {
     return *ready || Clock::now() < deadline ? Result<>() : stalled(stall_);
 }
 
+// Until something comes, or the limit changes.
+Result<> Inbound::wait_between(TimePoint silent_since) {
+    const seconds limit = silence_limit_;
+    const TimePoint deadline = limit.count() == 0 ? no_deadline : silent_since + limit;
+    auto ready = transport_.wait({.read = true}, deadline, spin_);
+    if (!ready) {
+        return std::unexpected(ready.error());
+    }
+    if (!*ready && Clock::now() >= deadline) {
+        return fail(Errc::timed_out, "idle for {} s while other clients wait for a session", limit.count());
+    }
+    return {};
+}
+
+void Inbound::limit_silence(seconds limit) {
+    silence_limit_ = limit;
+    transport_.wake();
+}
+
 Result<ConstBytes> Inbound::peek(size_t size, bool at_boundary) {
     if (buffer_.size() - begin_ < size) {
         std::ranges::copy(buffered(), buffer_.begin());
         end_ -= begin_;
         begin_ = 0;
     }
-    while (end_ - begin_ < size) {
+    for (TimePoint silent_since{}; end_ - begin_ < size;) {
         const std::array parts{MutableBytes(buffer_).subspan(end_)};
         const auto got = transport_.receive(parts);
         if (!got) {
@@ -44,7 +63,10 @@ Result<ConstBytes> Inbound::peek(size_t size, bool at_boundary) {
         end_ += *got;
         if (*got == 0) {
             const bool silence_allowed = at_boundary && end_ == begin_;
-            if (auto waited = wait(silence_allowed ? no_deadline : Clock::now() + stall_); !waited) {
+            if (silent_since == TimePoint{}) {
+                silent_since = Clock::now();
+            }
+            if (auto waited = silence_allowed ? wait_between(silent_since) : wait(Clock::now() + stall_); !waited) {
                 return std::unexpected(waited.error());
             }
         }

@@ -2,6 +2,7 @@
 // Blocking. One thread.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <vector>
 
@@ -12,13 +13,16 @@ namespace caravan::net {
 class Inbound {
 public:
     // `already` was received before this object existed. `stall` is how long a peer may pause inside a message;
-    // between messages it may be silent for ever.
+    // between messages it may be silent for ever, or as limit_silence() has it.
     Inbound(Transport & transport, ConstBytes already, std::chrono::nanoseconds stall, microseconds spin);
 
     // At least `size` bytes (at most max_peek) without taking them. `at_boundary`: silence is allowed before the first.
     static constexpr size_t max_peek = 64 * 1024;
     Result<ConstBytes> peek(size_t size, bool at_boundary = false);
     void take(size_t size);
+
+    // How long the peer may be silent between messages; 0: for ever. Any thread, at any time.
+    void limit_silence(seconds limit);
 
     Result<> read_into(MutableBytes dest);
     // Takes `size` bytes in pieces as they come: for what has no place to go directly.
@@ -31,6 +35,7 @@ public:
 
 private:
     Result<> wait(TimePoint deadline);
+    Result<> wait_between(TimePoint silent_since);
     ConstBytes buffered() const { return ConstBytes(buffer_).subspan(begin_, end_ - begin_); }
 
     Transport & transport_;
@@ -39,6 +44,7 @@ private:
     std::vector<std::byte> buffer_;
     size_t begin_ = 0, end_ = 0;
     uint64_t bytes_taken_ = 0;
+    std::atomic<seconds> silence_limit_{seconds(0)};
 };
 
 // Sends everything. `stall` bounds the time without progress.

@@ -178,15 +178,17 @@ Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t 
 
 }  // namespace
 
-Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline) {
+Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline, const Queueing & queueing) {
+    const auto patience = deadline - Clock::now();
     return despite_resets([&]() -> Result<Opened> {
-        auto opened = shake_hands(endpoint, 0, for_session, deadline);
+        auto opened = shake_hands(endpoint, 0, for_session, deadline, for_session ? &queueing : nullptr);
         if (!opened) {
             return std::unexpected(opened.error());
         }
         if (!for_session) {
             return std::move(*opened);
         }
+        deadline = Clock::now() + patience;  // the queue may have taken long
         const bool is_resumable = opened->can_resume && opened->token != 0;
         if (const auto begun = is_resumable ? begin_records(*opened, deadline) : Result<>(); !begun) {
             return std::unexpected(begun.error());

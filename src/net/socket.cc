@@ -348,4 +348,40 @@ std::string peer_name(int fd) {
     return endpoint.text();
 }
 
+std::string peer_address(int fd) {
+    sockaddr_storage address{};
+    socklen_t length = sizeof address;
+    if (::getpeername(fd, reinterpret_cast<sockaddr *>(&address), &length) != 0) {
+        return "unknown";
+    }
+    if (address.ss_family == AF_UNIX) {
+#ifdef SO_PEERCRED
+        ucred peer{};
+        socklen_t size = sizeof peer;
+        if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0) {
+            return formatted("uid:{}", peer.uid);
+        }
+#endif
+        return "local";
+    }
+    if (address.ss_family == AF_INET6) {
+        auto & v6 = reinterpret_cast<sockaddr_in6 &>(address).sin6_addr;
+        if (IN6_IS_ADDR_V4MAPPED(&v6)) {
+            char text[INET_ADDRSTRLEN] = "";
+            ::inet_ntop(AF_INET, v6.s6_addr + 12, text, sizeof text);
+            return text;
+        }
+        if (!IN6_IS_ADDR_LINKLOCAL(&v6) && !IN6_IS_ADDR_LOOPBACK(&v6)) {
+            std::fill(v6.s6_addr + 8, v6.s6_addr + 16, uint8_t{0});
+        }
+    }
+    return numeric(reinterpret_cast<sockaddr *>(&address), length).first;
+}
+
+bool is_unix_socket(int fd) {
+    sockaddr_storage address{};
+    socklen_t length = sizeof address;
+    return ::getsockname(fd, reinterpret_cast<sockaddr *>(&address), &length) == 0 && address.ss_family == AF_UNIX;
+}
+
 }  // namespace caravan::net

@@ -58,6 +58,11 @@ void break_off(int fd);
 // "127.0.0.1:41874", "[::1]:41874", "local" for a Unix socket.
 std::string peer_name(int fd);
 
+// What tells one peer's connections from another's: the IPv4 address, the /64 network of an IPv6 address (one host has all
+// of it), "uid:1000" over a Unix socket.
+std::string peer_address(int fd);
+bool is_unix_socket(int fd);
+
 bool set_non_blocking(int fd, bool on);
 
 }  // namespace caravan::net

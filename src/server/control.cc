@@ -68,7 +68,7 @@ Result<std::optional<ReceivedControl>> receive_control(int fd) {
             ::fcntl(descriptor, F_SETFD, FD_CLOEXEC);
         }
     }
-    // Written with one call into an empty buffer much larger than it: it arrives whole.
+    // The socket keeps the bounds of messages.
     if (got != static_cast<ssize_t>(sizeof received.message)) {
         return fail(Errc::protocol, "a torn message between server and worker");
     }

@@ -31,6 +31,7 @@ struct ControlMessage {
                   // it may log `count` lines at once
         invite,   // worker: pass me who comes with `token`
         link,     // supervisor: this socket (attached) came with `token`
+        contend,  // supervisor: others wait for a session; end this one when it is idle for `number` seconds (0: never)
     };
     Kind kind = Kind::ready;
     uint32_t number = 0;
@@ -46,8 +47,8 @@ struct ControlMessage {
     void set_text(std::string_view from);
 };
 
-// The messages fit into the socket's buffer, so in practice this never blocks. If it fails, the other process has gone,
-// which receive_control() reports as well.
+// A message is sent whole or not at all. If it fails, the other process does not read its messages, or has gone, which
+// receive_control() reports as well.
 bool send_control(int fd, const ControlMessage & message, int attached = -1);
 
 struct ReceivedControl {

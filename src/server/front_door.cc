@@ -59,7 +59,7 @@ Result<bool> FrontDoor::fill(size_t size) {
 }
 
 template <class Answer>
-Result<> FrontDoor::answer(const Answer & payload) {
+Result<> FrontDoor::send_answer(const Answer & payload) {
     std::array<std::byte, sizeof(uint64_t) + sizeof payload> bytes;
     store(bytes.data(), uint64_t{sizeof payload});
     store(bytes.data() + sizeof(uint64_t), payload);
@@ -68,9 +68,15 @@ Result<> FrontDoor::answer(const Answer & payload) {
     if (::send(socket_.get(), bytes.data(), bytes.size(), net::send_flags) != static_cast<ssize_t>(bytes.size())) {
         return fail(Errc::closed, "does not read its answers");
     }
+    return {};
+}
+
+template <class Answer>
+Result<> FrontDoor::answer(const Answer & payload) {
+    auto sent = send_answer(payload);
     size_ = 0;
     deadline_ = no_deadline;
-    return {};
+    return sent;
 }
 
 // A stock client is answered as a stock server would: with zeroes.
@@ -157,7 +163,7 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
     if (is_refused()) {
         return say_refusal().transform([] { return Wants::more; });
     }
-    for (;;) {
+    for (int answered = 0; answered < commands_at_once; ++answered) {
         const auto has_header = fill(header_size);
         if (!has_header || !*has_header) {
             return has_header ? Result<Wants>(Wants::more) : std::unexpected(has_header.error());
@@ -179,6 +185,9 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
         }
         if (is_caravan_ && (command == wire::command_rdma_offer || command == wire::command_records ||
                             wire::is_native(command) || token_ != 0)) {
+            return Wants::session;
+        }
+        if (is_caravan_ && command == wire::command_admission && header.size == 0) {
             return Wants::session;
         }
         const bool about_facts = is_caravan_ && command == wire::command_device_facts;
@@ -222,6 +231,7 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
             return std::unexpected(done.error());
         }
     }
+    return Wants::more;
 }
 
 Command FrontDoor::first_command() const { return load<wire::RequestHeader>(bytes_.data()).command; }
@@ -230,6 +240,10 @@ uint32_t FrontDoor::memory_device() const { return load<uint32_t>(bytes_.data() 
 
 Result<> FrontDoor::answer_memory(uint64_t free, uint64_t total) {
     return answer(wire::DeviceMemoryAnswer{free, total});
+}
+
+Result<> FrontDoor::tell_place(const wire::AdmissionAnswer & place) {
+    return first_command() == wire::command_admission ? send_answer(place) : Result<>();
 }
 
 }  // namespace caravan::server

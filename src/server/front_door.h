@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "server/control.h"
+#include "wire/extension.h"
 #include "wire/stock.h"
 
 namespace caravan::server {
@@ -20,6 +21,9 @@ class FrontDoor {
 public:
     // How long a client may take for its handshake, or for the rest of a command that it has begun.
     static constexpr seconds patience{10};
+
+    // At most so many commands are answered by one advance(): a client that sends without end waits for the others.
+    static constexpr int commands_at_once = 16;
 
     // `may_resume`: sessions may outlive their connections.
     FrontDoor(UniqueFd socket, std::string peer, bool may_resume);
@@ -33,7 +37,7 @@ public:
         memory,   // memory_device() of a device, to be given to answer_memory()
         session,  // a worker: hand over with release()
     };
-    // Reads what is there. `devices`: what the workers announced. `outage`: why the server serves nobody; empty if it
+    // Reads what is there, up to a limit: if more is left, the socket stays readable. `devices`: what the workers announced. `outage`: why the server serves nobody; empty if it
     // does. Error: drop it (Errc::closed: it left by itself).
     Result<Wants> advance(const std::vector<ControlMessage> & devices, std::string_view outage = {});
     // Ends the connection of a client that waits for memory or a session. One that speaks the native dialect is sent
@@ -41,6 +45,7 @@ public:
     Result<> refuse(std::string_view reason);
     bool is_refused() const { return !refusal_.empty(); }
 
+    bool is_greeted() const { return greeted_; }
     // Not 0: it wants a link with the session that this belongs to, or to resume it.
     uint64_t token() const { return token_; }
     // What the session that may begin here can be resumed with; 0: it cannot.
@@ -53,6 +58,9 @@ public:
     uint32_t memory_device() const;
     Result<> answer_memory(uint64_t free, uint64_t total);
 
+    // Wants::session: tells a client that asked for ADMISSION where it is in the queue. Nothing to others.
+    Result<> tell_place(const wire::AdmissionAnswer & place);
+
     // What the worker needs besides the socket.
     ConstBytes prefix() const { return ConstBytes(bytes_).first(size_); }
     UniqueFd release() { return std::move(socket_); }
@@ -62,6 +70,8 @@ private:
     Result<> greet();
     Result<> say_refusal();
     Result<> discard();
+    template <class Answer>
+    Result<> send_answer(const Answer & payload);
     template <class Answer>
     Result<> answer(const Answer & payload);
 

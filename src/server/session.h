@@ -26,6 +26,9 @@ public:
     // Until the client leaves (Errc::closed), breaks the protocol or asks for something impossible.
     Error run();
 
+    // Ends it when the client is silent for so long between two commands; 0: never. Any thread.
+    void limit_silence(seconds limit) { in_.limit_silence(limit); }
+
     // Did it hold a buffer or compute anything?
     bool did_work() const { return buffers_.peak_bytes() > 0 || runs_.launches() > 0; }
     // "12 graphs computed 640 times, 97 MiB in, 2 MiB out, at most 530 MiB of buffers".

@@ -3,12 +3,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <functional>
-#include <list>
+#include <set>
 #include <thread>
 
 #include "base/config.h"
@@ -16,16 +17,18 @@
 #include "base/size_text.h"
 #include "net/handshake.h"
 #include "server/control.h"
-#include "server/front_door.h"
 #include "server/server_log.h"
+#include "server/session_slots.h"
+#include "server/waiting_clients.h"
 #include "server/worker_pool.h"
 #include "wire/stock.h"
 
 namespace caravan::server {
 namespace {
 
-constexpr size_t max_doors = 256;         // clients without a session
+constexpr int accepts_at_once = 64;       // of a listener, before the others have their turn
 constexpr seconds accept_pause{1};        // after a failure such as too many open files
+constexpr seconds drop_report_pause{10};  // between two lines about dropped connections
 constexpr seconds last_grace{2};          // between SIGTERM and SIGKILL for a worker
 
 #ifdef POLLRDHUP
@@ -61,39 +64,66 @@ Result<> catch_signals() {
     return {};
 }
 
+// Descriptors for sessions and clients without one, as far as this process may have them. How many clients without a session
+// there may be; `options`: with fewer sessions if need be.
+size_t fit_open_files(ServerOptions & options) {
+    constexpr size_t own = 16;  // listeners, signals, standard streams, the spare worker, one that starts, the indexer
+    constexpr size_t of_session = 2, of_busy_session = 1 + WorkerPool::max_connections;
+    constexpr size_t most = 256, least = 8;
+    const auto sessions = static_cast<size_t>(options.max_sessions);
+    rlimit files{};
+    if (::getrlimit(RLIMIT_NOFILE, &files) != 0) {
+        return most;
+    }
+    const size_t wanted = own + most + sessions * of_busy_session;
+    if (files.rlim_cur < wanted && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = std::min<rlim_t>(files.rlim_max, wanted);
+        ::setrlimit(RLIMIT_NOFILE, &files);
+    }
+    const size_t left = std::max<rlim_t>(files.rlim_cur, own + least + of_session) - own;
+    if (left < least + sessions * of_session) {
+        options.max_sessions = static_cast<int>((left - least) / of_session);
+        options.max_per_address = std::min(options.max_per_address, options.max_sessions);
+        log_warning("{} open files (ulimit -n) are enough for {} sessions: serving no more at once", files.rlim_cur,
+                    options.max_sessions);
+    }
+    return std::min(left - static_cast<size_t>(options.max_sessions) * of_session, most);
+}
+
 class Supervisor {
 public:
-    explicit Supervisor(const ServerOptions & options) : options_(options), workers_(options.worker) {
+    Supervisor(const ServerOptions & options, size_t max_waiting)
+        : options_(options),
+          workers_(options.worker),
+          slots_(static_cast<size_t>(options.max_sessions), static_cast<size_t>(options.max_per_address)),
+          waiting_(max_waiting) {
         workers_.on_memory = [this](const ControlMessage & answer) { answer_memory(answer); };
-        workers_.on_questions_lost = [this] {
-            for (Door & door : doors_) {
-                door.asked = false;
-            }
-        };
+        workers_.on_questions_lost = [this] { asked_devices_.clear(); };
     }
 
     Result<> run();
 
 private:
-    struct Door {
-        FrontDoor client;
-        FrontDoor::Wants wants = FrontDoor::Wants::more;
-        bool asked = false;    // memory: the worker has the question
-        bool told = false;     // session: a line said that it waits
-        bool closing = false;  // to be dropped at the end of the round
-    };
-
     Result<> open_listeners();
     Result<> first_worker();
     void print_banner() const;
     void spawn_indexer();
     void round(TimePoint deadline);
     void accept_all(net::Listener & listener);
-    void advance(Door & door);
-    void place(Door & door);
-    void place_by_token(Door & door);
+    void advance(WaitingClient & client);
+    std::string_view outage() const;
+    void refuse(WaitingClient & client);
+    void place(WaitingClient & client);
+    void ask_memory(WaitingClient & client);
     void warn_of_shared_cores();
     void answer_memory(const ControlMessage & answer);
+    void place_by_token(WaitingClient & client);
+    void serve_queue();
+    void tell_place(WaitingClient & client, uint32_t position, SessionSlots::Verdict verdict);
+    bool give_session(WaitingClient & client);
+    void contend();
+    void tend_waiting();
+    void report_dropped();
     void handle_signals();
     void reap();
     void drain();
@@ -102,11 +132,15 @@ private:
     std::vector<net::Listener> listeners_;
     WorkerPool workers_;
     IndexerProcess indexer_;
-    std::list<Door> doors_;
+    SessionSlots slots_;
+    WaitingClients waiting_;
+    std::set<uint32_t> asked_devices_;  // about whose memory the spare worker has been asked
     uint64_t next_session_ = 1;
-    TimePoint accept_again_ = TimePoint::min();
+    TimePoint accept_again_ = TimePoint::min(), report_again_ = TimePoint::min();
+    size_t unreported_ = 0;  // connections that were dropped since the last line about them
     int stop_requests_ = 0;
     bool cores_are_shared_ = false;  // and a line has said so
+    bool draining_ = false;
 };
 
 Result<> Supervisor::open_listeners() {
@@ -161,7 +195,8 @@ void Supervisor::print_banner() const {
     text += formatted("  transport      : {}{}\n", is_tcp ? "TCP" : "unix socket", rdma);
     text += formatted("  confinement    : {}\n", workers_.confinement());
     const uint64_t memory = options_.worker.max_memory;
-    text += formatted("  sessions       : at most {} at once{}\n", options_.max_sessions,
+    text += formatted("  sessions       : at most {} at once, {} of one address{}\n", options_.max_sessions,
+                      options_.max_per_address,
                       memory == MemoryBudget::no_limit ? "" : ", with at most " + size_text(memory) + " of memory each");
     print_lines(text);
     if (std::ranges::any_of(listeners_, &net::Listener::beyond_loopback)) {
@@ -182,133 +217,237 @@ void Supervisor::spawn_indexer() {
     indexer_ = std::move(*indexer);
 }
 
+// Reads from each connection at once: its HELLO may be here already, and then it is not among the silent ones.
 void Supervisor::accept_all(net::Listener & listener) {
-    for (;;) {
+    const bool may_resume = options_.worker.session_grace.count() > 0 &&
+                            listener.endpoint.kind == net::Endpoint::Kind::tcp;  // no network breaks a Unix socket
+    for (int accepted = 0; accepted < accepts_at_once; ++accepted) {
         auto socket = net::accept_socket(listener.fd.get());
         if (!socket) {
             log_warning("{}", socket.error().text);
             accept_again_ = Clock::now() + accept_pause;
-            return;
+            break;
         }
         if (!*socket) {
-            return;
+            break;
         }
-        if (doors_.size() >= max_doors) {
-            const auto silent = std::ranges::find_if(
-                doors_, [](const Door & door) { return door.wants == FrontDoor::Wants::more && !door.closing; });
-            if (silent == doors_.end()) {
-                log_warning("{} clients wait already: dropping {}", doors_.size(), net::peer_name(socket->get()));
-                continue;
-            }
-            log_warning("{} clients without a session: dropping {}, silent for longest", doors_.size(),
-                        silent->client.peer());
-            silent->closing = true;
-        }
-        const std::string peer = net::peer_name(socket->get());
-        log_debug("connection from {}", peer);
-        doors_.push_back({FrontDoor(std::move(*socket), peer, options_.worker.session_grace.count() > 0)});
+        WaitingClient & client = waiting_.add(std::move(*socket), may_resume);
+        log_debug("connection from {}", client.client.peer());
+        advance(client);
+        waiting_.bound();
     }
 }
 
-void Supervisor::advance(Door & door) {
-    if (door.closing) {
+void Supervisor::advance(WaitingClient & client) {
+    if (client.closing) {
         return;
     }
-    const auto wants = door.client.advance(workers_.devices(), workers_.outage());
+    client.heard = Clock::now();
+    const auto wants = client.client.advance(workers_.devices(), outage());
     if (!wants) {
-        door.closing = true;
         if (wants.error().code == Errc::closed) {
-            log_debug("{} {}", door.client.peer(), wants.error().text);
+            log_debug("{} {}", client.client.peer(), wants.error().text);
         } else {
-            log_warning("dropping {}: it {}", door.client.peer(), wants.error().text);
+            log_warning("dropping {}: it {}", client.client.peer(), wants.error().text);
         }
+        waiting_.drop(client);
         return;
     }
-    door.wants = *wants;
-    door.asked = false;
-    place(door);
+    client.wants = *wants;
+    place(client);
 }
 
-// Gives a door what it wants, if that can be had now.
-void Supervisor::place(Door & door) {
-    const bool needs_spare = door.wants == FrontDoor::Wants::memory ||
-                             (door.wants == FrontDoor::Wants::session && door.client.token() == 0);
-    if (needs_spare && !workers_.outage().empty()) {
-        door.wants = FrontDoor::Wants::more;
-        door.closing = !door.client.refuse(workers_.outage());
-        return;
+// Gives a client what it wants, if that can be had now. New sessions are serve_queue()'s.
+void Supervisor::place(WaitingClient & client) {
+    if (client.wants == FrontDoor::Wants::session && client.client.token() != 0) {
+        place_by_token(client);
+    } else if (client.wants != FrontDoor::Wants::more && !outage().empty()) {
+        refuse(client);
+    } else if (client.wants == FrontDoor::Wants::memory) {
+        ask_memory(client);
     }
-    if (door.wants == FrontDoor::Wants::memory && !door.asked) {
-        door.asked = workers_.ask_memory(door.client.memory_device());
-        return;
+}
+
+// Why nobody is given a session now; empty: somebody may be. While the server stops, only what belongs to its sessions is let
+// in.
+std::string_view Supervisor::outage() const { return draining_ ? "the server is stopping" : std::string_view(workers_.outage()); }
+
+void Supervisor::refuse(WaitingClient & client) {
+    client.wants = FrontDoor::Wants::more;
+    if (!client.client.refuse(outage())) {
+        waiting_.drop(client);
     }
-    if (door.wants != FrontDoor::Wants::session) {
-        return;
+}
+
+// One question for each device at a time, for all who ask.
+void Supervisor::ask_memory(WaitingClient & client) {
+    const uint32_t device = client.client.memory_device();
+    if (!asked_devices_.contains(device) && workers_.ask_memory(device)) {
+        asked_devices_.insert(device);
     }
-    if (door.client.token() != 0) {
-        place_by_token(door);
-        return;
+}
+
+void Supervisor::answer_memory(const ControlMessage & answer) {
+    asked_devices_.erase(answer.number);
+    for (WaitingClient & client : waiting_.all()) {
+        if (client.wants != FrontDoor::Wants::memory || client.closing || client.client.memory_device() != answer.number) {
+            continue;
+        }
+        client.wants = FrontDoor::Wants::more;
+        if (!client.client.answer_memory(answer.memory_free, answer.memory_total)) {
+            waiting_.drop(client);
+        }
     }
-    const bool is_full = workers_.serving() >= static_cast<size_t>(options_.max_sessions);
-    if (is_full && !door.told) {
-        door.told = true;
-        log_warning("{} waits: there are {} sessions already (--max-sessions)", door.client.peer(), workers_.serving());
-    }
+}
+
+bool Supervisor::give_session(WaitingClient & client) {
     WorkerProcess * worker = workers_.spare();
-    if (is_full || worker == nullptr) {
-        return;
+    if (worker == nullptr) {
+        return false;
     }
     ControlMessage message{.kind = ControlMessage::Kind::session,
                            .number = static_cast<uint32_t>(next_session_),
-                           .prefix_size = static_cast<uint32_t>(door.client.prefix().size()),
-                           .token = door.client.session_token()};
-    message.set_text(door.client.peer());
-    std::ranges::copy(door.client.prefix(), message.prefix);
-    const UniqueFd socket = door.client.release();
-    door.closing = true;
+                           .prefix_size = static_cast<uint32_t>(client.client.prefix().size()),
+                           .token = client.client.session_token()};
+    message.set_text(client.client.peer());
+    std::ranges::copy(client.client.prefix(), message.prefix);
+    const UniqueFd socket = client.client.release();
+    client.closing = true;
     if (!workers_.give_session(*worker, message, socket.get())) {
-        log_error("{} is dropped: its worker process has died", door.client.peer());
-        return;
+        log_error("{} is dropped: its worker process has died", client.client.peer());
+        return true;
     }
+    worker->address = client.address;
+    slots_.note_begun(client.address);
     ++next_session_;
     warn_of_shared_cores();
     log_event("Accepted client connection from {} (session {})", worker->client, worker->session);
     workers_.want_spare();
+    return true;
+}
+
+// Gives sessions to those who wait for one, and tells the others where they are in the queue.
+void Supervisor::serve_queue() {
+    std::vector<std::string> held;
+    for (const WorkerProcess & worker : workers_.all()) {
+        if (worker.state == WorkerProcess::State::serving) {
+            held.push_back(worker.address);
+        }
+    }
+    slots_.set_held(held);
+    uint32_t position = 0;
+    for (WaitingClient * client : waiting_.queue(slots_)) {
+        const auto verdict = slots_.verdict(client->address);
+        if (verdict != SessionSlots::Verdict::free || !give_session(*client)) {
+            tell_place(*client, ++position, verdict);
+        }
+    }
+}
+
+void Supervisor::tell_place(WaitingClient & client, uint32_t position, SessionSlots::Verdict verdict) {
+    using Reason = wire::AdmissionAnswer::Reason;
+    using Verdict = SessionSlots::Verdict;
+    if (verdict != Verdict::free && !client.logged) {
+        client.logged = true;
+        log_warning("{} waits: there are {} sessions already ({})", client.client.peer(), slots_.held(),
+                    verdict == Verdict::server_full ? "--max-sessions" : "--max-per-address");
+    }
+    const wire::AdmissionAnswer place{position,
+                                      verdict == Verdict::free          ? Reason::starting
+                                      : verdict == Verdict::server_full ? Reason::server_full
+                                                                        : Reason::address_full,
+                                      static_cast<uint32_t>(slots_.held())};
+    if (place.position == client.place.position && place.reason == client.place.reason) {
+        return;
+    }
+    client.place = place;
+    if (!client.client.tell_place(place)) {
+        waiting_.drop(client);
+    }
+}
+
+// A session that is idle for long may be somebody else's, but only while somebody else waits.
+void Supervisor::contend() {
+    std::set<std::string> addresses;
+    for (const WaitingClient & client : waiting_.all()) {
+        if (client.wants_new_session() && slots_.verdict(client.address) == SessionSlots::Verdict::server_full) {
+            addresses.insert(client.address);
+        }
+    }
+    for (WorkerProcess & worker : workers_.all()) {
+        const bool contended = addresses.size() > (addresses.contains(worker.address) ? 1u : 0u);
+        if (worker.state == WorkerProcess::State::serving && worker.control && worker.contended != contended) {
+            const auto limit = static_cast<uint32_t>(contended ? options_.idle_limit.count() : 0);
+            if (send_control(worker.control.get(), {.kind = ControlMessage::Kind::contend, .number = limit})) {
+                worker.contended = contended;
+            }
+        }
+    }
+}
+
+// What is done in each round for all connections without a session.
+void Supervisor::tend_waiting() {
+    for (WaitingClient & client : waiting_.all()) {
+        if (client.closing) {
+            continue;
+        }
+        if (client.wants == FrontDoor::Wants::more && client.client.deadline() <= Clock::now()) {
+            if (!client.client.is_refused()) {
+                log_warning("dropping {}: no complete handshake or command within {} s", client.client.peer(),
+                            FrontDoor::patience.count());
+            }
+            waiting_.drop(client);
+        } else {
+            place(client);
+        }
+    }
+    serve_queue();
+    contend();
+    waiting_.remove_closing();
+    report_dropped();
+}
+
+void Supervisor::report_dropped() {
+    unreported_ += waiting_.take_dropped();
+    if (unreported_ > 0 && Clock::now() >= report_again_) {
+        log_warning("too many clients without a session: dropped {}, of the addresses that have most", unreported_);
+        unreported_ = 0;
+        report_again_ = Clock::now() + drop_report_pause;
+    }
 }
 
 // Another server's worker, with the token of a link with one of our sessions; or one that comes back, with that of a
 // link or a session.
-void Supervisor::place_by_token(Door & door) {
-    const bool resumes = door.client.first_command() == wire::command_resume;
-    WorkerProcess * worker = workers_.owner(door.client.token());
-    const auto waits = [&](const Door & other) {
-        return other.wants == FrontDoor::Wants::session && !other.closing &&
-               other.client.session_token() == door.client.token();
+void Supervisor::place_by_token(WaitingClient & client) {
+    const bool resumes = client.client.first_command() == wire::command_resume;
+    WorkerProcess * worker = workers_.owner(client.client.token());
+    const auto waits = [&](const WaitingClient & other) {
+        return other.wants_new_session() && other.client.session_token() == client.client.token();
     };
-    if (worker == nullptr && std::ranges::any_of(doors_, waits)) {
+    if (worker == nullptr && std::ranges::any_of(waiting_.all(), waits)) {
         return;  // for its session, which has no worker yet
     }
-    door.closing = true;
+    client.closing = true;
     if (worker == nullptr) {
-        log_warning("dropping {}: it wants {} session that is not here", door.client.peer(),
+        log_warning("dropping {}: it wants {} session that is not here", client.client.peer(),
                     resumes ? "to resume a" : "a link with a");
         return;
     }
     ControlMessage message{.kind = ControlMessage::Kind::link,
-                           .prefix_size = static_cast<uint32_t>(door.client.prefix().size()),
-                           .resumes = door.client.resumes(),
-                           .token = door.client.token()};
-    std::ranges::copy(door.client.prefix(), message.prefix);
-    const UniqueFd socket = door.client.release();
-    if (resumes && worker->token == door.client.token() && !workers_.add_connection(*worker, socket.get())) {
-        log_warning("dropping {}: session {} has too many connections already", door.client.peer(), worker->session);
+                           .prefix_size = static_cast<uint32_t>(client.client.prefix().size()),
+                           .resumes = client.client.resumes(),
+                           .token = client.client.token()};
+    std::ranges::copy(client.client.prefix(), message.prefix);
+    const UniqueFd socket = client.client.release();
+    if (resumes && worker->token == client.client.token() && !workers_.add_connection(*worker, socket.get())) {
+        log_warning("dropping {}: session {} has too many connections already", client.client.peer(), worker->session);
         return;
     }
     send_control(worker->control.get(), message, socket.get());
-    if (door.client.first_command() == wire::command_lifeline) {
+    if (client.client.first_command() == wire::command_lifeline) {
         return;
     }
-    log_event("{} {} (session {})", resumes ? "Connected again:" : "Linked with the server at", door.client.peer(),
+    log_event("{} {} (session {})", resumes ? "Connected again:" : "Linked with the server at", client.client.peer(),
               worker->session);
 }
 
@@ -324,15 +463,6 @@ void Supervisor::warn_of_shared_cores() {
     cores_are_shared_ = true;
     log_warning("{} sessions with {} threads each share {} cores: while several compute, each is slower than its share. "
                 "Use --threads {}, or --max-sessions", sessions, threads, cores, std::max<size_t>(1, cores / sessions));
-}
-
-void Supervisor::answer_memory(const ControlMessage & answer) {
-    for (Door & door : doors_) {
-        if (door.wants == FrontDoor::Wants::memory && !door.closing && door.client.memory_device() == answer.number) {
-            door.wants = FrontDoor::Wants::more;
-            door.closing = !door.client.answer_memory(answer.memory_free, answer.memory_total);
-        }
-    }
 }
 
 void Supervisor::reap() {
@@ -396,14 +526,14 @@ void Supervisor::round(TimePoint deadline) {
             fds.back().events = hang_up;
         }
     }
-    for (Door & door : doors_) {
+    for (WaitingClient & client : waiting_.all()) {
         // One that waits for us is not read from, but the end of its connection is noticed.
-        if (door.wants == FrontDoor::Wants::more) {
-            deadline = std::min(deadline, door.client.deadline());
-            watch(door.client.fd(), [this, &door] { advance(door); });
+        if (client.wants == FrontDoor::Wants::more) {
+            deadline = std::min(deadline, client.client.deadline());
+            watch(client.client.fd(), [this, &client] { advance(client); });
         } else {
-            watch(door.client.fd(), [&door] { door.closing = true; });
-            fds.back().events = 0;
+            watch(client.client.fd(), [this, &client] { waiting_.drop(client); });
+            fds.back().events = hang_up;
         }
     }
     deadline = std::min(deadline, workers_.next_deadline());
@@ -411,7 +541,8 @@ void Supervisor::round(TimePoint deadline) {
         deadline = std::min(deadline, workers_.respawn_at());
     }
     if (::poll(fds.data(), static_cast<nfds_t>(fds.size()), poll_timeout_ms(deadline)) > 0) {
-        // The signals come last: reaping a worker takes away what another action refers to.
+        // Connections are accepted when all others have been read from. The signals come last: reaping a worker takes away
+        // what another action refers to.
         for (size_t i = fds.size(); i-- > 0;) {
             if (fds[i].revents != 0) {
                 actions[i]();
@@ -419,39 +550,27 @@ void Supervisor::round(TimePoint deadline) {
         }
     }
     workers_.kill_hanging();
-    for (Door & door : doors_) {
-        if (!door.closing && door.wants == FrontDoor::Wants::more && door.client.deadline() <= Clock::now()) {
-            door.closing = true;
-            if (!door.client.is_refused()) {
-                log_warning("dropping {}: no complete handshake or command within {} s", door.client.peer(),
-                            FrontDoor::patience.count());
-            }
-        } else if (!door.closing) {
-            place(door);
-        }
-    }
-    doors_.remove_if([](const Door & door) { return door.closing; });
+    tend_waiting();
     if (!workers_.devices().empty()) {
         workers_.want_spare();
     }
 }
 
 void Supervisor::drain() {
-    for (const net::Listener & listener : listeners_) {
-        if (listener.endpoint.kind == net::Endpoint::Kind::unix_socket) {
-            ::unlink(listener.endpoint.path.c_str());
-        }
-    }
-    listeners_.clear();
-    doors_.clear();
+    std::erase_if(listeners_, [](const net::Listener & listener) {
+        return listener.endpoint.kind == net::Endpoint::Kind::unix_socket &&
+               ::unlink(listener.endpoint.path.c_str()) <= 0;  // there no session comes back
+    });
+    draining_ = true;
     indexer_.line.reset();  // it ends by itself
     workers_.signal_all(SIGTERM, false);
     if (workers_.serving() > 0) {
-        log_info("stopping: {} sessions may go on for {} s; a second signal ends them now", workers_.serving(),
-                 options_.drain.count());
+        log_info("stopping: {} sessions may go on {}; a second signal ends them now", workers_.serving(),
+                 options_.drain == ServerOptions::no_limit ? "until they end"
+                                                           : formatted("for {} s", options_.drain.count()));
     }
     const int requests = stop_requests_;
-    const TimePoint end = Clock::now() + options_.drain;
+    const TimePoint end = options_.drain == ServerOptions::no_limit ? no_deadline : Clock::now() + options_.drain;
     while (!workers_.empty() && stop_requests_ == requests && Clock::now() < end) {
         round(end);
     }
@@ -488,6 +607,13 @@ Result<> Supervisor::run() {
 
 }  // namespace
 
-Result<> run_supervisor(const ServerOptions & options) { return Supervisor(options).run(); }
+Result<> run_supervisor(const ServerOptions & options) {
+    ServerOptions bounded = options;
+    if (bounded.max_per_address == 0) {
+        bounded.max_per_address = std::max(1, bounded.max_sessions - 1);
+    }
+    const size_t max_waiting = fit_open_files(bounded);
+    return Supervisor(bounded, max_waiting).run();
+}
 
 }  // namespace caravan::server

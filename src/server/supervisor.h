@@ -19,7 +19,10 @@ struct ServerOptions {
     std::string host = "127.0.0.1";
     uint16_t port = net::default_port;
     int max_sessions = 16;
-    std::chrono::seconds drain{5};  // after SIGTERM, how long sessions may go on
+    int max_per_address = 0;   // 0: one less than max_sessions
+    seconds idle_limit{600};   // for a session, while clients of other addresses wait; 0: none
+    seconds drain{5};          // after SIGTERM, how long sessions may go on; no_limit: until they end
+    static constexpr seconds no_limit = seconds::max();
     WorkerOptions worker;
 };
 

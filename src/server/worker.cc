@@ -58,13 +58,15 @@ void quiet_log(ggml_log_level level, const char * text, void *) {
 class Watcher {
 public:
     // `client`: a descriptor of its own. `token`: with which the session is resumed, 0 if it never is.
-    Watcher(UniqueFd client, int control, uint64_t token, Devices & devices, Peers & peers, MachineMemory & machine)
+    Watcher(UniqueFd client, int control, uint64_t token, Devices & devices, Peers & peers, MachineMemory & machine,
+            Session & session)
         : client_(std::move(client)),
           control_(control),
           token_(token),
           devices_(devices),
           peers_(peers),
-          machine_(machine) {
+          machine_(machine),
+          session_(session) {
         if (::pipe(stop_) == 0) {
             thread_ = std::thread([this] { watch(); });
         }
@@ -144,6 +146,8 @@ private:
         }
         if (*received && (*received)->message.kind == ControlMessage::Kind::claim) {
             machine_.answered((*received)->message);
+        } else if (*received && (*received)->message.kind == ControlMessage::Kind::contend) {
+            session_.limit_silence(seconds((*received)->message.number));
         } else if (*received && (*received)->message.kind == ControlMessage::Kind::link) {
             const ControlMessage & message = (*received)->message;
             const auto first = ConstBytes(message.prefix).first(message.prefix_size);
@@ -191,6 +195,7 @@ private:
     Devices & devices_;
     Peers & peers_;
     MachineMemory & machine_;
+    Session & session_;
     int stop_[2] = {-1, -1};
     std::thread thread_;
 };
@@ -294,9 +299,9 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
             accepted->transport = std::move(resumable);
         }
         MachineMemory machine([control](const ControlMessage & claim) { return send_control(control, claim); });
-        Session session(*accepted->transport, accepted->first_is_used ? ConstBytes() : first, devices, &weights, &peers,
-                        options.max_memory, &machine);
-        const Watcher watcher(std::move(client), control, accepted->in_records ? token : 0, devices, peers, machine);
+        Session session(*accepted->transport, accepted->first, devices, &weights, &peers, options.max_memory, &machine);
+        const Watcher watcher(std::move(client), control, accepted->in_records ? token : 0, devices, peers, machine,
+                              session);
         const Error end = session.run();
         ended.set_text(session.did_work() ? formatted("{}; {}", why_ended(end), session.summary()) : why_ended(end));
     }

@@ -17,7 +17,6 @@ namespace {
 constexpr uint32_t max_session_lines = 100;  // that a session may log at once
 constexpr seconds answer_patience{15};   // for a spare worker's answer
 constexpr seconds exit_patience{10};     // for a process that has nothing more to do, besides what it may wait for
-constexpr size_t max_connections = 16;   // of one session
 constexpr int max_heard = 64;        // messages from one worker at a time
 
 bool is_spare(const WorkerProcess & worker) {
@@ -287,7 +286,9 @@ bool WorkerPool::reap(pid_t pid, int status) {
     }
     const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
     if (worker->state == WorkerProcess::State::serving) {
-        if (!clean || !worker->said_goodbye) {
+        if (worker->told_to_end && !worker->said_goodbye) {
+            log_event("Client connection closed (session {}): the server stopped", worker->session);
+        } else if (!clean || !worker->said_goodbye) {
             log_error("session {} with {} ended: its worker process {} died of {}; other sessions are not affected",
                       worker->session, worker->client, pid, describe_exit(status));
         }
@@ -321,8 +322,9 @@ void WorkerPool::start_failed() {
 }
 
 void WorkerPool::signal_all(int signal, bool serving_too) {
-    for (const WorkerProcess & worker : workers_) {
+    for (WorkerProcess & worker : workers_) {
         if (serving_too || worker.state != WorkerProcess::State::serving) {
+            worker.told_to_end = true;
             ::kill(worker.pid, signal);
         }
     }

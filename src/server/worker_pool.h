@@ -18,6 +18,8 @@ namespace caravan::server {
 
 class WorkerPool {
 public:
+    static constexpr size_t max_connections = 16;  // of one session, which are watched
+
     explicit WorkerPool(const WorkerOptions & options) : options_(options) {}
 
     void set_beyond_loopback(bool is) { beyond_loopback_ = is; }  // the server listens on more than that

@@ -44,7 +44,7 @@ std::vector<char *> worker_environment() {
 
 Result<Child> start_child(const char * option, std::vector<std::string> arguments) {
     int ends[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0) {
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) != 0) {
         return fail(Errc::io, "cannot make a socket pair: {}", errno_text(errno));
     }
     UniqueFd ours(ends[0]);

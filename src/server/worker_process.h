@@ -23,6 +23,9 @@ struct WorkerProcess {
     // serving: copies of its client's connections, watched for their end. Several while one replaces another.
     std::list<UniqueFd> connections;
     std::string client;       // serving: its peer
+    std::string address;      // serving: whose session it counts as
+    bool contended = false;   // serving: it knows that others wait for a session
+    bool told_to_end = false;  // serving: by us, with a signal
     bool said_goodbye = false;  // serving: it has reported the end of its session
     size_t questions = 0;       // asked of it, not answered yet
     size_t invitations = 0;     // tokens that it gave out

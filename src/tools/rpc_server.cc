@@ -3,9 +3,12 @@
 #ifdef __linux__
 #include <sys/prctl.h>
 #endif
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
+#include <string>
 #include <thread>
 
 #include "base/config.h"
@@ -42,8 +45,8 @@ Environment:
                           that compute at the same time take turns]
 
 Signals:
-  SIGTERM, SIGINT         refuse new clients, let sessions run for --drain seconds and exit; a second signal ends them
-                          at once
+  SIGTERM, SIGINT         refuse new clients, let sessions run, and reconnect, for --drain seconds, and exit; a second
+                          signal ends them at once
 
 Exit codes:
   0  stopped by a signal
@@ -106,7 +109,8 @@ int main(int argc, char ** argv) {
     bool list_devices = false, unconfined = false;
     int worker_fd = -1, indexer_fd = -1, drain = static_cast<int>(options.drain.count()),
         grace = static_cast<int>(options.worker.session_grace.count()),
-        load_timeout = static_cast<int>(options.worker.load_timeout.count());
+        load_timeout = static_cast<int>(options.worker.load_timeout.count()),
+        idle = static_cast<int>(options.idle_limit.count());
 
     CLI::App app{"Lends this machine's devices (GPUs, or its CPU) to ggml programs on other machines.", "rpc-server"};
     tools::set_up(app, "[OPTIONS]",
@@ -146,6 +150,16 @@ int main(int argc, char ** argv) {
     app.add_option("--max-sessions", options.max_sessions, "serve this many clients at once; further clients wait")
         ->check(CLI::Range(1, 1024))
         ->capture_default_str();
+    app.add_option("--max-per-address", options.max_per_address,
+                   "serve this many clients of one address (Unix socket: of one user) at once. If below --max-sessions, the "
+                   "last session is reserved for an address that has none [--max-sessions minus 1]")
+        ->option_text("INT")
+        ->check(CLI::Range(1, 1024));
+    app.add_option("--idle-limit", idle,
+                   "end a session that is idle for longer than this while a client of another address waits; 0: never")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0, 7 * 24 * 3600))
+        ->capture_default_str();
     app.add_option("--max-memory", options.worker.max_memory,
                    "limit of one session's memory, for example 500M or 50G: its buffers on all devices and its graphs. Each "
                    "device reports a share in proportion to its memory [what the devices have, and 1 GiB for graphs]")
@@ -176,9 +190,12 @@ int main(int argc, char ** argv) {
         ->type_name("SECONDS")
         ->check(CLI::Range(0, 24 * 3600))
         ->capture_default_str();
-    app.add_option("--drain", drain, "let sessions run for this long after SIGTERM")
-        ->type_name("SECONDS")
-        ->check(CLI::Range(0, 86400))
+    app.add_option("--drain", drain,
+                   "let sessions run for this long after SIGTERM; the server exits once the last one has ended. infinity: "
+                   "no limit")
+        ->option_text("SECONDS")
+        ->transform(CLI::Transformer(std::map<std::string, int>{{"infinity", INT_MAX}}))
+        ->check(CLI::Range(0, INT_MAX))
         ->capture_default_str();
     app.add_flag("--no-confinement", unconfined, "run sessions unconfined, for GPU drivers that need more access");
     app.add_flag("--list-devices", list_devices, "print this machine's devices and exit");
@@ -199,7 +216,8 @@ int main(int argc, char ** argv) {
         check_environment(net::injects_faults);
     }
     options.worker.confined = !unconfined;
-    options.drain = seconds(drain);
+    options.drain = drain == INT_MAX ? server::ServerOptions::no_limit : seconds(drain);
+    options.idle_limit = seconds(idle);
     options.worker.session_grace = seconds(grace);
     options.worker.load_timeout = seconds(load_timeout);
     if (list_devices) {

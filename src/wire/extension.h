@@ -16,6 +16,7 @@ inline constexpr char extension_magic[8] = {'C', 'A', 'R', 'A', 'V', 'A', 'N', '
 inline constexpr uint32_t feature_rdma = 1;    // built with RDMA and willing to try
 inline constexpr uint32_t feature_native = 2;  // native.h
 inline constexpr uint32_t feature_resume = 4;  // sessions and links outlive their connections: records, below
+inline constexpr uint32_t feature_admission = 8;  // ADMISSION, below
 
 #pragma pack(push, 1)
 
@@ -32,6 +33,21 @@ struct Extension {
     }
 };
 static_assert(sizeof(Extension) == 24);
+
+// From a client that wants a session, before anything else of it; no payload. Answers follow, each when something has
+// changed, until one admits the client: then a worker process has the connection, and the session begins.
+inline constexpr Command command_admission{135};
+struct AdmissionAnswer {
+    enum class Reason : uint32_t {
+        starting = 0,      // a worker process is being started
+        server_full = 1,   // --max-sessions
+        address_full = 2,  // --max-per-address
+    };
+    uint32_t position;  // in the queue, from 1; 0: admitted
+    Reason reason;      // to wait, if position is not 0
+    uint32_t sessions;  // that the server has now
+};
+static_assert(sizeof(AdmissionAnswer) == 12);
 
 // Client to server, framed like any stock command: my queue pair is ready, connect yours to it.
 inline constexpr Command command_rdma_offer{128};

@@ -28,7 +28,8 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def test_no_more_open_files(lab):
+def test_few_open_files(lab):
+    """More strangers than descriptors: they lose their connections to each other, and everybody else is served."""
     expected = local_logits(lab, chunks=16)
     server = limited_server(lab, 48)
     finish = lab.start_logits([server], chunks=16)
@@ -36,13 +37,20 @@ def test_no_more_open_files(lab):
     with contextlib.ExitStack() as strangers:
         for _ in range(100):
             strangers.enter_context(stockwire.connect(server))
-        server.wait_for('(?i)too many open files')
+        server.wait_for('too many clients without a session: dropped')
         begin = cpu_seconds(server.pid)
         time.sleep(1)
         assert cpu_seconds(server.pid) - begin < 0.5, 'it tries again and again'
+        same(lab.logits([server], chunks=16), expected)
         same(finish(), expected)
-    same(lab.logits([server], chunks=16), expected)
+    assert server.count('(?i)too many open files') == 0
     server.wait_idle(20)
+
+
+def test_fewer_open_files_than_sessions(lab):
+    server = limited_server(lab, 32)
+    server.wait_for(r'warning: 32 open files \(ulimit -n\) are enough for 4 sessions')
+    same(lab.logits([server]), local_logits(lab))
 
 
 def test_a_client_that_does_not_read_its_answers(lab):

@@ -1,5 +1,6 @@
 """rpc-server as its user meets it: options, messages, exit codes, signals."""
 import contextlib
+import json
 import os
 import re
 import signal
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+import stockwire
+from attacks import ask_session
 from harness import local_logits, same
 from processes import InBackground, Server
+from proxy import Proxy
 from stockwire import command, greet
-from system import RPC_SERVER, eventually, is_alive
+from system import BIN, MODEL, RPC_SERVER, eventually, is_alive
 
 
 def ask(lab, *options, rc=0, env=None):
@@ -31,8 +35,8 @@ def the_only_line(done):
 def test_help_says_what_every_option_does(lab):
     said = ask(lab, '--help').out
     for option in ['--host', '--port', '--threads', '--device', '--cache', '--cache-size', '--model-dir',
-                   '--max-sessions', '--max-memory', '--no-confinement', '--drain', '--links', '--load-timeout',
-                   '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes:']:
+                   '--max-sessions', '--max-per-address', '--idle-limit', '--max-memory', '--no-confinement', '--drain', '--links',
+                   '--load-timeout', '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes:']:
         assert option in said
     assert '--worker-control-fd' not in said and '--indexer-line-fd' not in said
 
@@ -48,7 +52,7 @@ def test_list_devices(lab):
 
 
 @pytest.mark.parametrize('options', [['--no-such-option'], ['-p', 'many'], ['-p', '70000'], ['-t', '0'],
-                                     ['--max-sessions', '0'], ['--drain', '-1'], ['stray'],
+                                     ['--max-sessions', '0'], ['--drain', '-1'], ['--drain', 'forever'], ['stray'],
                                      ['--cache-size', '5G'], ['--links', 'nowhere'], ['-c', '--cache-size', 'large'],
                                      ['--model-dir', '/', 'stray']], ids=' '.join)
 def test_wrong_command_line(lab, options):
@@ -185,9 +189,14 @@ def test_sessions_may_go_on_for_a_while(lab):
     server.signal(signal.SIGTERM)
     server.wait_for('sessions may go on')
     assert llama.complete(n=8) == wanted
-    with socket.socket() as newcomer:
-        host, port = server.endpoint.split(':')
-        assert newcomer.connect_ex((host, int(port))) != 0
+    with stockwire.connect(server) as newcomer:
+        newcomer.sendall(stockwire.command(stockwire.HELLO, bytes(24)) + stockwire.command(stockwire.DEVICE_COUNT))
+        newcomer.settimeout(5)
+        assert len(newcomer.recv(36, socket.MSG_WAITALL)) == 36
+        assert stockwire.is_dropped(newcomer)
+    refused = lab.start('llama-bench', ['llama-bench', '--rpc', server.endpoint, '--list-devices'])
+    refused.wait()
+    assert 'the server is stopping' in refused.log()
     llama.stop()
     began = time.monotonic()
     assert server.wait() == 0
@@ -203,6 +212,40 @@ def test_the_drain_ends(lab):
     assert server.wait(15) == 0
     assert client.wait() > 0
     assert not any(is_alive(worker) for worker in workers)
+    assert server.count(r'Client connection closed \(session \d+\): the server stopped') == 1
+    assert 'error: ' not in server.err(), 'an orderly end is no failure'
+
+
+def test_a_drain_without_a_limit_ends_with_the_last_session(lab):
+    """Meanwhile a session whose connection breaks goes on over another one."""
+    server = lab.server('--drain', 'infinity')
+    proxy = Proxy(server)
+    try:
+        llama = lab.llama_server([proxy])
+        wanted = llama.complete(n=8)
+        server.signal(signal.SIGTERM)
+        server.wait_for('sessions may go on until they end')
+        time.sleep(5.5)  # longer than the default
+        proxy.cut()
+        assert llama.complete(n=8) == wanted
+        server.wait_for('Connected again:')
+        llama.kill()
+        assert server.wait(15) == 0
+        assert 'error: ' not in server.err()
+    finally:
+        proxy.close()
+
+
+def test_a_session_over_a_unix_socket_ends_with_its_client(lab):
+    """No network could have broken the connection, so nobody is waited for."""
+    server = lab.server('--max-sessions', 2, '--max-per-address', 2, host=f'unix:{lab.folder}/rpc.sock')
+    for _ in range(2):
+        clients = [lab.endless_completion([server]) for _ in range(2)]
+        for client in clients:
+            client.kill()
+        server.wait_idle(5)
+    same(lab.logits([server]), local_logits(lab))
+    server.wait_idle(5)
 
 
 def test_a_second_signal_ends_it_now(lab):
@@ -269,6 +312,90 @@ def test_max_sessions_makes_others_wait(lab):
     killer = InBackground(lambda: (server.wait_for('waits: there are 1 sessions already'), first.kill()))
     same(lab.logits([server]), wanted)
     killer.result()
+    said = lab.processes[-1].log()
+    assert f'RPC server {server.endpoint} is full: 1 sessions are served, and this client is at place 1 of the queue' in said
+    assert f'RPC server {server.endpoint} has room now' in said
+
+
+def test_one_time_out_for_the_whole_start(lab):
+    """A program that waits in vain for a full server fails once, with the reason, not once for each question."""
+    server = lab.server('--max-sessions', 1)
+    lab.endless_completion([server])
+    began = time.monotonic()
+    client = lab.start('llama-completion', ['llama-completion', '-m', MODEL, '-ngl', 99, '--rpc', server.endpoint, '-p', 'x',
+                                            '-n', 1, '-no-cnv', '--no-warmup', '-lv', 4], env={'GGML_RPC_TIMEOUT_S': 4,
+                                                                                              'GGML_RPC_CONNECT_TIMEOUT_S': 2})
+    assert client.wait() > 0
+    assert time.monotonic() - began < 4 + 6
+    assert client.count(r'no session in 4 s: 1 sessions are served, and this client is at place 1 of the queue') >= 1
+    assert 'no progress' not in client.log()
+
+
+def test_places_in_the_queue_move_up(lab):
+    server = lab.server('--max-sessions', 1)
+    admission = stockwire.command(135)
+    queue = []
+    for _ in range(3):
+        peer = stockwire.connect(server)
+        peer.sendall(stockwire.command(stockwire.HELLO, bytes(4) + b'CARAVAN1' + struct.pack('<IQ', 8, 0)) + admission)
+        assert len(peer.recv(36, socket.MSG_WAITALL)) == 36
+        queue.append(peer)
+
+    def places(peer, last):
+        """Up to the last one, which may come after some that last until a worker process has started."""
+        got = []
+        while not got or got[-1] != last:
+            got.append(struct.unpack('<QIII', peer.recv(20, socket.MSG_WAITALL))[1:])
+        return [position for position, *_ in got]
+    admitted = 0, 0, 0
+    places(queue[0], admitted)
+    assert set(places(queue[1], (1, 1, 1))) == {1}
+    assert set(places(queue[2], (2, 1, 1))) == {2}
+    queue[0].close()
+    places(queue[1], admitted)
+    queue[1].sendall(stockwire.command(0, struct.pack('<IQ', 0, 4096)))
+    assert len(queue[1].recv(24, socket.MSG_WAITALL)) == 24
+    assert set(places(queue[2], (1, 1, 1))) <= {1, 2}
+    queue[1].close()
+    assert set(places(queue[2], admitted)) <= {0, 1}
+
+
+def test_an_idle_session_makes_room_for_another_address(lab):
+    """Not for one of its own, and not while nobody waits."""
+    server = lab.server('--max-sessions', 1, '--idle-limit', 2)
+    idle = ask_session(server, '127.0.0.1')
+    idle.settimeout(0.5)
+    same_address = ask_session(server, '127.0.0.1', wait=False)
+    with pytest.raises(TimeoutError):
+        idle.settimeout(3)
+        idle.recv(1)
+    same_address.close()
+    began = time.monotonic()
+    other = ask_session(server, '127.0.0.2')
+    assert time.monotonic() - began < 3
+    assert stockwire.is_dropped(idle)
+    server.wait_for('idle for 2 s while other clients wait for a session')
+    time.sleep(3)
+    other.sendall(stockwire.command(stockwire.DEVICE_COUNT))
+    assert len(other.recv(12, socket.MSG_WAITALL)) == 12
+
+
+def doctor(lab, server):
+    done = lab.run([BIN / 'rpc-doctor', '--json', server.endpoint], tool=False, rc=None, timeout=60)
+    return json.loads(done.out)['endpoints'][0]
+
+
+def test_the_doctor_tells_full_stopped_and_good_servers_apart(lab):
+    server = lab.server('--max-sessions', 1)
+    assert doctor(lab, server)['transport'] == 'tcp'
+    busy = ask_session(server, '127.0.0.2')
+    full = doctor(lab, server)
+    assert full['queue_position'] == 1
+    assert any('the server is full' in finding['what'] for finding in full['findings'])
+    busy.close()
+    server.signal(signal.SIGSTOP)
+    assert any('does not answer' in finding['what'] for finding in doctor(lab, server)['findings'])
+    server.signal(signal.SIGCONT)
 
 
 # --- as stock's server -----------------------------------------------------------------------------------------------

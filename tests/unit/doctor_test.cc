@@ -169,6 +169,19 @@ TEST(Doctor, FindsAMemlockLimitThatIsTooLow) {
     EXPECT_FALSE(any_to_mend(findings_of(machine)));
 }
 
+TEST(Doctor, TellsAFullServerFromOneWhoseWorkersDoNotStart) {
+    using Reason = wire::AdmissionAnswer::Reason;
+    EndpointFacts endpoint = healthy_endpoint();
+    endpoint.queue = {.position = 3, .reason = Reason::server_full, .sessions = 16};
+    const Finding full = to_mend(findings_of(healthy_machine(), endpoint));
+    EXPECT_TRUE(full.what.contains("full: 16 sessions") && full.what.contains("place 3")) << full.what;
+    EXPECT_TRUE(full.advice.contains("--max-sessions")) << full.advice;
+    endpoint.queue->reason = Reason::address_full;
+    EXPECT_TRUE(to_mend(findings_of(healthy_machine(), endpoint)).advice.contains("--max-per-address"));
+    endpoint.queue->reason = Reason::starting;
+    EXPECT_TRUE(to_mend(findings_of(healthy_machine(), endpoint)).advice.contains("do not start"));
+}
+
 TEST(Doctor, TellsSilentDroppedAndForeignServersApart) {
     EndpointFacts endpoint;
     endpoint.stage = Stage::no_handshake;

@@ -90,6 +90,43 @@ TEST(FrontDoor, SessionsAreResumedWithTokensThatDiffer) {
     }
 }
 
+TEST(FrontDoor, TellsTheirPlaceToThoseWhoAskForAdmission) {
+    using Reason = wire::AdmissionAnswer::Reason;
+    for (const bool asks : {true, false}) {
+        Client client;
+        client.peer.ask(Command::hello, wire::Extension{});
+        ASSERT_TRUE(client.advance());
+        const auto own = load<wire::Extension>(client.peer.answered_as<wire::HelloAnswer>().capabilities);
+        EXPECT_TRUE((own.features & wire::feature_admission) != 0);
+        client.peer.request(asks ? wire::command_admission : wire::command_records);
+        ASSERT_EQ(client.advance().value(), Wants::session);
+        ASSERT_TRUE(client.door->tell_place({2, Reason::server_full, 16}));
+        if (asks) {
+            const auto place = client.peer.answered_as<wire::AdmissionAnswer>();
+            EXPECT_EQ(+place.position, 2u);
+            EXPECT_EQ(place.reason, Reason::server_full);
+        }
+        EXPECT_EQ(client.peer.unread(), 0u);
+        EXPECT_EQ(client.door->prefix().size(), sizeof(wire::RequestHeader)) << "the worker admits it";
+    }
+}
+
+TEST(FrontDoor, AClientThatAsksWithoutEndWaitsForTheOthers) {
+    Client client;
+    client.greet();
+    constexpr int asked = 3 * FrontDoor::commands_at_once;
+    for (int i = 0; i < asked; ++i) {
+        ASSERT_TRUE(client.peer.request(Command::device_count));
+    }
+    for (int turns = 0; turns < 3; ++turns) {
+        EXPECT_EQ(client.peer.unread(), 0u);
+        ASSERT_EQ(client.advance().value(), Wants::more);
+        for (int i = 0; i < FrontDoor::commands_at_once; ++i) {
+            EXPECT_EQ(client.peer.answered_as<uint32_t>(), 2u);
+        }
+    }
+}
+
 TEST(FrontDoor, OnlyACaravanMayOfferRdma) {
     for (const bool is_caravan : {true, false}) {
         Client client;

@@ -78,6 +78,28 @@ TEST(Inbound, EveryByteOnItsOwn) {
     }
 }
 
+// The limit comes while it waits, from another thread, and counts from the last message.
+TEST(Inbound, SilenceBetweenMessagesIsLimitedOnRequest) {
+    Line line;
+    Inbound in(*line.transport, {}, long_stall, microseconds{0});
+    std::jthread other([&] {
+        std::this_thread::sleep_for(milliseconds(50));
+        in.limit_silence(seconds(3600));
+        in.limit_silence(seconds(0));
+        line.peer.send(bytes_of(std::string_view("one")));
+        std::this_thread::sleep_for(milliseconds(50));
+        in.limit_silence(seconds(1));
+    });
+    ASSERT_TRUE(in.peek(3, true));
+    in.take(3);
+    const TimePoint begin = Clock::now();
+    const auto nothing = in.peek(3, true);
+    ASSERT_FALSE(nothing);
+    EXPECT_EQ(nothing.error().code, Errc::timed_out);
+    EXPECT_TRUE(nothing.error().text.contains("idle for 1 s")) << nothing.error().text;
+    EXPECT_GE(Clock::now() - begin, milliseconds(990));
+}
+
 TEST(Inbound, PeekDoesNotTake) {
     Line line;
     ASSERT_TRUE(line.peer.send(bytes_of(std::string_view("abc"))));

@@ -1,9 +1,12 @@
 #include "cache/eviction.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <string>
 #include <system_error>
@@ -12,6 +15,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/unique_fd.h"
 #include "cache/digest.h"
 
 namespace caravan::cache {
@@ -53,24 +57,38 @@ uint64_t total(const std::vector<File> & files) {
     return bytes;
 }
 
+// Nothing if a process has mapped it. (A file system without such locks says so of none.)
+std::optional<UniqueFd> lock_unless_mapped(const fs::path & blob) {
+    UniqueFd fd(::open(blob.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    if (fd && ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        return std::nullopt;
+    }
+    return fd;
+}
+
 }  // namespace
 
-void make_room(const Layout & layout, uint64_t max_bytes, uint64_t wanted) {
+std::optional<uint64_t> make_room(const Layout & layout, uint64_t max_bytes, uint64_t wanted) {
     std::vector<File> blobs = regular_files(layout.blobs());
     uint64_t stored = total(blobs) + total(regular_files(layout.temporary()));
     const auto fits = [&] { return wanted <= max_bytes && stored <= max_bytes - wanted; };
-    if (fits()) {
-        return;
-    }
-    std::erase_if(blobs, [](const File & file) { return !is_digest_hex(file.name); });
-    std::ranges::sort(blobs, {}, &File::used);
     std::unordered_set<std::string> victims;
-    for (const File & blob : blobs) {
-        if (fits()) {
-            break;
+    if (!fits()) {
+        std::erase_if(blobs, [](const File & file) { return !is_digest_hex(file.name); });
+        std::ranges::sort(blobs, {}, &File::used);
+        for (const File & blob : blobs) {
+            if (fits()) {
+                break;
+            }
+            if (!is_mapped(layout.blob(blob.name))) {
+                stored -= blob.size;
+                victims.insert(blob.name);
+            }
         }
-        stored -= blob.size;
-        victims.insert(blob.name);
+    }
+    const bool done = fits();
+    if (victims.empty() || (!done && wanted > 0)) {
+        return done ? std::optional(max_bytes - wanted - stored) : std::nullopt;
     }
     // The index first: no other process should be sent to a blob that is about to go.
     for (const File & entry : regular_files(layout.index())) {
@@ -80,9 +98,14 @@ void make_room(const Layout & layout, uint64_t max_bytes, uint64_t wanted) {
         }
     }
     for (const std::string & name : victims) {
-        ::unlink(layout.blob(name).c_str());
+        if (const auto lock = lock_unless_mapped(layout.blob(name))) {
+            ::unlink(layout.blob(name).c_str());
+        }
     }
     log_debug("weight cache: {} entries made room", victims.size());
+    return done ? std::optional(max_bytes - wanted - stored) : std::nullopt;
 }
+
+bool is_mapped(const fs::path & blob) { return !lock_unless_mapped(blob); }
 
 }  // namespace caravan::cache

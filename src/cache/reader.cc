@@ -1,6 +1,7 @@
 #include "cache/reader.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -36,6 +37,9 @@ bool is_finished(int fd, const std::filesystem::path & path) {
 #endif
 }
 
+// No process removes it to make room from now on, as long as this file is open or mapped.
+bool is_kept(int fd) { return ::flock(fd, LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK; }
+
 // Empty pages in the place of what is there.
 void unmap(MutableBytes pages) {
     ::mmap(pages.data(), pages.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
@@ -46,10 +50,14 @@ void unmap(MutableBytes pages) {
 size_t Reader::map(MutableBytes to) {
     const uint64_t size = content_.size / page_size() * page_size();
     const bool is_aligned = (reinterpret_cast<uintptr_t>(to.data()) | content_.offset) % page_size() == 0;
-    if (!content_.is_sealed || size < worth_mapping || !is_aligned || !is_finished(content_.fd.get(), content_.path)) {
+    if (!content_.is_sealed || size < worth_mapping || !is_aligned) {
         return 0;
     }
     const MutableBytes pages = to.first(size);
+    // The mapping keeps it, after the descriptor is closed too: make_room() counts on what is mapped.
+    if (!is_kept(content_.fd.get()) || !is_finished(content_.fd.get(), content_.path)) {
+        return 0;
+    }
     if (::mmap(pages.data(), size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, content_.fd.get(),
                static_cast<off_t>(content_.offset)) == MAP_FAILED) {
         unmap(pages);  // a part may be gone

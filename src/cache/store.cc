@@ -1,5 +1,7 @@
 #include "cache/store.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,23 +19,40 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// No upload pauses for as long between two writes.
-constexpr std::chrono::hours leftover_age{24};
+// A file in tmp/ that no process has locked, and that was not written for so long, was left by a process that died.
+constexpr std::chrono::minutes leftover_age{5};
+// The same where files cannot be locked. No upload pauses for as long between two writes.
+constexpr std::chrono::hours leftover_age_without_locks{24};
 
 fs::path from_environment(const char * name) {
     const char * value = std::getenv(name);
     return value != nullptr ? fs::path(value) : fs::path();
 }
 
+bool has_owner(const fs::path & path, fs::file_time_type::duration age) {
+    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    if (fd && ::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) {
+        return age < leftover_age;
+    }
+    return errno == EWOULDBLOCK || age < leftover_age_without_locks;
+}
+
 void remove_leftovers(const fs::path & directory) {
-    const auto limit = fs::file_time_type::clock::now() - leftover_age;
+    const auto now = fs::file_time_type::clock::now();
     std::error_code error;
     for (fs::directory_iterator at(directory, error), end; !error && at != end; at.increment(error)) {
         std::error_code gone;  // another process may be cleaning up too
-        if (at->symlink_status(gone).type() == fs::file_type::regular && at->last_write_time(gone) < limit && !gone) {
+        const bool is_file = at->symlink_status(gone).type() == fs::file_type::regular;
+        const auto written = at->last_write_time(gone);
+        if (is_file && !gone && !has_owner(at->path(), now - written)) {
             fs::remove(at->path(), gone);
         }
     }
+}
+
+bool can_be_read(const fs::path & directory) {
+    std::error_code error;
+    return fs::is_directory(directory, error) && ::access(directory.c_str(), R_OK | X_OK) == 0;
 }
 
 // Eviction goes by the time of modification: reading leaves no reliable trace elsewhere (noatime, relatime).
@@ -71,20 +90,24 @@ uint64_t default_limit(const fs::path & directory) {
 }
 
 Result<Store> Store::open(const fs::path & directory, uint64_t max_bytes) {
-    auto layout = make_root(directory);
-    if (!layout) {
-        return std::unexpected(layout.error());
+    auto state = std::make_shared<StoreState>(layout_in(directory), max_bytes);
+    const Layout & layout = state->layout;
+    auto made = make_root(directory).transform([](const Layout &) {});
+    for (const fs::path & ours : {layout.blobs(), layout.index(), layout.temporary()}) {
+        made = made ? make_private(ours) : made;
     }
-    for (const fs::path & ours : {layout->blobs(), layout->index(), layout->temporary()}) {
-        if (const auto made = make_private(ours); !made) {
-            return std::unexpected(made.error());
+    if (made) {
+        remove_leftovers(layout.temporary());
+        if (max_bytes != 0) {
+            make_room(layout, max_bytes, 0);
         }
+    } else if (can_be_read(layout.blobs()) && can_be_read(layout.index())) {
+        state->problem = std::move(made.error().text);
+        state->failed = true;
+    } else {
+        return std::unexpected(made.error());
     }
-    remove_leftovers(layout->temporary());
-    if (max_bytes != 0) {
-        make_room(*layout, max_bytes, 0);
-    }
-    return Store(std::make_shared<StoreState>(std::move(*layout), max_bytes));
+    return Store(std::move(state));
 }
 
 std::optional<Reader> Store::find(uint64_t fnv, uint64_t size) const {
@@ -136,9 +159,6 @@ std::optional<Writer> Store::begin(uint64_t size, Keys keys) const {
     const uint64_t limit = state_->max_bytes;
     if (state_->failed || (limit != 0 && size > limit)) {
         return std::nullopt;
-    }
-    if (limit != 0) {
-        make_room(state_->layout, limit, size);
     }
     auto file = TemporaryFile::create(state_->layout.temporary());
     if (!file) {

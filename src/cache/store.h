@@ -32,9 +32,9 @@ uint64_t default_limit(const std::filesystem::path & directory);
 // from several threads.
 class Store {
 public:
-    // Our files are in `directory`/caravan, mode 0700, made if missing. Removes what killed processes left in tmp/ a
-    // day ago or earlier, and what exceeds `max_bytes` (0: no limit). Errc::io if the directories cannot be made or
-    // written.
+    // Our files are in `directory`/caravan, mode 0700, made if missing. Removes what killed processes left in tmp/, and what
+    // exceeds `max_bytes` (0: no limit). A store that can only be read is opened for that; else Errc::io if the directories
+    // cannot be made or read.
     static Result<Store> open(const std::filesystem::path & directory, uint64_t max_bytes = 0);
 
     // The entry for bytes with this FNV-1a 64 and this size. It counts as used. If there is none, the blobs of this size
@@ -48,8 +48,12 @@ public:
     // Weights::seal, of what is found from now on.
     void seal() { state_->is_sealed = true; }
 
-    // An entry to be, of `size` bytes; room is made for it. None if it is larger than the limit, or cannot be begun or
-    // an earlier one could not be written, of which a warning has said why: the upload goes on without.
+    // Why nothing can be kept; empty if it can.
+    const std::string & problem() const { return state_->problem; }
+
+    // An entry to be, of `size` bytes; room is made for it as they arrive. None if it is larger than the limit, nothing can
+    // be kept, or it cannot be begun or an earlier one could not be written, of which a warning has said why: the upload
+    // goes on without.
     std::optional<Writer> begin(uint64_t size, Keys keys = Keys::digest_and_fnv) const;
 
 private:

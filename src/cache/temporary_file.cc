@@ -1,6 +1,7 @@
 #include "cache/temporary_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +23,8 @@ Result<TemporaryFile> TemporaryFile::create(const std::filesystem::path & direct
     if (!fd) {
         return fail(Errc::io, "cannot make a file in {}: {}", directory.string(), errno_text(errno));
     }
+    // Tells remove_leftovers() that its process lives.
+    (void)::flock(fd.get(), LOCK_EX | LOCK_NB);
     return TemporaryFile(std::move(fd), std::move(path));
 }
 

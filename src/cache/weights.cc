@@ -4,20 +4,19 @@
 
 namespace caravan::cache {
 
-Result<Weights> Weights::open(const WeightOptions & options) {
-    Weights weights;
+Weights::Weights(const WeightOptions & options) {
     if (options.keep) {
-        auto store = Store::open(options.directory, options.max_bytes);
-        if (!store) {
-            return std::unexpected(store.error());
+        if (auto store = Store::open(options.directory, options.max_bytes)) {
+            store_.emplace(std::move(*store));
+            problem_ = store_->problem();
+        } else {
+            problem_ = store.error().text;
         }
-        weights.store_.emplace(std::move(*store));
     }
     if (!options.model_dirs.empty()) {
         (void)open_digests(options.directory);  // the indexer reports if it fails
-        weights.models_.emplace(options.directory, options.model_dirs);
+        models_.emplace(options.directory, options.model_dirs);
     }
-    return weights;
 }
 
 std::optional<Reader> Weights::find(uint64_t fnv, uint64_t size) {

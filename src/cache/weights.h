@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
-#include "base/error.h"
 #include "cache/model_index.h"
 #include "cache/store.h"
 
@@ -23,8 +23,11 @@ struct WeightOptions {
 // One thread at a time.
 class Weights {
 public:
-    // Opens nothing that the options do not ask for. Errc::io as Store::open and ModelIndex::open.
-    static Result<Weights> open(const WeightOptions & options);
+    // Opens nothing that the options do not ask for. What cannot be used is left out, and problem() says why.
+    explicit Weights(const WeightOptions & options);
+
+    // Why what is uploaded cannot be kept, or nothing be found; empty if all is well.
+    const std::string & problem() const { return problem_; }
 
     // Model files first: what is read from there does not push anything out of the store.
     std::optional<Reader> find(uint64_t fnv, uint64_t size);
@@ -43,8 +46,7 @@ public:
     std::optional<Writer> begin(uint64_t size, Keys keys) const;
 
 private:
-    Weights() = default;
-
+    std::string problem_;
     std::optional<Store> store_;
     std::optional<ModelIndex> models_;
 };

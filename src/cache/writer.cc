@@ -10,6 +10,13 @@
 #include "cache/fnv_index.h"
 
 namespace caravan::cache {
+namespace {
+
+// Room is made for so many bytes, at most.
+constexpr uint64_t most_at_once = 64 << 20;
+constexpr uint64_t share_of_spare_room = 16;
+
+}  // namespace
 
 void Writer::append(ConstBytes data) {
     while (!over_ && !data.empty()) {
@@ -17,6 +24,9 @@ void Writer::append(ConstBytes data) {
         data = data.subspan(chunk.size());
         if (chunk.size() > size_ - taken_) {
             give_up("more bytes than announced");
+            return;
+        }
+        if (!has_room(chunk.size())) {
             return;
         }
         if (fnv_) {
@@ -28,6 +38,27 @@ void Writer::append(ConstBytes data) {
             give_up(written.error());
         }
     }
+}
+
+// What other entries must give way to is what has arrived, not what was announced.
+bool Writer::has_room(uint64_t size) {
+    if (store_->max_bytes == 0 || taken_ + size <= room_) {
+        return true;
+    }
+    const uint64_t rest = size_ - taken_, wanted = std::min(rest, std::clamp(taken_, size, std::max(size, most_at_once)));
+    const auto spare = make_room(store_->layout, store_->max_bytes, wanted);
+    if (!spare) {
+        over_ = true;
+        file_.discard();
+        if (!store_->was_full.exchange(true)) {
+            log_warning("weight cache: not all weights are kept: what sessions have mapped and unfinished uploads take its "
+                        "room; allow it more with --cache-size");
+        }
+        return false;
+    }
+    // While there is much room one look is enough for a large upload, beside those of other sessions.
+    room_ = taken_ + wanted + std::min(rest - wanted, *spare / share_of_spare_room);
+    return true;
 }
 
 // There is no fsync. After a power failure a blob may be short or hold zeros although it has its name; readers check
@@ -44,8 +75,16 @@ bool Writer::commit() {
     }
     const std::string digest = digest_.hex();
     const std::filesystem::path blob = store_->layout.blob(digest);
-    // Over a blob of that name, if there is one: should that be damaged, it is mended.
-    if (const auto moved = file_.close().and_then([&] { return file_.move_over(blob); }); !moved) {
+    // Over a blob of that name, if there is one: should that be damaged, it is mended. Not if a session has mapped it: both
+    // would take their room then, and it was verified.
+    const auto moved = file_.close().and_then([&]() -> Result<> {
+        if (is_mapped(blob)) {
+            file_.discard();
+            return {};
+        }
+        return file_.move_over(blob);
+    });
+    if (!moved) {
         give_up(moved.error());
         return false;
     }

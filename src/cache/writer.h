@@ -23,7 +23,9 @@ namespace caravan::cache {
 struct StoreState {
     Layout layout;
     uint64_t max_bytes = 0;           // 0: no limit
+    std::string problem;              // at the start: why nothing can be kept
     std::atomic<bool> failed{false};  // something could not be written, so nothing more is tried: one warning, not many
+    std::atomic<bool> was_full{false};  // a warning said that no room can be made
     std::atomic<bool> is_sealed{false};  // Weights::seal
     std::mutex mutex;
     std::unordered_set<uint64_t> entered;  // sizes of which enter_blobs() was done
@@ -40,7 +42,7 @@ public:
     void append(ConstBytes data);
 
     // Once, after the last byte. True: the bytes are in the store and other processes find them. False: they were not
-    // as many as announced, could not be written, or the store has other bytes under the same FNV-1a and size. That
+    // as many as announced, could not be written, had no room, or the store has other bytes under the same FNV-1a and size. That
     // hash is no defence against somebody who looks for collisions, so what was stored first stays: no peer can
     // replace what another one stored.
     bool commit();
@@ -54,6 +56,8 @@ private:
         }
     }
 
+    // For the next `size` bytes.
+    bool has_room(uint64_t size);
     void give_up(std::string_view reason);
     void give_up(const Error & error);  // the disk's fault: for the whole store
 
@@ -61,6 +65,7 @@ private:
     uint64_t size_;  // bytes announced
     TemporaryFile file_;
     uint64_t taken_ = 0;  // bytes appended so far, at most size_
+    uint64_t room_ = 0;   // bytes for which room was made
     std::optional<uint64_t> fnv_;
     Blake3 digest_;
     bool over_ = false;  // committed or given up

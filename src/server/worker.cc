@@ -328,16 +328,14 @@ int run_worker(int control, const WorkerOptions & options) {
         report_failure(control, devices.error());
         return EXIT_FAILURE;
     }
-    auto weights = cache::Weights::open(options.weights);
-    if (!weights) {
-        report_failure(control, weights.error());
-        return EXIT_FAILURE;
-    }
+    cache::Weights weights(options.weights);
     limit_memory(options, *devices);
     if (transport_wish() != TransportWish::tcp) {
         net::why_no_rdma();  // loads libibverbs while every file can be read
     }
-    if (!confine_worker(control, options, *devices, *weights) || !announce(control, *devices)) {
+    ControlMessage cache{.kind = ControlMessage::Kind::cache};
+    cache.set_text(weights.problem());
+    if (!send_control(control, cache) || !confine_worker(control, options, *devices, weights) || !announce(control, *devices)) {
         return EXIT_FAILURE;
     }
     for (;;) {
@@ -347,7 +345,7 @@ int run_worker(int control, const WorkerOptions & options) {
         }
         const ControlMessage & message = (*received)->message;
         if (message.kind == ControlMessage::Kind::session) {
-            serve(std::move(**received), control, options, *devices, *weights);
+            serve(std::move(**received), control, options, *devices, weights);
             // Back-ends' own clean-up is not worth waiting for: the client's memory is to be free now.
             ::_exit(EXIT_SUCCESS);
         }

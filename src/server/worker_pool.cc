@@ -194,6 +194,16 @@ void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & mes
             }
             confinement_ = message.text;
             break;
+        case ControlMessage::Kind::cache:
+            if (cache_problem_ != message.text) {
+                cache_problem_ = message.text;
+                if (cache_problem_.empty()) {
+                    log_info("weight cache: weights are kept again");
+                } else {
+                    log_warning("{}; sessions go on, and weights are not kept", cache_problem_);
+                }
+            }
+            break;
         case ControlMessage::Kind::device:
             devices_.resize(message.count);
             devices_[message.number] = message;

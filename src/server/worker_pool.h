@@ -82,6 +82,7 @@ private:
     std::list<WorkerProcess> workers_;
     std::vector<ControlMessage> devices_;
     std::string start_failure_;  // reported by the worker that is loading
+    std::string cache_problem_;  // why weights are not kept, of the last worker that was loaded
     std::string outage_, confinement_;
     seconds respawn_pause_ = min_respawn_pause;
     std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links

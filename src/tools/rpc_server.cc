@@ -85,6 +85,14 @@ Result<> complete(cache::WeightOptions & weights, bool size_is_given) {
         }
         weights.directory = std::move(*directory);
     }
+    // What cannot be used for another reason, which may pass, is left alone, and the server says so.
+    for (std::filesystem::path at = std::filesystem::absolute(weights.directory); at.has_relative_path();
+         at = at.parent_path()) {
+        std::error_code error;
+        if (std::filesystem::exists(at, error) && !std::filesystem::is_directory(at, error)) {
+            return fail(Errc::invalid_argument, "weight cache: {} is not a directory", at.string());
+        }
+    }
     if (weights.keep && !size_is_given) {
         weights.max_bytes = cache::default_limit(weights.directory);
     }

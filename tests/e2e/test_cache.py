@@ -167,6 +167,21 @@ def test_a_disk_that_takes_no_more_costs_nobody_anything(cache):
     assert cache.blobs() == [] and list((cache.folder / 'rpc' / 'caravan' / 'tmp').iterdir()) == []
 
 
+def test_a_cache_that_breaks_stops_nobody(cache):
+    server = cache.server()
+    first = cache.load(server)
+    shutil.rmtree(cache.folder / 'rpc')
+    (cache.folder / 'rpc').write_text('no folder')
+    for _ in range(3):  # the first is served by the worker that was there before
+        assert cache.load(server) == first
+    assert server.count('warning: weight cache: .*; sessions go on, and weights are not kept') == 1
+    (cache.folder / 'rpc').unlink()
+    cache.load(server)
+    server.wait_for('weight cache: weights are kept again')
+    cache.load(server)
+    assert cache.load(server) <= first - 54
+
+
 # --- model files -----------------------------------------------------------------------------------------------------
 
 KNOWN = r'model-dir: (\d+) tensors of (\d+) files, .*, can be loaded from here \((\d+) of them hashed now\)'

@@ -160,19 +160,19 @@ TEST_F(ConfinementTest, WithADriverReadingIsFreeAndWritingIsNot) {
 
 TEST_F(ConfinementTest, TheStoreWorks) {
     EXPECT_EQ(ask_in_child([&] {
-                  auto before = cache::Weights::open({.directory = own(), .keep = true});
+                  cache::Weights before(cache::WeightOptions{.directory = own(), .keep = true});
                   confine(worker_confinement(true, store_rules(cache::layout_in(own()))));
                   const auto data = test::noise(2 << 20);
-                  auto writer = before->begin(data.size(), cache::Keys::digest_and_fnv);
+                  auto writer = before.begin(data.size(), cache::Keys::digest_and_fnv);
                   if (!writer) {
                       return false;
                   }
                   writer->append(data);
                   writer->commit();
                   const auto fnv = wire::fnv1a(data);
-                  auto reader = before->find(fnv, data.size());
-                  auto again = cache::Weights::open({.directory = own(), .keep = true});
-                  return reader.has_value() && again.has_value() && again->find(fnv, data.size()).has_value();
+                  auto reader = before.find(fnv, data.size());
+                  cache::Weights again(cache::WeightOptions{.directory = own(), .keep = true});
+                  return reader.has_value() && again.find(fnv, data.size()).has_value();
               }),
               Outcome::yes);
 }
@@ -181,7 +181,7 @@ TEST_F(ConfinementTest, TheStoreWorks) {
 TEST_F(ConfinementTest, WhatIsInTheStoreIsNotWrittenAnyMore) {
     NEEDS_LANDLOCK(3);
     NEEDS_FILTERS
-    const auto weights = cache::Weights::open({.directory = own(), .keep = true});
+    const cache::Weights weights(cache::WeightOptions{.directory = own(), .keep = true});
     const cache::Layout store = cache::layout_in(own());
     EXPECT_EQ(ask_in_child([&] {
                   const bool is_sealed = confine(worker_confinement(true, store_rules(store))).is_sealed;
@@ -210,7 +210,7 @@ TEST_F(ConfinementTest, WhatIsInTheStoreIsNotWrittenAnyMore) {
 // What the next worker opens, and what the indexer writes, is not for a worker to choose.
 TEST_F(ConfinementTest, DigestsOfModelFilesAreNotWrittenByWorkers) {
     NEEDS_LANDLOCK(3);
-    const auto weights = cache::Weights::open({.directory = own(), .keep = true, .model_dirs = {models()}});
+    const cache::Weights weights(cache::WeightOptions{.directory = own(), .keep = true, .model_dirs = {models()}});
     const cache::Layout store = cache::layout_in(own());
     const std::filesystem::path digests = store.digests() / "0123456789abcdef";
     std::ofstream(digests) << "digests";

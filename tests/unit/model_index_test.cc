@@ -352,25 +352,22 @@ TEST_F(ModelIndexTest, StoreAndModelFilesTogether) {
     const std::string a = tensor('a'), b = tensor('b');
     test::write_file(models() / "one.gguf", test::model_of({a}));
     look();
-    auto weights = Weights::open({.directory = cache(), .keep = true, .model_dirs = {models()}});
-    ASSERT_TRUE(weights) << weights.error().text;
-    auto writer = weights->begin(b.size(), Keys::digest_and_fnv);
+    Weights weights(WeightOptions{.directory = cache(), .keep = true, .model_dirs = {models()}});
+    auto writer = weights.begin(b.size(), Keys::digest_and_fnv);
     ASSERT_TRUE(writer);
     writer->append(const_bytes(b.data(), b.size()));
     ASSERT_TRUE(writer->commit());
-    EXPECT_EQ(read(weights->find(hash(a), large)), a);
-    EXPECT_EQ(read(weights->find(hash(b), large)), b);
-    EXPECT_FALSE(weights->find(hash(a), 1));
+    EXPECT_EQ(read(weights.find(hash(a), large)), a);
+    EXPECT_EQ(read(weights.find(hash(b), large)), b);
+    EXPECT_FALSE(weights.find(hash(a), 1));
 
-    auto without_store = Weights::open({.directory = cache(), .model_dirs = {models()}});
-    ASSERT_TRUE(without_store);
-    EXPECT_EQ(read(without_store->find(hash(a), large)), a);
-    EXPECT_FALSE(without_store->find(hash(b), large));
-    EXPECT_FALSE(without_store->begin(large, Keys::digest));
+    Weights without_store(WeightOptions{.directory = cache(), .model_dirs = {models()}});
+    EXPECT_EQ(read(without_store.find(hash(a), large)), a);
+    EXPECT_FALSE(without_store.find(hash(b), large));
+    EXPECT_FALSE(without_store.begin(large, Keys::digest));
 
-    auto without_anything = Weights::open({});
-    ASSERT_TRUE(without_anything);
-    EXPECT_FALSE(without_anything->find(hash(a), large));
+    Weights without_anything(WeightOptions{});
+    EXPECT_FALSE(without_anything.find(hash(a), large));
 }
 
 TEST_F(ModelIndexTest, DirectoryThatCannotBeMadeIsAnError) {

@@ -673,11 +673,10 @@ TEST(NativeSession, WritesReadsFillsAndCopies) {
 // What the server has, what is damaged there, what it has not, and two finds for the same place, all asked at once.
 TEST(NativeSession, FindsAreAnsweredInTheirOrder) {
     const test::TemporaryFolder folder;
-    auto weights = cache::Weights::open({.directory = folder.path(), .keep = true});
-    ASSERT_TRUE(weights);
+    cache::Weights weights(cache::WeightOptions{.directory = folder.path(), .keep = true});
     const auto keep = [&](size_t count) {
         const auto data = noise(count * 4);
-        auto writer = weights->begin(data.size(), cache::Keys::digest);
+        auto writer = weights.begin(data.size(), cache::Keys::digest);
         writer->append(data);
         EXPECT_TRUE(writer->commit());
         return data;
@@ -693,8 +692,8 @@ TEST(NativeSession, FindsAreAnsweredInTheirOrder) {
         std::fstream damaged(blobs / cache::hex_of(digest_of(contents[2])), std::ios::in | std::ios::out | std::ios::binary);
         damaged.seekp(4'000'000).put(damaged.peek() == 'x' ? 'y' : 'x');
     }
-    weights->seal();
-    NativeClient client(test::cpu_devices(), MemoryBudget::no_limit, &*weights);
+    weights.seal();
+    NativeClient client(test::cpu_devices(), MemoryBudget::no_limit, &weights);
     client.alloc(64 << 20);
     const auto place = [&](uint16_t slot) { return client.base + slot * uint64_t{8 << 20}; };
     const auto find = [&](uint16_t slot, const std::vector<std::byte> & data) {
@@ -730,16 +729,15 @@ TEST(NativeSession, BytesThatFailVerificationAreWiped) {
     const auto blob = cache::layout_in(folder.path()).blob(digest.hex());
     for (const bool is_sealed : {false, true}) {
         for (const bool by_digest : {true, false}) {
-            auto weights = cache::Weights::open({.directory = folder.path(), .keep = true});
-            ASSERT_TRUE(weights);
-            auto writer = weights->begin(data.size(), cache::Keys::digest_and_fnv);
+            cache::Weights weights(cache::WeightOptions{.directory = folder.path(), .keep = true});
+            auto writer = weights.begin(data.size(), cache::Keys::digest_and_fnv);
             writer->append(data);
             ASSERT_TRUE(writer->commit());
             std::fstream(blob, std::ios::in | std::ios::out | std::ios::binary).seekp(4'000'000).write("altered", 7);
             if (is_sealed) {
-                weights->seal();
+                weights.seal();
             }
-            NativeClient client(test::cpu_devices(), MemoryBudget::no_limit, &*weights);
+            NativeClient client(test::cpu_devices(), MemoryBudget::no_limit, &weights);
             const uint64_t buffer = client.alloc(8 << 20);
             client.declare(0, client.base, data.size() / 4);
             if (by_digest) {

@@ -8,9 +8,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <fstream>
+#include <initializer_list>
 #include <iterator>
+#include <string_view>
 
 #include "base/formatted.h"
+#include "server/capabilities.h"
 
 namespace caravan::server {
 namespace {
@@ -28,25 +32,49 @@ constexpr const char * system_files[] = {
     "/dev/zero", "/dev/random", "/dev/urandom",
 };
 
-fs::path folder_from(const char * variable, const fs::path & otherwise) {
-    const char * value = std::getenv(variable);
-    return value != nullptr && *value != '\0' ? fs::path(value) : otherwise;
+// What ggml's back-ends open below /dev, by the first part of the name: NVIDIA (Jetson too), DRM (AMD, Intel, Vulkan), AMD's
+// compute, neural processors, WSL, Ascend, Moore Threads, Adreno, Mali, Hexagon, RDMA. Never disks, memory or terminals,
+// which root could write.
+constexpr std::string_view driver_devices[] = {
+    "nvidia", "nvhost", "nvmap", "dri", "kfd", "accel", "dxg", "davinci", "devmm", "hisi_hdc", "mtgpu", "kgsl", "mali",
+    "fastrpc", "adsprpc", "dma_heap", "udmabuf", "infiniband", "null", "zero", "random", "urandom",
+};
+
+std::vector<fs::path> devices_of_drivers() {
+    std::vector<fs::path> devices;
+    std::error_code error;
+    for (fs::directory_iterator at("/dev", error), end; !error && at != end; at.increment(error)) {
+        const std::string name = at->path().filename().string();
+        std::error_code gone;
+        const bool is_theirs = std::ranges::any_of(driver_devices, [&](auto first) { return name.starts_with(first); });
+        if (is_theirs && (at->is_directory(gone) || at->is_character_file(gone))) {
+            devices.push_back(at->path());
+        }
+    }
+    return devices;
 }
 
-// Compiled shaders and kernels: without them a driver compiles anew for each session.
-std::vector<fs::path> driver_caches() {
-    const fs::path home = folder_from("HOME", "/nonexistent");
-    const fs::path cache = folder_from("XDG_CACHE_HOME", home / ".cache");
-    std::vector<fs::path> folders{folder_from("CUDA_CACHE_PATH", home / ".nv")};
-    for (const char * name : {"nvidia", "mesa_shader_cache", "mesa_shader_cache_db", "comgr", "neo_compiler_cache"}) {
-        folders.push_back(cache / name);
+// OpenMP then sets the processors of its threads by their ids, which a filter cannot tell from those of others.
+bool binds_threads_to_processors() {
+    return std::ranges::any_of(std::initializer_list<const char *>{"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY",
+                                                                   "KMP_AFFINITY"},
+                               [](const char * name) { return std::getenv(name) != nullptr; });
+}
+
+// The higher, the more likely the kernel ends this process first if the machine runs out of memory: never the supervisor,
+// with which all sessions would go.
+void offer_to_oom_killer() {
+    constexpr int half_of_all_memory = 500;
+    int now = half_of_all_memory;
+    std::ifstream("/proc/self/oom_score_adj") >> now;
+    if (now < half_of_all_memory) {
+        std::ofstream("/proc/self/oom_score_adj") << half_of_all_memory;
     }
-    return folders;
 }
 
 std::string describe(const FileRules & rules, const FileLimits & limits) {
-    const bool has_drivers = std::ranges::contains(rules.devices, "/dev");
-    const char * writes = has_drivers ? "cache, devices, drivers' caches" : rules.writable.empty() ? "none" : "cache only";
+    const char * writes = rules.read_anywhere ? (rules.writable.empty() ? "drivers' devices" : "cache, drivers' devices")
+                          : rules.writable.empty() ? "none" : "cache only";
     std::string text = formatted("Landlock (reads: {}; writes: {}", rules.read_anywhere ? "anywhere" : "own files only",
                                  writes);
     if (!limits.all_threads) {
@@ -70,8 +98,7 @@ Confinement worker_confinement(bool cpus_only, FileRules own) {
     FileRules & files = confinement.files;
     if (!cpus_only) {
         files.read_anywhere = true;
-        files.devices = {"/dev"};
-        std::ranges::move(driver_caches(), std::back_inserter(files.writable));
+        files.devices = devices_of_drivers();
         return confinement;
     }
     std::ranges::copy(system_files, std::back_inserter(files.readable));
@@ -89,6 +116,7 @@ Confined confine(const Confinement & confinement) {
             missing += formatted("; no {}: {}", name, done.error().text);
         }
     };
+    offer_to_oom_killer();
     // A core dump would hold the client's data.
     const rlimit nothing{0, 0};
     ::setrlimit(RLIMIT_CORE, &nothing);
@@ -101,11 +129,13 @@ Confined confine(const Confinement & confinement) {
     };
     note("no_new_privs", set(PR_SET_NO_NEW_PRIVS, 1));
     note("no ptrace", set(PR_SET_DUMPABLE, 0));
+    note(("capabilities: " + drop_capabilities(confinement.files)).c_str(), {});
 #endif
     // The files first: a filter may one day refuse what that needs.
     auto files = restrict_files(confinement.files);
-    const auto filter = refuse_syscalls(confinement.network);
-    note("seccomp", filter);
+    const bool binds_threads = binds_threads_to_processors();
+    const auto filter = refuse_syscalls(confinement.network, binds_threads);
+    note(binds_threads ? "seccomp (not of sched_setaffinity, as OMP_PROC_BIND or the like is set)" : "seccomp", filter);
     if (files) {
         note(describe(confinement.files, *files).c_str(), {});
     } else {

@@ -1,5 +1,5 @@
 // What a process that reads hostile bytes gives up, for the rest of its life, before it reads the first of them:
-// no_new_privs, being traced, core dumps, system calls (syscall_filter.h), files (landlock.h).
+// no_new_privs, being traced, core dumps, capabilities (capabilities.h), system calls (syscall_filter.h), files (landlock.h).
 #pragma once
 
 #include <string>
@@ -16,7 +16,7 @@ struct Confinement {
 };
 
 // A session's worker: it reads its own libraries, and uses `own` files. With devices that are no CPUs it reads anywhere, and
-// writes devices and what drivers keep of compiled code: what they need is not ours to know.
+// writes drivers' devices. What drivers keep of compiled code it reads only: later sessions would run what it plants there.
 Confinement worker_confinement(bool cpus_only, FileRules own);
 
 // To keep weights in the store: files are made in its tmp/, and moved. Digests of model files are read only.

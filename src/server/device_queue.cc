@@ -2,7 +2,7 @@
 
 namespace caravan::server {
 
-DeviceQueue::DeviceQueue(ggml_backend_t backend) : backend_(backend), thread_([this] { work(); }) {}
+DeviceQueue::DeviceQueue(ggml_backend_t backend) : backend_(backend) {}
 
 DeviceQueue::~DeviceQueue() {
     {
@@ -10,13 +10,19 @@ DeviceQueue::~DeviceQueue() {
         stopping_ = true;
     }
     changed_.notify_all();
-    thread_.join();
+    if (thread_.joinable()) {
+        thread_.join();
+    }
 }
 
 void DeviceQueue::start(ggml_cgraph * graph) {
     {
         std::lock_guard lock(mutex_);
         graph_ = graph;
+    }
+    // Not before: the thread gives up what this one has by then.
+    if (!thread_.joinable()) {
+        thread_ = std::thread([this] { work(); });
     }
     changed_.notify_all();
 }

@@ -36,16 +36,15 @@ struct [[gnu::packed]] PathRule {
 };
 
 constexpr uint64_t bit(int number) { return uint64_t{1} << number; }
-constexpr uint64_t execute = bit(0), write_file = bit(1), read_file = bit(2), read_dir = bit(3), remove_dir = bit(4),
-                   remove_file = bit(5), make_dir = bit(7), make_file = bit(8), refer = bit(13), truncate = bit(14),
+constexpr uint64_t execute = bit(0), write_file = bit(1), read_file = bit(2), read_dir = bit(3), remove_file = bit(5), make_file = bit(8), refer = bit(13), truncate = bit(14),
                    control_device = bit(15), connect_unix = bit(16);
 constexpr uint64_t all_of_version_2 = bit(14) - 1;
 constexpr uint64_t on_a_file = execute | write_file | read_file | truncate | control_device;
 
 constexpr uint64_t reading = read_file | read_dir;
 constexpr uint64_t receiving = reading | remove_file | make_file | refer;
-constexpr uint64_t writing = receiving | write_file | truncate | make_dir | remove_dir;
-constexpr uint64_t using_devices = reading | write_file | truncate | control_device | make_file | remove_file;
+constexpr uint64_t writing = receiving | write_file | truncate;
+constexpr uint64_t using_devices = reading | write_file | truncate | control_device;
 
 constexpr uint64_t bind_tcp = bit(0);                               // of Ruleset::net
 constexpr uint64_t abstract_unix_sockets = bit(0), signals = bit(1);  // of Ruleset::scoped
@@ -88,13 +87,14 @@ Result<> allow(int ruleset, uint64_t handled, const std::filesystem::path & path
     return {};
 }
 
+}  // namespace
+
 bool has_more_threads() {
     std::error_code error;
     const std::filesystem::directory_iterator threads("/proc/self/task", error);
     return error || std::distance(begin(threads), end(threads)) > 1;
 }
 
-}  // namespace
 
 Result<FileLimits> restrict_files(const FileRules & rules) {
     const auto version = static_cast<int>(::syscall(create_ruleset, nullptr, 0, ask_version));

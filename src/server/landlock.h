@@ -30,4 +30,7 @@ struct FileLimits {
 // signalled. The process must have no_new_privs. Errc::unsupported says why the kernel cannot do it.
 Result<FileLimits> restrict_files(const FileRules & rules);
 
+// Of this process, besides the calling one.
+bool has_more_threads();
+
 }  // namespace caravan::server

@@ -8,12 +8,15 @@
 
 #if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))
 
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/netlink.h>
 #include <linux/seccomp.h>
+#include <linux/sockios.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -21,6 +24,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <initializer_list>
+#include <utility>
 #include <vector>
 
 namespace caravan::server {
@@ -51,6 +55,12 @@ constexpr uint32_t refused_calls[] = {
 #ifdef __NR_pidfd_open
     __NR_pidfd_open, __NR_pidfd_getfd, __NR_process_madvise,
 #endif
+#ifdef __NR_process_mrelease
+    __NR_process_mrelease,
+#endif
+    // What processes of one user share without files.
+    __NR_shmget, __NR_shmat, __NR_shmctl, __NR_semget, __NR_semop, __NR_semtimedop, __NR_semctl, __NR_msgget, __NR_msgsnd,
+    __NR_msgrcv, __NR_msgctl, __NR_mq_open, __NR_mq_unlink,
     // Being a server. (bind stays: libc and libnl bind the netlink sockets that they ask with. Without listen nobody
     // can connect to what is bound.)
     __NR_listen, __NR_accept, __NR_accept4,
@@ -63,7 +73,7 @@ constexpr uint32_t refused_calls[] = {
     __NR_fchown, __NR_fchownat, __NR_setxattr, __NR_lsetxattr, __NR_fsetxattr, __NR_removexattr, __NR_lremovexattr,
     __NR_fremovexattr, __NR_quotactl, __NR_swapon, __NR_swapoff, __NR_acct,
 #ifdef __NR_mknod
-    __NR_mknod, __NR_chmod, __NR_chown, __NR_lchown, __NR_link,
+    __NR_mknod, __NR_chmod, __NR_chown, __NR_lchown, __NR_link, __NR_utime, __NR_utimes, __NR_futimesat,
 #endif
 #ifdef __NR_mount_setattr
     __NR_mount_setattr,
@@ -118,6 +128,9 @@ public:
     void load_argument(size_t index) {
         load(offsetof(seccomp_data, args) + index * sizeof(uint64_t));
     }
+    void load_upper_half(size_t index) {
+        load(offsetof(seccomp_data, args) + index * sizeof(uint64_t) + sizeof(uint32_t));
+    }
     void mask(uint32_t bits) { program_.push_back(BPF_STMT(BPF_ALU | BPF_AND | BPF_K, bits)); }
     void answer(uint32_t what) { program_.push_back(BPF_STMT(BPF_RET | BPF_K, what)); }
     void answer_if(uint32_t value, uint32_t what) { on(value, what); }
@@ -150,7 +163,7 @@ private:
     std::vector<sock_filter> program_;
 };
 
-void add_process_rules(Filter & filter) {
+void add_process_rules(Filter & filter, bool may_bind_threads) {
     // Threads only, in the same namespaces. clone3 has its flags where a filter cannot look; libc does without it.
     constexpr uint32_t namespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
                                     CLONE_NEWPID | CLONE_NEWNET;
@@ -170,27 +183,69 @@ void add_process_rules(Filter & filter) {
             filter.answer(allow);
         });
     }
-    filter.on(__NR_prlimit64, [&] {
-        filter.load_argument(0);
+    const auto only_self = [&](size_t argument) {  // 0: the calling thread
+        filter.load_argument(argument);
         filter.answer_if(0, allow);
         filter.answer_unless(self, refuse);
         filter.answer(allow);
+    };
+    for (const uint32_t call : {__NR_prlimit64, __NR_sched_setscheduler, __NR_sched_setparam, __NR_sched_setattr,
+                                __NR_move_pages, __NR_migrate_pages}) {
+        filter.on(call, [&] { only_self(0); });
+    }
+    if (!may_bind_threads) {
+        filter.on(__NR_sched_setaffinity, [&] { only_self(0); });
+    }
+    for (const auto & [call, process] : {std::pair<uint32_t, uint32_t>{__NR_setpriority, PRIO_PROCESS},
+                                         std::pair<uint32_t, uint32_t>{__NR_ioprio_set, 1 /* IOPRIO_WHO_PROCESS */}}) {
+        filter.on(call, [&] {
+            filter.load_argument(0);
+            filter.answer_unless(process, refuse);
+            only_self(1);
+        });
+    }
+    // Signals to others when there is something to read.
+    filter.on(__NR_fcntl, [&] {
+        filter.load_argument(1);
+        filter.answer_if(F_SETSIG, refuse);
+        filter.answer_if(F_SETOWN_EX, refuse);
+        filter.answer_unless(F_SETOWN, allow);
+        only_self(2);
     });
-    // Typing into the terminal that the server was started from.
+    // Of an open file, to now: so the store knows what was used. Not of other files, which Landlock does not look at.
+    filter.on(__NR_utimensat, [&] {
+        for (const size_t pointer : {1, 2}) {
+            filter.load_argument(pointer);
+            filter.answer_unless(0, refuse);
+            filter.load_upper_half(pointer);
+            filter.answer_unless(0, refuse);
+        }
+        filter.answer(allow);
+    });
+    // Typing into the terminal that the server was started from, and signals as above.
     filter.on(__NR_ioctl, [&] {
         filter.load_argument(1);
         filter.answer_if(TIOCSTI, refuse);
         filter.answer_if(TIOCLINUX, refuse);
+        filter.answer_if(FIOSETOWN, refuse);
+        filter.answer_if(SIOCSPGRP, refuse);
         filter.answer(allow);
     });
 }
 
 void add_network_rules(Filter & filter, Network network) {
+    constexpr uint32_t type_bits = 0xf;  // without SOCK_CLOEXEC and the like
+    // One of datagrams could be connected anew, to any unix socket.
+    filter.on(__NR_socketpair, [&] {
+        filter.load_argument(1);
+        filter.mask(type_bits);
+        filter.answer_unless(SOCK_STREAM, refuse);
+        filter.answer(allow);
+    });
     if (network == Network::none) {
         filter.on(__NR_socket, refuse);
         return;
     }
-    constexpr uint32_t type_bits = 0xf;  // without SOCK_CLOEXEC and the like
     // No unix sockets: on them listen the programs that act for others (containers, D-Bus, key agents).
     filter.on(__NR_socket, [&] {
         filter.load_argument(0);
@@ -216,7 +271,7 @@ void add_network_rules(Filter & filter, Network network) {
 
 }  // namespace
 
-Result<> refuse_syscalls(Network network) {
+Result<> refuse_syscalls(Network network, bool may_bind_threads) {
     Filter filter;
     for (const uint32_t call : fatal_calls) {
         filter.on(call, end_process);
@@ -224,7 +279,7 @@ Result<> refuse_syscalls(Network network) {
     for (const uint32_t call : refused_calls) {
         filter.on(call, refuse);
     }
-    add_process_rules(filter);
+    add_process_rules(filter, may_bind_threads);
     add_network_rules(filter, network);
     filter.answer(allow);
     return filter.install();
@@ -236,7 +291,7 @@ Result<> refuse_syscalls(Network network) {
 
 namespace caravan::server {
 
-Result<> refuse_syscalls(Network) { return fail(Errc::unsupported, "there is no filter for this processor or system"); }
+Result<> refuse_syscalls(Network, bool) { return fail(Errc::unsupported, "there is no filter for this processor or system"); }
 
 }  // namespace caravan::server
 

@@ -10,8 +10,9 @@ enum class Network {
     connect,  // to other servers, by name: TCP and UDP, and netlink as libc and RDMA use it
 };
 
-// For all threads of the process, for ever. It must have no_new_privs, or be root. Errc::unsupported if the kernel has
+// For all threads of the process, for ever. `may_bind_threads`: to processors, by their ids; those of other processes' too,
+// since a filter cannot tell. It must have no_new_privs, or be root. Errc::unsupported if the kernel has
 // no filters, or none are written for this processor.
-Result<> refuse_syscalls(Network network);
+Result<> refuse_syscalls(Network network, bool may_bind_threads = false);
 
 }  // namespace caravan::server

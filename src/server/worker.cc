@@ -1,8 +1,12 @@
 #include "server/worker.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 #include <unistd.h>
 
 #include <algorithm>
@@ -266,6 +270,20 @@ bool confine_worker(int control, const WorkerOptions & options, const Devices & 
     return send_control(control, message);
 }
 
+// What whoever started the server had open, and its terminal's input: nothing of it is for a client.
+void close_inherited(int control) {
+#ifdef __linux__
+    const auto first = static_cast<unsigned>(STDERR_FILENO + 1), kept = static_cast<unsigned>(control);
+    if (kept > first) {
+        ::syscall(SYS_close_range, first, kept - 1, 0);
+    }
+    ::syscall(SYS_close_range, kept + 1, ~0u, 0);
+#endif
+    if (const UniqueFd nothing(::open("/dev/null", O_RDONLY | O_CLOEXEC)); nothing) {
+        ::dup2(nothing.get(), STDIN_FILENO);
+    }
+}
+
 std::string why_ended(const Error & error) {
     return error.code == Errc::closed || error.code == Errc::reset ? "the client left" : error.text;
 }
@@ -312,6 +330,7 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
 }  // namespace
 
 int run_worker(int control, const WorkerOptions & options) {
+    close_inherited(control);
     ::signal(SIGINT, SIG_IGN);  // ^C reaches the whole process group; the supervisor decides
     ::signal(SIGPIPE, SIG_IGN);
     ::signal(SIGIO, SIG_IGN);    // somebody opens a blob to write just when cache::Reader looks whether it is open

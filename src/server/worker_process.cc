@@ -7,8 +7,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "base/formatted.h"
 #include "net/socket.h"
@@ -30,10 +33,21 @@ struct Child {
 // reads this when it is loaded. A thousand turns take about as long as it takes to sleep and be woken.
 constexpr const char * short_spinning = "GOMP_SPINCOUNT=1000";
 
+// A worker serves peers: what the name of a variable calls a secret is left out.
+bool is_secret(const char * variable) {
+    constexpr std::string_view marks[] = {"TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "APIKEY", "ACCESS_KEY",
+                                          "PRIVATE_KEY", "_AUTH"};
+    std::string name(variable, std::strcspn(variable, "="));
+    std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::toupper(c); });
+    return std::ranges::any_of(marks, [&](std::string_view mark) { return name.contains(mark); });
+}
+
 std::vector<char *> worker_environment() {
     std::vector<char *> variables;
     for (char ** variable = environ; *variable != nullptr; ++variable) {
-        variables.push_back(*variable);
+        if (!is_secret(*variable)) {
+            variables.push_back(*variable);
+        }
     }
     if (std::getenv("GOMP_SPINCOUNT") == nullptr && std::getenv("OMP_WAIT_POLICY") == nullptr) {
         variables.push_back(const_cast<char *>(short_spinning));

@@ -1,4 +1,5 @@
 """Workers give up what they do not need before they hear their client."""
+import os
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import local_logits, same
+from processes import Server
 from system import MAKE_MODELS, MODEL, RPC_SERVER, SANITIZE, eventually, landlock_version
 
 
@@ -34,8 +36,27 @@ def test_spare_and_serving_workers_are_confined(lab):
     for worker in server.workers():
         assert status(worker)['NoNewPrivs'] == '1'
         assert 'Max core file size        0                    0' in Path(f'/proc/{worker}/limits').read_text()
+        assert int(status(worker)['CapPrm'], 16) == 0
+        assert int(Path(f'/proc/{worker}/oom_score_adj').read_text()) >= 500
+    assert int(Path(f'/proc/{server.pid}/oom_score_adj').read_text()) == int(Path('/proc/self/oom_score_adj').read_text())
     assert status(server.pid)['Seccomp'] == status('self')['Seccomp']
     client.kill()
+
+
+def test_workers_inherit_nothing_that_is_not_theirs(lab):
+    """Descriptors that were open where the server was started, its terminal's input, and secrets of its environment."""
+    secret = lab.folder / 'secret'
+    secret.write_text('secret')
+    server = lab.start('rpc-server', ['sh', '-c', f'exec 8<{secret} 9<{secret}; exec "$@"', 'sh', RPC_SERVER, '-p', 0,
+                                      '-t', 1], env={'HF_TOKEN': 'secret', 'MY_API_KEY': 'secret', 'PLAIN': 'kept'},
+                       tool=False, kind=Server)
+    server.wait_for(r'  sessions       : .*\n')
+    worker, = server.workers()
+    links = {int(fd.name): os.readlink(fd) for fd in Path(f'/proc/{worker}/fd').iterdir()}
+    assert links[0] == '/dev/null' and str(secret) not in links.values()
+    assert len([fd for fd in links if fd > 2]) <= 4, links
+    environment = Path(f'/proc/{worker}/environ').read_bytes()
+    assert b'PLAIN=kept' in environment and b'HF_TOKEN' not in environment and b'MY_API_KEY' not in environment
 
 
 def test_the_server_says_what_is_in_force(lab):

@@ -4,7 +4,9 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -150,9 +152,9 @@ TEST_F(ConfinementTest, WithADriverReadingIsFreeAndWritingIsNot) {
     NEEDS_LANDLOCK(2);
     EXPECT_EQ(ask_in_child([&] {
                   const std::string said = confine(worker_confinement(false, {.writable = {own()}})).text;
-                  return said.contains("reads: anywhere; writes: cache, devices, drivers' caches") &&
+                  return said.contains("reads: anywhere; writes: cache, drivers' devices") &&
                          ::open(secret().c_str(), O_RDONLY) >= 0 && denied(::open(secret().c_str(), O_WRONLY)) &&
-                         ::open("/dev/null", O_WRONLY) >= 0 &&
+                         ::open("/dev/null", O_WRONLY) >= 0 && denied(::open("/dev/full", O_WRONLY)) &&
                          ::open((own() / "new").c_str(), O_WRONLY | O_CREAT, 0600) >= 0 && refused(::fork());
               }),
               Outcome::yes);
@@ -200,6 +202,9 @@ TEST_F(ConfinementTest, WhatIsInTheStoreIsNotWrittenAnyMore) {
                   const bool is_denied = denied(::open(kept.c_str(), O_WRONLY)) && denied(::open(again.c_str(), O_WRONLY)) &&
                                          denied(::truncate(kept.c_str(), 0)) &&
                                          ::rename(kept.c_str(), other.c_str()) == -1 &&
+                         ::open(other.c_str(), O_WRONLY | O_CREAT, 0600) >= 0 &&
+                         ::renameat2(AT_FDCWD, kept.c_str(), AT_FDCWD, other.c_str(), RENAME_EXCHANGE) == -1 &&
+                         ::mkdir((store.temporary() / "folder").c_str(), 0700) == -1 &&
                                          ::rename(store.blobs().c_str(), other.c_str()) == -1 &&
                                          ::open((store.root / "new").c_str(), O_WRONLY | O_CREAT, 0600) == -1;
                   return is_denied && ::unlink(kept.c_str()) == 0 && denied(::open(again.c_str(), O_WRONLY));
@@ -262,6 +267,102 @@ TEST_F(ConfinementTest, NoProcessIsStartedOrTouched) {
                          refused(::syscall(SYS_process_vm_readv, ::getppid(), nullptr, 0, nullptr, 0, 0)) &&
                          refused(::syscall(SYS_prlimit64, ::getppid(), RLIMIT_NOFILE, nullptr, nullptr)) &&
                          ::kill(::getpid(), 0) == 0;
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, OtherProcessesAreNotSlowedDownOrSignalled) {
+    NEEDS_FILTERS
+    EXPECT_EQ(confined([] {
+                  const pid_t other = ::getppid();
+                  cpu_set_t processors;
+                  if (::sched_getaffinity(0, sizeof processors, &processors) != 0) {
+                      return false;
+                  }
+                  const sched_param parameters{};
+                  int ends[2];
+                  if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0) {
+                      return false;
+                  }
+                  const f_owner_ex owner{F_OWNER_PID, other};
+                  pid_t id = other;
+                  return refused(::setpriority(PRIO_PROCESS, static_cast<id_t>(other), 19)) &&
+                         refused(::setpriority(PRIO_PGRP, 0, 19)) && refused(::setpriority(PRIO_USER, 0, 19)) &&
+                         refused(::sched_setaffinity(other, sizeof processors, &processors)) &&
+                         refused(::sched_setscheduler(other, SCHED_IDLE, &parameters)) &&
+                         refused(::syscall(SYS_ioprio_set, 1, other, 3 << 13)) &&
+                         refused(::syscall(SYS_ioprio_set, 2, 0, 3 << 13)) &&
+                         refused(::syscall(SYS_move_pages, other, 0, nullptr, nullptr, nullptr, 0)) &&
+                         refused(::fcntl(ends[0], F_SETOWN, other)) && refused(::fcntl(ends[0], F_SETOWN_EX, &owner)) &&
+                         refused(::fcntl(ends[0], F_SETSIG, SIGKILL)) && refused(::ioctl(ends[0], FIOSETOWN, &id)) &&
+                         refused(::ioctl(ends[0], SIOCSPGRP, &id)) && ::fcntl(ends[0], F_SETOWN, ::getpid()) == 0;
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, ThreadsSetTheirOwnProcessorsAndPriorities) {
+    EXPECT_EQ(confined([] {
+                  const auto done = [] {
+                      cpu_set_t processors;
+                      return ::sched_getaffinity(0, sizeof processors, &processors) == 0 &&
+                             ::sched_setaffinity(0, sizeof processors, &processors) == 0 &&
+                             ::setpriority(PRIO_PROCESS, 0, 5) == 0 && ::syscall(SYS_ioprio_set, 1, 0, 3 << 13) == 0;
+                  };
+                  bool in_thread = false;
+                  std::thread([&] { in_thread = done(); }).join();
+                  return in_thread && done();
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, ProcessesOfTheSameUserShareNothingWithIt) {
+    NEEDS_FILTERS
+    EXPECT_EQ(confined([&] {
+                  int ends[2];
+                  const UniqueFd open(::open((models() / "model").c_str(), O_RDONLY));
+                  return refused(::syscall(SYS_shmget, 1234, 4096, 01600)) && refused(::syscall(SYS_semget, 1, 1, 01600)) &&
+                         refused(::syscall(SYS_msgget, 1, 01600)) &&
+                         refused(::syscall(SYS_mq_open, "queue", O_RDWR | O_CREAT, 0600, nullptr)) &&
+                         refused(::socketpair(AF_UNIX, SOCK_DGRAM, 0, ends)) &&
+                         refused(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends)) &&
+                         refused(::utimensat(AT_FDCWD, secret().c_str(), nullptr, 0)) && ::futimens(open.get(), nullptr) == 0;
+              }),
+              Outcome::yes);
+}
+
+uint64_t capabilities() {
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);) {
+        if (line.starts_with("CapPrm:")) {
+            return std::stoull(line.substr(8), nullptr, 16);
+        }
+    }
+    return UINT64_MAX;
+}
+
+TEST_F(ConfinementTest, NoCapabilityIsLeft) {
+    EXPECT_EQ(ask_in_child([&] {
+                  FileRules rules{.readable_files = {models() / "model"}, .writable = {own()}};
+                  const std::string said = confine(worker_confinement(true, rules)).text;
+                  return capabilities() == 0 && said.contains(", capabilities: none") &&
+                         ::open((models() / "model").c_str(), O_RDONLY) >= 0;
+              }),
+              Outcome::yes);
+}
+
+TEST_F(ConfinementTest, ACapabilityThatAnotherUsersFilesNeedIsKept) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "only root gives files away";
+    }
+    for (const auto & path : {models(), models() / "model"}) {
+        ASSERT_EQ(::chown(path.c_str(), 12345, 12345), 0);
+        ASSERT_EQ(::chmod(path.c_str(), 0700), 0);
+    }
+    EXPECT_EQ(ask_in_child([&] {
+                  FileRules rules{.readable_files = {models() / "model"}, .writable = {own()}};
+                  const std::string said = confine(worker_confinement(true, rules)).text;
+                  return capabilities() == uint64_t{1} << 2 && said.contains("capabilities: DAC_READ_SEARCH") &&
+                         ::open((models() / "model").c_str(), O_RDONLY) >= 0;
               }),
               Outcome::yes);
 }

@@ -74,7 +74,6 @@ std::optional<uint64_t> make_room(const Layout & layout, uint64_t max_bytes, uin
     const auto fits = [&] { return wanted <= max_bytes && stored <= max_bytes - wanted; };
     std::unordered_set<std::string> victims;
     if (!fits()) {
-        std::erase_if(blobs, [](const File & file) { return !is_digest_hex(file.name); });
         std::ranges::sort(blobs, {}, &File::used);
         for (const File & blob : blobs) {
             if (fits()) {
@@ -104,6 +103,19 @@ std::optional<uint64_t> make_room(const Layout & layout, uint64_t max_bytes, uin
     }
     log_debug("weight cache: {} entries made room", victims.size());
     return done ? std::optional(max_bytes - wanted - stored) : std::nullopt;
+}
+
+void remove_strangers(const Layout & layout) {
+    for (const File & file : regular_files(layout.blobs())) {
+        if (!is_digest_hex(file.name)) {
+            ::unlink((layout.blobs() / file.name).c_str());
+        }
+    }
+    for (const File & file : regular_files(layout.index())) {
+        if (file.size != digest_hex_length + 1) {
+            ::unlink((layout.index() / file.name).c_str());
+        }
+    }
 }
 
 bool is_mapped(const fs::path & blob) { return !lock_unless_mapped(blob); }

@@ -17,6 +17,10 @@ namespace caravan::cache {
 // How many bytes more would fit then. Nothing if it cannot be done: for `wanted` > 0 nothing is removed then.
 std::optional<uint64_t> make_room(const Layout & layout, uint64_t max_bytes, uint64_t wanted);
 
+// Removes files from blobs/ and index/ that are not as we make them: a worker that has fallen to its client can put any
+// there, where they would take room uncounted.
+void remove_strangers(const Layout & layout);
+
 // Has a process mapped this blob? Reader::map() takes a lock that lasts as long as its mapping.
 bool is_mapped(const std::filesystem::path & blob);
 

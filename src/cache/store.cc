@@ -98,6 +98,7 @@ Result<Store> Store::open(const fs::path & directory, uint64_t max_bytes) {
     }
     if (made) {
         remove_leftovers(layout.temporary());
+        remove_strangers(layout);
         if (max_bytes != 0) {
             make_room(layout, max_bytes, 0);
         }

@@ -91,6 +91,16 @@ FileRules store_rules(const cache::Layout & store) {
             .receiving = {store.blobs(), store.index()}};
 }
 
+FileRules weight_rules(const cache::WeightOptions & options, const cache::Weights & weights) {
+    FileRules files;
+    if (weights.may_find()) {
+        const cache::Layout store = cache::layout_in(options.directory);
+        files = options.keep ? store_rules(store) : FileRules{.readable = {store.root}};
+    }
+    files.readable_files = weights.model_files();
+    return files;
+}
+
 FileRules indexer_rules(const cache::Layout & store) { return {.writable = {store.digests()}}; }
 
 Confinement worker_confinement(bool cpus_only, FileRules own) {

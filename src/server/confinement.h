@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cache/layout.h"
+#include "cache/weights.h"
 #include "server/landlock.h"
 #include "server/syscall_filter.h"
 
@@ -21,6 +22,8 @@ Confinement worker_confinement(bool cpus_only, FileRules own);
 
 // To keep weights in the store: files are made in its tmp/, and moved. Digests of model files are read only.
 FileRules store_rules(const cache::Layout & store);
+// What a session is to reach of this machine's files: the store, and of the model folders the model files that were found.
+FileRules weight_rules(const cache::WeightOptions & options, const cache::Weights & weights);
 // Of the process that looks through model files: it writes down their digests, and nothing else.
 FileRules indexer_rules(const cache::Layout & store);
 

@@ -29,7 +29,6 @@ int run_indexer(int line, const WorkerOptions & options) {
     if (options.confined) {
         (void)cache::open_digests(weights.directory);  // it fails again, and says so, below
         FileRules files = indexer_rules(cache::layout_in(weights.directory));
-        files.readable = weights.model_dirs;
         for (const cache::ModelFile & model : models) {
             files.readable_files.push_back(model.target);
         }

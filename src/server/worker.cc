@@ -246,22 +246,13 @@ void limit_memory(const WorkerOptions & options, const Devices & devices) {
     ::setrlimit(RLIMIT_DATA, &data);
 }
 
-// What a session is to reach of this machine's files: the store, and the model files that were found before anything that
-// another process wrote was read.
 bool confine_worker(int control, const WorkerOptions & options, const Devices & devices, cache::Weights & weights) {
     ControlMessage message{.kind = ControlMessage::Kind::confined};
     if (!options.confined) {
         message.set_text("none (--no-confinement)");
         return send_control(control, message);
     }
-    FileRules files;
-    if (weights.may_find()) {
-        const cache::Layout store = cache::layout_in(options.weights.directory);
-        files = options.weights.keep ? store_rules(store) : FileRules{.readable = {store.root}};
-    }
-    std::ranges::copy(options.weights.model_dirs, std::back_inserter(files.readable));
-    files.readable_files = weights.model_files();
-    const Confined confined = confine(worker_confinement(devices.are_cpus(), std::move(files)));
+    const Confined confined = confine(worker_confinement(devices.are_cpus(), weight_rules(options.weights, weights)));
     // What drivers need may include a place in which the store lies.
     if (confined.is_sealed && devices.are_cpus()) {
         weights.seal();

@@ -725,6 +725,17 @@ TEST_F(CacheTest, RoomIsMadeForWhatArrivesNotForWhatIsAnnounced) {
     EXPECT_TRUE(warnings.empty());
 }
 
+TEST_F(CacheTest, FilesThatAreNotOfTheStoreAreRemoved) {
+    ASSERT_TRUE(put(open(), weights(4000)));
+    overwrite(ours() / "blobs" / "stranger", weights(9000, 2));
+    overwrite(ours() / "index" / "0000000000000000-5", weights(9000, 3));
+    const Store store = open(10'000);
+    ASSERT_TRUE(put(store, weights(5000, 4)));
+    EXPECT_EQ(get(store, weights(4000)), weights(4000)) << "there is room for both";
+    EXPECT_EQ(files("blobs").size(), 2U);
+    EXPECT_EQ(files("index").size(), 2U);
+}
+
 TEST_F(CacheTest, UnfinishedUploadsCountAndPushNothingOutInVain) {
     const Store store = open(10'000);
     ASSERT_TRUE(put(store, weights(2000)));

@@ -240,6 +240,28 @@ TEST_F(ConfinementTest, DigestsOfModelFilesAreNotWrittenByWorkers) {
               Outcome::yes);
 }
 
+// A folder of models may hold more: a home directory, for one.
+TEST_F(ConfinementTest, OfModelFoldersOnlyModelsAreRead) {
+    NEEDS_LANDLOCK(2);
+    std::filesystem::create_directory(models() / "below");
+    for (const auto & model : {models() / "one.gguf", models() / "below" / "two.gguf"}) {
+        std::ofstream(model) << "weights";
+    }
+    std::filesystem::create_symlink(secret(), models() / "three.gguf");
+    const cache::WeightOptions options{.directory = own(), .keep = true, .model_dirs = {models()}};
+    const cache::Weights weights(options);
+    EXPECT_EQ(ask_in_child([&] {
+                  confine(worker_confinement(true, weight_rules(options, weights)));
+                  const auto can_read = [](const std::filesystem::path & path) {
+                      return ::open(path.c_str(), O_RDONLY) >= 0;
+                  };
+                  return can_read(models() / "one.gguf") && can_read(models() / "below" / "two.gguf") &&
+                         can_read(secret()) && denied(::open((models() / "model").c_str(), O_RDONLY)) &&
+                         denied(::open(models().c_str(), O_RDONLY | O_DIRECTORY));
+              }),
+              Outcome::yes);
+}
+
 TEST_F(ConfinementTest, NothingIsExecuted) {
     NEEDS_FILTERS
     int status = 0;

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <utility>
 
 namespace caravan::server {
 namespace {
@@ -42,10 +43,10 @@ std::string drop_capabilities(const FileRules & files) {
         return "none";
     }
     const rlimit any{RLIM_INFINITY, RLIM_INFINITY};
-    ::setrlimit(RLIMIT_MEMLOCK, &any);
+    const bool may_lock = ::setrlimit(RLIMIT_MEMLOCK, &any) == 0;  // a container may lack the right to
     ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-    constexpr uint32_t read = 1u << CAP_DAC_READ_SEARCH, write = 1u << CAP_DAC_OVERRIDE;
-    uint32_t kept = now[0].permitted & (read | write);
+    constexpr uint32_t read = 1u << CAP_DAC_READ_SEARCH, write = 1u << CAP_DAC_OVERRIDE, lock = 1u << CAP_IPC_LOCK;
+    uint32_t kept = now[0].permitted & (read | write | lock);
     // Which of them are needed shows without them.
     if (!set_capabilities(0, kept)) {
         return formatted("all: cannot drop them: {}", errno_text(errno));
@@ -57,16 +58,17 @@ std::string drop_capabilities(const FileRules & files) {
                              std::ranges::any_of(files.receiving, is_missing(R_OK | W_OK | X_OK));
     const bool needs_read = std::ranges::any_of(files.readable_files, is_missing(R_OK)) ||
                             std::ranges::any_of(files.readable, is_missing(R_OK));
-    kept &= (needs_write ? write : 0) | (needs_read ? read : 0);
+    kept &= (needs_write ? write : 0) | (needs_read ? read : 0) | (may_lock ? 0 : lock);
     set_capabilities(kept, kept);
-    std::string text = kept == 0 ? "none" : "";
-    if ((kept & write) != 0) {
-        text = "DAC_OVERRIDE, for a cache of another user";
+    std::string text;
+    for (const auto & [capability, why] : {std::pair{write, "DAC_OVERRIDE for a cache of another user"},
+                                           std::pair{read, "DAC_READ_SEARCH for model files of other users"},
+                                           std::pair{lock, "IPC_LOCK for RDMA, as memory to lock is limited"}}) {
+        if ((kept & capability) != 0) {
+            text += formatted("{}{}", text.empty() ? "" : " and ", why);
+        }
     }
-    if ((kept & read) != 0) {
-        text += formatted("{}DAC_READ_SEARCH, for model files of other users", text.empty() ? "" : ", ");
-    }
-    return text + (has_more_threads() ? " (not dropped by threads that drivers had started before)" : "");
+    return (text.empty() ? "none" : text) + (has_more_threads() ? " (not dropped by threads that drivers had started before)" : "");
 }
 
 }  // namespace caravan::server

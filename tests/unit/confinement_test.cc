@@ -389,6 +389,26 @@ TEST_F(ConfinementTest, ACapabilityThatAnotherUsersFilesNeedIsKept) {
               Outcome::yes);
 }
 
+// As in a container that may lock memory for RDMA, and not much else.
+TEST_F(ConfinementTest, MemoryCanBeLockedWhereItsLimitCannotBeLifted) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "only root has capabilities";
+    }
+    constexpr uint32_t ipc_lock = 1u << 14;
+    EXPECT_EQ(ask_in_child([&] {
+                  const rlimit little{1 << 16, 1 << 16};
+                  ::setrlimit(RLIMIT_MEMLOCK, &little);
+                  std::array<uint32_t, 2> header{0x20080522, 0};
+                  std::array<uint32_t, 6> sets{ipc_lock, ipc_lock, 0, 0, 0, 0};
+                  if (::syscall(SYS_capset, header.data(), sets.data()) != 0) {
+                      return false;
+                  }
+                  return confine(worker_confinement(true, {})).text.contains("capabilities: IPC_LOCK for RDMA") &&
+                         capabilities() == ipc_lock;
+              }),
+              Outcome::yes);
+}
+
 TEST_F(ConfinementTest, TheMachineIsLeftAlone) {
     NEEDS_FILTERS
     EXPECT_EQ(confined([&] {

@@ -1,6 +1,7 @@
 // Back-ends and events. A server runs one session's commands strictly in order, so most ordering is free: a
 // write after a launch cannot overtake it, and an event needs to wait only for answers that the program can see.
 
+#include <algorithm>
 #include <memory>
 
 #include "base/log.h"
@@ -94,10 +95,30 @@ void mark_weights(Connection & connection, const ggml_cgraph & graph) {
     }
 }
 
+// Does the graph use memory of a server that is lost? The back-end may be newer than the loss, and have another session.
+bool uses_lost_memory(const ggml_cgraph & graph) {
+    const auto is_lost = [](const ggml_tensor * tensor) {
+        const BufferContext * buffer = tensor == nullptr ? nullptr : context_of(*tensor);
+        return buffer != nullptr && buffer->connection->failed();
+    };
+    for (int i = 0; i < graph.n_nodes; ++i) {
+        const ggml_tensor & node = *graph.nodes[i];
+        if ((node.flags & GGML_TENSOR_FLAG_COMPUTE) != 0 && (is_lost(&node) || std::ranges::any_of(node.src, is_lost))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
     BackendContext & context = self(backend);
     if (context.connection->has_unmarked_writes()) {
         mark_weights(*context.connection, *graph);
+    }
+    if (Connection::any_failed() && !context.connection->failed() && uses_lost_memory(*graph)) {
+        log_error("{}: the graph uses memory of an RPC server that is lost: load the model again",
+                  context.device.name());
+        return GGML_STATUS_FAILED;
     }
     return context.connection->launch(context.device.index(), *graph, [&](ggml_backend_buffer_t buffer) {
         const BufferContext * found = context_of(buffer);

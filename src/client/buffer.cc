@@ -41,8 +41,11 @@ void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void *
 
 void get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
     Connection & connection = *self(buffer).connection;
+    // ggml copies between devices with this, and kernels do not check the row numbers that they index with: row 0 is in
+    // range. What is computed from it is not a number all the same, since the rest of the server's data is not.
+    const auto absent = is_integer(tensor->type) ? Stream::Absent::zeroes : Stream::Absent::nan;
     connection.await(connection.get(region(buffer, tensor), range_of(*tensor, offset, size), offset,
-                                    mutable_bytes(data, size)));
+                                    mutable_bytes(data, size), absent));
 }
 
 void set_tensor_2d(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t offset, size_t size,

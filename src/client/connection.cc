@@ -5,6 +5,7 @@
 #include "base/config.h"
 #include "base/log.h"
 #include "base/size_text.h"
+#include "client/end_program.h"
 #include "client/known_digests.h"
 #include "client/reply_check.h"
 #include "client/trace.h"
@@ -26,6 +27,9 @@ constexpr size_t max_pending_finds = 64;
 // So many weights in a row that the server did not have: it will not have the rest, so stop hashing.
 constexpr int hopeless = 8;
 
+// Nothing was sent or awaited for so long: a server is asked something before a launch counts as successful.
+constexpr seconds long_idle{1};
+
 std::atomic<uint64_t> next_id = 0;
 
 // False: the server is not full, only not ready yet.
@@ -39,10 +43,32 @@ bool report_place(const net::Endpoint & endpoint, const wire::AdmissionAnswer & 
     return true;
 }
 
+std::string loss_line(const net::Endpoint & endpoint, const Error & error) {
+    return formatted("RPC server {} is lost: {} (GGML_RPC_ON_LOSS=exit)", endpoint.text(), error.text);
+}
+
+// In a program that wishes to end when a server is lost, also while it is idle.
+std::unique_ptr<net::Transport> watched(std::unique_ptr<net::Transport> transport, const net::Endpoint & endpoint,
+                                        bool is_session) {
+    if (is_session && on_loss() == OnLoss::exit) {
+        transport->when_lost([endpoint](const Error & error) { end_program(loss_line(endpoint, error)); });
+    }
+    return transport;
+}
+
+// Data that a lost server should have sent. No tensor of numbers that anybody computed looks like this.
+bool is_absent(uint32_t type, ConstBytes data) {
+    const auto has_all_bits = [](std::byte b) { return b == static_cast<std::byte>(Stream::Absent::nan); };
+    return !data.empty() && has_all_bits(data.front()) && has_all_bits(data.back()) && !is_integer(type) &&
+           std::ranges::all_of(data, has_all_bits);
+}
+
 }  // namespace
 
 Connection::Connection(net::Endpoint endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport, bool native)
-    : endpoint_(std::move(endpoint)), purpose_(purpose), stream_(std::move(transport), answer_timeout(), poll_time()),
+    : endpoint_(std::move(endpoint)),
+      purpose_(purpose),
+      stream_(watched(std::move(transport), endpoint_, purpose == Purpose::session), answer_timeout(), poll_time()),
       loading_(endpoint_.text(), stderr_terminal()), opened_ns_(Trace::now_ns()), id_(next_id++) {
     if (native) {
         auto commands = make_native_commands(stream_);
@@ -57,6 +83,7 @@ Connection::~Connection() {
     if (!stream_.failure()) {
         loading_.end();
     }
+    is_ending_ = true;
     end_records();
     for (const Relay & relay : relays_) {
         relay.source->await(relay.ticket);  // its answer goes into our memory
@@ -100,6 +127,10 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
 void Connection::report() {
     if (stream_.failure() && !reported_ && purpose_ == Purpose::session) {  // a question is its asker's to report
         reported_ = true;
+        any_failed_ = true;
+        if (on_loss() == OnLoss::exit && !is_ending_) {
+            end_program(loss_line(endpoint_, *stream_.failure()));
+        }
         log_error("RPC server {} is lost: {}. Its devices answer with failure from now on; load the model again once "
                   "the server is back",
                   endpoint_.text(), stream_.failure()->text);
@@ -262,6 +293,7 @@ void Connection::free_buffer(const RemoteBuffer & buffer) {
         return;
     }
     buffers_.erase(buffer.handle);
+    note_write({buffer.base, buffer.base + buffer.size}, true);
     commands_->post(Command::free_buffer, wire::BufferRequest{buffer.handle});
     commands_->forget_graphs();
     last_launch_ = nullptr;
@@ -272,6 +304,7 @@ void Connection::clear_buffer(const RemoteBuffer & buffer, uint8_t value) {
     Lock lock(stream_.mutex());
     before_other_command(lock);
     idle_writes_.forget({buffer.base, buffer.base + buffer.size});
+    note_write({buffer.base, buffer.base + buffer.size}, true);
     if (!stream_.failure()) {
         commands_->post(Command::buffer_clear, wire::BufferClearRequest{buffer.handle, value});
     }
@@ -291,6 +324,7 @@ void Connection::memset(const wire::Region & region, const Range & range, uint64
     before_other_command(lock);
     if (!stream_.failure() && size > 0) {
         append_held(idle_writes_.take_overlapping(range));
+        note_write(range, true);
         commands_->fill(region, offset, size, value);
     }
 }
@@ -301,7 +335,11 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
     Lock lock(stream_.mutex());
     const bool is_apart = std::ranges::none_of(finds_, [&](const PendingFind & find) { return find.range.overlaps(range); });
     before_other_command(lock, is_weight && is_apart);
-    if (stream_.failure() || data.empty() || idle_writes_.hold(range, region, offset, data)) {
+    if (stream_.failure() || data.empty()) {
+        return;
+    }
+    note_write(range, is_weight || !is_absent(region.type, data));
+    if (idle_writes_.hold(range, region, offset, data)) {
         return;
     }
     append_held(idle_writes_.take_overlapping(range));
@@ -359,21 +397,23 @@ void Connection::set_2d(const wire::Region & region, const Range & range, uint64
     for (uint64_t i = 0; i < n_copies; ++i) {
         std::memcpy(packed.data() + i * size, data + i * stride_data, size);
     }
+    note_write(range, !is_absent(region.type, packed));
     if (stream_.unsent() >= batch_limit) {
         flush(lock);
     }
 }
 
-Stream::Ticket Connection::get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest) {
+Stream::Ticket Connection::get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest,
+                               Stream::Absent absent) {
     Lock lock(stream_.mutex());
     settle_finds(lock);
-    if (stream_.failure() || dest.empty()) {
-        std::ranges::fill(dest, std::byte{0});
+    if (stream_.failure() || dest.empty() || is_undelivered(range)) {
+        std::ranges::fill(dest, static_cast<std::byte>(absent));
         return {};
     }
     append_held(idle_writes_.take_overlapping(range));
     commands_->read(region, offset, dest.size());
-    const auto ticket = stream_.expect(dest);
+    const auto ticket = stream_.expect_data(dest, absent);
     note_read();
     if (relays_.empty()) {
         flush(lock);
@@ -392,13 +432,13 @@ Stream::Ticket Connection::get_2d(const wire::Region & region, const Range & ran
                                   uint64_t n_copies, uint64_t stride_tensor, MutableBytes dest) {
     Lock lock(stream_.mutex());
     before_other_command(lock);
-    if (stream_.failure() || dest.empty()) {
-        std::ranges::fill(dest, std::byte{0});
+    if (stream_.failure() || dest.empty() || is_undelivered(range)) {
+        std::ranges::fill(dest, static_cast<std::byte>(Stream::Absent::nan));
         return {};
     }
     append_held(idle_writes_.take_overlapping(range));
     commands_->read_2d(region, offset, size, n_copies, stride_tensor);
-    return stream_.expect(dest);
+    return stream_.expect_data(dest, Stream::Absent::nan);
 }
 
 bool Connection::copy(const wire::Region & src, const Range & from, const wire::Region & dst, const Range & to) {
@@ -409,6 +449,7 @@ bool Connection::copy(const wire::Region & src, const Range & from, const wire::
     }
     append_held(idle_writes_.take_overlapping(from));
     append_held(idle_writes_.take_overlapping(to));
+    note_write(to, !is_undelivered(from));
     if (!commands_->copy(src, dst)) {
         return true;
     }
@@ -428,11 +469,23 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
         has_hashed_ = false;
         KnownDigests::instance().save();
     }
+    if (!is_reachable(lock)) {
+        return GGML_STATUS_FAILED;
+    }
     if (auto failure = stream_.take_launch_failure()) {
+        cause_is_sought_ = false;
         log_error("RPC server {} could not compute a graph: {}", endpoint_.text(), *failure);
         lock.unlock();
         suspect_links();
         return GGML_STATUS_FAILED;
+    }
+    if (!undelivered_.empty()) {
+        const Footprint footprint = collect_graph(graph, handle_of).footprint;
+        if (std::ranges::any_of(undelivered_, [&](const Range & range) { return touches(footprint.touched, range); })) {
+            log_error("RPC server {} does not compute a graph: its input should have come from a server that is lost",
+                      endpoint_.text());
+            return GGML_STATUS_FAILED;
+        }
     }
     const Launch prepared = commands_->prepare(device, graph, handle_of);
     if (prepared.is_empty) {
@@ -458,6 +511,33 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     return stream_.failure() ? GGML_STATUS_FAILED : GGML_STATUS_SUCCESS;
 }
 
+// Before a launch, whose success the program believes: nothing that comes later can tell it of a failure.
+bool Connection::is_reachable(Lock & lock) {
+    if (stream_.idle_time() > long_idle && relays_.empty()) {
+        // A machine that was switched off closes no connection. One round trip, once after a pause.
+        commands_->post(Command::device_count);
+        uint32_t count = 0;
+        await_locked(lock, stream_.expect(mutable_bytes(&count, sizeof count)));
+    } else if (!stream_.confirm(lock)) {
+        report();
+    }
+    return !stream_.failure();
+}
+
+bool Connection::is_undelivered(const Range & range) const {
+    return std::ranges::any_of(undelivered_, [&](const Range & other) { return other.overlaps(range); });
+}
+
+// The program, or another server, writes a region.
+void Connection::note_write(const Range & range, bool is_delivered) {
+    if (!undelivered_.empty()) {
+        std::erase_if(undelivered_, [&](const Range & old) { return old.begin >= range.begin && old.end <= range.end; });
+    }
+    if (!is_delivered) {
+        undelivered_.push_back(range);
+    }
+}
+
 void Connection::synchronize() {
     Lock lock(stream_.mutex());
     before_other_command(lock);
@@ -466,11 +546,23 @@ void Connection::synchronize() {
     }
     // Writes may stay in the batch: they can only be seen through a later command.
     await_locked(lock, stream_.last_ticket());
+    find_cause(lock);
 }
 
 void Connection::await(Stream::Ticket ticket) {
     Lock lock(stream_.mutex());
     await_locked(lock, ticket);
+    find_cause(lock);
+}
+
+// A launch failed after its success was reported, and the program is about to be given absent data. If that is since the
+// server at the other end of a link is gone, the log names it now, or the program ends.
+void Connection::find_cause(Lock & lock) {
+    if (stream_.has_launch_failure() && !std::exchange(cause_is_sought_, true)) {
+        lock.unlock();
+        suspect_links();
+        lock.lock();
+    }
 }
 
 Stream::Ticket Connection::last_ticket() {
@@ -504,6 +596,9 @@ void Connection::settle(Lock & lock, uint64_t position) {
         relay.source->await(relay.ticket);
         lock.lock();
         if (!relays_.empty() && relays_.front().hole == relay.hole) {
+            if (is_absent(GGML_TYPE_F32, relay.bytes)) {  // launches that wait behind it were reported as successful
+                stream_.note_launch_failure(formatted("its input did not come from {}", relay.source->endpoint_.text()));
+            }
             stream_.fill(relay.hole);
             relays_.pop_front();
         }

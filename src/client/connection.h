@@ -1,8 +1,12 @@
 // One session with one server: commands, in the dialect that both speak, over a Stream.
 //
 // Threads: any, at any time. Ownership: buffers, back-ends and events share it; the session ends with the last of them.
-// Failure: sticky and logged once. A failed connection sends nothing, reads as zeroes, and launch() returns
-// GGML_STATUS_FAILED. It never comes back; RemoteServer opens a new one for who asks next.
+// Failure: sticky and logged once. A failed connection sends nothing, its data is absent (Stream::Absent), and launch()
+// returns GGML_STATUS_FAILED. It never comes back; RemoteServer opens a new one for who asks next.
+//
+// Absent data: what a lost server should have sent has all bits set, and so is recognized when the program writes it to
+// this server. It, and what another server should have sent straight to this one, is undelivered(): launch() fails for a
+// graph that reads it.
 #pragma once
 
 #include <atomic>
@@ -55,6 +59,8 @@ public:
 
     const net::Endpoint & endpoint() const { return endpoint_; }
     bool failed();
+    // Has any session of this process failed, ever?
+    static bool any_failed() { return any_failed_.load(std::memory_order_relaxed); }
     // Does the server speak the native dialect?
     bool is_native() const { return native_ != nullptr; }
 
@@ -81,7 +87,9 @@ public:
     void set(const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data, bool is_weight);
     void set_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size, uint64_t n_copies,
                 uint64_t stride_tensor, const std::byte * data, uint64_t stride_data);
-    Stream::Ticket get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest);
+    // `absent`: what `dest` holds if they cannot come.
+    Stream::Ticket get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest,
+                       Stream::Absent absent = Stream::Absent::nan);
     // `dest` takes size * n_copies bytes, packed.
     Stream::Ticket get_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
                           uint64_t n_copies, uint64_t stride_tensor, MutableBytes dest);
@@ -112,6 +120,7 @@ private:
         std::shared_ptr<Connection> source;
         Stream::Ticket ticket;
         uint64_t hole = 0;
+        ConstBytes bytes;  // in the hole
     };
     // From another server to this one.
     struct Link {
@@ -153,6 +162,10 @@ private:
     void write(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data, bool keep);
     void append_write(const wire::Region & region, uint64_t offset, ConstBytes data, bool keep);
     void append_held(const std::vector<HeldWrite> & writes);
+    bool is_reachable(Lock & lock);
+    void find_cause(Lock & lock);
+    bool is_undelivered(const Range & range) const;
+    void note_write(const Range & range, bool is_delivered);
     bool may_be_found(Lock & lock);
     bool found_by_hash(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data);
     void note_find(bool found);
@@ -171,6 +184,7 @@ private:
     uint64_t quickest_ns_ = UINT64_MAX;      // of the questions for its clock
     bool is_recorded_ = false;               // for GGML_RPC_STATS
     bool reported_ = false;
+    bool is_ending_ = false;  // the program has all that it wanted
 
     // All below is guarded by stream_.mutex().
     std::unique_ptr<Commands> commands_;
@@ -193,6 +207,8 @@ private:
     };
     std::unordered_map<uint64_t, Buffer> buffers_;  // by handle
     std::atomic<bool> has_unmarked_writes_ = false;  // also read without the lock
+    bool cause_is_sought_ = false;  // of a launch failure that was not taken yet
+    std::vector<Range> undelivered_;  // last written with absent data
     Loading loading_;
     uint64_t launches_ = 0;
     const uint64_t opened_ns_;
@@ -202,6 +218,7 @@ private:
     std::unordered_map<uint64_t, Link> links_;  // by the source's id: what the first try came to
     std::atomic<uint16_t> next_link_ = 0;
     std::atomic<bool> links_suspect_ = false;  // a launch failed: perhaps since a link broke, so they are made anew
+    static inline std::atomic<bool> any_failed_ = false;
     const uint64_t id_;                        // unlike any other connection's of this process
 };
 

@@ -71,12 +71,14 @@ void Connection::transfer(Connection & source, const wire::Region & src, const R
         relay(source, src, from, dst, to);
         return;
     }
-    if (from.end == from.begin || !source.push(link, src, from)) {
+    if (from.end == from.begin) {
         return;
     }
+    const bool is_pushed = source.push(link, src, from);
     Lock lock(stream_.mutex());
     before_other_command(lock);
-    if (!stream_.failure()) {
+    note_write(to, is_pushed);
+    if (is_pushed && !stream_.failure()) {
         append_held(idle_writes_.take_overlapping(to));
         native_->take(link.token, dst);
         stream_.note_launch();  // a server reports a broken link so
@@ -86,7 +88,7 @@ void Connection::transfer(Connection & source, const wire::Region & src, const R
 bool Connection::push(const Link & link, const wire::Region & src, const Range & from) {
     Lock lock(stream_.mutex());
     settle_finds(lock);
-    if (stream_.failure()) {
+    if (stream_.failure() || is_undelivered(from)) {
         return false;
     }
     append_held(idle_writes_.take_overlapping(from));
@@ -119,11 +121,17 @@ void Connection::relay(Connection & source, const wire::Region & src, const Rang
         return;
     }
     append_held(idle_writes_.take_overlapping(to));
+    if (ticket.number == 0 || source.failed()) {  // or it never got what is to be copied
+        note_write(to, false);
+        return;
+    }
+    note_write(to, true);
     // Held back from its header on: a server does not wait long for the rest of a message.
     const uint64_t begin = stream_.position();
+    const ConstBytes in_hole(bytes);
     commands_->write(dst, 0, bytes.size(), false);
     stream_.append_hole(begin, std::move(bytes));
-    relays_.push_back({source.shared_from_this(), ticket, begin});
+    relays_.push_back({source.shared_from_this(), ticket, begin, in_hole});
 }
 
 // After a failed launch. Perhaps a link broke since the server at its other end is gone: that one is asked something, so

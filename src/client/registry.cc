@@ -36,7 +36,7 @@ void report_missing(const std::string & reason, const std::string & advice) {
     }
     const std::string frame(100, '*');
     log_error("{}", frame);
-    log_error("{}", reason);
+    log_error("{}: no device from it", reason);
     log_error("The program goes on WITHOUT the devices of this server: the model may run on the local CPU.");
     log_error("What to do: {}.", remedy);
     log_error("GGML_RPC_REQUIRE=1 ends the program instead.");

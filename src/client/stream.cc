@@ -12,11 +12,22 @@ namespace {
 
 constexpr size_t answer_header_size = sizeof(uint64_t);
 constexpr size_t max_spare = 4;
+// Sooner after the last answer, or the last look, the peer is not looked at again.
+constexpr uint64_t trust_ns = 1'000'000;
+
+// A server's text, for the log.
+std::string safe_text(ConstBytes bytes) {
+    return printable({reinterpret_cast<const char *>(bytes.data()), bytes.size()}, wire::max_error_text);
+}
 
 }  // namespace
 
 Stream::Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanoseconds silence, microseconds spin)
-    : transport_(std::move(transport)), silence_(silence), spin_(spin) {}
+    : transport_(std::move(transport)),
+      silence_(silence),
+      spin_(spin),
+      last_heard_ns_(Trace::now_ns()),
+      last_used_ns_(last_heard_ns_) {}
 
 MutableBytes Stream::append(size_t size) {
     if (outbox_.empty() || !outbox_.back().growing) {
@@ -45,16 +56,56 @@ void Stream::append_hole(uint64_t begin, std::vector<std::byte> bytes) {
 
 void Stream::fill(uint64_t begin) { std::erase(holes_, begin); }
 
-Stream::Ticket Stream::expect(MutableBytes dest, bool may_be_refused) {
+void Stream::make_absent(const Awaited & awaited) {
+    std::ranges::fill(awaited.dest, static_cast<std::byte>(awaited.absent));
+}
+
+Stream::Ticket Stream::expect(const Awaited & awaited) {
     ++expected_;
     expected_position_ = queued_;
     if (failure_) {
-        std::ranges::fill(dest, std::byte{0});
+        make_absent(awaited);
         answered_ = expected_;
     } else {
-        awaited_.push_back({dest, may_be_refused});
+        awaited_.push_back(awaited);
     }
     return last_ticket();
+}
+
+std::optional<std::string> Stream::take_launch_failure() {
+    if (launch_failure_) {
+        absent_until_ = expected_;
+    }
+    return std::exchange(launch_failure_, std::nullopt);
+}
+
+void Stream::note_launch_failure(std::string text) {
+    if (!launch_failure_) {
+        launch_failure_ = std::move(text);
+    }
+}
+
+Result<> Stream::confirm(Lock & lock) {
+    const uint64_t now = Trace::now_ns();
+    if (failure_ || now - last_heard_ns_ < trust_ns) {
+        return pump(lock, [] { return true; });
+    }
+    last_heard_ns_ = now;
+    if (!watched_) {  // else another thread looks just now
+        auto ready = transport_->wait({.read = true}, Clock::now(), microseconds{0});
+        if (!ready) {
+            break_off(std::move(ready.error()));
+        } else if (*ready && awaited_.empty()) {
+            hear_unasked();
+        } else if (*ready) {
+            pull();
+        }
+    }
+    return pump(lock, [&] { return transport_->is_connected(); });
+}
+
+std::chrono::nanoseconds Stream::idle_time() const {
+    return std::chrono::nanoseconds(Trace::now_ns() - last_used_ns_);
 }
 
 Result<> Stream::flush(Lock & lock, uint64_t position) {
@@ -85,6 +136,7 @@ Result<> Stream::await(Lock & lock, Ticket ticket) {
         return pump(lock, [] { return true; });
     }
     auto result = timed_pump("wait", counts_.waiting_ns, lock, [&] { return is_answered(ticket); });
+    last_heard_ns_ = last_used_ns_;
     if (sends_at_round_trip_ != counts_.sends) {
         sends_at_round_trip_ = counts_.sends;
         ++counts_.round_trips;
@@ -101,6 +153,7 @@ Result<> Stream::timed_pump(const char * name, uint64_t & ns, Lock & lock, Done 
     auto result = pump(lock, done);
     const uint64_t end = Trace::now_ns();
     ns += end - begin;
+    last_used_ns_ = end;
     if (!traced_as_.empty()) {
         Trace::instance().add_own(name, traced_as_, begin, end);
     }
@@ -112,9 +165,7 @@ void Stream::break_off(Error error) {
         return;
     }
     failure_ = std::move(error);
-    for (size_t i = 0; i < awaited_.size(); ++i) {
-        std::ranges::fill(awaited_[i].dest, std::byte{0});
-    }
+    std::ranges::for_each(awaited_, make_absent);
     awaited_.clear();
     answered_ = expected_;
     retired_ = std::move(outbox_);  // the memory of holes stays where it is
@@ -193,10 +244,22 @@ Result<size_t> Stream::receive(std::span<const MutableBytes> parts) {
     return total;
 }
 
+// False: it ended the stream.
+bool Stream::hear_launch_failure(const std::string & text) {
+    if (failed_launches_ == launches_) {
+        break_off(Error{Errc::protocol, "the server reports more failed launches than were sent: " + text});
+        return false;
+    }
+    ++failed_launches_;
+    note_launch_failure(text);
+    return true;
+}
+
 // A text has come in the place of the first awaited answer, or before it, and with it perhaps what follows. False: it
 // is not whole yet, or it ended the stream.
 bool Stream::hear_text() {
-    const auto [dest, may_be_refused] = awaited_.front();
+    const Awaited awaited = awaited_.front();
+    const MutableBytes dest = awaited.dest;
     const auto kind = static_cast<wire::AnswerKind>(header_ >> wire::answer_kind_shift);
     const uint64_t size = header_ & wire::answer_size_mask;
     if (size > wire::max_error_text || kind > wire::AnswerKind::refused) {
@@ -220,32 +283,58 @@ bool Stream::hear_text() {
             return false;
         }
     }
-    std::string text(reinterpret_cast<const char *>(surplus_.data()), size);
+    const std::string text = safe_text(ConstBytes(surplus_).first(size));
     surplus_.erase(surplus_.begin(), surplus_.begin() + static_cast<ptrdiff_t>(size));
     arrived_ = 0;
-    text = printable(text, wire::max_error_text);
     switch (kind) {
-        case wire::AnswerKind::launch_failed:
-            if (failed_launches_ == launches_) {
-                break_off(Error{Errc::protocol, "the server reports more failed launches than were sent: " + text});
-                return false;
-            }
-            ++failed_launches_;
-            launch_failure_ = std::move(text);
-            return true;
+        case wire::AnswerKind::launch_failed: return hear_launch_failure(text);
         case wire::AnswerKind::refused:
-            if (!may_be_refused) {
+            if (!awaited.may_be_refused) {
                 break_off(Error{Errc::protocol, "the server refuses what cannot be refused: " + text});
                 return false;
             }
-            refusal_ = std::move(text);
-            std::ranges::fill(dest, std::byte{0});
+            refusal_ = text;
+            make_absent(awaited);
             awaited_.pop_front();
             ++answered_;
             return true;
         default:
             break_off(Error{Errc::protocol, "the server ended the session: " + text});
             return false;
+    }
+}
+
+// Something has come though nothing is awaited: the text of a failed launch, or of the session's end. What else it may be
+// stays for the next answer, which it will not fit.
+void Stream::hear_unasked() {
+    std::array<std::byte, answer_header_size + wire::max_error_text> bytes;
+    const std::array parts{MutableBytes(bytes).subspan(std::min(surplus_.size(), bytes.size()))};
+    if (parts[0].empty()) {
+        return;
+    }
+    auto got = receive_from_transport(parts);
+    if (!got) {
+        break_off(std::move(got.error()));
+        return;
+    }
+    surplus_.insert(surplus_.end(), parts[0].begin(), parts[0].begin() + static_cast<ptrdiff_t>(*got));
+    while (surplus_.size() >= answer_header_size) {
+        const auto header = load<uint64_t>(surplus_.data());
+        const auto kind = static_cast<wire::AnswerKind>(header >> wire::answer_kind_shift);
+        const uint64_t size = header & wire::answer_size_mask;
+        const bool is_text = kind == wire::AnswerKind::launch_failed || kind == wire::AnswerKind::ended;
+        if (!is_text || size > wire::max_error_text || surplus_.size() - answer_header_size < size) {
+            return;
+        }
+        const std::string text = safe_text(ConstBytes(surplus_).subspan(answer_header_size, size));
+        surplus_.erase(surplus_.begin(), surplus_.begin() + static_cast<ptrdiff_t>(answer_header_size + size));
+        if (kind == wire::AnswerKind::ended) {
+            break_off(Error{Errc::protocol, "the server ended the session: " + text});
+            return;
+        }
+        if (!hear_launch_failure(text)) {
+            return;
+        }
     }
 }
 
@@ -291,9 +380,12 @@ bool Stream::pull() {
             return true;
         }
         if (arrived_ == whole) {
+            ++answered_;
+            if (awaited_.front().is_data && (launch_failure_ || answered_ <= absent_until_)) {
+                make_absent(awaited_.front());  // it was computed from, or left by, a launch that failed
+            }
             awaited_.pop_front();
             arrived_ = 0;
-            ++answered_;
         }
     }
     return moved;

@@ -7,8 +7,8 @@
 // that other threads can append and flush meanwhile. Of several waiting threads one watches the transport; the others
 // sleep until it reports.
 //
-// Failure is sticky. Once failure() is set, nothing is sent, what was and is expected is filled with zeroes, and every
-// wait returns at once.
+// Failure is sticky. Once failure() is set, nothing is sent, what was and is expected is absent, and every wait returns at
+// once.
 #pragma once
 
 #include <condition_variable>
@@ -54,9 +54,15 @@ public:
     void append_hole(uint64_t begin, std::vector<std::byte> bytes);
     void fill(uint64_t begin);
 
+    // What stands in the place of an answer that does not come, in all its bytes. `nan` is for tensors: not a number in
+    // every type of floating-point numbers, so nothing that is computed from it looks like a result.
+    enum class Absent : uint8_t { zeroes = 0x00, nan = 0xff };
+
     // An answer of exactly `dest.size()` bytes is to come. `dest` must live until the ticket is done. The server may
     // refuse to answer only if the caller looks at take_refusal() then: zeroes must not pass for an answer.
-    Ticket expect(MutableBytes dest, bool may_be_refused = false);
+    Ticket expect(MutableBytes dest, bool may_be_refused = false) { return expect(Awaited{dest, may_be_refused}); }
+    // The same of data, which cannot be refused. It is absent too if a launch before it failed.
+    Ticket expect_data(MutableBytes dest, Absent absent) { return expect(Awaited{dest, false, true, absent}); }
     // A command was appended that the server may report as a failed launch, once: a launch, or a TAKE.
     void note_launch() { ++launches_; }
     Ticket last_ticket() const { return {expected_, expected_position_}; }
@@ -72,13 +78,22 @@ public:
     // Until the answer has arrived. No hole may be left before the ticket's position.
     Result<> await(Lock & lock, Ticket ticket);
 
+    // Is the peer still there, as far as this machine knows? Does not wait, unless the connection is broken: then until it
+    // is made again or lost. What was heard from a moment ago is not asked about. To be called before the program is told
+    // of a success that depends on the peer.
+    Result<> confirm(Lock & lock);
+    // How long nothing was sent or awaited.
+    std::chrono::nanoseconds idle_time() const;
+
     // Sends and waits are traced from now on, as towards this server.
     void trace_as(std::string endpoint) { traced_as_ = std::move(endpoint); }
 
-    // What a native server said instead of the last answer, whose bytes are zeroes then; of a launch that failed.
-    // Both are given once.
+    // What a native server said instead of the last answer, whose bytes are absent then. Given once.
     std::optional<std::string> take_refusal() { return std::exchange(refusal_, std::nullopt); }
-    std::optional<std::string> take_launch_failure() { return std::exchange(launch_failure_, std::nullopt); }
+    // Why a launch failed whose success the program was told of. Given once. Data that was asked for before is absent.
+    std::optional<std::string> take_launch_failure();
+    bool has_launch_failure() const { return launch_failure_.has_value(); }
+    void note_launch_failure(std::string text);
 
     // Ends the stream for a reason found elsewhere.
     void break_off(Error error);
@@ -105,6 +120,16 @@ private:
     Result<size_t> receive(std::span<const MutableBytes> parts);
     Result<size_t> receive_from_transport(std::span<const MutableBytes> parts);
     bool hear_text();
+    void hear_unasked();
+    struct Awaited {
+        MutableBytes dest;
+        bool may_be_refused = false;
+        bool is_data = false;
+        Absent absent = Absent::zeroes;
+    };
+    Ticket expect(const Awaited & awaited);
+    bool hear_launch_failure(const std::string & text);
+    static void make_absent(const Awaited & awaited);
 
     std::mutex mutex_;
     std::condition_variable progress_;
@@ -119,10 +144,6 @@ private:
     uint64_t queued_ = 0, sent_ = 0;             // bytes ever
     std::deque<uint64_t> holes_;                 // where they begin, ascending
 
-    struct Awaited {
-        MutableBytes dest;
-        bool may_be_refused;
-    };
     std::deque<Awaited> awaited_;
     uint64_t expected_ = 0, answered_ = 0, expected_position_ = 0;
     uint64_t header_ = 0;   // size field of the answer that is arriving
@@ -130,6 +151,8 @@ private:
     std::vector<std::byte> surplus_;  // received into the place of an answer that did not come
     std::optional<std::string> refusal_, launch_failure_;
     uint64_t launches_ = 0, failed_launches_ = 0;
+    uint64_t absent_until_ = 0;  // data up to this answer comes from before a launch failure that was taken
+    uint64_t last_heard_ns_ = 0, last_used_ns_ = 0;
 
     bool lending_ = false;     // a payload's memory, to the transport
     bool watched_ = false;     // a thread sleeps on the transport,

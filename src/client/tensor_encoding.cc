@@ -167,6 +167,10 @@ bool is_padded(const ggml_tensor & tensor) {
            !ggml_is_empty(&tensor);
 }
 
+bool is_integer(uint32_t type) {
+    return type == GGML_TYPE_I8 || type == GGML_TYPE_I16 || type == GGML_TYPE_I32 || type == GGML_TYPE_I64;
+}
+
 wire::Region encode_region(const ggml_tensor & tensor, uint64_t handle) {
     wire::Region out;
     out.type = static_cast<uint32_t>(tensor.type);

@@ -21,6 +21,9 @@ bool can_carry(const ggml_tensor & node, bool native);
 // Do back-ends pad this tensor's rows, so that it takes more than its bytes and the server must be told of it?
 bool is_padded(const ggml_tensor & tensor);
 
+// Whole numbers, such as row numbers: every bit pattern of theirs is a value.
+bool is_integer(uint32_t type);
+
 // Enough for the commands that name a region of one tensor: type, shape, strides, buffer, address.
 wire::Region encode_region(const ggml_tensor & tensor, uint64_t handle);
 wire::Tensor stock_tensor(const wire::Region & region);

@@ -65,6 +65,16 @@ ResumableTransport::~ResumableTransport() {
     }
 }
 
+bool ResumableTransport::is_connected() const {
+    Lock lock(mutex_);
+    return inner_ != nullptr;
+}
+
+void ResumableTransport::when_lost(std::function<void(const Error &)> done) {
+    Lock lock(mutex_);
+    when_lost_ = std::move(done);
+}
+
 std::string_view ResumableTransport::kind() const {
     Lock lock(mutex_);
     return kind_ == "rdma" ? "rdma" : kind_ == "unix" ? "unix" : "tcp";
@@ -605,6 +615,11 @@ void ResumableTransport::keep() {
         } else {
             changed_.wait_for(lock, look_every);
         }
+    }
+    if (over_ && !stopping_ && when_lost_) {
+        const Error error = *over_;
+        lock.unlock();
+        when_lost_(error);
     }
 }
 

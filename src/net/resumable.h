@@ -57,6 +57,8 @@ public:
     // While there is no connection, it may return true at the deadline: whoever counts the peer's silence begins anew.
     Result<bool> wait(Interest interest, TimePoint deadline, microseconds spin) override;
     void wake() override;
+    bool is_connected() const override;
+    void when_lost(std::function<void(const Error &)> done) override;
     std::string_view kind() const override;
 
     // The passive end's: the peer has come back, and says how much it received. It is answered.
@@ -99,6 +101,7 @@ private:
     std::shared_ptr<Transport> inner_;  // null: the connection is broken. Shared with a thread that waits in it
     std::string kind_;
     std::optional<Error> over_;         // for good
+    std::function<void(const Error &)> when_lost_;
 
     // Out.
     ReplayBuffer replay_;

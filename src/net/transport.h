@@ -5,6 +5,7 @@
 // Ownership: buffers belong to the caller and are not used after the call returns.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -46,6 +47,13 @@ public:
 
     // Ends a wait of another thread, or the next one. Never blocks.
     virtual void wake() = 0;
+
+    // False while the connection is broken and is being made again.
+    virtual bool is_connected() const { return true; }
+
+    // `done` is called once, by another thread, if the connection is lost for good while nobody uses it. Before the first
+    // use. Only transports that look after idle connections do.
+    virtual void when_lost(std::function<void(const Error &)> done) { (void)done; }
 
     // Ends the connection as if it had broken, not in an orderly way: so the peer sees it. To be destroyed after that.
     virtual void break_off() {}

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <cmath>
 #include <cstdio>
 #include <functional>
 #include <thread>
@@ -651,7 +652,9 @@ TEST(Relay, ASessionMayEndWithOnePending) {
     EXPECT_TRUE(a->device_count());
 }
 
-TEST(Loss, InMidAnswerReadsAsZeroesAndLaunchesFail) {
+const std::vector<std::byte> absent(32, std::byte{0xff});
+
+TEST(Loss, InMidAnswerReadsAsNotANumberAndLaunchesFail) {
     Session session;
     ggml_tensor * tensor = session.kit.f32(8);
     ggml_cgraph * graph = session.doubled(tensor, 31);
@@ -660,12 +663,12 @@ TEST(Loss, InMidAnswerReadsAsZeroesAndLaunchesFail) {
     session.peer.send(test::bytes_of(uint64_t{32}) + noise(10));
     session.peer.close();
     session->await(ticket);
-    EXPECT_EQ(dest, std::vector<std::byte>(32));
+    EXPECT_EQ(dest, absent);
     EXPECT_TRUE(session->failed());
 
     EXPECT_EQ(session.launch(graph), GGML_STATUS_FAILED);
     session->await(session.get(tensor, more));
-    EXPECT_EQ(more, std::vector<std::byte>(32));
+    EXPECT_EQ(more, absent);
     session.set(tensor, noise(32));
     session.set(tensor, noise(1 << 20));
     session->memset(encode_region(*tensor, GraphKit::handle), range_of(*tensor), 0, 32, 1);
@@ -676,6 +679,94 @@ TEST(Loss, InMidAnswerReadsAsZeroesAndLaunchesFail) {
     EXPECT_FALSE(session->device_count());
     EXPECT_FALSE(session->memory(0));
     EXPECT_FALSE(session->alloc_buffer(0, 10));
+}
+
+// Longer than a connection is trusted without a look at it.
+void pass_time() { std::this_thread::sleep_for(milliseconds(3)); }
+
+// Neither sent nor asked for anything since: only a look at the connection can tell.
+TEST(Loss, IsKnownBeforeALaunchIsReportedAsSuccessful) {
+    Session session;
+    ggml_tensor * tensor = session.kit.f32(8);
+    ggml_cgraph * graph = session.doubled(tensor, 31);
+    std::vector<std::byte> dest(32);
+    for (int i = 0; i < 3; ++i) {  // the next launch is held back for the read that follows
+        EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
+        session.peer.answer_bytes(noise(32));
+        session->await(session.get(tensor, dest));
+    }
+    session.peer.close();
+    pass_time();
+    EXPECT_EQ(session.launch(graph), GGML_STATUS_FAILED);
+}
+
+// A machine that was switched off closes no connection.
+TEST(Loss, AfterAPauseAServerIsAskedBeforeALaunchIsReportedAsSuccessful) {
+    Session session;
+    ggml_tensor * tensor = session.kit.f32(8);
+    ggml_cgraph * graph = session.doubled(tensor, 31);
+    EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
+    session.expect_launch(Command::graph_compute, 31);
+    std::this_thread::sleep_for(milliseconds(1100));
+    std::jthread server([&] {
+        EXPECT_EQ(session.peer.next().command, Command::device_count);
+        session.peer.close();
+    });
+    EXPECT_EQ(session.launch(graph), GGML_STATUS_FAILED);
+}
+
+TEST(Loss, OfTheSourceOfARelayFailsTheNextLaunchOfItsTarget) {
+    Session a, b;
+    ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8), *other = b.kit.f32(8);
+    const auto relay = [&] {
+        b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                 encode_region(*to, GraphKit::handle), range_of(*to));
+    };
+    a.peer.close();
+    std::vector<std::byte> dest(32);
+    a->await(a.get(from, dest));
+    ASSERT_TRUE(a->failed());
+    relay();
+    EXPECT_EQ(b.launch(b.doubled(to, 10)), GGML_STATUS_FAILED);
+    EXPECT_EQ(b.launch(b.doubled(other, 11)), GGML_STATUS_SUCCESS) << "it does not read what is missing";
+    b->await(b.get(to, dest));
+    EXPECT_EQ(dest, absent) << "what the server has there is from before";
+    b.set(to, noise(32));
+    EXPECT_EQ(b.launch(b.doubled(to, 12)), GGML_STATUS_SUCCESS) << "it is written anew";
+}
+
+// The launch behind the relay was reported as successful when the source was lost: its results are no numbers.
+TEST(Loss, OfTheSourceOfAPendingRelayMakesResultsAbsentAndFailsTheNextLaunch) {
+    Session a, b;
+    ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
+    b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+             encode_region(*to, GraphKit::handle), range_of(*to));
+    EXPECT_EQ(b.launch(b.doubled(to, 10)), GGML_STATUS_SUCCESS);
+    a.peer.close();
+    std::vector<std::byte> dest(32);
+    b.peer.answer_bytes(noise(32));
+    b->await(b.get(to, dest));
+    EXPECT_EQ(dest, absent);
+    EXPECT_EQ(b.launch(b.doubled(to, 11)), GGML_STATUS_FAILED);
+}
+
+// Through the program's memory: ggml's own copy between devices, or a file of state.
+TEST(Loss, AbsentDataThatIsWrittenToAnotherServerFailsTheLaunchThatReadsIt) {
+    Session session;
+    ggml_tensor *tensor = session.kit.f32(16), *mask = session.kit.f32(8);
+    session.set(tensor, absent);  // a half of it
+    EXPECT_EQ(session.launch(session.doubled(tensor, 10)), GGML_STATUS_FAILED);
+    EXPECT_EQ(session.launch(session.doubled(tensor, 10)), GGML_STATUS_FAILED) << "it is still there";
+    session->clear_buffer({GraphKit::handle, reinterpret_cast<uint64_t>(tensor->data), 1 << 20}, 0);
+    EXPECT_EQ(session.launch(session.doubled(tensor, 11)), GGML_STATUS_SUCCESS);
+    const std::vector<float> minus_infinity(8, -INFINITY);
+    session.set(mask, const_bytes(minus_infinity.data(), 32));
+    EXPECT_EQ(session.launch(session.doubled(mask, 12)), GGML_STATUS_SUCCESS);
+    ggml_tensor * rows = session.kit.place(ggml_new_tensor_1d(session.kit.context(), GGML_TYPE_I32, 8));
+    session.set(rows, absent);
+    EXPECT_EQ(session.launch(session.kit.graph({session.kit.place(ggml_scale(session.kit.context(), mask, 3))}, 13)),
+              GGML_STATUS_SUCCESS)
+        << "-1 is a number";
 }
 
 TEST(Loss, AnAnswerOfTheWrongSizeEndsTheSession) {
@@ -997,7 +1088,7 @@ TEST(Weights, AFileThatChangedWhileItWasLoadedEndsTheSession) {
         EXPECT_TRUE(loading.session->failed());
         loading.session.connection = fail(Errc::io, "closed");
     }
-    EXPECT_EQ(dest, std::vector<std::byte>(16)) << "zeroes, as of any lost server";
+    EXPECT_EQ(dest, std::vector<std::byte>(16, std::byte{0xff})) << "as of any lost server";
 }
 
 // A cold server costs a question for each of the first weights, and no bytes are read twice.

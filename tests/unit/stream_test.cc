@@ -248,6 +248,62 @@ TEST(Stream, MoreFailedLaunchesThanWereSentEndTheSession) {
     EXPECT_EQ(line.stream->take_launch_failure(), "no");
 }
 
+// It was computed from, or left by, a launch that failed.
+TEST_F(StreamTest, DataBehindAFailedLaunchIsAbsentUntilTheFailureIsTaken) {
+    const std::string none(4, '\xff');
+    std::string first(4, '?'), second(4, '?'), third(4, '?'), count(4, '?');
+    auto held = lock();
+    const auto expect_data = [&](std::string & dest) {
+        return stream->expect_data(mutable_bytes(dest.data(), dest.size()), Stream::Absent::nan);
+    };
+    stream->note_launch();
+    const auto one = expect_data(first);
+    const auto number = expect(count);
+    const auto answer = bytes_of(uint64_t{4}) + bytes_of(std::string_view("data"));
+    peer.send(words(wire::AnswerKind::launch_failed, "no") + answer + answer);
+    ASSERT_TRUE(stream->await(held, number));
+    EXPECT_TRUE(stream->is_answered(one));
+    EXPECT_EQ(first, none);
+    EXPECT_EQ(count, "data") << "an answer, not data";
+    const auto two = expect_data(second);  // of a launch that had begun
+    EXPECT_EQ(stream->take_launch_failure(), "no");
+    const auto three = expect_data(third);
+    peer.send(answer + answer);
+    ASSERT_TRUE(stream->await(held, three));
+    EXPECT_TRUE(stream->is_answered(two));
+    EXPECT_EQ(second, none);
+    EXPECT_EQ(third, "data");
+}
+
+// A server whose results go straight to another one is never waited for.
+TEST_F(StreamTest, AFailedLaunchIsKnownThoughNothingIsAwaited) {
+    auto held = lock();
+    stream->note_launch();
+    std::this_thread::sleep_for(milliseconds(3));
+    const auto text = words(wire::AnswerKind::launch_failed, "no");
+    peer.send(ConstBytes(text).first(9));
+    ASSERT_TRUE(stream->confirm(held));
+    EXPECT_FALSE(stream->take_launch_failure()) << "it is not whole yet";
+    std::this_thread::sleep_for(milliseconds(3));
+    peer.send(ConstBytes(text).subspan(9));
+    ASSERT_TRUE(stream->confirm(held));
+    EXPECT_EQ(stream->take_launch_failure(), "no");
+    std::string answer(4, '?');
+    const auto ticket = expect(answer);
+    peer.send(bytes_of(uint64_t{4}) + bytes_of(std::string_view("good")));
+    ASSERT_TRUE(stream->await(held, ticket));
+    EXPECT_EQ(answer, "good");
+}
+
+TEST_F(StreamTest, APeerThatHasGoneIsNotConfirmed) {
+    auto held = lock();
+    std::this_thread::sleep_for(milliseconds(3));
+    ASSERT_TRUE(stream->confirm(held));
+    std::this_thread::sleep_for(milliseconds(3));
+    peer.close();
+    EXPECT_FALSE(stream->confirm(held));
+}
+
 TEST(Stream, WordsThatEndTheSession) {
     Line line(long_silence);
     std::string answer(4, '?');

@@ -1,0 +1,151 @@
+"""A server is lost between two requests, or in the middle of one: no program gets a result that looks correct."""
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import local_text
+from processes import InBackground, completion
+from system import MODEL, PROMPT, SANITIZE, TEXT, eventually, is_alive
+
+SLOW = 4 if SANITIZE else 1
+EMBEDDING = ['--embedding', '--pooling', 'mean']
+
+
+def kill_worker(server):
+    """As the kernel does when memory runs out. Returns when the sessions' processes are gone."""
+    workers = server.workers()
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    eventually(lambda: not any(is_alive(worker) for worker in workers), 'the workers end')
+
+
+def embedding(llama):
+    return llama.request('/embedding', {'content': PROMPT}, timeout=60 * SLOW)
+
+
+def first_token(llama):
+    return llama.request('/completion', completion(PROMPT, 1), timeout=60 * SLOW)
+
+
+@pytest.mark.parametrize('request_of', [embedding, first_token])
+@pytest.mark.parametrize('lost', ['server', 'worker'])
+@pytest.mark.parametrize('doomed', [0, 1])
+@pytest.mark.parametrize('pause', [0, 2.5], ids=['at once', 'later'])
+def test_no_result_after_a_server_is_lost(lab, request_of, lost, doomed, pause):
+    servers = [lab.server(), lab.server()]
+    llama = lab.llama_server(servers, more=EMBEDDING if request_of is embedding else [])
+    for _ in range(2):  # the same graph again: its launch is held back for the read
+        assert request_of(llama)[0] == 200
+    if lost == 'server':
+        servers[doomed].kill()
+    else:
+        kill_worker(servers[doomed])
+    time.sleep(pause)  # the connection is looked at once a second while nobody uses it
+    for _ in range(2):
+        status, said = request_of(llama)
+        assert status == 500, said
+    assert llama.count(f'RPC server {servers[doomed].endpoint} is lost: ') == 1
+    assert llama.stop() == 0
+
+
+def test_no_result_after_a_stock_server_is_lost(lab):
+    for doomed in range(2):
+        servers = [lab.stock_server(), lab.stock_server()]
+        llama = lab.llama_server(servers, more=EMBEDDING)
+        assert embedding(llama)[0] == 200
+        servers[doomed].kill()
+        for _ in range(2):
+            assert embedding(llama)[0] == 500
+        llama.kill()
+
+
+def test_no_result_from_a_server_that_froze_while_idle(lab):
+    """It may as well be switched off: nothing closes the connection."""
+    server = lab.server()
+    llama = lab.llama_server([server], more=EMBEDDING, env={'GGML_RPC_TIMEOUT_S': 2})
+    assert embedding(llama)[0] == 200
+    time.sleep(1.5)
+    for worker in server.workers():
+        os.kill(worker, signal.SIGSTOP)
+    assert embedding(llama)[0] == 500
+
+
+def unread_bytes(server):
+    """In the sockets of its port."""
+    port = int(server.endpoint.rpartition(':')[2])
+    lines = [line.split() for line in Path('/proc/net/tcp').read_text().splitlines()[1:]]
+    return sum(int(fields[4].partition(':')[2], 16) for fields in lines if int(fields[1].partition(':')[2], 16) == port
+               and fields[3] == '01')
+
+
+def in_mid_request(llama, server, request_of):
+    """(status, answer) of a request whose worker is killed while it computes."""
+    worker = server.workers()[0]
+    os.kill(worker, signal.SIGSTOP)
+    request = InBackground(request_of, llama)
+    eventually(lambda: unread_bytes(server), 'the request has come to the server')
+    os.kill(worker, signal.SIGKILL)
+    return request.result(60 * SLOW)
+
+
+@pytest.mark.parametrize('doomed', [0, 1])
+def test_embedding_in_flight_holds_no_numbers(lab, doomed):
+    """ggml's reads cannot fail, so llama-server answers with 200; what it sends is null."""
+    servers = [lab.server(), lab.server()]
+    llama = lab.llama_server(servers, more=EMBEDDING)
+    assert embedding(llama)[0] == 200
+    status, said = in_mid_request(llama, servers[doomed], embedding)
+    assert status == 500 or all(number is None for row in said[0]['embedding'] for number in row), said
+    assert embedding(llama)[0] == 500
+
+
+@pytest.mark.parametrize('doomed', [0, 1])
+def test_completion_in_flight_fails(lab, doomed):
+    servers = [lab.server(), lab.server()]
+    llama = lab.llama_server(servers)
+    assert first_token(llama)[0] == 200
+    status, said = in_mid_request(llama, servers[doomed],
+                                  lambda llama: llama.request('/completion', completion(PROMPT, 8)))
+    assert status == 500, said
+
+
+# --- GGML_RPC_ON_LOSS=exit -------------------------------------------------------------------------------------------
+
+def ended_by_loss(llama, server):
+    """One line, and the code that a service manager restarts a program for."""
+    assert llama.wait(30 * SLOW) == 75
+    line, = [line for line in llama.err().splitlines() if 'is lost' in line]
+    assert line.startswith(f'error: RPC server {server.endpoint} is lost: ') and line.endswith('ends with code 75')
+
+
+@pytest.mark.parametrize('when', ['idle', 'in flight'])
+@pytest.mark.parametrize('request_of', [embedding, first_token])
+def test_a_loss_ends_a_program_that_asks_for_it(lab, when, request_of):
+    servers = [lab.server(), lab.server()]
+    llama = lab.llama_server(servers, more=EMBEDDING if request_of is embedding else [], env={'GGML_RPC_ON_LOSS': 'exit'})
+    assert request_of(llama)[0] == 200
+    if when == 'idle':
+        kill_worker(servers[0])
+    else:
+        status, said = in_mid_request(llama, servers[0], request_of)
+        assert status == 0, said
+    ended_by_loss(llama, servers[0])
+
+
+def test_the_end_of_a_stock_server_ends_a_program_that_asks_for_it(lab):
+    server = lab.stock_server()
+    llama = lab.llama_server([server], env={'GGML_RPC_ON_LOSS': 'exit'})
+    assert first_token(llama)[0] == 200
+    server.kill()
+    assert first_token(llama)[0] == 0
+    ended_by_loss(llama, server)
+
+
+def test_a_program_that_is_done_does_not_end_by_a_loss(lab):
+    server = lab.server()
+    done = lab.run(['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 4, '-no-cnv', '-t', 1, '--temp', 0,
+                    *lab.where([server])], env={'GGML_RPC_ON_LOSS': 'exit'})
+    assert local_text(lab, [PROMPT], 4)[0] in done.out

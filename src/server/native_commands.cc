@@ -15,7 +15,9 @@ NativeCommands::NativeCommands(net::Inbound & in, Devices & devices, BufferTable
       spans_(spans),
       peers_(peers),
       slots_(wire::max_tensor_slots),
-      graphs_(wire::max_graph_slots) {}
+      graphs_(wire::max_graph_slots),
+      lacks_input_(devices.count()),
+      is_stale_(devices.count()) {}
 
 Result<> NativeCommands::serve(wire::NativeCommand command, uint64_t size) {
     data_.speak_native();
@@ -218,15 +220,30 @@ Result<> NativeCommands::build(KeptGraph & kept) {
 }
 
 // The session goes on if it fails, and the client hears of it.
-Result<> NativeCommands::launch(KeptGraph & kept) {
+Result<> NativeCommands::launch(KeptGraph & kept) { return tell_if_failed(kept.device, run(kept)); }
+
+Result<> NativeCommands::run(KeptGraph & kept) {
     if (!kept.built) {
         if (auto built = build(kept); !built) {
             log_warning("a graph is refused: {}", built.error().text);
-            return data_.tell_if_failed(std::unexpected(built.error()));
+            return built;
         }
     }
+    bool lacks_input = false;
+    for (const uint32_t device : kept.built->devices) {
+        lacks_input = lacks_input || lacks_input_[device];
+        lacks_input_[device] = false;
+    }
+    if (lacks_input) {
+        return caravan::fail(Errc::unavailable, "its input did not come from another server");
+    }
     kept.used = runs_.launches();
-    return data_.tell_if_failed(runs_.launch(kept.device, *kept.built));
+    return runs_.launch(kept.device, *kept.built);
+}
+
+Result<> NativeCommands::tell_if_failed(uint32_t device, Result<> launch) {
+    is_stale_[device] = !launch;
+    return data_.tell_if_failed(std::move(launch));
 }
 
 Result<> NativeCommands::launch() {
@@ -325,9 +342,16 @@ Result<> NativeCommands::push() {
     if (sender == nullptr) {
         return caravan::fail(Errc::not_found, "no link {}", static_cast<uint16_t>(request->link));
     }
-    const auto sent = sender->begin(source->tensor_bytes).and_then([&] {
-        return data_.read_to(*source, [&](ConstBytes piece) { return sender->send(piece); });
-    });
+    if (auto settled = data_.settle(source->device()); !settled) {
+        if (auto told = tell_if_failed(source->device(), std::move(settled)); !told) {
+            return told;
+        }
+    }
+    const auto sent = is_stale_[source->device()]
+                          ? sender->begin(wire::push_absent)
+                          : sender->begin(source->tensor_bytes).and_then([&] {
+                                return data_.read_to(*source, [&](ConstBytes piece) { return sender->send(piece); });
+                            });
     // Whoever waits for it at the other end notices; here nothing is lost but the way.
     if (!sent && sender->first_failure()) {
         log_warning("{}", sent.error().text);
@@ -348,9 +372,11 @@ Result<> NativeCommands::take_push() {
     if (receiver == nullptr) {
         return caravan::fail(Errc::not_found, "no server has come with this token");
     }
-    return data_.tell_if_failed(receiver->begin(target->tensor_bytes).and_then([&] {
+    auto taken = receiver->begin(target->tensor_bytes).and_then([&] {
         return data_.write(receiver->bytes(), *target, target->tensor_bytes, false);
-    }));
+    });
+    lacks_input_[target->device()] = lacks_input_[target->device()] || !taken;
+    return data_.tell_if_failed(std::move(taken));
 }
 
 }  // namespace caravan::server

@@ -49,6 +49,8 @@ private:
     Result<> graph(uint64_t size);
     Result<> launch();
     Result<> launch(KeptGraph & kept);
+    Result<> run(KeptGraph & kept);
+    Result<> tell_if_failed(uint32_t device, Result<> launch);
     Result<> make_room(uint64_t bytes, const KeptGraph & without);
     Result<> build(KeptGraph & kept);
     Result<> supports(uint64_t size);
@@ -74,6 +76,9 @@ private:
     std::vector<std::optional<wire::Region>> slots_;
     std::vector<KeptGraph> graphs_;
     size_t kept_tensors_ = 0;  // of all of them
+    // By device. A server that receives from this one must not compute from results that are older than they seem.
+    std::vector<bool> lacks_input_;  // a TAKE failed since the last launch
+    std::vector<bool> is_stale_;     // the last launch failed
 };
 
 }  // namespace caravan::server

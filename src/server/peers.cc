@@ -118,12 +118,15 @@ Result<> PeerReceiver::begin(uint64_t size) {
     }
     const auto header = load<wire::PushHeader>(bytes->data());
     const uint64_t number = header.number, given = header.size;
-    if (number != next_ || given != size) {
+    if (number != next_ || (given != size && given != wire::push_absent)) {
         return fail(Errc::protocol, "another server sent message {} of {} bytes where {} of {} was to come", number,
                     given, next_, size);
     }
     ++next_;
     in_.take(sizeof header);
+    if (given == wire::push_absent) {
+        return fail(Errc::unavailable, "another server could not compute what it should have sent");
+    }
     return {};
 }
 

@@ -164,8 +164,10 @@ struct SpansAnswer {
 // Between servers, on a link: the data follow.
 struct PushHeader {
     uint64_t number;  // of pushes on this link, from 0
-    uint64_t size;
+    uint64_t size;    // or push_absent
 };
+// No data follow: the launch that should have computed them failed.
+inline constexpr uint64_t push_absent = UINT64_MAX;
 
 // One tensor of a graph. Others of the same graph are named by their position in it plus 1, 0 = none.
 struct GraphTensor {

@@ -91,10 +91,11 @@ def in_mid_request(llama, server, request_of):
     return request.result(60 * SLOW)
 
 
-@pytest.mark.parametrize('doomed', [0, 1])
-def test_embedding_in_flight_holds_no_numbers(lab, doomed):
-    """ggml's reads cannot fail, so llama-server answers with 200; what it sends is null."""
-    servers = [lab.server(), lab.server()]
+@pytest.mark.parametrize('doomed,count', [(0, 2), (1, 2), (0, 3), (1, 3)])
+def test_embedding_in_flight_holds_no_numbers(lab, doomed, count):
+    """ggml's reads cannot fail, so llama-server answers with 200; what it sends is null. With three servers, the last one
+    computes what the one in the middle passes on."""
+    servers = [lab.server() for _ in range(count)]
     llama = lab.llama_server(servers, more=EMBEDDING)
     assert embedding(llama)[0] == 200
     status, said = in_mid_request(llama, servers[doomed], embedding)

@@ -67,6 +67,15 @@ TEST(PeerReceiver, AnotherNumberOrSizeIsRefused) {
     }
 }
 
+TEST(PeerReceiver, WhatTheOtherServerCouldNotComputeIsAnErrorAndTheNextMessageIsGood) {
+    Receiving link;
+    link.peer.send(bytes_of(wire::PushHeader{0, wire::push_absent}));
+    link.push(1, noise(10));
+    EXPECT_EQ(link.receiver->begin(10).error().code, Errc::unavailable);
+    ASSERT_TRUE(link.receiver->begin(10));
+    EXPECT_EQ(link.take(10), noise(10));
+}
+
 TEST(PeerReceiver, AServerThatIsGoneIsNamedAsTheReason) {
     Receiving link;
     link.peer.send(bytes_of(uint32_t{0}));  // a part of a header

@@ -27,6 +27,8 @@ constexpr size_t max_pending_finds = 64;
 // So many weights in a row that the server did not have: it will not have the rest, so stop hashing.
 constexpr int hopeless = 8;
 
+// So long a silence is worth a line in the log, though it may be a long computation.
+constexpr seconds long_silence{10};
 // Nothing was sent or awaited for so long: a server is asked something before a launch counts as successful.
 constexpr seconds long_idle{1};
 
@@ -70,6 +72,9 @@ Connection::Connection(net::Endpoint endpoint, Purpose purpose, std::unique_ptr<
       purpose_(purpose),
       stream_(watched(std::move(transport), endpoint_, purpose == Purpose::session), answer_timeout(), poll_time()),
       loading_(endpoint_.text(), stderr_terminal()), opened_ns_(Trace::now_ns()), id_(next_id++) {
+    if (purpose == Purpose::session) {
+        stream_.note_silences(endpoint_.text(), long_silence);
+    }
     if (native) {
         auto commands = make_native_commands(stream_);
         native_ = commands.get();

@@ -1,6 +1,7 @@
 #include "client/stream.h"
 
 #include "base/formatted.h"
+#include "base/log.h"
 #include "base/printable.h"
 #include "client/trace.h"
 
@@ -391,6 +392,27 @@ bool Stream::pull() {
     return moved;
 }
 
+// When a silence that began at `since` is to be reported, or ends the stream.
+TimePoint Stream::next_look(TimePoint since) const {
+    const bool is_noted = note_after_.count() == 0 || silent_since_ != TimePoint::max();
+    return since + (is_noted ? silence_ : std::min(silence_, note_after_));
+}
+
+void Stream::note_silence(TimePoint since) {
+    silent_since_ = since;
+    const auto in_seconds = [](std::chrono::nanoseconds time) { return std::chrono::duration_cast<seconds>(time).count(); };
+    log_warning("RPC server {}: no progress for {} s: it computes, has stopped, or cannot be reached. The client gives "
+                "up after {} s (GGML_RPC_TIMEOUT_S)",
+                peer_, in_seconds(note_after_), in_seconds(silence_));
+}
+
+void Stream::note_end_of_silence() {
+    if (silent_since_ != TimePoint::max()) {
+        log_warning("RPC server {}: goes on after {:.1f} s without progress", peer_,
+                    std::chrono::duration<double>(Clock::now() - std::exchange(silent_since_, TimePoint::max())).count());
+    }
+}
+
 template <class Done>
 Result<> Stream::pump(Lock & lock, Done done) {
     if (failure_) {
@@ -399,13 +421,14 @@ Result<> Stream::pump(Lock & lock, Done done) {
     if (done()) {
         return {};
     }
-    TimePoint deadline = Clock::now() + silence_;
+    TimePoint last_progress = Clock::now();
     uint64_t seen = moves_;
     for (;;) {
         const bool out = push();
         const bool in = pull();
         if (out || in) {
             ++moves_;
+            note_end_of_silence();
             if (sleepers_ > 0) {
                 progress_.notify_all();
             }
@@ -419,14 +442,17 @@ Result<> Stream::pump(Lock & lock, Done done) {
         if (done()) {
             return {};
         }
+        const TimePoint now = Clock::now();
         if (seen != moves_) {
             seen = moves_;
-            deadline = Clock::now() + silence_;
-        } else if (Clock::now() >= deadline) {
+            last_progress = now;
+        } else if (now >= last_progress + silence_) {
             break_off(Error{Errc::timed_out,
                             formatted("no progress for {} s (GGML_RPC_TIMEOUT_S)",
                                       std::chrono::duration_cast<seconds>(silence_).count())});
             return std::unexpected(*failure_);
+        } else if (now >= next_look(last_progress)) {
+            note_silence(last_progress);
         }
         if (out || in) {
             continue;
@@ -436,7 +462,7 @@ Result<> Stream::pump(Lock & lock, Done done) {
                 transport_->wake();  // it must look for more
             }
             ++sleepers_;
-            progress_.wait_until(lock, deadline);
+            progress_.wait_until(lock, last_progress + silence_);
             --sleepers_;
             if (failure_) {
                 return std::unexpected(*failure_);
@@ -446,8 +472,9 @@ Result<> Stream::pump(Lock & lock, Done done) {
         watched_ = true;
         watch_ = {.read = !awaited_.empty(), .write = can_push()};
         const net::Interest interest = watch_;
+        const TimePoint until = next_look(last_progress);
         lock.unlock();
-        auto waited = transport_->wait(interest, deadline, spin_);
+        auto waited = transport_->wait(interest, until, spin_);
         lock.lock();
         watched_ = false;
         if (sleepers_ > 0) {

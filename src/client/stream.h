@@ -85,6 +85,12 @@ public:
     // How long nothing was sent or awaited.
     std::chrono::nanoseconds idle_time() const;
 
+    // A peer without progress for so long, while it is waited for, is reported in the log, and again when it goes on.
+    void note_silences(std::string peer, std::chrono::nanoseconds after) {
+        peer_ = std::move(peer);
+        note_after_ = after;
+    }
+
     // Sends and waits are traced from now on, as towards this server.
     void trace_as(std::string endpoint) { traced_as_ = std::move(endpoint); }
 
@@ -113,6 +119,9 @@ private:
     Result<> pump(Lock & lock, Done done);
     template <class Done>
     Result<> timed_pump(const char * name, uint64_t & ns, Lock & lock, Done done);
+    TimePoint next_look(TimePoint since) const;
+    void note_silence(TimePoint since);
+    void note_end_of_silence();
     bool can_push() const { return sent_ < (holes_.empty() ? queued_ : holes_.front()); }
     bool push();  // true if bytes went out
     bool pull();  // true if bytes came in
@@ -159,6 +168,9 @@ private:
     net::Interest watch_;      // for this
     int sleepers_ = 0;      // threads that sleep on progress_
     uint64_t moves_ = 0;    // counts progress, for the time-out
+    std::string peer_;      // for the log
+    std::chrono::nanoseconds note_after_{};  // 0: never
+    TimePoint silent_since_ = TimePoint::max();  // if the log has it
     StreamCounts counts_;
     uint64_t sends_at_round_trip_ = 0;  // counts_.sends at the last one
     std::string traced_as_;  // empty: it is not

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/log.h"
 #include "wire_peer.h"
 
 namespace caravan::client {
@@ -293,6 +294,32 @@ TEST_F(StreamTest, AFailedLaunchIsKnownThoughNothingIsAwaited) {
     peer.send(bytes_of(uint64_t{4}) + bytes_of(std::string_view("good")));
     ASSERT_TRUE(stream->await(held, ticket));
     EXPECT_EQ(answer, "good");
+}
+
+std::mutex lines_mutex;
+std::vector<std::string> lines;
+
+TEST_F(StreamTest, ASilenceIsReportedWhenItIsLongAndWhenItEnds) {
+    lines.clear();
+    set_log_sink([](LogLevel, std::string_view line) {
+        const std::lock_guard guard(lines_mutex);
+        lines.emplace_back(line);
+    });
+    stream->note_silences("10.0.0.2:50052", milliseconds(30));
+    std::string answer(4, '?');
+    for (const int silence_ms : {0, 150}) {
+        auto held = lock();
+        const auto ticket = expect(answer);
+        std::jthread server([&] {
+            std::this_thread::sleep_for(milliseconds(silence_ms));
+            peer.answer_bytes(bytes_of(std::string_view("good")));
+        });
+        ASSERT_TRUE(stream->await(held, ticket));
+    }
+    set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
+    ASSERT_EQ(lines.size(), 2u);
+    EXPECT_TRUE(lines[0].starts_with("RPC server 10.0.0.2:50052: no progress for 0 s")) << lines[0];
+    EXPECT_TRUE(lines[1].starts_with("RPC server 10.0.0.2:50052: goes on after 0.")) << lines[1];
 }
 
 TEST_F(StreamTest, APeerThatHasGoneIsNotConfirmed) {

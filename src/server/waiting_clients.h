@@ -23,7 +23,6 @@ struct WaitingClient {
     FrontDoor client;
     FrontDoor::Wants wants = FrontDoor::Wants::more;
     TimePoint heard = Clock::now();  // something was received
-    bool asked = false;              // memory: the worker has the question
     bool closing = false;            // to be removed at the end of the round
     bool logged = false;             // session: a line says that it waits
     wire::AdmissionAnswer place{};   // session: as it was told

@@ -114,7 +114,9 @@ private:
             }
             for (size_t i = lifelines_.size(); i-- > 0;) {
                 if (const short events = fds[others + i].revents; events != 0) {
-                    lifeline_ended(i, (events & (POLLERR | POLLHUP | POLLNVAL)) == 0);
+                    // A Unix socket hangs up in both directions when its peer closes it. A connection that was cut has
+                    // an error, which nobody else takes from this socket.
+                    lifeline_ended(i, (events & (POLLERR | POLLNVAL)) == 0);
                 }
             }
             if (has_ended_ && !client_) {

@@ -58,6 +58,14 @@ def test_unix_socket(lab):
     assert_all_served([server])
 
 
+def test_sessions_over_a_unix_socket_end_with_their_clients(lab):
+    """They could wait for a client that had left to come back, as over a network that was cut."""
+    server = lab.server(host=f'unix:{lab.folder}/rpc.sock')
+    for _ in range(8):
+        lab.logits([server], chunks=1)
+        server.wait_idle(timeout=30)
+
+
 @pytest.mark.skipif(not has_ipv6(), reason='no IPv6 here')
 def test_ipv6(lab):
     server = lab.server(host='::1')

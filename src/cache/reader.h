@@ -60,7 +60,12 @@ public:
 
     uint64_t size() const { return content_.size; }
 
+    // For counts: a tensor of a model file, not a blob of the store.
+    void set_from_model() { from_model_ = true; }
+    bool from_model() const { return from_model_; }
+
 private:
+    bool from_model_ = false;
     Content content_;
     OnDamage on_damage_;
     Blake3 digest_;

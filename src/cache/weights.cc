@@ -19,13 +19,24 @@ Weights::Weights(const WeightOptions & options) {
     }
 }
 
+namespace {
+
+std::optional<Reader> of_model(std::optional<Reader> found) {
+    if (found) {
+        found->set_from_model();
+    }
+    return found;
+}
+
+}  // namespace
+
 std::optional<Reader> Weights::find(uint64_t fnv, uint64_t size) {
-    auto found = models_ ? models_->find(fnv, size) : std::nullopt;
+    auto found = models_ ? of_model(models_->find(fnv, size)) : std::nullopt;
     return found || !store_ ? std::move(found) : store_->find(fnv, size);
 }
 
 std::optional<Reader> Weights::find_digest(std::string_view hex, uint64_t size) {
-    auto found = models_ ? models_->find_digest(hex, size) : std::nullopt;
+    auto found = models_ ? of_model(models_->find_digest(hex, size)) : std::nullopt;
     return found || !store_ ? std::move(found) : store_->find_digest(hex, size);
 }
 

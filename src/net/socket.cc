@@ -251,6 +251,21 @@ Result<std::vector<Endpoint>> addresses_of(const Endpoint & endpoint) {
     return addresses;
 }
 
+std::string peer_credentials(int fd) {
+#ifdef SO_PEERCRED
+    sockaddr_storage address{};
+    socklen_t size = sizeof address;
+    ucred peer{};
+    socklen_t peer_size = sizeof peer;
+    if (::getsockname(fd, reinterpret_cast<sockaddr *>(&address), &size) == 0 && address.ss_family == AF_UNIX &&
+        ::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) == 0) {
+        return formatted(", uid {}, pid {}", peer.uid, peer.pid);
+    }
+#endif
+    (void)fd;
+    return "";
+}
+
 bool is_local_peer(int fd) {
     sockaddr_storage address{};
     socklen_t size = sizeof address;
@@ -258,14 +273,13 @@ bool is_local_peer(int fd) {
     return ::getpeername(fd, reinterpret_cast<sockaddr *>(&address), &size) == 0 && is_loopback(raw);
 }
 
-Result<std::vector<Listener>> listen_on(const std::string & host, uint16_t port) {
+Result<std::vector<Listener>> bind_to(const std::string & host, uint16_t port) {
     std::vector<Listener> listeners;
     if (host.starts_with("unix:")) {
-        auto listener = listen_unix(host.substr(5));
-        if (!listener) {
-            return std::unexpected(listener.error());
-        }
-        listeners.push_back(std::move(*listener));
+        Listener listener;
+        listener.endpoint.kind = Endpoint::Kind::unix_socket;
+        listener.endpoint.path = host.substr(5);
+        listeners.push_back(std::move(listener));
         return listeners;
     }
     auto list = resolve(host, port, true);
@@ -294,7 +308,7 @@ Result<std::vector<Listener>> listen_on(const std::string & host, uint16_t port)
                 reinterpret_cast<sockaddr_in6 *>(info->ai_addr)->sin6_port = taken;
             }
         }
-        if (::bind(fd->get(), info->ai_addr, info->ai_addrlen) != 0 || ::listen(fd->get(), SOMAXCONN) != 0) {
+        if (::bind(fd->get(), info->ai_addr, info->ai_addrlen) != 0) {
             const int error = errno;
             last = Error{Errc::unavailable, formatted("cannot listen on {} port {}: {}", host, port, errno_text(error))};
             if (error == EADDRNOTAVAIL && info->ai_next != nullptr) {
@@ -318,6 +332,27 @@ Result<std::vector<Listener>> listen_on(const std::string & host, uint16_t port)
         return std::unexpected(last);
     }
     return listeners;
+}
+
+Result<> start_listening(std::vector<Listener> & listeners) {
+    for (Listener & listener : listeners) {
+        if (listener.endpoint.kind == Endpoint::Kind::unix_socket) {
+            auto opened = listen_unix(listener.endpoint.path);
+            if (!opened) {
+                return std::unexpected(opened.error());
+            }
+            listener = std::move(*opened);
+        } else if (::listen(listener.fd.get(), SOMAXCONN) != 0) {
+            return fail(Errc::unavailable, "cannot listen on {}: {}", listener.endpoint.text(), errno_text(errno));
+        }
+    }
+    return {};
+}
+
+Result<std::vector<Listener>> listen_on(const std::string & host, uint16_t port) {
+    auto listeners = bind_to(host, port);
+    const auto opened = listeners ? start_listening(*listeners) : Result<>();
+    return opened ? std::move(listeners) : std::unexpected(opened.error());
 }
 
 Result<UniqueFd> accept_socket(int listener) {

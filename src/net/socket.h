@@ -28,6 +28,9 @@ Result<UniqueFd> connect_socket(const Endpoint & endpoint, TimePoint deadline);
 // The addresses of a TCP endpoint's host, each as an endpoint of its own.
 Result<std::vector<Endpoint>> addresses_of(const Endpoint & endpoint);
 
+// ", uid 1000, pid 4711" of the process that connected to a Unix socket, where the system tells; else empty.
+std::string peer_credentials(int fd);
+
 // True if the other end is on this machine: a Unix socket, or over loopback.
 bool is_local_peer(int fd);
 
@@ -40,6 +43,9 @@ struct Listener {
 // One listener for each address that `host` names ("localhost" may name two). Port 0 takes a free port, the same on
 // all. For a Unix socket a stale file (nobody listens on it) is replaced.
 Result<std::vector<Listener>> listen_on(const std::string & host, uint16_t port);
+// The same in two steps: until the second, connections are refused, and a Unix socket has no file.
+Result<std::vector<Listener>> bind_to(const std::string & host, uint16_t port);
+Result<> start_listening(std::vector<Listener> & listeners);
 
 // An accepted, tuned socket, or nothing if none was waiting.
 Result<UniqueFd> accept_socket(int listener);

@@ -119,11 +119,11 @@ Confinement worker_confinement(bool cpus_only, FileRules own) {
 
 Confined confine(const Confinement & confinement) {
     std::string in_force, missing;
-    const auto note = [&](const char * name, const Result<> & done) {
+    const auto note = [&](const char * name, const Result<> & done, const char * without = "no ") {
         if (done) {
             in_force += formatted("{}{}", in_force.empty() ? "" : ", ", name);
         } else {
-            missing += formatted("; no {}: {}", name, done.error().text);
+            missing += formatted("; {}{}: {}", without, name, done.error().text);
         }
     };
     offer_to_oom_killer();
@@ -137,8 +137,8 @@ Confined confine(const Confinement & confinement) {
         }
         return {};
     };
-    note("no_new_privs", set(PR_SET_NO_NEW_PRIVS, 1));
-    note("no ptrace", set(PR_SET_DUMPABLE, 0));
+    note("no_new_privs", set(PR_SET_NO_NEW_PRIVS, 1), "without ");
+    note("no ptrace", set(PR_SET_DUMPABLE, 0), "without ");
     note(("capabilities: " + drop_capabilities(confinement.files)).c_str(), {});
 #endif
     // The files first: a filter may one day refuse what that needs.

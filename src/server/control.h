@@ -21,6 +21,7 @@ struct ControlMessage {
         device,   // worker: facts of device `number`, `count` in all
         confined, // worker: `text` says what it has given up (confinement.h)
         cache,    // worker: `text` says why weights cannot be kept; empty if they can
+        note,     // worker: `text` is for the log, once for all workers
         ready,    // worker: loaded, give me a session
         failed,   // worker: cannot start, `text` says why
         ended,    // worker: the session is over, `text` says why and what it did

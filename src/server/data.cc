@@ -73,6 +73,7 @@ Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t siz
     if (writer) {
         writer->commit();
     }
+    weight_bytes_.received += size > wire::find_threshold ? size : 0;
     return {};
 }
 
@@ -255,6 +256,7 @@ Result<> Data::settle_finds() {
 
 bool Data::verify(CheckedRegion & region, uint64_t size, cache::Reader & entry) {
     if (entry.verify()) {
+        (entry.from_model() ? weight_bytes_.from_models : weight_bytes_.from_cache) += size;
         return true;
     }
     if (region.region.buffer->is_host) {

@@ -78,6 +78,11 @@ public:
     Result<> tell(wire::AnswerKind kind, std::string_view text);
 
     uint64_t bytes_out() const { return bytes_out_; }
+    // Where weights came from, in bytes: what is longer than find_threshold.
+    struct WeightBytes {
+        uint64_t received = 0, from_cache = 0, from_models = 0;
+    };
+    const WeightBytes & weight_bytes() const { return weight_bytes_; }
 
 private:
     struct OpenFind {
@@ -101,6 +106,7 @@ private:
     std::vector<OpenFind> open_finds_;
     std::vector<std::byte> scratch_;
     uint64_t bytes_out_ = 0;
+    WeightBytes weight_bytes_;
 };
 
 }  // namespace caravan::server

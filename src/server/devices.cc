@@ -27,12 +27,41 @@ bool is_gpu(ggml_backend_dev_t device) {
     return type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU;
 }
 
-std::vector<ggml_backend_dev_t> default_devices() {
-    std::vector<ggml_backend_dev_t> chosen;
+std::string hardware_id(ggml_backend_dev_t device) {
+    ggml_backend_dev_props props{};
+    ggml_backend_dev_get_props(device, &props);
+    return props.device_id == nullptr ? "" : props.device_id;
+}
+
+std::vector<ggml_backend_dev_t> own_gpus() {
+    std::vector<ggml_backend_dev_t> gpus;
     for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
         const ggml_backend_dev_t device = ggml_backend_dev_get(i);
         if (is_gpu(device) && !is_remote(device)) {
-            chosen.push_back(device);
+            gpus.push_back(device);
+        }
+    }
+    return gpus;
+}
+
+// For each of own_gpus(): the one before it that is the same hardware by another back-end; else null.
+std::vector<ggml_backend_dev_t> same_before(const std::vector<ggml_backend_dev_t> & gpus) {
+    std::vector<std::string> ids;
+    std::ranges::transform(gpus, std::back_inserter(ids), hardware_id);
+    std::vector<ggml_backend_dev_t> same;
+    for (const size_t first : first_of_each(ids)) {
+        same.push_back(first == same.size() ? nullptr : gpus[first]);
+    }
+    return same;
+}
+
+std::vector<ggml_backend_dev_t> default_devices() {
+    std::vector<ggml_backend_dev_t> chosen;
+    const auto gpus = own_gpus();
+    const auto same = same_before(gpus);
+    for (size_t i = 0; i < gpus.size(); ++i) {
+        if (same[i] == nullptr) {
+            chosen.push_back(gpus[i]);
         }
     }
     if (chosen.empty()) {
@@ -75,6 +104,28 @@ void set_abort_flag(ggml_backend_dev_t device, ggml_backend_t backend, std::atom
 }
 
 }  // namespace
+
+std::vector<size_t> first_of_each(const std::vector<std::string> & ids) {
+    std::vector<size_t> firsts;
+    for (size_t i = 0; i < ids.size(); ++i) {
+        const auto first = std::ranges::find(ids, ids[i]);
+        firsts.push_back(ids[i].empty() ? i : static_cast<size_t>(first - ids.begin()));
+    }
+    return firsts;
+}
+
+std::string Devices::doubles() {
+    const auto gpus = own_gpus();
+    const auto same = same_before(gpus);
+    std::string text;
+    for (size_t i = 0; i < gpus.size(); ++i) {
+        if (same[i] != nullptr) {
+            text += formatted("{}{} is the same device as {}: it is lent once", text.empty() ? "" : "; ",
+                              ggml_backend_dev_name(gpus[i]), ggml_backend_dev_name(same[i]));
+        }
+    }
+    return text;
+}
 
 Result<Devices> Devices::open(const std::vector<std::string> & names, int threads) {
     load_backends();

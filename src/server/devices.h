@@ -24,11 +24,17 @@ struct DeviceMemory {
     uint64_t free = 0, total = 0;  // bytes
 };
 
+// For each hardware id the index of the first that is equal; its own if it is the first, or empty (unknown).
+std::vector<size_t> first_of_each(const std::vector<std::string> & ids);
+
 class Devices {
 public:
     // Loads ggml's back-ends. `names`: these devices in this order; empty: all GPUs, or the CPU if there is none.
     // `threads` is for CPU devices.
     static Result<Devices> open(const std::vector<std::string> & names, int threads);
+
+    // In words, which devices open({}) left out because another back-end lends the same hardware; empty: none.
+    static std::string doubles();
 
     // Every device of this machine, with a mark at those that open({}) would lend.
     static std::string describe_all();
@@ -51,6 +57,8 @@ public:
     bool has_queue(uint32_t index) const { return devices_[index].queue != nullptr; }
     // Starts a graph; it may still be running on return.
     ggml_status compute(uint32_t index, ggml_cgraph * graph);
+    // Was something started that synchronize() has not waited for?
+    bool is_running(uint32_t index) const { return devices_[index].running; }
     // Waits for all that was started on the device, and returns how it ended; once for each launch. Of an asynchronous
     // device the time is that from the first launch to the end of this wait: it does not report when it was done.
     Run synchronize(uint32_t index);

@@ -27,14 +27,22 @@ Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
     if (auto good = check_indices(graph.indices); !good) {
         return good;
     }
-    if (const ggml_status status = devices_.compute(device, graph.graph); status != GGML_STATUS_SUCCESS) {
+    const TimePoint begin = Clock::now();
+    const ggml_status status = devices_.compute(device, graph.graph);
+    busy_ += Clock::now() - begin;
+    if (status != GGML_STATUS_SUCCESS) {
         return std::unexpected(failure(device, status));
     }
     return is_alone ? settle(device) : Result<>();
 }
 
 Result<> GraphRuns::settle(uint32_t device) {
+    if (!devices_.is_running(device)) {
+        return {};
+    }
+    const TimePoint begin = Clock::now();
     const Run run = devices_.synchronize(device);
+    busy_ += run.end != TimePoint() ? run.end - run.begin : Clock::now() - begin;
     if (run.end != TimePoint()) {
         spans_.record(wire::computing(device), run.begin, run.end);
     }

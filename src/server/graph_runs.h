@@ -28,6 +28,8 @@ public:
     void count_built() { ++built_; }
     uint64_t built() const { return built_; }
     uint64_t launches() const { return launches_; }
+    // Time that devices computed, as far as this thread saw it: of several at once, the sum.
+    std::chrono::nanoseconds busy() const { return busy_; }
 
 private:
     Error failure(uint32_t device, ggml_status status) const;
@@ -35,6 +37,7 @@ private:
     Devices & devices_;
     Spans & spans_;
     uint64_t built_ = 0, launches_ = 0;
+    std::chrono::nanoseconds busy_{0};
 };
 
 }  // namespace caravan::server

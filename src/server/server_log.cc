@@ -19,6 +19,9 @@ namespace {
 
 constexpr size_t max_text = LogOutput::max_line - 96;  // leaves room for what is put around it
 
+// Programs look for these lines as they are (docs/rdma.md).
+constexpr std::string_view verbatim = "RDMA ";
+
 // Lines of one kind, where they go, and how many they may be.
 class Channel {
 public:
@@ -77,7 +80,7 @@ void write_line(LogLevel level, std::string_view line) {
     ServerLog & log = server_log();
     switch (level) {
         case LogLevel::debug: log.debug.write("debug: ", line, {}); break;
-        case LogLevel::info: log.notes.write("", line, {}); break;
+        case LogLevel::info: log.notes.write("", line, line.starts_with(verbatim) ? "" : log.suffix.c_str()); break;
         case LogLevel::warning: log.notes.write("warning: ", line, log.suffix); break;
         case LogLevel::error: log.errors.write("error: ", line, log.suffix); break;
     }

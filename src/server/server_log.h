@@ -18,7 +18,7 @@ void begin_server_log();
 // Writes what is still to be reported of lines that were left out. For the end of the process.
 void end_server_log();
 
-// Warnings and errors name this session from now on. `lines`: how many lines of each kind it may log at once; later ones
+// Lines name this session from now on. `lines`: how many lines of each kind it may log at once; later ones
 // are admitted one a second.
 void begin_session_log(uint64_t session, uint32_t lines);
 

@@ -12,6 +12,8 @@ namespace {
 
 using wire::Command;
 
+constexpr seconds noted_silence{10};
+
 // The bytes from the first row's begin to the last one's end. `payload`: what the rows must add up to.
 Result<uint64_t> rows_span(const wire::Tensor2dRequest & request, std::optional<uint64_t> payload) {
     const uint64_t size = request.size, n_rows = request.n_copies, stride = request.stride;
@@ -52,9 +54,29 @@ Error Session::run() {
 }
 
 std::string Session::summary() const {
-    return formatted("{} graphs computed {} times, {} MiB in, {} MiB out, at most {} MiB of buffers",
-                     runs_.built(), runs_.launches(), in_.bytes_taken() >> 20, data_.bytes_out() >> 20,
-                     buffers_.peak_bytes() >> 20);
+    const auto in_seconds = [](std::chrono::nanoseconds time) { return std::chrono::duration<double>(time).count(); };
+    const double busy = in_seconds(runs_.busy());
+    std::string text = formatted("{} graphs computed {} times, {} MiB in, {} MiB out, at most {} MiB of buffers; {:.1f} s, "
+                                 "{:.1f} s computing",
+                                 runs_.built(), runs_.launches(), in_.bytes_taken() >> 20, data_.bytes_out() >> 20,
+                                 buffers_.peak_bytes() >> 20, in_seconds(Clock::now() - begin_), busy);
+    if (busy > 0) {
+        text += formatted(" ({:.1f} launches/s)", static_cast<double>(runs_.launches()) / busy);
+    }
+    const Data::WeightBytes & weights = data_.weight_bytes();
+    if (weights.received + weights.from_cache + weights.from_models > 0) {
+        text += formatted("; weights: {} MiB received, {} MiB from the cache, {} MiB from model files",
+                          weights.received >> 20, weights.from_cache >> 20, weights.from_models >> 20);
+    }
+    return text;
+}
+
+// A client that was stopped, or whose network was, leaves no other trace. So does one that a person lets wait.
+void Session::note_silence(TimePoint since) const {
+    const auto silence = Clock::now() - since;
+    if (silence >= noted_silence) {
+        log_info("the client sent no command for {:.1f} s", std::chrono::duration<double>(silence).count());
+    }
 }
 
 Result<> Session::serve_one() {
@@ -63,7 +85,12 @@ Result<> Session::serve_one() {
             return settled;
         }
     }
+    const bool waits = in_.buffered_size() < sizeof(wire::RequestHeader);
+    const TimePoint since = waits ? Clock::now() : TimePoint();
     const auto bytes = in_.peek(sizeof(wire::RequestHeader), true);
+    if (waits) {
+        note_silence(since);
+    }
     if (!bytes) {
         return std::unexpected(bytes.error());
     }
@@ -87,7 +114,9 @@ Result<> Session::serve_one() {
         return settled;
     }
     const TimePoint begin = spans_.is_recording() ? Clock::now() : TimePoint();
+    command_.store(name, std::memory_order_relaxed);
     auto done = is_native ? native_.serve(native, size) : dispatch(command, size);
+    command_.store(nullptr, std::memory_order_relaxed);
     if (begin != TimePoint()) {
         spans_.record(static_cast<uint8_t>(command), begin, Clock::now());
     }

@@ -2,6 +2,8 @@
 // Its graphs are in stock_graphs.h, the native dialect's commands in native_commands.h. One thread.
 #pragma once
 
+#include <atomic>
+
 #include "cache/weights.h"
 #include "net/inbound.h"
 #include "server/buffer_table.h"
@@ -31,8 +33,11 @@ public:
 
     // Did it hold a buffer or compute anything?
     bool did_work() const { return buffers_.peak_bytes() > 0 || runs_.launches() > 0; }
-    // "12 graphs computed 640 times, 97 MiB in, 2 MiB out, at most 530 MiB of buffers".
+    // "12 graphs computed 640 times, 97 MiB in, 2 MiB out, at most 530 MiB of buffers; 34.0 s, 21.5 s computing (29.8
+    // launches/s); weights: 96 MiB received, 400 MiB from the cache, 0 MiB from model files".
     std::string summary() const;
+    // The name of the command that is being served; null between commands. Any thread.
+    const char * command() const { return command_.load(std::memory_order_relaxed); }
 
 private:
     Result<> serve_one();
@@ -53,6 +58,10 @@ private:
     Result<> init_tensor();
     Result<> get_alloc_size();
 
+    void note_silence(TimePoint since) const;
+
+    const TimePoint begin_ = Clock::now();
+    std::atomic<const char *> command_ = nullptr;
     net::Inbound in_;
     Devices & devices_;
     MachineMemory * const machine_;

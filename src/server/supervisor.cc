@@ -57,7 +57,7 @@ Result<> catch_signals() {
     struct sigaction action{};
     action.sa_handler = on_signal;
     action.sa_flags = SA_RESTART;
-    for (const int signal : {SIGTERM, SIGINT, SIGCHLD}) {
+    for (const int signal : {SIGTERM, SIGINT, SIGCHLD, SIGCONT}) {
         ::sigaction(signal, &action, nullptr);
     }
     ::signal(SIGPIPE, SIG_IGN);
@@ -104,7 +104,6 @@ public:
     Result<> run();
 
 private:
-    Result<> open_listeners();
     Result<> first_worker();
     void print_banner() const;
     void spawn_indexer();
@@ -142,16 +141,6 @@ private:
     bool cores_are_shared_ = false;  // and a line has said so
     bool draining_ = false;
 };
-
-Result<> Supervisor::open_listeners() {
-    auto listeners = net::listen_on(options_.host, options_.port);
-    if (!listeners) {
-        return std::unexpected(listeners.error());
-    }
-    listeners_ = std::move(*listeners);
-    workers_.set_beyond_loopback(std::ranges::any_of(listeners_, &net::Listener::beyond_loopback));
-    return {};
-}
 
 // The devices are known, and shown, before the first client can connect to anything that works.
 Result<> Supervisor::first_worker() {
@@ -321,7 +310,8 @@ bool Supervisor::give_session(WaitingClient & client) {
     slots_.note_begun(client.address);
     ++next_session_;
     warn_of_shared_cores();
-    log_event("Accepted client connection from {} (session {})", worker->client, worker->session);
+    log_event("Accepted client connection from {} (session {}){}", worker->client, worker->session,
+              net::peer_credentials(socket.get()));
     workers_.want_spare();
     return true;
 }
@@ -468,9 +458,13 @@ void Supervisor::warn_of_shared_cores() {
 void Supervisor::reap() {
     for (;;) {
         int status = 0;
-        const pid_t pid = ::waitpid(-1, &status, WNOHANG);
+        const pid_t pid = ::waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED);
         if (pid <= 0) {
             return;
+        }
+        if (WIFSTOPPED(status) || WIFCONTINUED(status)) {
+            workers_.note_stop(pid, WIFSTOPPED(status));
+            continue;
         }
         if (pid == indexer_.pid) {
             if (WIFSIGNALED(status) && stop_requests_ == 0) {
@@ -491,6 +485,9 @@ void Supervisor::handle_signals() {
     while ((got = ::read(signal_pipe[0], bytes, sizeof bytes)) > 0) {
         for (ssize_t i = 0; i < got; ++i) {
             stop_requests_ += bytes[i] == SIGTERM || bytes[i] == SIGINT ? 1 : 0;
+            if (bytes[i] == SIGCONT) {
+                log_warning("the server's main process was stopped by a signal, and goes on");
+            }
         }
     }
     if (stop_requests_ > 0) {
@@ -587,12 +584,19 @@ Result<> Supervisor::run() {
     if (auto caught = catch_signals(); !caught) {
         return caught;
     }
-    if (auto opened = open_listeners(); !opened) {
-        return opened;
+    // Nobody can connect before the devices are known to work; that the port is free is known before that.
+    auto listeners = net::bind_to(options_.host, options_.port);
+    if (!listeners) {
+        return std::unexpected(listeners.error());
     }
+    workers_.set_beyond_loopback(std::ranges::any_of(*listeners, &net::Listener::beyond_loopback));
     if (auto started = first_worker(); !started) {
         return started;
     }
+    if (auto opened = net::start_listening(*listeners); !opened) {
+        return opened;
+    }
+    listeners_ = std::move(*listeners);
     if (stop_requests_ == 0) {
         print_banner();
         spawn_indexer();

@@ -137,7 +137,9 @@ private:
             pollfd stop{stop_[0], 0, 0};
             if (::poll(&stop, 1, static_cast<int>(farewell.count())) == 0) {
                 ControlMessage ended{.kind = ControlMessage::Kind::ended};
-                ended.set_text("the client left during a computation");
+                const char * command = session_.command();
+                ended.set_text(command == nullptr ? std::string("the client left")
+                                                  : formatted("the client left; {} was broken off", command));
                 send_control(control_, ended);
                 ::_exit(EXIT_SUCCESS);
             }
@@ -341,6 +343,11 @@ int run_worker(int control, const WorkerOptions & options) {
         return EXIT_FAILURE;
     }
     cache::Weights weights(options.weights);
+    if (const std::string doubles = options.devices.empty() ? Devices::doubles() : ""; !doubles.empty()) {
+        ControlMessage note{.kind = ControlMessage::Kind::note};
+        note.set_text(doubles);
+        send_control(control, note);
+    }
     limit_memory(options, *devices);
     if (transport_wish() != TransportWish::tcp) {
         net::why_no_rdma();  // loads libibverbs while every file can be read

@@ -204,6 +204,12 @@ void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & mes
                 }
             }
             break;
+        case ControlMessage::Kind::note:
+            if (noted_ != message.text) {
+                noted_ = message.text;
+                log_info("{}", noted_);
+            }
+            break;
         case ControlMessage::Kind::device:
             devices_.resize(message.count);
             devices_[message.number] = message;
@@ -284,6 +290,23 @@ void WorkerPool::answer_claim(WorkerProcess & worker, const ControlMessage & cla
                                         .number = claim.number,
                                         .count = is_granted ? 1u : 0u,
                                         .memory_free = unpromised(unpromised(available, others), {&own, 1})});
+}
+
+void WorkerPool::note_stop(pid_t pid, bool is_stopped) {
+    const auto worker = std::ranges::find(workers_, pid, &WorkerProcess::pid);
+    if (worker == workers_.end() || worker->state == WorkerProcess::State::retired) {
+        return;
+    }
+    const std::string whose = worker->state == WorkerProcess::State::serving
+                                  ? formatted("session {} with {}", worker->session, worker->client)
+                                  : std::string("no session yet");
+    if (is_stopped) {
+        worker->stopped_at = Clock::now();
+        log_warning("worker process {} ({}) was stopped by a signal", pid, whose);
+    } else if (worker->stopped_at != TimePoint()) {
+        log_warning("worker process {} ({}) goes on after a stop of {:.1f} s", pid, whose,
+                    std::chrono::duration<double>(Clock::now() - std::exchange(worker->stopped_at, {})).count());
+    }
 }
 
 bool WorkerPool::reap(pid_t pid, int status) {

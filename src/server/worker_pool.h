@@ -48,6 +48,8 @@ public:
 
     // What its line has brought. Answers about memory go to on_memory.
     void hear(WorkerProcess & worker);
+    // `pid` was stopped by a signal, as by a debugger, or goes on.
+    void note_stop(pid_t pid, bool is_stopped);
     // `pid` has ended. False: it is none of these.
     bool reap(pid_t pid, int wait_status);
     void signal_all(int signal, bool serving_too);
@@ -83,7 +85,7 @@ private:
     std::vector<ControlMessage> devices_;
     std::string start_failure_;  // reported by the worker that is loading
     std::string cache_problem_;  // why weights are not kept, of the last worker that was loaded
-    std::string outage_, confinement_;
+    std::string outage_, confinement_, noted_;
     seconds respawn_pause_ = min_respawn_pause;
     std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links
     // What all sessions may log together, besides a line a second each: a client can begin one session after the other.

@@ -18,6 +18,7 @@ struct WorkerProcess {
 
     enum class State { loading, spare, serving, retired } state = State::loading;  // retired: told to end, or killed
     TimePoint deadline = no_deadline;  // it hangs if its state is the same by then
+    TimePoint stopped_at{};            // by a signal; unset: it runs
     uint64_t session = 0;     // serving: its number
     uint64_t token = 0;       // serving: resumes the session
     // serving: copies of its client's connections, watched for their end. Several while one replaces another.

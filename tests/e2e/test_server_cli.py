@@ -17,7 +17,7 @@ from harness import local_logits, same
 from processes import InBackground, Server
 from proxy import Proxy
 from stockwire import command, greet
-from system import BIN, MODEL, RPC_SERVER, eventually, is_alive
+from system import BIN, MODEL, RPC_SERVER, children, eventually, free_port, is_alive
 
 
 def ask(lab, *options, rc=0, env=None):
@@ -107,6 +107,29 @@ def test_impossible_address(lab, host):
 def test_unknown_device(lab):
     line = the_only_line(ask(lab, '-p', 0, '-d', 'CUDA77', rc=1))
     assert 'CUDA77' in line
+
+
+@pytest.mark.parametrize('device', ['CUDA77', 'CPU'])
+def test_no_port_before_the_devices_are_known(lab, device):
+    """A back-end that takes long to load: what opens a pipe waits for its writer."""
+    backend = lab.folder / 'backend.so'
+    os.mkfifo(backend)
+    port = free_port()
+    server = lab.start('rpc-server', [RPC_SERVER, '-p', port, '-t', 1, '-d', device], tool=False,
+                       env={'GGML_BACKEND_PATH': backend})
+    eventually(lambda: children(server.pid), 'a worker loads')
+    for _ in range(20):
+        with socket.socket() as probe:
+            assert probe.connect_ex(('127.0.0.1', port)) != 0
+        time.sleep(0.02)
+    with open(backend, 'wb'):
+        pass
+    if device == 'CPU':
+        server.wait_for('  sessions       : ')
+        with socket.socket() as probe:
+            assert probe.connect_ex(('127.0.0.1', port)) == 0
+    else:
+        assert server.wait() == 1 and 'CUDA77' in server.err()
 
 
 def test_unusable_cache_folder(lab):

@@ -2,14 +2,17 @@
 import fcntl
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
+import sys
+import time
 
 import pytest
 
 from stockwire import command, greet, is_dropped
-from system import RPC_SERVER, environment, eventually
+from system import MAKE_MODELS, PATIENCE, RPC_SERVER, environment, eventually
 
 ALLOC_BUFFER = 0
 STAMP = r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d '
@@ -126,3 +129,44 @@ def test_a_missing_descriptor_is_not_taken_by_a_client(lab):
     server = lab.start('rpc-server', ['sh', '-c', 'exec "$0" "$@" 0<&- 1>&- ', RPC_SERVER, '-p', 0, '-t', 1], tool=False)
     eventually(lambda: os.path.exists(f'/proc/{server.pid}/fd/5'), 'it has started')
     assert [os.readlink(f'/proc/{server.pid}/fd/{fd}') for fd in (0, 1)] == ['/dev/null'] * 2
+
+
+def test_a_closing_line_says_what_the_session_did(lab):
+    model, cache = lab.folder / 'big.gguf', lab.folder / 'cache'  # with tensors of more than 1 MiB
+    subprocess.run([sys.executable, MAKE_MODELS, '--bench', '--out', model, '--layers', '1', '--d', '512', '--heads', '8',
+                    '--ff', '4096', '--vocab', '8192', '--type', 'q8_0'], check=True, stdout=subprocess.DEVNULL,
+                   timeout=PATIENCE)
+    server = lab.server('-c', '--cache-dir', cache)
+    for _ in range(2):
+        lab.logits([server], model)
+    server.wait_idle()
+    lines = [line for line in server.out().splitlines() if 'weights: ' in line]
+    assert len(lines) == 2, server.out()
+    pattern = (r'; \d+\.\d s, \d+\.\d s computing \(\d+\.\d launches/s\); '
+               r'weights: (\d+) MiB received, (\d+) MiB from the cache, 0 MiB from model files$')
+    first, second = (tuple(int(number) for number in re.search(pattern, line).groups()) for line in lines)
+    assert first[0] > 0 and first[1] == 0 and second[0] == 0 and second[1] > 0
+
+
+def test_a_stop_leaves_a_trace(lab):
+    server = lab.server()
+    with greet(server) as client:
+        client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
+        client.recv(24, socket.MSG_WAITALL)
+        serving = min(server.workers())
+        os.kill(serving, signal.SIGSTOP)
+        server.wait_for(rf'warning: worker process {serving} \(session 1 with \S+\) was stopped by a signal')
+        time.sleep(10.5)
+        os.kill(serving, signal.SIGCONT)
+        server.wait_for(rf'warning: worker process {serving} .* goes on after a stop of 1\d\.\d s')
+        client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
+        server.wait_for(r'the client sent no command for 1\d\.\d s \(session 1\)')
+    os.kill(server.pid, signal.SIGSTOP)
+    os.kill(server.pid, signal.SIGCONT)
+    server.wait_for("the server's main process was stopped by a signal, and goes on")
+
+
+def test_unix_clients_are_named(lab):
+    server = lab.server(host=f'unix:{lab.folder}/rpc.sock')
+    lab.logits([server])
+    assert re.search(rf'Accepted client connection from local \(session \d+\), uid {os.getuid()}, pid \d+\n', server.out())

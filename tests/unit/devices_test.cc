@@ -1,3 +1,7 @@
+#include "server/devices.h"
+
+#include <gtest/gtest.h>
+
 #include <cstring>
 
 #include "abi/ggml_abi.h"
@@ -57,6 +61,13 @@ TEST(Devices, OnesThatComputeWhileTheirCallerWaitsReportNothingMore) {
     ggml_build_forward_expand(graph, ggml_scale(context.get(), source, 2));
     EXPECT_EQ(devices.compute(0, graph), GGML_STATUS_SUCCESS);
     EXPECT_EQ(devices.synchronize(0).end, TimePoint()) << "the launch's own time has it";
+}
+
+// A GPU that CUDA and Vulkan show has one PCI id; a device without an id may be any.
+TEST(Devices, TheSameHardwareIsFoundByItsId) {
+    EXPECT_EQ(first_of_each({"0000:01:00.0", "0000:02:00.0", "0000:01:00.0", "", "", "0000:02:00.0"}),
+              (std::vector<size_t>{0, 1, 0, 3, 4, 1}));
+    EXPECT_TRUE(first_of_each({}).empty());
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ public:
     // Why nothing can be kept; empty if it can.
     const std::string & problem() const { return state_->problem; }
 
-    // An entry to be, of `size` bytes; room is made for it as they arrive. None if it is larger than the limit, nothing can
+    // An entry to be, of `size` bytes; room is made as its bytes arrive. None if it is larger than the limit, nothing can
     // be kept, or it cannot be begun or an earlier one could not be written, of which a warning has said why: the upload
     // goes on without.
     std::optional<Writer> begin(uint64_t size, Keys keys = Keys::digest_and_fnv) const;

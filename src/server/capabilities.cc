@@ -68,7 +68,8 @@ std::string drop_capabilities(const FileRules & files) {
             text += formatted("{}{}", text.empty() ? "" : " and ", why);
         }
     }
-    return (text.empty() ? "none" : text) + (has_more_threads() ? " (not dropped by threads that drivers had started before)" : "");
+    return (text.empty() ? "none" : text) +
+           (has_more_threads() ? " (not dropped by threads that drivers had started before)" : "");
 }
 
 }  // namespace caravan::server

@@ -36,8 +36,9 @@ struct [[gnu::packed]] PathRule {
 };
 
 constexpr uint64_t bit(int number) { return uint64_t{1} << number; }
-constexpr uint64_t execute = bit(0), write_file = bit(1), read_file = bit(2), read_dir = bit(3), remove_file = bit(5), make_file = bit(8), refer = bit(13), truncate = bit(14),
-                   control_device = bit(15), connect_unix = bit(16);
+constexpr uint64_t execute = bit(0), write_file = bit(1), read_file = bit(2), read_dir = bit(3), remove_file = bit(5),
+                   make_file = bit(8), refer = bit(13), truncate = bit(14), control_device = bit(15),
+                   connect_unix = bit(16);
 constexpr uint64_t all_of_version_2 = bit(14) - 1;
 constexpr uint64_t on_a_file = execute | write_file | read_file | truncate | control_device;
 

@@ -354,7 +354,8 @@ int run_worker(int control, const WorkerOptions & options) {
     }
     ControlMessage cache{.kind = ControlMessage::Kind::cache};
     cache.set_text(weights.problem());
-    if (!send_control(control, cache) || !confine_worker(control, options, *devices, weights) || !announce(control, *devices)) {
+    if (!send_control(control, cache) || !confine_worker(control, options, *devices, weights) ||
+        !announce(control, *devices)) {
         return EXIT_FAILURE;
     }
     for (;;) {

@@ -39,19 +39,23 @@ def test_the_program_file_of_a_running_server_may_be_replaced(lab):
     assert server.err() == ''
 
 
+def hanging_backend(lab):
+    """A back-end whose loading never ends once this is a pipe: who opens it waits for its writer."""
+    path = lab.folder / 'backend.so'
+    return path, {'GGML_BACKEND_PATH': path}
+
+
 def broken_server(lab):
     """Its workers cannot start any more. Returns it, and a function that mends it."""
-    cache = lab.folder / 'cache'
-    server = lab.server('-c', '--cache-dir', cache)
-    aside = cache.rename(lab.folder / 'aside')
-    cache.write_text('')
+    path, env = hanging_backend(lab)
+    server = lab.server('--load-timeout', 1, env=env)
+    os.mkfifo(path)
     spare, = server.workers()
     os.kill(spare, signal.SIGKILL)
-    server.wait_for('cannot start worker processes: weight cache')
+    server.wait_for('cannot start worker processes: a worker process did not load its devices')
 
     def mend():
-        cache.unlink()
-        aside.rename(cache)
+        path.unlink()
         server.wait_for('worker processes start again')
     return server, mend
 
@@ -89,18 +93,12 @@ def test_a_session_that_no_worker_can_serve_learns_why(lab):
 
 def test_one_cause_is_logged_once(lab):
     server, mend = broken_server(lab)
-    time.sleep(7)  # two more attempts
+    time.sleep(10)  # two more attempts: after 2 s and after 4 s, of 1 s each
     assert server.count('cannot start worker processes') == 1, server.err()
     mend()
 
 
 # --- workers that hang -----------------------------------------------------------------------------------------------
-
-def hanging_backend(lab):
-    """A back-end whose loading never ends: what opens a pipe waits for its writer."""
-    path = lab.folder / 'backend.so'
-    return path, {'GGML_BACKEND_PATH': path}
-
 
 def test_a_server_whose_first_worker_hangs_ends(lab):
     path, env = hanging_backend(lab)

@@ -54,6 +54,25 @@ std::vector<fs::path> devices_of_drivers() {
     return devices;
 }
 
+fs::path folder_from(const char * variable, const fs::path & otherwise) {
+    const char * value = std::getenv(variable);
+    return value != nullptr && *value != '\0' ? fs::path(value) : otherwise;
+}
+
+// Where drivers keep compiled kernels and shaders. NVIDIA's driver reads its cache only if it can write there; without it
+// each session compiles anew, which took 47 s for a small model on an H200. So sessions with GPUs can write these folders,
+// although a worker that is taken over can plant code for later ones there.
+std::vector<fs::path> driver_caches() {
+    const fs::path home = folder_from("HOME", "/nonexistent");
+    const fs::path cache = folder_from("XDG_CACHE_HOME", home / ".cache");
+    std::vector<fs::path> folders{folder_from("CUDA_CACHE_PATH", home / ".nv"),
+                                  folder_from("MESA_SHADER_CACHE_DIR", cache / "mesa_shader_cache")};
+    for (const char * name : {"nvidia", "mesa_shader_cache_db", "comgr", "neo_compiler_cache"}) {
+        folders.push_back(cache / name);
+    }
+    return folders;
+}
+
 // OpenMP then sets the processors of its threads by their ids, which a filter cannot tell from those of others.
 bool binds_threads_to_processors() {
     return std::ranges::any_of(std::initializer_list<const char *>{"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY",
@@ -73,8 +92,9 @@ void offer_to_oom_killer() {
 }
 
 std::string describe(const FileRules & rules, const FileLimits & limits) {
-    const char * writes = rules.read_anywhere ? (rules.writable.empty() ? "drivers' devices" : "cache, drivers' devices")
-                          : rules.writable.empty() ? "none" : "cache only";
+    const char * writes = rules.read_anywhere      ? "cache, drivers' devices and caches"
+                          : rules.writable.empty() ? "none"
+                                                   : "cache only";
     std::string text = formatted("Landlock (reads: {}; writes: {}", rules.read_anywhere ? "anywhere" : "own files only",
                                  writes);
     if (!limits.all_threads) {
@@ -109,6 +129,7 @@ Confinement worker_confinement(bool cpus_only, FileRules own) {
     if (!cpus_only) {
         files.read_anywhere = true;
         files.devices = devices_of_drivers();
+        std::ranges::move(driver_caches(), std::back_inserter(files.writable));
         return confinement;
     }
     std::ranges::copy(system_files, std::back_inserter(files.readable));

@@ -160,6 +160,25 @@ TEST_F(ConfinementTest, WithADriverReadingIsFreeAndWritingIsNot) {
               Outcome::yes);
 }
 
+// Without the right to write there, NVIDIA's driver compiles every kernel anew in each session.
+TEST_F(ConfinementTest, DriversWriteTheirCachesOfCompiledKernels) {
+    NEEDS_LANDLOCK(2);
+    EXPECT_EQ(ask_in_child([&] {
+                  ::setenv("CUDA_CACHE_PATH", own().c_str(), 1);
+                  confine(worker_confinement(false, {}));
+                  return ::open((own() / "index").c_str(), O_RDWR | O_CREAT, 0600) >= 0 &&
+                         denied(::open(secret().c_str(), O_WRONLY));
+              }),
+              Outcome::yes);
+    EXPECT_EQ(ask_in_child([&] {
+                  ::setenv("CUDA_CACHE_PATH", own().c_str(), 1);
+                  confine(worker_confinement(true, {}));
+                  return denied(::open((own() / "index").c_str(), O_RDWR | O_CREAT, 0600));
+              }),
+              Outcome::yes)
+        << "a CPU has no driver";
+}
+
 TEST_F(ConfinementTest, TheStoreWorks) {
     EXPECT_EQ(ask_in_child([&] {
                   cache::Weights before(cache::WeightOptions{.directory = own(), .keep = true});

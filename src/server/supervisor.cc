@@ -339,7 +339,7 @@ void Supervisor::tell_place(WaitingClient & client, uint32_t position, SessionSl
     using Verdict = SessionSlots::Verdict;
     if (verdict != Verdict::free && !client.logged) {
         client.logged = true;
-        log_warning("{} waits: there are {} sessions already ({})", client.client.peer(), slots_.held(),
+        log_warning("{} waits for a session: {} in use ({})", client.client.peer(), slots_.held(),
                     verdict == Verdict::server_full ? "--max-sessions" : "--max-per-address");
     }
     const wire::AdmissionAnswer place{position,

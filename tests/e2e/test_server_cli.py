@@ -332,7 +332,7 @@ def test_max_sessions_makes_others_wait(lab):
     second = lab.start('llama-bench', ['llama-bench', '--rpc', server.endpoint, '--list-devices'])
     assert second.wait() == 0  # needs no session
     wanted = local_logits(lab)
-    killer = InBackground(lambda: (server.wait_for('waits: there are 1 sessions already'), first.kill()))
+    killer = InBackground(lambda: (server.wait_for('waits for a session: 1 in use'), first.kill()))
     same(lab.logits([server]), wanted)
     killer.result()
     said = lab.processes[-1].log()

@@ -22,7 +22,8 @@ def test_rdma_is_chosen_by_itself(rig, local):
     assert f'RPC server {EP}: transport rdma' in output
     assert re.search(r'RDMA probed: dev=rxe0 gid=1 qpn=\d+ inline=\d+', rig.log())
     assert re.search(r'RDMA activated: qpn=\d+->\d+ mtu=4096 rx_depth=24', rig.log())
-    assert re.search(r'confinement    : no_new_privs, no ptrace(, seccomp, Landlock|; no seccomp: .+; no Landlock: )', rig.log())
+    assert re.search(r'confinement    : no_new_privs, no ptrace, capabilities: '
+                     r'[^;]+(, seccomp, Landlock|; no seccomp: .+; no Landlock: )', rig.log())
     weights = conftest.MODEL.stat().st_size * 0.9
     assert after['sent_bytes'] - before['sent_bytes'] > weights, 'the weights went another way'
 

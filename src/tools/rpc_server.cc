@@ -161,7 +161,7 @@ int main(int argc, char ** argv) {
     app.add_option("--max-per-address", options.max_per_address,
                    "serve this many clients of one address (Unix socket: of one user) at once. If below --max-sessions, the "
                    "last session is reserved for an address that has none [--max-sessions minus 1]")
-        ->option_text("INT")
+        ->option_text("N")
         ->check(CLI::Range(1, 1024));
     app.add_option("--idle-limit", idle,
                    "end a session that is idle for longer than this while a client of another address waits; 0: never")
@@ -203,7 +203,7 @@ int main(int argc, char ** argv) {
                    "no limit")
         ->option_text("SECONDS")
         ->transform(CLI::Transformer(std::map<std::string, int>{{"infinity", INT_MAX}}))
-        ->check(CLI::Range(0, INT_MAX))
+        ->check(CLI::Range(0, INT_MAX).description(""))
         ->capture_default_str();
     app.add_flag("--no-confinement", unconfined, "run sessions unconfined, for GPU drivers that need more access");
     app.add_flag("--list-devices", list_devices, "print this machine's devices and exit");

@@ -86,7 +86,7 @@ def test_without_confinement(lab):
 
 def test_a_session_may_have_so_much_memory(lab):
     server = lab.server('--max-memory', '1M')
-    assert re.search(r'sessions       : at most 16 at once, with at most 1(\.0)? MiB of memory each', server.out())
+    assert re.search(r'sessions       : at most 16 at once, 15 of one address, with at most 1(\.0)? MiB of memory each', server.out())
     llama = lab.start('llama-completion', ['llama-completion', '-m', MODEL, '-p', 'a', '-n', 2, '-no-cnv', '-fit',
                                            'off', '-t', 1, *lab.where([server])])
     lab.expect_exit(llama, rc=1)

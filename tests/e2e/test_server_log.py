@@ -1,6 +1,7 @@
 """The server's log: it makes nobody wait, forges nothing, is bounded, and says when."""
 import fcntl
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -148,12 +149,18 @@ def test_a_closing_line_says_what_the_session_did(lab):
     assert first[0] > 0 and first[1] == 0 and second[0] == 0 and second[1] > 0
 
 
+def threads_sleep(pid):
+    states = [file.read_text().rsplit(')', 1)[1].split()[0] for file in pathlib.Path(f'/proc/{pid}/task').glob('*/stat')]
+    return all(state == 'S' for state in states)
+
+
 def test_a_stop_leaves_a_trace(lab):
     server = lab.server()
     with greet(server) as client:
         client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
         client.recv(24, socket.MSG_WAITALL)
         serving = min(server.workers())
+        eventually(lambda: threads_sleep(serving), 'the worker waits for the next command')
         os.kill(serving, signal.SIGSTOP)
         server.wait_for(rf'warning: worker process {serving} \(session 1 with \S+\) was stopped by a signal')
         time.sleep(10.5)

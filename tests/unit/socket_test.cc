@@ -15,7 +15,7 @@ namespace {
 
 using test::WirePeer;
 
-TimePoint soon() { return Clock::now() + seconds(10); }
+TimePoint in_10_s() { return Clock::now() + seconds(10); }
 
 // Of the process and the test, and removed with it.
 class TemporaryFolder {
@@ -33,7 +33,7 @@ private:
 
 // Connects, and shows that bytes pass both ways.
 void exchange(const Listener & listener) {
-    auto client = connect_socket(listener.endpoint, soon());
+    auto client = connect_socket(listener.endpoint, in_10_s());
     ASSERT_TRUE(client) << client.error().text;
     auto server = accept_socket(listener.fd.get());
     ASSERT_TRUE(server) << server.error().text;
@@ -95,14 +95,14 @@ TEST(Socket, ANameIsListenedOnAtEachOfItsAddressesWithOnePort) {
         exchange(listener);
     }
     // Whichever address the client tries first.
-    EXPECT_TRUE(connect_socket({.host = "localhost", .port = listeners->front().endpoint.port}, soon()));
+    EXPECT_TRUE(connect_socket({.host = "localhost", .port = listeners->front().endpoint.port}, in_10_s()));
 }
 
 TEST(Socket, EveryAddressIsBeyondLoopback) {
     const auto listeners = listen_on("0.0.0.0", 0);
     ASSERT_TRUE(listeners) << listeners.error().text;
     EXPECT_TRUE(listeners->front().beyond_loopback);
-    EXPECT_TRUE(connect_socket({.host = "127.0.0.1", .port = listeners->front().endpoint.port}, soon()));
+    EXPECT_TRUE(connect_socket({.host = "127.0.0.1", .port = listeners->front().endpoint.port}, in_10_s()));
 }
 
 TEST(Socket, NobodyWaitingIsNotAnError) {
@@ -141,14 +141,14 @@ TEST(Socket, NobodyListeningIsRefusedWithTheEndpointsName) {
         ASSERT_TRUE(listeners);
         endpoint = listeners->front().endpoint;
     }
-    const auto refused = connect_socket(endpoint, soon());
+    const auto refused = connect_socket(endpoint, in_10_s());
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Errc::unavailable);
     EXPECT_TRUE(refused.error().text.contains(endpoint.text())) << refused.error().text;
 }
 
 TEST(Socket, HostsThatDoNotExistAreErrors) {
-    const auto refused = connect_socket({.host = "no such host", .port = 5}, soon());
+    const auto refused = connect_socket({.host = "no such host", .port = 5}, in_10_s());
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Errc::not_found);
     EXPECT_FALSE(listen_on("no such host", 0));
@@ -202,7 +202,7 @@ TEST(UnixSocket, ATooLongPathIsAnErrorBothWays) {
     const auto listened = listen_on("unix:" + path, 0);
     ASSERT_FALSE(listened);
     EXPECT_EQ(listened.error().code, Errc::invalid_argument);
-    const auto connected = connect_socket({.kind = Endpoint::Kind::unix_socket, .path = path}, soon());
+    const auto connected = connect_socket({.kind = Endpoint::Kind::unix_socket, .path = path}, in_10_s());
     ASSERT_FALSE(connected);
     EXPECT_EQ(connected.error().code, Errc::invalid_argument);
 }
@@ -218,7 +218,7 @@ TEST(UnixSocket, TheLongestPathWorks) {
 
 TEST(UnixSocket, NoFileIsRefused) {
     const TemporaryFolder folder;
-    const auto refused = connect_socket({.kind = Endpoint::Kind::unix_socket, .path = folder / "s"}, soon());
+    const auto refused = connect_socket({.kind = Endpoint::Kind::unix_socket, .path = folder / "s"}, in_10_s());
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Errc::unavailable);
 }

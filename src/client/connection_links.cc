@@ -114,6 +114,7 @@ void Connection::relay(Connection & source, const wire::Region & src, const Rang
     }
     std::vector<std::byte> bytes(from.end - from.begin);
     const auto ticket = source.get(src, from, 0, bytes);
+    const bool is_read = ticket.number != 0 && !source.failed();  // its lock is never taken while ours is held
     Lock lock(stream_.mutex());
     if (stream_.failure()) {
         lock.unlock();
@@ -121,7 +122,7 @@ void Connection::relay(Connection & source, const wire::Region & src, const Rang
         return;
     }
     append_held(idle_writes_.take_overlapping(to));
-    if (ticket.number == 0 || source.failed()) {  // or it never got what is to be copied
+    if (!is_read) {  // it is lost, or never got what is to be copied
         note_write(to, false);
         return;
     }

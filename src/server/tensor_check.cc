@@ -67,6 +67,15 @@ Result<ggml_tensor> checked_tensor(const wire::Region & region, BufferTable & bu
         out.ne[i] = static_cast<int64_t>(region.ne[i]);
         out.nb[i] = region.nb[i];
     }
+    if (*bytes == 0) {
+        // Of an empty source, kernels assert strides that fit its shape. Those from the wire are not checked, as nothing is
+        // read by them.
+        out.nb[0] = ggml_type_size(out.type);
+        out.nb[1] = ggml_row_size(out.type, out.ne[0]);
+        for (int i = 2; i < GGML_MAX_DIMS; ++i) {
+            out.nb[i] = out.nb[i - 1] * static_cast<size_t>(out.ne[i - 1]);
+        }
+    }
     if (region.buffer != 0) {
         const auto place = buffers.locate(region.buffer, region.address, *bytes);
         if (!place) {

@@ -148,6 +148,21 @@ TEST_F(TensorCheck, EmptyTensorsLieInTheirBufferWhateverTheirAddress) {
     EXPECT_EQ(checked_tensor(homeless, table).error().code, Errc::not_found);
 }
 
+// Kernels assert that the strides of a source fit its shape, also if it is empty.
+TEST_F(TensorCheck, EmptyTensorsHaveTheStridesOfTheirShape) {
+    for (const Shape & shape : {Shape{0, 4, 1, 1}, Shape{4, 0, 2, 1}, Shape{4, 2, 0, 3}, Shape{0, 0, 0, 0}}) {
+        wire::Tensor wired = f32(shape);
+        for (int i = 0; i < 4; ++i) {
+            wired.nb[i] = 1 + 1000u * static_cast<uint32_t>(i);
+        }
+        const auto checked = checked_tensor(wired, table);
+        ASSERT_TRUE(checked) << checked.error().text;
+        EXPECT_TRUE(ggml_is_contiguous(&*checked));
+        EXPECT_EQ(checked->nb[0], sizeof(float));
+        EXPECT_EQ(ggml_nbytes(&*checked), 0u);
+    }
+}
+
 TEST_F(TensorCheck, DataMustLieInTheBufferItNames) {
     EXPECT_TRUE(checked_tensor(f32({1024, 1, 1, 1}), table));
     EXPECT_TRUE(checked_tensor(f32({1, 1, 1, 1}, size - 4), table));

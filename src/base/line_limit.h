@@ -11,7 +11,8 @@ namespace caravan {
 
 class LineLimit {
 public:
-    LineLimit(double burst, double per_second) : burst_(burst), per_second_(per_second), room_(burst) {}
+    // A burst of less than one line still admits one line after a pause.
+    LineLimit(double burst, double per_second) : burst_(std::max(burst, 1.0)), per_second_(per_second), room_(burst) {}
 
     // False: this line is one too many, and counted.
     bool admits(TimePoint now) {

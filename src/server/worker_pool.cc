@@ -83,6 +83,9 @@ bool WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, in
     if (!send_control(worker.control.get(), message, socket)) {
         return false;
     }
+    if (std::exchange(worker.questions, 0) > 0) {
+        on_questions_lost();  // a serving worker is not believed about the machine
+    }
     worker.state = WorkerProcess::State::serving;
     worker.began_with = resident_memory(worker.pid);
     worker.session = message.number;

@@ -17,7 +17,7 @@ from proxy import Proxy
 from stockwire import HELLO, command, greet, is_dropped
 from system import RPC_SERVER, eventually, is_alive
 
-ALLOC_BUFFER, DEVICE_COUNT, RECORDS = 0, 15, 133
+ALLOC_BUFFER, GET_DEVICE_MEMORY, DEVICE_COUNT, RECORDS = 0, 11, 15, 133
 NATIVE, RESUME = 2, 4
 
 
@@ -130,8 +130,24 @@ def test_a_spare_worker_that_hangs_is_replaced(lab):
     os.kill(spare, signal.SIGSTOP)
     assert lab.devices(server.endpoint)[0]  # asks for the memory
     server.wait_for('a worker process that waited for a session did not answer')
-    assert not is_alive(spare)
+    eventually(lambda: not is_alive(spare), 'it is dead')
     same(lab.logits([server]), local_logits(lab))
+
+
+def test_questions_to_a_worker_that_gets_a_session_are_asked_again(lab):
+    """Whether it answers is then its client's business alone."""
+    server = lab.server()
+    spare, = server.workers()
+    os.kill(spare, signal.SIGSTOP)
+    with greet(server) as asks, greet(server) as client:
+        asks.sendall(command(GET_DEVICE_MEMORY, struct.pack('<I', 0)))
+        for _ in range(2):  # the supervisor has looked at both connections
+            client.sendall(command(DEVICE_COUNT))
+            assert len(client.recv(12, socket.MSG_WAITALL)) == 12
+        client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
+        server.wait_for(r'Accepted client connection')
+        assert len(asks.recv(24, socket.MSG_WAITALL)) == 24
+    os.kill(spare, signal.SIGCONT)
 
 
 @pytest.mark.parametrize('ours', [True, False], ids=['native', 'stock'])
@@ -142,7 +158,7 @@ def test_a_session_that_hangs_gives_its_slot_back(lab, ours):
     os.kill(serving, signal.SIGSTOP)
     client.kill()
     server.wait_for(rf'error: session \d+ with \S+ ended: its worker process {serving} hung after its client had left', 30)
-    assert not is_alive(serving)
+    eventually(lambda: not is_alive(serving), 'it is dead')
     same(lab.logits([server]), local_logits(lab))
     server.wait_idle()
 

@@ -29,14 +29,13 @@ public:
     Verdict verdict(const std::string & address) const;
 
     size_t held() const { return held_; }
+    size_t held_by(const std::string & address) const;
 
     // The order in which waiting clients are served: `waiting` has the address of each, in the order of their arrival. Gives
     // positions in `waiting`. Addresses take turns: first who holds fewest, then whose last session began longest ago.
     std::vector<size_t> order(const std::vector<std::string> & waiting) const;
 
 private:
-    size_t held_by(const std::string & address) const;
-
     const size_t max_sessions_, max_per_address_;
     size_t held_ = 0;
     std::unordered_map<std::string, size_t> by_address_;

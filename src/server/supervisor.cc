@@ -29,6 +29,8 @@ namespace {
 constexpr int accepts_at_once = 64;       // of a listener, before the others have their turn
 constexpr seconds accept_pause{1};        // after a failure such as too many open files
 constexpr seconds drop_report_pause{10};  // between two lines about dropped connections
+constexpr seconds time_to_stay{1};        // for a waiting client, before an idle session ends for it
+constexpr milliseconds time_to_end{500};  // for an idle session, before another one is asked
 constexpr seconds last_grace{2};          // between SIGTERM and SIGKILL for a worker
 
 #ifdef POLLRDHUP
@@ -136,6 +138,7 @@ private:
     std::set<uint32_t> asked_devices_;  // about whose memory the spare worker has been asked
     uint64_t next_session_ = 1;
     TimePoint accept_again_ = TimePoint::min(), report_again_ = TimePoint::min();
+    TimePoint contend_at_ = no_deadline, asked_idle_at_ = TimePoint();  // when idle sessions are asked to end; were asked last
     size_t unreported_ = 0;  // connections that were dropped since the last line about them
     int stop_requests_ = 0;
     bool cores_are_shared_ = false;  // and a line has said so
@@ -356,22 +359,59 @@ void Supervisor::tell_place(WaitingClient & client, uint32_t position, SessionSl
     }
 }
 
-// A session that is idle for long may be somebody else's, but only while somebody else waits.
+// A session that is idle for longer than --idle-limit ends while a client of another address waits. The supervisor does not
+// know which sessions are idle, so it asks as many as there are waiting clients, and others a moment later. Only an address
+// with more sessions than the waiting client's loses one: nobody gains by pushing others out.
 void Supervisor::contend() {
-    std::set<std::string> addresses;
+    const TimePoint now = Clock::now();
+    std::vector<const WaitingClient *> waiting;
+    contend_at_ = no_deadline;
     for (const WaitingClient & client : waiting_.all()) {
-        if (client.wants_new_session() && slots_.verdict(client.address) == SessionSlots::Verdict::server_full) {
-            addresses.insert(client.address);
+        if (!client.wants_new_session() || slots_.verdict(client.address) != SessionSlots::Verdict::server_full) {
+            continue;
+        }
+        if (now < client.heard + time_to_stay) {
+            contend_at_ = std::min(contend_at_, client.heard + time_to_stay);
+        } else {
+            waiting.push_back(&client);
         }
     }
-    for (WorkerProcess & worker : workers_.all()) {
-        const bool contended = addresses.size() > (addresses.contains(worker.address) ? 1u : 0u);
-        if (worker.state == WorkerProcess::State::serving && worker.control && worker.contended != contended) {
-            const auto limit = static_cast<uint32_t>(contended ? options_.idle_limit.count() : 0);
-            if (send_control(worker.control.get(), {.kind = ControlMessage::Kind::contend, .number = limit})) {
-                worker.contended = contended;
-            }
+    if (!waiting.empty() && now < asked_idle_at_ + time_to_end) {
+        contend_at_ = std::min(contend_at_, asked_idle_at_ + time_to_end);
+        return;
+    }
+    const auto ask = [&](WorkerProcess & worker, bool contended) {
+        const auto limit = static_cast<uint32_t>(contended ? options_.idle_limit.count() : 0);
+        if (send_control(worker.control.get(), {.kind = ControlMessage::Kind::contend, .number = limit})) {
+            worker.contended = contended;
         }
+    };
+    std::vector<WorkerProcess *> serving;  // those first that were asked longest ago
+    for (WorkerProcess & worker : workers_.all()) {
+        if (worker.state == WorkerProcess::State::serving && worker.control) {
+            serving.push_back(&worker);
+        }
+    }
+    std::ranges::stable_sort(serving, {}, &WorkerProcess::contended_at);
+    std::set<WorkerProcess *> asked;
+    for (const WaitingClient * client : waiting) {
+        const auto worker = std::ranges::find_if(serving, [&](WorkerProcess * other) {
+            return !asked.contains(other) && slots_.held_by(other->address) > slots_.held_by(client->address);
+        });
+        if (worker != serving.end()) {
+            asked.insert(*worker);
+        }
+    }
+    for (WorkerProcess * worker : serving) {
+        if (asked.contains(worker)) {
+            worker->contended_at = asked_idle_at_ = now;
+        }
+        if (worker->contended != asked.contains(worker)) {
+            ask(*worker, asked.contains(worker));
+        }
+    }
+    if (!asked.empty()) {
+        contend_at_ = std::min(contend_at_, now + time_to_end);
     }
 }
 
@@ -433,7 +473,11 @@ void Supervisor::place_by_token(WaitingClient & client) {
         log_warning("dropping {}: session {} has too many connections already", client.client.peer(), worker->session);
         return;
     }
-    send_control(worker->control.get(), message, socket.get());
+    if (!send_control(worker->control.get(), message, socket.get())) {
+        log_warning("dropping {}: the worker process of session {} takes no more connections just now", client.client.peer(),
+                    worker->session);
+        return;
+    }
     if (client.client.first_command() == wire::command_lifeline) {
         return;
     }
@@ -533,7 +577,7 @@ void Supervisor::round(TimePoint deadline) {
             fds.back().events = hang_up;
         }
     }
-    deadline = std::min(deadline, workers_.next_deadline());
+    deadline = std::min({deadline, workers_.next_deadline(), contend_at_});
     if (workers_.respawn_at() > Clock::now()) {
         deadline = std::min(deadline, workers_.respawn_at());
     }

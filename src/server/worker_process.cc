@@ -65,6 +65,10 @@ Result<Child> start_child(const char * option, std::vector<std::string> argument
     const UniqueFd theirs(ends[1]);  // inherited: the only descriptor without close-on-exec, and only until the spawn
     ::fcntl(ours.get(), F_SETFD, FD_CLOEXEC);
     net::set_non_blocking(ours.get(), true);
+    // Descriptors that a process does not take yet count against this user's limit, for all processes together (RLIMIT_NOFILE):
+    // about twenty messages fit here.
+    const int in_flight = 32 * 1024;
+    ::setsockopt(ours.get(), SOL_SOCKET, SO_SNDBUF, &in_flight, sizeof in_flight);
 
     arguments.insert(arguments.begin(), {"rpc-server", option, std::to_string(theirs.get())});
     std::vector<char *> argv;

@@ -26,6 +26,7 @@ struct WorkerProcess {
     std::string client;       // serving: its peer
     std::string address;      // serving: whose session it counts as
     bool contended = false;   // serving: it knows that others wait for a session
+    TimePoint contended_at{};  // serving: when it was asked last to end if idle
     bool told_to_end = false;  // serving: by us, with a signal
     bool said_goodbye = false;  // serving: it has reported the end of its session
     size_t questions = 0;       // asked of it, not answered yet

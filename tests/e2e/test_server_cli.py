@@ -403,6 +403,32 @@ def test_an_idle_session_makes_room_for_another_address(lab):
     assert len(other.recv(12, socket.MSG_WAITALL)) == 12
 
 
+def answers(peer):
+    try:
+        peer.sendall(stockwire.command(stockwire.DEVICE_COUNT))
+        return len(peer.recv(12, socket.MSG_WAITALL)) == 12
+    except ConnectionError:
+        return False
+
+
+def test_idle_sessions_are_not_pushed_out_by_those_who_have_as_many(lab):
+    """Nor by clients that leave again; and each client that waits gets the place of one."""
+    server = lab.server('--max-sessions', 4, '--idle-limit', 1)
+    idle = [ask_session(server, f'127.0.0.{i}') for i in range(2, 6)]
+    time.sleep(1.5)
+    for _ in range(10):
+        ask_session(server, '127.0.0.9', wait=False).close()
+    time.sleep(1)
+    assert all(answers(peer) for peer in idle)
+    with ask_session(server, '127.0.0.9') as other:
+        assert sum(answers(peer) for peer in idle) == 3
+        more = ask_session(server, '127.0.0.9', wait=False)
+        time.sleep(4)
+        assert sum(answers(peer) for peer in idle) == 3
+        assert answers(other)
+        more.close()
+
+
 def doctor(lab, server):
     done = lab.run([BIN / 'rpc-doctor', '--json', server.endpoint], tool=False, rc=None, timeout=60)
     return json.loads(done.out)['endpoints'][0]

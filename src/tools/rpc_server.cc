@@ -164,7 +164,7 @@ int main(int argc, char ** argv) {
         ->option_text("N")
         ->check(CLI::Range(1, 1024));
     app.add_option("--idle-limit", idle,
-                   "end a session that is idle for longer than this while a client of another address waits; 0: never")
+                   "end a session that is idle for longer than this while a client waits whose address has fewer; 0: never")
         ->type_name("SECONDS")
         ->check(CLI::Range(0, 7 * 24 * 3600))
         ->capture_default_str();

@@ -45,7 +45,7 @@ LogOutput::LogOutput(int fd) : fd_(fd) {
     is_journal_ = journal != nullptr && formatted("{}:{}", status.st_dev, status.st_ino) == journal;
 }
 
-// What was written is taken off `bytes`. False: no more can be written now.
+// Removes the written part from the front of `bytes`. False: no more can be written now.
 bool LogOutput::write_some(std::string_view & bytes) {
     pollfd ready{fd_, POLLOUT, 0};
     if (may_block_ && ::poll(&ready, 1, 0) != 1) {

@@ -78,9 +78,9 @@ public:
     // Until the answer has arrived. No hole may be left before the ticket's position.
     Result<> await(Lock & lock, Ticket ticket);
 
-    // Is the peer still there, as far as this machine knows? Does not wait, unless the connection is broken: then until it
-    // is made again or lost. What was heard from a moment ago is not asked about. To be called before the program is told
-    // of a success that depends on the peer.
+    // Checks that the connection is up, as far as this machine knows; not if data arrived within the last millisecond. Waits
+    // only if the connection is broken: until it is made again or lost. Call this before reporting a success that depends on
+    // the peer.
     Result<> confirm(Lock & lock);
     // How long nothing was sent or awaited.
     std::chrono::nanoseconds idle_time() const;

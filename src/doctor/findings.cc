@@ -133,7 +133,7 @@ Finding not_reached(const EndpointFacts & endpoint) {
     return out;
 }
 
-// Both ends have RDMA and the client has chosen a GID, and still it does not work: a fault, whoever asked for RDMA.
+// Both ends have RDMA and the client has chosen a GID, and still it does not work: a fault, even if the user did not ask for RDMA.
 bool is_broken(const EndpointFacts & endpoint) {
     constexpr std::array not_there{"no RDMA device", "no GID for", "is not active"};
     return endpoint.choice && endpoint.choice->found && endpoint.server_has_rdma &&

@@ -59,9 +59,9 @@ fs::path folder_from(const char * variable, const fs::path & otherwise) {
     return value != nullptr && *value != '\0' ? fs::path(value) : otherwise;
 }
 
-// Where drivers keep compiled kernels and shaders. NVIDIA's driver reads its cache only if it can write there; without it
-// each session compiles anew, which took 47 s for a small model on an H200. So sessions with GPUs can write these folders,
-// although a worker that is taken over can plant code for later ones there.
+// Where drivers keep compiled kernels and shaders. Sessions that could only read them compiled for 47 s on an H200
+// (docs/gpu.md), so sessions with GPUs can write these folders, although a worker that is taken over can plant code for later
+// ones there.
 std::vector<fs::path> driver_caches() {
     const fs::path home = folder_from("HOME", "/nonexistent");
     const fs::path cache = folder_from("XDG_CACHE_HOME", home / ".cache");

@@ -49,7 +49,7 @@ struct ControlMessage {
     void set_text(std::string_view from);
 };
 
-// A message is sent whole or not at all. If it fails, the other process does not read its messages, or has gone, which
+// Sends the whole message or nothing. False: the other process does not read its messages now, or has exited, which
 // receive_control() reports as well.
 bool send_control(int fd, const ControlMessage & message, int attached = -1);
 

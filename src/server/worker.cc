@@ -265,7 +265,7 @@ bool confine_worker(int control, const WorkerOptions & options, const Devices & 
     return send_control(control, message);
 }
 
-// What whoever started the server had open, and its terminal's input: nothing of it is for a client.
+// Closes files that the server inherited, and its terminal's input: no client may reach them.
 void close_inherited(int control) {
 #ifdef __linux__
     const auto first = static_cast<unsigned>(STDERR_FILENO + 1), kept = static_cast<unsigned>(control);

@@ -160,7 +160,7 @@ TEST_F(ConfinementTest, WithADriverReadingIsFreeAndWritingIsNot) {
               Outcome::yes);
 }
 
-// Without the right to write there, NVIDIA's driver compiles every kernel anew in each session.
+// Sessions that could not write there compiled every kernel anew (docs/gpu.md).
 TEST_F(ConfinementTest, DriversWriteTheirCachesOfCompiledKernels) {
     NEEDS_LANDLOCK(2);
     EXPECT_EQ(ask_in_child([&] {

@@ -1,5 +1,6 @@
 #include "base/config.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <charconv>
@@ -61,8 +62,13 @@ size_t env_choice(const char * name, std::span<const std::string_view> words, si
 }
 
 bool env_flag(const char * name, bool fallback) {
-    constexpr std::array<std::string_view, 2> words{"0", "1"};
-    return env_choice(name, words, fallback ? 1 : 0) != 0;
+    constexpr std::array<std::string_view, 4> on{"1", "yes", "on", "true"}, off{"0", "no", "off", "false"};
+    const std::string_view text = value_of(name);
+    if (!text.empty() && std::ranges::contains(on, text) == std::ranges::contains(off, text)) {
+        report(name, text, "0 or 1", fallback ? "1" : "0");
+        return fallback;
+    }
+    return text.empty() ? fallback : std::ranges::contains(on, text);
 }
 
 void silence_environment_warnings() { is_silent = true; }

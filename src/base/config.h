@@ -16,7 +16,7 @@ int64_t env_integer(const char * name, int64_t fallback, int64_t low, int64_t hi
 // The index of the variable's value among `words`, else `fallback`, which is an index too.
 size_t env_choice(const char * name, std::span<const std::string_view> words, size_t fallback);
 
-// 0 or 1.
+// 0 or 1; no, off and false, yes, on and true stand for them.
 bool env_flag(const char * name, bool fallback);
 
 // Reads all settings below, so that a wrong value is reported when the program starts, not when it is first used.

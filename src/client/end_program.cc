@@ -17,8 +17,10 @@ void end_program(std::string_view line) {
         ::pause();
     }
     std::fflush(stdout);  // the text that the program has generated so far
+    // On a terminal the generated text, which seldom ends with a newline, stands before the line.
+    const std::string_view new_line = ::isatty(STDERR_FILENO) != 0 && ::isatty(STDOUT_FILENO) != 0 ? "\n" : "";
     // Not through ggml's log: a program may print that in another thread, which would not get to it.
-    const std::string whole = formatted("error: {}: the program ends with code {}\n", line, exit_code_unavailable);
+    const std::string whole = formatted("{}error: {}: the program ends with code {}\n", new_line, line, exit_code_unavailable);
     [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, whole.data(), whole.size());
     std::_Exit(exit_code_unavailable);
 }

@@ -5,9 +5,11 @@
 #include <utility>
 
 #include "abi/moves_no_data.h"
+#include "base/config.h"
 #include "base/log.h"
 #include "base/printable.h"
 #include "base/retry.h"
+#include "client/end_program.h"
 
 namespace caravan::client {
 namespace {
@@ -136,6 +138,8 @@ Result<std::shared_ptr<Connection>> RemoteServer::session_locked() {
     if (opened) {
         session_ = *opened;
         std::ranges::fill(last_memory_, LastMemory{});
+    } else if (servers_are_required()) {  // without a session the program would use other devices, or fail with its own code
+        end_program(formatted("RPC server {}, and GGML_RPC_REQUIRE=1 is set", opened.error().text));
     } else if (opened.error().code == Errc::timed_out) {
         failed_opening_ = opened.error();
         no_opening_until_ = Clock::now() + retry_opening;
@@ -177,6 +181,16 @@ Result<std::shared_ptr<Connection>> RemoteServer::session_for_questions() {
     return session;
 }
 
+// Hundreds of these questions come in a row: waiting for a server that does not answer once is enough.
+void RemoteServer::report_unanswered(std::string_view question, const Error & error, bool has_session) {
+    no_questions_until_ = Clock::now() + retry_questions;
+    if (has_session) {
+        log_error("{}: cannot ask {}: {}", endpoint_.text(), question, error.text);
+    } else {
+        log_error("RPC server {}{}{}", error.text, error.advice.empty() ? "" : "; what to do: ", error.advice);
+    }
+}
+
 bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
     if (!can_carry(node, is_native_)) {
         return false;
@@ -212,9 +226,7 @@ bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
         answer = (*live)->supports(device, question);
     }
     if (!answer) {
-        log_error("{}: cannot ask whether it supports {}: {}", endpoint_.text(), ggml_op_name(node.op),
-                  answer.error().text);
-        no_questions_until_ = Clock::now() + retry_questions;
+        report_unanswered(formatted("whether it supports {}", ggml_op_name(node.op)), answer.error(), live.has_value());
         return true;  // the launch will fail by itself
     }
     const bool is_supported = !answer->empty() && answer->front() != 0;
@@ -271,9 +283,7 @@ size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
     auto live = session_for_questions();
     const auto answers = live ? (*live)->alloc_sizes(requests) : std::unexpected(live.error());
     if (!answers) {
-        log_error("{}: cannot ask for the size of a tensor: {}", endpoint_.text(), answers.error().text);
-        // Hundreds of these questions come in a row: waiting for a server that does not answer once is enough.
-        no_questions_until_ = Clock::now() + retry_questions;
+        report_unanswered("for the size of a tensor", answers.error(), live.has_value());
         return bytes;
     }
     std::lock_guard lock(mutex_);

@@ -52,6 +52,7 @@ private:
     explicit RemoteServer(net::Endpoint endpoint) : endpoint_(std::move(endpoint)) {}
 
     Result<std::shared_ptr<Connection>> session_locked();
+    void report_unanswered(std::string_view question, const Error & error, bool has_session);
     // A session for a question, kept for the next ones.
     Result<std::shared_ptr<Connection>> session_for_questions();
 

@@ -38,6 +38,11 @@ std::string connect_advice(const Endpoint & endpoint, Errc code) {
     }
 }
 
+std::string full_advice() {
+    return "end a program that uses the server, restart the server with a larger --max-sessions or --max-per-address, or wait "
+           "longer (GGML_RPC_TIMEOUT_S)";
+}
+
 std::string handshake_advice(Errc code) {
     switch (code) {
         case Errc::timed_out:

@@ -53,11 +53,13 @@ std::unexpected<Error> refusal(int socket, uint64_t size, TimePoint deadline) {
 }
 
 Result<> await_admission(int socket, const Queueing & queueing, TimePoint deadline) {
-    const TimePoint began = Clock::now(), until = std::max(deadline, queueing.until);
+    const TimePoint began = Clock::now();
+    TimePoint until = deadline;  // of the first answer, which does not wait for a session
     const wire::RequestHeader request{wire::command_admission, 0};
     if (auto sent = send_exact(socket, const_bytes(&request, sizeof request), deadline); !sent) {
         return sent;
     }
+    bool is_full = false;
     for (std::string why = "the server did not answer";;) {
         struct {
             uint64_t size = 0;
@@ -73,13 +75,17 @@ Result<> await_admission(int socket, const Queueing & queueing, TimePoint deadli
         got = got ? receive_exact(socket, mutable_bytes(&answer.place, sizeof answer.place), until) : got;
         if (!got) {
             return got.error().code == Errc::timed_out
-                       ? fail(Errc::timed_out, "no session in {} s: {}",
-                              std::chrono::round<seconds>(Clock::now() - began).count(), why)
+                       ? std::unexpected(Error{Errc::timed_out,
+                                               formatted("no session in {} s: {}",
+                                                         std::chrono::round<seconds>(Clock::now() - began).count(), why),
+                                               is_full ? full_advice() : handshake_advice(Errc::timed_out)})
                        : got;
         }
         if (answer.place.position == 0) {
             return {};
         }
+        until = queueing.until;
+        is_full = answer.place.reason != wire::AdmissionAnswer::Reason::starting;
         why = describe(answer.place);
         if (queueing.on_wait) {
             queueing.on_wait(answer.place);
@@ -182,7 +188,8 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
     const auto peer = load<wire::Extension>(answer->capabilities);
     if (queueing != nullptr && peer.is_caravan() && (peer.features & wire::feature_admission) != 0) {
         if (auto admitted = await_admission(socket->get(), *queueing, deadline); !admitted) {
-            return fail(admitted.error().code, "{}: {}", endpoint.text(), admitted.error().text);
+            Error & error = admitted.error();
+            return std::unexpected(Error{error.code, formatted("{}: {}", endpoint.text(), error.text), std::move(error.advice)});
         }
         deadline = Clock::now() + patience;
     }

@@ -182,8 +182,8 @@ WRONG = {
     'GGML_RPC_DIALECT': ('bogus', 'native or stock; using the default, native'),
     'GGML_RPC_TRANSPORT': ('TCP', 'auto, tcp or rdma; using the default, auto'),
     'GGML_RPC_ON_LOSS': ('stop', 'fail or exit; using the default, fail'),
-    'GGML_RPC_REQUIRE': ('yes', '0 or 1; using the default, 0'),
-    'GGML_RPC_DEBUG': ('off', '0 or 1; using the default, 0'),
+    'GGML_RPC_REQUIRE': ('please', '0 or 1; using the default, 0'),
+    'GGML_RPC_DEBUG': ('2', '0 or 1; using the default, 0'),
 }
 
 

@@ -340,18 +340,34 @@ def test_max_sessions_makes_others_wait(lab):
     assert f'RPC server {server.endpoint} has room now' in said
 
 
+def wait_in_vain(lab, server, env=()):
+    """Of a full server: (the program, which has ended, seconds)."""
+    began = time.monotonic()
+    client = lab.start('llama-completion', ['llama-completion', '-m', MODEL, '-ngl', 99, '--rpc', server.endpoint, '-p', 'x',
+                                            '-n', 1, '-no-cnv', '--no-warmup', '-lv', 4],
+                       env={'GGML_RPC_TIMEOUT_S': 4, **dict(env)})
+    client.wait()
+    return client, time.monotonic() - began
+
+
 def test_one_time_out_for_the_whole_start(lab):
     """A program that waits in vain for a full server fails once, with the reason, not once for each question."""
     server = lab.server('--max-sessions', 1)
     lab.endless_completion([server])
-    began = time.monotonic()
-    client = lab.start('llama-completion', ['llama-completion', '-m', MODEL, '-ngl', 99, '--rpc', server.endpoint, '-p', 'x',
-                                            '-n', 1, '-no-cnv', '--no-warmup', '-lv', 4], env={'GGML_RPC_TIMEOUT_S': 4,
-                                                                                              'GGML_RPC_CONNECT_TIMEOUT_S': 2})
-    assert client.wait() > 0
-    assert time.monotonic() - began < 4 + 6
-    assert client.count(r'no session in 4 s: 1 sessions are served, and this client is at place 1 of the queue') >= 1
-    assert 'no progress' not in client.log()
+    client, waited = wait_in_vain(lab, server)
+    assert client.wait() == 1
+    assert waited < 4 + 3, 'shorter than the time to connect, 10 s'
+    line, = (line for line in client.log().splitlines() if 'what to do: end a program that uses the server' in line)
+    assert f'RPC server {server.endpoint}: no session in 4 s: 1 sessions are served, and this client is at place 1 of the queue' in line
+    assert 'no progress' not in client.log() and 'cannot ask' not in client.log()
+
+
+def test_a_required_server_that_is_full_ends_the_program(lab):
+    server = lab.server('--max-sessions', 1)
+    lab.endless_completion([server])
+    client, _ = wait_in_vain(lab, server, env={'GGML_RPC_REQUIRE': 1})
+    assert client.wait() == 75
+    assert client.count(rf'(?m)^error: RPC server {server.endpoint}: no session in 4 s: .* ends with code 75$') == 1
 
 
 def test_places_in_the_queue_move_up(lab):

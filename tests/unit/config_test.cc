@@ -90,9 +90,17 @@ TEST_F(Config, FlagsAreZeroOrOne) {
     EXPECT_TRUE(flag("1", false));
     EXPECT_FALSE(flag("0", true));
     EXPECT_TRUE(flag("", true));
+    for (const char * on : {"yes", "on", "true"}) {
+        EXPECT_TRUE(flag(on, false)) << on;
+    }
+    for (const char * off : {"no", "off", "false"}) {
+        EXPECT_FALSE(flag(off, true)) << off;
+    }
     EXPECT_TRUE(lines.empty());
-    EXPECT_FALSE(flag("yes", false));
-    EXPECT_EQ(lines.back(), "CARAVAN_TEST_NUMBER=\"yes\" is not 0 or 1; using the default, 0");
+    for (const char * neither : {"2", "YES", "enabled"}) {
+        EXPECT_FALSE(flag(neither, false));
+        EXPECT_EQ(lines.back(), formatted("CARAVAN_TEST_NUMBER=\"{}\" is not 0 or 1; using the default, 0", neither));
+    }
 }
 
 TEST_F(Config, AValueCannotForgeALine) {

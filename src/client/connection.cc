@@ -45,16 +45,25 @@ bool report_place(const net::Endpoint & endpoint, const wire::AdmissionAnswer & 
     return true;
 }
 
-std::string loss_line(const net::Endpoint & endpoint, const Error & error) {
-    return formatted("RPC server {} is lost: {} (GGML_RPC_ON_LOSS=exit)", endpoint.text(), error.text);
+// Logs the loss of a server once, or ends the program if it wishes that.
+void report_loss(const net::Endpoint & endpoint, const Error & error, std::atomic<bool> & is_reported) {
+    if (is_reported.exchange(true)) {
+        return;
+    }
+    if (on_loss() == OnLoss::exit) {
+        end_program(formatted("RPC server {} is lost: {} (GGML_RPC_ON_LOSS=exit)", endpoint.text(), error.text));
+    }
+    log_error("RPC server {} is lost: {}. Its devices answer with failure from now on; load the model again once "
+              "the server is back",
+              endpoint.text(), error.text);
 }
 
-// In a program that wishes to end when a server is lost, also while it is idle.
+// Reports a loss also while the program is idle.
 std::unique_ptr<net::Transport> watched(std::unique_ptr<net::Transport> transport, const net::Endpoint & endpoint,
-                                        bool is_session) {
-    if (is_session && on_loss() == OnLoss::exit) {
-        transport->when_lost([endpoint](const Error & error) { end_program(loss_line(endpoint, error)); });
-    }
+                                        std::shared_ptr<std::atomic<bool>> is_reported) {
+    transport->when_lost([endpoint, is_reported = std::move(is_reported)](const Error & error) {
+        report_loss(endpoint, error, *is_reported);
+    });
     return transport;
 }
 
@@ -70,7 +79,8 @@ bool is_absent(uint32_t type, ConstBytes data) {
 Connection::Connection(net::Endpoint endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport, bool native)
     : endpoint_(std::move(endpoint)),
       purpose_(purpose),
-      stream_(watched(std::move(transport), endpoint_, purpose == Purpose::session), answer_timeout(), poll_time()),
+      is_loss_reported_(std::make_shared<std::atomic<bool>>(purpose == Purpose::questions)),
+      stream_(watched(std::move(transport), endpoint_, is_loss_reported_), answer_timeout(), poll_time()),
       loading_(endpoint_.text(), stderr_terminal()), opened_ns_(Trace::now_ns()), id_(next_id++) {
     if (purpose == Purpose::session) {
         stream_.note_silences(endpoint_.text(), long_silence);
@@ -88,7 +98,7 @@ Connection::~Connection() {
     if (!stream_.failure()) {
         loading_.end();
     }
-    is_ending_ = true;
+    *is_loss_reported_ = true;  // the program has all that it wanted
     end_records();
     for (const Relay & relay : relays_) {
         relay.source->await(relay.ticket);  // its answer goes into our memory
@@ -130,15 +140,9 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
 }
 
 void Connection::report() {
-    if (stream_.failure() && !reported_ && purpose_ == Purpose::session) {  // a question is its asker's to report
-        reported_ = true;
+    if (stream_.failure() && purpose_ == Purpose::session) {
         any_failed_ = true;
-        if (on_loss() == OnLoss::exit && !is_ending_) {
-            end_program(loss_line(endpoint_, *stream_.failure()));
-        }
-        log_error("RPC server {} is lost: {}. Its devices answer with failure from now on; load the model again once "
-                  "the server is back",
-                  endpoint_.text(), stream_.failure()->text);
+        report_loss(endpoint_, *stream_.failure(), *is_loss_reported_);
     }
 }
 

@@ -179,12 +179,12 @@ private:
 
     const net::Endpoint endpoint_;
     const Purpose purpose_;
+    // Shared with the transport, whose own thread finds losses while nothing else uses the connection.
+    const std::shared_ptr<std::atomic<bool>> is_loss_reported_;
     Stream stream_;
     std::optional<int64_t> clock_ahead_ns_;  // of the server's clock; if it records what it serves
     uint64_t quickest_ns_ = UINT64_MAX;      // of the questions for its clock
     bool is_recorded_ = false;               // for GGML_RPC_STATS
-    bool reported_ = false;
-    bool is_ending_ = false;  // the program has all that it wanted
 
     // All below is guarded by stream_.mutex().
     std::unique_ptr<Commands> commands_;

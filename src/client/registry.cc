@@ -30,7 +30,7 @@ void * get_proc_address(ggml_backend_reg_t, const char * name) {
 // A server that the user named gives no device. ggml's programs go on without it and end with code 0, so these lines are
 // all that tells the user why the model is slow, or does not fit.
 void report_missing(const std::string & reason, const std::string & advice) {
-    const std::string remedy = advice.empty() ? "start the server or correct its name" : advice;
+    const std::string remedy = advice.empty() ? "start the server, or correct its name: HOST:PORT, [IPV6]:PORT or unix:PATH" : advice;
     if (servers_are_required()) {
         end_program(formatted("{}, and GGML_RPC_REQUIRE=1 is set: {}", reason, remedy));
     }

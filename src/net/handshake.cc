@@ -200,7 +200,10 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
     // No network can break a Unix socket's connections.
     opened.can_resume = peer.is_caravan() && endpoint.kind == Endpoint::Kind::tcp &&
                         (peer.features & own_extension().features & wire::feature_resume) != 0;
-    if (may_be_rdma && transport_wish() != TransportWish::tcp) {
+    if (may_be_rdma && transport_wish() == TransportWish::rdma && endpoint.kind == Endpoint::Kind::unix_socket) {
+        return fail(Errc::unavailable, "{}: no RDMA over Unix sockets, and GGML_RPC_TRANSPORT=rdma asks for it", endpoint.text());
+    }
+    if (may_be_rdma && transport_wish() != TransportWish::tcp && endpoint.kind == Endpoint::Kind::tcp) {
         opened.why_not_rdma = reason_not_to_try(peer);
 #ifdef GGML_RPC_RDMA
         if (opened.why_not_rdma.empty()) {

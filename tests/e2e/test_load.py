@@ -88,6 +88,17 @@ def test_endpoint_that_cannot_work(lab, endpoint, said):
     listed, done = lab.devices(endpoint)
     assert listed == []
     assert len([line for line in done.log.splitlines() if said in line]) == 1, done.log
+    if 'cannot connect' not in said and 'resolved' not in said:
+        assert done.lines(r'What to do: .*correct its name: HOST:PORT, \[IPV6\]:PORT or unix:PATH'), done.log
+
+
+def test_unix_sockets_have_no_reason_to_lack_rdma(lab):
+    socket = lab.server(host=f'unix:{lab.folder}/socket').endpoint
+    assert lab.devices(socket, env={'GGML_RPC_TRANSPORT': 'rdma'})[0] == [('RPC0', socket)], 'questions need no RDMA'
+    argv = ['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 1, '-no-cnv', '-t', 1, '-ngl', 99, '--rpc', socket, '-v']
+    assert not lab.run(argv).lines('transport unix, because')
+    done = lab.run(argv, env={'GGML_RPC_TRANSPORT': 'rdma'}, rc=1)
+    assert done.lines('no RDMA over Unix sockets, and GGML_RPC_TRANSPORT=rdma asks for it')
 
 
 def test_what_is_logged_controls_no_terminal_and_forges_no_line(lab):

@@ -69,6 +69,16 @@ def test_no_result_after_a_stock_server_is_lost(lab):
         llama.kill()
 
 
+def test_a_loss_is_logged_while_the_program_is_idle(lab):
+    server = lab.server()
+    llama = lab.llama_server([server])
+    assert first_token(llama)[0] == 200
+    os.kill(server.workers()[0], signal.SIGKILL)
+    llama.wait_for(rf'RPC server {server.endpoint} is lost: .*load the model again once the server is back')
+    assert first_token(llama)[0] == 500
+    assert llama.count('is lost') == 1
+
+
 def test_no_result_from_a_server_that_froze_while_idle(lab):
     """It may as well be switched off: nothing closes the connection."""
     server = lab.server()

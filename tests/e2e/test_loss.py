@@ -112,6 +112,20 @@ def test_embedding_in_flight_holds_no_numbers(lab, doomed, count):
     assert embedding(llama)[0] == 500
 
 
+@pytest.mark.parametrize('documents', [['the spirit of God'], ['the spirit of God', 'and the earth', 'was without form']])
+def test_reranking_yields_no_numbers_after_a_loss(lab, documents):
+    """What the scribe model says of relevance means nothing, but llama-server treats it as any other score."""
+    servers = [lab.server(), lab.server()]
+    llama = lab.llama_server(servers, more=['--rerank'])
+
+    def rerank(llama):
+        return llama.request('/rerank', {'query': 'God', 'documents': documents})
+    assert rerank(llama)[0] == 200
+    status, said = in_mid_request(llama, servers[0], rerank)
+    assert status == 500 or all(result['relevance_score'] is None for result in said['results']), said
+    assert rerank(llama)[0] == 500
+
+
 @pytest.mark.parametrize('doomed', [0, 1])
 def test_completion_in_flight_fails(lab, doomed):
     servers = [lab.server(), lab.server()]

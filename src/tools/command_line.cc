@@ -1,9 +1,11 @@
 #include "tools/command_line.h"
 
 #include <algorithm>
+#include <charconv>
 #include <memory>
 
 #include "base/formatted.h"
+#include "base/printable.h"
 #include "base/size_text.h"
 
 namespace caravan::tools {
@@ -11,6 +13,7 @@ namespace {
 
 constexpr size_t column = 26;  // of descriptions
 constexpr size_t width = 100;
+constexpr int64_t unlimited = 1 << 30;  // a limit from here on is the type's, not the user's
 
 // "INT:INT in [1 - 4096]" is the type's name and what a validator adds to it.
 std::string value_name(const CLI::Option & option) {
@@ -103,6 +106,17 @@ private:
     }
 };
 
+// CLI11's own words for a missing value name its type, not what the option takes.
+std::string failure_text(const CLI::App & app, const CLI::Error & error) {
+    const std::string text = error.what();
+    const CLI::Option * option = app.get_option_no_throw(text.substr(0, text.find(':')));
+    if (error.get_exit_code() != static_cast<int>(CLI::ExitCodes::ArgumentMismatch) || option == nullptr) {
+        return text;
+    }
+    const std::string name = value_name(*option);
+    return formatted("{}: its value is missing{}", option->get_name(), name.empty() ? "" : formatted(": {} {}", option->get_name(), name));
+}
+
 }  // namespace
 
 void set_up(CLI::App & app, const std::string & usage, const std::string & version, const char * footer) {
@@ -111,15 +125,51 @@ void set_up(CLI::App & app, const std::string & usage, const std::string & versi
     app.footer(footer);
     app.set_help_flag("-h,--help", "print this help and exit");
     app.set_version_flag("--version", version, "print the version and exit");
+    app.failure_message([](const CLI::App * failed, const CLI::Error & error) {
+        return formatted("{}\n{} --help lists the options.\n", failure_text(*failed, error), failed->get_name());
+    });
 }
 
-CLI::Validator as_size() {
+CLI::Validator whole_number(int64_t low, int64_t high, const std::string & example) {
     return CLI::Validator(
-        [](std::string & text) {
+        [=](std::string & text) {
+            int64_t number = 0;
+            const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+            if (error == std::errc() && end == text.data() + text.size() && number >= low && number <= high) {
+                return std::string();
+            }
+            const std::string range = high < unlimited ? formatted("from {} to {}", low, high) : formatted("of {} or more", low);
+            return formatted("\"{}\" is not a whole number {}; write, for example, {}", printable(text), range, example);
+        },
+        formatted("INT in [{} - {}]", low, high));
+}
+
+CLI::Validator one_of(const std::vector<std::string> & words) {
+    return CLI::Validator(
+        [=](std::string & text) {
+            if (std::ranges::contains(words, text)) {
+                return std::string();
+            }
+            std::string accepted;
+            for (const std::string & word : words) {
+                accepted += (accepted.empty() ? "" : word == words.back() ? " or " : ", ") + word;
+            }
+            return formatted("\"{}\" is not {}", printable(text), accepted);
+        },
+        "");
+}
+
+CLI::Validator as_size(uint64_t least, const std::string & zero) {
+    return CLI::Validator(
+        [=](std::string & text) {
             const auto bytes = parse_size(text);
             if (!bytes) {
                 return formatted("\"{}\" is not a size: write 500M, 1.5G or 50GiB (K, M, G and T are powers of 1024)",
-                                 text);
+                                 printable(text));
+            }
+            if (*bytes < least && (*bytes > 0 || zero.empty())) {
+                return formatted("{} is too little: the least is {}{}; write, for example, 500M or 50G", size_text(*bytes),
+                                 size_text(least), zero.empty() ? "" : formatted(" (0: {})", zero));
             }
             text = std::to_string(*bytes);
             return std::string();

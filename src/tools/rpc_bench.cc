@@ -33,7 +33,8 @@ struct Scope {
 };
 
 Scope declare(CLI::App & app, Options & options) {
-    const auto count = CLI::Range(0, 1 << 30).description(""), some = CLI::Range(1, 1'000'000).description("");
+    const auto count = [](const char * example) { return tools::whole_number(0, 1 << 30, example).description(""); };
+    const auto some = [](const char * example) { return tools::whole_number(1, 1'000'000, example).description(""); };
     Scope scope;
     const auto for_model = [&](CLI::Option * option) {
         scope.with_model.push_back(option);
@@ -52,23 +53,25 @@ Scope declare(CLI::App & app, Options & options) {
         ->option_text("ARRANGEMENT,...")
         ->delimiter(',')
         ->allow_extra_args(false)
-        ->check(CLI::IsMember({"stock", "tcp", "rdma", "local"}));
+        ->check(tools::one_of({"stock", "tcp", "rdma", "local"}));
     for_model(app.add_option("--against-rpc", options.other_servers, "servers of the stock arrangement [those of --rpc]"))
         ->option_text("SERVER,...")
         ->delimiter(',')
         ->allow_extra_args(false);
     for_model(app.add_option("-p,--n-prompt", options.settings.prompt, "prompt length in tokens; 0: no prompt test"))
-        ->check(count)
+        ->check(count("-p 512"))
         ->capture_default_str();
     for_model(app.add_option("-n,--n-gen", options.settings.generate, "tokens to generate; 0: no generation test"))
-        ->check(count)
+        ->check(count("-n 128"))
         ->capture_default_str();
     for_model(app.add_option("-r,--repetitions", options.settings.repetitions, "repetitions of each test within a run"))
-        ->check(some)
+        ->check(some("-r 3"))
         ->capture_default_str();
-    app.add_option("--rounds", options.rounds, "measure everything this many times")->check(some)->capture_default_str();
+    app.add_option("--rounds", options.rounds, "measure everything this many times")
+        ->check(some("--rounds 5"))
+        ->capture_default_str();
     for_model(app.add_option("-t,--threads", options.settings.threads, "threads of llama-bench [its own default]"))
-        ->check(CLI::Range(1, 4096));
+        ->check(tools::whole_number(1, 4096, "-t 8"));
     for_model(app.add_option("--device", options.settings.device,
                              "devices of the arrangements with RPC, as llama-bench -dev takes them [all]"))
         ->option_text("NAME/...");
@@ -82,16 +85,16 @@ Scope declare(CLI::App & app, Options & options) {
     auto * time = app.add_option("--time", options.time_ms,
                                  "duration of each measurement of the network path; a round has three for each size")
                       ->type_name("MILLISECONDS")
-                      ->check(CLI::Range(1, 60'000))
+                      ->check(tools::whole_number(1, 60'000, "--time 100"))
                       ->capture_default_str();
     scope.without_model.push_back(time);
     for_model(app.add_option("--timeout", options.timeout_s, "end a run of llama-bench that takes longer"))
         ->type_name("SECONDS")
-        ->check(some)
+        ->check(some("--timeout 600"))
         ->capture_default_str();
     app.add_option("-o,--output", options.output, "form of the report: md, json or csv")
         ->option_text("FORM")
-        ->check(CLI::IsMember({"md", "json", "csv"}))
+        ->check(tools::one_of({"md", "json", "csv"}))
         ->capture_default_str();
     app.add_option("--plot", options.plot_file, "draw the results into this file (SVG)")->option_text("FILE");
     return scope;

@@ -68,11 +68,11 @@ int main(int argc, char ** argv) {
     app.add_flag("--json", as_json, "print JSON instead of text");
     auto * time = app.add_option("--time", bandwidth_ms, "measure bandwidth for this long in each direction")
                       ->type_name("MILLISECONDS")
-                      ->check(CLI::Range(10, 60'000))
+                      ->check(tools::whole_number(10, 60'000, "--time 500"))
                       ->capture_default_str();
     auto * timeout = app.add_option("--timeout", answer_s, "give up on a server that does not answer for this long")
                          ->type_name("SECONDS")
-                         ->check(CLI::Range(1, 300))
+                         ->check(tools::whole_number(1, 300, "--timeout 5"))
                          ->capture_default_str();
     std::vector<net::Endpoint> endpoints;
     try {

@@ -28,6 +28,9 @@ namespace {
 
 using namespace caravan;
 
+// Of --max-memory and --cache-size. Only weights of more than this are kept, and no model works with less.
+constexpr uint64_t least_limit = 1 << 20;
+
 constexpr const char * footer = R"(
 A client names this server with --rpc HOST:PORT (llama-server, llama-cli, llama-bench, ...) or, in any ggml program that
 loads Caravan's plug-in, with GGML_RPC_SERVERS=HOST:PORT.
@@ -68,6 +71,12 @@ void check(server::ServerOptions & options, bool has_port, bool has_cache_dir) {
     if (has_port && options.host.starts_with("unix:")) {
         throw CLI::ValidationError("--port", "a Unix socket has no port: leave out -p or name an address with -H");
     }
+    if (options.max_per_address > options.max_sessions) {
+        throw CLI::ValidationError(
+            "--max-per-address",
+            formatted("{} is more than the {} of --max-sessions: no address can have as many. Raise --max-sessions to {}, or "
+                      "lower --max-per-address", options.max_per_address, options.max_sessions, options.max_per_address));
+    }
     if (has_cache_dir && !options.worker.weights.keep && options.worker.weights.model_dirs.empty()) {
         throw CLI::ValidationError("--cache-dir", "without -c or --model-dir nothing is cached: add -c");
     }
@@ -95,6 +104,7 @@ Result<> complete(cache::WeightOptions & weights, bool size_is_given) {
     }
     if (weights.keep && !size_is_given) {
         weights.max_bytes = cache::default_limit(weights.directory);
+        weights.max_bytes = weights.max_bytes == 0 ? 0 : std::max(weights.max_bytes, least_limit);
     }
     for (std::filesystem::path & dir : weights.model_dirs) {
         std::error_code error;
@@ -131,9 +141,10 @@ int main(int argc, char ** argv) {
         ->capture_default_str();
     auto * port = app.add_option("-p,--port", options.port, "listen on this TCP port; 0: any free port, which is printed")
                       ->type_name("PORT")
+                      ->check(tools::whole_number(0, 65535, "-p 50052").description(""))
                       ->capture_default_str();
     app.add_option("-t,--threads", options.worker.threads, "compute with this many threads on a CPU device")
-        ->check(CLI::Range(1, 4096))
+        ->check(tools::whole_number(1, 4096, "-t 8"))
         ->capture_default_str();
     app.add_option("-d,--device", options.worker.devices,
                    "lend these devices, by their names in --list-devices [all GPUs; without a GPU, the CPU]")
@@ -148,7 +159,7 @@ int main(int argc, char ** argv) {
                                  "limit of -c, for example 500M or 50G; the least recently used weights make room; 0: no "
                                  "limit [a quarter of the disk]")
                       ->option_text("SIZE")
-                      ->transform(tools::as_size())
+                      ->transform(tools::as_size(least_limit, "no limit"))
                       ->needs(keep);
     app.add_option("--model-dir", weights.model_dirs,
                    "load weights from the *.gguf files below DIR if they equal the client's; may be given more than once. "
@@ -156,24 +167,23 @@ int main(int argc, char ** argv) {
         ->option_text("DIR")
         ->allow_extra_args(false);
     app.add_option("--max-sessions", options.max_sessions, "serve this many clients at once; further clients wait")
-        ->check(CLI::Range(1, 1024))
+        ->check(tools::whole_number(1, 1024, "--max-sessions 16"))
         ->capture_default_str();
     app.add_option("--max-per-address", options.max_per_address,
                    "serve this many clients of one address (Unix socket: of one user) at once. If below --max-sessions, the "
                    "last session is reserved for an address that has none [--max-sessions minus 1]")
         ->option_text("N")
-        ->check(CLI::Range(1, 1024));
+        ->check(tools::whole_number(1, 1024, "--max-per-address 4"));
     app.add_option("--idle-limit", idle,
                    "end a session that is idle for longer than this while a client waits whose address has fewer; 0: never")
         ->type_name("SECONDS")
-        ->check(CLI::Range(0, 7 * 24 * 3600))
+        ->check(tools::whole_number(0, 7 * 24 * 3600, "--idle-limit 600"))
         ->capture_default_str();
     app.add_option("--max-memory", options.worker.max_memory,
                    "limit of one session's memory, for example 500M or 50G: its buffers on all devices and its graphs. Each "
                    "device reports a share in proportion to its memory [what the devices have, and 1 GiB for graphs]")
         ->option_text("SIZE")
-        ->transform(tools::as_size())
-        ->check(CLI::PositiveNumber);
+        ->transform(tools::as_size(least_limit));
     app.add_option_function<std::string>(
            "--links",
            [&options](const std::string & text) {
@@ -190,20 +200,20 @@ int main(int argc, char ** argv) {
     app.add_option("--load-timeout", load_timeout,
                    "end a worker process that loads its devices for longer than this; drivers may compile kernels first")
         ->type_name("SECONDS")
-        ->check(CLI::Range(1, 24 * 3600))
+        ->check(tools::whole_number(1, 24 * 3600, "--load-timeout 300"))
         ->capture_default_str();
     app.add_option("--session-grace", grace,
                    "keep a session for this long after its connection breaks, so that its client can reconnect; 0: end it "
                    "at once")
         ->type_name("SECONDS")
-        ->check(CLI::Range(0, 24 * 3600))
+        ->check(tools::whole_number(0, 24 * 3600, "--session-grace 60"))
         ->capture_default_str();
     app.add_option("--drain", drain,
                    "let sessions run for this long after SIGTERM; the server exits once the last one has ended. infinity: "
                    "no limit")
         ->option_text("SECONDS")
         ->transform(CLI::Transformer(std::map<std::string, int>{{"infinity", INT_MAX}}))
-        ->check(CLI::Range(0, INT_MAX).description(""))
+        ->check(tools::whole_number(0, INT_MAX, "--drain 60, or --drain infinity").description(""))
         ->capture_default_str();
     app.add_flag("--no-confinement", unconfined, "run sessions unconfined, for GPU drivers that need more access");
     app.add_flag("--list-devices", list_devices, "print this machine's devices and exit");

@@ -57,3 +57,22 @@ def test_help_has_one_form(lab, program):
 def test_options_without_effect_are_refused(lab, program, arguments, words):
     done = lab.run([BIN / program, *arguments], tool=False, rc=2)
     assert words in done.err and done.out == ''
+
+
+@pytest.mark.parametrize('program, arguments, words', [
+    ('rpc-server', ['-p', 'abc'], '--port: "abc" is not a whole number from 0 to 65535; write, for example, -p 50052'),
+    ('rpc-server', ['-t', '0'], '--threads: "0" is not a whole number from 1 to 4096; write, for example, -t 8'),
+    ('rpc-server', ['--drain', 'forever'], '--drain: "forever" is not a whole number of 0 or more; write, for example, '
+                                           '--drain 60, or --drain infinity'),
+    ('rpc-server', ['--max-memory', '0'], '--max-memory: 0 bytes is too little: the least is 1 MiB; write, for example, 500M'),
+    ('rpc-server', ['--max-memory', '1K'], '--max-memory: 1 KiB is too little: the least is 1 MiB'),
+    ('rpc-server', ['-c', '--cache-size', '1K'], 'the least is 1 MiB (0: no limit)'),
+    ('rpc-server', ['--max-sessions'], '--max-sessions: its value is missing: --max-sessions N'),
+    ('rpc-server', ['--max-sessions', '2', '--max-per-address', '5'], '--max-per-address: 5 is more than the 2 of --max-sessions'),
+    ('rpc-bench', ['--rpc', 'a', '--rounds', 'x'], '--rounds: "x" is not a whole number from 1 to 1000000; write, for example'),
+    ('rpc-bench', ['--rpc', 'a', '-o', 'xml'], '--output: "xml" is not md, json or csv'),
+    ('rpc-doctor', ['--timeout', '1000', 'a'], '--timeout: "1000" is not a whole number from 1 to 300; write, for example'),
+], ids=lambda value: ' '.join(value) if isinstance(value, list) else None)
+def test_a_wrong_value_is_answered_with_what_is_accepted(lab, program, arguments, words):
+    done = lab.run([BIN / program, *arguments], tool=False, rc=2, timeout=30)
+    assert words in done.err and done.out == '' and f'{program} --help' in done.err

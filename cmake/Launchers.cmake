@@ -11,6 +11,7 @@ foreach(tool IN ITEMS llama-bench llama-batched-bench llama-cli llama-completion
     file(GENERATE OUTPUT ${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/${tool} INPUT ${CMAKE_BINARY_DIR}/launchers/${tool}.in
          FILE_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
     add_custom_target(${tool} ALL DEPENDS ggml-rpc-caravan)
+    list(APPEND caravan_launchers ${tool})
   else()
     add_custom_target(${tool} COMMAND ${CMAKE_COMMAND} -E echo "${tool} is not installed: nothing to launch"
                       COMMAND ${CMAKE_COMMAND} -E false)

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Runs fuzz targets, each for a time and as many at once as there are processors, and prints a table: ./dev fuzz does.
 
-    run.py BUILD [TARGET] [SECONDS]
+    run.py BUILD [--changed | TARGET] [SECONDS]
 
 New inputs go to BUILD/corpus/TARGET, reproducers to BUILD/findings; a log of each target lies in BUILD/logs. Exit code 1
-if there was a finding.
+if there was a finding. After a minute or more without one, the digest of the target's code goes to fuzz/fuzzed.json.
+--changed leaves out targets whose code is still the same.
 """
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -14,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FUZZ = Path(__file__).resolve().parent
+FUZZED = FUZZ / 'fuzzed.json'
+ENOUGH_SECONDS = 60
 # The longest input in bytes, if not libFuzzer's 4096.
 LONGEST = {'stock_session': 32768, 'native_session': 32768, 'computing_session': 32768, 'stock_graph': 8192,
            'native_graph': 8192, 'client': 16384}
@@ -25,6 +30,33 @@ BY_NAME_ONLY = ['computing_session']
 
 def targets(build):
     return sorted(path.name.removeprefix('fuzz-') for path in (build / 'bin').glob('fuzz-*'))
+
+
+def ninja(build, *arguments):
+    return subprocess.run(['ninja', '-C', str(build), *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def code_digests(build, chosen):
+    """{target: digest of those files of this project that were compiled into it}."""
+    root, files_of, current = FUZZ.parent, {}, None
+    for line in ninja(build, '-t', 'deps').splitlines():
+        if not line.startswith(' '):
+            current = files_of.setdefault(line.split(':')[0], [])
+        elif line.strip():
+            path = Path(build, line.strip()).resolve()
+            if path.is_relative_to(root) and not path.is_relative_to(build):
+                current.append(path)
+    digests = {}
+    for target in chosen:
+        inputs = ninja(build, '-t', 'inputs', f'bin/fuzz-{target}').split()
+        files = sorted({path for name in inputs for path in files_of.get(name, [])})
+        if not files:
+            sys.exit(f'fuzz: ninja does not know which files {target} consists of')
+        whole = hashlib.sha256()
+        for path in files:
+            whole.update(f'{path.relative_to(root)}\0'.encode() + hashlib.sha256(path.read_bytes()).digest())
+        digests[target] = whole.hexdigest()
+    return digests
 
 
 def run(build, target, seconds):
@@ -59,11 +91,23 @@ def main():
     build, words = Path(sys.argv[1]).resolve(), sys.argv[2:]
     known = targets(build)
     chosen = [target for target in known if target not in BY_NAME_ONLY]
-    if words and not words[0].isdigit():
+    fuzzed = json.loads(FUZZED.read_text()) if FUZZED.exists() else {}
+    only_changed = words[:1] == ['--changed']
+    if only_changed:
+        words.pop(0)
+    elif words and not words[0].isdigit():
         chosen = [words.pop(0)]
         if chosen[0] not in known:
             sys.exit(f'fuzz: no target {chosen[0]}; there are: {", ".join(known)}')
-    seconds = int(words[0]) if words else 60
+    seconds = int(words[0]) if words else ENOUGH_SECONDS
+    digests = code_digests(build, chosen)
+    if only_changed:
+        same = [target for target in chosen if fuzzed.get(target) == digests[target]]
+        chosen = [target for target in chosen if target not in same]
+        if same:
+            print(f'code has not changed since it was fuzzed: {", ".join(same)}')
+        if not chosen:
+            return
     print(f'{"target":18} {"executions":>11} {"coverage":>9} {"features":>9} {"inputs":>7}  findings', flush=True)
     all_found = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as several:
@@ -71,6 +115,9 @@ def main():
             executions, coverage, features, units, found = result
             all_found += found
             print(f'{target:18} {executions:11} {coverage:9} {features:9} {units:7}  {len(found) or "none"}', flush=True)
+            if seconds >= ENOUGH_SECONDS and not found and executions > 0:
+                fuzzed[target] = digests[target]
+                FUZZED.write_text(json.dumps(fuzzed, indent=1, sort_keys=True) + '\n')
     for path in all_found:
         print(f'finding: {path}')
     sys.exit(1 if all_found else 0)

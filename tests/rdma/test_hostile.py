@@ -9,7 +9,7 @@ pytestmark = not_emulated
 
 EP = f'10.77.0.1:{PORT}'
 HOSTILE = BIN / 'rdma-hostile'
-UNIT = BIN / 'unit-tests'
+UNIT = BIN / 'unit-net'
 
 ATTACKS = {
     'oversized': 'the RDMA connection broke: local',  # length error; Soft-RoCE says QP operation error

@@ -1,0 +1,97 @@
+#include "bench/traffic.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "client/stats.h"
+
+namespace caravan::client {
+namespace {
+
+SessionStats a_session() {
+    return {.endpoint = "unix:/a \"b\"\\c\n",
+            .dialect = "native",
+            .transport = "unix",
+            .whole = {{.sends = 9, .bytes_sent = 900, .bytes_received = 90, .round_trips = 8, .waiting_ns = 7'000'000'000,
+                       .sending_ns = 5},
+                      6,
+                      12.5},
+            .since_load = {{.sends = 3, .bytes_sent = 300, .bytes_received = 30, .round_trips = 2,
+                            .waiting_ns = 1'000'000'000},
+                           2,
+                           1.5},
+            .weights = {.bytes = 1000, .from_cache = 400, .time = seconds(2)},
+            .round_trip_ns = 20'000,
+            .served_ns = {{"LAUNCH", 600'000'000}, {"READ", 100'000'000}, {"TAKE", 900'000'000}}};
+}
+
+TEST(Stats, AreWhatRpcBenchReads) {
+    SessionStats idle = a_session();
+    idle.since_load.launches = 0;
+    const auto sessions =
+        bench::parse_stats(to_json(a_session()) + "\n" + to_json(idle) + "\n" + to_json(a_session()) + "\n");
+    ASSERT_TRUE(sessions) << sessions.error().text;
+    ASSERT_EQ(sessions->size(), 2u);
+    const bench::SessionCounts & session = (*sessions)[0];
+    EXPECT_EQ(session.sends, 3u);
+    EXPECT_EQ(session.round_trips, 2u);
+    EXPECT_EQ(session.waiting_s, 1.0);
+    EXPECT_EQ(session.round_trip_s, 20e-6);
+    EXPECT_DOUBLE_EQ(*session.busy_s, 0.7) << "waiting for another server is not work";
+    EXPECT_DOUBLE_EQ(*bench::share_from_cache(*sessions), 0.4);
+    EXPECT_FALSE(bench::share_from_cache({}));
+    EXPECT_TRUE(bench::parse_stats("")->empty());
+    EXPECT_FALSE(bench::parse_stats("{}\n"));
+    EXPECT_FALSE(bench::parse_stats("no json\n"));
+    auto strange = nlohmann::json::parse(to_json(a_session()));
+    strange["since_load"]["sends"] = 1e30;
+    EXPECT_FALSE(bench::parse_stats(strange.dump()));
+}
+
+}  // namespace
+}  // namespace caravan::client
+
+namespace caravan::bench {
+namespace {
+
+SessionCounts session(std::string endpoint, uint64_t count, double waiting_s, double busy_s, double round_trip_s) {
+    return {.endpoint = std::move(endpoint), .sends = count, .bytes_sent = 100 * count, .bytes_received = 10 * count,
+            .round_trips = count, .waiting_s = waiting_s, .round_trip_s = round_trip_s, .busy_s = busy_s};
+}
+
+TEST(BenchTraffic, IsTheDifferenceOfTwoRuns) {
+    // The sessions end in any order. 10 tokens more; a token: 2 round trips, 300 µs, of which 200 waiting.
+    const GeneratedTokens shorter{10, 1.000, {session("a", 15, 0.5, 0.4, 10e-6), session("b", 15, 0.5, 0.4, 30e-6)}};
+    const GeneratedTokens longer{20, 1.003, {session("b", 25, 0.501, 0.4005, 20e-6), session("a", 25, 0.501, 0.4005, 40e-6)}};
+    const auto traffic = traffic_of(shorter, longer);
+    ASSERT_TRUE(traffic) << traffic.error().text;
+    EXPECT_DOUBLE_EQ(traffic->round_trips, 2);
+    EXPECT_DOUBLE_EQ(traffic->sends, 2);
+    EXPECT_DOUBLE_EQ(traffic->bytes_up, 200);
+    EXPECT_DOUBLE_EQ(traffic->bytes_down, 20);
+    EXPECT_NEAR(traffic->us, 300, 1e-6);
+    ASSERT_TRUE(traffic->shares);
+    EXPECT_NEAR(traffic->shares->client, 100, 1e-6);
+    EXPECT_NEAR(traffic->shares->compute, 100, 1e-6);
+    EXPECT_NEAR(traffic->shares->wire, 30, 1e-6) << "the quicker of each server's two";
+    EXPECT_NEAR(traffic->shares->queue, 70, 1e-6);
+}
+
+TEST(BenchTraffic, OfAServerThatDoesNotTellIsCountedOnly) {
+    SessionCounts few{.endpoint = "a", .sends = 1}, many{.endpoint = "a", .sends = 3};
+    const auto traffic = traffic_of({1, 1, {few}}, {2, 2, {many}});
+    ASSERT_TRUE(traffic);
+    EXPECT_DOUBLE_EQ(traffic->sends, 2);
+    EXPECT_FALSE(traffic->shares);
+}
+
+TEST(BenchTraffic, RefusesRunsThatDoNotMatch) {
+    const std::vector<SessionCounts> a{{.endpoint = "a"}}, b{{.endpoint = "b"}};
+    EXPECT_FALSE(traffic_of({2, 1, a}, {2, 1, a})) << "as many tokens";
+    EXPECT_FALSE(traffic_of({1, 1, a}, {2, 2, b})) << "other servers";
+    EXPECT_FALSE(traffic_of({1, 1, a}, {2, 2, {}}));
+}
+
+}  // namespace
+}  // namespace caravan::bench

@@ -1,0 +1,1111 @@
+// The client's side of the stock dialect against a server that is played by hand.
+#include "base/formatted.h"
+#include "base/log.h"
+#include "client/connection.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <thread>
+
+#include "support/graph_kit.h"
+#include "net/socket.h"
+#include "support/temporary_folder.h"
+#include "wire/extension.h"
+#include "support/wire_peer.h"
+
+namespace caravan::client {
+namespace {
+
+using test::GraphKit;
+using test::Message;
+using test::noise;
+using test::operator+;
+using test::WirePeer;
+using wire::Command;
+
+constexpr wire::HelloAnswer good_hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
+
+// One server, one session with it. Local sockets deliver before send returns, so most tests need one thread: an answer
+// may be sent before its question.
+struct Session {
+    // `greet` plays the server until the handshake is over.
+    explicit Session(const std::function<void(WirePeer &)> & greet) {
+        auto listeners = net::listen_on("127.0.0.1", 0);
+        EXPECT_TRUE(listeners);
+        const net::Listener & listener = listeners->front();
+        net::set_non_blocking(listener.fd.get(), false);
+        std::jthread server([&] {
+            auto accepted = net::accept_socket(listener.fd.get());
+            ASSERT_TRUE(accepted && *accepted);
+            peer = WirePeer(std::move(*accepted));
+            greet(peer);
+        });
+        connection = Connection::open(listener.endpoint, Connection::Purpose::session);
+        endpoint = listener.endpoint.text();
+    }
+    explicit Session(wire::HelloAnswer hello = good_hello)
+        : Session([hello](WirePeer & peer) {
+              const Message message = peer.next();
+              EXPECT_EQ(message.command, Command::hello);
+              EXPECT_EQ(message.payload.size(), 24u);
+              EXPECT_EQ(message.as<uint32_t>(), 0u) << "a stock RDMA server would take it for a queue pair";
+              EXPECT_TRUE(peer.answer(hello));
+          }) {}
+
+    Connection * operator->() { return connection->get(); }
+
+    ggml_status launch(const ggml_cgraph * graph, uint32_t device = 0) {
+        return (*connection)->launch(device, *graph, kit.handle_of());
+    }
+    void set(const ggml_tensor * tensor, ConstBytes data, bool is_weight = false) {
+        (*connection)->set(encode_region(*tensor, GraphKit::handle), range_of(*tensor, 0, data.size()), 0, data, is_weight);
+    }
+    Stream::Ticket get(const ggml_tensor * tensor, MutableBytes dest) {
+        return (*connection)->get(encode_region(*tensor, GraphKit::handle), range_of(*tensor, 0, dest.size()), 0, dest);
+    }
+    // A graph of one node with a uid of its own.
+    ggml_cgraph * doubled(ggml_tensor * source, uint64_t uid) {
+        return kit.graph({kit.place(ggml_scale(kit.context(), source, 2))}, uid);
+    }
+    void expect_launch(Command command, uint64_t uid) {
+        const Message message = peer.next();
+        EXPECT_EQ(message.command, command) << wire::command_name(message.command);
+        EXPECT_EQ(message.as<uint64_t>(4), uid);
+    }
+
+    // Sends all that was collected so far. Leaves a DEVICE_COUNT behind it.
+    void flush() {
+        peer.answer(uint32_t{1});
+        EXPECT_TRUE((*connection)->device_count());
+    }
+
+    GraphKit kit;
+    WirePeer peer;
+    std::string endpoint;
+    Result<std::shared_ptr<Connection>> connection = fail(Errc::io, "not opened");
+};
+
+TEST(Handshake, OtherPatchVersionsAndCapabilitiesAreAccepted) {
+    wire::HelloAnswer hello{8, 0, 9, 77, {}};
+    hello.capabilities[3] = std::byte{5};
+    Session session(hello);
+    EXPECT_TRUE(session.connection);
+}
+
+TEST(Handshake, OtherVersionsAreRefusedAndBothAreNamed) {
+    for (const auto & [major, minor] : {std::pair{8, 1}, {7, 0}, {9, 0}, {6, 0}, {5, 1}, {0, 0}, {255, 255}}) {
+        Session session(wire::HelloAnswer{static_cast<uint8_t>(major), static_cast<uint8_t>(minor), 2, 0, {}});
+        ASSERT_FALSE(session.connection) << major << '.' << minor;
+        const Error & error = session.connection.error();
+        EXPECT_EQ(error.code, Errc::unsupported);
+        EXPECT_TRUE(error.text.contains(formatted("{}.{}.2", major, minor)) && error.text.contains("8.0") &&
+                    error.text.contains(session.endpoint))
+            << error.text;
+    }
+}
+
+TEST(Handshake, AnAnswerOfTheWrongSizeIsRefused) {
+    for (const size_t size : {0u, 3u, 24u, 29u, 1000u}) {
+        Session session([&](WirePeer & peer) {
+            peer.next();
+            peer.answer_bytes(std::vector<std::byte>(size, std::byte{8}));
+        });
+        ASSERT_FALSE(session.connection) << size;
+        EXPECT_EQ(session.connection.error().code, Errc::protocol);
+    }
+}
+
+TEST(Handshake, AServerThatHangsUpIsAnError) {
+    for (const bool answers_half : {false, true}) {
+        Session session([&](WirePeer & peer) {
+            peer.next();
+            if (answers_half) {
+                peer.send(test::bytes_of(uint64_t{28}));
+            }
+            peer.close();
+        });
+        ASSERT_FALSE(session.connection);
+        EXPECT_EQ(session.connection.error().code, Errc::closed);
+    }
+}
+
+TEST(Questions, AreAskedAndAnsweredAsInTheProtocol) {
+    Session session;
+    ASSERT_TRUE(session.connection);
+    session.peer.answer(uint32_t{3});
+    EXPECT_EQ(session->device_count().value(), 3u);
+    session.peer.answer(uint64_t{64});
+    session.peer.answer(UINT64_MAX);
+    const auto constants = session->constants(1).value();
+    EXPECT_EQ(constants.at(0).alignment, 64u);
+    EXPECT_EQ(constants.at(0).max_size, UINT64_MAX);
+    session.peer.answer(wire::DeviceMemoryAnswer{5, 6});
+    const auto memory = session->memory(0).value();
+    EXPECT_EQ(memory.free, 5u);
+    EXPECT_EQ(memory.total, 6u);
+    for (const auto & [command, payload] :
+         {std::pair{Command::device_count, std::vector<std::byte>()}, {Command::get_alignment, test::bytes_of(uint32_t{0})},
+          {Command::get_max_size, test::bytes_of(uint32_t{0})}, {Command::get_device_memory, test::bytes_of(uint32_t{0})}}) {
+        const Message message = session.peer.next();
+        EXPECT_EQ(message.command, command);
+        EXPECT_EQ(message.payload, payload);
+    }
+}
+
+TEST(Buffers, AllocationAsksForTheBaseToo) {
+    Session session;
+    session.peer.answer(wire::AllocBufferAnswer{42, 1024});
+    session.peer.answer(uint64_t{0x7000});
+    const auto buffer = session->alloc_buffer(1, 1000);
+    ASSERT_TRUE(buffer) << buffer.error().text;
+    EXPECT_EQ(buffer->handle, 42u);
+    EXPECT_EQ(buffer->base, 0x7000u);
+    EXPECT_GE(buffer->size, 1000u);
+    EXPECT_EQ(session.peer.next().as<uint64_t>(4), 1000u);
+    EXPECT_EQ(session.peer.next().as<uint64_t>(), 42u);
+}
+
+TEST(Buffers, ARefusedAllocationIsNoMemoryAndTheSessionGoesOn) {
+    Session session;
+    session.peer.answer(wire::AllocBufferAnswer{0, 0});
+    const auto buffer = session->alloc_buffer(0, uint64_t{1} << 40);
+    ASSERT_FALSE(buffer);
+    EXPECT_EQ(buffer.error().code, Errc::no_memory);
+    EXPECT_FALSE(session->failed());
+}
+
+// Addresses that wrap or a buffer smaller than asked for would make every later range a lie.
+TEST(Buffers, NonsenseFromTheServerIsRefused) {
+    for (const auto & [answer, base] : {std::pair{wire::AllocBufferAnswer{1, 999}, uint64_t{0x7000}},
+                                        {wire::AllocBufferAnswer{1, 1000}, uint64_t{0}},
+                                        {wire::AllocBufferAnswer{1, UINT64_MAX}, uint64_t{0x7000}},
+                                        {wire::AllocBufferAnswer{1, 1000}, UINT64_MAX - 10}}) {
+        Session session;
+        session.peer.answer(answer);
+        session.peer.answer(base);
+        const auto buffer = session->alloc_buffer(0, 1000);
+        ASSERT_FALSE(buffer);
+        EXPECT_EQ(buffer.error().code, Errc::protocol);
+    }
+}
+
+TEST(Launch, TheWholeGraphFirstThenOnlyItsUid) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    for (int i = 0; i < 4; ++i) {
+        EXPECT_EQ(session.launch(graph, 2), GGML_STATUS_SUCCESS);
+        const Message message = session.peer.next();
+        EXPECT_EQ(message.command, i == 0 ? Command::graph_compute : Command::graph_recompute);
+        EXPECT_EQ(message.as<uint32_t>(0), 2u);
+        EXPECT_EQ(message.as<uint64_t>(4), 31u);
+        if (i == 0) {
+            EXPECT_EQ(message.payload, test::encode_graph(*graph, 2, session.kit.handle_of()).payload);
+        }
+    }
+}
+
+TEST(Launch, EachDeviceKeepsItsOwnGraphs) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    session.launch(graph, 0);
+    session.launch(graph, 1);
+    session.launch(graph, 0);
+    session.expect_launch(Command::graph_compute, 31);
+    session.expect_launch(Command::graph_compute, 31);
+    session.expect_launch(Command::graph_recompute, 31);
+}
+
+TEST(Launch, UidZeroIsSentWholeEveryTime) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 0);
+    for (int i = 0; i < 3; ++i) {
+        session.launch(graph);
+        session.expect_launch(Command::graph_compute, 0);
+    }
+}
+
+TEST(Launch, AfterAnyBufferWasFreedTheGraphIsSentAgain) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    session.launch(graph);
+    session.launch(graph);
+    session->free_buffer({.handle = 99, .base = 0x9999'0000'0000'0000, .size = 64});
+    session.launch(graph);
+    session.launch(graph);
+    session.expect_launch(Command::graph_compute, 31);
+    session.expect_launch(Command::graph_recompute, 31);
+    const Message freed = session.peer.next();
+    EXPECT_EQ(freed.command, Command::free_buffer);
+    EXPECT_EQ(freed.as<uint64_t>(), 99u);
+    session.expect_launch(Command::graph_compute, 31);
+    session.expect_launch(Command::graph_recompute, 31);
+}
+
+// A stock server keeps 1024 graphs for each device; the next new one clears all.
+TEST(Launch, TheGraphAfter1024ClearsAllOthers) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 1);
+    const auto launched_as = [&](uint64_t uid) {
+        graph->uid = uid;
+        session.launch(graph);
+        const Message message = session.peer.next();
+        EXPECT_EQ(message.as<uint64_t>(4), uid);
+        return message.command;
+    };
+    for (uint64_t uid = 1; uid <= 1024; ++uid) {
+        ASSERT_EQ(launched_as(uid), Command::graph_compute) << uid;
+    }
+    EXPECT_EQ(launched_as(1), Command::graph_recompute);
+    EXPECT_EQ(launched_as(1024), Command::graph_recompute);
+    EXPECT_EQ(launched_as(0), Command::graph_compute) << "not kept, so it clears nothing";
+    EXPECT_EQ(launched_as(2), Command::graph_recompute);
+    EXPECT_EQ(launched_as(1025), Command::graph_compute);
+    EXPECT_EQ(launched_as(1025), Command::graph_recompute);
+    EXPECT_EQ(launched_as(1), Command::graph_compute);
+    EXPECT_EQ(launched_as(1024), Command::graph_compute);
+}
+
+TEST(Launch, UnmarkedNodesAreNotSentAndNothingLeftIsNoLaunch) {
+    Session session;
+    ggml_tensor * twice = session.kit.place(ggml_scale(session.kit.context(), session.kit.f32(8), 2));
+    ggml_cgraph * graph = session.kit.graph({twice}, 31);
+    twice->flags = 0;
+    EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
+    session.flush();
+    EXPECT_EQ(session.peer.next().command, Command::device_count);
+}
+
+TEST(Launch, LeavesAtOnceTheFirstTime) {
+    Session session;
+    ggml_tensor * source = session.kit.f32(8);
+    ggml_cgraph * graph = session.doubled(source, 31);
+    session.set(source, noise(32));
+    EXPECT_EQ(session.peer.unread(), 0u) << "inputs wait for the launch";
+    session.launch(graph);
+    EXPECT_EQ(session.peer.next().command, Command::set_tensor);
+    session.expect_launch(Command::graph_compute, 31);
+}
+
+// Launches, gets at once, until a launch was held back for its get. How soon "at once" is depends on the clock, so a
+// busy machine may need a few rounds. False: never.
+bool held_back(Session & session, ggml_cgraph * graph) {
+    for (int round = 0; round < 200; ++round) {
+        std::vector<std::byte> dest(32);
+        session.launch(graph);
+        const bool held = session.peer.unread() == 0;
+        if (held) {
+            return true;
+        }
+        const auto ticket = session.get(graph->nodes[0], dest);
+        session.peer.next();
+        EXPECT_EQ(session.peer.next().command, Command::get_tensor);
+        session.peer.answer_bytes(noise(32));
+        session->await(ticket);
+        EXPECT_EQ(dest, noise(32));
+    }
+    return false;
+}
+
+TEST(Launch, OneThatIsReadAtOnceLeavesTogetherWithItsGet) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    ASSERT_TRUE(held_back(session, graph));
+    std::vector<std::byte> dest(32);
+    const auto ticket = session.get(graph->nodes[0], dest);
+    session.expect_launch(Command::graph_recompute, 31);
+    EXPECT_EQ(session.peer.next().command, Command::get_tensor);
+    session.peer.answer_bytes(noise(32, 9));
+    session->await(ticket);
+    EXPECT_EQ(dest, noise(32, 9));
+}
+
+TEST(Launch, AHeldOneLeavesWhenAnythingElseComes) {
+    const std::pair<const char *, std::function<void(Session &)>> others[] = {
+        {"synchronize", [](Session & session) { session->synchronize(); }},
+        {"set", [](Session & session) { session.set(session.kit.f32(8), noise(32)); }},
+        {"clear", [](Session & session) { session->clear_buffer({GraphKit::handle, GraphKit::handle, 1 << 20}, 0); }},
+        {"free", [](Session & session) { session->free_buffer({GraphKit::handle, GraphKit::handle, 1 << 20}); }},
+        {"memset", [](Session & session) { session->memset(wire::Tensor{}, {1, 2}, 0, 1, 7); }},
+        {"init", [](Session & session) { session->init_tensor(wire::Tensor{}); }},
+        {"question", [](Session & session) { session.peer.answer(uint32_t{1}); EXPECT_TRUE(session->device_count()); }},
+        {"launch", [](Session & session) { session.launch(session.doubled(session.kit.f32(8), 32)); }},
+    };
+    for (const auto & [name, other] : others) {
+        SCOPED_TRACE(name);
+        Session session;
+        ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+        ASSERT_TRUE(held_back(session, graph));
+        other(session);
+        ASSERT_GT(session.peer.unread(), 0u);
+        session.expect_launch(Command::graph_recompute, 31);
+    }
+}
+
+TEST(Launch, AHeldOneIsNotHeldAgainAfterAWrongGuess) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    ASSERT_TRUE(held_back(session, graph));
+    session->synchronize();
+    session.expect_launch(Command::graph_recompute, 31);
+    session.launch(graph);
+    session.expect_launch(Command::graph_recompute, 31);
+}
+
+TEST(Writes, KeepTheirOrderWhateverTheirSize) {
+    Session session;
+    ggml_tensor * tensor = session.kit.f32(1 << 20);
+    const std::vector<size_t> sizes{4, 100'000, 8, 64 * 1024, 64 * 1024 + 4, 2'000'000, 4};
+    std::jthread server([&] {
+        for (size_t i = 0; i < sizes.size(); ++i) {
+            const Message message = session.peer.next();
+            EXPECT_EQ(message.command, Command::set_tensor);
+            EXPECT_EQ(message.as<uint8_t>(sizeof(wire::Tensor)), 0) << "no weights";
+            EXPECT_EQ(message.from(sizeof(wire::SetTensorRequest)), noise(sizes[i], static_cast<uint32_t>(i)));
+        }
+        EXPECT_EQ(session.peer.next().command, Command::device_count);
+    });
+    for (size_t i = 0; i < sizes.size(); ++i) {
+        session.set(tensor, noise(sizes[i], static_cast<uint32_t>(i)));
+    }
+    session.flush();
+}
+
+TEST(Writes, WaitForSomethingThatCanSeeThem) {
+    Session session;
+    session.set(session.kit.f32(8), noise(32));
+    session->synchronize();
+    EXPECT_EQ(session.peer.unread(), 0u);
+    session.flush();
+    EXPECT_EQ(session.peer.next().command, Command::set_tensor);
+}
+
+TEST(Writes, ManySmallOnesDoNotCollectForEver) {
+    Session session;
+    size_t arrived = 0;
+    ggml_tensor * tensor = session.kit.f32(1 << 14);
+    for (int i = 0; i < 100 && arrived == 0; ++i) {
+        session.set(tensor, noise(1 << 16));
+        arrived = session.peer.unread();
+        std::ignore = session.peer.receive(arrived);
+    }
+    EXPECT_GT(arrived, 0u);
+}
+
+TEST(Writes, OfNothingAreNotSent) {
+    Session session;
+    session.set(session.kit.f32(8), {});
+    session->memset(wire::Tensor{}, {1, 1}, 0, 0, 7);
+    session->set_2d(wire::Tensor{}, {1, 1}, 0, 0, 5, 8, nullptr, 8);
+    session.flush();
+    EXPECT_EQ(session.peer.next().command, Command::device_count);
+    EXPECT_EQ(session.get(session.kit.f32(8), {}).number, 0u);
+}
+
+TEST(Writes, AnInputThatNoGraphReadsIsSentOnceAndBeforeItIsRead) {
+    Session session;
+    ggml_tensor *used = session.kit.f32(8), *unused = session.kit.f32(8);
+    ggml_cgraph * graph = session.doubled(used, 31);
+    for (uint32_t token = 0; token < 3; ++token) {
+        session.set(used, noise(32, token));
+        session.set(unused, noise(32, 100 + token));
+        session.launch(graph);
+        EXPECT_EQ(session.peer.next().from(sizeof(wire::SetTensorRequest)), noise(32, token));
+        if (token == 0) {
+            EXPECT_EQ(session.peer.next().from(sizeof(wire::SetTensorRequest)), noise(32, 100));
+        }
+        session.expect_launch(token == 0 ? Command::graph_compute : Command::graph_recompute, 31);
+        EXPECT_EQ(session.peer.unread(), 0u);
+    }
+    std::vector<std::byte> dest(4);
+    const auto ticket = session->get(encode_region(*unused, GraphKit::handle), range_of(*unused, 28, 4), 28, dest);
+    const Message write = session.peer.next();
+    EXPECT_EQ(write.command, Command::set_tensor);
+    EXPECT_EQ(write.from(sizeof(wire::SetTensorRequest)), noise(32, 102));
+    EXPECT_EQ(+write.as<wire::Tensor>().data, reinterpret_cast<uint64_t>(unused->data));
+    EXPECT_EQ(+session.peer.next().as<wire::GetTensorRequest>().offset, 28u);
+    session.peer.answer_bytes(noise(4));
+    session->await(ticket);
+}
+
+TEST(Writes, TwoDimensionalOnesArePacked) {
+    Session session;
+    const auto data = noise(100);
+    session->set_2d(encode_region(*session.kit.f32(64), GraphKit::handle), {0, 1}, 8, 4, 3, 32, data.data(), 10);
+    session.flush();
+    const Message message = session.peer.next();
+    EXPECT_EQ(message.command, Command::set_tensor_2d);
+    const auto request = message.as<wire::Tensor2dRequest>();
+    EXPECT_EQ(+request.offset, 8u);
+    EXPECT_EQ(+request.size, 4u);
+    EXPECT_EQ(+request.n_copies, 3u);
+    EXPECT_EQ(+request.stride, 32u);
+    std::vector<std::byte> packed;
+    for (const size_t row : {0, 10, 20}) {
+        packed.insert(packed.end(), data.begin() + row, data.begin() + row + 4);
+    }
+    EXPECT_EQ(message.from(sizeof request), packed);
+}
+
+constexpr size_t ten_mib = 10 * 1024 * 1024;
+
+// The server's side of one weight: was it asked for by hash, and how was it sent?
+struct Upload {
+    bool asked = false, sent = false;
+    int cache_flag = -1;
+};
+
+// Plays `count` uploads of `data`; `has`: the answer to the hash.
+std::vector<Upload> uploads(Session & session, const std::vector<std::byte> & data, int count, bool is_weight,
+                            const std::function<bool(int)> & has) {
+    std::vector<Upload> seen;
+    std::jthread server([&] {
+        for (int i = 0; i < count; ++i) {
+            Upload upload;
+            Message message = session.peer.next();
+            bool had = false;
+            if (message.command == Command::set_tensor_hash) {
+                upload.asked = true;
+                EXPECT_EQ(+message.as<wire::SetTensorHashRequest>().hash, wire::fnv1a(data));
+                had = has(i);
+                session.peer.answer(static_cast<uint8_t>(had));
+            }
+            if (!had) {
+                if (upload.asked) {
+                    message = session.peer.next();
+                }
+                EXPECT_EQ(message.command, Command::set_tensor);
+                EXPECT_TRUE(message.from(sizeof(wire::SetTensorRequest)) == data);
+                upload.sent = true;
+                upload.cache_flag = message.as<wire::SetTensorRequest>().cache;
+            }
+            seen.push_back(upload);
+        }
+        EXPECT_EQ(session.peer.next().command, Command::device_count);
+        session.peer.answer(uint32_t{1});
+    });
+    ggml_tensor * tensor = session.kit.f32(8);
+    for (int i = 0; i < count; ++i) {
+        session.set(tensor, data, is_weight);
+    }
+    EXPECT_TRUE(session->device_count());
+    server.join();
+    return seen;
+}
+
+TEST(Weights, OnlyLongOnesAreAskedForByHash) {
+    Session session;
+    const auto never = [](int) { return false; };
+    EXPECT_FALSE(uploads(session, noise(ten_mib), 1, true, never)[0].asked) << "exactly 10 MiB";
+    EXPECT_FALSE(uploads(session, noise(ten_mib + 4), 1, false, never)[0].asked) << "no weight";
+    const Upload missed = uploads(session, noise(ten_mib + 4), 1, true, never)[0];
+    EXPECT_TRUE(missed.asked);
+    EXPECT_EQ(missed.cache_flag, 1) << "so that it is there the next time";
+}
+
+TEST(Weights, WhatTheServerHasIsNotSent) {
+    Session session;
+    const auto seen = uploads(session, noise(ten_mib + 4), 2, true, [](int) { return true; });
+    EXPECT_TRUE(seen[0].asked && seen[1].asked);
+    EXPECT_FALSE(seen[0].sent || seen[1].sent);
+}
+
+TEST(Weights, NoMoreHashingAfterEightMissesInARow) {
+    Session session;
+    const auto seen = uploads(session, noise(ten_mib + 4), 18, true, [](int i) { return i == 5; });
+    for (int i = 0; i < 18; ++i) {
+        EXPECT_EQ(seen[i].asked, i < 14) << i;  // five misses, one hit, eight misses
+        EXPECT_EQ(seen[i].sent, i != 5) << i;
+    }
+}
+
+TEST(Copy, AnswersWhatTheServerSays) {
+    for (const uint8_t done : {1, 0}) {
+        Session session;
+        const wire::Region src = encode_region(*session.kit.f32(8), GraphKit::handle);
+        const wire::Region dst = encode_region(*session.kit.f32(8), GraphKit::handle);
+        session.peer.answer(done);
+        EXPECT_EQ(session->copy(src, {0, 32}, dst, {64, 96}), done != 0);
+        const Message message = session.peer.next();
+        EXPECT_EQ(message.command, Command::copy_tensor);
+        EXPECT_EQ(message.payload, test::bytes_of(wire::CopyTensorRequest{stock_tensor(src), stock_tensor(dst)}));
+    }
+}
+
+TEST(Copy, OfNothingIsNotSent) {
+    Session session;
+    EXPECT_TRUE(session->copy(wire::Region(), {8, 8}, wire::Region(), {64, 64}));
+    session.flush();
+    EXPECT_EQ(session.peer.next().command, Command::device_count);
+}
+
+TEST(Relay, CarriesBytesFromServerToServerWithoutWaiting) {
+    Session a, b;
+    ggml_tensor *from = a.kit.f32(64), *to = b.kit.f32(64);
+    ggml_cgraph * graph = b.doubled(to, 7);
+    b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+             encode_region(*to, GraphKit::handle), range_of(*to));
+    EXPECT_EQ(b.launch(graph), GGML_STATUS_SUCCESS);
+    const Message read = a.peer.next();
+    EXPECT_EQ(read.command, Command::get_tensor);
+    EXPECT_EQ(+read.as<wire::GetTensorRequest>().size, 256u);
+    EXPECT_EQ(b.peer.unread(), 0u) << "its bytes are not known yet";
+    std::vector<std::byte> dest(256);
+    const auto ticket = b.get(graph->nodes[0], dest);
+    EXPECT_EQ(b.peer.unread(), 0u);
+
+    a.peer.answer_bytes(noise(256));
+    b.peer.answer_bytes(noise(256, 2));
+    b->await(ticket);
+    EXPECT_EQ(dest, noise(256, 2));
+    const Message write = b.peer.next();
+    EXPECT_EQ(write.command, Command::set_tensor);
+    EXPECT_EQ(write.from(sizeof(wire::SetTensorRequest)), noise(256));
+    EXPECT_EQ(+write.as<wire::Tensor>().data, reinterpret_cast<uint64_t>(to->data));
+    b.expect_launch(Command::graph_compute, 7);
+    EXPECT_EQ(b.peer.next().command, Command::get_tensor);
+}
+
+TEST(Relay, SeveralInARowKeepTheirOrder) {
+    Session a, b;
+    std::vector<ggml_tensor *> targets;
+    constexpr uint32_t count = 5;
+    for (uint32_t i = 0; i < count; ++i) {
+        ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
+        targets.push_back(to);
+        a.peer.answer_bytes(noise(32, i));  // ahead of the question
+        b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                 encode_region(*to, GraphKit::handle), range_of(*to));
+        b.launch(b.doubled(to, 10 + i));
+    }
+    b->synchronize();
+    for (uint32_t i = 0; i < count; ++i) {
+        const Message write = b.peer.next();
+        EXPECT_EQ(write.from(sizeof(wire::SetTensorRequest)), noise(32, i));
+        EXPECT_EQ(+write.as<wire::Tensor>().data, reinterpret_cast<uint64_t>(targets[i]->data));
+        b.expect_launch(Command::graph_compute, 10 + i);
+    }
+}
+
+TEST(Relay, ThereAndBack) {
+    Session a, b;
+    ggml_tensor *x = a.kit.f32(8), *y = b.kit.f32(8), *z = a.kit.f32(8);
+    const auto wired = [](const ggml_tensor * tensor) { return encode_region(*tensor, GraphKit::handle); };
+    b->relay(**a.connection, wired(x), range_of(*x), wired(y), range_of(*y));
+    a->relay(**b.connection, wired(y), range_of(*y), wired(z), range_of(*z));
+    a.peer.answer_bytes(noise(32, 1));
+    b.peer.answer_bytes(noise(32, 2));
+    a->synchronize();
+    b->synchronize();
+    EXPECT_EQ(a.peer.next().command, Command::get_tensor);
+    EXPECT_EQ(a.peer.next().from(sizeof(wire::SetTensorRequest)), noise(32, 2));
+    EXPECT_EQ(b.peer.next().from(sizeof(wire::SetTensorRequest)), noise(32, 1));
+    EXPECT_EQ(b.peer.next().command, Command::get_tensor);
+}
+
+TEST(Relay, FromALostServerDoesNotHang) {
+    Session a, b;
+    ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
+    b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+             encode_region(*to, GraphKit::handle), range_of(*to));
+    a.peer.close();
+    b->synchronize();
+    EXPECT_TRUE(a->failed());
+    EXPECT_FALSE(b->failed());
+}
+
+TEST(Relay, ToALostServerDoesNotHang) {
+    Session a, b;
+    ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
+    b.peer.close();
+    for (uint32_t i = 0; i < 3; ++i) {
+        a.peer.answer_bytes(noise(32, i));
+        b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                 encode_region(*to, GraphKit::handle), range_of(*to));
+        b.launch(b.doubled(to, 10 + i));
+        b->synchronize();
+    }
+    a->synchronize();
+    EXPECT_FALSE(a->failed());
+    EXPECT_FALSE(b->device_count());
+    EXPECT_EQ(b.launch(b.doubled(to, 50)), GGML_STATUS_FAILED);
+}
+
+// A program that ends in the middle of a pipeline.
+TEST(Relay, ASessionMayEndWithOnePending) {
+    Session a;
+    std::weak_ptr<Connection> gone;
+    {
+        Session b;
+        ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
+        a.peer.answer_bytes(noise(32));
+        b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                 encode_region(*to, GraphKit::handle), range_of(*to));
+        gone = *b.connection;
+    }
+    EXPECT_TRUE(gone.expired());
+    a.peer.answer(uint32_t{1});
+    EXPECT_TRUE(a->device_count());
+}
+
+const std::vector<std::byte> absent(32, std::byte{0xff});
+
+TEST(Loss, InMidAnswerReadsAsNotANumberAndLaunchesFail) {
+    Session session;
+    ggml_tensor * tensor = session.kit.f32(8);
+    ggml_cgraph * graph = session.doubled(tensor, 31);
+    std::vector<std::byte> dest(32, std::byte{7}), more(32, std::byte{7});
+    const auto ticket = session.get(tensor, dest);
+    session.peer.send(test::bytes_of(uint64_t{32}) + noise(10));
+    session.peer.close();
+    session->await(ticket);
+    EXPECT_EQ(dest, absent);
+    EXPECT_TRUE(session->failed());
+
+    EXPECT_EQ(session.launch(graph), GGML_STATUS_FAILED);
+    session->await(session.get(tensor, more));
+    EXPECT_EQ(more, absent);
+    session.set(tensor, noise(32));
+    session.set(tensor, noise(1 << 20));
+    session->memset(encode_region(*tensor, GraphKit::handle), range_of(*tensor), 0, 32, 1);
+    session->set_2d(encode_region(*tensor, GraphKit::handle), range_of(*tensor), 0, 4, 2, 8, noise(16).data(), 4);
+    session->clear_buffer({1, 2, 3}, 0);
+    session->free_buffer({1, 2, 3});
+    session->synchronize();
+    EXPECT_FALSE(session->device_count());
+    EXPECT_FALSE(session->memory(0));
+    EXPECT_FALSE(session->alloc_buffer(0, 10));
+}
+
+// Longer than a connection is trusted without a look at it.
+void pass_time() { std::this_thread::sleep_for(milliseconds(3)); }
+
+// Neither sent nor asked for anything since: only a look at the connection can tell.
+TEST(Loss, IsKnownBeforeALaunchIsReportedAsSuccessful) {
+    Session session;
+    ggml_tensor * tensor = session.kit.f32(8);
+    ggml_cgraph * graph = session.doubled(tensor, 31);
+    std::vector<std::byte> dest(32);
+    for (int i = 0; i < 3; ++i) {  // the next launch is held back for the read that follows
+        EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
+        session.peer.answer_bytes(noise(32));
+        session->await(session.get(tensor, dest));
+    }
+    session.peer.close();
+    pass_time();
+    EXPECT_EQ(session.launch(graph), GGML_STATUS_FAILED);
+}
+
+// A machine that was switched off closes no connection.
+TEST(Loss, AfterAPauseAServerIsAskedBeforeALaunchIsReportedAsSuccessful) {
+    Session session;
+    ggml_tensor * tensor = session.kit.f32(8);
+    ggml_cgraph * graph = session.doubled(tensor, 31);
+    EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
+    session.expect_launch(Command::graph_compute, 31);
+    std::this_thread::sleep_for(milliseconds(1100));
+    std::jthread server([&] {
+        EXPECT_EQ(session.peer.next().command, Command::device_count);
+        session.peer.close();
+    });
+    EXPECT_EQ(session.launch(graph), GGML_STATUS_FAILED);
+}
+
+TEST(Loss, OfTheSourceOfARelayFailsTheNextLaunchOfItsTarget) {
+    Session a, b;
+    ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8), *other = b.kit.f32(8);
+    const auto relay = [&] {
+        b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                 encode_region(*to, GraphKit::handle), range_of(*to));
+    };
+    a.peer.close();
+    std::vector<std::byte> dest(32);
+    a->await(a.get(from, dest));
+    ASSERT_TRUE(a->failed());
+    relay();
+    EXPECT_EQ(b.launch(b.doubled(to, 10)), GGML_STATUS_FAILED);
+    EXPECT_EQ(b.launch(b.doubled(other, 11)), GGML_STATUS_SUCCESS) << "it does not read what is missing";
+    b->await(b.get(to, dest));
+    EXPECT_EQ(dest, absent) << "what the server has there is from before";
+    b.set(to, noise(32));
+    EXPECT_EQ(b.launch(b.doubled(to, 12)), GGML_STATUS_SUCCESS) << "it is written anew";
+}
+
+// The launch behind the relay was reported as successful when the source was lost: its results are no numbers.
+TEST(Loss, OfTheSourceOfAPendingRelayMakesResultsAbsentAndFailsTheNextLaunch) {
+    Session a, b;
+    ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
+    b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+             encode_region(*to, GraphKit::handle), range_of(*to));
+    EXPECT_EQ(b.launch(b.doubled(to, 10)), GGML_STATUS_SUCCESS);
+    a.peer.close();
+    std::vector<std::byte> dest(32);
+    b.peer.answer_bytes(noise(32));
+    b->await(b.get(to, dest));
+    EXPECT_EQ(dest, absent);
+    EXPECT_EQ(b.launch(b.doubled(to, 11)), GGML_STATUS_FAILED);
+}
+
+// Through the program's memory: ggml's own copy between devices, or a file of state.
+TEST(Loss, AbsentDataThatIsWrittenToAnotherServerFailsTheLaunchThatReadsIt) {
+    Session session;
+    ggml_tensor *tensor = session.kit.f32(16), *mask = session.kit.f32(8);
+    session.set(tensor, absent);  // a half of it
+    EXPECT_EQ(session.launch(session.doubled(tensor, 10)), GGML_STATUS_FAILED);
+    EXPECT_EQ(session.launch(session.doubled(tensor, 10)), GGML_STATUS_FAILED) << "it is still there";
+    session->clear_buffer({GraphKit::handle, reinterpret_cast<uint64_t>(tensor->data), 1 << 20}, 0);
+    EXPECT_EQ(session.launch(session.doubled(tensor, 11)), GGML_STATUS_SUCCESS);
+    const std::vector<float> minus_infinity(8, -INFINITY);
+    session.set(mask, const_bytes(minus_infinity.data(), 32));
+    EXPECT_EQ(session.launch(session.doubled(mask, 12)), GGML_STATUS_SUCCESS);
+    ggml_tensor * rows = session.kit.place(ggml_new_tensor_1d(session.kit.context(), GGML_TYPE_I32, 8));
+    session.set(rows, absent);
+    EXPECT_EQ(session.launch(session.kit.graph({session.kit.place(ggml_scale(session.kit.context(), mask, 3))}, 13)),
+              GGML_STATUS_SUCCESS)
+        << "-1 is a number";
+}
+
+TEST(Loss, AnAnswerOfTheWrongSizeEndsTheSession) {
+    Session session;
+    session.peer.answer(uint64_t{1});  // a device count has four bytes
+    const auto count = session->device_count();
+    ASSERT_FALSE(count);
+    EXPECT_EQ(count.error().code, Errc::protocol);
+    EXPECT_TRUE(session->failed());
+}
+
+TEST(Threads, ReadersAndWritersTogether) {
+    Session session;
+    std::jthread server([&] {
+        while (const auto message = session.peer.next_or_end()) {
+            if (message->command == Command::get_tensor) {
+                session.peer.answer_bytes(noise(message->as<wire::GetTensorRequest>().size,
+                                                static_cast<uint32_t>(message->as<wire::GetTensorRequest>().offset)));
+            }
+        }
+    });
+    ggml_tensor *read = session.kit.f32(1 << 16), *written = session.kit.f32(1 << 16);
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    const auto reader = [&](uint32_t start) {
+        for (uint32_t i = 0; i < 100; ++i) {
+            const uint64_t offset = start + i * 4;
+            std::vector<std::byte> dest(64 + i * 100);
+            session->await(session->get(encode_region(*read, GraphKit::handle), range_of(*read, offset, dest.size()),
+                                        offset, dest));
+            ASSERT_TRUE(dest == noise(dest.size(), static_cast<uint32_t>(offset))) << offset;
+        }
+    };
+    {
+        std::jthread one([&] { reader(0); });
+        std::jthread two([&] { reader(40'000); });
+        std::jthread launcher([&] {
+            for (int i = 0; i < 200; ++i) {
+                EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
+            }
+        });
+        for (uint32_t i = 0; i < 100; ++i) {
+            session.set(written, noise(i * 2000 + 4, i));
+        }
+    }
+    session->synchronize();
+    EXPECT_FALSE(session->failed());
+    session.connection = fail(Errc::io, "closed");
+}
+
+wire::HelloAnswer native_hello() {
+    auto hello = good_hello;
+    wire::Extension extension;
+    extension.features = wire::feature_native;
+    std::memcpy(hello.capabilities, &extension, sizeof extension);
+    return hello;
+}
+
+std::string names(const std::vector<Message> & messages) {
+    std::string out;
+    for (const Message & message : messages) {
+        out += formatted("{} ", wire::span_name(static_cast<uint8_t>(message.command)));
+    }
+    return out;
+}
+
+// A file of weights, mapped as a program maps its model, and a native server that is asked for them.
+struct Loading {
+    static constexpr int64_t count = 300 * 1024;  // elements of each, more than FIND's threshold
+    static constexpr size_t size = count * 4;
+
+    Loading() {
+        ::setenv("LLAMA_CACHE", folder().path().c_str(), 1);  // before KnownDigests looks at it
+        const auto bytes = noise(3 * size);
+        test::write_file(file(), test::text_of(bytes));
+        const UniqueFd fd(::open(file().c_str(), O_RDONLY));
+        void * memory = ::mmap(nullptr, bytes.size(), PROT_READ, MAP_SHARED, fd.get(), 0);
+        EXPECT_NE(memory, MAP_FAILED);
+        mapped = const_bytes(memory, bytes.size());
+        session.peer.answer(wire::SessionFacts{.has_cache = 1});
+    }
+    ~Loading() { ::munmap(const_cast<std::byte *>(mapped.data()), mapped.size()); }
+
+    static const test::TemporaryFolder & folder() {
+        static const test::TemporaryFolder only;
+        return only;
+    }
+    static std::filesystem::path file() { return folder() / "model.gguf"; }
+
+    ConstBytes part(size_t i) const { return mapped.subspan(i * size, size); }
+    void set(size_t i) { session.set(tensors[i], part(i), true); }
+    // Plays the server until the client leaves: `found` has the answers to FIND, none where it was given before.
+    std::vector<Message> serve(const std::vector<std::optional<uint8_t>> & found) {
+        std::vector<Message> all;
+        size_t asked = 0;
+        while (auto message = session.peer.next_or_end()) {
+            if (message->command == static_cast<Command>(wire::NativeCommand::find)) {
+                if (const auto answer = found.at(asked++)) {
+                    session.peer.answer(*answer);
+                }
+            } else if (message->command == static_cast<Command>(wire::NativeCommand::read)) {
+                session.peer.answer_bytes(std::vector<std::byte>(16, std::byte{7}));
+            }
+            all.push_back(std::move(*message));
+        }
+        return all;
+    }
+
+    Session session{native_hello()};
+    ggml_tensor * tensors[3] = {session.kit.f32(count), session.kit.f32(count), session.kit.f32(count)};
+    ConstBytes mapped;
+};
+
+// Programs that build their graphs without ggml's scheduler give them no uid, and the scheduler gives a new uid to a
+// graph that it splits again.
+TEST(NativeGraphs, EqualGraphIsLaunchedNotSentAgain) {
+    Session session(native_hello());
+    ggml_tensor * source = session.kit.f32(4);
+    ggml_tensor * result = session.kit.place(ggml_scale(session.kit.context(), source, 2));
+    ggml_tensor * other = session.kit.place(ggml_scale(session.kit.context(), source, 3));
+    std::vector<Message> sent;
+    {
+        std::jthread server([&] {
+            while (auto message = session.peer.next_or_end()) {
+                sent.push_back(std::move(*message));
+            }
+        });
+        for (const uint64_t uid : {0, 0, 7, 8}) {
+            EXPECT_EQ(session.launch(session.kit.graph({result}, uid)), GGML_STATUS_SUCCESS);
+        }
+        EXPECT_EQ(session.launch(session.kit.graph({other}, 0)), GGML_STATUS_SUCCESS);
+        EXPECT_EQ(session.launch(session.kit.graph({result}, 0)), GGML_STATUS_SUCCESS);
+        EXPECT_EQ(session.launch(session.kit.graph({result}, 0), 1), GGML_STATUS_SUCCESS) << "on another device";
+        session->free_buffer({});
+        EXPECT_EQ(session.launch(session.kit.graph({result}, 0)), GGML_STATUS_SUCCESS);
+        session.connection = fail(Errc::io, "closed");
+    }
+    EXPECT_EQ(names(sent), "GRAPH LAUNCH LAUNCH LAUNCH GRAPH LAUNCH GRAPH FREE_BUFFER GRAPH ");
+}
+
+TEST(Replies, AFlagThatIsNeitherZeroNorOneEndsTheSession) {
+    {
+        Session session;
+        session.peer.answer<uint8_t>(2);
+        const auto region = encode_region(*session.kit.f32(8), GraphKit::handle);
+        session->copy(region, {0, 32}, region, {64, 96});
+        EXPECT_TRUE(session->failed()) << "COPY_TENSOR";
+    }
+    {
+        Session session;
+        const std::vector<std::byte> weights(wire::hash_threshold + 1);
+        session.peer.answer<uint8_t>(7);
+        session.set(session.kit.f32(wire::hash_threshold / 4 + 1), weights, true);
+        EXPECT_TRUE(session->failed()) << "SET_TENSOR_HASH";
+    }
+    {
+        Loading loading;
+        loading.session.peer.answer<uint8_t>(255);
+        loading.set(0);
+        EXPECT_TRUE(loading.session->failed()) << "FIND";
+    }
+    {
+        Session session(native_hello());
+        session.peer.answer<uint8_t>(3);
+        EXPECT_FALSE(session->supports(0, encode_question(*session.doubled(session.kit.f32(8), 1)->nodes[0])));
+        EXPECT_TRUE(session->failed()) << "SUPPORTS";
+    }
+    {
+        Session session(native_hello());
+        session.peer.answer(wire::SessionFacts{.has_cache = 9});
+        session.set(session.kit.f32(Loading::count), noise(Loading::size), true);
+        EXPECT_TRUE(session->failed()) << "FACTS";
+    }
+}
+
+// Zeroes in the place of a tensor's bytes would be a wrong result.
+TEST(Replies, ARefusedReadEndsTheSession) {
+    Session session(native_hello());
+    std::vector<std::byte> dest(32, std::byte{7});
+    session.peer.send(test::bytes_of(uint64_t{2} | uint64_t{3} << wire::answer_kind_shift) +
+                      test::bytes_of(std::string_view("no")));
+    session->await(session.get(session.kit.f32(8), dest));
+    EXPECT_TRUE(session->failed());
+}
+
+TEST(Replies, TwoBuffersDoNotHaveOneHandle) {
+    Session session;
+    for (const bool is_first : {true, false}) {
+        session.peer.answer(wire::AllocBufferAnswer{42, 1024});
+        session.peer.answer(uint64_t{0x7000});
+        EXPECT_EQ(session->alloc_buffer(0, 1000).has_value(), is_first);
+    }
+    session->free_buffer({.handle = 42, .base = 0x7000, .size = 1024});
+    session.peer.answer(wire::AllocBufferAnswer{42, 1024});
+    session.peer.answer(uint64_t{0x7000});
+    EXPECT_TRUE(session->alloc_buffer(0, 1000)) << "free again";
+}
+
+// A stock server's device may have an address space of its own for each buffer: then a graph that overwrites an address
+// says nothing of the other buffers that have it too.
+TEST(Replies, NoInputIsHeldBackWhereTwoBuffersHaveTheSameAddresses) {
+    Session session;
+    ggml_tensor *used = session.kit.f32(8), *unused = session.kit.f32(8);
+    ggml_cgraph * graph = session.doubled(used, 31);
+    const auto expect_written = [&](uint32_t seed) {
+        const Message write = session.peer.next();
+        EXPECT_EQ(write.command, Command::set_tensor);
+        EXPECT_EQ(write.from(sizeof(wire::SetTensorRequest)), noise(32, seed));
+    };
+    session.set(unused, noise(32, 1));
+    session.launch(graph);
+    expect_written(1);
+    session.expect_launch(Command::graph_compute, 31);
+    session.set(unused, noise(32, 2));  // held
+    for (const uint64_t handle : {1, 2}) {
+        session.peer.answer(wire::AllocBufferAnswer{handle, 1024});
+        session.peer.answer(uint64_t{0x1000});
+        EXPECT_TRUE(session->alloc_buffer(0, 1000));
+        EXPECT_EQ(session.peer.next().command, Command::alloc_buffer);
+        EXPECT_EQ(session.peer.next().command, Command::buffer_get_base);
+    }
+    for (uint32_t token = 3; token < 5; ++token) {
+        session.set(unused, noise(32, token));
+        session.launch(graph);
+    }
+    expect_written(2);
+    expect_written(3);
+    session.expect_launch(Command::graph_recompute, 31);
+    expect_written(4);
+    session.expect_launch(Command::graph_recompute, 31);
+    EXPECT_EQ(session.peer.unread(), 0u);
+}
+
+TEST(Weights, AfterAFindTheNextIsNotWaitedForAndMayYetHaveToBeSent) {
+    Loading loading;
+    loading.session.peer.answer<uint8_t>(1);
+    for (size_t i = 0; i < 3; ++i) {
+        loading.set(i);  // only the first has its answer
+    }
+    std::vector<Message> heard;
+    std::vector<std::byte> dest(16);
+    {
+        std::jthread server([&] { heard = loading.serve({std::nullopt, 1, 0}); });
+        loading.session->await(loading.session.get(loading.tensors[0], dest));
+        EXPECT_FALSE(loading.session->failed());
+        loading.session.connection = fail(Errc::io, "closed");
+    }
+    EXPECT_EQ(dest, std::vector<std::byte>(16, std::byte{7}));
+    ASSERT_EQ(names(heard), "FACTS DECLARE FIND DECLARE FIND DECLARE FIND WRITE READ ");
+    const auto write = heard[7].as<wire::WriteRequest>();
+    EXPECT_EQ(+write.slot, 2);
+    EXPECT_EQ(+write.keep, 1);
+    EXPECT_TRUE(std::ranges::equal(heard[7].from(sizeof write), loading.part(2)));
+}
+
+// As whisper.cpp's, which fills its buffers before it marks them.
+TEST(Weights, CountIfTheirBufferIsMarkedBeforeTheFirstLaunch) {
+    static std::vector<std::string> logged;
+    for (const bool is_marked : {true, false}) {
+        logged.clear();
+        Session session;
+        session.peer.answer(wire::AllocBufferAnswer{GraphKit::handle, 4096});
+        session.peer.answer(GraphKit::handle);
+        const auto buffer = session->alloc_buffer(0, 4096);
+        ASSERT_TRUE(buffer);
+        ggml_tensor *one = session.kit.f32(256), *other = session.kit.f32(256);
+        session.set(one, noise(1024));
+        session.set(other, noise(1024));
+        EXPECT_TRUE(session->has_unmarked_writes());
+        set_log_sink([](LogLevel, std::string_view line) { logged.emplace_back(line); });
+        if (is_marked) {
+            session->mark_as_weights(*buffer);
+            session->mark_as_weights(*buffer);
+        }
+        session.launch(session.doubled(one, 31));
+        set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
+        EXPECT_FALSE(session->has_unmarked_writes());
+        ASSERT_EQ(logged.size(), is_marked ? 1u : 0u);
+        EXPECT_TRUE(!is_marked || logged[0].contains(": 2 KiB of weights in ")) << logged[0];
+    }
+}
+
+// A question takes no time, and its answer may be no.
+TEST(Weights, AreCountedWhenTheServerHasAnswered) {
+    static std::vector<std::string> logged;
+    logged.clear();
+    Loading loading;
+    loading.session.peer.answer<uint8_t>(1);
+    set_log_sink([](LogLevel, std::string_view line) { logged.emplace_back(line); });
+    for (size_t i = 0; i < 3; ++i) {
+        loading.set(i);
+    }
+    std::vector<std::byte> dest(16);
+    {
+        std::jthread server([&] {
+            std::this_thread::sleep_for(milliseconds(200));  // the server reads its disk
+            loading.serve({std::nullopt, 1, 0});
+        });
+        loading.session->await(loading.session.get(loading.tensors[0], dest));
+        loading.session.connection = fail(Errc::io, "closed");
+    }
+    set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
+    const auto line = std::ranges::find_if(logged, [](const std::string & each) { return each.contains("of weights"); });
+    ASSERT_NE(line, logged.end());
+    EXPECT_TRUE(line->contains("3.5 MiB of weights in")) << *line;
+    EXPECT_FALSE(line->contains(" in 0.0")) << *line;
+    EXPECT_TRUE(line->contains(", 67 % from its cache")) << *line;
+}
+
+TEST(Weights, AFileThatChangedWhileItWasLoadedEndsTheSession) {
+    Loading loading;
+    loading.session.peer.answer<uint8_t>(1);
+    loading.set(0);
+    loading.set(1);
+    std::filesystem::remove(loading.file());
+    std::vector<std::byte> dest(16, std::byte{1});
+    {
+        std::jthread server([&] { loading.serve({std::nullopt, 0}); });
+        loading.session->await(loading.session.get(loading.tensors[0], dest));
+        EXPECT_TRUE(loading.session->failed());
+        loading.session.connection = fail(Errc::io, "closed");
+    }
+    EXPECT_EQ(dest, std::vector<std::byte>(16, std::byte{0xff})) << "as of any lost server";
+}
+
+// A cold server costs a question for each of the first weights, and no bytes are read twice.
+TEST(Weights, AfterAMissTheNextIsWaitedFor) {
+    Loading loading;
+    std::vector<Message> heard;
+    {
+        std::jthread server([&] { heard = loading.serve({0, 1, 1}); });
+        for (size_t i = 0; i < 3; ++i) {
+            loading.set(i);
+        }
+        loading.session->synchronize();
+        EXPECT_FALSE(loading.session->failed());
+        loading.session.connection = fail(Errc::io, "closed");
+    }
+    EXPECT_EQ(names(heard), "FACTS DECLARE FIND WRITE DECLARE FIND DECLARE FIND ");
+}
+
+}  // namespace
+}  // namespace caravan::client

@@ -1,0 +1,718 @@
+#include "client/stream.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <latch>
+#include <mutex>
+#include <thread>
+
+#include "base/log.h"
+#include "support/wire_peer.h"
+
+namespace caravan::client {
+namespace {
+
+using test::bytes_of;
+using test::noise;
+using test::operator+;
+using test::text_of;
+using test::WirePeer;
+
+constexpr std::chrono::nanoseconds long_silence = test::patience;
+
+// Counts the calls that moved bytes out.
+class Counting final : public net::Transport {
+public:
+    Counting(std::unique_ptr<net::Transport> inner, std::atomic<int> & sends) : inner_(std::move(inner)), sends_(sends) {}
+    Result<size_t> send(std::span<const ConstBytes> parts) override {
+        auto sent = inner_->send(parts);
+        sends_ += sent && *sent > 0 ? 1 : 0;
+        return sent;
+    }
+    Result<size_t> receive(std::span<const MutableBytes> parts) override { return inner_->receive(parts); }
+    Result<bool> wait(net::Interest interest, TimePoint deadline, microseconds spin) override {
+        return inner_->wait(interest, deadline, spin);
+    }
+    void wake() override { inner_->wake(); }
+    std::string_view kind() const override { return inner_->kind(); }
+
+private:
+    std::unique_ptr<net::Transport> inner_;
+    std::atomic<int> & sends_;
+};
+
+// A stream and its peer.
+struct Line {
+    explicit Line(std::chrono::nanoseconds silence) {
+        auto pair = test::socket_pair();
+        net::set_non_blocking(pair.near.get(), true);
+        peer = WirePeer(std::move(pair.far));
+        stream.emplace(std::make_unique<Counting>(*net::make_socket_transport(std::move(pair.near)), sends), silence,
+                       microseconds{20});
+    }
+
+    Stream::Lock lock() { return Stream::Lock(stream->mutex()); }
+    void append(std::string_view text) { std::memcpy(stream->append(text.size()).data(), text.data(), text.size()); }
+    Stream::Ticket expect(std::string & dest) { return stream->expect(mutable_bytes(dest.data(), dest.size())); }
+
+    std::atomic<int> sends = 0;
+    WirePeer peer;
+    std::optional<Stream> stream;
+};
+
+struct StreamTest : testing::Test, Line {
+    StreamTest() : Line(long_silence) {}
+};
+
+struct ImpatientStreamTest : testing::Test, Line {
+    ImpatientStreamTest() : Line(milliseconds(40)) {}
+};
+
+TEST_F(StreamTest, ABatchLeavesInOnePieceAtTheFlush) {
+    auto held = lock();
+    append("one ");
+    append("two ");
+    append("three");
+    EXPECT_EQ(stream->unsent(), 13u);
+    EXPECT_EQ(peer.unread(), 0u);
+    ASSERT_TRUE(stream->flush(held, stream->position()));
+    EXPECT_EQ(peer.unread(), 13u);
+    EXPECT_EQ(text_of(peer.receive(13)), "one two three");
+    EXPECT_EQ(sends, 1);
+    EXPECT_EQ(stream->counts().sends, 1u);
+    EXPECT_EQ(stream->unsent(), 0u);
+    ASSERT_TRUE(stream->flush(held, stream->position()));
+    EXPECT_EQ(stream->counts().sends, 1u) << "there was nothing to flush";
+}
+
+TEST_F(StreamTest, APayloadFollowsItsBatchFromTheCallersMemory) {
+    const auto payload = noise(4 << 20);
+    const auto whole = bytes_of(std::string_view("head:")) + payload + bytes_of(std::string_view("next"));
+    std::jthread reader([&] { EXPECT_EQ(peer.receive(whole.size()), whole); });
+    auto held = lock();
+    append("head:");
+    {
+        const auto mine = payload;
+        ASSERT_TRUE(stream->send(held, mine));
+    }  // not needed any more
+    append("next");
+    ASSERT_TRUE(stream->flush(held, stream->position()));
+    ASSERT_TRUE(stream->send(held, {}));
+}
+
+TEST_F(StreamTest, AnswersLandInOrderInTheMemoryGivenForThem) {
+    std::string first(3, '?'), empty, second(5, '?');
+    auto held = lock();
+    append("ask");
+    const auto one = expect(first);
+    append("ask");
+    const auto none = expect(empty);
+    append("ask");
+    const auto two = expect(second);
+    ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("abc"))));
+    ASSERT_TRUE(peer.answer_bytes({}));
+    ASSERT_TRUE(stream->await(held, none));
+    EXPECT_EQ(first, "abc");
+    EXPECT_TRUE(stream->is_answered(one));
+    EXPECT_FALSE(stream->is_answered(two));
+    ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("defgh"))));
+    ASSERT_TRUE(stream->await(held, two));
+    EXPECT_EQ(second, "defgh");
+    EXPECT_EQ(peer.unread(), 9u) << "waiting flushes";
+    ASSERT_TRUE(stream->await(held, {})) << "no ticket is always done";
+}
+
+TEST_F(StreamTest, CountsWhatItDid) {
+    std::string first(3, '?'), second(3, '?'), third(3, '?');
+    auto held = lock();
+    append("question");
+    const auto one = expect(first), two = expect(second);
+    ASSERT_TRUE(stream->flush(held, stream->position()));
+    std::jthread server([&] {
+        EXPECT_EQ(text_of(peer.receive(8)), "question");
+        ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("abc"))));
+        ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("def"))));
+        EXPECT_EQ(text_of(peer.receive(4)), "more");
+        ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("ghi"))));
+    });
+    ASSERT_TRUE(stream->await(held, one));
+    ASSERT_TRUE(stream->await(held, two));
+    EXPECT_EQ(stream->counts().round_trips, 1u) << "both answers are to what was sent at once";
+    append("more");
+    const auto more = expect(third);
+    ASSERT_TRUE(stream->await(held, more));
+    ASSERT_TRUE(stream->await(held, more)) << "it is here";
+    const StreamCounts & counts = stream->counts();
+    EXPECT_EQ(counts.round_trips, 2u);
+    EXPECT_EQ(counts.sends, 2u);
+    EXPECT_EQ(counts.bytes_sent, 12u);
+    EXPECT_EQ(counts.bytes_received, 3 * (8 + 3u));
+    EXPECT_GT(counts.waiting_ns, 0u);
+    EXPECT_GT(counts.sending_ns, 0u);
+    EXPECT_EQ((counts - counts).bytes_sent, 0u);
+}
+
+TEST_F(StreamTest, AnAnswerInSingleBytes) {
+    std::string dest(40, '?');
+    const auto payload = noise(40);
+    std::jthread server([&] {
+        EXPECT_EQ(text_of(peer.receive(3)), "ask");
+        for (const std::byte b : bytes_of(uint64_t{40}) + payload) {
+            ASSERT_TRUE(peer.send({&b, 1}));
+        }
+    });
+    auto held = lock();
+    append("ask");
+    ASSERT_TRUE(stream->await(held, expect(dest)));
+    EXPECT_EQ(bytes_of(std::string_view(dest)), payload);
+}
+
+TEST(Stream, AnAnswerOfAnotherSizeEndsTheStreamAndReadsAsZeroes) {
+    for (const size_t wrong : {0u, 3u, 5u, 4000u}) {
+        Line fresh(long_silence);
+        std::string first(4, '?'), second(4, '?'), third(4, '?');
+        auto held = fresh.lock();
+        fresh.append("ask");
+        const auto ticket = fresh.expect(first);
+        const auto next = fresh.expect(second);
+        ASSERT_TRUE(fresh.peer.answer_bytes(noise(wrong)));
+        const auto waited = fresh.stream->await(held, ticket);
+        ASSERT_FALSE(waited) << wrong;
+        EXPECT_EQ(waited.error().code, Errc::protocol);
+        ASSERT_TRUE(fresh.stream->failure());
+        EXPECT_TRUE(fresh.stream->is_answered(next));
+        EXPECT_FALSE(fresh.stream->await(held, next));
+        fresh.expect(third);
+        EXPECT_EQ(first + second + third, std::string(12, '\0'));
+    }
+}
+
+// As a native server says why something cannot be.
+std::vector<std::byte> words(wire::AnswerKind kind, std::string_view text) {
+    return bytes_of(uint64_t{text.size()} | uint64_t{static_cast<uint8_t>(kind)} << wire::answer_kind_shift) + bytes_of(text);
+}
+
+TEST(Stream, WordsInTheAnswersPlaceAndWhatFollowsThem) {
+    for (const size_t piece : {size_t{1}, size_t{9}, size_t{1 << 20}}) {
+        Line line(long_silence);
+        std::string first(4, '?'), second(4, '?'), third(4, '?');
+        auto held = line.lock();
+        line.stream->note_launch();
+        const auto one = line.expect(first), two = line.stream->expect(mutable_bytes(second.data(), second.size()), true),
+                   three = line.expect(third);
+        const std::string longest(wire::max_error_text, 'x');
+        const auto all = words(wire::AnswerKind::launch_failed, longest) + bytes_of(uint64_t{4}) +
+                         bytes_of(std::string_view("good")) + words(wire::AnswerKind::refused, "no\x1b") +
+                         bytes_of(uint64_t{4}) + bytes_of(std::string_view("last"));
+        std::jthread server([&] {
+            for (size_t at = 0; at < all.size(); at += piece) {
+                line.peer.send(ConstBytes(all).subspan(at, std::min(piece, all.size() - at)));
+            }
+        });
+        EXPECT_TRUE(line.stream->await(held, one));
+        EXPECT_EQ(line.stream->take_launch_failure(), longest);
+        EXPECT_TRUE(line.stream->await(held, two));
+        EXPECT_EQ(line.stream->take_refusal(), "no?") << "it goes into a log";
+        EXPECT_TRUE(line.stream->await(held, three));
+        EXPECT_EQ(first + second + third, "good" + std::string(4, '\0') + "last");
+        EXPECT_FALSE(line.stream->failure());
+    }
+}
+
+TEST(Stream, ARefusalThatNobodyAsksForEndsTheSession) {
+    Line line(long_silence);
+    std::string answer(4, '?');
+    auto held = line.lock();
+    const auto ticket = line.expect(answer);
+    line.peer.send(words(wire::AnswerKind::refused, "no"));
+    EXPECT_EQ(line.stream->await(held, ticket).error().code, Errc::protocol);
+    EXPECT_EQ(answer, std::string(4, '\0'));
+}
+
+// Each counts as progress, so a server that never stops would never time out.
+TEST(Stream, MoreFailedLaunchesThanWereSentEndTheSession) {
+    Line line(long_silence);
+    std::string answer(4, '?');
+    auto held = line.lock();
+    line.stream->note_launch();
+    line.stream->note_launch();
+    const auto ticket = line.expect(answer);
+    for (int i = 0; i < 3; ++i) {
+        line.peer.send(words(wire::AnswerKind::launch_failed, "no"));
+    }
+    const auto waited = line.stream->await(held, ticket);
+    ASSERT_FALSE(waited);
+    EXPECT_EQ(waited.error().code, Errc::protocol);
+    EXPECT_EQ(line.stream->take_launch_failure(), "no");
+}
+
+// It was computed from, or left by, a launch that failed.
+TEST_F(StreamTest, DataBehindAFailedLaunchIsAbsentUntilTheFailureIsTaken) {
+    const std::string none(4, '\xff');
+    std::string first(4, '?'), second(4, '?'), third(4, '?'), count(4, '?');
+    auto held = lock();
+    const auto expect_data = [&](std::string & dest) {
+        return stream->expect_data(mutable_bytes(dest.data(), dest.size()), Stream::Absent::nan);
+    };
+    stream->note_launch();
+    const auto one = expect_data(first);
+    const auto number = expect(count);
+    const auto answer = bytes_of(uint64_t{4}) + bytes_of(std::string_view("data"));
+    peer.send(words(wire::AnswerKind::launch_failed, "no") + answer + answer);
+    ASSERT_TRUE(stream->await(held, number));
+    EXPECT_TRUE(stream->is_answered(one));
+    EXPECT_EQ(first, none);
+    EXPECT_EQ(count, "data") << "an answer, not data";
+    const auto two = expect_data(second);  // of a launch that had begun
+    EXPECT_EQ(stream->take_launch_failure(), "no");
+    const auto three = expect_data(third);
+    peer.send(answer + answer);
+    ASSERT_TRUE(stream->await(held, three));
+    EXPECT_TRUE(stream->is_answered(two));
+    EXPECT_EQ(second, none);
+    EXPECT_EQ(third, "data");
+}
+
+// A server whose results go straight to another one is never waited for.
+TEST_F(StreamTest, AFailedLaunchIsKnownThoughNothingIsAwaited) {
+    auto held = lock();
+    stream->note_launch();
+    std::this_thread::sleep_for(milliseconds(3));
+    const auto text = words(wire::AnswerKind::launch_failed, "no");
+    peer.send(ConstBytes(text).first(9));
+    ASSERT_TRUE(stream->confirm(held));
+    EXPECT_FALSE(stream->take_launch_failure()) << "it is not whole yet";
+    std::this_thread::sleep_for(milliseconds(3));
+    peer.send(ConstBytes(text).subspan(9));
+    ASSERT_TRUE(stream->confirm(held));
+    EXPECT_EQ(stream->take_launch_failure(), "no");
+    std::string answer(4, '?');
+    const auto ticket = expect(answer);
+    peer.send(bytes_of(uint64_t{4}) + bytes_of(std::string_view("good")));
+    ASSERT_TRUE(stream->await(held, ticket));
+    EXPECT_EQ(answer, "good");
+}
+
+std::mutex lines_mutex;
+std::vector<std::string> lines;
+
+TEST_F(StreamTest, ASilenceIsReportedWhenItIsLongAndWhenItEnds) {
+    lines.clear();
+    set_log_sink([](LogLevel, std::string_view line) {
+        const std::lock_guard guard(lines_mutex);
+        lines.emplace_back(line);
+    });
+    stream->note_silences("10.0.0.2:50052", milliseconds(30));
+    std::string answer(4, '?');
+    for (const int silence_ms : {0, 150}) {
+        auto held = lock();
+        const auto ticket = expect(answer);
+        std::jthread server([&] {
+            std::this_thread::sleep_for(milliseconds(silence_ms));
+            peer.answer_bytes(bytes_of(std::string_view("good")));
+        });
+        ASSERT_TRUE(stream->await(held, ticket));
+    }
+    set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
+    ASSERT_EQ(lines.size(), 2u);
+    EXPECT_TRUE(lines[0].starts_with("RPC server 10.0.0.2:50052: no progress for 0 s")) << lines[0];
+    EXPECT_TRUE(lines[1].starts_with("RPC server 10.0.0.2:50052: goes on after 0.")) << lines[1];
+}
+
+TEST_F(StreamTest, APeerThatHasGoneIsNotConfirmed) {
+    auto held = lock();
+    std::this_thread::sleep_for(milliseconds(3));
+    ASSERT_TRUE(stream->confirm(held));
+    std::this_thread::sleep_for(milliseconds(3));
+    peer.close();
+    EXPECT_FALSE(stream->confirm(held));
+}
+
+TEST(Stream, WordsThatEndTheSession) {
+    Line line(long_silence);
+    std::string answer(4, '?');
+    auto held = line.lock();
+    const auto ticket = line.expect(answer);
+    line.peer.send(words(wire::AnswerKind::ended, "that was too much"));
+    const auto waited = line.stream->await(held, ticket);
+    ASSERT_FALSE(waited);
+    EXPECT_TRUE(waited.error().text.contains("that was too much")) << waited.error().text;
+    EXPECT_EQ(answer, std::string(4, '\0'));
+}
+
+TEST(Stream, WordsThatMakeNoSenseEndTheSession) {
+    const auto header = [](uint8_t kind, uint64_t size) { return size | uint64_t{kind} << wire::answer_kind_shift; };
+    for (const uint64_t nonsense : {header(4, 4), header(255, 4), header(2, wire::max_error_text + 1), header(3, 1 << 20),
+                                    header(1, wire::answer_size_mask), header(2, 4000)}) {
+        Line line(long_silence);
+        std::string answer(4, '?');
+        auto held = line.lock();
+        const auto ticket = line.expect(answer);
+        ASSERT_TRUE(line.peer.send(bytes_of(nonsense) + std::vector(4000, std::byte{'x'})));
+        const auto waited = line.stream->await(held, ticket);
+        ASSERT_FALSE(waited) << nonsense;
+        EXPECT_EQ(waited.error().code, Errc::protocol);
+        EXPECT_TRUE(waited.error().text.contains("makes no sense")) << waited.error().text;
+    }
+}
+
+TEST(Stream, AServerThatLeavesInMidWord) {
+    Line line(long_silence);
+    std::string answer(4, '?');
+    auto held = line.lock();
+    const auto ticket = line.expect(answer);
+    const auto all = words(wire::AnswerKind::refused, "half of this");
+    line.peer.send(ConstBytes(all).first(all.size() - 6));
+    line.peer.close();
+    EXPECT_EQ(line.stream->await(held, ticket).error().code, Errc::closed);
+    EXPECT_EQ(answer, std::string(4, '\0'));
+}
+
+TEST_F(StreamTest, APeerThatLeavesInMidAnswerReadsAsZeroes) {
+    std::string first(3, '?'), second(8, '?');
+    auto held = lock();
+    const auto one = expect(first);
+    const auto two = expect(second);
+    ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("abc"))));
+    ASSERT_TRUE(peer.send(bytes_of(uint64_t{8}) + bytes_of(std::string_view("half"))));
+    peer.close();
+    (void) stream->await(held, one);  // may have seen the end already
+    const auto waited = stream->await(held, two);
+    ASSERT_FALSE(waited);
+    EXPECT_EQ(waited.error().code, Errc::closed);
+    EXPECT_EQ(first, "abc") << "what came whole is kept";
+    EXPECT_EQ(second, std::string(8, '\0'));
+}
+
+TEST_F(StreamTest, AfterItsEndNothingBlocks) {
+    peer.close();
+    std::string dest(4, '?');
+    auto held = lock();
+    append("ask");
+    EXPECT_FALSE(stream->flush(held, stream->position()));
+    ASSERT_TRUE(stream->failure());
+    append("more");
+    const auto ticket = expect(dest);
+    EXPECT_EQ(dest, std::string(4, '\0'));
+    EXPECT_FALSE(stream->flush(held, stream->position()));
+    EXPECT_FALSE(stream->await(held, ticket));
+    const auto payload = noise(1 << 20);
+    EXPECT_FALSE(stream->send(held, payload));
+    stream->break_off({Errc::io, "another reason"});
+    EXPECT_EQ(stream->failure()->code, Errc::reset) << "the first reason stays";
+}
+
+TEST_F(ImpatientStreamTest, ASilentPeerTimesOut) {
+    std::string dest(4, '?');
+    auto held = lock();
+    append("ask");
+    const auto waited = stream->await(held, expect(dest));
+    ASSERT_FALSE(waited);
+    EXPECT_EQ(waited.error().code, Errc::timed_out);
+    EXPECT_EQ(dest, std::string(4, '\0'));
+}
+
+TEST_F(ImpatientStreamTest, APeerThatDoesNotReadTimesOut) {
+    const auto payload = noise(8 << 20);
+    auto held = lock();
+    const auto sent = stream->send(held, payload);
+    ASSERT_FALSE(sent);
+    EXPECT_EQ(sent.error().code, Errc::timed_out);
+}
+
+// The peer reads nothing until all its answers are taken, so both directions are full.
+TEST_F(StreamTest, FullInBothDirectionsIsNoDeadlock) {
+    constexpr size_t piece = 1 << 20, pieces = 8;
+    const auto payload = noise(pieces * piece, 1), answers = noise(pieces * piece, 2);
+    std::vector<std::byte> uploaded;
+    std::jthread server([&] {
+        for (size_t i = 0; i < pieces; ++i) {
+            ASSERT_TRUE(peer.send(bytes_of(uint64_t{piece})));
+            ASSERT_TRUE(peer.send(ConstBytes(answers).subspan(i * piece, piece)));
+        }
+        uploaded = peer.receive(3 + payload.size());
+    });
+    std::vector<std::byte> got(answers.size());
+    auto held = lock();
+    append("ask");
+    Stream::Ticket last;
+    for (size_t i = 0; i < pieces; ++i) {
+        last = stream->expect(MutableBytes(got).subspan(i * piece, piece));
+    }
+    ASSERT_TRUE(stream->send(held, payload));
+    ASSERT_TRUE(stream->await(held, last));
+    server.join();
+    EXPECT_EQ(got, answers);
+    EXPECT_EQ(uploaded, bytes_of(std::string_view("ask")) + payload);
+}
+
+TEST_F(StreamTest, TwoThreadsWaitForDifferentAnswers) {
+    constexpr int rounds = 300;
+    std::jthread server([&] {
+        for (int i = 0; i < 2 * rounds; ++i) {
+            const auto number = load<uint32_t>(peer.receive(4).data());
+            ASSERT_TRUE(peer.answer(number * 3));
+        }
+    });
+    const auto client = [&](uint32_t start) {
+        for (uint32_t i = 0; i < rounds; ++i) {
+            const uint32_t number = start + i;
+            uint32_t answer = 0;
+            auto held = lock();
+            store(stream->append(4).data(), number);
+            ASSERT_TRUE(stream->await(held, stream->expect(mutable_bytes(&answer, 4))));
+            ASSERT_EQ(answer, number * 3);
+        }
+    };
+    std::jthread other([&] { client(1'000'000); });
+    client(0);
+}
+
+TEST_F(StreamTest, TheLaterTicketMayBeWaitedForFirst) {
+    std::string first(1, '?'), second(1, '?');
+    Stream::Ticket one, two;
+    {
+        auto held = lock();
+        append("ab");
+        one = expect(first);
+        two = expect(second);
+    }
+    std::latch ready(2);
+    const auto wait_for = [&](Stream::Ticket ticket) {
+        ready.count_down();
+        auto held = lock();
+        EXPECT_TRUE(stream->await(held, ticket));
+    };
+    std::jthread early([&] { wait_for(one); });
+    std::jthread late([&] { wait_for(two); });
+    ready.wait();
+    EXPECT_EQ(text_of(peer.receive(2)), "ab");
+    ASSERT_TRUE(peer.answer('1'));
+    early.join();
+    EXPECT_EQ(first, "1");
+    ASSERT_TRUE(peer.answer('2'));
+    late.join();
+    EXPECT_EQ(second, "2");
+}
+
+// One thread sleeps on the transport waiting to read; another has much to send meanwhile.
+TEST_F(StreamTest, AThreadCanSendWhileAnotherWaits) {
+    std::string dest(4, '?');
+    std::latch waiting(1);
+    std::jthread waiter([&] {
+        auto held = lock();
+        append("ask!");
+        const auto ticket = expect(dest);
+        waiting.count_down();
+        EXPECT_TRUE(stream->await(held, ticket));
+    });
+    waiting.wait();
+    const auto payload = noise(8 << 20);
+    std::jthread server([&] {
+        EXPECT_EQ(peer.receive(4 + payload.size()), bytes_of(std::string_view("ask!")) + payload);
+        EXPECT_TRUE(peer.answer_bytes(bytes_of(std::string_view("done"))));
+    });
+    {
+        auto held = lock();
+        ASSERT_TRUE(stream->send(held, payload));
+    }
+    waiter.join();
+    EXPECT_EQ(dest, "done");
+}
+
+// One thread sleeps on the transport for its answer; another, that sends, takes the answer off the transport. The first
+// must hear of it: nothing more comes that would end its sleep.
+TEST(Stream, AnAnswerTakenByAnotherThreadEndsTheWait) {
+    struct Deaf final : net::Transport {  // its wait ends by wake() only
+        Result<size_t> send(std::span<const ConstBytes> parts) override { return parts[0].size(); }
+        Result<size_t> receive(std::span<const MutableBytes> parts) override {
+            size_t taken = 0;
+            for (const MutableBytes part : parts) {
+                const size_t step = std::min(part.size(), inbox.size() - taken);
+                std::copy_n(inbox.begin() + static_cast<ptrdiff_t>(taken), step, part.begin());
+                taken += step;
+            }
+            inbox.erase(inbox.begin(), inbox.begin() + static_cast<ptrdiff_t>(taken));
+            return taken;
+        }
+        Result<bool> wait(net::Interest, TimePoint, microseconds) override {
+            waiting.count_down();
+            std::unique_lock lock(mutex);
+            was_woken = changed.wait_for(lock, seconds(5), [&] { return woken; });
+            return was_woken.load();
+        }
+        void wake() override {
+            std::lock_guard lock(mutex);
+            woken = true;
+            changed.notify_all();
+        }
+        std::string_view kind() const override { return "deaf"; }
+
+        std::vector<std::byte> inbox;  // guarded by the stream's lock
+        std::latch waiting{1};
+        std::mutex mutex;
+        std::condition_variable changed;
+        bool woken = false;
+        std::atomic<bool> was_woken = false;
+    };
+    auto owned = std::make_unique<Deaf>();
+    Deaf & transport = *owned;
+    Stream stream(std::move(owned), long_silence, microseconds{0});
+    uint32_t answer = 0;
+    std::jthread waiter([&] {
+        Stream::Lock held(stream.mutex());
+        EXPECT_TRUE(stream.await(held, stream.expect(mutable_bytes(&answer, sizeof answer))));
+    });
+    transport.waiting.wait();
+    {
+        Stream::Lock held(stream.mutex());
+        transport.inbox = bytes_of(uint64_t{4}) + bytes_of(uint32_t{77});
+        store(stream.append(4).data(), uint32_t{0});
+        EXPECT_TRUE(stream.flush(held, stream.position()));
+    }
+    waiter.join();
+    EXPECT_EQ(answer, 77u);
+    EXPECT_TRUE(transport.was_woken) << "it slept on although its answer was there";
+}
+
+TEST_F(StreamTest, BreakingOffEndsTheWaitsOfOtherThreads) {
+    std::string first(4, '?'), second(4, '?');
+    std::latch waiting(2);
+    const auto wait_on = [&](std::string & dest) {
+        auto held = lock();
+        const auto ticket = expect(dest);
+        waiting.count_down();
+        const auto waited = stream->await(held, ticket);
+        ASSERT_FALSE(waited);
+        EXPECT_EQ(waited.error().text, "the reason");
+    };
+    std::jthread one([&] { wait_on(first); });
+    std::jthread two([&] { wait_on(second); });
+    waiting.wait();
+    {
+        auto held = lock();
+        stream->break_off({Errc::io, "the reason"});
+    }
+    one.join();
+    two.join();
+    EXPECT_EQ(first + second, std::string(8, '\0'));
+}
+
+TEST_F(StreamTest, NothingFromAHoleOnLeavesBeforeItIsFilled) {
+    auto held = lock();
+    append("abc");
+    std::vector<std::byte> bytes(3);
+    std::byte * memory = bytes.data();
+    const uint64_t hole = stream->position();
+    stream->append_hole(hole, std::move(bytes));
+    append("ghi");
+    EXPECT_EQ(stream->position(), 9u);
+    ASSERT_TRUE(stream->flush(held, hole));
+    EXPECT_EQ(text_of(peer.receive(3)), "abc");
+    EXPECT_EQ(peer.unread(), 0u);
+    std::memcpy(memory, "def", 3);  // the memory stayed where it was
+    stream->fill(hole);
+    ASSERT_TRUE(stream->flush(held, stream->position()));
+    EXPECT_EQ(text_of(peer.receive(6)), "defghi");
+}
+
+TEST_F(StreamTest, HolesMayBeFilledInAnyOrder) {
+    auto held = lock();
+    std::vector<std::byte> one(1, std::byte{'?'}), two(1, std::byte{'?'});
+    std::byte *first = one.data(), *second = two.data();
+    const uint64_t early = stream->position();
+    stream->append_hole(early, std::move(one));
+    append("-");
+    const uint64_t late = stream->position();
+    stream->append_hole(late, std::move(two));
+    append("!");
+    *second = std::byte{'2'};
+    stream->fill(late);
+    ASSERT_TRUE(stream->flush(held, 0));
+    EXPECT_EQ(peer.unread(), 0u);
+    *first = std::byte{'1'};
+    stream->fill(early);
+    ASSERT_TRUE(stream->flush(held, stream->position()));
+    EXPECT_EQ(text_of(peer.receive(4)), "1-2!");
+}
+
+TEST_F(StreamTest, AnAnswerToWhatStandsBeforeAHoleIsNotHeldUpByIt) {
+    std::string dest(2, '?');
+    auto held = lock();
+    append("ask");
+    const auto ticket = expect(dest);
+    const uint64_t hole = stream->position();
+    append("head");  // of the message that has the hole
+    stream->append_hole(hole, std::vector<std::byte>(100));
+    ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("ok"))));
+    ASSERT_TRUE(stream->await(held, ticket));
+    EXPECT_EQ(dest, "ok");
+    EXPECT_EQ(peer.unread(), 3u);
+    stream->fill(hole);
+}
+
+// Whoever fills a hole may come late: its memory is there until the stream goes.
+TEST_F(StreamTest, AHolesMemoryOutlivesTheFailure) {
+    auto held = lock();
+    std::vector<std::byte> bytes(4096);
+    std::byte * memory = bytes.data();
+    const uint64_t hole = stream->position();
+    stream->append_hole(hole, std::move(bytes));
+    stream->break_off({Errc::io, "gone"});
+    std::memset(memory, 1, 4096);
+    stream->fill(hole);
+    EXPECT_EQ(peer.unread(), 0u);
+}
+
+TEST_F(StreamTest, EndsWithAnswersAndHolesPending) {
+    std::string dest(4, '?');
+    {
+        auto held = lock();
+        append("ask");
+        expect(dest);
+        stream->append_hole(stream->position(), std::vector<std::byte>(10));
+    }
+    stream.reset();
+    EXPECT_TRUE(peer.at_end()) << "an unflushed batch is not sent";
+    EXPECT_EQ(dest, "????");
+}
+
+TEST_F(StreamTest, BatchesOfEverySizeAndReuseOfTheirMemory) {
+    std::vector<std::byte> sent;
+    std::vector<std::byte> got;
+    std::jthread reader([&] {
+        std::byte buffer[4096];
+        for (ssize_t n; (n = ::recv(peer.fd(), buffer, sizeof buffer, 0)) > 0;) {
+            got.insert(got.end(), buffer, buffer + n);
+        }
+    });
+    {
+        auto held = lock();
+        for (uint32_t i = 0; i < 2000; ++i) {
+            const auto piece = noise(i * 37 % 5000, i);
+            sent.insert(sent.end(), piece.begin(), piece.end());
+            if (i % 11 == 3) {
+                ASSERT_TRUE(stream->send(held, piece));
+            } else if (i % 13 == 4) {
+                const uint64_t hole = stream->position();
+                stream->append_hole(hole, piece);
+                stream->fill(hole);
+            } else {
+                std::ranges::copy(piece, stream->append(piece.size()).begin());
+            }
+            if (i % 7 == 0) {
+                ASSERT_TRUE(stream->flush(held, stream->position()));
+            }
+        }
+        ASSERT_TRUE(stream->flush(held, stream->position()));
+    }
+    stream.reset();
+    reader.join();
+    EXPECT_EQ(got, sent);
+}
+
+}  // namespace
+}  // namespace caravan::client

@@ -1,0 +1,158 @@
+// Sessions and links seen from where they are opened, with a server that is driven by hand.
+#include "net/opening.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "net/inbound.h"
+#include "support/scripted_server.h"
+#include "wire/record_check.h"
+
+namespace caravan::net {
+namespace {
+
+using test::bytes_of;
+using test::WirePeer;
+using Server = test::ScriptedServer;
+using test::operator+;
+
+// One byte, as the first record of a stream.
+std::vector<std::byte> one_byte() {
+    const std::vector data(1, std::byte{5});
+    wire::RecordHeader header{1, 0, 0};
+    const std::array parts{ConstBytes(data)};
+    header.check = wire::record_check(0, header, parts);
+    return bytes_of(header) + data;
+}
+
+TimePoint soon() { return Clock::now() + test::patience; }
+
+// Of a session that is used until it fails.
+Error end_of(const Endpoint & endpoint, size_t to_receive = 1) {
+    auto opened = open_client(endpoint, true, soon());
+    if (!opened) {
+        return opened.error();
+    }
+    std::vector<std::byte> bytes(to_receive);
+    auto received = receive_whole(*opened->transport, bytes, soon());
+    EXPECT_FALSE(received);
+    return received ? Error{} : received.error();
+}
+
+void close_sessions(WirePeer & peer, wire::Command first) {
+    if (first != wire::command_lifeline) {
+        peer.close();
+    }
+}
+
+TEST(Opening, ASessionOfWhichTheServerKnowsNothingIsBegunAnewEightTimesAtMost) {
+    Server server(close_sessions);
+    EXPECT_EQ(end_of(server.endpoint()).code, Errc::closed);
+    EXPECT_EQ(server.count(wire::command_records), 8);
+}
+
+TEST(Opening, ASessionThatTheClientHasHeardOfIsNotBegunAnew) {
+    Server server([](WirePeer & peer, wire::Command first) {
+        if (first == wire::command_records) {
+            peer.send(one_byte());
+        }
+        close_sessions(peer, first);
+    });
+    EXPECT_EQ(end_of(server.endpoint(), 2).code, Errc::closed);
+    EXPECT_EQ(server.count(wire::command_records), 1);
+    EXPECT_EQ(server.count(wire::command_resume), 1) << "what is gone stays gone";
+}
+
+TEST(Opening, AServerThatCannotResumeAnyMoreEndsTheSession) {
+    for (const wire::Extension later : {wire::Extension{.features = wire::feature_native, .token = 78},
+                                        wire::Extension{.features = Server::resumable.features, .token = 0}}) {
+        // The first connection is the session's, the second its lifeline.
+        Server server(close_sessions, [&](size_t number) { return number < 2 ? Server::resumable : later; });
+        const Error end = end_of(server.endpoint());
+        EXPECT_EQ(end.code, Errc::closed) << end.text;
+        EXPECT_LE(server.count(wire::command_records), 2);
+    }
+}
+
+TEST(Opening, NonsenseInAnswerToResumeIsTheEnd) {
+    for (const uint64_t size : {uint64_t{0}, uint64_t{7}, uint64_t{9}, UINT64_MAX}) {
+        Server server([&](WirePeer & peer, wire::Command first) {
+            if (first == wire::command_records) {
+                peer.send(one_byte());
+                peer.close();
+            } else if (first == wire::command_resume) {
+                peer.send(bytes_of(size) + bytes_of(uint64_t{0}));
+            }
+        });
+        EXPECT_EQ(end_of(server.endpoint(), 2).code, Errc::closed) << size;
+        EXPECT_EQ(server.count(wire::command_resume), 1) << size;
+    }
+}
+
+TEST(Opening, ALinkIsOneOnceItIsAccepted) {
+    Server server([](WirePeer & peer, wire::Command first) {
+        if (first == wire::command_link) {
+            peer.send(link_answer);
+        }
+    });
+    const auto link = open_link(server.endpoint(), 5, soon());
+    ASSERT_TRUE(link) << link.error().text;
+    EXPECT_EQ(server.count(wire::command_link), 1);
+}
+
+TEST(Opening, ALinkThatIsNotAcceptedIsNone) {
+    Server refuses([](WirePeer & peer, wire::Command) {
+        auto other = link_answer;
+        other.back() = std::byte{0};
+        peer.send(other);
+    });
+    EXPECT_EQ(open_link(refuses.endpoint(), 5, soon()).error().code, Errc::protocol);
+    Server leaves([](WirePeer & peer, wire::Command) { peer.end_sending(); });
+    const auto left = open_link(leaves.endpoint(), 5, soon());
+    ASSERT_FALSE(left);
+    EXPECT_TRUE(left.error().text.contains("did not accept the link")) << left.error().text;
+    Server stock([](WirePeer &, wire::Command) {}, [](size_t) { return wire::Extension{.magic = {}}; });
+    EXPECT_EQ(open_link(stock.endpoint(), 5, soon()).error().code, Errc::unsupported);
+}
+
+// The server's side: `sent` is what comes with a token.
+Result<Comer> comer_with(const std::vector<std::byte> & sent, WirePeer & peer) {
+    auto pair = test::socket_pair();
+    peer = WirePeer(std::move(pair.far));
+    peer.send(ConstBytes(sent).subspan(sizeof(wire::RequestHeader)));
+    peer.end_sending();
+    set_non_blocking(pair.near.get(), true);
+    return open_for_token(std::move(pair.near), ConstBytes(sent).first(sizeof(wire::RequestHeader)), true);
+}
+
+TEST(Opening, WhoComesWithATokenLinksOrResumes) {
+    WirePeer peer;
+    const auto link = comer_with(test::message(wire::command_link), peer);
+    ASSERT_TRUE(link) << link.error().text;
+    EXPECT_FALSE(link->resume);
+    EXPECT_EQ(peer.receive(link_answer.size()), std::vector(link_answer.begin(), link_answer.end()));
+
+    const auto resume = comer_with(test::message(wire::command_resume, bytes_of(wire::ResumeRequest{9, 3})), peer);
+    ASSERT_TRUE(resume) << resume.error().text;
+    ASSERT_TRUE(resume->resume);
+    EXPECT_EQ(+resume->resume->received, 9u);
+    EXPECT_EQ(+resume->resume->attempt, 3u);
+}
+
+TEST(Opening, WhoComesWithATokenAndDoesAnythingElseIsSentAway) {
+    const std::vector<std::byte> attacks[] = {
+        test::message(wire::Command::device_count),
+        test::message(wire::command_records),
+        test::message(wire::command_resume, std::vector<std::byte>(8)),  // too short
+        test::message(wire::command_resume, std::vector<std::byte>(1000)),
+        bytes_of(wire::RequestHeader{wire::command_resume, sizeof(wire::ResumeRequest)}) + bytes_of(uint64_t{1}),  // leaves
+    };
+    for (const auto & attack : attacks) {
+        WirePeer peer;
+        EXPECT_FALSE(comer_with(attack, peer)) << attack.size();
+    }
+}
+
+}  // namespace
+}  // namespace caravan::net

@@ -1,0 +1,74 @@
+#include "server/devices.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "abi/ggml_abi.h"
+#include "support/cpu_device.h"
+
+namespace caravan::server {
+namespace {
+
+// The CPU's device under another name, which claims to compute asynchronously, as a GPU does.
+ggml_backend_dev_t asynchronous_cpu() {
+    static ggml_backend_device only = *ggml_backend_dev_by_name("CPU");
+    static void (*get_props)(ggml_backend_dev_t, ggml_backend_dev_props *) = only.calls.get_props;
+    static const bool is_registered = [] {
+        only.calls.get_name = [](ggml_backend_dev_t) { return "ASYNC"; };
+        only.calls.get_props = [](ggml_backend_dev_t device, ggml_backend_dev_props * props) {
+            get_props(device, props);
+            props->caps.async = true;
+        };
+        ggml_backend_device_register(&only);
+        return true;
+    }();
+    (void)is_registered;
+    return &only;
+}
+
+TEST(Devices, OnesThatComputeAsynchronouslyReportTheTimeUntilTheyAreWaitedFor) {
+    (void)test::cpu_devices();
+    ASSERT_NE(asynchronous_cpu(), nullptr);
+    auto devices = Devices::open({"ASYNC"}, 1);
+    ASSERT_TRUE(devices) << devices.error().text;
+    const std::unique_ptr<ggml_context, void (*)(ggml_context *)> context(
+        ggml_init({.mem_size = 1 << 20, .mem_buffer = nullptr, .no_alloc = false}), ggml_free);
+    ggml_tensor * ones = ggml_new_tensor_1d(context.get(), GGML_TYPE_F32, 1000);
+    std::memset(ones->data, 0, ggml_nbytes(ones));
+    ggml_cgraph * graph = ggml_new_graph(context.get());
+    ggml_build_forward_expand(graph, ggml_scale(context.get(), ones, 2));
+
+    EXPECT_EQ(devices->synchronize(0).end, TimePoint()) << "nothing ran";
+    const TimePoint before = Clock::now();
+    EXPECT_EQ(devices->compute(0, graph), GGML_STATUS_SUCCESS);
+    const TimePoint between = Clock::now();
+    EXPECT_EQ(devices->compute(0, graph), GGML_STATUS_SUCCESS);
+    const server::Run run = devices->synchronize(0);
+    EXPECT_GE(run.begin, before);
+    EXPECT_LE(run.begin, between) << "of the first launch";
+    EXPECT_GE(run.end, between);
+    EXPECT_EQ(devices->synchronize(0).end, TimePoint()) << "once";
+}
+
+TEST(Devices, OnesThatComputeWhileTheirCallerWaitsReportNothingMore) {
+    Devices & devices = test::cpu_devices();
+    const std::unique_ptr<ggml_context, void (*)(ggml_context *)> context(
+        ggml_init({.mem_size = 1 << 20, .mem_buffer = nullptr, .no_alloc = false}), ggml_free);
+    ggml_cgraph * graph = ggml_new_graph(context.get());
+    ggml_tensor * source = ggml_new_tensor_1d(context.get(), GGML_TYPE_F32, 10);
+    std::memset(source->data, 0, ggml_nbytes(source));
+    ggml_build_forward_expand(graph, ggml_scale(context.get(), source, 2));
+    EXPECT_EQ(devices.compute(0, graph), GGML_STATUS_SUCCESS);
+    EXPECT_EQ(devices.synchronize(0).end, TimePoint()) << "the launch's own time has it";
+}
+
+// A GPU that CUDA and Vulkan show has one PCI id; a device without an id may be any.
+TEST(Devices, TheSameHardwareIsFoundByItsId) {
+    EXPECT_EQ(first_of_each({"0000:01:00.0", "0000:02:00.0", "0000:01:00.0", "", "", "0000:02:00.0"}),
+              (std::vector<size_t>{0, 1, 0, 3, 4, 1}));
+    EXPECT_TRUE(first_of_each({}).empty());
+}
+
+}  // namespace
+}  // namespace caravan::server

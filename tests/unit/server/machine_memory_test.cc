@@ -1,0 +1,102 @@
+// How the machine's memory is divided among sessions.
+#include "server/machine_memory.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <thread>
+#include <vector>
+
+#include "server/session.h"
+#include "support/cpu_device.h"
+#include "support/wire_peer.h"
+
+namespace caravan::server {
+namespace {
+
+constexpr uint64_t mib = uint64_t{1} << 20;
+
+TEST(MachineMemoryTest, TheSystemTells) {
+    EXPECT_GT(available_memory(), uint64_t{1} << 20);
+    EXPECT_LT(available_memory(), UINT64_MAX);
+    EXPECT_GT(resident_memory(::getpid()), uint64_t{1} << 20);
+    EXPECT_EQ(resident_memory(0), 0u);
+}
+
+TEST(MachineMemoryTest, WhatIsAllocatedAndNotTouchedIsPromised) {
+    const std::vector<Holding> sessions{{10, 0}, {10, 4}, {10, 10}, {10, 300}, {0, 50}};
+    EXPECT_EQ(unpromised(100, sessions), 84u);
+    EXPECT_EQ(unpromised(12, sessions), 0u);
+    EXPECT_EQ(unpromised(100, {}), 100u);
+}
+
+TEST(MachineMemoryTest, ASessionMayHaveWhatOthersLeave) {
+    const std::vector<Holding> others{{40, 10}};
+    EXPECT_TRUE(may_allocate(70, 0, 100, others));
+    EXPECT_FALSE(may_allocate(71, 0, 100, others));
+    EXPECT_TRUE(may_allocate(171, 101, 100, others)) << "what it has touched is in use already";
+    EXPECT_FALSE(may_allocate(10, 0, 5, std::vector<Holding>{{40, 40}})) << "what others use is not available";
+    EXPECT_TRUE(may_allocate(1000, 0, 100, std::vector<Holding>{{0, 40}})) << "a lone session is the kernel's affair";
+}
+
+// A session over a local socket, and the supervisor's answers.
+struct AskingSession {
+    AskingSession() {
+        auto pair = test::socket_pair();
+        peer = test::WirePeer(std::move(pair.far));
+        net::set_non_blocking(pair.near.get(), true);
+        thread = std::thread([this, transport = *net::make_socket_transport(std::move(pair.near))]() mutable {
+            Session session(*transport, {}, test::cpu_devices(), nullptr, nullptr, MemoryBudget::no_limit, &machine);
+            session.run();
+        });
+    }
+    ~AskingSession() { end(); }
+    void end() {
+        if (thread.joinable()) {
+            peer.end_sending();
+            thread.join();
+        }
+    }
+    bool answer(const ControlMessage & claim) {
+        claims.push_back(claim.memory_total);
+        const bool is_granted = claim.memory_total <= limit;
+        if (claim.number != 0) {
+            machine.answered({.kind = ControlMessage::Kind::claim, .number = claim.number - 1});  // to an earlier one
+            machine.answered({.kind = ControlMessage::Kind::claim,
+                              .number = claim.number,
+                              .count = is_granted ? 1u : 0u,
+                              .memory_free = limit - std::min(limit, claim.memory_total)});
+        }
+        return true;
+    }
+    uint64_t alloc(uint64_t size) {
+        peer.ask(wire::Command::alloc_buffer, wire::AllocBufferRequest{0, size});
+        return peer.answered_as<wire::AllocBufferAnswer>().buffer;
+    }
+    uint64_t free_memory() {
+        peer.ask(wire::Command::get_device_memory, uint32_t{0});
+        return peer.answered_as<wire::DeviceMemoryAnswer>().free;
+    }
+
+    const uint64_t limit = 8 * mib;
+    std::vector<uint64_t> claims;
+    MachineMemory machine{[this](const ControlMessage & claim) { return answer(claim); }};
+    test::WirePeer peer;
+    std::thread thread;
+};
+
+TEST(MachineMemoryTest, ASessionAsksBeforeItAllocates) {
+    AskingSession session;
+    const uint64_t first = session.alloc(5 * mib);
+    EXPECT_NE(first, 0u);
+    EXPECT_EQ(session.free_memory(), 3 * mib);
+    EXPECT_EQ(session.alloc(4 * mib), 0u) << "the session goes on";
+    session.peer.ask(wire::Command::free_buffer, first);
+    EXPECT_EQ(session.free_memory(), 8 * mib);
+    EXPECT_NE(session.alloc(4 * mib), 0u);
+    session.end();
+    EXPECT_EQ(session.claims, (std::vector<uint64_t>{5 * mib, 5 * mib, 9 * mib, 5 * mib, 0, 0, 4 * mib}));
+}
+
+}  // namespace
+}  // namespace caravan::server

@@ -1,0 +1,279 @@
+// Links between the sessions of two servers: what another server sends, and what a client asks for.
+#include "server/peers.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <set>
+
+#include "net/handshake.h"
+#include "net/socket.h"
+#include "net/transport.h"
+#include "support/scripted_server.h"
+#include "support/wire_peer.h"
+
+namespace caravan::server {
+namespace {
+
+using test::bytes_of;
+using test::noise;
+using test::WirePeer;
+using test::operator+;
+
+std::unique_ptr<net::Transport> transport_of(UniqueFd fd) {
+    net::set_non_blocking(fd.get(), true);
+    return *net::make_socket_transport(std::move(fd));
+}
+
+struct Receiving {
+    Receiving() {
+        auto pair = test::socket_pair();
+        peer = WirePeer(std::move(pair.far));
+        receiver.emplace(transport_of(std::move(pair.near)));
+    }
+    void push(uint64_t number, std::vector<std::byte> data) {
+        peer.send(bytes_of(wire::PushHeader{number, data.size()}) + data);
+    }
+    std::vector<std::byte> take(size_t size) {
+        std::vector<std::byte> out(size);
+        EXPECT_TRUE(receiver->bytes().read_into(out));
+        return out;
+    }
+    WirePeer peer;
+    std::optional<PeerReceiver> receiver;
+};
+
+TEST(PeerReceiver, TakesMessagesInTheirOrder) {
+    Receiving link;
+    link.push(0, noise(10));
+    link.push(1, {});
+    link.push(2, noise(100'000, 2));
+    ASSERT_TRUE(link.receiver->begin(10));
+    EXPECT_EQ(link.take(10), noise(10));
+    ASSERT_TRUE(link.receiver->begin(0));
+    ASSERT_TRUE(link.receiver->begin(100'000));
+    EXPECT_EQ(link.take(100'000), noise(100'000, 2));
+}
+
+TEST(PeerReceiver, AnotherNumberOrSizeIsRefused) {
+    for (const auto & [number, size] : {std::pair(1, 10), {-1, 10}, {0, 9}, {0, 11}}) {
+        Receiving link;
+        link.push(static_cast<uint64_t>(number), noise(static_cast<size_t>(size)));
+        const auto begun = link.receiver->begin(10);
+        ASSERT_FALSE(begun) << number << " " << size;
+        EXPECT_EQ(begun.error().code, Errc::protocol);
+    }
+}
+
+TEST(PeerReceiver, WhatTheOtherServerCouldNotComputeIsAnErrorAndTheNextMessageIsGood) {
+    Receiving link;
+    link.peer.send(bytes_of(wire::PushHeader{0, wire::push_absent}));
+    link.push(1, noise(10));
+    EXPECT_EQ(link.receiver->begin(10).error().code, Errc::unavailable);
+    ASSERT_TRUE(link.receiver->begin(10));
+    EXPECT_EQ(link.take(10), noise(10));
+}
+
+TEST(PeerReceiver, AServerThatIsGoneIsNamedAsTheReason) {
+    Receiving link;
+    link.peer.send(bytes_of(uint32_t{0}));  // a part of a header
+    link.peer.end_sending();
+    const auto begun = link.receiver->begin(10);
+    ASSERT_FALSE(begun);
+    EXPECT_EQ(begun.error().code, Errc::unavailable);
+    EXPECT_NE(begun.error().text.find("link from another server"), std::string::npos) << begun.error().text;
+}
+
+struct Sending {
+    Sending() {
+        auto pair = test::socket_pair();
+        far = std::move(pair.far);
+        sender.emplace(transport_of(std::move(pair.near)), backlog);
+    }
+    Result<> send(ConstBytes data) {
+        return sender->begin(data.size()).and_then([&] { return sender->send(data); });
+    }
+    std::atomic<size_t> backlog = 0;
+    std::optional<PeerSender> sender;
+    UniqueFd far;  // closed before the sender ends, which would wait for it
+};
+
+TEST(PeerSender, WhatTheNetworkDoesNotTakeYetIsKeptInOrder) {
+    Sending link;
+    const auto first = noise(3'000'000), second = noise(5, 2);
+    ASSERT_TRUE(link.send(first));  // nobody reads
+    ASSERT_TRUE(link.send(second));
+    EXPECT_GT(link.backlog, 0u);
+    PeerReceiver receiver(transport_of(std::move(link.far)));
+    for (const auto & data : {first, second}) {
+        ASSERT_TRUE(receiver.begin(data.size()));
+        std::vector<std::byte> out(data.size());
+        ASSERT_TRUE(receiver.bytes().read_into(out));
+        EXPECT_EQ(out, data);
+    }
+    const auto deadline = Clock::now() + test::patience;
+    while (link.backlog > 0 && Clock::now() < deadline) {
+        std::this_thread::sleep_for(milliseconds(1));
+    }
+    EXPECT_EQ(link.backlog, 0u);
+}
+
+TEST(PeerSender, FailsWhenTheOtherServerIsGone) {
+    Sending link;
+    link.far.reset();
+    Result<> sent;
+    const auto deadline = Clock::now() + test::patience;
+    while (sent && Clock::now() < deadline) {
+        sent = link.send(noise(1000));
+    }
+    ASSERT_FALSE(sent);
+    EXPECT_NE(sent.error().text.find("link to another server"), std::string::npos) << sent.error().text;
+    EXPECT_TRUE(link.sender->first_failure());
+    EXPECT_FALSE(link.sender->first_failure());
+}
+
+TEST(Peers, InviteNoMoreThanTheyMay) {
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    std::set<uint64_t> tokens;
+    for (size_t i = 0; i < Peers::max_links; ++i) {
+        tokens.insert(peers.invite());
+    }
+    EXPECT_EQ(tokens.size(), Peers::max_links);
+    EXPECT_FALSE(tokens.contains(0));
+    EXPECT_EQ(peers.invite(), 0u);
+}
+
+TEST(Peers, NobodyIsInvitedByAServerThatDoesNotPassItOn) {
+    Peers peers([](uint64_t) { return false; }, seconds(0));
+    EXPECT_EQ(peers.invite(), 0u);
+}
+
+TEST(Peers, NobodyWaitsForATokenThatIsNotGivenOut) {
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    EXPECT_EQ(peers.receiver(peers.invite() + 1), nullptr);
+    EXPECT_EQ(peers.kept(1), nullptr);
+}
+
+// An arrival that has sent a part of its handshake, and the end of its connection.
+UniqueFd begin_resuming(Peers & peers, uint64_t token) {
+    auto pair = test::socket_pair();
+    net::set_non_blocking(pair.near.get(), true);
+    peers.arrived(token, std::move(pair.near),
+                  bytes_of(wire::RequestHeader{wire::command_resume, sizeof(wire::ResumeRequest)}), true);
+    return std::move(pair.far);
+}
+
+bool is_closed(const UniqueFd & far) {
+    char byte = 0;
+    return ::recv(far.get(), &byte, 1, MSG_DONTWAIT) == 0;
+}
+
+TEST(Peers, CloseEndsHandshakesBeforeTheTransportTheyWouldUse) {
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    auto session = test::socket_pair();
+    auto transport = std::make_unique<net::ResumableTransport>(
+        transport_of(std::move(session.near)),
+        net::ResumableTransport::Options{.name = "a client", .grace = seconds(0), .reopen = {}});
+    peers.keep(7, *transport);
+    const UniqueFd slow = begin_resuming(peers, 7);
+    EXPECT_FALSE(is_closed(slow));
+    const TimePoint begin = Clock::now();
+    peers.close();
+    EXPECT_LT(Clock::now() - begin, seconds(8)) << "it waited for the handshake's own patience of 10 s";
+    EXPECT_TRUE(is_closed(slow)) << "a thread still has it";
+    EXPECT_EQ(peers.kept(7), nullptr);
+    transport.reset();
+    EXPECT_TRUE(is_closed(begin_resuming(peers, 7))) << "nobody is let in any more";
+}
+
+TEST(Peers, HandshakesAtTheSameTimeAreBounded) {
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    std::vector<UniqueFd> slow;
+    for (size_t i = 0; i < Peers::max_arrivals; ++i) {
+        slow.push_back(begin_resuming(peers, 7));
+    }
+    EXPECT_TRUE(is_closed(begin_resuming(peers, 7)));
+    EXPECT_FALSE(is_closed(slow.back()));
+    slow.clear();  // they fail, and make room
+    const auto deadline = Clock::now() + test::patience;
+    bool is_in = false;
+    while (!is_in && Clock::now() < deadline) {
+        is_in = !is_closed(begin_resuming(peers, 7));
+    }
+    EXPECT_TRUE(is_in);
+}
+
+TEST(Peers, ConnectToOtherServersNoMoreThanTheyMay) {
+    test::ScriptedServer server(
+        [](WirePeer & peer, wire::Command first) {
+            if (first == wire::command_link) {
+                peer.send(net::link_answer);
+            }
+        },
+        [](size_t) { return wire::Extension{.features = wire::feature_native}; });
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    const auto connect = [&](size_t link) {
+        return peers.connect(static_cast<uint16_t>(link), 1, server.endpoint().text());
+    };
+    for (size_t link = 0; link < Peers::max_links; ++link) {
+        EXPECT_EQ(connect(link).value_or("none"), "tcp") << link;
+        EXPECT_NE(peers.sender(static_cast<uint16_t>(link)), nullptr);
+        if (link < 3) {
+            EXPECT_EQ(connect(link).error().code, Errc::invalid_argument) << "it is there already";
+        }
+    }
+    EXPECT_EQ(connect(Peers::max_links).error().code, Errc::invalid_argument) << "too many";
+    EXPECT_EQ(server.count(wire::command_link), static_cast<int>(Peers::max_links));
+}
+
+TEST(Peers, ConnectWithinTheirNetworksOnly) {
+    test::ScriptedServer server(
+        [](WirePeer & peer, wire::Command first) {
+            if (first == wire::command_link) {
+                peer.send(net::link_answer);
+            }
+        },
+        [](size_t) { return wire::Extension{.features = wire::feature_native}; });
+    Peers peers([](uint64_t) { return true; }, seconds(0), *net::Networks::parse("10.0.0.0/8"));
+    EXPECT_EQ(peers.connect(0, 1, server.endpoint().text()).error().code, Errc::unavailable);
+    EXPECT_EQ(server.count(wire::Command::hello), 0);
+}
+
+TEST(Peers, FailuresToConnectTellNothing) {
+    const UniqueFd listener(::socket(AF_INET, SOCK_STREAM, 0));  // completes no handshake
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ASSERT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr *>(&address), sizeof address), 0);
+    ASSERT_EQ(::listen(listener.get(), 8), 0);
+    socklen_t size = sizeof address;
+    ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr *>(&address), &size), 0);
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    std::string first;
+    for (const std::string & endpoint : {formatted("127.0.0.1:{}", ntohs(address.sin_port)), std::string("127.0.0.1:1"),
+                                         std::string("192.0.2.1:50052"), std::string("no.such.host.invalid:50052")}) {
+        const TimePoint begin = Clock::now();
+        const auto connected = peers.connect(0, 1, endpoint);
+        EXPECT_GE(Clock::now() - begin, milliseconds(2990)) << endpoint;
+        ASSERT_FALSE(connected);
+        std::string text = connected.error().text;
+        const size_t at = text.find(endpoint);
+        ASSERT_NE(at, std::string::npos);
+        text.replace(at, endpoint.size(), "X");
+        first = first.empty() ? text : first;
+        EXPECT_EQ(text, first);
+        EXPECT_EQ(connected.error().code, Errc::unavailable);
+    }
+}
+
+TEST(Peers, ConnectOverANetworkOnly) {
+    Peers peers([](uint64_t) { return true; }, seconds(0));
+    EXPECT_EQ(peers.connect(0, 1, "unix:/run/rpc.sock").error().code, Errc::unsupported);
+    EXPECT_EQ(peers.connect(0, 1, "no endpoint").error().code, Errc::invalid_argument);
+    EXPECT_EQ(peers.sender(0), nullptr);
+}
+
+}  // namespace
+}  // namespace caravan::server

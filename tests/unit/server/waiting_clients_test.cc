@@ -1,0 +1,94 @@
+#include "server/waiting_clients.h"
+
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+
+#include "net/socket.h"
+#include "support/wire_peer.h"
+
+namespace caravan::server {
+namespace {
+
+using Wants = FrontDoor::Wants;
+
+// Real connections over loopback, where every 127.0.0.x is an address of its own.
+class Clients {
+public:
+    explicit Clients(size_t capacity) : waiting(capacity) {
+        auto listeners = net::listen_on("127.0.0.1", 0);
+        EXPECT_TRUE(listeners);
+        listener_ = std::move(listeners->front());
+    }
+
+    WaitingClient & come(uint8_t host, Wants wants = Wants::more) {
+        UniqueFd peer(::socket(AF_INET, SOCK_STREAM, 0));
+        sockaddr_in own{};
+        own.sin_family = AF_INET;
+        own.sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + host);
+        EXPECT_EQ(::bind(peer.get(), reinterpret_cast<sockaddr *>(&own), sizeof own), 0);
+        sockaddr_in there = own;
+        there.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        there.sin_port = htons(listener_.endpoint.port);
+        EXPECT_EQ(::connect(peer.get(), reinterpret_cast<sockaddr *>(&there), sizeof there), 0);
+        peers_.push_back(std::move(peer));
+        auto socket = net::accept_socket(listener_.fd.get());
+        EXPECT_TRUE(socket && *socket);
+        WaitingClient & client = waiting.add(std::move(*socket), false);
+        client.wants = wants;
+        return client;
+    }
+
+    std::vector<std::string> left() {
+        waiting.bound();
+        waiting.remove_closing();
+        std::vector<std::string> out;
+        for (const WaitingClient & client : waiting.all()) {
+            out.push_back(client.address);
+        }
+        return out;
+    }
+
+    WaitingClients waiting;
+
+private:
+    net::Listener listener_;
+    std::vector<UniqueFd> peers_;
+};
+
+TEST(WaitingClients, TheAddressThatHasMostLosesOne) {
+    Clients clients(4);
+    for (const uint8_t host : {2, 1, 1, 1, 3}) {
+        clients.come(host);
+    }
+    EXPECT_EQ(clients.left(), (std::vector<std::string>{"127.0.0.2", "127.0.0.1", "127.0.0.1", "127.0.0.3"}));
+    EXPECT_EQ(clients.waiting.take_dropped(), 1u);
+    EXPECT_EQ(clients.waiting.take_dropped(), 0u);
+}
+
+TEST(WaitingClients, WhoHasBeenSilentForLongGoesBeforeWhoHasJustCome) {
+    Clients clients(2);
+    WaitingClient & speaker = clients.come(1);
+    WaitingClient & silent = clients.come(1);
+    silent.heard = Clock::now() - seconds(5);
+    speaker.heard = Clock::now() - seconds(1);
+    clients.come(1);
+    EXPECT_EQ(clients.left().size(), 2u);
+    EXPECT_EQ(&clients.waiting.all().front(), &speaker);
+}
+
+TEST(WaitingClients, TheQueueLeavesRoomForQuestions) {
+    Clients clients(8);
+    clients.come(2, Wants::session);
+    for (int i = 0; i < 7; ++i) {
+        clients.come(1, Wants::session);
+    }
+    EXPECT_EQ(clients.left().size(), 6u);
+    clients.come(1);
+    clients.come(1);
+    const auto left = clients.left();
+    EXPECT_EQ(left.size(), 8u);
+    EXPECT_EQ(left.front(), "127.0.0.2");
+}
+
+}  // namespace
+}  // namespace caravan::server

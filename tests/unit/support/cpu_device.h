@@ -1,0 +1,48 @@
+// The machine's real CPU device, opened once for the process, and a fork for what might kill it.
+#pragma once
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <functional>
+
+#include "server/devices.h"
+#include "support/wire_peer.h"
+
+namespace caravan::test {
+
+inline server::Devices & cpu_devices() {
+    static server::Devices devices = [] {
+        auto opened = server::Devices::open({"CPU"}, 1);
+        if (!opened) {
+            ADD_FAILURE() << opened.error().text;
+            std::abort();
+        }
+        return std::move(*opened);
+    }();
+    return devices;
+}
+
+enum class Outcome { yes, no, died };
+
+// What `question` answers, asked in a child process. Quiet: its last words go nowhere.
+inline Outcome ask_in_child(const std::function<bool()> & question) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        const int nowhere = ::open("/dev/null", O_WRONLY);
+        ::dup2(nowhere, 1);
+        ::dup2(nowhere, 2);
+        ::alarm(10);
+        ::_exit(question() ? 0 : 3);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 3)) {
+        return WEXITSTATUS(status) == 0 ? Outcome::yes : Outcome::no;
+    }
+    return Outcome::died;
+}
+
+}  // namespace caravan::test

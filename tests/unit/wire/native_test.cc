@@ -1,0 +1,109 @@
+// The coding of graphs by difference.
+#include "wire/native.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+#include "support/wire_peer.h"
+
+namespace caravan::wire {
+namespace {
+
+using Tensors = std::vector<GraphTensor>;
+
+bool equal(const Tensors & left, const Tensors & right) {
+    return std::ranges::equal(std::as_bytes(std::span(left)), std::as_bytes(std::span(right)));
+}
+
+std::vector<std::byte> difference(const Tensors & base, const Tensors & tensors) {
+    std::vector<std::byte> out;
+    encode_difference(base, tensors, out);
+    return out;
+}
+
+// Some words of it set.
+GraphTensor random_tensor(std::mt19937 & random) {
+    std::array<uint64_t, sizeof(GraphTensor) / 8> words{};
+    for (uint64_t & word : words) {
+        word = random() % 4 == 0 ? uint64_t{random()} << 32 | random() : 0;
+    }
+    return std::bit_cast<GraphTensor>(words);
+}
+
+TEST(Difference, GivesBackWhatWasEncoded) {
+    std::mt19937 random(7);
+    for (int round = 0; round < 300; ++round) {
+        Tensors base(random() % 20), tensors(random() % 20);
+        for (GraphTensor & tensor : base) {
+            tensor = random_tensor(random);
+        }
+        for (size_t i = 0; i < tensors.size(); ++i) {
+            tensors[i] = i < base.size() && random() % 3 != 0 ? base[i] : random_tensor(random);
+            tensors[i].address += random() % 5 == 0 ? 64 : 0;
+        }
+        const auto decoded = decode_difference(base, static_cast<uint32_t>(tensors.size()), difference(base, tensors));
+        ASSERT_TRUE(decoded) << decoded.error().text;
+        EXPECT_TRUE(equal(*decoded, tensors)) << round;
+    }
+}
+
+TEST(Difference, OfEqualGraphsIsNothing) {
+    std::mt19937 random(7);
+    const Tensors tensors(100, random_tensor(random));
+    EXPECT_TRUE(difference(tensors, tensors).empty());
+    Tensors changed = tensors;
+    changed[70].ne[1] += 256;
+    EXPECT_EQ(difference(tensors, changed).size(), 4u + 8 + 8);
+}
+
+TEST(Difference, TakesNoMemoryThatWasNotPaidFor) {
+    EXPECT_FALSE(decode_difference({}, 1, {}));
+    EXPECT_FALSE(decode_difference({}, max_graph_tensors, test::noise(120)));
+    EXPECT_FALSE(decode_difference(Tensors(5), UINT32_MAX, test::noise(120)));
+    EXPECT_TRUE(decode_difference(Tensors(5), 5, {}));
+    // Paid for, at 12 bytes each for a tensor of zeros, but too many.
+    const std::vector<std::byte> zeros(12 * (max_graph_tensors + 1));
+    EXPECT_FALSE(decode_difference({}, max_graph_tensors + 1, zeros));
+    EXPECT_EQ(decode_difference(Tensors(5), 3, {})->size(), 3u);
+}
+
+TEST(Difference, NonsenseIsRefusedOrHarmless) {
+    std::mt19937 random(3);
+    const Tensors base(8, random_tensor(random));
+    Tensors tensors = base;
+    tensors.resize(12, random_tensor(random));
+    tensors[2].op = 77;
+    const auto good = difference(base, tensors);
+    for (size_t cut = 0; cut < good.size(); ++cut) {
+        // A copy of its own, so that a read beyond the end is seen.
+        (void)decode_difference(base, 12, std::vector(good.begin(), good.begin() + static_cast<ptrdiff_t>(cut)));
+    }
+    EXPECT_FALSE(decode_difference(base, 12, ConstBytes(good).first(good.size() - 1)));
+    std::vector<std::byte> beyond(sizeof(uint32_t) + 2 * sizeof(uint64_t));
+    store(beyond.data() + sizeof(uint32_t), uint64_t{1} << (sizeof(GraphTensor) / sizeof(uint64_t)));
+    EXPECT_FALSE(decode_difference(base, 8, beyond)) << "a word behind the last one";
+    for (int round = 0; round < 20000; ++round) {
+        auto bad = good;
+        bad[random() % bad.size()] = static_cast<std::byte>(random());
+        if (const auto decoded = decode_difference(base, 12, bad)) {
+            EXPECT_EQ(decoded->size(), 12u);
+        }
+    }
+}
+
+TEST(NativeCommands, HaveBoundsAndNames) {
+    for (int i = 0; i < 256; ++i) {
+        const auto command = static_cast<Command>(i);
+        const PayloadBounds bounds = payload_bounds(static_cast<NativeCommand>(i));
+        EXPECT_EQ(is_native(command), bounds.low <= bounds.high) << i;
+        EXPECT_EQ(is_native(command), command_name(static_cast<NativeCommand>(i)) != std::string_view("unknown command"));
+        if (is_native(command)) {
+            EXPECT_GT(payload_bounds(command).low, payload_bounds(command).high) << "a stock command too";
+        }
+    }
+}
+
+}  // namespace
+}  // namespace caravan::wire

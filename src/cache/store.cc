@@ -126,6 +126,7 @@ std::optional<Reader> Store::find(uint64_t fnv, uint64_t size) const {
     }
     mark_used(*blob);
     const std::string name = blob->digest;
+    state_->note_used(name, size);
     return Reader({.fd = std::move(blob->fd),
                    .path = state_->layout.blob(name),
                    .size = size,
@@ -143,6 +144,7 @@ std::optional<Reader> Store::find_digest(std::string_view hex, uint64_t size) co
         return std::nullopt;
     }
     mark_used(*blob);
+    state_->note_used(hex, size);
     const fs::path path = state_->layout.blob(hex);
     return Reader({.fd = std::move(blob->fd),
                    .path = path,
@@ -158,7 +160,11 @@ std::optional<Reader> Store::find_digest(std::string_view hex, uint64_t size) co
 
 std::optional<Writer> Store::begin(uint64_t size, Keys keys) const {
     const uint64_t limit = state_->max_bytes;
-    if (state_->failed || (limit != 0 && size > limit)) {
+    if (!state_->failed && limit != 0 && size > limit) {
+        state_->note_used("", size);
+        return std::nullopt;
+    }
+    if (state_->failed) {
         return std::nullopt;
     }
     auto file = TemporaryFile::create(state_->layout.temporary());

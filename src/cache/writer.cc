@@ -18,6 +18,20 @@ constexpr uint64_t share_of_spare_room = 16;
 
 }  // namespace
 
+void StoreState::note_used(std::string_view digest, uint64_t size) {
+    const std::lock_guard lock(mutex);
+    if (max_bytes == 0 || failed || is_too_small || !used.emplace(digest).second) {
+        return;
+    }
+    used_bytes += size;
+    if (used_bytes > max_bytes) {
+        is_too_small = true;
+        used.clear();
+        log_warning("weight cache: the weights of this session do not fit into {}, so each load pushes out what the next one "
+                    "needs; restart the server with a larger --cache-size", size_text(max_bytes));
+    }
+}
+
 void Writer::append(ConstBytes data) {
     while (!over_ && !data.empty()) {
         const ConstBytes chunk = data.first(std::min(data.size(), chunk_size));
@@ -74,6 +88,7 @@ bool Writer::commit() {
         return false;
     }
     const std::string digest = digest_.hex();
+    store_->note_used(digest, size_);
     const std::filesystem::path blob = store_->layout.blob(digest);
     // Over a blob of that name, if there is one: should that be damaged, it is mended. Not if a session has mapped it: both
     // would take their room then, and it was verified.

@@ -19,8 +19,13 @@
 
 namespace caravan::cache {
 
-// A store's own, shared with its writers.
+// A store's own, shared with its writers. A process that serves a session has one.
 struct StoreState {
+    // The session uses weights with this digest ("": not known) and size, found or stored. Warns once if all that it uses
+    // exceeds the limit.
+    void note_used(std::string_view digest, uint64_t size);
+
+
     Layout layout;
     uint64_t max_bytes = 0;           // 0: no limit
     std::string problem;              // at the start: why nothing can be kept
@@ -29,6 +34,9 @@ struct StoreState {
     std::atomic<bool> is_sealed{false};  // Weights::seal
     std::mutex mutex;
     std::unordered_set<uint64_t> entered;  // sizes of which enter_blobs() was done
+    std::unordered_set<std::string> used;  // digests; with their bytes
+    uint64_t used_bytes = 0;
+    bool is_too_small = false;  // a warning said that the session's weights exceed the limit
 };
 
 // By what an entry can be found at once. By its BLAKE3 always; the other takes longer, and can be made up for later.

@@ -148,7 +148,8 @@ def test_the_cache_stays_below_its_limit(cache):
     assert first >= 54 and 1 <= len(cache.blobs()) <= 2
     assert cache.load(server) >= first - 32
     assert sum(file.stat().st_size for file in cache.blobs()) <= 32 << 20
-    assert server.count('warning') == 0
+    assert server.count('warning') == 2
+    assert server.count(r'the weights of this session do not fit into 32 MiB, .* larger --cache-size \(session \d+\)') == 2
 
 
 def test_by_default_the_limit_is_a_share_of_the_disk(cache):
@@ -184,7 +185,7 @@ def test_a_cache_that_breaks_stops_nobody(cache):
 
 # --- model files -----------------------------------------------------------------------------------------------------
 
-KNOWN = r'model-dir: (\d+) tensors of (\d+) files, .*, can be loaded from here \((\d+) of them hashed now\)'
+KNOWN = r'model-dir: (\d+) tensors? of (\d+) files?, .*, can be loaded from here \((\d+) of them hashed now\)'
 
 
 @pytest.fixture
@@ -200,6 +201,17 @@ def models(cache):
 
 def known(server):
     return tuple(int(number) for number in server.wait_for(KNOWN).groups())
+
+
+def test_model_files_without_large_tensors_are_reported(lab):
+    empty = lab.folder / 'empty'
+    empty.mkdir()
+    server = lab.server('--model-dir', empty, env={'LLAMA_CACHE': lab.folder / 'cache'})
+    server.wait_for(r'warning: model-dir: there is no \*\.gguf file\n')
+    subprocess.run([sys.executable, MAKE_MODELS, empty], check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE)
+    count = len(list(empty.glob('*.gguf')))
+    server = lab.server('--model-dir', empty, env={'LLAMA_CACHE': lab.folder / 'cache'})
+    server.wait_for(rf'warning: model-dir: nothing can be loaded from here: no tensor of more than 1 MiB in {count} model files\n')
 
 
 def server_with(cache, *options):

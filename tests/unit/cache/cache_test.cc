@@ -699,7 +699,8 @@ TEST_F(CacheTest, WhatWasUsedLongestAgoMakesRoom) {
     EXPECT_EQ(get(store, d), d);
     EXPECT_EQ(files("index").size(), 2U);
     EXPECT_EQ(files("blobs").size(), 2U);
-    EXPECT_TRUE(warnings.empty()) << warnings.front();
+    ASSERT_EQ(warnings.size(), 1U);
+    EXPECT_TRUE(warnings.front().contains("do not fit into 9.7 KiB")) << warnings.front();
 }
 
 // A message of 314 bytes announces an upload of any size.
@@ -722,7 +723,7 @@ TEST_F(CacheTest, RoomIsMadeForWhatArrivesNotForWhatIsAnnounced) {
     EXPECT_TRUE(writer->commit());
     EXPECT_EQ(files("blobs").size(), 1U);
     EXPECT_EQ(files("index").size(), 1U);
-    EXPECT_TRUE(warnings.empty());
+    EXPECT_EQ(warnings.size(), 1U) << "all that was stored exceeds the limit";
 }
 
 TEST_F(CacheTest, FilesThatAreNotOfTheStoreAreRemoved) {
@@ -758,7 +759,34 @@ TEST_F(CacheTest, LargerThanTheLimitIsNotStoredAndNothingGoesForIt) {
     ASSERT_TRUE(put(store, weights(10'000)));
     EXPECT_FALSE(store.begin(10'001));
     EXPECT_EQ(get(store, weights(10'000)), weights(10'000));
+    EXPECT_EQ(warnings.size(), 1U) << "and says so";
+}
+
+TEST_F(CacheTest, WeightsThatDoNotFitAreReportedOnce) {
+    const Store store = open(25);
+    for (const char * text : {"0123456789", "abcdefghij", "0123456789"}) {
+        ASSERT_TRUE(put(store, text));
+    }
+    EXPECT_TRUE(get(store, "abcdefghij"));
+    EXPECT_TRUE(warnings.empty()) << warnings.front();
+    for (const char * text : {"ABCDEFGHIJ", "KLMNOPQRST"}) {
+        ASSERT_TRUE(put(store, text));
+    }
+    ASSERT_EQ(warnings.size(), 1u);
+    EXPECT_TRUE(warnings.front().contains("do not fit into 25 bytes")) << warnings.front();
+    EXPECT_TRUE(warnings.front().contains("--cache-size")) << warnings.front();
+}
+
+TEST_F(CacheTest, WeightsOfEarlierSessionsCountOnceTheyAreFound) {
+    ASSERT_TRUE(put(open(25), "0123456789"));
+    const Store later = open(25);
+    ASSERT_TRUE(put(later, "abcdefghij"));
+    EXPECT_TRUE(get(later, "0123456789"));
     EXPECT_TRUE(warnings.empty());
+    ASSERT_TRUE(put(later, "ABCDEFGHIJ"));
+    EXPECT_EQ(warnings.size(), 1u);
+    EXPECT_FALSE(open(25).begin(26));
+    EXPECT_EQ(warnings.size(), 2u) << "one tensor may be too large";
 }
 
 TEST_F(CacheTest, SmallerLimitHoldsFromTheStart) {

@@ -19,7 +19,6 @@ constexpr uint32_t most_round_trips = 1000;     // in one round
 constexpr std::chrono::hours whole{24};         // the measuring is bounded by its rounds
 constexpr seconds upgrade_patience{10};         // to agree on RDMA, or not
 
-
 // An open session with a region of the server's memory.
 class Session {
 public:
@@ -108,9 +107,16 @@ struct OpenLink {
 };
 
 // `for_session`: as a program's session is opened, over RDMA where that can be; else over a socket.
-OpenLink open_link(const net::Endpoint & endpoint, bool for_session, milliseconds silence) {
+OpenLink open_link(const net::Endpoint & endpoint, bool for_session, milliseconds silence, const Say & say) {
     OpenLink out{.link = {.endpoint = endpoint.text()}};
-    auto opened = net::open_client(endpoint, for_session, Clock::now() + silence + upgrade_patience);
+    const net::Queueing queueing{
+        .until = Clock::now() + answer_timeout(), .on_wait = [&](const wire::AdmissionAnswer & place) {
+            if (place.reason != wire::AdmissionAnswer::Reason::starting) {
+                say(formatted("{}: waiting for a session, for {} s at most (GGML_RPC_TIMEOUT_S): {}", endpoint.text(),
+                              answer_timeout().count(), net::describe(place)));
+            }
+        }};
+    auto opened = net::open_client(endpoint, for_session, Clock::now() + silence + upgrade_patience, queueing);
     if (!opened) {
         opened.error().text = net::without_endpoint(endpoint, opened.error().text);
         out.fail_with(opened.error());
@@ -133,11 +139,11 @@ OpenLink open_link(const net::Endpoint & endpoint, bool for_session, millisecond
 }
 
 // The second connection only where the first is RDMA: a stock server serves one at a time.
-std::vector<OpenLink> open_links(const net::Endpoint & endpoint, milliseconds silence) {
+std::vector<OpenLink> open_links(const net::Endpoint & endpoint, milliseconds silence, const Say & say) {
     std::vector<OpenLink> links;
-    links.push_back(open_link(endpoint, true, silence));
+    links.push_back(open_link(endpoint, true, silence, say));
     if (links.front().link.transport == "rdma" && transport_wish() == TransportWish::automatic) {
-        links.insert(links.begin(), open_link(endpoint, false, silence));
+        links.insert(links.begin(), open_link(endpoint, false, silence, say));
     }
     return links;
 }
@@ -164,7 +170,7 @@ bool LinkBench::any_failed() const {
 
 void run(LinkBench & bench, const std::vector<net::Endpoint> & endpoints, const Say & say) {
     for (const net::Endpoint & endpoint : endpoints) {
-        std::vector<OpenLink> links = open_links(endpoint, bench.silence);
+        std::vector<OpenLink> links = open_links(endpoint, bench.silence, say);
         for (uint32_t round = 0; round < bench.rounds; ++round) {
             if (std::ranges::any_of(links, [](const OpenLink & open) { return open.session != nullptr; })) {
                 run_round(links, round, bench.time);
@@ -172,9 +178,6 @@ void run(LinkBench & bench, const std::vector<net::Endpoint> & endpoints, const 
             }
         }
         for (OpenLink & open : links) {
-            if (!open.link.failure.empty()) {
-                say(formatted("{} failed: {}", endpoint.text(), open.link.failure));
-            }
             bench.links.push_back(std::move(open.link));
         }
     }

@@ -118,9 +118,17 @@ void greet(const net::Endpoint & endpoint, const Patience & patience, EndpointFa
 }
 
 // The session that a program would get, measured if it is over RDMA.
-void try_session(const net::Endpoint & endpoint, const Patience & patience, EndpointFacts & out) {
-    const net::Queueing queueing{.on_wait = [&](const wire::AdmissionAnswer & place) { out.queue = place; }};
-    auto opened = net::open_client(endpoint, true, Clock::now() + patience.answer + upgrade_patience, queueing);
+void try_session(const net::Endpoint & endpoint, const Patience & patience, const OnWait & on_wait, EndpointFacts & out) {
+    const net::Queueing queueing{.until = Clock::now() + patience.answer, .on_wait = [&](const wire::AdmissionAnswer & place) {
+                                     const bool is_new = !out.queue;
+                                     out.queue = place;
+                                     if (is_new && on_wait && place.reason != wire::AdmissionAnswer::Reason::starting) {
+                                         on_wait(place);
+                                     }
+                                 }};
+    const bool may_be_rdma = out.choice && out.choice->found && out.server_has_rdma;
+    const auto limit = patience.answer + (may_be_rdma ? upgrade_patience : seconds(0));
+    auto opened = net::open_client(endpoint, true, Clock::now() + limit, queueing);
     if (!opened) {
         out.why_not_rdma = net::without_endpoint(endpoint, opened.error().text);
         return;
@@ -144,12 +152,12 @@ void measure_plain(const net::Endpoint & endpoint, const Patience & patience, En
 
 }  // namespace
 
-EndpointFacts examine_endpoint(const net::Endpoint & endpoint, const Patience & patience) {
+EndpointFacts examine_endpoint(const net::Endpoint & endpoint, const Patience & patience, const OnWait & on_wait) {
     EndpointFacts out;
     out.endpoint = endpoint.text();
     greet(endpoint, patience, out);
     if (out.stage == Stage::reached) {
-        try_session(endpoint, patience, out);
+        try_session(endpoint, patience, on_wait, out);
         if (!out.queue) {
             measure_plain(endpoint, patience, out);
         }

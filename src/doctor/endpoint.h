@@ -1,6 +1,7 @@
 // What one server is, how it is reached, and what the way to it can do.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -46,8 +47,11 @@ struct EndpointFacts {
     std::optional<Measured> plain, rdma;  // over TCP (or a Unix socket), and over RDMA
 };
 
-// Connects several times, one connection after the other: a stock server serves one at a time. Takes some seconds; at
-// most a few times `patience.answer` where a peer stops answering.
-EndpointFacts examine_endpoint(const net::Endpoint & endpoint, const Patience & patience);
+// Called when the server is full, so that the session has to wait, for `patience.answer` at most.
+using OnWait = std::function<void(const wire::AdmissionAnswer & place)>;
+
+// Connects several times, one connection after the other: a stock server serves one at a time. Takes some seconds; where a
+// peer stops answering not much more than `patience.answer`.
+EndpointFacts examine_endpoint(const net::Endpoint & endpoint, const Patience & patience, const OnWait & on_wait = {});
 
 }  // namespace caravan::doctor

@@ -4,6 +4,7 @@
 #include <array>
 #include <string_view>
 
+#include "base/counted.h"
 #include "base/formatted.h"
 #include "base/size_text.h"
 #include "net/handshake.h"
@@ -44,11 +45,11 @@ std::string remedy_for(std::string_view reason) {
             return std::string(remedy.advice);
         }
     }
-    return "GGML_RPC_DEBUG=1, here and at the server, logs every step";
+    return "the server's log has its side of it; GGML_RPC_DEBUG=1, there and here, logs more";
 }
 
 // The mark of what stands in the way of RDMA only.
-Mark obstacle(const Machine & machine) { return machine.asks_for_rdma() ? Mark::mend : Mark::note; }
+Mark obstacle(const Machine & machine) { return machine.asks_for_rdma() ? Mark::fix : Mark::note; }
 
 void look_at_port(const Machine & machine, const Port & port, bool other_is_active, Findings & out) {
     const std::string name = formatted("{} port {}", port.device, port.port);
@@ -116,14 +117,14 @@ void look_at_memlock(const Machine & machine, Findings & out) {
                        std::string(remedies.front().advice)});
     } else {
         out.push_back({Mark::well,
-                       formatted("memlock limit {} is enough for {} sessions of this user at once",
-                                 size_text(*machine.memlock), *machine.memlock / locked_by_session),
+                       formatted("memlock limit {} is enough for {} of this user at once", size_text(*machine.memlock),
+                                 counted(*machine.memlock / locked_by_session, "session")),
                        ""});
     }
 }
 
 Finding not_reached(const EndpointFacts & endpoint) {
-    Finding out{Mark::mend, endpoint.failure, endpoint.advice};
+    Finding out{Mark::fix, endpoint.failure, endpoint.advice};
     if (endpoint.stage == Stage::no_handshake) {
         const char * what = endpoint.failure_code == Errc::timed_out  ? "it accepts connections and does not answer"
                             : endpoint.failure_code == Errc::protocol ? "it accepts connections and is no RPC server"
@@ -145,13 +146,13 @@ Finding no_room(const wire::AdmissionAnswer & place) {
     const std::string why = net::describe(place);
     switch (place.reason) {
         case Reason::server_full:
-            return {Mark::mend, formatted("the server is full: {}", why),
+            return {Mark::fix, formatted("the server is full: {}", why),
                     "wait, end another client, or start the server with more --max-sessions"};
         case Reason::address_full:
-            return {Mark::mend, formatted("the server has no room for this address: {}", why),
+            return {Mark::fix, formatted("the server has no room for this address: {}", why),
                     "end another client on this machine, or start the server with more --max-per-address"};
         default:
-            return {Mark::mend, formatted("the server answers, but no session begins: {}", why),
+            return {Mark::fix, formatted("the server answers, but no session begins: {}", why),
                     "its worker processes do not start, or slowly: the server's log tells why"};
     }
 }
@@ -163,8 +164,8 @@ Finding look_at_transport(const Machine & machine, const EndpointFacts & endpoin
     const std::string transport = endpoint.transport == "unix" ? "a Unix socket" : "TCP";
     const bool no_session = endpoint.transport.empty();
     if (no_session && machine.transport_wish != "rdma") {
-        return {Mark::mend, formatted("no session: {}", endpoint.why_not_rdma),
-                "the server's log tells why; GGML_RPC_DEBUG=1, there, logs every step"};
+        return {Mark::fix, formatted("no session: {}", endpoint.why_not_rdma),
+                "the server's log tells why; GGML_RPC_DEBUG=1, there, logs more"};
     }
     if (machine.transport_wish == "tcp") {
         return {Mark::note, formatted("sessions go over {}, because GGML_RPC_TRANSPORT=tcp asks for it", transport),
@@ -181,10 +182,10 @@ Finding look_at_transport(const Machine & machine, const EndpointFacts & endpoin
     if (machine.ports.empty() && !no_session && !machine.asks_for_rdma()) {
         return {Mark::well, formatted("sessions go over {}", transport), ""};
     }
-    Finding out{is_broken(endpoint) ? Mark::mend : obstacle(machine),
+    Finding out{is_broken(endpoint) ? Mark::fix : obstacle(machine),
                 formatted("sessions go over {}, because {}", transport, endpoint.why_not_rdma), ""};
     if (no_session) {
-        out.mark = Mark::mend;
+        out.mark = Mark::fix;
         out.what = formatted("no session: {}", endpoint.why_not_rdma);
     }
     if (!endpoint.is_caravan) {
@@ -202,12 +203,12 @@ Finding look_at_transport(const Machine & machine, const EndpointFacts & endpoin
 
 void look_at_measured(const Measured & measured, std::string_view name, Findings & out) {
     if (measured.devices == 0 && measured.failure.empty()) {
-        out.push_back({Mark::mend, "the server offers no device", "rpc-server --list-devices, there, shows what it could lend"});
+        out.push_back({Mark::fix, "the server offers no device", "rpc-server --list-devices, there, shows what it could lend"});
     } else if (!measured.failure.empty()) {
-        out.push_back({Mark::mend, formatted("measuring over {} ended early: {}", name, measured.failure),
+        out.push_back({Mark::fix, formatted("measuring over {} ended early: {}", name, measured.failure),
                        measured.failure.contains("memory")
                            ? "the device is full: end what uses it"
-                           : "the server's log tells why; GGML_RPC_DEBUG=1, there, logs every step"});
+                           : "the server's log tells why; GGML_RPC_DEBUG=1, there, logs more"});
     }
 }
 
@@ -257,8 +258,8 @@ Findings findings_of(const Machine & machine, const EndpointFacts & endpoint) {
     return out;
 }
 
-bool any_to_mend(const Findings & findings) {
-    return std::ranges::any_of(findings, [](const Finding & finding) { return finding.mark == Mark::mend; });
+bool any_to_fix(const Findings & findings) {
+    return std::ranges::any_of(findings, [](const Finding & finding) { return finding.mark == Mark::fix; });
 }
 
 }  // namespace caravan::doctor

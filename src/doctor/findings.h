@@ -13,7 +13,7 @@ struct Finding {
     enum class Mark {
         well,
         note,  // worth knowing; nothing is wrong
-        mend,  // stands in the way
+        fix,   // stands in the way
     };
     Mark mark = Mark::well;
     std::string what;
@@ -26,6 +26,6 @@ using Findings = std::vector<Finding>;
 Findings findings_of(const Machine & machine);
 Findings findings_of(const Machine & machine, const EndpointFacts & endpoint);
 
-bool any_to_mend(const Findings & findings);
+bool any_to_fix(const Findings & findings);
 
 }  // namespace caravan::doctor

@@ -37,7 +37,7 @@ void wrapped(std::string & out, std::string_view first, std::string_view text) {
 
 void put(std::string & out, const Findings & findings) {
     for (const Finding & finding : findings) {
-        const char * mark = finding.mark == Finding::Mark::mend ? "  MEND  " : finding.mark == Finding::Mark::note ? "  note  " : "  ok    ";
+        const char * mark = finding.mark == Finding::Mark::fix ? "  FIX   " : finding.mark == Finding::Mark::note ? "  note  " : "  ok    ";
         wrapped(out, mark, finding.what);
         if (!finding.advice.empty()) {
             wrapped(out, "        -> ", finding.advice);
@@ -164,10 +164,10 @@ void put_endpoint(std::string & out, const Report & report, const EndpointFacts 
 
 }  // namespace
 
-bool any_to_mend(const Report & report) {
-    return any_to_mend(findings_of(report.machine)) ||
+bool any_to_fix(const Report & report) {
+    return any_to_fix(findings_of(report.machine)) ||
            std::ranges::any_of(report.endpoints, [&](const EndpointFacts & endpoint) {
-               return any_to_mend(findings_of(report.machine, endpoint));
+               return any_to_fix(findings_of(report.machine, endpoint));
            });
 }
 
@@ -178,7 +178,7 @@ std::string page(const Report & report) {
     for (const EndpointFacts & endpoint : report.endpoints) {
         put_endpoint(out, report, endpoint);
     }
-    line(out, "\n{}", any_to_mend(report) ? "There is something to mend." : "All is well.");
+    line(out, "\n{}", any_to_fix(report) ? "There is something to fix." : "All is well.");
     return out;
 }
 

@@ -14,8 +14,8 @@ struct Report {
     std::vector<EndpointFacts> endpoints;
 };
 
-// Is there something to mend, here or with an endpoint?
-bool any_to_mend(const Report & report);
+// Is there something to fix, here or with an endpoint?
+bool any_to_fix(const Report & report);
 
 std::string page(const Report & report);
 

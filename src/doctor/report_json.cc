@@ -30,7 +30,7 @@ Json whole(double value) { return value == 0 ? Json() : Json(std::llround(value)
 Json to_json(const Findings & findings) {
     Json out = Json::array();
     for (const Finding & finding : findings) {
-        const char * mark = finding.mark == Finding::Mark::mend ? "mend" : finding.mark == Finding::Mark::note ? "note" : "well";
+        const char * mark = finding.mark == Finding::Mark::fix ? "fix" : finding.mark == Finding::Mark::note ? "note" : "well";
         out.push_back({{"mark", mark}, {"what", finding.what}, {"advice", known(finding.advice)}});
     }
     return out;
@@ -120,7 +120,7 @@ std::string json(const Report & report) {
         endpoints.push_back(to_json(report.machine, endpoint));
     }
     const Json document{{"program", report.program},
-                        {"well", !any_to_mend(report)},
+                        {"well", !any_to_fix(report)},
                         {"machine", to_json(report.machine)},
                         {"endpoints", endpoints}};
     // A host's or a server's words need not be UTF-8.

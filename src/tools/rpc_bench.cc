@@ -207,6 +207,11 @@ int bench_model(Options options, const std::vector<bench::Arrangement> & arrange
 int bench_links(const Options & options, const std::vector<net::Endpoint> & endpoints, const std::string & program) {
     bench::LinkBench bench{.rounds = options.rounds, .time = milliseconds(options.time_ms)};
     bench::run(bench, endpoints, say);
+    for (const bench::Link & link : bench.links) {
+        if (!link.failure.empty() && options.output != "md") {  // which has it
+            say(formatted("{} failed: {}", link.endpoint, link.failure));
+        }
+    }
     return report(bench, options, program);
 }
 

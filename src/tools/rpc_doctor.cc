@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/printable.h"
 #include "doctor/report.h"
+#include "net/handshake.h"
 #include "tools/command_line.h"
 #include "wire/stock.h"
 
@@ -18,10 +19,10 @@ Each finding begins with one of
 
   ok    as it should be
   note  worth knowing; nothing is wrong
-  MEND  a fault; the line below, with an arrow, says what to do
+  FIX   a fault; the line below, with an arrow, says what to do
 
 TCP alone is fine: a machine or server without RDMA is a note at most. If GGML_RPC_TRANSPORT=rdma or a GGML_RDMA_
-variable asks for RDMA, whatever stands in its way is marked MEND.
+variable asks for RDMA, whatever stands in its way is marked FIX.
 
 Measuring takes a second or two for each endpoint and transport. It uses up to 64 MiB of the server's first device and
 sends as much as the network takes during --time, so avoid it while others need that network. A stock server serves one
@@ -35,11 +36,11 @@ Environment, to be set as for the program that has the problem:
   GGML_RPC_TRANSPORT   auto; tcp: never RDMA; rdma: a session without RDMA is an error [auto]
   GGML_RDMA_DEV, GGML_RDMA_PORT, GGML_RDMA_GID
                        use this device, port and GID index [the first GID that is the connection's own address]
-  GGML_RPC_DEBUG=1     log every step
+  GGML_RPC_DEBUG=1     print the log of each connection too
 
 Exit codes:
   0  no fault
-  1  a fault (MEND)
+  1  a fault (FIX)
   2  wrong command line)";
 
 // Info would break the page in two.
@@ -70,7 +71,7 @@ int main(int argc, char ** argv) {
                       ->type_name("MILLISECONDS")
                       ->check(tools::whole_number(10, 60'000, "--time 500"))
                       ->capture_default_str();
-    auto * timeout = app.add_option("--timeout", answer_s, "give up on a server that does not answer for this long")
+    auto * timeout = app.add_option("--timeout", answer_s, "give up on a server that does not answer, or has no session for us, for this long")
                          ->type_name("SECONDS")
                          ->check(tools::whole_number(1, 300, "--timeout 5"))
                          ->capture_default_str();
@@ -96,9 +97,13 @@ int main(int argc, char ** argv) {
     patience.whole += 2 * patience.bandwidth;
     doctor::Report report{app.version(), doctor::examine_machine(), {}};
     for (const net::Endpoint & endpoint : endpoints) {
-        report.endpoints.push_back(doctor::examine_endpoint(endpoint, patience));
+        const auto on_wait = [&](const wire::AdmissionAnswer & place) {
+            std::fprintf(stderr, "%s: waiting for a session, for %d s at most: %s\n", endpoint.text().c_str(), answer_s,
+                         net::describe(place).c_str());
+        };
+        report.endpoints.push_back(doctor::examine_endpoint(endpoint, patience, on_wait));
     }
     const std::string text = as_json ? doctor::json(report) : doctor::page(report);
     std::fwrite(text.data(), 1, text.size(), stdout);
-    return doctor::any_to_mend(report) ? 1 : 0;
+    return doctor::any_to_fix(report) ? 1 : 0;
 }

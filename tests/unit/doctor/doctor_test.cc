@@ -58,15 +58,15 @@ EndpointFacts over_tcp(const std::string & why) {
     return endpoint;
 }
 
-// The one thing to mend; fails the test if there is none, or more.
-Finding to_mend(const Findings & findings) {
-    EXPECT_EQ(std::ranges::count(findings, Mark::mend, &Finding::mark), 1);
-    const auto found = std::ranges::find(findings, Mark::mend, &Finding::mark);
+// The one thing to fix; fails the test if there is none, or more.
+Finding to_fix(const Findings & findings) {
+    EXPECT_EQ(std::ranges::count(findings, Mark::fix, &Finding::mark), 1);
+    const auto found = std::ranges::find(findings, Mark::fix, &Finding::mark);
     return found == findings.end() ? Finding{} : *found;
 }
 
-TEST(Doctor, FindsNothingToMendWhereAllIsWell) {
-    EXPECT_FALSE(any_to_mend(Report{"rpc-doctor", healthy_machine(), {healthy_endpoint()}}));
+TEST(Doctor, FindsNothingToFixWhereAllIsWell) {
+    EXPECT_FALSE(any_to_fix(Report{"rpc-doctor", healthy_machine(), {healthy_endpoint()}}));
 }
 
 TEST(Doctor, TcpAloneIsFineWhereNobodyAsksForRdma) {
@@ -77,13 +77,13 @@ TEST(Doctor, TcpAloneIsFineWhereNobodyAsksForRdma) {
     EndpointFacts endpoint = over_tcp("no RDMA device");
     endpoint.choice = GidChoice{.why = "no RDMA device"};
     const Report report{"rpc-doctor", machine, {endpoint}};
-    EXPECT_FALSE(any_to_mend(report));
+    EXPECT_FALSE(any_to_fix(report));
     EXPECT_TRUE(page(report).contains("  ok    sessions go over TCP\n")) << page(report);
     EXPECT_TRUE(page(report).ends_with("\nAll is well.\n")) << page(report);
-    EXPECT_FALSE(any_to_mend(findings_of(healthy_machine(), over_tcp("server: no RDMA device"))));
+    EXPECT_FALSE(any_to_fix(findings_of(healthy_machine(), over_tcp("server: no RDMA device"))));
     EndpointFacts stock = over_tcp("the server is a stock one");
     stock.is_caravan = stock.server_has_rdma = false;
-    EXPECT_FALSE(any_to_mend(findings_of(healthy_machine(), stock)));
+    EXPECT_FALSE(any_to_fix(findings_of(healthy_machine(), stock)));
 }
 
 TEST(Doctor, SaysWhatToInstallForRdmaThatIsAskedFor) {
@@ -93,43 +93,43 @@ TEST(Doctor, SaysWhatToInstallForRdmaThatIsAskedFor) {
     ASSERT_EQ(unasked.size(), 1u);
     EXPECT_EQ(unasked.front().mark, Mark::note);
     machine.settings = {{"GGML_RDMA_DEV", "mlx5_0"}};
-    const Finding finding = to_mend(findings_of(machine));
+    const Finding finding = to_fix(findings_of(machine));
     EXPECT_TRUE(finding.what.starts_with("no RDMA device"));
     EXPECT_TRUE(finding.advice.contains("rdma-core") && finding.advice.contains("mlx5_ib")) << finding.advice;
     machine.settings.clear();
     machine.transport_wish = "rdma";
-    EXPECT_EQ(to_mend(findings_of(machine)).what, finding.what);
+    EXPECT_EQ(to_fix(findings_of(machine)).what, finding.what);
     machine.built_with_rdma = false;
-    EXPECT_TRUE(any_to_mend(findings_of(machine)));
+    EXPECT_TRUE(any_to_fix(findings_of(machine)));
 }
 
 TEST(Doctor, NamesTheLibraryThatRdmaLacks) {
     Machine machine = healthy_machine();
     machine.why_no_verbs = "libibverbs.so.1 is not installed";
     const Findings findings = findings_of(machine);
-    EXPECT_FALSE(any_to_mend(findings));
+    EXPECT_FALSE(any_to_fix(findings));
     EXPECT_EQ(findings.front().what, "libibverbs.so.1 is not installed: everything goes over TCP");
     EXPECT_TRUE(findings.front().advice.contains("libibverbs1"));
     EXPECT_TRUE(page({"rpc-doctor", machine, {}}).contains("  build: with RDMA, but libibverbs.so.1 is not installed\n"));
     machine.transport_wish = "rdma";
-    EXPECT_EQ(to_mend(findings_of(machine)).what, findings.front().what);
+    EXPECT_EQ(to_fix(findings_of(machine)).what, findings.front().what);
 }
 
-TEST(Doctor, RdmaThatBothEndsHaveAndThatFailsIsToBeMended) {
-    EXPECT_TRUE(any_to_mend(findings_of(healthy_machine(), over_tcp("no message got through over RDMA within 3 s"))));
+TEST(Doctor, RdmaThatBothEndsHaveAndThatFailsIsToBeFixed) {
+    EXPECT_TRUE(any_to_fix(findings_of(healthy_machine(), over_tcp("no message got through over RDMA within 3 s"))));
 }
 
 TEST(Doctor, TakesTheLackOfRdmaForANoteInABuildWithout) {
     Machine machine = healthy_machine();
     machine.ports.clear();
     machine.transport_wish = "tcp";
-    EXPECT_FALSE(any_to_mend(findings_of(machine)));
-    EXPECT_FALSE(any_to_mend(findings_of(machine, over_tcp(""))));
+    EXPECT_FALSE(any_to_fix(findings_of(machine)));
+    EXPECT_FALSE(any_to_fix(findings_of(machine, over_tcp(""))));
     machine.transport_wish = "auto";
     machine.built_with_rdma = false;
-    EXPECT_FALSE(any_to_mend(findings_of(machine)));
+    EXPECT_FALSE(any_to_fix(findings_of(machine)));
     const Findings findings = findings_of(machine, over_tcp("this client has no RDMA: built without it (-DGGML_RPC_RDMA=ON)"));
-    EXPECT_FALSE(any_to_mend(findings));
+    EXPECT_FALSE(any_to_fix(findings));
     EXPECT_TRUE(findings.front().advice.contains("-DGGML_RPC_RDMA=ON"));
 }
 
@@ -141,45 +141,45 @@ TEST(Doctor, TellsAPortThatIsDownFromOneThatCannotBeOpened) {
     };
     Machine machine = machine_that_asks();
     machine.ports[0].state = "DOWN";
-    EXPECT_TRUE(to_mend(findings_of(machine)).advice.contains("ip link set eth1 up"));
+    EXPECT_TRUE(to_fix(findings_of(machine)).advice.contains("ip link set eth1 up"));
     machine = machine_that_asks();
     machine.ports[0].is_open = false;
-    EXPECT_TRUE(to_mend(findings_of(machine)).advice.contains("/dev/infiniband"));
+    EXPECT_TRUE(to_fix(findings_of(machine)).advice.contains("/dev/infiniband"));
     machine = machine_that_asks();
     machine.ports[0].gids.clear();
-    EXPECT_TRUE(to_mend(findings_of(machine)).advice.contains("IP address"));
+    EXPECT_TRUE(to_fix(findings_of(machine)).advice.contains("IP address"));
 }
 
 TEST(Doctor, AnIdleSecondPortIsNoFault) {
     Machine machine = healthy_machine();
     machine.ports.push_back({.device = "mlx5_1", .port = 1, .state = "DOWN", .link_layer = "Ethernet"});
-    EXPECT_FALSE(any_to_mend(findings_of(machine)));
+    EXPECT_FALSE(any_to_fix(findings_of(machine)));
 }
 
 TEST(Doctor, FindsAMemlockLimitThatIsTooLow) {
     Machine machine = healthy_machine();
     machine.memlock = 64 << 10;
-    EXPECT_FALSE(any_to_mend(findings_of(machine)));
+    EXPECT_FALSE(any_to_fix(findings_of(machine)));
     machine.transport_wish = "rdma";
-    EXPECT_TRUE(to_mend(findings_of(machine)).advice.contains("ulimit -l unlimited"));
+    EXPECT_TRUE(to_fix(findings_of(machine)).advice.contains("ulimit -l unlimited"));
     machine.may_lock_all = true;
-    EXPECT_FALSE(any_to_mend(findings_of(machine)));
+    EXPECT_FALSE(any_to_fix(findings_of(machine)));
     machine.may_lock_all = false;
     machine.memlock = locked_by_session;
-    EXPECT_FALSE(any_to_mend(findings_of(machine)));
+    EXPECT_FALSE(any_to_fix(findings_of(machine)));
 }
 
 TEST(Doctor, TellsAFullServerFromOneWhoseWorkersDoNotStart) {
     using Reason = wire::AdmissionAnswer::Reason;
     EndpointFacts endpoint = healthy_endpoint();
     endpoint.queue = {.position = 3, .reason = Reason::server_full, .sessions = 16};
-    const Finding full = to_mend(findings_of(healthy_machine(), endpoint));
+    const Finding full = to_fix(findings_of(healthy_machine(), endpoint));
     EXPECT_TRUE(full.what.contains("full: 16 sessions") && full.what.contains("place 3")) << full.what;
     EXPECT_TRUE(full.advice.contains("--max-sessions")) << full.advice;
     endpoint.queue->reason = Reason::address_full;
-    EXPECT_TRUE(to_mend(findings_of(healthy_machine(), endpoint)).advice.contains("--max-per-address"));
+    EXPECT_TRUE(to_fix(findings_of(healthy_machine(), endpoint)).advice.contains("--max-per-address"));
     endpoint.queue->reason = Reason::starting;
-    EXPECT_TRUE(to_mend(findings_of(healthy_machine(), endpoint)).advice.contains("do not start"));
+    EXPECT_TRUE(to_fix(findings_of(healthy_machine(), endpoint)).advice.contains("do not start"));
 }
 
 TEST(Doctor, TellsSilentDroppedAndForeignServersApart) {
@@ -189,7 +189,7 @@ TEST(Doctor, TellsSilentDroppedAndForeignServersApart) {
     endpoint.advice = "do something";
     const auto what = [&](Errc code) {
         endpoint.failure_code = code;
-        const Finding finding = to_mend(findings_of(healthy_machine(), endpoint));
+        const Finding finding = to_fix(findings_of(healthy_machine(), endpoint));
         EXPECT_EQ(finding.advice, "do something");
         return finding.what;
     };
@@ -201,7 +201,7 @@ TEST(Doctor, TellsSilentDroppedAndForeignServersApart) {
 TEST(Doctor, AdvisesByTheReasonForTcp) {
     Machine machine = healthy_machine();
     machine.transport_wish = "rdma";
-    const auto advice = [&](const EndpointFacts & endpoint) { return to_mend(findings_of(machine, endpoint)).advice; };
+    const auto advice = [&](const EndpointFacts & endpoint) { return to_fix(findings_of(machine, endpoint)).advice; };
     EndpointFacts stock = over_tcp("the server is a stock one");
     stock.is_caravan = stock.server_has_rdma = false;
     EXPECT_TRUE(advice(stock).contains("Caravan's rpc-server"));
@@ -215,23 +215,23 @@ TEST(Doctor, AdvisesByTheReasonForTcp) {
     EXPECT_TRUE(advice(over_tcp("something new")).contains("GGML_RPC_DEBUG=1"));
 }
 
-TEST(Doctor, ASessionThatDoesNotOpenIsToBeMended) {
+TEST(Doctor, ASessionThatDoesNotOpenIsToBeFixed) {
     Machine machine = healthy_machine();
     EndpointFacts endpoint = over_tcp("the server ended the connection");
     endpoint.transport.clear();
     for (const char * wish : {"auto", "tcp", "rdma"}) {
         machine.transport_wish = wish;
-        EXPECT_TRUE(to_mend(findings_of(machine, endpoint)).what.starts_with("no session")) << wish;
+        EXPECT_TRUE(to_fix(findings_of(machine, endpoint)).what.starts_with("no session")) << wish;
     }
 }
 
 TEST(Doctor, ReportsMeasurementsThatEndedEarlyAndServersWithoutDevices) {
     EndpointFacts endpoint = healthy_endpoint();
     endpoint.rdma->failure = "no progress for 5 s";
-    EXPECT_TRUE(to_mend(findings_of(healthy_machine(), endpoint)).what.contains("over RDMA"));
+    EXPECT_TRUE(to_fix(findings_of(healthy_machine(), endpoint)).what.contains("over RDMA"));
     endpoint = healthy_endpoint();
     endpoint.plain->devices = 0;
-    EXPECT_TRUE(to_mend(findings_of(healthy_machine(), endpoint)).advice.contains("--list-devices"));
+    EXPECT_TRUE(to_fix(findings_of(healthy_machine(), endpoint)).advice.contains("--list-devices"));
 }
 
 TEST(Doctor, ThePageMarksTheChosenGidAndShowsBothTransports) {
@@ -251,8 +251,8 @@ TEST(Doctor, ThePageHasAdviceBelowItsFinding) {
     machine.transport_wish = "rdma";
     machine.memlock = 64 << 10;
     const std::string text = page({"rpc-doctor", machine, {}});
-    EXPECT_TRUE(text.contains("  MEND  memlock limit 64 KiB is too low: a session needs 3 MiB\n        -> raise it")) << text;
-    EXPECT_TRUE(text.ends_with("something to mend.\n")) << text;
+    EXPECT_TRUE(text.contains("  FIX   memlock limit 64 KiB is too low: a session needs 3 MiB\n        -> raise it")) << text;
+    EXPECT_TRUE(text.ends_with("something to fix.\n")) << text;
 }
 
 TEST(Doctor, JsonSaysTheSame) {
@@ -269,7 +269,7 @@ TEST(Doctor, JsonSaysTheSame) {
     EXPECT_EQ(good["measured"]["plain"]["median_us"], 25.0);
     EXPECT_EQ(good["measured"]["rdma"]["to_server_bytes_per_second"], 11'000'000'000);
     EXPECT_EQ(all["endpoints"][1]["stage"], "silent");
-    EXPECT_EQ(all["endpoints"][1]["findings"][0]["mark"], "mend");
+    EXPECT_EQ(all["endpoints"][1]["findings"][0]["mark"], "fix");
     EXPECT_TRUE(all["endpoints"][1]["transport"].is_null());
 }
 

@@ -138,7 +138,12 @@ Result<Listener> listen_unix(const std::string & path) {
         return std::unexpected(fd.error());
     }
     struct stat status{};
-    if (::lstat(path.c_str(), &status) == 0 && S_ISSOCK(status.st_mode)) {
+    const bool exists = ::lstat(path.c_str(), &status) == 0;
+    if (exists && !S_ISSOCK(status.st_mode)) {
+        return fail(Errc::unavailable, "cannot listen on unix:{}: a file that is no socket is there; name another path, or "
+                    "remove it", path);
+    }
+    if (exists) {
         auto probe = new_socket(AF_UNIX);
         if (probe && ::connect(probe->get(), raw, sizeof *address) != 0 && errno == ECONNREFUSED) {
             ::unlink(path.c_str());

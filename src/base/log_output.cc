@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 
+#include "base/counted.h"
 #include "base/formatted.h"
 
 namespace caravan {
@@ -84,7 +85,8 @@ bool LogOutput::write_whole(std::string line) {
 void LogOutput::write(std::string_view line) {
     std::lock_guard lock(mutex_);
     if (dropped_ > 0) {
-        if (!write_whole(formatted("warning: {} log lines were dropped: nobody read the log", dropped_))) {
+        if (!write_whole(formatted("warning: {} {} dropped: nobody read the log", counted(dropped_, "log line"),
+                                   dropped_ == 1 ? "was" : "were"))) {
             ++dropped_;
             return;
         }

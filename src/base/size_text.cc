@@ -4,7 +4,7 @@
 #include <charconv>
 #include <cmath>
 
-#include "base/formatted.h"
+#include "base/counted.h"
 
 namespace caravan {
 
@@ -35,7 +35,7 @@ std::optional<uint64_t> parse_size(std::string_view text) {
 std::string size_text(uint64_t bytes) {
     constexpr std::array units{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
     if (bytes < 1024) {
-        return formatted("{} bytes", bytes);
+        return counted(bytes, "byte");
     }
     size_t unit = 0;
     for (; unit + 1 < units.size() && bytes >= 1024 * 1024; ++unit) {

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "base/counted.h"
 #include "base/formatted.h"
 #include "bench/report.h"
 #include "bench/table.h"
@@ -65,7 +66,7 @@ std::string markdown(const LinkBench & bench) {
         return notes.empty() ? notes : notes.substr(1);
     }
     return table.text() + notes +
-           formatted("\nround trips: of {} rounds together; MB/s: median of the rounds, payload only\n", bench.rounds);
+           formatted("\nround trips: of {} together; MB/s: median of the rounds, payload only\n", counted(bench.rounds, "round"));
 }
 
 std::string csv(const LinkBench & bench) {

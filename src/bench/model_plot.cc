@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "base/counted.h"
 #include "base/formatted.h"
 #include "bench/plot.h"
 #include "bench/svg.h"
@@ -84,7 +85,7 @@ std::string plot(const ModelBench & bench) {
     const std::string title = bench.facts.type.empty() ? "nothing was measured" : bench.facts.type;
     Svg svg(width, height, title);
     svg.heading(16, 24, title);
-    svg.text(16, 42, Anchor::start, formatted("median of {} rounds; the line from slowest to fastest", bench.rounds));
+    svg.text(16, 42, Anchor::start, formatted("median of {}; the line from slowest to fastest", counted(bench.rounds, "round")));
     double y = top;
     for (const Panel & panel : panels) {
         draw(svg, y, panel, bench);

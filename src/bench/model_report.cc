@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "base/counted.h"
 #include "base/formatted.h"
 #include "bench/report.h"
 #include "bench/table.h"
@@ -127,8 +128,8 @@ std::string markdown(const ModelBench & bench) {
             out += formatted("\n{} failed: {}\n", measured.arrangement.name(), measured.failure);
         }
     }
-    out += formatted("\nmedians of {} rounds, {} repetitions in each; llama-bench {}\n", bench.rounds,
-                     bench.settings.repetitions, bench.facts.build);
+    out += formatted("\nmedians of {}, {} in each; llama-bench {}\n", counted(bench.rounds, "round"),
+                     counted(bench.settings.repetitions, "repetition"), bench.facts.build);
     return out;
 }
 

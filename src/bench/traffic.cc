@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <sstream>
 
+#include "base/counted.h"
 #include "bench/json_count.h"
 
 namespace caravan::bench {
@@ -68,8 +69,8 @@ Result<Traffic> traffic_of(const GeneratedTokens & shorter, const GeneratedToken
     const auto before = by_endpoint(shorter.sessions), after = by_endpoint(longer.sessions);
     if (longer.tokens <= shorter.tokens ||
         !std::ranges::equal(before, after, {}, &SessionCounts::endpoint, &SessionCounts::endpoint)) {
-        return fail(Errc::protocol, "two runs cannot be compared: {} tokens in {} sessions, and {} in {}",
-                    shorter.tokens, before.size(), longer.tokens, after.size());
+        return fail(Errc::protocol, "two runs cannot be compared: {} in {}, and {} in {}",
+                    counted(shorter.tokens, "token"), counted(before.size(), "session"), longer.tokens, after.size());
     }
     const auto tokens = static_cast<double>(longer.tokens - shorter.tokens);
     const auto more = [](const auto & now, const auto & then) {

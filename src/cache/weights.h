@@ -39,6 +39,8 @@ public:
     // The model files that may be served: regular files, without symbolic links in their paths.
     std::vector<std::filesystem::path> model_files() const;
 
+    // Is there a store, if only to read?
+    bool has_store() const { return store_.has_value(); }
     // Is there anything that could be found?
     bool may_find() const { return store_ || models_; }
 

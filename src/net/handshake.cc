@@ -122,7 +122,8 @@ std::string describe(const wire::AdmissionAnswer & place) {
     const uint32_t position = place.position, sessions = place.sessions;
     switch (place.reason) {
         case wire::AdmissionAnswer::Reason::server_full:
-            return formatted("{} sessions are served, and this client is at place {} of the queue", sessions, position);
+            return formatted("{} served, and this client is at place {} of the queue",
+                             sessions == 1 ? "1 session is" : formatted("{} sessions are", sessions), position);
         case wire::AdmissionAnswer::Reason::address_full:
             return formatted("this client's address has as many sessions as one may (--max-per-address), and the client is at "
                              "place {} of the queue", position);

@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "base/counted.h"
 #include "base/log.h"
 #include "base/retry.h"
 #include "wire/record_check.h"
@@ -484,8 +485,8 @@ Result<> ResumableTransport::begin_again(std::unique_ptr<Transport> transport, u
     told_ = arrived_ = taken_;
     made_again_ = Clock::now();
     const double lost_s = std::chrono::duration<double>(Clock::now() - broken_since_).count();
-    log_warning("the connection with {} broke ({}), and was made again over {} after {:.1f} s: {} bytes are sent again",
-                options_.name, reason_, kind_, lost_s, replay_.end() - on_wire_);
+    log_warning("the connection with {} broke ({}), and was made again over {} after {:.1f} s; sent again: {}",
+                options_.name, reason_, kind_, lost_s, counted(replay_.end() - on_wire_, "byte"));
     pump_out(replay_.end());
     changed_.notify_all();
     return {};

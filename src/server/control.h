@@ -20,7 +20,7 @@ struct ControlMessage {
     enum class Kind : uint32_t {
         device,   // worker: facts of device `number`, `count` in all
         confined, // worker: `text` says what it has given up (confinement.h)
-        cache,    // worker: `text` says why weights cannot be kept; empty if they can
+        cache,    // worker: `text` says why weights cannot be kept, empty if they can; `count` 1: those that are there are found
         note,     // worker: `text` is for the log, once for all workers
         ready,    // worker: loaded, give me a session
         failed,   // worker: cannot start, `text` says why

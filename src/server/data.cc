@@ -73,7 +73,7 @@ Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t siz
     if (writer) {
         writer->commit();
     }
-    weight_bytes_.received += size > wire::find_threshold ? size : 0;
+    weight_bytes_.received += keep && size > wire::find_threshold ? size : 0;
     return {};
 }
 

@@ -48,7 +48,7 @@ public:
     Result<> settle() { return tell_if_failed(runs_.settle()); }
     Result<> tell_if_failed(Result<> launch);
 
-    // `source` has the next `size` bytes for [region.offset, + size). `keep`: in the cache too.
+    // `source` has the next `size` bytes for [region.offset, + size). `keep`: they are weights, for the cache too.
     Result<> write(net::Inbound & source, CheckedRegion & region, uint64_t size, bool keep);
     // `size` bytes for each row, `stride` apart, from the client.
     Result<> write_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride);
@@ -78,7 +78,8 @@ public:
     Result<> tell(wire::AnswerKind kind, std::string_view text);
 
     uint64_t bytes_out() const { return bytes_out_; }
-    // Where weights came from, in bytes: what is longer than find_threshold.
+    // Where weights came from, in bytes: what is longer than find_threshold, and received what the client marks as worth
+    // keeping besides. A stock client so marks what is longer than 10 MiB; what rpc-bench and rpc-doctor send is none.
     struct WeightBytes {
         uint64_t received = 0, from_cache = 0, from_models = 0;
     };

@@ -6,12 +6,14 @@
 
 #include <cstdlib>
 
+#include "base/counted.h"
 #include "base/log.h"
 #include "base/size_text.h"
 #include "cache/digest_file.h"
 #include "cache/indexer.h"
 #include "server/confinement.h"
 #include "server/server_log.h"
+#include "wire/native.h"
 
 namespace caravan::server {
 namespace {
@@ -42,9 +44,14 @@ int run_indexer(int line, const WorkerOptions & options) {
     const auto report = cache::index_models(weights.directory, weights.model_dirs, models, stop);
     if (!report) {
         log_error("model-dir: {}", report.error().text);
+    } else if (models.empty()) {
+        log_warning("model-dir: there is no *.gguf file");
+    } else if (report->tensors == 0 && !stop()) {
+        log_warning("model-dir: nothing can be loaded from here: no tensor of more than {} in {}", size_text(wire::find_threshold),
+                    counted(models.size(), "model file"));
     } else if (!stop()) {
-        log_info("model-dir: {} tensors of {} files, {}, can be loaded from here ({} of them hashed now)",
-                 report->tensors, report->files, size_text(report->bytes), report->hashed);
+        log_info("model-dir: {} of {}, {}, can be loaded from here ({} of them hashed now)", counted(report->tensors, "tensor"),
+                 counted(report->files, "file"), size_text(report->bytes), report->hashed);
     }
     end_server_log();
     return report ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "base/counted.h"
 #include "base/line_limit.h"
 #include "base/log.h"
 #include "base/log_output.h"
@@ -50,7 +51,8 @@ private:
     void report() {
         const uint64_t suppressed = limit_ ? limit_->take_suppressed() : 0;
         if (suppressed > 0) {
-            write_stamped(formatted("warning: {} log lines like the next were suppressed: too many at once", suppressed));
+            write_stamped(formatted("warning: {} like the next {} suppressed: too many at once",
+                                    counted(suppressed, "log line"), suppressed == 1 ? "was" : "were"));
         }
     }
     void write_stamped(const std::string & line) {

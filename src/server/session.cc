@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/config.h"
+#include "base/counted.h"
 #include "base/log.h"
 #include "server/lent_memory.h"
 #include "server/op_check.h"
@@ -56,9 +57,9 @@ Error Session::run() {
 std::string Session::summary() const {
     const auto in_seconds = [](std::chrono::nanoseconds time) { return std::chrono::duration<double>(time).count(); };
     const double busy = in_seconds(runs_.busy());
-    std::string text = formatted("{} graphs computed {} times, {} MiB in, {} MiB out, at most {} MiB of buffers; {:.1f} s, "
+    std::string text = formatted("{} computed {}, {} MiB in, {} MiB out, at most {} MiB of buffers; {:.1f} s, "
                                  "{:.1f} s computing",
-                                 runs_.built(), runs_.launches(), in_.bytes_taken() >> 20, data_.bytes_out() >> 20,
+                                 counted(runs_.built(), "graph"), counted(runs_.launches(), "time"), in_.bytes_taken() >> 20, data_.bytes_out() >> 20,
                                  buffers_.peak_bytes() >> 20, in_seconds(Clock::now() - begin_), busy);
     if (busy > 0) {
         text += formatted(" ({:.1f} launches/s)", static_cast<double>(runs_.launches()) / busy);

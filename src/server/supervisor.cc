@@ -12,16 +12,14 @@
 #include <set>
 #include <thread>
 
-#include "base/config.h"
+#include "base/counted.h"
 #include "base/log.h"
-#include "base/size_text.h"
-#include "net/handshake.h"
+#include "server/banner.h"
 #include "server/control.h"
 #include "server/server_log.h"
 #include "server/session_slots.h"
 #include "server/waiting_clients.h"
 #include "server/worker_pool.h"
-#include "wire/stock.h"
 
 namespace caravan::server {
 namespace {
@@ -32,6 +30,9 @@ constexpr seconds drop_report_pause{10};  // between two lines about dropped con
 constexpr seconds time_to_stay{1};        // for a waiting client, before an idle session ends for it
 constexpr milliseconds time_to_end{500};  // for an idle session, before another one is asked
 constexpr seconds last_grace{2};          // between SIGTERM and SIGKILL for a worker
+// The main process wakes up this often, to notice that it did not run. No one tells a process that it was stopped: SIGCONT
+// also comes without a stop (timeout(1) sends it).
+constexpr seconds heartbeat{5}, noted_lateness{3};
 
 #ifdef POLLRDHUP
 constexpr short hang_up = POLLRDHUP;
@@ -59,7 +60,7 @@ Result<> catch_signals() {
     struct sigaction action{};
     action.sa_handler = on_signal;
     action.sa_flags = SA_RESTART;
-    for (const int signal : {SIGTERM, SIGINT, SIGCHLD, SIGCONT}) {
+    for (const int signal : {SIGTERM, SIGINT, SIGCHLD}) {
         ::sigaction(signal, &action, nullptr);
     }
     ::signal(SIGPIPE, SIG_IGN);
@@ -86,8 +87,8 @@ size_t fit_open_files(ServerOptions & options) {
     if (left < least + sessions * of_session) {
         options.max_sessions = static_cast<int>((left - least) / of_session);
         options.max_per_address = std::min(options.max_per_address, options.max_sessions);
-        log_warning("{} open files (ulimit -n) are enough for {} sessions: serving no more at once", files.rlim_cur,
-                    options.max_sessions);
+        log_warning("{} open files (ulimit -n) are enough for {}: serving no more at once", files.rlim_cur,
+                    counted(static_cast<uint64_t>(options.max_sessions), "session"));
     }
     return std::min(left - static_cast<size_t>(options.max_sessions) * of_session, most);
 }
@@ -107,9 +108,10 @@ public:
 
 private:
     Result<> first_worker();
-    void print_banner() const;
+    void print_banner();
     void spawn_indexer();
     void round(TimePoint deadline);
+    void note_lateness(TimePoint wake_up) const;
     void accept_all(net::Listener & listener);
     void advance(WaitingClient & client);
     std::string_view outage() const;
@@ -140,7 +142,7 @@ private:
     TimePoint accept_again_ = TimePoint::min(), report_again_ = TimePoint::min();
     TimePoint contend_at_ = no_deadline, asked_idle_at_ = TimePoint();  // when idle sessions are asked to end; were asked last
     size_t unreported_ = 0;  // connections that were dropped since the last line about them
-    int stop_requests_ = 0;
+    int stop_requests_ = 0, stop_signal_ = 0;  // the signal of the first one
     bool cores_are_shared_ = false;  // and a line has said so
     bool draining_ = false;
 };
@@ -157,43 +159,16 @@ Result<> Supervisor::first_worker() {
     return {};
 }
 
-void Supervisor::print_banner() const {
-    std::string text = formatted("Starting RPC server v{}.{}.{} (Caravan {})\n", wire::stock_major, wire::stock_minor,
-                                 wire::stock_patch, CARAVAN_VERSION);
-    for (const net::Listener & listener : listeners_) {
-        text += formatted("  endpoint       : {}\n", listener.endpoint.text());
-    }
-    const cache::WeightOptions & weights = options_.worker.weights;
-    if (weights.keep) {
-        const std::string limit = weights.max_bytes == 0 ? "no limit" : "at most " + size_text(weights.max_bytes);
-        text += formatted("  local cache    : {} ({})\n", weights.directory.string(), limit);
-    } else {
-        text += "  local cache    : n/a\n";
-    }
-    for (const auto & dir : weights.model_dirs) {
-        text += formatted("  model files    : {}\n", dir.string());
-    }
-    text += "Devices:\n";
-    for (const ControlMessage & device : workers_.devices()) {
-        text += formatted("  {} ({}, {} free)\n", device.text, size_text(device.memory_total),
-                          size_text(device.memory_free));
-    }
-    const bool is_tcp = listeners_.front().endpoint.kind == net::Endpoint::Kind::tcp;
-    std::string rdma;
-    if (is_tcp && net::built_with_rdma && transport_wish() != TransportWish::tcp) {
-        rdma = net::why_no_rdma().empty() ? ", RDMA with clients that can"
-                                          : formatted(" (no RDMA: {})", net::why_no_rdma());
-    }
-    text += formatted("  transport      : {}{}\n", is_tcp ? "TCP" : "unix socket", rdma);
-    text += formatted("  confinement    : {}\n", workers_.confinement());
-    const uint64_t memory = options_.worker.max_memory;
-    text += formatted("  sessions       : at most {} at once, {} of one address{}\n", options_.max_sessions,
-                      options_.max_per_address,
-                      memory == MemoryBudget::no_limit ? "" : ", with at most " + size_text(memory) + " of memory each");
-    print_lines(text);
+void Supervisor::print_banner() {
+    print_lines(banner(options_, listeners_, workers_));
     if (std::ranges::any_of(listeners_, &net::Listener::beyond_loopback)) {
         log_warning("this server listens beyond this machine, and whoever reaches it can use its devices: there is no "
                     "authentication and no encryption. Use a trusted network only");
+    }
+    const int threads = options_.worker.threads, cores = static_cast<int>(std::thread::hardware_concurrency());
+    if (lends_cpu(workers_) && cores > 0 && threads > cores) {
+        log_warning("-t {}: this machine has {}, and computes faster with -t {}", threads,
+                    counted(static_cast<uint64_t>(cores), "core"), cores);
     }
 }
 
@@ -488,15 +463,13 @@ void Supervisor::place_by_token(WaitingClient & client) {
 void Supervisor::warn_of_shared_cores() {
     const size_t threads = static_cast<size_t>(options_.worker.threads), sessions = workers_.serving();
     const size_t cores = std::thread::hardware_concurrency();
-    const bool has_cpu = std::ranges::any_of(workers_.devices(), [](const ControlMessage & device) {
-        return device.type == GGML_BACKEND_DEVICE_TYPE_CPU;
-    });
-    if (cores_are_shared_ || !has_cpu || sessions < 2 || cores == 0 || sessions * threads <= cores) {
+    if (cores_are_shared_ || !lends_cpu(workers_) || sessions < 2 || cores == 0 || sessions * threads <= cores) {
         return;
     }
     cores_are_shared_ = true;
-    log_warning("{} sessions with {} threads each share {} cores: while several compute, each is slower than its share. "
-                "Use --threads {}, or --max-sessions", sessions, threads, cores, std::max<size_t>(1, cores / sessions));
+    log_warning("{} sessions with {} each share {}: while several compute, each is slower than its share. Use --threads {}, or "
+                "--max-sessions", sessions, counted(threads, "thread"), counted(cores, "core"),
+                std::max<size_t>(1, cores / sessions));
 }
 
 void Supervisor::reap() {
@@ -528,9 +501,8 @@ void Supervisor::handle_signals() {
     ssize_t got = 0;
     while ((got = ::read(signal_pipe[0], bytes, sizeof bytes)) > 0) {
         for (ssize_t i = 0; i < got; ++i) {
-            stop_requests_ += bytes[i] == SIGTERM || bytes[i] == SIGINT ? 1 : 0;
-            if (bytes[i] == SIGCONT) {
-                log_warning("the server's main process was stopped by a signal, and goes on");
+            if (bytes[i] == SIGTERM || bytes[i] == SIGINT) {
+                stop_signal_ = stop_requests_++ == 0 ? bytes[i] : stop_signal_;
             }
         }
     }
@@ -538,6 +510,15 @@ void Supervisor::handle_signals() {
         workers_.stop();
     }
     reap();
+}
+
+// A stop by a signal leaves no other trace than this.
+void Supervisor::note_lateness(TimePoint wake_up) const {
+    const auto late = Clock::now() - wake_up;
+    if (late >= noted_lateness) {
+        log_warning("the server's main process did not run for {:.1f} s or more: it was stopped by a signal, or the machine is "
+                    "overloaded", std::chrono::duration<double>(late).count());
+    }
 }
 
 // Waits for something to happen, until the deadline at most, and deals with it.
@@ -581,7 +562,10 @@ void Supervisor::round(TimePoint deadline) {
     if (workers_.respawn_at() > Clock::now()) {
         deadline = std::min(deadline, workers_.respawn_at());
     }
-    if (::poll(fds.data(), static_cast<nfds_t>(fds.size()), poll_timeout_ms(deadline)) > 0) {
+    const TimePoint now = Clock::now(), wake_up = std::max(now, std::min(deadline, now + heartbeat));
+    const int events = ::poll(fds.data(), static_cast<nfds_t>(fds.size()), poll_timeout_ms(wake_up));
+    note_lateness(wake_up);
+    if (events > 0) {
         // Connections are accepted when all others have been read from. The signals come last: reaping a worker takes away
         // what another action refers to.
         for (size_t i = fds.size(); i-- > 0;) {
@@ -605,11 +589,16 @@ void Supervisor::drain() {
     draining_ = true;
     indexer_.line.reset();  // it ends by itself
     workers_.signal_all(SIGTERM, false);
-    if (workers_.serving() > 0) {
-        log_info("stopping: {} sessions may go on {}; a second signal ends them now", workers_.serving(),
-                 options_.drain == ServerOptions::no_limit ? "until they end"
-                                                           : formatted("for {} s", options_.drain.count()));
+    std::string rest;
+    if (const size_t serving = workers_.serving(); serving > 0) {
+        rest = formatted("; {} may go on {}; a second signal ends {} now", counted(serving, "session"),
+                         options_.drain != ServerOptions::no_limit ? formatted("for {} s", options_.drain.count())
+                         : serving == 1                            ? "until it ends"
+                                                                   : "until they end",
+                         serving == 1 ? "it" : "them");
     }
+    log_event("stopping ({}): served {}{}", stop_signal_ == SIGINT ? "SIGINT" : "SIGTERM",
+              counted(next_session_ - 1, "session"), rest);
     const int requests = stop_requests_;
     const TimePoint end = options_.drain == ServerOptions::no_limit ? no_deadline : Clock::now() + options_.drain;
     while (!workers_.empty() && stop_requests_ == requests && Clock::now() < end) {

@@ -354,6 +354,7 @@ int run_worker(int control, const WorkerOptions & options) {
     }
     ControlMessage cache{.kind = ControlMessage::Kind::cache};
     cache.set_text(weights.problem());
+    cache.count = weights.has_store() ? 1 : 0;
     if (!send_control(control, cache) || !confine_worker(control, options, *devices, weights) ||
         !announce(control, *devices)) {
         return EXIT_FAILURE;

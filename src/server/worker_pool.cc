@@ -198,6 +198,7 @@ void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & mes
             confinement_ = message.text;
             break;
         case ControlMessage::Kind::cache:
+            cache_is_readable_ = message.count != 0;
             if (cache_problem_ != message.text) {
                 cache_problem_ = message.text;
                 if (cache_problem_.empty()) {

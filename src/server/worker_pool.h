@@ -62,6 +62,9 @@ public:
     // Of the first one that was loaded, and of later ones.
     const std::vector<ControlMessage> & devices() const { return devices_; }
     const std::string & confinement() const { return confinement_; }  // in words
+    // Why uploaded weights are not kept; empty: they are, or nobody asked for it. What was kept before may still be read.
+    const std::string & cache_problem() const { return cache_problem_; }
+    bool cache_is_readable() const { return cache_is_readable_; }
     // Why no client can be served: the last worker that was started could not load. Empty: it could, or is loading.
     const std::string & outage() const { return outage_; }
     TimePoint respawn_at() const { return respawn_at_; }
@@ -85,6 +88,7 @@ private:
     std::vector<ControlMessage> devices_;
     std::string start_failure_;  // reported by the worker that is loading
     std::string cache_problem_;  // why weights are not kept, of the last worker that was loaded
+    bool cache_is_readable_ = false;
     std::string outage_, confinement_, noted_;
     seconds respawn_pause_ = min_respawn_pause;
     std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links

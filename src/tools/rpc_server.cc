@@ -41,7 +41,7 @@ Environment:
   LLAMA_CACHE             -c and --model-dir use $LLAMA_CACHE/rpc
                           [$XDG_CACHE_HOME/llama.cpp/rpc, without that ~/.cache/llama.cpp/rpc]
   GGML_RPC_TRANSPORT=tcp  do not use RDMA
-  GGML_RPC_DEBUG=1        log every step
+  GGML_RPC_DEBUG=1        log every connection, and what ggml logs, too
   GGML_RPC_POLL_US=N      poll a session's socket for N microseconds before sleeping [50]
   GOMP_SPINCOUNT, OMP_WAIT_POLICY
                           how threads of a CPU device wait for each other [GOMP_SPINCOUNT=1000, which lets sessions
@@ -151,7 +151,8 @@ int main(int argc, char ** argv) {
         ->option_text("NAME,...")
         ->delimiter(',');
     auto * keep = app.add_flag("-c,--cache", weights.keep,
-                               "keep uploaded weights on disk, so that clients need not send them again");
+                               "keep uploaded weights on disk, so that clients need not send them again: tensors of more than 1 MiB "
+                               "(10 MiB from stock clients)");
     auto * cache_dir = app.add_option("--cache-dir", weights.directory,
                                       "keep the weights of -c and the hashes of --model-dir in DIR [see LLAMA_CACHE below]")
                            ->option_text("DIR");
@@ -162,7 +163,8 @@ int main(int argc, char ** argv) {
                       ->transform(tools::as_size(least_limit, "no limit"))
                       ->needs(keep);
     app.add_option("--model-dir", weights.model_dirs,
-                   "load weights from the *.gguf files below DIR if they equal the client's; may be given more than once. "
+                   "load weights (tensors of more than 1 MiB) from the *.gguf files below DIR if they equal the client's; may be given "
+                   "more than once. "
                    "The server hashes the files once, in the background")
         ->option_text("DIR")
         ->allow_extra_args(false);

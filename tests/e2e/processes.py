@@ -82,7 +82,7 @@ class Server(Process):
 
     # Of the sessions that have ended, with what they did: graphs built and launched, MiB received.
     SUMMARY = re.compile(r'Client connection closed \(session (\d+)\): (?:[^;\n]*; )?'
-                         r'(\d+) graphs computed (\d+) times, (\d+) MiB in')
+                         r'(\d+) graphs? computed (\d+) times?, (\d+) MiB in')
 
     def workers(self):
         return children(self.pid)

@@ -132,6 +132,34 @@ def test_no_port_before_the_devices_are_known(lab, device):
         assert server.wait() == 1 and 'CUDA77' in server.err()
 
 
+def test_a_cache_that_cannot_be_written_is_off_in_the_banner(lab):
+    out = lab.server('-c', '--cache-dir', '/proc/no/folder').out()
+    assert re.search(r'  local cache    : off: cannot make the directory /proc/no/folder\S*: ', out), out
+
+
+def test_the_banner_names_threads_and_shared_memory(lab):
+    cores = len(os.sched_getaffinity(0))
+    assert re.search(rf'  threads        : 1 for each session, on {cores} cores?\n', lab.server().out())
+    server = lab.server('-d', 'CPU,CPU')
+    assert f'  threads        : 1 for each session and CPU device, on {cores} core' in server.out()
+    assert len(re.findall(r'(?m)^  CPU: .* free; the 2 CPU devices share it\)$', server.out())) == 2, server.out()
+
+
+def test_the_banner_promises_no_rdma_without_a_device(lab):
+    """Nor for a Unix socket."""
+    if Path('/sys/class/infiniband').is_dir() and os.listdir('/sys/class/infiniband'):
+        pytest.skip('an RDMA device is here')
+    line = re.search(r'  transport      : (.*)\n', lab.server().out()).group(1)
+    assert line == 'TCP' or line.startswith('TCP (no RDMA: '), line
+    assert '  transport      : Unix socket\n' in lab.server(host=f'unix:{lab.folder}/rpc.sock').out()
+
+
+def test_a_warning_when_one_session_has_more_threads_than_cores(lab):
+    cores = len(os.sched_getaffinity(0))
+    server = lab.start('rpc-server', [RPC_SERVER, '-p', 0, '-t', cores + 1], tool=False)
+    server.wait_for(rf'warning: -t {cores + 1}: this machine has {cores} cores?, and computes faster with -t {cores}\n')
+
+
 def test_unusable_cache_folder(lab):
     file = lab.folder / 'file'
     file.write_text('')
@@ -188,7 +216,7 @@ def test_unix_socket_in_use_is_not_taken(lab):
 def test_a_file_in_the_way_of_a_unix_socket_stays(lab):
     path = lab.folder / 'precious'
     path.write_text('data')
-    the_only_line(ask(lab, '-H', f'unix:{path}', rc=1))
+    assert f'unix:{path}: a file that is no socket is there' in the_only_line(ask(lab, '-H', f'unix:{path}', rc=1))
     assert path.read_text() == 'data'
 
 
@@ -203,6 +231,7 @@ def test_a_signal_ends_an_idle_server(lab, number):
     assert server.wait() == 0
     assert time.monotonic() - began < 3
     assert not any(is_alive(worker) for worker in workers)
+    assert server.count(rf'stopping \({number.name}\): served 0 sessions\n') == 1
 
 
 def test_sessions_may_go_on_for_a_while(lab):
@@ -210,7 +239,7 @@ def test_sessions_may_go_on_for_a_while(lab):
     llama = lab.llama_server([server])
     wanted = llama.complete(n=8)
     server.signal(signal.SIGTERM)
-    server.wait_for('sessions may go on')
+    server.wait_for(r'stopping \(SIGTERM\): served \d+ sessions?; 1 session may go on for 60 s; a second signal ends it now')
     assert llama.complete(n=8) == wanted
     with stockwire.connect(server) as newcomer:
         newcomer.sendall(stockwire.command(stockwire.HELLO, bytes(24)) + stockwire.command(stockwire.DEVICE_COUNT))
@@ -247,7 +276,7 @@ def test_a_drain_without_a_limit_ends_with_the_last_session(lab):
         llama = lab.llama_server([proxy])
         wanted = llama.complete(n=8)
         server.signal(signal.SIGTERM)
-        server.wait_for('sessions may go on until they end')
+        server.wait_for('1 session may go on until it ends')
         time.sleep(5.5)  # longer than the default
         proxy.cut()
         assert llama.complete(n=8) == wanted
@@ -275,7 +304,7 @@ def test_a_second_signal_ends_it_now(lab):
     server = lab.server('--drain', 600)
     client = lab.endless_completion([server])
     server.signal(signal.SIGTERM)
-    server.wait_for('a second signal ends them now')
+    server.wait_for('a second signal ends it now')
     server.signal(signal.SIGTERM)
     assert server.wait(15) == 0
     assert client.wait() > 0
@@ -320,7 +349,7 @@ def test_a_warning_when_sessions_share_cores(lab):
             client = clients.enter_context(greet(server))
             client.sendall(command(0, struct.pack('<IQ', 0, 4096)))
             client.recv(24, socket.MSG_WAITALL)
-        server.wait_for(rf'warning: 2 sessions with {cores} threads each share {cores} cores')
+        server.wait_for(rf'warning: 2 sessions with {cores} threads each share {cores} cores?')
         assert server.count('threads each share') == 1
 
 
@@ -336,7 +365,7 @@ def test_max_sessions_makes_others_wait(lab):
     same(lab.logits([server]), wanted)
     killer.result()
     said = lab.processes[-1].log()
-    assert f'RPC server {server.endpoint} is full: 1 sessions are served, and this client is at place 1 of the queue' in said
+    assert f'RPC server {server.endpoint} is full: 1 session is served, and this client is at place 1 of the queue' in said
     assert f'RPC server {server.endpoint} has room now' in said
 
 
@@ -358,7 +387,7 @@ def test_one_time_out_for_the_whole_start(lab):
     assert client.wait() == 1
     assert waited < 4 + 3, 'shorter than the time to connect, 10 s'
     line, = (line for line in client.log().splitlines() if 'what to do: end a program that uses the server' in line)
-    assert f'RPC server {server.endpoint}: no session in 4 s: 1 sessions are served, and this client is at place 1 of the queue' in line
+    assert f'RPC server {server.endpoint}: no session in 4 s: 1 session is served, and this client is at place 1 of the queue' in line
     assert 'no progress' not in client.log() and 'cannot ask' not in client.log()
 
 
@@ -448,6 +477,31 @@ def test_idle_sessions_are_not_pushed_out_by_those_who_have_as_many(lab):
 def doctor(lab, server):
     done = lab.run([BIN / 'rpc-doctor', '--json', server.endpoint], tool=False, rc=None, timeout=60)
     return json.loads(done.out)['endpoints'][0]
+
+
+def test_the_doctor_waits_for_a_full_server_as_long_as_it_is_told(lab):
+    server = lab.server('--max-sessions', 1)
+    with ask_session(server, '127.0.0.2'):
+        began = time.monotonic()
+        done = lab.run([BIN / 'rpc-doctor', '--timeout', 2, server.endpoint], tool=False, rc=1, timeout=60)
+        assert time.monotonic() - began < 2 + 3
+        assert done.err == (f'{server.endpoint}: waiting for a session, for 2 s at most: 1 session is served, and this client '
+                            'is at place 1 of the queue\n')
+
+
+def test_the_benchmark_says_that_it_waits_and_once_that_it_failed(lab):
+    server = lab.server('--max-sessions', 1)
+    with ask_session(server, '127.0.0.2'):
+        began = time.monotonic()
+        done = lab.run([BIN / 'rpc-bench', '--rpc', server.endpoint], tool=False, rc=1, timeout=60,
+                       env={'GGML_RPC_TIMEOUT_S': 2})
+        assert time.monotonic() - began < 2 + 3
+        assert done.err.startswith(f'{server.endpoint}: waiting for a session, for 2 s at most (GGML_RPC_TIMEOUT_S): ')
+        assert done.log.count('failed: no session in 2 s: ') == 1, done.log
+        for form in 'csv', 'json':
+            done = lab.run([BIN / 'rpc-bench', '--rpc', server.endpoint, '-o', form], tool=False, rc=1, timeout=60,
+                           env={'GGML_RPC_TIMEOUT_S': 1})
+            assert done.err.count('failed: no session in 1 s: ') == 1, done.log
 
 
 def test_the_doctor_tells_full_stopped_and_good_servers_apart(lab):

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from stockwire import command, greet, is_dropped
-from system import MAKE_MODELS, PATIENCE, RPC_SERVER, environment, eventually
+from system import BIN, MAKE_MODELS, PATIENCE, RPC_SERVER, environment, eventually
 
 ALLOC_BUFFER = 0
 STAMP = r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d '
@@ -149,6 +149,13 @@ def test_a_closing_line_says_what_the_session_did(lab):
     assert first[0] > 0 and first[1] == 0 and second[0] == 0 and second[1] > 0
 
 
+def test_what_measures_a_network_path_is_not_called_weights(lab):
+    server = lab.server()
+    lab.run([BIN / 'rpc-bench', '--rpc', server.endpoint, '--rounds', 1, '--time', 1], tool=False, timeout=120)
+    server.wait_idle()
+    assert re.search(r'[1-9]\d* MiB in', server.out()) and 'weights' not in server.out()
+
+
 def threads_sleep(pid):
     states = [file.read_text().rsplit(')', 1)[1].split()[0] for file in pathlib.Path(f'/proc/{pid}/task').glob('*/stat')]
     return all(state == 'S' for state in states)
@@ -165,12 +172,21 @@ def test_a_stop_leaves_a_trace(lab):
         server.wait_for(rf'warning: worker process {serving} \(session 1 with \S+\) was stopped by a signal')
         time.sleep(10.5)
         os.kill(serving, signal.SIGCONT)
+        os.kill(serving, signal.SIGCONT)  # tells nothing: it runs
+        os.kill(server.pid, signal.SIGCONT)
         server.wait_for(rf'warning: worker process {serving} .* goes on after a stop of 1\d\.\d s')
         client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
         server.wait_for(r'the client sent no command for 1\d\.\d s \(session 1\)')
+    server.wait_idle()
+    assert server.count('warning') == 2
+
+
+def test_a_stop_of_the_main_process_leaves_a_trace(lab):
+    server = lab.server()
     os.kill(server.pid, signal.SIGSTOP)
+    time.sleep(9)  # more than its heartbeat and what counts as late
     os.kill(server.pid, signal.SIGCONT)
-    server.wait_for("the server's main process was stopped by a signal, and goes on")
+    server.wait_for(r"warning: the server's main process did not run for \d+\.\d s or more: it was stopped by a signal")
 
 
 def test_unix_clients_are_named(lab):

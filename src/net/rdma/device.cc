@@ -125,6 +125,15 @@ std::vector<PortFacts> scan_ports() {
     return ports;
 }
 
+std::string why_none_is_active(const std::vector<PortFacts> & ports) {
+    if (ports.empty()) {
+        return "no RDMA device";
+    }
+    return std::ranges::any_of(ports, &PortFacts::is_active)
+               ? ""
+               : formatted("{} port {} is not active", ports.front().device, ports.front().port);
+}
+
 Wish wish_from_environment(int socket) {
     Wish wish;
     wish.device = env_text("GGML_RDMA_DEV");

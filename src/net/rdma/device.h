@@ -33,6 +33,9 @@ struct PortFacts {
 // Every port of every device, whatever its state. Empty without a device, driver or libibverbs.
 std::vector<PortFacts> scan_ports();
 
+// Why no port can be used now: "no RDMA device", "mlx5_0 port 1 is not active". Empty if one can. Pure.
+std::string why_none_is_active(const std::vector<PortFacts> & ports);
+
 // What the user and the connection ask for.
 struct Wish {
     std::optional<std::string> device;  // GGML_RDMA_DEV

@@ -43,6 +43,14 @@ std::string refusal(const std::vector<PortFacts> & ports, const Wish & wish) {
     return choice ? "" : choice.error().text;
 }
 
+TEST(RdmaChoose, KnowsWhetherAnyPortCanBeUsed) {
+    PortFacts down = ethernet("mlx5_0", "::ffff:10.0.0.2");
+    down.is_active = false;
+    EXPECT_EQ(why_none_is_active({}), "no RDMA device");
+    EXPECT_EQ(why_none_is_active({down}), "mlx5_0 port 1 is not active");
+    EXPECT_EQ(why_none_is_active({down, ethernet("mlx5_1", "::ffff:10.0.0.3")}), "");
+}
+
 TEST(RdmaChoose, TakesTheGidOfTheConnectionsAddress) {
     const auto choice = choose({ethernet("mlx5_0", "::ffff:10.0.0.2")}, at("::ffff:10.0.0.2"));
     ASSERT_TRUE(choice) << choice.error().text;

@@ -96,22 +96,22 @@ Result<std::vector<GraphTensor>> decode_difference(std::span<const GraphTensor> 
                                                    ConstBytes difference) {
     constexpr size_t head = sizeof(uint32_t) + sizeof(uint64_t);
     if (n_tensors > max_graph_tensors || n_tensors > base.size() + difference.size() / head) {
-        return fail(Errc::protocol, "{} tensors in a difference of {} bytes to {}", n_tensors, difference.size(),
-                    base.size());
+        return fail(Errc::protocol, "a graph difference of {} bytes to {} tensors cannot describe {} tensors",
+                    difference.size(), base.size(), n_tensors);
     }
     std::vector<GraphTensor> out(base.begin(), base.begin() + static_cast<ptrdiff_t>(std::min<size_t>(base.size(), n_tensors)));
     out.resize(n_tensors);
     size_t next = 0;
     while (!difference.empty()) {
         if (difference.size() < head) {
-            return fail(Errc::protocol, "a difference that ends within a tensor");
+            return fail(Errc::protocol, "a graph difference ends within a tensor");
         }
         next += load<uint32_t>(difference.data());
         const auto changed = load<uint64_t>(difference.data() + sizeof(uint32_t));
         difference = difference.subspan(head);
         const size_t size = static_cast<size_t>(std::popcount(changed)) * sizeof(uint64_t);
         if (next >= n_tensors || changed >> words != 0 || size > difference.size()) {
-            return fail(Errc::protocol, "a difference that does not fit its {} tensors", n_tensors);
+            return fail(Errc::protocol, "a graph difference does not match its {} tensors", n_tensors);
         }
         Words merged = words_of(out[next]);
         for (size_t w = 0; w < words; ++w) {
@@ -122,9 +122,9 @@ Result<std::vector<GraphTensor>> decode_difference(std::span<const GraphTensor> 
         }
         out[next++] = std::bit_cast<GraphTensor>(merged);
     }
-    // Only tensors of the base may be left as they are.
+    // Tensors beyond the end of the base must be given.
     if (n_tensors > base.size() && next != n_tensors) {
-        return fail(Errc::protocol, "a difference that gives {} of {} tensors", next, n_tensors);
+        return fail(Errc::protocol, "a graph difference gives {} of {} tensors", next, n_tensors);
     }
     return out;
 }

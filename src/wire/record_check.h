@@ -1,5 +1,5 @@
-// The check of a record: finds one that was lost, came twice, was cut off or altered on its way. Not against malice:
-// anybody can compute it.
+// The checksum of a record. Detects records that were lost, duplicated, truncated or altered in transit. No protection
+// against an attacker.
 #pragma once
 
 #include <span>
@@ -8,9 +8,9 @@
 
 namespace caravan::wire {
 
-// Of a record whose first byte of data is the stream's byte `position`: the lower 32 bits of XXH3 (64 bits, `position` is
-// the seed) over `length` and `acknowledged` as they are sent, and over the data, if they are max_checked_record bytes at
-// most: the first `length` bytes of `data`, which is in pieces.
+// The lower 32 bits of XXH3 (64 bits) over header.length, header.acknowledged and, if header.length is at most
+// max_checked_record, the first header.length bytes of `data`. The seed is `position`, the offset in the stream of the
+// first byte of the record.
 uint32_t record_check(uint64_t position, const RecordHeader & header, std::span<const ConstBytes> data);
 
 }  // namespace caravan::wire

@@ -5,7 +5,7 @@
 namespace caravan::wire {
 namespace {
 
-// A graph of a hundred thousand tensors takes 30 MB. Taken piece by piece, as it arrives.
+// A graph of 100,000 tensors takes 30 MB. The receiver allocates memory only as the payload arrives.
 constexpr uint64_t max_graph_payload = 64 << 20;
 
 constexpr PayloadBounds exactly(uint64_t size) { return {size, size}; }

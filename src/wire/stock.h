@@ -1,7 +1,8 @@
-// The stock dialect: ggml's RPC protocol 8.0, as ggml 0.27 speaks it. Layouts only: no I/O, no ggml calls.
+// The stock dialect: ggml's RPC protocol 8.0, as in ggml 0.27. Layouts only: no I/O, no ggml calls.
 //
-// Request: u8 command, u64 size of the payload, payload. Answer, for the commands that have one: u64 size, payload.
-// Strictly in order, no request numbers. Everything little-endian and packed. docs/protocol.md has the whole table.
+// A request is u8 command, u64 payload size, payload. A reply, for commands that have one, is u64 size, payload. Replies
+// come in the order of the requests; there are no request numbers. All fields are little-endian and packed.
+// docs/protocol.md has the complete table.
 #pragma once
 
 #include <cstddef>
@@ -15,10 +16,10 @@ inline constexpr uint8_t stock_major = 8;
 inline constexpr uint8_t stock_minor = 0;
 inline constexpr uint8_t stock_patch = 0;
 
-// Weights longer than this are looked up by hash before they are sent (ggml 0.27: exactly this many bytes are not).
+// A client sends SET_TENSOR_HASH before it uploads weights of more than this many bytes.
 inline constexpr size_t hash_threshold = 10 * 1024 * 1024;
 
-// Both sides keep this many graphs for each device; the next new one forgets them all.
+// Both sides keep this many graphs for each device. The next new graph evicts all of them.
 inline constexpr size_t max_kept_graphs = 1024;
 
 enum class Command : uint8_t {
@@ -56,22 +57,22 @@ inline constexpr size_t op_params_size = 64;
 
 struct RequestHeader {
     Command command;
-    uint64_t size;  // of the payload that follows
+    uint64_t size;  // bytes of payload that follow
 };
 
 struct Tensor {
-    uint64_t id;  // the sender's address of it: unique and not 0
+    uint64_t id;  // unique within the request, not 0; stock clients send the address of their ggml_tensor
     uint32_t type;
     uint64_t buffer;        // handle from ALLOC_BUFFER, 0 = none
     uint32_t ne[max_dims];  // elements
-    uint32_t nb[max_dims];  // strides in bytes: below 4 GiB
+    uint32_t nb[max_dims];  // strides, bytes
     uint32_t op;
     std::byte op_params[op_params_size];
     int32_t flags;
     uint64_t src[max_sources];  // ids, 0 = none
     uint64_t view_src;          // id, 0 = none
     uint64_t view_offs;         // bytes
-    uint64_t data;              // address within BUFFER_GET_BASE .. + size, 0 = none
+    uint64_t data;              // address, from BUFFER_GET_BASE to that plus the buffer's size; 0 = none
     char name[max_name];
     int32_t use_count;  // filled in GRAPH_COMPUTE only
 };
@@ -110,7 +111,7 @@ struct BufferClearRequest {
 
 struct SetTensorRequest {  // the data follows
     Tensor tensor;
-    uint8_t cache;  // 1: a weight that is worth keeping
+    uint8_t cache;  // 1: a weight that the server should cache
     uint64_t offset;
 };
 
@@ -165,7 +166,7 @@ struct Tensor2dRequest {  // SET_TENSOR_2D (n_copies rows of `size` bytes follow
     uint64_t offset;
     uint64_t size;
     uint64_t n_copies;
-    uint64_t stride;  // between rows in the tensor, bytes
+    uint64_t stride;  // from row to row in the tensor, bytes
 };
 
 #pragma pack(pop)
@@ -184,11 +185,11 @@ static_assert(sizeof(GraphComputeRequest) == 16 && sizeof(GraphRecomputeRequest)
 static_assert(sizeof(GetAllocSizeRequest) == 3260 && sizeof(MemsetTensorRequest) == 313);
 static_assert(sizeof(Tensor2dRequest) == 328);
 
-// FNV-1a, 64 bits: the hash that SET_TENSOR_HASH names weights by.
+// FNV-1a, 64 bits: the hash of SET_TENSOR_HASH. Pass the result for one piece as `state` for the next.
 inline constexpr uint64_t fnv1a_start = 0xcbf29ce484222325;
 uint64_t fnv1a(ConstBytes data, uint64_t state = fnv1a_start);
 
-// The payload size that a request of this command must have: [low, high]. low > high for an unknown command.
+// The payload sizes that a request may have: low to high, inclusive. low > high for an unknown command.
 struct PayloadBounds {
     uint64_t low;
     uint64_t high;
@@ -196,7 +197,7 @@ struct PayloadBounds {
 constexpr uint64_t any_size = UINT64_MAX;  // as `high`
 PayloadBounds payload_bounds(Command command);
 
-// For messages to people: "GET_TENSOR", or "unknown command".
+// For log lines and errors: "GET_TENSOR", or "unknown command".
 const char * command_name(Command command);
 
 }  // namespace caravan::wire

@@ -1,4 +1,4 @@
-// The coding of graphs by difference.
+// The difference coding of graphs.
 #include "wire/native.h"
 
 #include <gtest/gtest.h>
@@ -23,7 +23,7 @@ std::vector<std::byte> difference(const Tensors & base, const Tensors & tensors)
     return out;
 }
 
-// Some words of it set.
+// About a quarter of its words are not 0.
 GraphTensor random_tensor(std::mt19937 & random) {
     std::array<uint64_t, sizeof(GraphTensor) / 8> words{};
     for (uint64_t & word : words) {
@@ -32,7 +32,7 @@ GraphTensor random_tensor(std::mt19937 & random) {
     return std::bit_cast<GraphTensor>(words);
 }
 
-TEST(Difference, GivesBackWhatWasEncoded) {
+TEST(Difference, DecodesToTheEncodedTensors) {
     std::mt19937 random(7);
     for (int round = 0; round < 300; ++round) {
         Tensors base(random() % 20), tensors(random() % 20);
@@ -49,7 +49,7 @@ TEST(Difference, GivesBackWhatWasEncoded) {
     }
 }
 
-TEST(Difference, OfEqualGraphsIsNothing) {
+TEST(Difference, OfEqualGraphsIsEmpty) {
     std::mt19937 random(7);
     const Tensors tensors(100, random_tensor(random));
     EXPECT_TRUE(difference(tensors, tensors).empty());
@@ -58,18 +58,18 @@ TEST(Difference, OfEqualGraphsIsNothing) {
     EXPECT_EQ(difference(tensors, changed).size(), 4u + 8 + 8);
 }
 
-TEST(Difference, TakesNoMemoryThatWasNotPaidFor) {
+TEST(Difference, RejectsMoreTensorsThanItsBytesCanDescribe) {
     EXPECT_FALSE(decode_difference({}, 1, {}));
     EXPECT_FALSE(decode_difference({}, max_graph_tensors, test::noise(120)));
     EXPECT_FALSE(decode_difference(Tensors(5), UINT32_MAX, test::noise(120)));
     EXPECT_TRUE(decode_difference(Tensors(5), 5, {}));
-    // Paid for, at 12 bytes each for a tensor of zeros, but too many.
+    // 12 bytes describe a tensor of zeros, but a graph may not have as many.
     const std::vector<std::byte> zeros(12 * (max_graph_tensors + 1));
     EXPECT_FALSE(decode_difference({}, max_graph_tensors + 1, zeros));
     EXPECT_EQ(decode_difference(Tensors(5), 3, {})->size(), 3u);
 }
 
-TEST(Difference, NonsenseIsRefusedOrHarmless) {
+TEST(Difference, MalformedInputIsRejectedOrHarmless) {
     std::mt19937 random(3);
     const Tensors base(8, random_tensor(random));
     Tensors tensors = base;
@@ -77,13 +77,13 @@ TEST(Difference, NonsenseIsRefusedOrHarmless) {
     tensors[2].op = 77;
     const auto good = difference(base, tensors);
     for (size_t cut = 0; cut < good.size(); ++cut) {
-        // A copy of its own, so that a read beyond the end is seen.
+        // An exact-sized allocation, so that AddressSanitizer detects a read beyond its end.
         (void)decode_difference(base, 12, std::vector(good.begin(), good.begin() + static_cast<ptrdiff_t>(cut)));
     }
     EXPECT_FALSE(decode_difference(base, 12, ConstBytes(good).first(good.size() - 1)));
     std::vector<std::byte> beyond(sizeof(uint32_t) + 2 * sizeof(uint64_t));
     store(beyond.data() + sizeof(uint32_t), uint64_t{1} << (sizeof(GraphTensor) / sizeof(uint64_t)));
-    EXPECT_FALSE(decode_difference(base, 8, beyond)) << "a word behind the last one";
+    EXPECT_FALSE(decode_difference(base, 8, beyond)) << "a word beyond the last one";
     for (int round = 0; round < 20000; ++round) {
         auto bad = good;
         bad[random() % bad.size()] = static_cast<std::byte>(random());
@@ -100,7 +100,7 @@ TEST(NativeCommands, HaveBoundsAndNames) {
         EXPECT_EQ(is_native(command), bounds.low <= bounds.high) << i;
         EXPECT_EQ(is_native(command), command_name(static_cast<NativeCommand>(i)) != std::string_view("unknown command"));
         if (is_native(command)) {
-            EXPECT_GT(payload_bounds(command).low, payload_bounds(command).high) << "a stock command too";
+            EXPECT_GT(payload_bounds(command).low, payload_bounds(command).high) << "also a stock command";
         }
     }
 }

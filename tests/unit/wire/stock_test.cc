@@ -10,7 +10,7 @@ namespace {
 
 uint64_t hash(std::string_view text) { return fnv1a(const_bytes(text.data(), text.size())); }
 
-// From the FNV authors' own table.
+// Test vectors published by the authors of FNV.
 TEST(Fnv1a, KnownVectors) {
     EXPECT_EQ(hash(""), 0xcbf29ce484222325);
     EXPECT_EQ(hash("a"), 0xaf63dc4c8601ec8c);
@@ -21,7 +21,7 @@ TEST(Fnv1a, KnownVectors) {
     EXPECT_EQ(hash("\xff"), 0xaf64724c8602eb6e);
 }
 
-TEST(Fnv1a, GoesOnWhereItStopped) {
+TEST(Fnv1a, ContinuesFromAState) {
     const std::string_view text = "weights in two pieces";
     for (size_t at = 0; at <= text.size(); ++at) {
         const auto first = fnv1a(const_bytes(text.data(), at));
@@ -34,7 +34,7 @@ struct Expected {
     uint64_t low, high;
 };
 
-TEST(PayloadBounds, EveryCommandAsInTheProtocolTable) {
+TEST(PayloadBounds, MatchTheProtocolTable) {
     constexpr uint64_t any = UINT64_MAX;
     constexpr Expected table[] = {
         {0, 12, 12},   {1, 4, 4},      {2, 4, 4},     {3, 8, 8},    {4, 8, 8},     {5, 9, 9},
@@ -49,21 +49,21 @@ TEST(PayloadBounds, EveryCommandAsInTheProtocolTable) {
     }
 }
 
-TEST(PayloadBounds, AGraphIsAtLeastItsCountsAndNotEndless) {
+TEST(PayloadBounds, GraphPayloadHasAMinimumAndAMaximum) {
     const PayloadBounds bounds = payload_bounds(Command::graph_compute);
     EXPECT_EQ(bounds.low, 20u);
     EXPECT_GE(bounds.high, uint64_t{100'000} * sizeof(Tensor));
     EXPECT_LE(bounds.high, uint64_t{1} << 30);
 }
 
-TEST(PayloadBounds, UnknownCommandsHaveNone) {
+TEST(PayloadBounds, UnknownCommandsAllowNoSize) {
     for (int command = 23; command < 256; ++command) {
         const PayloadBounds bounds = payload_bounds(static_cast<Command>(command));
         EXPECT_GT(bounds.low, bounds.high) << command;
     }
 }
 
-TEST(CommandName, EachItsOwn) {
+TEST(CommandName, NamesAreUnique) {
     EXPECT_STREQ(command_name(Command::get_tensor), "GET_TENSOR");
     EXPECT_STREQ(command_name(Command::comm_free), "COMM_FREE");
     for (int a = 0; a < 23; ++a) {

@@ -66,7 +66,7 @@ Result<> check() {
     std::unique_ptr<ggml_context, void (*)(ggml_context *)> context(
         ggml_init({.mem_size = 64 * 1024, .mem_buffer = nullptr, .no_alloc = true}), ggml_free);
     if (context == nullptr) {
-        return fail(Errc::no_memory, "cannot make a ggml context");
+        return fail(Errc::no_memory, "cannot create a ggml context");
     }
     ggml_tensor * a = ggml_new_tensor_1d(context.get(), GGML_TYPE_F32, 4);
     ggml_tensor * sum = ggml_add(context.get(), a, a);
@@ -78,7 +78,7 @@ Result<> check() {
                              graph->leafs[0] == a && slot != SIZE_MAX && graph->use_counts[slot] == 2 &&
                              (sum->flags & GGML_TENSOR_FLAG_COMPUTE) != 0;
     if (!as_declared) {
-        return fail(Errc::unsupported, "ggml {} lays out its graphs differently from what this was built for", running);
+        return fail(Errc::unsupported, "the graph layout of ggml {} is not the one that Caravan was built for", running);
     }
     return {};
 }

@@ -1,4 +1,4 @@
-// Does the ggml of this process have the layouts that abi/ggml_abi.h declares?
+// Verifies that the ggml of this process has the layouts that abi/ggml_abi.h declares.
 #pragma once
 
 #include "abi/ggml_abi.h"
@@ -6,15 +6,15 @@
 
 namespace caravan::abi {
 
-// Compares ggml's version with the one that this was built for and reads a small graph, made through the public API,
-// through our own layouts. Call it before any other use of ggml_abi.h.
+// Compares the version of ggml with the one that Caravan was built for, builds a small graph through the public API and
+// reads it through the declared layouts. Errc::unsupported if they differ. Call it before any other use of ggml_abi.h.
 Result<> check();
 
-// The slot of `tensor` in the graph's table of use counts, or SIZE_MAX if it is not there. ggml hashes the address
-// without its low 4 bits and probes linearly.
+// Returns the slot of `tensor` in the hash set of a graph, which also indexes use_counts; SIZE_MAX if it is absent. ggml
+// hashes the address without its low 4 bits and probes linearly.
 size_t find_slot(const ::ggml_hash_set & set, const ::ggml_tensor * tensor);
 
-// The slot of `tensor`, taken for it if it was not there. SIZE_MAX if the table is full.
+// Inserts `tensor` if it is absent and returns its slot; SIZE_MAX if the set is full.
 size_t insert_slot(::ggml_hash_set & set, ::ggml_tensor * tensor);
 
 }  // namespace caravan::abi

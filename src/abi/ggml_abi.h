@@ -1,9 +1,9 @@
-// ggml's plug-in ABI, backend API version 3 (ggml 0.27). ggml ships no header for it, so the layouts are declared here
-// from what its binaries do: every table is an array of 8-byte function pointers, objects follow their tables. The
-// static_asserts pin each offset; abi_check.h confirms at start what can be seen at run time.
+// ggml's plug-in ABI, backend API version 3 (ggml 0.27). ggml installs no header for it, so the layouts are declared here
+// as observed in its binaries: a table is an array of 8-byte function pointers, and an object begins with its table. The
+// static_asserts fix each offset; abi_check.h verifies at start-up what is observable at run time.
 //
-// Defining these structs completes the opaque types of ggml-backend.h. All calls come from the host program's threads;
-// ggml gives no guarantee that one thread at a time uses a device or a buffer type.
+// These structs complete the opaque types of ggml-backend.h. All calls come from threads of the host program. ggml does
+// not serialize calls on a device or a buffer type.
 #pragma once
 
 #include <cstddef>
@@ -44,7 +44,7 @@ struct ggml_backend_buffer_calls {
                           size_t n_copies, size_t stride_tensor, size_t stride_data);  // optional
     void (*get_tensor_2d)(ggml_backend_buffer_t, const ggml_tensor *, void * data, size_t offset, size_t size,
                           size_t n_copies, size_t stride_tensor, size_t stride_data);  // optional
-    bool (*cpy_tensor)(ggml_backend_buffer_t, const ggml_tensor * src, ggml_tensor * dst);  // optional; dst is here
+    bool (*cpy_tensor)(ggml_backend_buffer_t, const ggml_tensor * src, ggml_tensor * dst);  // optional; owns dst
     void (*clear)(ggml_backend_buffer_t, uint8_t value);
     void (*reset)(ggml_backend_buffer_t);  // optional
 };
@@ -61,7 +61,7 @@ struct ggml_backend_graph_optimize_params;
 
 struct ggml_backend_calls {
     const char * (*get_name)(ggml_backend_t);
-    void (*free)(ggml_backend_t);  // must delete the ggml_backend object too
+    void (*free)(ggml_backend_t);  // also deletes the ggml_backend object
     void (*set_tensor_async)(ggml_backend_t, ggml_tensor *, const void *, size_t offset, size_t size);
     void (*get_tensor_async)(ggml_backend_t, const ggml_tensor *, void *, size_t offset, size_t size);
     void (*set_tensor_2d_async)(ggml_backend_t, ggml_tensor *, const void *, size_t offset, size_t size,
@@ -131,7 +131,7 @@ struct ggml_backend_reg {
 
 struct ggml_hash_set {
     size_t size;
-    uint32_t * used;  // one bit a slot
+    uint32_t * used;  // one bit per slot
     ggml_tensor ** keys;
 };
 
@@ -143,13 +143,13 @@ struct ggml_cgraph {
     ggml_tensor ** grads;
     ggml_tensor ** grad_accs;
     ggml_tensor ** leafs;
-    int32_t * use_counts;  // by slot of visited
+    int32_t * use_counts;  // indexed by the slots of `visited`
     ggml_hash_set visited;
     int order;
-    uint64_t uid;  // non-zero and constant while a program reuses the graph; 0: never seen again
+    uint64_t uid;  // constant while a program reuses the graph; 0: the program does not reuse it
 };
 
-static_assert(sizeof(void *) == 8, "declared for 64-bit machines");
+static_assert(sizeof(void *) == 8, "these layouts are those of 64-bit machines");
 static_assert(sizeof(ggml_backend_buffer_type) == 80 && offsetof(ggml_backend_buffer_type, device) == 0x40);
 static_assert(sizeof(ggml_backend_buffer_calls) == 88);
 static_assert(sizeof(ggml_backend_buffer) == 0x78 && offsetof(ggml_backend_buffer, buft) == 0x58 &&
@@ -173,9 +173,10 @@ static_assert(sizeof(ggml_tensor) == 336 && GGML_MAX_DIMS == 4 && GGML_MAX_SRC =
               GGML_MAX_NAME == 64);
 
 extern "C" {
-// Exported by libggml-base, declared in no header. Takes the table by value; the usage starts as ANY.
+// Both are exported by libggml-base and declared in no header.
+// Takes the table by value. The usage of the new buffer is ANY.
 GGML_API ggml_backend_buffer_t ggml_backend_buffer_init(ggml_backend_buffer_type_t buft,
                                                         ggml_backend_buffer_calls calls, void * context, size_t size);
-// True for ops whose result may need more room than its bytes (MUL_MAT, FLASH_ATTN_EXT, ARGSORT, …).
+// True for ops whose result may need more memory than ggml_nbytes() (MUL_MAT, FLASH_ATTN_EXT, ARGSORT, …).
 GGML_API bool ggml_op_alloc_size_may_expand(ggml_op op);
 }

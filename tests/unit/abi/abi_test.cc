@@ -12,12 +12,12 @@
 namespace caravan::abi {
 namespace {
 
-TEST(Abi, FitsTheGgmlOfThisProcess) {
+TEST(Abi, MatchesTheLoadedGgml) {
     const auto checked = check();
     EXPECT_TRUE(checked) << checked.error().text;
 }
 
-TEST(Abi, SlotsOfUseCounts) {
+TEST(Abi, FindsTheSlotsOfUseCounts) {
     test::GraphKit kit;
     ggml_tensor * x = kit.f32(8);
     std::vector<ggml_tensor *> all{x};
@@ -39,7 +39,7 @@ TEST(Abi, SlotsOfUseCounts) {
     EXPECT_EQ(find_slot(graph->visited, kit.f32(8)), SIZE_MAX);
 }
 
-TEST(Abi, InsertedTensorsAreFoundUntilTheTableIsFull) {
+TEST(Abi, FindsInsertedTensorsUntilTheSetIsFull) {
     test::GraphKit kit;
     std::vector<ggml_tensor *> keys(16);
     uint32_t used = 0;
@@ -62,7 +62,7 @@ TEST(Abi, InsertedTensorsAreFoundUntilTheTableIsFull) {
     EXPECT_EQ(insert_slot(none, tensors[0]), SIZE_MAX);
 }
 
-TEST(Abi, BuffersAreLaidOutAsThePublicAccessorsSay) {
+TEST(Abi, BufferLayoutsMatchThePublicAccessors) {
     ggml_backend_buffer_type_t type = ggml_backend_cpu_buffer_type();
     EXPECT_STREQ(type->calls.get_name(type), ggml_backend_buft_name(type));
     EXPECT_EQ(type->calls.get_alignment(type), ggml_backend_buft_get_alignment(type));
@@ -82,7 +82,7 @@ TEST(Abi, BuffersAreLaidOutAsThePublicAccessorsSay) {
     ggml_backend_buffer_free(buffer);
 }
 
-TEST(Abi, DevicesAndBackendsAreLaidOutAsThePublicAccessorsSay) {
+TEST(Abi, DeviceAndBackendLayoutsMatchThePublicAccessors) {
     ggml_backend_load_all();
     ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     ASSERT_NE(device, nullptr);
@@ -107,8 +107,7 @@ TEST(Abi, DevicesAndBackendsAreLaidOutAsThePublicAccessorsSay) {
     ggml_backend_free(backend);
 }
 
-// The plug-in that ours replaces fills the same tables.
-TEST(Abi, TheStockRpcPlugInsTables) {
+TEST(Abi, StockRpcPlugInHasTheSameTables) {
     std::filesystem::path found;
     for (const auto & entry : std::filesystem::directory_iterator("/usr/lib")) {
         const auto candidate = entry.path() / "ggml/backends0/libggml-rpc.so";
@@ -128,7 +127,7 @@ TEST(Abi, TheStockRpcPlugInsTables) {
     EXPECT_EQ(reg->api_version, backend_api_version);
     EXPECT_STREQ(reg->calls.get_name(reg), "RPC");
     EXPECT_EQ(reg->calls.get_device_count(reg), 0u);
-    // What llama.cpp asks for, ours must have too.
+    // llama.cpp looks these up by name, so Caravan's plug-in exports them too.
     for (const char * name : {"ggml_backend_rpc_add_server", "ggml_backend_rpc_start_server"}) {
         EXPECT_NE(reg->calls.get_proc_address(reg, name), nullptr) << name;
     }

@@ -1,5 +1,5 @@
-// Views of raw memory, and little-endian loads and stores. The wire is little-endian, and so is every machine that
-// ggml's RPC protocol supports: checked here, once.
+// Views of raw memory, and unaligned loads and stores. ggml's RPC protocol is little-endian, on the wire and on every
+// machine that it supports, so no byte order is converted.
 #pragma once
 
 #include <bit>

@@ -1,4 +1,4 @@
-// Time. Monotonic everywhere: a clock that is set does not end or prolong a wait.
+// Monotonic time: setting the system clock does not shorten or prolong a wait.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ using std::chrono::seconds;
 
 inline constexpr TimePoint no_deadline = TimePoint::max();
 
-// What poll(2) wants: whole milliseconds, rounded up, -1 for no deadline.
+// The time left until `deadline` as poll(2) expects it: milliseconds, rounded up; -1 for no deadline.
 inline int poll_timeout_ms(TimePoint deadline) {
     if (deadline == no_deadline) {
         return -1;

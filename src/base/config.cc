@@ -15,7 +15,7 @@ namespace {
 
 std::atomic<bool> is_silent = false;
 
-// Empty if the variable is not set.
+// Empty if the variable is unset.
 std::string_view value_of(const char * name) {
     const char * text = std::getenv(name);
     return text == nullptr ? std::string_view() : text;
@@ -83,7 +83,7 @@ void check_environment(bool injects_faults) {
     (void)reconnect_time();
     (void)poll_time();
     (void)dialect_is_native();
-    (void)transport_wish();
+    (void)transport_mode();
     (void)on_loss();
     (void)servers_are_required();
 }
@@ -116,10 +116,10 @@ bool dialect_is_native() {
     return value;
 }
 
-TransportWish transport_wish() {
-    static const TransportWish value = [] {
+TransportMode transport_mode() {
+    static const TransportMode value = [] {
         constexpr std::array<std::string_view, 3> words{"auto", "tcp", "rdma"};
-        return static_cast<TransportWish>(env_choice("GGML_RPC_TRANSPORT", words, 0));
+        return static_cast<TransportMode>(env_choice("GGML_RPC_TRANSPORT", words, 0));
     }();
     return value;
 }

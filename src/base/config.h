@@ -1,4 +1,5 @@
-// Settings from the environment. A value that cannot be used is reported once, and the default is used.
+// Settings from environment variables. An invalid value is logged once, and the default is used. Thread-safe, except that
+// the environment must not change meanwhile.
 #pragma once
 
 #include <cstdint>
@@ -9,57 +10,57 @@
 
 namespace caravan {
 
-// An integer from the environment variable `name`, between `low` and `high`, else `fallback`. `default_text` names the
-// default in the warning, where `fallback` is only a marker for it.
+// The integer in the environment variable `name`, from `low` to `high` inclusive; `fallback` if it is unset or invalid. The
+// warning names the default as `default_text`, or as the number `fallback` if that is empty.
 int64_t env_integer(const char * name, int64_t fallback, int64_t low, int64_t high, std::string_view default_text = {});
 
-// The index of the variable's value among `words`, else `fallback`, which is an index too.
+// The index in `words` of the variable's value; `fallback`, also an index, if it is unset or not among them.
 size_t env_choice(const char * name, std::span<const std::string_view> words, size_t fallback);
 
-// 0 or 1; no, off and false, yes, on and true stand for them.
+// 1, yes, on and true are true; 0, no, off and false are false; `fallback` if the variable is unset or invalid.
 bool env_flag(const char * name, bool fallback);
 
-// Reads all settings below, so that a wrong value is reported when the program starts, not when it is first used.
-// `injects_faults`: this build heeds GGML_RPC_FAULT.
+// Reads all settings below, so that invalid values are logged at start-up rather than at first use. `injects_faults`: this
+// build supports GGML_RPC_FAULT.
 void check_environment(bool injects_faults);
-// For child processes of one that has reported the same environment.
+// Suppresses these warnings, in child processes of one that has already logged them.
 void silence_environment_warnings();
 
-// GGML_RPC_TIMEOUT_S: how long a peer may be silent while an answer is awaited. Default 300 s: in the stock
-// dialect a long computation looks just like a stopped peer, so a short limit would end healthy work.
+// GGML_RPC_TIMEOUT_S: time-out for a reply from a silent peer. Default 300 s: in the stock dialect a long computation is
+// indistinguishable from a stopped peer.
 seconds answer_timeout();
 
-// GGML_RPC_CONNECT_TIMEOUT_S: connecting and the handshake together. Default 10 s.
+// GGML_RPC_CONNECT_TIMEOUT_S: time-out for connecting and the handshake together. Default 10 s.
 seconds connect_timeout();
 
-// GGML_RPC_RECONNECT_S: how long to try to go on with a session whose connection broke. Default 60 s; 0: not at all.
+// GGML_RPC_RECONNECT_S: time-out for resuming a session whose connection broke. Default 60 s; 0 disables resuming.
 seconds reconnect_time();
 
-// GGML_RPC_POLL_US: how long to watch the socket before sleeping on it. 0 sleeps at once.
+// GGML_RPC_POLL_US: time to poll a socket before sleeping on it. Default 50 us; 0 sleeps at once.
 microseconds poll_time();
 
-// GGML_RPC_DIALECT: native (the default) or stock, for comparisons and for finding faults.
+// GGML_RPC_DIALECT: native (the default) or stock, for comparisons and debugging.
 bool dialect_is_native();
 
 // GGML_RPC_TRANSPORT.
-enum class TransportWish {
-    automatic,  // RDMA if both ends have it
-    tcp,        // never RDMA
-    rdma,       // a connection without RDMA is an error
+enum class TransportMode {
+    automatic,  // RDMA if both peers have it; the default
+    tcp,        // no RDMA
+    rdma,       // fail if RDMA cannot be used
 };
-TransportWish transport_wish();
+TransportMode transport_mode();
 
-// GGML_RPC_ON_LOSS: what the client does when a server is lost.
+// GGML_RPC_ON_LOSS: the reaction of the client to the loss of a server.
 enum class OnLoss {
-    fail,  // the devices of that server fail, the program lives: the default
-    exit,  // the program ends with exit_code_unavailable
+    fail,  // computations on the server's devices fail; the program continues; the default
+    exit,  // the program exits with exit_code_unavailable
 };
 OnLoss on_loss();
 
-// GGML_RPC_REQUIRE: a server that is named and cannot be reached ends the program with exit_code_unavailable.
+// GGML_RPC_REQUIRE: if true, the program exits with exit_code_unavailable if a configured server cannot be reached.
 bool servers_are_required();
 
-// EX_TEMPFAIL of sysexits.h: start the program again later.
+// EX_TEMPFAIL of sysexits.h: a service manager may restart the program.
 inline constexpr int exit_code_unavailable = 75;
 
 }  // namespace caravan

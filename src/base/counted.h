@@ -1,4 +1,4 @@
-// "1 session", "16 sessions".
+// A number with its noun: "1 session", "16 sessions".
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace caravan {
 
-// `noun`: in the singular, of which the plural ends with an s.
+// `noun` is in the singular, and forms its plural with an s.
 inline std::string counted(uint64_t n, std::string_view noun) { return formatted("{} {}{}", n, noun, n == 1 ? "" : "s"); }
 
 }  // namespace caravan

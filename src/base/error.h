@@ -1,4 +1,4 @@
-// What can go wrong, as a value. No exception crosses a room's door.
+// Errors as values. No exception crosses the boundary of a module.
 #pragma once
 
 #include <expected>
@@ -10,20 +10,20 @@
 namespace caravan {
 
 enum class Errc {
-    invalid_argument,  // the caller's or the user's input is wrong
-    not_found,         // a name, file, device or handle that does not exist
-    unavailable,       // cannot be had now: refused, unreachable, in use
-    timed_out,         // no progress within the time allowed
-    closed,            // the peer ended the connection in an orderly way
-    reset,             // the connection was cut off
+    invalid_argument,  // invalid input from the caller or the user
+    not_found,         // a name, file, device or handle does not exist
+    unavailable,       // temporarily unavailable: refused, unreachable, in use
+    timed_out,         // no progress before the deadline
+    closed,            // the peer closed the connection
+    reset,             // the connection was reset
     io,                // the operating system reported an error
-    protocol,          // the peer sent something that the protocol does not allow
+    protocol,          // the peer violated the protocol
     no_memory,         // an allocation failed
-    unsupported,       // understood, but not possible here
+    unsupported,       // a valid request that this build or device cannot serve
 };
 
-// `text` says what failed, on what, and (where it helps) what the user can do. One line, no full stop. `advice` is what
-// the user can do where the caller prints that apart; else "".
+// `text` states what failed, on what, why, and what the user can do about it. One line, no full stop. `advice` is advice
+// to the user that the caller prints separately; may be empty.
 struct Error {
     Errc code;
     std::string text;
@@ -38,7 +38,7 @@ std::unexpected<Error> fail(Errc code, std::format_string<Args...> format, Args 
     return std::unexpected(Error{code, formatted(format, std::forward<Args>(args)...)});
 }
 
-// The text of an errno value. Thread-safe.
+// Describes an errno value. Thread-safe.
 std::string errno_text(int value);
 
 }  // namespace caravan

@@ -1,4 +1,4 @@
-// std::format, compiled once. The standard library's is a template, which every file that uses it compiles again.
+// std::format, compiled once. The standard library's is a template that every file using it would compile again.
 #pragma once
 
 #include <format>

@@ -1,4 +1,4 @@
-// How many lines a log may get: a number at once, and so many a second in the long run. Time is passed in.
+// A rate limit for log lines: a token bucket. The caller passes the time in. Not thread-safe.
 #pragma once
 
 #include <algorithm>
@@ -11,27 +11,28 @@ namespace caravan {
 
 class LineLimit {
 public:
-    // A burst of less than one line still admits one line after a pause.
-    LineLimit(double burst, double per_second) : burst_(std::max(burst, 1.0)), per_second_(per_second), room_(burst) {}
+    // Admits `burst` lines at once and `per_second` lines a second in the long run. A burst of less than one line still
+    // admits one line after a pause.
+    LineLimit(double burst, double per_second) : burst_(std::max(burst, 1.0)), per_second_(per_second), tokens_(burst) {}
 
-    // False: this line is one too many, and counted.
+    // Returns false and counts the line if it exceeds the limit.
     bool admits(TimePoint now) {
         if (last_ != TimePoint()) {
-            room_ = std::min(burst_, room_ + per_second_ * std::chrono::duration<double>(now - last_).count());
+            tokens_ = std::min(burst_, tokens_ + per_second_ * std::chrono::duration<double>(now - last_).count());
         }
         last_ = now;
-        if (room_ < 1) {
+        if (tokens_ < 1) {
             ++suppressed_;
             return false;
         }
-        room_ -= 1;
+        tokens_ -= 1;
         return true;
     }
-    // Lines that were too many since this was asked last.
+    // The number of suppressed lines since the previous call.
     uint64_t take_suppressed() { return std::exchange(suppressed_, 0); }
 
 private:
-    double burst_, per_second_, room_;
+    double burst_, per_second_, tokens_;
     TimePoint last_{};
     uint64_t suppressed_ = 0;
 };

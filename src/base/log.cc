@@ -17,7 +17,7 @@ void write_to_stderr(LogLevel level, std::string_view line) {
         case LogLevel::warning: prefix = "warning: "; break;
         case LogLevel::error: prefix = "error: "; break;
     }
-    // One call, so that lines of several threads and processes do not mix.
+    // A single call, so that lines from several threads and processes do not interleave.
     constexpr size_t longest = 4096;  // bytes
     const std::string whole = formatted("{}{}\n", prefix, printable(line, longest));
     std::fwrite(whole.data(), 1, whole.size(), stderr);

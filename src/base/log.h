@@ -1,4 +1,4 @@
-// One log for the whole program. Thread-safe. A line is given without its newline.
+// The log of the program. Thread-safe. Lines are passed without a newline.
 #pragma once
 
 #include <string_view>
@@ -9,13 +9,13 @@ namespace caravan {
 
 enum class LogLevel { debug, info, warning, error };
 
-// Where lines go. The default sink writes to stderr; the plug-in routes them to ggml's log callback.
+// Receives each line. The default sink writes to stderr; the plug-in sets one that calls ggml's log callback.
 using LogSink = void (*)(LogLevel level, std::string_view line);
 void set_log_sink(LogSink sink);
 
 void log_line(LogLevel level, std::string_view line);
 
-// GGML_RPC_DEBUG=1. Read once.
+// True if GGML_RPC_DEBUG=1. Read once.
 bool debug_enabled();
 
 template <class... Args>
@@ -30,7 +30,7 @@ template <class... Args>
 void log_error(std::format_string<Args...> format, Args &&... args) {
     log_line(LogLevel::error, formatted(format, std::forward<Args>(args)...));
 }
-// Formats only when debugging is on, so it may stand on the path of a token.
+// Formats the line only if debug_enabled(), so it is cheap enough for the path of each token.
 template <class... Args>
 void log_debug(std::format_string<Args...> format, Args &&... args) {
     if (debug_enabled()) {

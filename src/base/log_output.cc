@@ -46,7 +46,7 @@ LogOutput::LogOutput(int fd) : fd_(fd) {
     is_journal_ = journal != nullptr && formatted("{}:{}", status.st_dev, status.st_ino) == journal;
 }
 
-// Removes the written part from the front of `bytes`. False: no more can be written now.
+// Removes the written part from the front of `bytes`. Returns false if no more can be written now.
 bool LogOutput::write_some(std::string_view & bytes) {
     pollfd ready{fd_, POLLOUT, 0};
     if (may_block_ && ::poll(&ready, 1, 0) != 1) {
@@ -85,7 +85,7 @@ bool LogOutput::write_whole(std::string line) {
 void LogOutput::write(std::string_view line) {
     std::lock_guard lock(mutex_);
     if (dropped_ > 0) {
-        if (!write_whole(formatted("warning: {} {} dropped: nobody read the log", counted(dropped_, "log line"),
+        if (!write_whole(formatted("warning: {} {} dropped: the log was not read", counted(dropped_, "log line"),
                                    dropped_ == 1 ? "was" : "were"))) {
             ++dropped_;
             return;

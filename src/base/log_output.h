@@ -1,5 +1,5 @@
-// A descriptor that takes lines of text and never makes the writer wait: where nobody reads them, lines are dropped and
-// counted. Thread-safe.
+// Writes lines of text to a descriptor without blocking. Drops and counts lines while the reader does not keep up.
+// Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -11,18 +11,18 @@ namespace caravan {
 
 class LogOutput {
 public:
-    // Longer lines are cut. A pipe takes as much at once, or nothing (PIPE_BUF).
+    // Longer lines are truncated. A write of up to PIPE_BUF bytes to a pipe is atomic.
     static constexpr size_t max_line = 4096;
 
-    // `fd` stays the caller's. A pipe or terminal that it refers to is opened again under the same number, without
-    // blocking: the descriptors of other processes keep their mode.
+    // Does not take ownership of `fd`. A pipe or terminal is reopened under the same descriptor number in non-blocking
+    // mode, so that the descriptors of other processes keep their mode.
     explicit LogOutput(int fd);
 
-    // `line` without its newline.
+    // `line` has no newline.
     void write(std::string_view line);
-    // Lines that the reader has missed since the last one that was written.
+    // The number of lines dropped since the last successful write.
     uint64_t dropped() const;
-    // True if the service manager stamps lines itself: `fd` leads to journald (JOURNAL_STREAM).
+    // True if `fd` leads to journald (JOURNAL_STREAM), which adds time stamps itself.
     bool is_journal() const { return is_journal_; }
 
 private:
@@ -31,10 +31,10 @@ private:
 
     const int fd_;
     bool is_socket_ = false;
-    bool may_block_ = false;  // ask poll first
+    bool may_block_ = false;  // poll before each write
     bool is_journal_ = false;
     mutable std::mutex mutex_;
-    std::string rest_;  // of a line whose beginning was written
+    std::string rest_;  // the unwritten part of a partially written line
     uint64_t dropped_ = 0;
 };
 

@@ -1,4 +1,4 @@
-// The pages of this machine's memory.
+// Memory pages.
 #pragma once
 
 #include <unistd.h>
@@ -13,7 +13,7 @@ inline uint64_t page_size() {
     return size;
 }
 
-// `size`, rounded up to the end of a page. Bytes.
+// Rounds `size`, in bytes, up to a multiple of the page size.
 inline uint64_t whole_pages(uint64_t size) { return (size + page_size() - 1) / page_size() * page_size(); }
 
 }  // namespace caravan

@@ -8,11 +8,11 @@ namespace {
 constexpr std::string_view ellipsis = "...";
 
 struct Character {
-    size_t size;    // bytes of the text that it takes; 1 if they are not valid UTF-8
+    size_t size;    // bytes; 1 for a byte that is not valid UTF-8
     bool is_shown;  // valid, and without effect on a terminal
 };
 
-// Separators, marks, embeddings, overrides and isolates: they break a line, or reorder what is on it.
+// Control characters, line and paragraph separators, and bidirectional marks, embeddings, overrides and isolates.
 bool is_harmful(uint32_t code) {
     return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0x061c || code == 0x200e || code == 0x200f ||
            (code >= 0x2028 && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
@@ -47,7 +47,7 @@ Character first_character(std::string_view text) {
 
 std::string printable(std::string_view text, size_t max) {
     std::string out;
-    size_t cut = 0;  // where the text ends if the ellipsis must follow
+    size_t cut = 0;  // length of the longest prefix of `out` that leaves space for the ellipsis
     for (size_t at = 0; at < text.size();) {
         const Character next = first_character(text.substr(at));
         const std::string_view shown = next.is_shown ? text.substr(at, next.size) : "?";

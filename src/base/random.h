@@ -1,11 +1,11 @@
-// Numbers that nobody can guess.
+// Unpredictable numbers.
 #pragma once
 
 #include <cstdint>
 
 namespace caravan {
 
-// From the operating system's generator; never 0.
+// From the random number generator of the operating system. Never 0. Thread-safe.
 uint64_t random_token();
 
 }  // namespace caravan

@@ -1,4 +1,4 @@
-// Trying again what a reset cut off: a network that loses one connection may well carry the next.
+// Retries after a connection reset: a network that breaks one connection may carry the next.
 #pragma once
 
 #include <thread>
@@ -10,15 +10,15 @@
 
 namespace caravan {
 
-// From half of `pause` to one and a half: who tries in step with what cuts him off never gets through.
-inline microseconds out_of_step(microseconds pause) {
+// A random duration from half of `pause` to one and a half, so that retries do not stay in step with a periodic fault.
+inline microseconds jittered(microseconds pause) {
     return pause / 2 + pause * static_cast<int>(random_token() % 1024) / 1024;
 }
 
-// Calls `attempt` until it fails no more with Errc::reset: eight times at most, with pauses of about 6.4 s together, and a
-// warning after the first of them. Blocks.
+// Calls `attempt` until it succeeds or fails with anything but Errc::reset, at most eight times. The pauses add up to about
+// 6.4 s. Logs one warning, after the fifth failure. Blocks.
 template <class Attempt>
-auto despite_resets(Attempt && attempt) {
+auto retry_after_reset(Attempt && attempt) {
     milliseconds pause{50};
     for (int left = 7;; --left, pause *= 2) {
         auto result = attempt();
@@ -26,11 +26,11 @@ auto despite_resets(Attempt && attempt) {
             return result;
         }
         if (left == 3) {
-            log_warning("{}: trying again, for another five seconds", result.error().text);
+            log_warning("{}: retrying for about 5 s", result.error().text);
         } else {
-            log_debug("{}: trying again in about {} ms", result.error().text, pause.count());
+            log_debug("{}: retrying in about {} ms", result.error().text, pause.count());
         }
-        std::this_thread::sleep_for(out_of_step(pause));
+        std::this_thread::sleep_for(jittered(pause));
     }
 }
 

@@ -1,4 +1,4 @@
-// Sizes as a person reads them.
+// Human-readable sizes.
 #pragma once
 
 #include <cstdint>
@@ -8,11 +8,11 @@
 
 namespace caravan {
 
-// The number of bytes that "500M", "1.5G", "50 GiB" or "4096" means; K, M, G and T are powers of 1024. Nothing if it means
-// none.
+// Parses a size such as "500M", "1.5G", "50 GiB" or "4096" into bytes. K, M, G and T are powers of 1024. std::nullopt if
+// `text` is not a size.
 std::optional<uint64_t> parse_size(std::string_view text);
 
-// "17.2 GiB", "50 GiB", "512 MiB", "1.5 KiB", "12 bytes": one decimal if it is not 0.
+// Formats bytes as "17.2 GiB", "50 GiB" or "12 bytes": with one decimal, rounded down, unless it is 0.
 std::string size_text(uint64_t bytes);
 
 }  // namespace caravan

@@ -1,4 +1,4 @@
-// Sole owner of a file descriptor.
+// The sole owner of a file descriptor.
 #pragma once
 
 #include <unistd.h>

@@ -142,7 +142,7 @@ OpenLink open_link(const net::Endpoint & endpoint, bool for_session, millisecond
 std::vector<OpenLink> open_links(const net::Endpoint & endpoint, milliseconds silence, const Say & say) {
     std::vector<OpenLink> links;
     links.push_back(open_link(endpoint, true, silence, say));
-    if (links.front().link.transport == "rdma" && transport_wish() == TransportWish::automatic) {
+    if (links.front().link.transport == "rdma" && transport_mode() == TransportMode::automatic) {
         links.insert(links.begin(), open_link(endpoint, false, silence, say));
     }
     return links;

@@ -84,7 +84,7 @@ std::string text_in(const char (&field)[size]) {
 }  // namespace
 
 Result<std::unique_ptr<RemoteServer>> RemoteServer::reach(const net::Endpoint & endpoint) {
-    auto server = despite_resets([&] { return try_to_reach(endpoint); });
+    auto server = retry_after_reset([&] { return try_to_reach(endpoint); });
     if (!server) {
         std::string & text = server.error().text;
         text = formatted("RPC server {}: {}", endpoint.text(), net::without_endpoint(endpoint, text));
@@ -160,7 +160,7 @@ Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
     if (live != nullptr && !live->failed()) {
         return live->memory(device);
     }
-    const auto memory = despite_resets([&]() -> Result<DeviceMemory> {
+    const auto memory = retry_after_reset([&]() -> Result<DeviceMemory> {
         const auto opened = Connection::open(endpoint_, Connection::Purpose::questions);
         return opened ? (*opened)->memory(device) : std::unexpected(opened.error());
     });

@@ -163,11 +163,11 @@ Finding look_at_transport(const Machine & machine, const EndpointFacts & endpoin
     }
     const std::string transport = endpoint.transport == "unix" ? "a Unix socket" : "TCP";
     const bool no_session = endpoint.transport.empty();
-    if (no_session && machine.transport_wish != "rdma") {
+    if (no_session && machine.transport_mode != "rdma") {
         return {Mark::fix, formatted("no session: {}", endpoint.why_not_rdma),
                 "the server's log tells why; GGML_RPC_DEBUG=1, there, logs more"};
     }
-    if (machine.transport_wish == "tcp") {
+    if (machine.transport_mode == "tcp") {
         return {Mark::note, formatted("sessions go over {}, because GGML_RPC_TRANSPORT=tcp asks for it", transport),
                 machine.built_with_rdma ? "unset it to get RDMA" : ""};
     }
@@ -175,7 +175,7 @@ Finding look_at_transport(const Machine & machine, const EndpointFacts & endpoin
         return {obstacle(machine), formatted("sessions go over {}: this build has no RDMA", transport),
                 endpoint.is_local && !machine.asks_for_rdma() ? "" : build_with_rdma};
     }
-    if (endpoint.is_local && machine.transport_wish != "rdma") {
+    if (endpoint.is_local && machine.transport_mode != "rdma") {
         return {Mark::note, formatted("sessions go over {}: server and client are one machine", transport),
                 "to try RDMA on one machine, name the server by an address of the RDMA interface"};
     }
@@ -220,7 +220,7 @@ Findings findings_of(const Machine & machine) {
         const std::string device = machine.ports.empty() ? "" : machine.ports.front().device + " is here: ";
         out.push_back({obstacle(machine), "this build has no RDMA: everything goes over TCP",
                        device.empty() && !machine.asks_for_rdma() ? "" : device + build_with_rdma});
-    } else if (machine.transport_wish == "tcp") {
+    } else if (machine.transport_mode == "tcp") {
         out.push_back({Mark::note, "GGML_RPC_TRANSPORT=tcp: no RDMA is tried", "unset it to get RDMA"});
     }
     if (machine.built_with_rdma || !machine.ports.empty()) {

@@ -83,8 +83,8 @@ void open_ports(std::vector<Port> & ports) {
 }  // namespace
 
 bool Machine::asks_for_rdma() const {
-    return transport_wish == "rdma" ||
-           (transport_wish != "tcp" &&
+    return transport_mode == "rdma" ||
+           (transport_mode != "tcp" &&
             std::ranges::any_of(settings, [](const auto & setting) { return setting.first.starts_with("GGML_RDMA_"); }));
 }
 
@@ -157,10 +157,10 @@ Machine examine_machine() {
             machine.settings.emplace_back(name, value);
         }
     }
-    switch (transport_wish()) {
-        case TransportWish::automatic: machine.transport_wish = "auto"; break;
-        case TransportWish::tcp: machine.transport_wish = "tcp"; break;
-        case TransportWish::rdma: machine.transport_wish = "rdma"; break;
+    switch (transport_mode()) {
+        case TransportMode::automatic: machine.transport_mode = "auto"; break;
+        case TransportMode::tcp: machine.transport_mode = "tcp"; break;
+        case TransportMode::rdma: machine.transport_mode = "rdma"; break;
     }
     return machine;
 }

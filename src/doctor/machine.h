@@ -39,7 +39,7 @@ struct Machine {
     std::vector<std::string> modules;  // those loaded that have to do with RDMA; built-in ones are not listed
     std::optional<uint64_t> memlock;   // bytes that may be locked; nothing: no limit
     bool may_lock_all = false;         // CAP_IPC_LOCK: the limit does not count
-    std::string transport_wish;        // GGML_RPC_TRANSPORT
+    std::string transport_mode;        // GGML_RPC_TRANSPORT
     std::vector<std::pair<std::string, std::string>> settings;  // GGML_RDMA_* and GGML_RPC_* that are set
 
     // By GGML_RPC_TRANSPORT=rdma or a GGML_RDMA_ variable. Without that, TCP alone is as it should be.

@@ -137,7 +137,7 @@ wire::Extension own_extension() {
     if (reconnect_time().count() > 0) {
         extension.features |= wire::feature_resume;
     }
-    if (transport_wish() != TransportWish::tcp && why_no_rdma().empty()) {
+    if (transport_mode() != TransportMode::tcp && why_no_rdma().empty()) {
         extension.features |= wire::feature_rdma;
     }
     return extension;
@@ -159,7 +159,7 @@ Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & 
         opened.why_not_rdma = std::move(upgraded->why_not);
         return opened;
     }
-    if (upgraded.error().code == Errc::reset || transport_wish() == TransportWish::rdma) {
+    if (upgraded.error().code == Errc::reset || transport_mode() == TransportMode::rdma) {
         return std::unexpected(upgraded.error());
     }
     socket.reset();
@@ -201,10 +201,10 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
     // No network can break a Unix socket's connections.
     opened.can_resume = peer.is_caravan() && endpoint.kind == Endpoint::Kind::tcp &&
                         (peer.features & own_extension().features & wire::feature_resume) != 0;
-    if (may_be_rdma && transport_wish() == TransportWish::rdma && endpoint.kind == Endpoint::Kind::unix_socket) {
+    if (may_be_rdma && transport_mode() == TransportMode::rdma && endpoint.kind == Endpoint::Kind::unix_socket) {
         return fail(Errc::unavailable, "{}: no RDMA over Unix sockets, and GGML_RPC_TRANSPORT=rdma asks for it", endpoint.text());
     }
-    if (may_be_rdma && transport_wish() != TransportWish::tcp && endpoint.kind == Endpoint::Kind::tcp) {
+    if (may_be_rdma && transport_mode() != TransportMode::tcp && endpoint.kind == Endpoint::Kind::tcp) {
         opened.why_not_rdma = reason_not_to_try(peer);
 #ifdef GGML_RPC_RDMA
         if (opened.why_not_rdma.empty()) {
@@ -215,7 +215,7 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
             opened = std::move(*upgraded);
         }
 #endif
-        if (transport_wish() == TransportWish::rdma) {
+        if (transport_mode() == TransportMode::rdma) {
             return fail(Errc::unavailable, "{}: no RDMA, which GGML_RPC_TRANSPORT=rdma asks for: {}", endpoint.text(),
                         opened.why_not_rdma);
         }
@@ -241,7 +241,7 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
 #ifdef GGML_RPC_RDMA
     const auto header = header_in(first);
     const bool is_offer = header.command == wire::command_rdma_offer && header.size == sizeof(wire::RdmaOffer);
-    if (is_offer && transport_wish() != TransportWish::tcp) {
+    if (is_offer && transport_mode() != TransportMode::tcp) {
         wire::RdmaOffer offer{};
         if (auto got = receive_exact(socket.get(), mutable_bytes(&offer, sizeof offer), Clock::now() + seconds(10)); !got) {
             return std::unexpected(got.error());
@@ -258,7 +258,7 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
         log_info("RDMA not activated: {}; the session goes on over TCP", upgraded->why_not);
     }
 #endif
-    if (built_with_rdma && transport_wish() == TransportWish::rdma) {
+    if (built_with_rdma && transport_mode() == TransportMode::rdma) {
         return fail(Errc::unavailable, "the session has no RDMA, which GGML_RPC_TRANSPORT=rdma asks for");
     }
     auto transport = make_socket_transport(std::move(socket), patience_if(can_resume));

@@ -48,7 +48,7 @@ Result<ResumableTransport::Reopened> begin_anew(const Endpoint & endpoint, std::
 // TCP, also if it was RDMA that broke: that is the network that has more ways to work.
 Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t token, wire::ResumeRequest resume,
                                             TimePoint deadline) {
-    auto opened = shake_hands(endpoint, token, transport_wish() == TransportWish::rdma, deadline);
+    auto opened = shake_hands(endpoint, token, transport_mode() == TransportMode::rdma, deadline);
     if (!opened) {
         return early_failure(opened.error());
     }
@@ -180,7 +180,7 @@ Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t 
 
 Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline, const Queueing & queueing) {
     const auto patience = deadline - Clock::now();
-    return despite_resets([&]() -> Result<Opened> {
+    return retry_after_reset([&]() -> Result<Opened> {
         auto opened = shake_hands(endpoint, 0, for_session, deadline, for_session ? &queueing : nullptr);
         if (!opened) {
             return std::unexpected(opened.error());
@@ -202,7 +202,7 @@ Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoin
 }
 
 Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
-    return despite_resets([&] { return try_link(endpoint, token, deadline); });
+    return retry_after_reset([&] { return try_link(endpoint, token, deadline); });
 }
 
 }  // namespace caravan::net

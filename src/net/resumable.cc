@@ -465,7 +465,7 @@ void ResumableTransport::broke(const std::shared_ptr<Transport> & transport, Err
         give_up_ = broken_since_ + grace;
         pause_ = first_pause;
     } else {
-        next_try_ = broken_since_ + out_of_step(pause_);
+        next_try_ = broken_since_ + jittered(pause_);
         pause_ = std::min(2 * pause_, longest_pause);
     }
     log_debug("the connection with {} broke ({}): {} s to make it again", options_.name, reason_, grace.count());
@@ -580,7 +580,7 @@ void ResumableTransport::reopen(Lock & lock, TimePoint deadline) {
         end({error.code, formatted("{}; {}", reason_, error.text)});
         return;
     }
-    next_try_ = Clock::now() + out_of_step(pause_);
+    next_try_ = Clock::now() + jittered(pause_);
     pause_ = std::min(2 * pause_, longest_pause);
 }
 

@@ -57,7 +57,7 @@ std::string transport_text(bool is_tcp) {
     if (!is_tcp) {
         return "Unix socket";
     }
-    if (!net::built_with_rdma || transport_wish() == TransportWish::tcp) {
+    if (!net::built_with_rdma || transport_mode() == TransportMode::tcp) {
         return "TCP";
     }
     const std::string obstacle = rdma_obstacle();

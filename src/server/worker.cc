@@ -349,7 +349,7 @@ int run_worker(int control, const WorkerOptions & options) {
         send_control(control, note);
     }
     limit_memory(options, *devices);
-    if (transport_wish() != TransportWish::tcp) {
+    if (transport_mode() != TransportMode::tcp) {
         net::why_no_rdma();  // loads libibverbs while every file can be read
     }
     ControlMessage cache{.kind = ControlMessage::Kind::cache};

@@ -98,7 +98,7 @@ def test_a_program_that_starts_in_an_outage_says_why_it_waits(lab):
     with proxies(lab.server()) as [proxy]:
         proxy.refuses = True
         program = lab.start('llama-bench', ['llama-bench', '--rpc', proxy.endpoint, '--list-devices'])
-        program.wait_for(f'{proxy.endpoint}: .*reset.*: trying again, for another five seconds')
+        program.wait_for(f'{proxy.endpoint}: .*reset.*: retrying for about 5 s')
         proxy.refuses = False
         lab.expect_exit(program)
         assert 'RPC0' in program.log()

@@ -39,7 +39,7 @@ protected:
     }
 };
 
-TEST_F(Config, TakesWholeNumbersWithinTheLimits) {
+TEST_F(Config, AcceptsIntegersWithinTheLimits) {
     EXPECT_EQ(read("42"), 42);
     EXPECT_EQ(read("100"), 100);
     EXPECT_EQ(read("-10"), -10);
@@ -47,14 +47,14 @@ TEST_F(Config, TakesWholeNumbersWithinTheLimits) {
     EXPECT_TRUE(lines.empty());
 }
 
-TEST_F(Config, UnsetAndEmptyMeanTheDefaultSilently) {
+TEST_F(Config, UnsetOrEmptyGivesTheDefaultWithoutAWarning) {
     ::unsetenv("CARAVAN_TEST_NUMBER");
     EXPECT_EQ(env_integer("CARAVAN_TEST_NUMBER", 7, -10, 100), 7);
     EXPECT_EQ(read(""), 7);
     EXPECT_TRUE(lines.empty());
 }
 
-TEST_F(Config, AnythingElseIsReportedAndTheDefaultUsed) {
+TEST_F(Config, InvalidIntegerIsReportedAndTheDefaultUsed) {
     size_t reported = 0;
     for (const char * text : {"101", "-11", "12x", "x", "1.5", "0x10", " 5", "5 ", "99999999999999999999", "--3"}) {
         EXPECT_EQ(read(text), 7) << text;
@@ -64,7 +64,7 @@ TEST_F(Config, AnythingElseIsReportedAndTheDefaultUsed) {
     }
 }
 
-TEST_F(Config, WordsOutsideTheListAreReportedAndTheDefaultUsed) {
+TEST_F(Config, UnknownChoiceIsReportedAndTheDefaultUsed) {
     constexpr std::array<std::string_view, 3> words{"auto", "tcp", "rdma"};
     const auto choose = [&](const char * text) {
         ::setenv("CARAVAN_TEST_NUMBER", text, 1);
@@ -82,7 +82,7 @@ TEST_F(Config, WordsOutsideTheListAreReportedAndTheDefaultUsed) {
     EXPECT_EQ(lines.size(), 4u);
 }
 
-TEST_F(Config, FlagsAreZeroOrOne) {
+TEST_F(Config, InvalidFlagIsReportedAndTheDefaultUsed) {
     const auto flag = [](const char * text, bool fallback) {
         ::setenv("CARAVAN_TEST_NUMBER", text, 1);
         return env_flag("CARAVAN_TEST_NUMBER", fallback);
@@ -103,12 +103,12 @@ TEST_F(Config, FlagsAreZeroOrOne) {
     }
 }
 
-TEST_F(Config, AValueCannotForgeALine) {
+TEST_F(Config, ValueCannotForgeALogLine) {
     read("5\nerror: forged");
     EXPECT_FALSE(lines.back().contains('\n'));
 }
 
-TEST_F(Config, TheLimitsMayBeThoseOfTheType) {
+TEST_F(Config, LimitsMayBeThoseOfTheType) {
     ::setenv("CARAVAN_TEST_NUMBER", "-9223372036854775808", 1);
     using Limits = std::numeric_limits<int64_t>;
     EXPECT_EQ(env_integer("CARAVAN_TEST_NUMBER", 0, Limits::min(), Limits::max()), Limits::min());

@@ -45,7 +45,7 @@ TEST(LogOutput, WritesLines) {
     EXPECT_EQ(pipe.read(), "one\ntwo\n");
 }
 
-TEST(LogOutput, APipeThatNobodyReadsHoldsNobodyUp) {
+TEST(LogOutput, DropsAndCountsLinesIfAPipeIsNotRead) {
     Pipe pipe;
     LogOutput output(pipe.write_end.get());
     const std::string line(100, 'x');
@@ -54,7 +54,7 @@ TEST(LogOutput, APipeThatNobodyReadsHoldsNobodyUp) {
         ASSERT_LT(++written, 100'000);
         output.write(line);
     }
-    output.write(line);  // now that it is full
+    output.write(line);  // the pipe is full
     std::string text = pipe.read();
     output.write("again");
     text += pipe.read();
@@ -63,7 +63,7 @@ TEST(LogOutput, APipeThatNobodyReadsHoldsNobodyUp) {
     unsigned long shown = 0, missed = 0, count = 0;
     std::istringstream lines(text);
     for (std::string found; std::getline(lines, found);) {
-        if (std::sscanf(found.c_str(), "warning: %lu log lines were dropped: nobody read the log", &count) == 1) {
+        if (std::sscanf(found.c_str(), "warning: %lu log lines were dropped: the log was not read", &count) == 1) {
             missed += count;
         } else if (found != "again") {
             EXPECT_EQ(found, line);
@@ -74,14 +74,14 @@ TEST(LogOutput, APipeThatNobodyReadsHoldsNobodyUp) {
     EXPECT_EQ(shown + missed, static_cast<unsigned long>(written) + 1);
 }
 
-TEST(LogOutput, LeavesTheDescriptorsOfOthersBlocking) {
+TEST(LogOutput, LeavesOtherDescriptorsInBlockingMode) {
     Pipe pipe;
     const UniqueFd other(::dup(pipe.write_end.get()));
     LogOutput output(pipe.write_end.get());
     EXPECT_EQ(::fcntl(other.get(), F_GETFL) & O_NONBLOCK, 0);
 }
 
-TEST(LogOutput, ASocketThatNobodyReadsTearsNoLine) {
+TEST(LogOutput, WritesWholeLinesIfASocketIsNotRead) {
     int ends[2] = {-1, -1};
     ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
     const UniqueFd far(ends[0]), near(ends[1]);
@@ -109,14 +109,14 @@ TEST(LogOutput, ASocketThatNobodyReadsTearsNoLine) {
     EXPECT_TRUE(all.ends_with("\nlast\n"));
 }
 
-TEST(LogOutput, CutsLongLines) {
+TEST(LogOutput, TruncatesLongLines) {
     Pipe pipe;
     LogOutput output(pipe.write_end.get());
     output.write(std::string(10'000, 'z'));
     EXPECT_EQ(pipe.read(), std::string(LogOutput::max_line - 1, 'z') + '\n');
 }
 
-TEST(LogOutput, AReaderThatHasGoneEndsNobody) {
+TEST(LogOutput, DropsLinesAfterTheReaderHasClosed) {
     ::signal(SIGPIPE, SIG_IGN);
     Pipe pipe;
     LogOutput output(pipe.write_end.get());
@@ -141,7 +141,7 @@ TEST(LineLimit, AdmitsABurstThenARate) {
     now += seconds(2);
     EXPECT_EQ(admitted(), 4);
     now += seconds(1000);
-    EXPECT_EQ(admitted(), 10) << "never more than the burst";
+    EXPECT_EQ(admitted(), 10) << "at most the burst";
 }
 
 TEST(Timestamp, IsLocalTimeWithItsOffset) {

@@ -5,13 +5,13 @@
 namespace caravan {
 namespace {
 
-TEST(Printable, LeavesTextAsItIs) {
+TEST(Printable, KeepsPrintableText) {
     EXPECT_EQ(printable(""), "");
     EXPECT_EQ(printable("blk.0.ffn_down.weight"), "blk.0.ffn_down.weight");
     EXPECT_EQ(printable("Grüße, 東京, 🚀"), "Grüße, 東京, 🚀");
 }
 
-TEST(Printable, ReplacesWhatControlsATerminalOrForgesALine) {
+TEST(Printable, ReplacesControlCharacters) {
     EXPECT_EQ(printable("a\x1b[2Jb"), "a?[2Jb");
     EXPECT_EQ(printable("a\x1b]0;title\x07z"), "a?]0;title?z");
     EXPECT_EQ(printable("a\nerror: b\r\tc"), "a?error: b??c");
@@ -22,13 +22,13 @@ TEST(Printable, ReplacesWhatControlsATerminalOrForgesALine) {
     EXPECT_EQ(printable("a\xe2\x81\xa7z"), "a?z");             // right-to-left isolate
 }
 
-TEST(Printable, ReplacesEachByteThatIsNotUtf8) {
+TEST(Printable, ReplacesInvalidUtf8) {
     EXPECT_EQ(printable("a\x9b" "b"), "a?b");
     EXPECT_EQ(printable("a\xc3"), "a?");
     EXPECT_EQ(printable("\xe6\x9d"), "??");
-    EXPECT_EQ(printable("\xc0\xaf"), "??");                    // '/', too long
-    EXPECT_EQ(printable("\xe0\x80\x9b"), "???");               // CSI, too long
-    EXPECT_EQ(printable("\xed\xa0\x80"), "???");               // half of a surrogate pair
+    EXPECT_EQ(printable("\xc0\xaf"), "??");                    // '/', overlong
+    EXPECT_EQ(printable("\xe0\x80\x9b"), "???");               // CSI, overlong
+    EXPECT_EQ(printable("\xed\xa0\x80"), "???");               // a surrogate
     EXPECT_EQ(printable("\xf4\x90\x80\x80"), "????");          // beyond Unicode
     EXPECT_EQ(printable("\xf5\xff"), "??");
     EXPECT_EQ(printable("\xe6\x9d" "a"), "??a");

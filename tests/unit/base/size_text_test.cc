@@ -5,7 +5,7 @@
 namespace caravan {
 namespace {
 
-TEST(SizeText, IsWhatAPersonWouldSay) {
+TEST(SizeText, Formats) {
     EXPECT_EQ(size_text(0), "0 bytes");
     EXPECT_EQ(size_text(1023), "1023 bytes");
     EXPECT_EQ(size_text(1024), "1 KiB");
@@ -17,7 +17,7 @@ TEST(SizeText, IsWhatAPersonWouldSay) {
     EXPECT_EQ(size_text(~uint64_t{0}), "15.9 EiB");
 }
 
-TEST(SizeText, ReadsWhatAPersonWrites) {
+TEST(SizeText, Parses) {
     EXPECT_EQ(parse_size("4096"), 4096u);
     EXPECT_EQ(parse_size("500M"), uint64_t{500} << 20);
     EXPECT_EQ(parse_size("1.5G"), uint64_t{1536} << 20);

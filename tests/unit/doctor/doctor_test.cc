@@ -24,7 +24,7 @@ Machine healthy_machine() {
     machine.built_with_rdma = true;
     machine.has_verbs = true;
     machine.modules = {"ib_uverbs", "mlx5_ib"};
-    machine.transport_wish = "auto";
+    machine.transport_mode = "auto";
     machine.ports = {{.device = "mlx5_0",
                       .port = 1,
                       .state = "ACTIVE",
@@ -97,7 +97,7 @@ TEST(Doctor, SaysWhatToInstallForRdmaThatIsAskedFor) {
     EXPECT_TRUE(finding.what.starts_with("no RDMA device"));
     EXPECT_TRUE(finding.advice.contains("rdma-core") && finding.advice.contains("mlx5_ib")) << finding.advice;
     machine.settings.clear();
-    machine.transport_wish = "rdma";
+    machine.transport_mode = "rdma";
     EXPECT_EQ(to_fix(findings_of(machine)).what, finding.what);
     machine.built_with_rdma = false;
     EXPECT_TRUE(any_to_fix(findings_of(machine)));
@@ -111,7 +111,7 @@ TEST(Doctor, NamesTheLibraryThatRdmaLacks) {
     EXPECT_EQ(findings.front().what, "libibverbs.so.1 is not installed: everything goes over TCP");
     EXPECT_TRUE(findings.front().advice.contains("libibverbs1"));
     EXPECT_TRUE(page({"rpc-doctor", machine, {}}).contains("  build: with RDMA, but libibverbs.so.1 is not installed\n"));
-    machine.transport_wish = "rdma";
+    machine.transport_mode = "rdma";
     EXPECT_EQ(to_fix(findings_of(machine)).what, findings.front().what);
 }
 
@@ -122,10 +122,10 @@ TEST(Doctor, RdmaThatBothEndsHaveAndThatFailsIsToBeFixed) {
 TEST(Doctor, TakesTheLackOfRdmaForANoteInABuildWithout) {
     Machine machine = healthy_machine();
     machine.ports.clear();
-    machine.transport_wish = "tcp";
+    machine.transport_mode = "tcp";
     EXPECT_FALSE(any_to_fix(findings_of(machine)));
     EXPECT_FALSE(any_to_fix(findings_of(machine, over_tcp(""))));
-    machine.transport_wish = "auto";
+    machine.transport_mode = "auto";
     machine.built_with_rdma = false;
     EXPECT_FALSE(any_to_fix(findings_of(machine)));
     const Findings findings = findings_of(machine, over_tcp("this client has no RDMA: built without it (-DGGML_RPC_RDMA=ON)"));
@@ -136,7 +136,7 @@ TEST(Doctor, TakesTheLackOfRdmaForANoteInABuildWithout) {
 TEST(Doctor, TellsAPortThatIsDownFromOneThatCannotBeOpened) {
     const auto machine_that_asks = [] {
         Machine machine = healthy_machine();
-        machine.transport_wish = "rdma";
+        machine.transport_mode = "rdma";
         return machine;
     };
     Machine machine = machine_that_asks();
@@ -160,7 +160,7 @@ TEST(Doctor, FindsAMemlockLimitThatIsTooLow) {
     Machine machine = healthy_machine();
     machine.memlock = 64 << 10;
     EXPECT_FALSE(any_to_fix(findings_of(machine)));
-    machine.transport_wish = "rdma";
+    machine.transport_mode = "rdma";
     EXPECT_TRUE(to_fix(findings_of(machine)).advice.contains("ulimit -l unlimited"));
     machine.may_lock_all = true;
     EXPECT_FALSE(any_to_fix(findings_of(machine)));
@@ -200,7 +200,7 @@ TEST(Doctor, TellsSilentDroppedAndForeignServersApart) {
 
 TEST(Doctor, AdvisesByTheReasonForTcp) {
     Machine machine = healthy_machine();
-    machine.transport_wish = "rdma";
+    machine.transport_mode = "rdma";
     const auto advice = [&](const EndpointFacts & endpoint) { return to_fix(findings_of(machine, endpoint)).advice; };
     EndpointFacts stock = over_tcp("the server is a stock one");
     stock.is_caravan = stock.server_has_rdma = false;
@@ -220,7 +220,7 @@ TEST(Doctor, ASessionThatDoesNotOpenIsToBeFixed) {
     EndpointFacts endpoint = over_tcp("the server ended the connection");
     endpoint.transport.clear();
     for (const char * wish : {"auto", "tcp", "rdma"}) {
-        machine.transport_wish = wish;
+        machine.transport_mode = wish;
         EXPECT_TRUE(to_fix(findings_of(machine, endpoint)).what.starts_with("no session")) << wish;
     }
 }
@@ -248,7 +248,7 @@ TEST(Doctor, ThePageMarksTheChosenGidAndShowsBothTransports) {
 
 TEST(Doctor, ThePageHasAdviceBelowItsFinding) {
     Machine machine = healthy_machine();
-    machine.transport_wish = "rdma";
+    machine.transport_mode = "rdma";
     machine.memlock = 64 << 10;
     const std::string text = page({"rpc-doctor", machine, {}});
     EXPECT_TRUE(text.contains("  FIX   memlock limit 64 KiB is too low: a session needs 3 MiB\n        -> raise it")) << text;

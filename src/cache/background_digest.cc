@@ -22,7 +22,7 @@ std::string BackgroundDigest::hex() {
 void BackgroundDigest::finish() {
     {
         std::lock_guard lock(mutex_);
-        is_all_ = true;
+        is_complete_ = true;
     }
     changed_.notify_one();
     if (thread_.joinable()) {
@@ -33,7 +33,7 @@ void BackgroundDigest::finish() {
 void BackgroundDigest::work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-        changed_.wait(lock, [this] { return is_all_ || !pieces_.empty(); });
+        changed_.wait(lock, [this] { return is_complete_ || !pieces_.empty(); });
         if (pieces_.empty()) {
             return;
         }

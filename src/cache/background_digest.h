@@ -1,6 +1,6 @@
-// BLAKE3 in a thread of its own, of bytes that stay where they are: what is read is hashed while the next is being read.
+// BLAKE3 of data in memory, computed in a thread of its own, so that hashing overlaps with reading.
 //
-// Threads: one, besides its own.
+// Only one thread at a time may use an object.
 #pragma once
 
 #include <condition_variable>
@@ -21,9 +21,9 @@ public:
     BackgroundDigest(const BackgroundDigest &) = delete;
     BackgroundDigest & operator=(const BackgroundDigest &) = delete;
 
-    // `data` must stay as it is until hex() returns, or the destructor.
+    // Queues `data`, which must stay valid and unchanged until hex() or the destructor returns.
     void update(ConstBytes data);
-    // Of everything. Once.
+    // Waits for the digest of all queued data and returns it as lower-case hex. Call it once, after the last update().
     std::string hex();
 
 private:
@@ -34,7 +34,7 @@ private:
     std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<ConstBytes> pieces_;
-    bool is_all_ = false;
+    bool is_complete_ = false;
     std::thread thread_;
 };
 

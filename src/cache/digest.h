@@ -1,4 +1,4 @@
-// BLAKE3, fed piece by piece. A blob's name is the digest of its bytes.
+// Incremental BLAKE3. A blob is named after the digest of its bytes.
 #pragma once
 
 #include <array>
@@ -13,10 +13,10 @@ namespace caravan::cache {
 inline constexpr size_t digest_size = 32;
 inline constexpr size_t digest_hex_length = 2 * digest_size;
 
-// What is read or written and hashed goes in pieces of this size: they stay in the processor's cache meanwhile.
+// Data is read or written, and hashed, in chunks of this size, which fit into the CPU's cache. Bytes.
 inline constexpr size_t chunk_size = 1 << 20;
 
-// One thread at a time.
+// Only one thread at a time may use an object.
 class Blake3 {
 public:
     Blake3();
@@ -26,20 +26,20 @@ public:
 
     void update(ConstBytes data);
 
-    // Of everything so far: as bytes, and as lower-case hex.
+    // The digest of all data so far: as bytes, and as lower-case hex.
     std::array<std::byte, digest_size> bytes() const;
     std::string hex() const;
 
 private:
-    struct State;  // the library's, kept out of our headers
+    struct State;  // hides the BLAKE3 library's header
     std::unique_ptr<State> state_;
 };
 
 std::string hex_of(ConstBytes bytes);
-// `hex` is one of is_digest_hex().
+// Requires is_digest_hex(hex).
 std::array<std::byte, digest_size> bytes_of_hex(std::string_view hex);
 
-// Exactly what hex() gives. Checked before such a text becomes part of a path.
+// True if `text` has the form that hex() returns. Check it before using `text` in a path.
 bool is_digest_hex(std::string_view text);
 
 }  // namespace caravan::cache

@@ -23,8 +23,9 @@ namespace {
 
 constexpr std::string_view first_line = "caravan-digests 1";
 constexpr std::string_view last_line = "end";
-constexpr uint64_t max_file = 64 << 20;  // bytes: some 500,000 tensors
+constexpr uint64_t max_file = 64 << 20;  // bytes; enough for about 500,000 tensors
 
+// Empty on failure.
 std::string read_whole(const std::filesystem::path & path) {
     const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
     const auto stamp = fd ? FileStamp::of(fd.get()) : std::nullopt;
@@ -46,7 +47,7 @@ std::string read_whole(const std::filesystem::path & path) {
     return text;
 }
 
-// Takes words off a line. A word that is not what it should be makes the whole line bad.
+// Parses the words of a line. After the first malformed word, all_good() is false.
 class Words {
 public:
     explicit Words(std::string_view line) : rest_(line) {}
@@ -66,21 +67,21 @@ public:
         return std::string(word);
     }
 
-    // Every word was good, and none is left.
-    bool all_good() const { return good_ && over_; }
+    // True if every word was well-formed and none is left.
+    bool all_good() const { return good_ && at_end_; }
 
 private:
     std::string_view next() {
-        good_ = good_ && !over_;
+        good_ = good_ && !at_end_;
         const size_t length = rest_.find(' ');
         const std::string_view word = rest_.substr(0, length);
-        over_ = length == std::string_view::npos;
-        rest_ = over_ ? std::string_view() : rest_.substr(length + 1);
+        at_end_ = length == std::string_view::npos;
+        rest_ = at_end_ ? std::string_view() : rest_.substr(length + 1);
         return word;
     }
 
     std::string_view rest_;
-    bool good_ = true, over_ = false;
+    bool good_ = true, at_end_ = false;
 };
 
 }  // namespace
@@ -126,7 +127,7 @@ std::optional<FileDigests> load_digests(const std::filesystem::path & file) {
     for (const auto line : std::views::split(text, '\n')) {
         lines.emplace_back(line.begin(), line.end());
     }
-    // The last newline is followed by an empty rest.
+    // After the last newline, `lines` has one more, empty element.
     if (lines.size() < 5 || lines.front() != first_line || lines[lines.size() - 2] != last_line ||
         !lines.back().empty()) {
         return std::nullopt;
@@ -153,7 +154,7 @@ std::optional<FileDigests> load_digests(const std::filesystem::path & file) {
 
 Result<> save_digests(const Layout & layout, const FileDigests & digests) {
     if (digests.path.native().contains('\n')) {
-        return fail(Errc::invalid_argument, "its name has a newline");
+        return fail(Errc::invalid_argument, "its path contains a newline");
     }
     std::string text = formatted("{}\n{}\n{} {} {}\n", first_line, digests.path.native(), digests.stamp.inode,
                                  digests.stamp.size, digests.stamp.modified_ns);

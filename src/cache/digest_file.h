@@ -1,14 +1,14 @@
-// What is known of one model file, kept on disk so that it is hashed once.
+// The file that keeps the digests of one model file, so that each model file is hashed once.
 //
 //   caravan-digests 1
 //   <path of the model file>
 //   <inode> <size, bytes> <modified, ns since 1970>
-//   <offset, bytes> <size, bytes> <FNV-1a 64, 16 hex digits> <BLAKE3, 64 hex digits>     one line for each tensor
+//   <offset, bytes> <size, bytes> <FNV-1a 64, 16 hex digits> <BLAKE3, 64 hex digits>     one line per tensor
 //   end
 //
-// Such a file lies in <root>/digests under the FNV-1a 64 of the path, mode 0600, and gets there whole by one rename. It is
-// written in the same folder, since workers, which serve peers, may write in <root>/tmp but never here.
-// What is not exactly like this counts as nothing, and is written anew.
+// Its path is <root>/digests/<FNV-1a 64 of the model's path>, its mode 0600. It is written to a temporary file in the same
+// directory and renamed. (<root>/tmp would not do: workers, which serve untrusted peers, can write there but not in
+// <root>/digests.) A file that deviates from this format is ignored and rewritten.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +24,13 @@
 
 namespace caravan::cache {
 
-// Tells a file from another one that took its place, and from itself after a change.
+// Identifies one version of a file: it differs after the file was modified or replaced.
 struct FileStamp {
     uint64_t inode = 0;
     uint64_t size = 0;         // bytes
     int64_t modified_ns = 0;   // since 1970
 
-    // Of an open regular file; nothing for anything else.
+    // The stamp of an open regular file; std::nullopt for any other descriptor.
     static std::optional<FileStamp> of(int fd);
 
     bool operator==(const FileStamp &) const = default;
@@ -48,19 +48,21 @@ struct FileDigests {
     std::vector<TensorDigest> tensors;
 };
 
-// <directory>/caravan with what is needed to keep digests there. Errc::io if it cannot be made or written.
+// Creates <directory>/caravan/digests and its parents as needed. Errc::io if that fails or they are not writable.
 Result<Layout> open_digests(const std::filesystem::path & directory);
 
-// Whether `path` lies below one of `directories`, by its name alone.
+// True if one of `directories` is a prefix of `path`. Compares names only, and does not resolve links or "..".
 bool lies_below(const std::filesystem::path & path, const std::vector<std::filesystem::path> & directories);
 
+// The path of the digest file of `model`.
 std::filesystem::path digest_file(const Layout & layout, const std::filesystem::path & model);
-// Is this how digest_file() names files? Others are being written, or were when a process died.
+// True for names that digest_file() produces; false for temporary files in the same directory.
 bool is_digest_file_name(std::string_view name);
 
+// std::nullopt if `file` cannot be read or is malformed.
 std::optional<FileDigests> load_digests(const std::filesystem::path & file);
 
-// Errc::invalid_argument for a path with a newline, Errc::io if the disk does not take it.
+// Writes the digest file of digests.path. Errc::invalid_argument if that path contains a newline, Errc::io on a write error.
 Result<> save_digests(const Layout & layout, const FileDigests & digests);
 
 }  // namespace caravan::cache

@@ -24,12 +24,12 @@ namespace {
 namespace fs = std::filesystem;
 
 struct File {
-    std::pair<int64_t, int64_t> used;  // seconds and nanoseconds of its modification
+    std::pair<int64_t, int64_t> used;  // modification time: seconds and nanoseconds
     uint64_t size;
     std::string name;
 };
 
-// What vanishes meanwhile is left out: another process may be at the same work.
+// Skips files that vanish meanwhile: another process may be evicting, too.
 std::vector<File> regular_files(const fs::path & directory) {
     std::vector<File> files;
     std::error_code error;
@@ -57,7 +57,8 @@ uint64_t total(const std::vector<File> & files) {
     return bytes;
 }
 
-// Nothing if a process has mapped it. (A file system without such locks says so of none.)
+// Locks the blob, and returns std::nullopt if a process has mapped it. The descriptor is invalid if the blob cannot be
+// opened. On a file system without locks, no blob counts as mapped.
 std::optional<UniqueFd> lock_unless_mapped(const fs::path & blob) {
     UniqueFd fd(::open(blob.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
     if (fd && ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
@@ -68,10 +69,10 @@ std::optional<UniqueFd> lock_unless_mapped(const fs::path & blob) {
 
 }  // namespace
 
-std::optional<uint64_t> make_room(const Layout & layout, uint64_t max_bytes, uint64_t wanted) {
+std::optional<uint64_t> evict_to_fit(const Layout & layout, uint64_t max_bytes, uint64_t needed) {
     std::vector<File> blobs = regular_files(layout.blobs());
     uint64_t stored = total(blobs) + total(regular_files(layout.temporary()));
-    const auto fits = [&] { return wanted <= max_bytes && stored <= max_bytes - wanted; };
+    const auto fits = [&] { return needed <= max_bytes && stored <= max_bytes - needed; };
     std::unordered_set<std::string> victims;
     if (!fits()) {
         std::ranges::sort(blobs, {}, &File::used);
@@ -86,10 +87,10 @@ std::optional<uint64_t> make_room(const Layout & layout, uint64_t max_bytes, uin
         }
     }
     const bool done = fits();
-    if (victims.empty() || (!done && wanted > 0)) {
-        return done ? std::optional(max_bytes - wanted - stored) : std::nullopt;
+    if (victims.empty() || (!done && needed > 0)) {
+        return done ? std::optional(max_bytes - needed - stored) : std::nullopt;
     }
-    // The index first: no other process should be sent to a blob that is about to go.
+    // The index file first, so that it does not lead other processes to a missing blob.
     for (const File & entry : regular_files(layout.index())) {
         const fs::path path = layout.index() / entry.name;
         if (victims.contains(read_index_file(path))) {
@@ -101,11 +102,11 @@ std::optional<uint64_t> make_room(const Layout & layout, uint64_t max_bytes, uin
             ::unlink(layout.blob(name).c_str());
         }
     }
-    log_debug("weight cache: {} entries made room", victims.size());
-    return done ? std::optional(max_bytes - wanted - stored) : std::nullopt;
+    log_debug("weight cache: evicted entries: {}", victims.size());
+    return done ? std::optional(max_bytes - needed - stored) : std::nullopt;
 }
 
-void remove_strangers(const Layout & layout) {
+void remove_foreign_files(const Layout & layout) {
     for (const File & file : regular_files(layout.blobs())) {
         if (!is_digest_hex(file.name)) {
             ::unlink((layout.blobs() / file.name).c_str());

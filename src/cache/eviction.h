@@ -1,4 +1,4 @@
-// Keeps the store below its limit: what was used longest ago goes first.
+// Keeps the store below its size limit by evicting the least recently used blobs.
 #pragma once
 
 #include <cstdint>
@@ -9,19 +9,19 @@
 
 namespace caravan::cache {
 
-// Removes entries until what is stored and `wanted` bytes more are at most `max_bytes`. Counted are all blobs and, as far
-// as they are on disk, the unfinished uploads of all processes; so uploads at the same time may exceed the limit until the
-// last of them is committed. A blob that a process has mapped stays: it would keep its room on the disk. An entry that is
-// being read is read to its end all the same.
+// Evicts entries until `needed` more bytes fit below `max_bytes`. Returns how many further bytes would fit then, or
+// std::nullopt if not enough can be evicted; in that case it evicts nothing, unless `needed` is 0.
 //
-// How many bytes more would fit then. Nothing if it cannot be done: for `wanted` > 0 nothing is removed then.
-std::optional<uint64_t> make_room(const Layout & layout, uint64_t max_bytes, uint64_t wanted);
+// The size of the store is that of all blobs and of the written part of the unfinished uploads of all processes. Concurrent
+// uploads may therefore exceed the limit until the last of them is committed. A blob that a process has mapped is never
+// evicted: the mapping would keep its disk space allocated. A Reader of an evicted entry can still read it to the end.
+std::optional<uint64_t> evict_to_fit(const Layout & layout, uint64_t max_bytes, uint64_t needed);
 
-// Removes files from blobs/ and index/ that are not as we make them: a worker that has fallen to its client can put any
-// there, where they would take room uncounted.
-void remove_strangers(const Layout & layout);
+// Removes files from blobs/ and index/ that this code does not create. A worker that its client has compromised can put
+// files there, where they would occupy disk space outside the limit.
+void remove_foreign_files(const Layout & layout);
 
-// Has a process mapped this blob? Reader::map() takes a lock that lasts as long as its mapping.
+// True if a process has mapped this blob. Reader::map() takes a lock that lasts as long as the mapping.
 bool is_mapped(const std::filesystem::path & blob);
 
 }  // namespace caravan::cache

@@ -17,7 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Of all regular files.
 std::vector<std::string> names_in(const fs::path & directory) {
     std::vector<std::string> names;
     std::error_code error;
@@ -27,12 +26,12 @@ std::vector<std::string> names_in(const fs::path & directory) {
     return names;
 }
 
-// Nothing if the bytes are not what the name says; then the blob is removed.
+// The FNV-1a 64 of the blob. Removes a damaged blob and returns std::nullopt.
 std::optional<uint64_t> hash_of(const Layout & layout, Blob blob, uint64_t size) {
     const fs::path path = layout.blob(blob.digest);
     Reader reader({.fd = std::move(blob.fd), .path = path, .size = size, .digest = blob.digest},
                   [&](Damage, std::string_view reason) {
-        log_warning("weight cache: {} is dropped: {}", path.string(), reason);
+        log_warning("weight cache: removing {}: {}", path.string(), reason);
         ::unlink(path.c_str());
     });
     std::vector<std::byte> piece(chunk_size);
@@ -49,8 +48,8 @@ std::optional<uint64_t> hash_of(const Layout & layout, Blob blob, uint64_t size)
 
 }  // namespace
 
-Result<bool> enter(const Layout & layout, Key key, const std::string & digest) {
-    // A second round if the file that was in the way is gone: it was damaged, or just then removed.
+Result<bool> add_to_index(const Layout & layout, Key key, const std::string & digest) {
+    // A second attempt in case the existing index file was damaged, or removed meanwhile.
     for (int round = 0; round < 2; ++round) {
         auto file = TemporaryFile::create(layout.temporary());
         if (!file) {
@@ -70,25 +69,24 @@ Result<bool> enter(const Layout & layout, Key key, const std::string & digest) {
     return fail(Errc::unavailable, "cannot replace {}", layout.index_file(key).string());
 }
 
-void enter_blobs(const Layout & layout, uint64_t size) {
-    std::unordered_set<std::string> entered;
+void index_blobs(const Layout & layout, uint64_t size) {
+    std::unordered_set<std::string> indexed;
     const std::string of_this_size = formatted("-{}", size);
     for (const std::string & name : names_in(layout.index())) {
         if (name.ends_with(of_this_size)) {
-            entered.insert(read_index_file(layout.index() / name));
+            indexed.insert(read_index_file(layout.index() / name));
         }
     }
     for (const std::string & digest : names_in(layout.blobs())) {
-        auto blob = entered.contains(digest) ? std::nullopt : open_blob(layout, digest, size);
+        auto blob = indexed.contains(digest) ? std::nullopt : open_blob(layout, digest, size);
         const auto hash = blob ? hash_of(layout, std::move(*blob), size) : std::nullopt;
         if (!hash) {
             continue;
         }
-        if (const auto done = enter(layout, {*hash, size}, digest); !done) {
-            log_warning("weight cache: {} is not found by stock clients: {}", digest, done.error().text);
+        if (const auto done = add_to_index(layout, {*hash, size}, digest); !done) {
+            log_warning("weight cache: stock clients cannot find {}: {}", digest, done.error().text);
         } else if (!*done) {
-            log_warning("weight cache: {} is dropped: other bytes are stored under the same FNV-1a hash and size, and stay",
-                        digest);
+            log_warning("weight cache: removing {}: another blob has the same FNV-1a hash and size", digest);
             ::unlink(layout.blob(digest).c_str());
         }
     }

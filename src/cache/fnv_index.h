@@ -1,7 +1,7 @@
-// The way from the stock hash to a blob: entered when a blob is stored, or later, when somebody asks by that hash.
+// The index that maps the hash of the stock protocol, FNV-1a 64, to a blob.
 //
-// FNV-1a 64 is slow (0.9 GB/s), and only stock clients ask by it. So what comes from a client that asks by BLAKE3 is
-// stored without, and hashed here once a stock client asks for something of its size.
+// FNV-1a is slow (0.9 GB/s), and only stock clients use it. Blobs from native clients, which use BLAKE3, are stored
+// without an index entry. They are indexed when a stock client asks for a blob of their size.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +12,12 @@
 
 namespace caravan::cache {
 
-// True: the index names `digest` for `key`, by us or by another process. False: it names another blob, which stays.
-Result<bool> enter(const Layout & layout, Key key, const std::string & digest);
+// Maps `key` to `digest`. Returns true if the index now does so, whether through this or another process. Returns false if
+// it maps the key to another blob, which it keeps.
+Result<bool> add_to_index(const Layout & layout, Key key, const std::string & digest);
 
-// Enters all blobs of `size` bytes that the index does not name. Reads each of them once; those that prove to be
-// damaged, or whose key has another blob already, are removed.
-void enter_blobs(const Layout & layout, uint64_t size);
+// Adds all blobs of `size` bytes that the index lacks. Reads each of them once. Removes those that are damaged or whose key
+// belongs to another blob.
+void index_blobs(const Layout & layout, uint64_t size);
 
 }  // namespace caravan::cache

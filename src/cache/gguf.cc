@@ -18,7 +18,7 @@ namespace caravan::cache {
 namespace {
 
 constexpr uint32_t magic = 0x46554747;  // "GGUF"
-// A header holds a vocabulary and names: tens of MiB at most. What asks for more is no model.
+// Bytes. The header of a real model, vocabulary included, has tens of MiB at most.
 constexpr uint64_t max_header = 256 << 20;
 constexpr std::string_view alignment_key = "general.alignment";
 constexpr uint64_t default_alignment = 32;
@@ -27,7 +27,7 @@ enum class Type : uint32_t {
     u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64,
 };
 
-// 0: not a type of fixed size.
+// Bytes; 0 for types without a fixed size.
 uint64_t size_of(Type type) {
     switch (type) {
         case Type::u8:
@@ -47,7 +47,7 @@ uint64_t size_of(Type type) {
     return 0;
 }
 
-// The header from its first byte on. After the first failure nothing more is read, every number is 0 and ok() is false.
+// A cursor over the header, from its first byte. After the first error, ok() is false and all numbers read are 0.
 class Header {
 public:
     Header(int fd, uint64_t file_size) : fd_(fd), limit_(std::min(file_size, max_header)) {}
@@ -66,7 +66,7 @@ public:
     void skip(uint64_t count, uint64_t each = 1) {
         uint64_t bytes = 0;
         if (ok() && (__builtin_mul_overflow(count, each, &bytes) || bytes > limit_ - position_)) {
-            give_up(Errc::invalid_argument, "its header is cut off");
+            set_error(Errc::invalid_argument, "its header is truncated");
         }
         if (ok()) {
             position_ += bytes;
@@ -75,7 +75,7 @@ public:
 
     void skip_string() { skip(number<uint64_t>()); }
 
-    // True if the string that comes next is `text`. Takes it in any case.
+    // Reads a string, and returns true if it equals `text`.
     bool string_is(std::string_view text) {
         const auto length = number<uint64_t>();
         if (length != text.size()) {
@@ -87,7 +87,7 @@ public:
         return ok() && got == text;
     }
 
-    void give_up(Errc code, std::string text) {
+    void set_error(Errc code, std::string text) {
         if (!error_) {
             error_ = Error{code, std::move(text)};
         }
@@ -115,9 +115,9 @@ private:
             n = wanted == 0 ? 0 : ::pread(fd_, window_.data(), wanted, static_cast<off_t>(position_));
         } while (n < 0 && errno == EINTR);
         if (n < 0) {
-            give_up(Errc::io, errno_text(errno));
+            set_error(Errc::io, errno_text(errno));
         } else if (n == 0) {
-            give_up(Errc::invalid_argument, "its header is cut off");
+            set_error(Errc::invalid_argument, "its header is truncated");
         }
         window_start_ = position_;
         window_size_ = static_cast<size_t>(std::max<ssize_t>(n, 0));
@@ -139,7 +139,7 @@ void skip_value(Header & header, Type type) {
     }
     if (type != Type::array) {
         const uint64_t size = size_of(type);
-        size != 0 ? header.skip(size) : header.give_up(Errc::invalid_argument, "a value has no known type");
+        size != 0 ? header.skip(size) : header.set_error(Errc::invalid_argument, "a value has an unknown type");
         return;
     }
     const auto element = static_cast<Type>(header.number<uint32_t>());
@@ -151,11 +151,11 @@ void skip_value(Header & header, Type type) {
     } else if (const uint64_t size = size_of(element); size != 0) {
         header.skip(count, size);
     } else {
-        header.give_up(Errc::invalid_argument, "an array has no known type");
+        header.set_error(Errc::invalid_argument, "an array has an unknown element type");
     }
 }
 
-// The alignment of the tensors, which one of the values may say.
+// Reads all key-value pairs, and returns the alignment of the tensors.
 uint64_t read_values(Header & header, uint64_t count) {
     uint64_t alignment = default_alignment;
     for (uint64_t i = 0; i < count && header.ok(); ++i) {
@@ -168,17 +168,17 @@ uint64_t read_values(Header & header, uint64_t count) {
         }
     }
     if (header.ok() && !std::has_single_bit(alignment)) {
-        header.give_up(Errc::invalid_argument, formatted("its alignment is {}", alignment));
+        header.set_error(Errc::invalid_argument, formatted("its alignment, {}, is not a power of two", alignment));
     }
     return alignment;
 }
 
-// The size in bytes of the tensor that the header describes next. Leaves its offset, the next number, unread.
+// Reads the name, shape and type of a tensor, and returns its size in bytes. Does not read the offset that follows.
 uint64_t read_shape(Header & header) {
     header.skip_string();  // its name
     const auto dims = header.number<uint32_t>();
     if (dims > GGML_MAX_DIMS) {
-        header.give_up(Errc::invalid_argument, formatted("a tensor has {} dimensions", dims));
+        header.set_error(Errc::invalid_argument, formatted("a tensor has {} dimensions, more than {}", dims, GGML_MAX_DIMS));
         return 0;
     }
     std::array<uint64_t, GGML_MAX_DIMS> ne;
@@ -193,7 +193,7 @@ uint64_t read_shape(Header & header) {
     const int64_t block = type < GGML_TYPE_COUNT ? ggml_blck_size(static_cast<ggml_type>(type)) : 0;
     const uint64_t block_bytes = type < GGML_TYPE_COUNT ? ggml_type_size(static_cast<ggml_type>(type)) : 0;
     if (block <= 0 || block_bytes == 0) {
-        header.give_up(Errc::invalid_argument, formatted("tensor type {} is not known", type));
+        header.set_error(Errc::invalid_argument, formatted("tensor type {} is unknown", type));
         return 0;
     }
     uint64_t bytes = block_bytes;
@@ -203,7 +203,7 @@ uint64_t read_shape(Header & header) {
         overflow = __builtin_mul_overflow(bytes, ne[i], &bytes) || overflow;
     }
     if (overflow) {
-        header.give_up(Errc::invalid_argument, "a tensor has an impossible shape");
+        header.set_error(Errc::invalid_argument, "a tensor has an invalid shape");
     }
     return bytes;
 }
@@ -213,27 +213,27 @@ uint64_t read_shape(Header & header) {
 Result<std::vector<Extent>> find_tensors(int fd, uint64_t file_size, uint64_t threshold) {
     Header header(fd, file_size);
     if (header.number<uint32_t>() != magic) {
-        header.give_up(Errc::invalid_argument, "it does not begin as a GGUF file does");
+        header.set_error(Errc::invalid_argument, "it is not a GGUF file");
     }
     if (const auto version = header.number<uint32_t>(); version != 2 && version != 3) {
-        header.give_up(Errc::invalid_argument, formatted("GGUF version {} is not known", version));
+        header.set_error(Errc::invalid_argument, formatted("GGUF version {} is not supported", version));
     }
     const auto tensor_count = header.number<uint64_t>();
     const uint64_t alignment = read_values(header, header.number<uint64_t>());
 
-    std::vector<Extent> large;  // offsets count from the end of the header until that is known
-    uint64_t end = 0;           // of the last tensor
+    std::vector<Extent> large;  // offsets are relative to the data section until its position is known
+    uint64_t end = 0;           // of the previous tensor
     for (uint64_t i = 0; i < tensor_count && header.ok(); ++i) {
         const uint64_t size = read_shape(header);
         const auto offset = header.number<uint64_t>();
         if (!header.ok()) {
             break;
         }
-        // Writers put one tensor behind the other, and readers insist on it. So the file bounds their sum.
+        // GGUF readers require tensors in ascending order, so the file size bounds the sum of their sizes.
         if (offset < end || __builtin_add_overflow(offset, size, &end)) {
-            header.give_up(Errc::invalid_argument, "its tensors are not one behind the other");
+            header.set_error(Errc::invalid_argument, "its tensors overlap or are out of order");
         } else if (end > file_size) {
-            header.give_up(Errc::invalid_argument, "it is cut off");
+            header.set_error(Errc::invalid_argument, "it is truncated");
         } else if (size > threshold) {
             large.push_back({offset, size});
         }
@@ -243,7 +243,7 @@ Result<std::vector<Extent>> find_tensors(int fd, uint64_t file_size, uint64_t th
     }
     const uint64_t data = (header.position() + alignment - 1) / alignment * alignment;
     if (tensor_count > 0 && (data > file_size || end > file_size - data)) {
-        return fail(Errc::invalid_argument, "it is cut off");
+        return fail(Errc::invalid_argument, "it is truncated");
     }
     for (Extent & tensor : large) {
         tensor.offset += data;

@@ -1,6 +1,6 @@
-// Where the tensors of a GGUF file lie, versions 2 and 3. A file may be truncated, damaged or hostile: the answer is then
-// an error, in bounded memory and time. (ggml's own reader, without loading data, accepts a file whose data are cut off,
-// and takes the whole vocabulary into memory.)
+// Locates the tensors in a GGUF file, versions 2 and 3. A truncated, damaged or malicious file yields an error in bounded
+// memory and time. (ggml's own reader, used without loading data, accepts files with truncated data and loads the whole
+// vocabulary.)
 //
 // Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 #pragma once
@@ -19,8 +19,8 @@ struct Extent {
     bool operator==(const Extent &) const = default;
 };
 
-// The tensors that are larger than `threshold` bytes, in the order of the file: within `file_size`, none overlapping
-// another. Moves no file position. Errc::io if the file cannot be read, else Errc::invalid_argument with what is wrong.
+// Returns the tensors larger than `threshold` bytes, in file order. They lie within `file_size` and do not overlap. Does
+// not move the file position. Errc::io if the file cannot be read, Errc::invalid_argument if it is malformed.
 Result<std::vector<Extent>> find_tensors(int fd, uint64_t file_size, uint64_t threshold);
 
 }  // namespace caravan::cache

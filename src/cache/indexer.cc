@@ -23,13 +23,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A file of many GiB is written down several times while it is read: it is of use early, and a restart costs little.
+// The digests of a large file are saved while it is being hashed, so that they can be used early and survive a restart.
 constexpr seconds save_interval{10};
-// A file of digests under a temporary name that is older was left by a process that died.
-constexpr seconds being_written{60};
+// Older temporary files in the directory of digests were left by a process that died.
+constexpr seconds abandoned_age{60};
 
-void leave_out(const fs::path & path, std::string_view reason) {
-    log_warning("model-dir: {} is left out: {}", path.string(), reason);
+void warn_skipped(const fs::path & path, std::string_view reason) {
+    log_warning("model-dir: skipping {}: {}", path.string(), reason);
 }
 
 class Indexer {
@@ -37,18 +37,18 @@ public:
     Indexer(Layout layout, const std::function<bool()> & stop) : layout_(std::move(layout)), stop_(stop) {}
 
     void add(const ModelFile & model);
-    void forget_what_has_gone(const std::vector<fs::path> & model_dirs) const;
+    void remove_stale_digests(const std::vector<fs::path> & model_dirs) const;
     const IndexReport & report() const { return report_; }
 
 private:
     std::optional<TensorDigest> hash(int fd, Extent extent);
     Layout layout_;
     const std::function<bool()> & stop_;
-    std::vector<std::byte> piece_ = std::vector<std::byte>(chunk_size);
+    std::vector<std::byte> chunk_ = std::vector<std::byte>(chunk_size);
     IndexReport report_;
 };
 
-// Nothing if the file has become shorter, cannot be read, or there is no time.
+// std::nullopt if the file has become shorter, cannot be read, or stop() is true.
 std::optional<TensorDigest> Indexer::hash(int fd, Extent extent) {
     uint64_t fnv = wire::fnv1a_start;
     Blake3 digest;
@@ -56,15 +56,15 @@ std::optional<TensorDigest> Indexer::hash(int fd, Extent extent) {
         if (stop_()) {
             return std::nullopt;
         }
-        const auto wanted = static_cast<size_t>(std::min<uint64_t>(piece_.size(), extent.size - done));
-        const ssize_t n = ::pread(fd, piece_.data(), wanted, static_cast<off_t>(extent.offset + done));
+        const auto wanted = static_cast<size_t>(std::min<uint64_t>(chunk_.size(), extent.size - done));
+        const ssize_t n = ::pread(fd, chunk_.data(), wanted, static_cast<off_t>(extent.offset + done));
         if (n < 0 && errno == EINTR) {
             continue;
         }
         if (n <= 0) {
             return std::nullopt;
         }
-        const ConstBytes got = ConstBytes(piece_).first(static_cast<size_t>(n));
+        const ConstBytes got = ConstBytes(chunk_).first(static_cast<size_t>(n));
         fnv = wire::fnv1a(got, fnv);
         digest.update(got);
         done += got.size();
@@ -76,15 +76,15 @@ void Indexer::add(const ModelFile & model) {
     const fs::path & path = model.path;
     const UniqueFd fd = open_without_links(model.target, O_RDONLY | O_NONBLOCK);
     if (!fd) {
-        return leave_out(path, errno_text(errno));
+        return warn_skipped(path, errno_text(errno));
     }
     const auto stamp = FileStamp::of(fd.get());
     if (!stamp) {
-        return leave_out(path, "it is no regular file");
+        return warn_skipped(path, "it is not a regular file");
     }
     const auto extents = find_tensors(fd.get(), stamp->size, wire::find_threshold);
     if (!extents) {
-        return leave_out(path, extents.error().text);
+        return warn_skipped(path, extents.error().text);
     }
     auto known = load_digests(digest_file(layout_, path));
     if (known && (known->path != path || known->stamp != *stamp)) {
@@ -95,7 +95,7 @@ void Indexer::add(const ModelFile & model) {
     TimePoint saved_at = Clock::now();
     const auto save = [&] {
         if (const auto saved = save_digests(layout_, digests); !saved) {
-            leave_out(path, saved.error().text);
+            warn_skipped(path, saved.error().text);
             return false;
         }
         saved_at = Clock::now();
@@ -120,13 +120,14 @@ void Indexer::add(const ModelFile & model) {
         }
     }
     if (FileStamp::of(fd.get()) != stamp) {
-        return leave_out(path, "it changed while it was read");
+        return warn_skipped(path, "it changed while it was being read");
     }
     if (hashed > 0 && !save()) {
         return;
     }
     if (digests.tensors.size() < extents->size() && !stop_()) {
-        leave_out(path, "not all of it can be read");
+        log_warning("model-dir: cannot read all of {}: only {} of {} tensors can be used", path.string(),
+                    digests.tensors.size(), extents->size());
     }
     report_.files += digests.tensors.empty() ? 0 : 1;
     report_.tensors += digests.tensors.size();
@@ -136,13 +137,13 @@ void Indexer::add(const ModelFile & model) {
     }
 }
 
-void Indexer::forget_what_has_gone(const std::vector<fs::path> & model_dirs) const {
+void Indexer::remove_stale_digests(const std::vector<fs::path> & model_dirs) const {
     std::error_code error;
     for (fs::directory_iterator at(layout_.digests(), error), end; !error && at != end; at.increment(error)) {
         std::error_code unknown;
         if (!is_digest_file_name(at->path().filename().native())) {
             const auto modified = at->last_write_time(unknown);
-            if (!unknown && fs::file_time_type::clock::now() - modified > being_written) {
+            if (!unknown && fs::file_time_type::clock::now() - modified > abandoned_age) {
                 fs::remove(at->path(), unknown);
             }
             continue;
@@ -157,7 +158,7 @@ void Indexer::forget_what_has_gone(const std::vector<fs::path> & model_dirs) con
 }  // namespace
 
 std::vector<ModelFile> models_to_index(const fs::path & directory, const std::vector<fs::path> & model_dirs) {
-    return find_models(model_dirs, layout_in(directory).root, leave_out);
+    return find_models(model_dirs, layout_in(directory).root, warn_skipped);
 }
 
 Result<IndexReport> index_models(const fs::path & directory, const std::vector<fs::path> & model_dirs,
@@ -173,7 +174,7 @@ Result<IndexReport> index_models(const fs::path & directory, const std::vector<f
         }
         indexer.add(model);
     }
-    indexer.forget_what_has_gone(model_dirs);
+    indexer.remove_stale_digests(model_dirs);
     return indexer.report();
 }
 

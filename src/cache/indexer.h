@@ -1,5 +1,5 @@
-// Looks through model files and writes down what ModelIndex finds: the FNV-1a 64 and the BLAKE3 of every tensor that
-// clients ask for by hash. Reads each file once; the next time only what is new or has changed.
+// Hashes model files for ModelIndex: writes the FNV-1a 64 and the BLAKE3 of each tensor that clients look up by hash to
+// digest files. Files that have not changed since the last run are not hashed again.
 #pragma once
 
 #include <cstdint>
@@ -13,19 +13,19 @@
 namespace caravan::cache {
 
 struct IndexReport {
-    size_t tensors = 0;  // can be loaded from here
-    size_t files = 0;    // that have them
+    size_t tensors = 0;  // that the server can load from model files
+    size_t files = 0;    // that contain these tensors
     uint64_t bytes = 0;  // of these tensors
-    size_t hashed = 0;   // of these tensors, those that were not known before
+    size_t hashed = 0;   // of these tensors, the number hashed in this run
 };
 
-// find_models(), with a warning for what is left out. `directory`: the same as ModelIndex's.
+// As find_models(), and logs a warning for each file that it skips. `directory` is the one passed to ModelIndex.
 std::vector<ModelFile> models_to_index(const std::filesystem::path & directory,
                                        const std::vector<std::filesystem::path> & model_dirs);
 
-// `models`: from models_to_index(). A file that cannot be read or is no good is left out with a warning. What is known of
-// files below `model_dirs` that have gone is forgotten. `stop` is asked often, and what was done until then stays.
-// Errc::io if `directory` cannot be written.
+// Hashes `models`, from models_to_index(). Logs a warning for each file that it cannot read or parse, and skips it. Removes
+// the digests of files below `model_dirs` that no longer exist. Calls `stop` for each chunk, and returns early if it is
+// true; digests computed by then are kept. Errc::io if `directory` is not writable.
 Result<IndexReport> index_models(const std::filesystem::path & directory,
                                  const std::vector<std::filesystem::path> & model_dirs,
                                  const std::vector<ModelFile> & models, const std::function<bool()> & stop);

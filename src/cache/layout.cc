@@ -14,17 +14,17 @@
 namespace caravan::cache {
 namespace {
 
-// Never through a symbolic link, and not held up by a pipe that somebody put there.
+// Does not follow a symbolic link, and does not block on a FIFO.
 UniqueFd open_to_read(const std::filesystem::path & path) {
     return UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
 }
 
-// After a failed open: what lies there is not ours, or nothing does.
-bool not_a_file_of_ours(int error) { return error == ENOENT || error == ELOOP || error == EMLINK || error == ENXIO; }
+// The errors of open_to_read() for a path that is missing or no regular file.
+bool is_missing_or_special(int error) { return error == ENOENT || error == ELOOP || error == EMLINK || error == ENXIO; }
 
-// "" if the file is not as Writer makes it.
+// The blob name in an index file; "" if the file is malformed.
 std::string read_name(int fd) {
-    std::array<char, digest_hex_length + 2> text;  // one more than the name and its newline: to see that it ends there
+    std::array<char, digest_hex_length + 2> text;  // one byte more than a valid file has, to detect longer ones
     ssize_t n;
     do {
         n = ::read(fd, text.data(), text.size());
@@ -57,7 +57,7 @@ Result<> make_private(const std::filesystem::path & directory) {
         error.assign(errno, std::generic_category());
     }
     if (error) {
-        return fail(Errc::io, "weight cache: cannot make or write the directory {}: {}", directory.string(),
+        return fail(Errc::io, "weight cache: cannot create or write directory {}: {}", directory.string(),
                     error.message());
     }
     return {};
@@ -69,7 +69,7 @@ Result<Layout> make_root(const std::filesystem::path & directory) {
     std::error_code error;
     std::filesystem::create_directories(directory, error);
     if (error) {
-        return fail(Errc::io, "weight cache: cannot make the directory {}: {}", directory.string(), error.message());
+        return fail(Errc::io, "weight cache: cannot create directory {}: {}", directory.string(), error.message());
     }
     Layout layout = layout_in(directory);
     return make_private(layout.root).transform([&] { return std::move(layout); });
@@ -92,7 +92,7 @@ std::optional<Blob> open_blob(const Layout & layout, Key key) {
     const std::filesystem::path path = layout.blob(name);
     UniqueFd fd = open_to_read(path);
     if (!fd) {
-        if (const int error = errno; not_a_file_of_ours(error)) {
+        if (const int error = errno; is_missing_or_special(error)) {
             remove_entry(layout, key, name, "its blob is missing");
         } else {
             log_warning("weight cache: cannot read {}: {}", path.string(), errno_text(error));
@@ -124,8 +124,8 @@ std::string read_index_file(const std::filesystem::path & path) {
 
 void remove_entry(const Layout & layout, Key key, std::string_view digest, std::string_view reason) {
     const std::filesystem::path index_file = layout.index_file(key);
-    log_warning("weight cache: {} is dropped: {}", index_file.string(), reason);
-    // The index first: no other process should be sent to a blob that is about to go.
+    log_warning("weight cache: removing {}: {}", index_file.string(), reason);
+    // The index file first, so that it does not lead other processes to a missing blob.
     ::unlink(index_file.c_str());
     if (!digest.empty()) {
         ::unlink(layout.blob(digest).c_str());

@@ -1,20 +1,20 @@
-// The store on disk.
+// The layout of the store on disk.
 //
-//   <root>/blobs/<digest>            the bytes, mode 0600; the name is the BLAKE3 of the content, 64 lower-case hex
-//   <root>/index/<fnv>-<size>        which blob it is: its name and a newline. fnv: FNV-1a 64 of the bytes, 16 hex
-//                                    digits, as SET_TENSOR_HASH asks for it; size: bytes, decimal. Made when such
-//                                    a client stores the blob, or asks for one of its size (fnv_index.h)
-//   <root>/tmp/XXXXXX                being written
-//   <root>/digests/<fnv of a path>   what was found in a model file (digest_file.h), written by the indexer only
+//   <root>/blobs/<digest>            a blob, mode 0600, named after the BLAKE3 of its content: 64 lower-case hex digits
+//   <root>/index/<fnv>-<size>        the name of a blob and a newline. fnv: FNV-1a 64 of the content, 16 hex digits, the
+//                                    hash of SET_TENSOR_HASH; size: bytes, decimal. Created when a stock client stores
+//                                    the blob, or asks for a blob of this size (fnv_index.h)
+//   <root>/tmp/XXXXXX                an unfinished upload
+//   <root>/digests/<fnv of a path>   the digests of a model file (digest_file.h); only the indexer writes here
 //
-// A blob's time of modification says when it was last used: finding an entry sets it.
+// The modification time of a blob is the time of its last use: a lookup sets it.
 //
-// A blob is in its place before the index names it, and both get there whole by one rename or link. So an entry whose
-// blob is missing or has another size is damaged, never half-made, and may be removed by whoever sees it. Processes
-// that share the store need no lock: the worst that a race can do is to lose an entry, which costs one upload.
+// Blobs and index files appear atomically, by rename or link, and a blob appears before its index file. An entry whose blob
+// is missing or has another size is therefore damaged rather than incomplete, and any process may remove it. Processes that
+// share a store need no lock: a race can at most lose an entry, which costs one upload.
 //
-// Only numbers make names: nothing else from a peer reaches the file system, and what an index file says is used only
-// if it is 64 hex digits.
+// File names consist of numbers only. Nothing else from a peer reaches the file system, and the content of an index file is
+// ignored unless it is 64 hex digits and a newline.
 #pragma once
 
 #include <cstdint>
@@ -44,31 +44,34 @@ struct Layout {
     std::filesystem::path index_file(Key key) const;
 };
 
-// Makes it if it is missing, for its owner alone (mode 0700). Errc::io if that fails or it cannot be written.
+// Creates `directory` with mode 0700 unless it exists. Errc::io if that fails or it is not writable.
 Result<> make_private(const std::filesystem::path & directory);
 
-// <directory>/caravan, there or not.
+// The layout below <directory>/caravan, which need not exist.
 Layout layout_in(const std::filesystem::path & directory);
 
-// The same. `directory` is made if missing: with the usual mode, since it is shared with others.
+// As layout_in(), and creates <directory>/caravan. A missing `directory` gets the default mode, since it is shared with
+// other programs. Errc::io if that fails.
 Result<Layout> make_root(const std::filesystem::path & directory);
 
 struct Blob {
-    std::string digest;  // its name; whether the bytes agree is for the reader to find out
-    UniqueFd fd;         // of a file of the size that was asked for
+    std::string digest;  // its name; the content is not verified yet
+    UniqueFd fd;         // open for reading; the file has the requested size
 };
 
-// The blob that the index names for `key`, if there is one. A damaged entry is removed and counts as none; one that
-// cannot be opened now (no descriptors left, no permission) counts as none and stays.
+// Opens the blob that the index maps `key` to; std::nullopt if there is none. Removes a damaged entry. Keeps an entry that
+// cannot be opened now (no permission, too many open files).
 std::optional<Blob> open_blob(const Layout & layout, Key key);
 
-// The same by the content's name. A peer may say any name and size: nothing is removed, whatever is found.
+// Opens the blob with this name and size; std::nullopt if there is none. Removes nothing, since `digest` and `size` may
+// come from a peer.
 std::optional<Blob> open_blob(const Layout & layout, std::string_view digest, uint64_t size);
 
-// The name in an index file, "" if there is none or the file is not as Writer makes it.
+// The blob name in an index file; "" if the file is missing or malformed.
 std::string read_index_file(const std::filesystem::path & path);
 
-// Takes the index file and the blob away (`digest` empty: the index file only) and warns with the reason.
+// Removes the index file of `key` and the blob `digest` (only the index file if that is empty). Logs a warning with
+// `reason`.
 void remove_entry(const Layout & layout, Key key, std::string_view digest, std::string_view reason);
 
 }  // namespace caravan::cache

@@ -30,7 +30,7 @@ struct Resolved {
     bool is_trusted = true;  // root or this user owns every link
 };
 
-// Nothing if the path leads nowhere.
+// std::nullopt if a component does not exist, or there are too many links.
 std::optional<Resolved> resolve(const fs::path & path) {
     Resolved resolved{.target = "/"};
     std::deque<fs::path> rest(std::next(path.begin()), path.end());  // behind the root
@@ -70,7 +70,7 @@ std::optional<Resolved> resolve(const fs::path & path) {
 }  // namespace
 
 std::vector<ModelFile> find_models(const std::vector<fs::path> & model_dirs, const fs::path & store,
-                                   const LeftOut & left_out) {
+                                   const OnSkipped & on_skipped) {
     std::error_code unknown;
     const fs::path store_place = fs::weakly_canonical(store, unknown);
     std::vector<ModelFile> found;
@@ -88,7 +88,7 @@ std::vector<ModelFile> find_models(const std::vector<fs::path> & model_dirs, con
             return;
         }
         if (!resolved->is_trusted && !lies_below(resolved->target, model_dirs)) {
-            left_out(entry.path(), "a symbolic link of another user leads to it, out of the folder");
+            on_skipped(entry.path(), "a symbolic link owned by another user leads out of the directory");
             return;
         }
         found.push_back({entry.path(), resolved->target});
@@ -105,7 +105,7 @@ std::vector<ModelFile> find_models(const std::vector<fs::path> & model_dirs, con
             at.increment(error);
         }
         if (error) {
-            left_out(dir, error.message());
+            on_skipped(dir, error.message());
         }
     }
     std::ranges::sort(found, {}, &ModelFile::path);
@@ -120,7 +120,7 @@ UniqueFd open_without_links(const fs::path & path, int flags) {
     how.flags = static_cast<uint64_t>(flags | O_CLOEXEC);
     how.resolve = RESOLVE_NO_SYMLINKS;
     const long fd = ::syscall(SYS_openat2, AT_FDCWD, path.c_str(), &how, sizeof how);
-    // Some containers answer a call that they do not know with EPERM.
+    // The syscall filter of some containers returns EPERM for unknown calls.
     if (fd >= 0 || (errno != ENOSYS && errno != EPERM)) {
         return UniqueFd(static_cast<int>(fd));
     }

@@ -1,5 +1,5 @@
-// The model files below the folders of `rpc-server --model-dir`, found by walking these folders. What a file of digests
-// names is never a reason to open a file: the process that writes such files reads hostile models.
+// Finds the model files below the directories of `rpc-server --model-dir` by walking them. A path in a digest file is never
+// opened: the process that writes digest files parses untrusted models.
 #pragma once
 
 #include <filesystem>
@@ -12,20 +12,20 @@
 namespace caravan::cache {
 
 struct ModelFile {
-    std::filesystem::path path;    // as found below a folder; its digests are kept under this name
-    std::filesystem::path target;  // the regular file: absolute, no symbolic link in it
+    std::filesystem::path path;    // as found by the walk; names its digest file
+    std::filesystem::path target;  // the regular file: absolute, without symbolic links
 };
 
-// Called with each file or folder that is left out, and the reason.
-using LeftOut = std::function<void(const std::filesystem::path & path, std::string_view reason)>;
+// Called with each file or directory that is skipped, and the reason.
+using OnSkipped = std::function<void(const std::filesystem::path & path, std::string_view reason)>;
 
-// All *.gguf files below `model_dirs` (absolute and canonical), each file once, sorted by path. Symbolic links to folders
-// are not followed. One to a file is followed to a file below `model_dirs`; elsewhere only if root or this process's user
-// owns each link on the path to it. `store` is not searched: workers write there.
+// Returns all *.gguf files below `model_dirs` (absolute and canonical), sorted by path, each file once. Does not follow
+// symbolic links to directories. Follows a symbolic link to a file if the file is below `model_dirs`, or if root or the user
+// of this process owns each link on the path to it. Skips `store`, where workers can write.
 std::vector<ModelFile> find_models(const std::vector<std::filesystem::path> & model_dirs,
-                                   const std::filesystem::path & store, const LeftOut & left_out);
+                                   const std::filesystem::path & store, const OnSkipped & on_skipped);
 
-// open(2), which fails if any component of `path` is a symbolic link. (Kernels before Linux 5.6 look at the last only.)
+// As open(2), but fails if any component of `path` is a symbolic link. (Linux before 5.6 checks the last component only.)
 UniqueFd open_without_links(const std::filesystem::path & path, int flags);
 
 }  // namespace caravan::cache

@@ -15,14 +15,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A folder that changed less than this ago may change again without another time of modification.
-constexpr std::chrono::seconds settled{2};
+// A directory may change again within the granularity of its modification time.
+constexpr std::chrono::seconds mtime_granularity{2};
 
 std::optional<Reader> open_tensor(const ModelFile & model, const FileStamp & stamp, const TensorDigest & tensor,
                                   std::optional<uint64_t> fnv) {
     UniqueFd fd = open_without_links(model.target, O_RDONLY | O_NONBLOCK);
     if (!fd || FileStamp::of(fd.get()) != stamp) {
-        log_debug("model-dir: {} is gone or has changed", model.path.string());
+        log_debug("model-dir: {} was removed or changed", model.path.string());
         return std::nullopt;
     }
     return Reader({.fd = std::move(fd),
@@ -32,7 +32,7 @@ std::optional<Reader> open_tensor(const ModelFile & model, const FileStamp & sta
                    .digest = tensor.digest,
                    .fnv = fnv},
                   [path = model.path, at = tensor.extent.offset](Damage, std::string_view reason) {
-                      log_warning("model-dir: the tensor at byte {} of {} is not used: {}", at, path.string(), reason);
+                      log_warning("model-dir: ignoring the tensor at byte {} of {}: {}", at, path.string(), reason);
                   });
 }
 
@@ -40,7 +40,7 @@ std::optional<Reader> open_tensor(const ModelFile & model, const FileStamp & sta
 
 ModelIndex::ModelIndex(const fs::path & directory, const std::vector<fs::path> & model_dirs)
     : layout_(layout_in(directory)) {
-    // The indexer warns of what is left out.
+    // The indexer logs the files that are skipped.
     for (ModelFile & model : find_models(model_dirs, layout_.root, [](const fs::path &, std::string_view) {})) {
         files_.push_back({std::move(model), std::nullopt});
     }
@@ -59,7 +59,7 @@ void ModelIndex::refresh() {
         }
     }
     read_at_.reset();
-    if (fs::file_time_type::clock::now() - changed > settled) {
+    if (fs::file_time_type::clock::now() - changed > mtime_granularity) {
         read_at_ = changed;
     }
 }
@@ -78,7 +78,7 @@ std::optional<Reader> ModelIndex::find_tensor(Wanted wanted, std::optional<uint6
             if (auto reader = open_tensor(file.model, file.digests->stamp, tensor, fnv)) {
                 return reader;
             }
-            break;  // nothing in this file can be had; another one may have the same tensor
+            break;  // this file has changed; another one may contain the same tensor
         }
     }
     return std::nullopt;

@@ -1,7 +1,6 @@
-// The tensors in the model files of this machine (`rpc-server --model-dir`): what a client's model and one of ours have
-// in common is read from here, and never crosses the network. Knows what the indexer (indexer.h), another process, has
-// written down so far. Which files there are is found by walking the folders, once: digests of anything else count for
-// nothing, whatever path they name.
+// Looks up tensors in the model files of this machine (`rpc-server --model-dir`), so that weights which a client has in
+// common with them need not cross the network. Uses the digests that the indexer, another process, has written so far
+// (indexer.h). The model files are found once, by walking the directories; digests of any other file are ignored.
 #pragma once
 
 #include <cstdint>
@@ -17,19 +16,19 @@
 
 namespace caravan::cache {
 
-// One thread at a time.
+// Only one thread at a time may use an object.
 class ModelIndex {
 public:
-    // What is known is kept in `directory`/caravan, as with Store; without that folder nothing is found. Only the files
-    // that find_models() finds below `model_dirs` now are served.
+    // Serves the files that find_models() finds below `model_dirs` now. Reads digests from `directory`/caravan, which Store
+    // uses, too; finds nothing without that directory.
     ModelIndex(const std::filesystem::path & directory, const std::vector<std::filesystem::path> & model_dirs);
 
-    // A tensor with this hash and size, in a file that has not changed since it was looked through. As the file may
-    // change at any time, what is read counts only once Reader::verify() says so.
+    // Finds a tensor with this hash (FNV-1a 64, or BLAKE3 in lower-case hex) and size, in a file that has not changed since
+    // it was hashed. The file can change at any time, so the bytes are valid only after Reader::verify() returns true.
     std::optional<Reader> find(uint64_t fnv, uint64_t size);
     std::optional<Reader> find_digest(std::string_view hex, uint64_t size);
 
-    // What may be served from here: files without symbolic links in their paths.
+    // The model files that it may read: absolute paths without symbolic links.
     std::vector<std::filesystem::path> targets() const;
 
 private:
@@ -44,7 +43,7 @@ private:
 
     Layout layout_;
     std::vector<Known> files_;
-    std::optional<std::filesystem::file_time_type> read_at_;  // of the digests' folder, when they were read
+    std::optional<std::filesystem::file_time_type> read_at_;  // modification time of digests/ when it was read
 };
 
 }  // namespace caravan::cache

@@ -1,4 +1,4 @@
-// Reads kept bytes into their destination, and says afterwards whether they may be trusted.
+// Reads stored weights into their destination and verifies them afterwards.
 #pragma once
 
 #include <cstdint>
@@ -18,49 +18,50 @@
 
 namespace caravan::cache {
 
-// Bytes within a file, and what they have to be: a blob of the store, or a tensor of a model file.
+// A range of a file and its expected digests: a blob of the store, or a tensor of a model file.
 struct Content {
     UniqueFd fd;
-    std::filesystem::path path;  // for messages
+    std::filesystem::path path;  // for messages, and to verify that it still names the file
     uint64_t offset = 0;         // bytes
     uint64_t size = 0;           // bytes
-    std::string digest;
-    bool is_sealed = false;  // no process that serves a peer can open the file to write, if this path is its only one
-    // What was asked for: the digest was looked up by it, in a file that may be forged. Nothing if the digest was.
+    std::string digest;          // BLAKE3, lower-case hex
+    bool is_sealed = false;      // no process that serves a peer can open the file for writing through `path`
+    // The FNV-1a 64 that the client asked for, if it did: the index that led to `digest` may be forged.
     std::optional<uint64_t> fnv{};
 };
 
 enum class Damage {
-    bytes,  // the bytes are not those of the digest
-    hash,   // the digest is not that of the FNV-1a 64
+    bytes,  // the bytes do not match the digest
+    hash,   // the bytes match the digest, but not the FNV-1a 64
 };
 
-// From Store or ModelIndex, which it may outlive. One thread at a time.
+// Comes from Store or ModelIndex, and may outlive it. Only one thread at a time may use an object.
 class Reader {
 public:
-    // Called once if the bytes prove to be wrong.
+    // Called at most once, by verify(), if the bytes are not the expected ones.
     using OnDamage = std::function<void(Damage damage, std::string_view reason)>;
 
     Reader(Content content, OnDamage on_damage) : content_(std::move(content)), on_damage_(std::move(on_damage)) {}
 
-    // Before read(): puts pages of the file in the place of those of `to`, as long as the contents, where that is safe and
-    // worth it. For how many of the first bytes: read() goes on behind them. `to` is private memory, of whole pages, and
-    // stays that: what is written there later does not reach the file. It is left as it is until verify().
+    // Maps the whole pages of the content over the beginning of `to`, where that is safe and large enough to pay off.
+    // Returns the number of bytes mapped, from 0; read() continues after them. Call it before read(). `to` has the size of
+    // the content and is page-aligned private memory. It stays private: later writes to it do not reach the file. The caller
+    // must not modify it before verify().
     size_t map(MutableBytes to);
 
-    // The next bytes, as many as fit, at most 1 MiB at a time; 0 at the end (or for no room). Fails with Errc::io.
-    // `stays`: what was read is left as it is until verify(), so it may be hashed later.
-    Result<size_t> read(MutableBytes to, bool stays = false);
+    // Reads the next bytes, at most chunk_size. Returns their number; 0 at the end, or if `to` is empty. Errc::io on a read
+    // error. `is_stable`: the caller does not modify these bytes before verify(), so they may be hashed in the background.
+    Result<size_t> read(MutableBytes to, bool is_stable = false);
 
-    // True if everything was read and is what was stored: until then the bytes are nobody's. False: an entry of the
-    // store was removed, it is mapped no longer, and the caller does as if nothing had been found. The caller then wipes
-    // what was read before its client can see it: nobody knows whose bytes these are. Call it where reading
-    // ended, with an error too; not where the caller gave up for reasons of its own, since that would remove a good entry.
+    // Returns true if all bytes were read and match the digests. The bytes must not be used before. If it returns false, a
+    // damaged entry has been removed from the store and `to` of map() is zeroed; the caller must then wipe the bytes that it
+    // read, which may be another client's, and proceed as if nothing had been found. Call it when reading is over, also
+    // after a read error, but not if the caller stops early: that would remove a good entry.
     bool verify();
 
     uint64_t size() const { return content_.size; }
 
-    // For counts: a tensor of a model file, not a blob of the store.
+    // For statistics: marks the content as a tensor of a model file rather than a blob of the store.
     void set_from_model() { from_model_ = true; }
     bool from_model() const { return from_model_; }
 
@@ -69,13 +70,13 @@ private:
     Content content_;
     OnDamage on_damage_;
     Blake3 digest_;
-    std::unique_ptr<BackgroundDigest> background_;  // in its place, of large contents that stay
-    void hash(ConstBytes data, bool stays);
+    std::unique_ptr<BackgroundDigest> background_;  // replaces digest_ for large stable content
+    void hash(ConstBytes data, bool is_stable);
 
     MutableBytes mapped_;
     uint64_t fnv_ = wire::fnv1a_start;
-    uint64_t taken_ = 0;  // bytes read so far, at most content_.size
-    std::optional<bool> verdict_;
+    uint64_t done_ = 0;  // bytes mapped or read so far, at most content_.size
+    std::optional<bool> is_verified_;
 };
 
 }  // namespace caravan::cache

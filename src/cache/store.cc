@@ -19,32 +19,32 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A file in tmp/ that no process has locked, and that was not written for so long, was left by a process that died.
-constexpr std::chrono::minutes leftover_age{5};
-// The same where files cannot be locked. No upload pauses for as long between two writes.
-constexpr std::chrono::hours leftover_age_without_locks{24};
+// A file in tmp/ that is older, and that no process has locked, was left by a process that died.
+constexpr std::chrono::minutes abandoned_age{5};
+// The same on file systems without locks. No upload pauses for as long between two writes.
+constexpr std::chrono::hours abandoned_age_without_locks{24};
 
 fs::path from_environment(const char * name) {
     const char * value = std::getenv(name);
     return value != nullptr ? fs::path(value) : fs::path();
 }
 
-bool has_owner(const fs::path & path, fs::file_time_type::duration age) {
+bool is_in_use(const fs::path & path, fs::file_time_type::duration age) {
     const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
     if (fd && ::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) {
-        return age < leftover_age;
+        return age < abandoned_age;
     }
-    return errno == EWOULDBLOCK || age < leftover_age_without_locks;
+    return errno == EWOULDBLOCK || age < abandoned_age_without_locks;
 }
 
-void remove_leftovers(const fs::path & directory) {
+void remove_abandoned_files(const fs::path & directory) {
     const auto now = fs::file_time_type::clock::now();
     std::error_code error;
     for (fs::directory_iterator at(directory, error), end; !error && at != end; at.increment(error)) {
-        std::error_code gone;  // another process may be cleaning up too
+        std::error_code gone;  // another process may be removing it, too
         const bool is_file = at->symlink_status(gone).type() == fs::file_type::regular;
         const auto written = at->last_write_time(gone);
-        if (is_file && !gone && !has_owner(at->path(), now - written)) {
+        if (is_file && !gone && !is_in_use(at->path(), now - written)) {
             fs::remove(at->path(), gone);
         }
     }
@@ -55,7 +55,7 @@ bool can_be_read(const fs::path & directory) {
     return fs::is_directory(directory, error) && ::access(directory.c_str(), R_OK | X_OK) == 0;
 }
 
-// Eviction goes by the time of modification: reading leaves no reliable trace elsewhere (noatime, relatime).
+// Eviction uses the modification time, since the access time is unreliable (noatime, relatime).
 void mark_used(const Blob & blob) { ::futimens(blob.fd.get(), nullptr); }
 
 }  // namespace
@@ -74,7 +74,7 @@ Result<fs::path> default_directory() {
     }
 #endif
     if (cache.empty()) {
-        return fail(Errc::not_found, "weight cache: no directory for it: set LLAMA_CACHE or HOME");
+        return fail(Errc::not_found, "weight cache: no directory is configured: set LLAMA_CACHE or HOME");
     }
     return cache / "llama.cpp" / "rpc";
 }
@@ -97,10 +97,10 @@ Result<Store> Store::open(const fs::path & directory, uint64_t max_bytes) {
         made = made ? make_private(ours) : made;
     }
     if (made) {
-        remove_leftovers(layout.temporary());
-        remove_strangers(layout);
+        remove_abandoned_files(layout.temporary());
+        remove_foreign_files(layout);
         if (max_bytes != 0) {
-            make_room(layout, max_bytes, 0);
+            evict_to_fit(layout, max_bytes, 0);
         }
     } else if (can_be_read(layout.blobs()) && can_be_read(layout.index())) {
         state->problem = std::move(made.error().text);
@@ -116,8 +116,8 @@ std::optional<Reader> Store::find(uint64_t fnv, uint64_t size) const {
     auto blob = open_blob(state_->layout, key);
     if (!blob) {
         std::lock_guard lock(state_->mutex);
-        if (state_->entered.insert(size).second) {
-            enter_blobs(state_->layout, size);
+        if (state_->indexed_sizes.insert(size).second) {
+            index_blobs(state_->layout, size);
         }
         blob = open_blob(state_->layout, key);
     }
@@ -152,8 +152,8 @@ std::optional<Reader> Store::find_digest(std::string_view hex, uint64_t size) co
                    .digest = std::string(hex),
                    .is_sealed = state_->is_sealed},
                   [path](Damage, std::string_view reason) {
-                      // Its index file goes when somebody asks for it next.
-                      log_warning("weight cache: {} is dropped: {}", path.string(), reason);
+                      // The next lookup by FNV-1a removes its index file.
+                      log_warning("weight cache: removing {}: {}", path.string(), reason);
                       ::unlink(path.c_str());
                   });
 }
@@ -170,7 +170,7 @@ std::optional<Writer> Store::begin(uint64_t size, Keys keys) const {
     auto file = TemporaryFile::create(state_->layout.temporary());
     if (!file) {
         state_->failed = true;
-        log_warning("weight cache: nothing more is kept in this session: {}", file.error().text);
+        log_warning("weight cache: this session stores no more weights: {}", file.error().text);
         return std::nullopt;
     }
     return Writer(state_, size, keys, std::move(*file));

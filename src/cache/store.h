@@ -1,9 +1,11 @@
-// The server's memory of weights (`rpc-server -c`): what was uploaded once is found by its hash the next time.
+// The server's weight cache on disk (`rpc-server -c`): keeps uploaded weights, and finds them by hash when a client is about
+// to upload them again.
 //
-// Contents are named by their BLAKE3, and read back they must have it: a truncated or altered file is never served
-// but removed. The stock protocol asks by FNV-1a 64 and size, which an index leads to the BLAKE3. Whoever may upload can
-// thereby choose what is found under a hash that nobody used before, as with the stock server, but can change nothing
-// that is there. layout.h has the files; stock's own files beside them are not touched.
+// A blob is named after the BLAKE3 of its content, and is verified against it when it is read: a truncated or altered blob
+// is removed, never served. Stock clients ask by FNV-1a 64 and size, which an index maps to the BLAKE3. FNV-1a is not
+// collision-resistant: as with the stock server, a client can choose the content of a key that is not in use yet, but it
+// cannot change an existing one. layout.h describes the files. The stock server's files in the same directory are not
+// touched.
 #pragma once
 
 #include <cstdint>
@@ -19,41 +21,40 @@
 
 namespace caravan::cache {
 
-// Where llama.cpp's programs keep such things: $LLAMA_CACHE/rpc, else $XDG_CACHE_HOME/llama.cpp/rpc (not on macOS),
-// else $HOME/.cache/llama.cpp/rpc (macOS: $HOME/Library/Caches/llama.cpp/rpc). A variable that is empty counts as not
-// set. Errc::not_found if none is.
+// The cache directory of llama.cpp's programs: $LLAMA_CACHE/rpc, else $XDG_CACHE_HOME/llama.cpp/rpc (not on macOS), else
+// $HOME/.cache/llama.cpp/rpc (macOS: $HOME/Library/Caches/llama.cpp/rpc). An empty variable counts as unset.
+// Errc::not_found if none is set.
 Result<std::filesystem::path> default_directory();
 
-// What the store may take by default: a quarter of the disk that holds `directory`, which need not exist yet. 0 (no
-// limit) if that disk does not say how large it is.
+// The default size limit in bytes: a quarter of the file system that holds `directory`, which need not exist yet. 0 (no
+// limit) if its size is unknown.
 uint64_t default_limit(const std::filesystem::path & directory);
 
-// Any number of processes may have the same directory open. The object is a path: find() and begin() may be called
-// from several threads.
+// Any number of processes may open the same directory. Thread-safe.
 class Store {
 public:
-    // Our files are in `directory`/caravan, mode 0700, made if missing. Removes what killed processes left in tmp/, and what
-    // exceeds `max_bytes` (0: no limit). A store that can only be read is opened for that; else Errc::io if the directories
-    // cannot be made or read.
+    // Opens `directory`/caravan, and creates it with mode 0700 if it is missing. Removes files that killed processes left in
+    // tmp/, and evicts blobs beyond `max_bytes` (0: no limit). Opens a read-only store if the directories are not writable.
+    // Errc::io if they cannot be created or read.
     static Result<Store> open(const std::filesystem::path & directory, uint64_t max_bytes = 0);
 
-    // The entry for bytes with this FNV-1a 64 and this size. It counts as used. If there is none, the blobs of this size
-    // that were stored without that hash are hashed, once: that may take seconds.
+    // Finds the blob with this FNV-1a 64 and size, and marks it as used. If the index has no such entry, the first call for
+    // a size indexes all blobs of that size, which may take seconds.
     std::optional<Reader> find(uint64_t fnv, uint64_t size) const;
 
-    // The entry for bytes with this BLAKE3 (lower-case hex; anything else is not found) and this size. It counts as
-    // used.
+    // Finds the blob with this BLAKE3 and size, and marks it as used. `hex` may come from a peer; anything but 64 lower-case
+    // hex digits is not found.
     std::optional<Reader> find_digest(std::string_view hex, uint64_t size) const;
 
-    // Weights::seal, of what is found from now on.
+    // As Weights::seal(); applies to later calls of find() and find_digest().
     void seal() { state_->is_sealed = true; }
 
-    // Why nothing can be kept; empty if it can.
+    // Why the store is read-only; empty if it is writable.
     const std::string & problem() const { return state_->problem; }
 
-    // An entry to be, of `size` bytes; room is made as its bytes arrive. None if it is larger than the limit, nothing can
-    // be kept, or it cannot be begun or an earlier one could not be written, of which a warning has said why: the upload
-    // goes on without.
+    // Begins an entry of `size` bytes; space is made as its bytes arrive. std::nullopt if the size exceeds the limit, the
+    // store is read-only, or this or an earlier entry could not be written (a warning has been logged). The upload itself
+    // is not affected.
     std::optional<Writer> begin(uint64_t size, Keys keys = Keys::digest_and_fnv) const;
 
 private:

@@ -21,9 +21,9 @@ Result<TemporaryFile> TemporaryFile::create(const std::filesystem::path & direct
     std::string path = (directory / "XXXXXX").string();
     UniqueFd fd(::mkostemp(path.data(), O_CLOEXEC));
     if (!fd) {
-        return fail(Errc::io, "cannot make a file in {}: {}", directory.string(), errno_text(errno));
+        return fail(Errc::io, "cannot create a file in {}: {}", directory.string(), errno_text(errno));
     }
-    // Tells remove_leftovers() that its process lives.
+    // Store::open() in another process does not remove a locked file.
     (void)::flock(fd.get(), LOCK_EX | LOCK_NB);
     return TemporaryFile(std::move(fd), std::move(path));
 }
@@ -48,7 +48,7 @@ Result<> TemporaryFile::write(ConstBytes data) {
 }
 
 Result<> TemporaryFile::close() {
-    // EINTR: the descriptor is closed all the same, and nothing was said about the data.
+    // On EINTR the descriptor is closed, and the kernel has reported no write error.
     if (::close(fd_.release()) != 0 && errno != EINTR) {
         return fail(Errc::io, "cannot write {}: {}", path_, errno_text(errno));
     }
@@ -81,8 +81,8 @@ Result<bool> TemporaryFile::move_if_absent(const std::filesystem::path & target)
     if (error == EEXIST) {
         return false;
     }
-    // A file system without hard links (FAT, some network shares). Two processes may then pass this check at once and
-    // the second replaces the first: better than no cache at all there.
+    // A file system without hard links (FAT, some network shares). Two processes may pass this check at the same time, and
+    // the second then replaces the file of the first: better than no cache on such file systems.
     if (error == EPERM || error == ENOTSUP || error == EOPNOTSUPP || error == ENOSYS) {
         if (::access(target.c_str(), F_OK) == 0) {
             return false;

@@ -1,4 +1,5 @@
-// A file that is being written: nobody looks at it until it is moved to its place, whole. Removed if it never is.
+// A file that is written under a temporary name and then moved to its final name atomically. The destructor removes it
+// unless it was moved.
 #pragma once
 
 #include <filesystem>
@@ -13,32 +14,32 @@ namespace caravan::cache {
 
 class TemporaryFile {
 public:
-    // A new file in `directory` under a name that no other process has, mode 0600.
+    // Creates a file with a unique name in `directory`, mode 0600, and locks it while it is open. Errc::io on failure.
     static Result<TemporaryFile> create(const std::filesystem::path & directory);
 
     TemporaryFile(TemporaryFile && other) noexcept;
     TemporaryFile & operator=(TemporaryFile && other) = delete;
     ~TemporaryFile();
 
-    // All of `data`, or an error: after one the file is good for nothing.
+    // Appends all of `data`. Errc::io on failure; the file is unusable then.
     Result<> write(ConstBytes data);
 
-    // No more writes. Some file systems report only here that the disk is full.
+    // Ends writing. Errc::io on failure: some file systems report a full disk only here.
     Result<> close();
 
-    // Both need close() first, and a `target` on the same file system. The first replaces what is there. The second
-    // never does: false if there is something already.
+    // Renames the file to `target`, on the same file system. Requires close(). move_over() replaces an existing file;
+    // move_if_absent() returns false if there is one.
     Result<> move_over(const std::filesystem::path & target);
     Result<bool> move_if_absent(const std::filesystem::path & target);
 
-    // Gone, with the room that it took on the disk.
+    // Removes the file at once.
     void discard();
 
 private:
     TemporaryFile(UniqueFd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
 
     UniqueFd fd_;
-    std::string path_;  // empty: moved to its place, or discarded
+    std::string path_;  // empty once moved or discarded
 };
 
 }  // namespace caravan::cache

@@ -14,14 +14,14 @@ Weights::Weights(const WeightOptions & options) {
         }
     }
     if (!options.model_dirs.empty()) {
-        (void)open_digests(options.directory);  // the indexer reports if it fails
+        (void)open_digests(options.directory);  // the indexer logs a failure
         models_.emplace(options.directory, options.model_dirs);
     }
 }
 
 namespace {
 
-std::optional<Reader> of_model(std::optional<Reader> found) {
+std::optional<Reader> mark_from_model(std::optional<Reader> found) {
     if (found) {
         found->set_from_model();
     }
@@ -31,12 +31,12 @@ std::optional<Reader> of_model(std::optional<Reader> found) {
 }  // namespace
 
 std::optional<Reader> Weights::find(uint64_t fnv, uint64_t size) {
-    auto found = models_ ? of_model(models_->find(fnv, size)) : std::nullopt;
+    auto found = models_ ? mark_from_model(models_->find(fnv, size)) : std::nullopt;
     return found || !store_ ? std::move(found) : store_->find(fnv, size);
 }
 
 std::optional<Reader> Weights::find_digest(std::string_view hex, uint64_t size) {
-    auto found = models_ ? of_model(models_->find_digest(hex, size)) : std::nullopt;
+    auto found = models_ ? mark_from_model(models_->find_digest(hex, size)) : std::nullopt;
     return found || !store_ ? std::move(found) : store_->find_digest(hex, size);
 }
 

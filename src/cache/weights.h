@@ -1,4 +1,4 @@
-// All weights that this machine can load without the network: the store's and those of its model files.
+// All weights that this machine can load from its disk: those in the store and those in its model files.
 #pragma once
 
 #include <cstdint>
@@ -14,37 +14,38 @@
 namespace caravan::cache {
 
 struct WeightOptions {
-    std::filesystem::path directory;               // where both keep what they know
-    bool keep = false;                             // what is uploaded, in the store
-    uint64_t max_bytes = 0;                        // of the store; 0: no limit
-    std::vector<std::filesystem::path> model_dirs;  // absolute
+    std::filesystem::path directory;                // holds the store and the digests of model files
+    bool keep = false;                              // keep uploaded weights in the store
+    uint64_t max_bytes = 0;                         // size limit of the store; 0: no limit
+    std::vector<std::filesystem::path> model_dirs;  // absolute and canonical
 };
 
-// One thread at a time.
+// Only one thread at a time may use an object.
 class Weights {
 public:
-    // Opens nothing that the options do not ask for. What cannot be used is left out, and problem() says why.
+    // Opens the store and the model index as far as the options enable them. If the store cannot be opened or written,
+    // problem() returns the reason.
     explicit Weights(const WeightOptions & options);
 
-    // Why what is uploaded cannot be kept, or nothing be found; empty if all is well.
+    // Why the store is read-only or unusable; empty if it is usable or not enabled.
     const std::string & problem() const { return problem_; }
 
-    // Model files first: what is read from there does not push anything out of the store.
+    // Searches model files before the store, since reading from them does not affect eviction. As ModelIndex and Store.
     std::optional<Reader> find(uint64_t fnv, uint64_t size);
     std::optional<Reader> find_digest(std::string_view hex, uint64_t size);
 
-    // From now on no process that serves a peer can open a blob to write: blobs may be mapped.
+    // Declares that from now on no process that serves a peer can open a blob for writing, so blobs may be mapped.
     void seal();
 
-    // The model files that may be served: regular files, without symbolic links in their paths.
+    // The model files that may be read: absolute paths of regular files, without symbolic links.
     std::vector<std::filesystem::path> model_files() const;
 
-    // Is there a store, if only to read?
+    // True if the store is open, perhaps only for reading.
     bool has_store() const { return store_.has_value(); }
-    // Is there anything that could be found?
+    // False if find() never finds anything.
     bool may_find() const { return store_ || models_; }
 
-    // As Store::begin; none without a store.
+    // As Store::begin(); std::nullopt without a store.
     std::optional<Writer> begin(uint64_t size, Keys keys) const;
 
 private:

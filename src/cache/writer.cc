@@ -12,9 +12,10 @@
 namespace caravan::cache {
 namespace {
 
-// Room is made for so many bytes, at most.
-constexpr uint64_t most_at_once = 64 << 20;
-constexpr uint64_t share_of_spare_room = 16;
+// Bytes. Upper bound of one reservation that needs eviction.
+constexpr uint64_t max_reservation = 64 << 20;
+// A reservation takes at most this fraction (1/n) of the space that is free without eviction.
+constexpr uint64_t free_space_divisor = 16;
 
 }  // namespace
 
@@ -27,71 +28,71 @@ void StoreState::note_used(std::string_view digest, uint64_t size) {
     if (used_bytes > max_bytes) {
         is_too_small = true;
         used.clear();
-        log_warning("weight cache: the weights of this session do not fit into {}, so each load pushes out what the next one "
-                    "needs; restart the server with a larger --cache-size", size_text(max_bytes));
+        log_warning("weight cache: the weights of this session do not fit into {}, so each load evicts weights that the next "
+                    "one needs; restart the server with a larger --cache-size", size_text(max_bytes));
     }
 }
 
 void Writer::append(ConstBytes data) {
-    while (!over_ && !data.empty()) {
+    while (!is_over_ && !data.empty()) {
         const ConstBytes chunk = data.first(std::min(data.size(), chunk_size));
         data = data.subspan(chunk.size());
-        if (chunk.size() > size_ - taken_) {
-            give_up("more bytes than announced");
+        if (chunk.size() > size_ - done_) {
+            abandon("more bytes than announced");
             return;
         }
-        if (!has_room(chunk.size())) {
+        if (!reserve(chunk.size())) {
             return;
         }
         if (fnv_) {
             fnv_ = wire::fnv1a(chunk, *fnv_);
         }
         digest_.update(chunk);
-        taken_ += chunk.size();
+        done_ += chunk.size();
         if (const auto written = file_.write(chunk); !written) {
-            give_up(written.error());
+            abandon(written.error());
         }
     }
 }
 
-// What other entries must give way to is what has arrived, not what was announced.
-bool Writer::has_room(uint64_t size) {
-    if (store_->max_bytes == 0 || taken_ + size <= room_) {
+// Eviction follows the bytes that have arrived, not the announced size, which costs a malicious client nothing.
+bool Writer::reserve(uint64_t size) {
+    if (store_->max_bytes == 0 || done_ + size <= reserved_) {
         return true;
     }
-    const uint64_t rest = size_ - taken_, wanted = std::min(rest, std::clamp(taken_, size, std::max(size, most_at_once)));
-    const auto spare = make_room(store_->layout, store_->max_bytes, wanted);
+    const uint64_t rest = size_ - done_;
+    const uint64_t needed = std::min(rest, std::clamp(done_, size, std::max(size, max_reservation)));
+    const auto spare = evict_to_fit(store_->layout, store_->max_bytes, needed);
     if (!spare) {
-        over_ = true;
+        is_over_ = true;
         file_.discard();
         if (!store_->was_full.exchange(true)) {
-            log_warning("weight cache: not all weights are kept: what sessions have mapped and unfinished uploads take its "
-                        "room; allow it more with --cache-size");
+            log_warning("weight cache: full, some weights are not stored: blobs that sessions have mapped and unfinished "
+                        "uploads cannot be evicted; raise --cache-size");
         }
         return false;
     }
-    // While there is much room one look is enough for a large upload, beside those of other sessions.
-    room_ = taken_ + wanted + std::min(rest - wanted, *spare / share_of_spare_room);
+    // With much free space, a large upload needs few scans of the directory. The divisor leaves space to other sessions.
+    reserved_ = done_ + needed + std::min(rest - needed, *spare / free_space_divisor);
     return true;
 }
 
-// There is no fsync. After a power failure a blob may be short or hold zeros although it has its name; readers check
-// every byte before it counts, so such an entry only costs one more upload. Waiting for gigabytes to reach the disk
-// would cost every upload.
+// Does not call fsync, which would delay every upload. After a power failure a blob may be short or contain zeros. Readers
+// verify each blob, so that costs one more upload.
 bool Writer::commit() {
-    if (over_) {
+    if (is_over_) {
         return false;
     }
-    if (taken_ != size_) {  // the peer went away: nothing to warn about here
-        over_ = true;
+    if (done_ != size_) {  // the client has left, which is logged elsewhere
+        is_over_ = true;
         file_.discard();
         return false;
     }
     const std::string digest = digest_.hex();
     store_->note_used(digest, size_);
     const std::filesystem::path blob = store_->layout.blob(digest);
-    // Over a blob of that name, if there is one: should that be damaged, it is mended. Not if a session has mapped it: both
-    // would take their room then, and it was verified.
+    // Replaces an existing blob of this name, which may be damaged. Keeps a blob that is mapped: it was verified, and its
+    // disk space would stay allocated.
     const auto moved = file_.close().and_then([&]() -> Result<> {
         if (is_mapped(blob)) {
             file_.discard();
@@ -100,34 +101,33 @@ bool Writer::commit() {
         return file_.move_over(blob);
     });
     if (!moved) {
-        give_up(moved.error());
+        abandon(moved.error());
         return false;
     }
-    const auto entered = fnv_ ? enter(store_->layout, {*fnv_, size_}, digest) : true;
-    if (!entered || !*entered) {
-        ::unlink(blob.c_str());  // no index file leads to it: another key would be another content
-        entered ? give_up("other bytes are stored under the same FNV-1a hash and size, and stay")
-                : give_up(entered.error());
+    const auto indexed = fnv_ ? add_to_index(store_->layout, {*fnv_, size_}, digest) : true;
+    if (!indexed || !*indexed) {
+        ::unlink(blob.c_str());  // its only possible key belongs to another blob, or cannot be stored
+        indexed ? abandon("another blob has the same FNV-1a hash and size") : abandon(indexed.error());
         return false;
     }
-    over_ = true;
+    is_over_ = true;
     if (store_->max_bytes != 0) {
-        make_room(store_->layout, store_->max_bytes, 0);  // others may have stored something meanwhile
+        evict_to_fit(store_->layout, store_->max_bytes, 0);  // concurrent uploads may have exceeded the limit
     }
     return true;
 }
 
-void Writer::give_up(std::string_view reason) {
-    over_ = true;
+void Writer::abandon(std::string_view reason) {
+    is_over_ = true;
     file_.discard();
-    log_warning("weight cache: {} are not kept: {}", size_text(size_), reason);
+    log_warning("weight cache: not storing {} of weights: {}", size_text(size_), reason);
 }
 
-void Writer::give_up(const Error & error) {
-    over_ = true;
+void Writer::abandon(const Error & error) {
+    is_over_ = true;
     file_.discard();
     if (!store_->failed.exchange(true)) {
-        log_warning("weight cache: nothing more is kept in this session: {}", error.text);
+        log_warning("weight cache: this session stores no more weights: {}", error.text);
     }
 }
 

@@ -1,5 +1,4 @@
-// Keeps the bytes of an upload while they pass. Never in the upload's way: whatever goes wrong here is logged once and
-// ends the keeping, not the upload.
+// Stores the bytes of an upload as they arrive. A failure is logged, and does not affect the upload itself.
 #pragma once
 
 #include <atomic>
@@ -19,40 +18,39 @@
 
 namespace caravan::cache {
 
-// A store's own, shared with its writers. A process that serves a session has one.
+// The state of a Store, shared with its writers. A process that serves a session has one.
 struct StoreState {
-    // The session uses weights with this digest ("": not known) and size, found or stored. Warns once if all that it uses
-    // exceeds the limit.
+    // Records that the session uses weights of this digest ("" if unknown) and size, found or stored. Logs one warning when
+    // the total exceeds the limit.
     void note_used(std::string_view digest, uint64_t size);
 
-
     Layout layout;
-    uint64_t max_bytes = 0;           // 0: no limit
-    std::string problem;              // at the start: why nothing can be kept
-    std::atomic<bool> failed{false};  // something could not be written, so nothing more is tried: one warning, not many
-    std::atomic<bool> was_full{false};  // a warning said that no room can be made
-    std::atomic<bool> is_sealed{false};  // Weights::seal
-    std::mutex mutex;
-    std::unordered_set<uint64_t> entered;  // sizes of which enter_blobs() was done
-    std::unordered_set<std::string> used;  // digests; with their bytes
-    uint64_t used_bytes = 0;
-    bool is_too_small = false;  // a warning said that the session's weights exceed the limit
+    uint64_t max_bytes = 0;              // 0: no limit
+    std::string problem;                 // Store::problem()
+    std::atomic<bool> failed{false};     // after a write error, or if read-only: nothing is stored, and no more warnings
+    std::atomic<bool> was_full{false};   // the warning that nothing can be evicted has been logged
+    std::atomic<bool> is_sealed{false};  // Weights::seal()
+    std::mutex mutex;                    // guards the members below
+    std::unordered_set<uint64_t> indexed_sizes;  // arguments of index_blobs() so far
+    std::unordered_set<std::string> used;        // digests of the weights that the session uses
+    uint64_t used_bytes = 0;                     // total size of these weights
+    bool is_too_small = false;                   // the warning that they exceed the limit has been logged
 };
 
-// By what an entry can be found at once. By its BLAKE3 always; the other takes longer, and can be made up for later.
+// The hashes by which a new entry can be found. FNV-1a takes longer to compute, and can be added later (fnv_index.h).
 enum class Keys { digest, digest_and_fnv };
 
-// From Store::begin, which it may outlive. One thread at a time. Blocks for as long as the disk does. Without commit(),
-// the destructor leaves nothing behind. A killed process leaves one file in tmp/ or, if it happens within commit(), a
-// blob that the index does not name yet: the next upload of the same bytes takes its place.
+// Comes from Store::begin(), and may outlive the Store. Only one thread at a time may use an object. Its functions block on
+// disk I/O. Without commit(), the destructor leaves nothing behind. A killed process leaves a file in tmp/ or, if it was
+// killed in commit(), a blob without an index entry; the next upload of the same bytes replaces it.
 class Writer {
 public:
     void append(ConstBytes data);
 
-    // Once, after the last byte. True: the bytes are in the store and other processes find them. False: they were not
-    // as many as announced, could not be written, had no room, or the store has other bytes under the same FNV-1a and size. That
-    // hash is no defence against somebody who looks for collisions, so what was stored first stays: no peer can
-    // replace what another one stored.
+    // Call it once, after the last byte. Returns true if the entry is in the store, where all processes find it. Returns
+    // false if the number of bytes is not the announced one, they could not be written, no space could be made, or the
+    // store has other bytes under the same FNV-1a and size. Such a collision may be deliberate, so the first entry stays: no
+    // client can replace the entry of another one.
     bool commit();
 
 private:
@@ -64,19 +62,19 @@ private:
         }
     }
 
-    // For the next `size` bytes.
-    bool has_room(uint64_t size);
-    void give_up(std::string_view reason);
-    void give_up(const Error & error);  // the disk's fault: for the whole store
+    // Evicts other entries if needed, so that the next `size` bytes fit.
+    bool reserve(uint64_t size);
+    void abandon(std::string_view reason);
+    void abandon(const Error & error);  // a disk error: nothing more is stored in this process
 
     std::shared_ptr<StoreState> store_;
     uint64_t size_;  // bytes announced
     TemporaryFile file_;
-    uint64_t taken_ = 0;  // bytes appended so far, at most size_
-    uint64_t room_ = 0;   // bytes for which room was made
+    uint64_t done_ = 0;      // bytes appended so far, at most size_
+    uint64_t reserved_ = 0;  // bytes, from the first, for which there is space
     std::optional<uint64_t> fnv_;
     Blake3 digest_;
-    bool over_ = false;  // committed or given up
+    bool is_over_ = false;  // committed or abandoned
 };
 
 }  // namespace caravan::cache

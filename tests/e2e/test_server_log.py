@@ -77,7 +77,7 @@ def test_a_file_name_forges_no_line(lab):
     models.mkdir()
     (models / 'a\x1b]0;owned\x07\nerror: forged \u202e.gguf').write_text('no model')
     server = lab.server('--model-dir', models, '--cache-dir', lab.folder / 'cache')
-    server.wait_for('forged .* is left out')
+    server.wait_for('skipping .*forged ')
     log = server.log()
     assert not re.search(r'[\x00-\x09\x0b-\x1f\x7f\u202e]', log), log
     assert all(re.match(STAMP + 'warning: model-dir: ', line) for line in log.splitlines() if 'forged' in line)
@@ -106,7 +106,7 @@ def test_the_number_of_lines_is_bounded(lab):
     server = lab.server('--model-dir', models, '--cache-dir', lab.folder / 'cache')
     suppressed = server.wait_for(r'warning: (\d+) log lines like the next were suppressed')
     eventually(lambda: len(server.workers()) == 1, 'all files are looked through')
-    shown = server.count('is left out')
+    shown = server.count('model-dir: skipping ')
     assert 500 <= shown < 1000 and int(suppressed.group(1)) > 400
 
 

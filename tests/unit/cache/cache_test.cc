@@ -1,4 +1,4 @@
-// The weight store: what was stored comes back, and nothing else ever does.
+// The weight store: a stored blob can be read back, and nothing else is ever served.
 #include "base/formatted.h"
 #include "cache/store.h"
 
@@ -35,7 +35,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Two texts of the same length with the same FNV-1a, found by lattice reduction.
+// Two texts of the same length and FNV-1a, found by lattice reduction.
 constexpr std::string_view twin_a(
     "\xd8\x39\x30\x3f\x1e\x20\x54\x1a\x7c\x19\x1a\xce\x6f\x0d\x0e\x6b\x37\xd8\x5a\x97\x40\x19\x0b\xa0", 24);
 constexpr std::string_view twin_b(
@@ -47,7 +47,7 @@ std::vector<std::string> warnings;
 ConstBytes bytes(std::string_view text) { return const_bytes(text.data(), text.size()); }
 uint64_t hash(std::string_view text) { return wire::fnv1a(bytes(text)); }
 
-// Longer than a chunk, no two chunks alike.
+// Pseudo-random bytes: no two chunks are equal.
 std::string weights(size_t size, uint32_t seed = 1) {
     std::string text(size, '\0');
     for (char & c : text) {
@@ -62,14 +62,14 @@ bool put(const Store & store, std::string_view text, Keys keys = Keys::digest_an
     if (!writer) {
         return false;
     }
-    // In uneven pieces, as they come from a socket.
+    // In pieces of uneven size, as they arrive from a socket.
     for (size_t at = 0, piece = 1; at < text.size(); at += piece, piece = piece * 3 + 1) {
         writer->append(bytes(text.substr(at, piece)));
     }
     return writer->commit();
 }
 
-// What a caller would trust.
+// The verified content; std::nullopt if it is not found or fails verification.
 std::optional<std::string> get(const Store & store, uint64_t fnv, uint64_t size) {
     auto reader = store.find(fnv, size);
     if (!reader) {
@@ -145,12 +145,12 @@ protected:
         return ours() / "blobs" / name;
     }
 
-    // As if it had been used so many minutes ago.
+    // Sets the time of the last use to `minutes` ago.
     void age(std::string_view text, int minutes) const {
         fs::last_write_time(blob(text), fs::file_time_type::clock::now() - std::chrono::minutes(minutes));
     }
 
-    // Names of all files of the store, below `folder`.
+    // The names of all files in `folder` of the store.
     std::vector<std::string> files(const char * folder) const {
         std::vector<std::string> names;
         for (const auto & entry : fs::directory_iterator(ours() / folder)) {
@@ -168,7 +168,7 @@ protected:
     fs::path directory_;
 };
 
-TEST(BackgroundDigest, IsTheSame) {
+TEST(BackgroundDigest, EqualsBlake3) {
     std::vector<std::byte> bytes(10'000'000);
     for (size_t i = 0; i < bytes.size(); ++i) {
         bytes[i] = static_cast<std::byte>(i * 2654435761u >> 11);
@@ -180,23 +180,23 @@ TEST(BackgroundDigest, IsTheSame) {
         background.update(ConstBytes(bytes).subspan(at, 1'000'000));
     }
     EXPECT_EQ(background.hex(), direct.hex());
-    const BackgroundDigest given_up;  // ends by itself
+    const BackgroundDigest unused;  // the destructor ends its thread
 }
 
-TEST_F(CacheTest, WhatWasStoredComesBack) {
+TEST_F(CacheTest, ReadsBackStoredBlobs) {
     const Store store = open();
     for (const size_t size : {size_t{0}, size_t{1}, size_t{4096}, (size_t{3} << 20) + 17}) {
         const std::string text = weights(size);
         EXPECT_FALSE(store.find(hash(text), size)) << size;
         ASSERT_TRUE(put(store, text)) << size;
         EXPECT_EQ(get(store, text), text) << size;
-        EXPECT_EQ(get(store, text), text) << "a second time, " << size;
+        EXPECT_EQ(get(store, text), text) << "second read, " << size;
     }
     EXPECT_TRUE(files("tmp").empty());
     EXPECT_TRUE(warnings.empty());
 }
 
-TEST_F(CacheTest, FilesAreNamedAsDocumentedAndPrivate) {
+TEST_F(CacheTest, FilesHaveTheDocumentedNamesAndModes) {
     const mode_t old = ::umask(0);
     const Store store = open();
     ASSERT_TRUE(put(store, "abc"));
@@ -219,7 +219,7 @@ TEST_F(CacheTest, AnotherHashOrSizeIsNotFound) {
     EXPECT_EQ(get(store, text), text);
 }
 
-TEST_F(CacheTest, TruncatedBlobIsNotServedAndRemoved) {
+TEST_F(CacheTest, RemovesTruncatedBlob) {
     const Store store = open();
     const std::string text = weights(5000);
     ASSERT_TRUE(put(store, text));
@@ -231,7 +231,7 @@ TEST_F(CacheTest, TruncatedBlobIsNotServedAndRemoved) {
     EXPECT_EQ(get(store, text), text);
 }
 
-TEST_F(CacheTest, BlobThatGrewIsNotServedAndRemoved) {
+TEST_F(CacheTest, RemovesBlobWithExtraBytes) {
     const Store store = open();
     const std::string text = weights(5000);
     ASSERT_TRUE(put(store, text));
@@ -240,7 +240,7 @@ TEST_F(CacheTest, BlobThatGrewIsNotServedAndRemoved) {
     expect_empty();
 }
 
-TEST_F(CacheTest, AlteredByteIsNotServedAndRemoved) {
+TEST_F(CacheTest, RemovesBlobWithAnAlteredByte) {
     const Store store = open();
     const std::string text = weights(3 << 20);
     for (const size_t at : {size_t{0}, text.size() / 2, text.size() - 1}) {
@@ -254,7 +254,7 @@ TEST_F(CacheTest, AlteredByteIsNotServedAndRemoved) {
     EXPECT_EQ(warnings.size(), 3U);
 }
 
-TEST_F(CacheTest, BlobTruncatedWhileItIsReadIsNotServed) {
+TEST_F(CacheTest, DetectsTruncationDuringReading) {
     const Store store = open();
     const std::string text = weights(3 << 20);
     ASSERT_TRUE(put(store, text));
@@ -265,11 +265,11 @@ TEST_F(CacheTest, BlobTruncatedWhileItIsReadIsNotServed) {
     fs::resize_file(blob(text), 500);
     EXPECT_EQ(reader->read(mutable_bytes(to.data(), to.size())).value_or(1), 0U);
     EXPECT_FALSE(reader->verify());
-    EXPECT_FALSE(reader->verify()) << "the answer stays";
+    EXPECT_FALSE(reader->verify()) << "the result is final";
     expect_empty();
 }
 
-TEST_F(CacheTest, HalfReadIsNotVerified) {
+TEST_F(CacheTest, PartiallyReadBlobFailsVerification) {
     const Store store = open();
     const std::string text = weights(1000);
     ASSERT_TRUE(put(store, text));
@@ -281,7 +281,7 @@ TEST_F(CacheTest, HalfReadIsNotVerified) {
     EXPECT_FALSE(store.find(hash(text), text.size()));
 }
 
-TEST_F(CacheTest, EntryStaysWhenAskedTwiceWhetherItIsGood) {
+TEST_F(CacheTest, VerifyIsIdempotent) {
     const Store store = open();
     ASSERT_TRUE(put(store, "abc"));
     auto reader = store.find(hash("abc"), 3);
@@ -294,7 +294,7 @@ TEST_F(CacheTest, EntryStaysWhenAskedTwiceWhetherItIsGood) {
     EXPECT_EQ(get(store, "abc"), "abc");
 }
 
-TEST_F(CacheTest, MissingBlobIsNotServedAndItsIndexFileRemoved) {
+TEST_F(CacheTest, RemovesIndexFileOfMissingBlob) {
     const Store store = open();
     ASSERT_TRUE(put(store, "abc"));
     fs::remove(blob("abc"));
@@ -302,7 +302,7 @@ TEST_F(CacheTest, MissingBlobIsNotServedAndItsIndexFileRemoved) {
     expect_empty();
 }
 
-TEST_F(CacheTest, DamagedIndexFileLeadsNowhereAndIsMadeAnew) {
+TEST_F(CacheTest, RebuildsDamagedIndexFile) {
     const Store store = open();
     overwrite(directory_ / "secret", "abc");
     ASSERT_TRUE(put(store, "abc"));
@@ -321,7 +321,7 @@ TEST_F(CacheTest, DamagedIndexFileLeadsNowhereAndIsMadeAnew) {
     EXPECT_EQ(get(store, "abc"), "abc");
 }
 
-TEST_F(CacheTest, SymbolicLinkIsNotFollowed) {
+TEST_F(CacheTest, DoesNotFollowSymbolicLink) {
     const Store store = open();
     ASSERT_TRUE(put(store, "abc"));
     const fs::path path = blob("abc");
@@ -333,20 +333,20 @@ TEST_F(CacheTest, SymbolicLinkIsNotFollowed) {
     expect_empty();
 }
 
-TEST_F(CacheTest, WriterThatIsNotCommittedLeavesNothing) {
+TEST_F(CacheTest, UncommittedWriterLeavesNoFile) {
     const Store store = open();
     {
         auto writer = store.begin(3);
         ASSERT_TRUE(writer);
         writer->append(bytes("abc"));
         EXPECT_EQ(files("tmp").size(), 1U);
-        const Writer elsewhere = std::move(*writer);
+        const Writer moved = std::move(*writer);
         EXPECT_EQ(files("tmp").size(), 1U);
     }
     expect_empty();
 }
 
-TEST_F(CacheTest, TooFewOrTooManyBytesAreNotCommitted) {
+TEST_F(CacheTest, DoesNotCommitTheWrongNumberOfBytes) {
     const Store store = open();
     for (const std::string_view text : {"", "ab", "abcd"}) {
         auto writer = store.begin(3);
@@ -359,7 +359,7 @@ TEST_F(CacheTest, TooFewOrTooManyBytesAreNotCommitted) {
     }
 }
 
-TEST_F(CacheTest, CollisionKeepsTheFirst) {
+TEST_F(CacheTest, CollisionKeepsTheFirstBlob) {
     ASSERT_NE(twin_a, twin_b);
     ASSERT_EQ(hash(twin_a), hash(twin_b));
     const Store store = open();
@@ -371,7 +371,7 @@ TEST_F(CacheTest, CollisionKeepsTheFirst) {
     EXPECT_TRUE(files("tmp").empty());
 }
 
-TEST_F(CacheTest, TheStockHashIsMadeWhenSomebodyAsksByIt) {
+TEST_F(CacheTest, IndexesBlobsAtTheFirstLookupByStockHash) {
     const std::string a = weights(3'000'000, 1), b = weights(3'000'000, 2), other = weights(2'000'000, 3);
     {
         const Store store = open();
@@ -383,16 +383,16 @@ TEST_F(CacheTest, TheStockHashIsMadeWhenSomebodyAsksByIt) {
     EXPECT_TRUE(files("index").empty());
     const Store store = open();
     EXPECT_EQ(get(store, 42, 1'000'000), std::nullopt);
-    EXPECT_TRUE(files("index").empty()) << "nothing is of that size";
+    EXPECT_TRUE(files("index").empty()) << "no blob has this size";
     EXPECT_EQ(get(store, a), a);
-    EXPECT_TRUE(fs::exists(index_file(b))) << "all of one size at once";
+    EXPECT_TRUE(fs::exists(index_file(b))) << "all blobs of a size are indexed at once";
     EXPECT_FALSE(fs::exists(index_file(other)));
     EXPECT_EQ(get(store, b), b);
     EXPECT_EQ(get(store, other), other);
     EXPECT_TRUE(warnings.empty());
 }
 
-TEST_F(CacheTest, WhatCannotBeEnteredLaterIsRemoved) {
+TEST_F(CacheTest, RemovesBlobsThatCannotBeIndexed) {
     const std::string altered = weights(3'000'000);
     {
         const Store store = open();
@@ -410,28 +410,28 @@ TEST_F(CacheTest, WhatCannotBeEnteredLaterIsRemoved) {
     EXPECT_EQ(warnings.size(), 1U);
     fs::remove(index_file(twin_a));
     const auto kept = get(store, twin_a);
-    EXPECT_TRUE(kept == std::string(twin_a) || kept == std::string(twin_b)) << "whichever came first";
+    EXPECT_TRUE(kept == std::string(twin_a) || kept == std::string(twin_b)) << "whichever was indexed first";
     EXPECT_EQ(warnings.size(), 2U);
     EXPECT_EQ(files("blobs").size(), 1U);
 }
 
-// A worker that has fallen to its client can replace index files.
-TEST_F(CacheTest, ForgedIndexFileIsNotServedAndRemoved) {
+// A worker that its client has compromised can replace index files.
+TEST_F(CacheTest, RemovesForgedIndexFile) {
     const Store store = open();
     const std::string real = weights(3'000'000, 1), other = weights(3'000'000, 2);
     ASSERT_TRUE(put(store, real));
     ASSERT_TRUE(put(store, other));
     const std::string names_other = contents(index_file(other));
     overwrite(index_file(real), names_other);
-    EXPECT_EQ(get(store, real), std::nullopt) << "these are other weights";
+    EXPECT_EQ(get(store, real), std::nullopt) << "the blob is that of other weights";
     ASSERT_EQ(warnings.size(), 1U);
-    EXPECT_TRUE(warnings[0].contains("another FNV-1a hash")) << warnings[0];
+    EXPECT_TRUE(warnings[0].contains("FNV-1a hash does not match")) << warnings[0];
     EXPECT_FALSE(fs::exists(index_file(real)));
-    EXPECT_EQ(get(store, other), other) << "the blob is good";
-    EXPECT_EQ(get(open(), real), real) << "entered again, from its bytes";
+    EXPECT_EQ(get(store, other), other) << "the blob itself is intact";
+    EXPECT_EQ(get(open(), real), real) << "indexed again, from its bytes";
 }
 
-TEST_F(CacheTest, DamagedFirstGivesWayToItsTwin) {
+TEST_F(CacheTest, CollidingBlobReplacesAMissingFirstBlob) {
     const Store store = open();
     ASSERT_TRUE(put(store, twin_a));
     fs::remove(blob(twin_a));
@@ -439,7 +439,7 @@ TEST_F(CacheTest, DamagedFirstGivesWayToItsTwin) {
     EXPECT_EQ(get(store, twin_b), twin_b);
 }
 
-TEST_F(CacheTest, StoringAgainMendsTheBlob) {
+TEST_F(CacheTest, StoringAgainRepairsTheBlob) {
     const Store store = open();
     ASSERT_TRUE(put(store, "abc"));
     overwrite(blob("abc"), "abd");
@@ -452,7 +452,7 @@ TEST_F(CacheTest, TwoStoresShareADirectory) {
     auto early = one.begin(3);
     ASSERT_TRUE(early);
     early->append(bytes("ab"));
-    const Store two = open();  // must not take the other's file away
+    const Store two = open();  // must not remove the file of the other store's upload
     early->append(bytes("c"));
     EXPECT_TRUE(early->commit());
     EXPECT_EQ(get(two, "abc"), "abc");
@@ -461,7 +461,7 @@ TEST_F(CacheTest, TwoStoresShareADirectory) {
     EXPECT_EQ(get(one, "abcd"), "abcd");
 }
 
-TEST_F(CacheTest, ManyProcessesAtOnce) {
+TEST_F(CacheTest, ConcurrentProcessesShareADirectory) {
     const Store store = open();
     constexpr uint32_t rounds = 20;
     std::vector<pid_t> children;
@@ -495,7 +495,7 @@ TEST_F(CacheTest, ManyProcessesAtOnce) {
     EXPECT_TRUE(files("tmp").empty());
 }
 
-TEST_F(CacheTest, KilledProcessLeavesOnlyATemporaryFile) {
+TEST_F(CacheTest, RemovesTemporaryFileOfKilledProcess) {
     open();
     const pid_t pid = ::fork();
     ASSERT_GE(pid, 0);
@@ -515,7 +515,7 @@ TEST_F(CacheTest, KilledProcessLeavesOnlyATemporaryFile) {
         fs::last_write_time(ours() / "tmp" / files("tmp").front(), fs::file_time_type::clock::now() - ago);
     };
     open();
-    EXPECT_EQ(files("tmp").size(), 1U) << "it might be in use";
+    EXPECT_EQ(files("tmp").size(), 1U) << "too recent to be abandoned";
     written(std::chrono::minutes(6));
     open();
     expect_empty();
@@ -524,16 +524,16 @@ TEST_F(CacheTest, KilledProcessLeavesOnlyATemporaryFile) {
     ASSERT_TRUE(writer);
     written(std::chrono::hours(25));
     open();
-    EXPECT_EQ(files("tmp").size(), 1U) << "it is in use";
+    EXPECT_EQ(files("tmp").size(), 1U) << "locked, so in use";
 }
 
-TEST_F(CacheTest, DirectoryIsMadeWithItsParents) {
+TEST_F(CacheTest, CreatesDirectoryAndItsParents) {
     directory_ /= "not/yet";
     EXPECT_TRUE(put(open(), "abc"));
     directory_ = directory_.parent_path().parent_path();
 }
 
-TEST_F(CacheTest, FileInPlaceOfADirectoryIsAnError) {
+TEST_F(CacheTest, FileInsteadOfADirectoryIsAnError) {
     overwrite(directory_ / "file", "x");
     const auto as_directory = Store::open(directory_ / "file");
     ASSERT_FALSE(as_directory);
@@ -549,7 +549,7 @@ TEST_F(CacheTest, FileInPlaceOfADirectoryIsAnError) {
     EXPECT_TRUE(ours_is_file.error().text.contains((ours() / "index").string())) << ours_is_file.error().text;
 }
 
-TEST_F(CacheTest, StoreThatVanishedStopsNobody) {
+TEST_F(CacheTest, RemovalOfTheStoreOnlyFailsTheCommit) {
     const Store store = open();
     auto writer = store.begin(3);
     ASSERT_TRUE(writer);
@@ -562,7 +562,7 @@ TEST_F(CacheTest, StoreThatVanishedStopsNobody) {
     EXPECT_FALSE(store.find(hash("abc"), 3));
 }
 
-// A limit on the size of files, given back at the end of the scope.
+// Limits the size of files until the end of the scope.
 class FileSizeLimit {
 public:
     explicit FileSizeLimit(rlim_t bytes) : old_handler_(std::signal(SIGXFSZ, SIG_IGN)) {
@@ -581,7 +581,7 @@ private:
     rlimit old_{};
 };
 
-TEST_F(CacheTest, FullDiskDoesNotStopTheUpload) {
+TEST_F(CacheTest, WriteErrorOnlyFailsTheCommit) {
     const Store store = open();
     const std::string text = weights(3 << 20);
     {
@@ -591,19 +591,19 @@ TEST_F(CacheTest, FullDiskDoesNotStopTheUpload) {
         for (size_t at = 0; at < text.size(); at += 100'000) {
             writer->append(bytes(std::string_view(text).substr(at, 100'000)));
         }
-        EXPECT_TRUE(files("tmp").empty()) << "the room is given back at once";
+        EXPECT_TRUE(files("tmp").empty()) << "the disk space is freed at once";
         EXPECT_FALSE(writer->commit());
-        EXPECT_FALSE(put(store, text)) << "not tried again";
+        EXPECT_FALSE(put(store, text)) << "no further attempts";
     }
     expect_empty();
-    EXPECT_EQ(warnings.size(), 1U) << "not one for each tensor";
+    EXPECT_EQ(warnings.size(), 1U) << "one warning, not one per tensor";
     EXPECT_TRUE(put(open(), text));
     EXPECT_EQ(get(store, text), text);
 }
 
 #ifdef __linux__
-// In a process of its own, with a file system of 2 MiB that only it sees. Returns its exit status: 0 if all was well,
-// `no_mount` if such a thing is not allowed here.
+// Runs `check` in a child process with a private file system of 2 MiB mounted at `directory`. Returns what `check` returns,
+// or `no_mount` if mounting is not permitted.
 constexpr int no_mount = 77;
 template <class Check>
 int on_a_small_disk(const fs::path & directory, Check check) {
@@ -632,7 +632,7 @@ int on_a_small_disk(const fs::path & directory, Check check) {
     return WEXITSTATUS(status);
 }
 
-TEST_F(CacheTest, ReallyFullDiskDoesNotStopTheUpload) {
+TEST_F(CacheTest, FullDiskOnlyFailsTheCommit) {
     const int status = on_a_small_disk(directory_, [this] {
         const Store store = *Store::open(directory_);
         const std::string small = weights(1 << 20), large = weights(3 << 20, 2);
@@ -650,7 +650,7 @@ TEST_F(CacheTest, ReallyFullDiskDoesNotStopTheUpload) {
     EXPECT_EQ(status, 0);
 }
 
-TEST_F(CacheTest, StoreThatCanOnlyBeReadIsRead) {
+TEST_F(CacheTest, ReadsFromAReadOnlyStore) {
     const int status = on_a_small_disk(directory_, [this] {
         const std::string text = weights(100'000);
         if (!put(*Store::open(directory_), text) ||
@@ -669,7 +669,7 @@ TEST_F(CacheTest, StoreThatCanOnlyBeReadIsRead) {
     EXPECT_EQ(status, 0);
 }
 
-TEST_F(CacheTest, LimitIsAShareOfTheDiskThatHoldsIt) {
+TEST_F(CacheTest, DefaultLimitIsAQuarterOfTheDisk) {
     const int status = on_a_small_disk(
         directory_, [this] { return default_limit(directory_ / "not" / "there" / "yet") == 512 << 10 ? 0 : 1; });
     if (status == no_mount) {
@@ -679,20 +679,20 @@ TEST_F(CacheTest, LimitIsAShareOfTheDiskThatHoldsIt) {
 }
 #endif
 
-TEST_F(CacheTest, WhatWasUsedLongestAgoMakesRoom) {
+TEST_F(CacheTest, EvictsTheLeastRecentlyUsedBlob) {
     const Store store = open(10'000);
     const std::string a = weights(4000, 1), b = weights(4000, 2), c = weights(4000, 3), d = weights(4000, 4);
     ASSERT_TRUE(put(store, a));
     ASSERT_TRUE(put(store, b));
     age(a, 20);
     age(b, 10);
-    ASSERT_EQ(get(store, a), a);  // used again
+    ASSERT_EQ(get(store, a), a);  // counts as a use
     ASSERT_TRUE(put(store, c));
     EXPECT_EQ(get(store, a), a);
     EXPECT_EQ(get(store, b), std::nullopt);
     age(a, 20);
     age(c, 10);
-    ASSERT_TRUE(store.find_digest(blob(a).filename().string(), 4000));  // used again, by its content's name
+    ASSERT_TRUE(store.find_digest(blob(a).filename().string(), 4000));  // counts as a use
     ASSERT_TRUE(put(store, d));
     EXPECT_EQ(get(store, a), a);
     EXPECT_EQ(get(store, c), std::nullopt);
@@ -703,8 +703,8 @@ TEST_F(CacheTest, WhatWasUsedLongestAgoMakesRoom) {
     EXPECT_TRUE(warnings.front().contains("do not fit into 9.7 KiB")) << warnings.front();
 }
 
-// A message of 314 bytes announces an upload of any size.
-TEST_F(CacheTest, RoomIsMadeForWhatArrivesNotForWhatIsAnnounced) {
+// A message of 314 bytes can announce an upload of any size.
+TEST_F(CacheTest, EvictsForArrivedNotAnnouncedBytes) {
     constexpr uint64_t mib = 1 << 20;
     const Store store = open(20 * mib);
     for (uint32_t seed = 1; seed <= 5; ++seed) {
@@ -713,31 +713,31 @@ TEST_F(CacheTest, RoomIsMadeForWhatArrivesNotForWhatIsAnnounced) {
     }
     auto writer = store.begin(19 * mib);
     ASSERT_TRUE(writer);
-    EXPECT_EQ(files("blobs").size(), 5U) << "nothing has arrived";
+    EXPECT_EQ(files("blobs").size(), 5U) << "no bytes have arrived";
     writer->append(bytes(weights(mib, 6)));
     EXPECT_EQ(files("blobs").size(), 4U);
-    EXPECT_EQ(get(store, weights(4 * mib, 1)), std::nullopt) << "what was used longest ago";
+    EXPECT_EQ(get(store, weights(4 * mib, 1)), std::nullopt) << "the least recently used blob";
     writer->append(bytes(weights(5 * mib, 7)));
-    EXPECT_GE(files("blobs").size(), 2U) << "at most twice what has arrived";
+    EXPECT_GE(files("blobs").size(), 2U) << "at most twice the arrived bytes";
     writer->append(bytes(weights(13 * mib, 8)));
     EXPECT_TRUE(writer->commit());
     EXPECT_EQ(files("blobs").size(), 1U);
     EXPECT_EQ(files("index").size(), 1U);
-    EXPECT_EQ(warnings.size(), 1U) << "all that was stored exceeds the limit";
+    EXPECT_EQ(warnings.size(), 1U) << "the blobs stored exceed the limit in total";
 }
 
-TEST_F(CacheTest, FilesThatAreNotOfTheStoreAreRemoved) {
+TEST_F(CacheTest, RemovesForeignFiles) {
     ASSERT_TRUE(put(open(), weights(4000)));
-    overwrite(ours() / "blobs" / "stranger", weights(9000, 2));
+    overwrite(ours() / "blobs" / "foreign", weights(9000, 2));
     overwrite(ours() / "index" / "0000000000000000-5", weights(9000, 3));
     const Store store = open(10'000);
     ASSERT_TRUE(put(store, weights(5000, 4)));
-    EXPECT_EQ(get(store, weights(4000)), weights(4000)) << "there is room for both";
+    EXPECT_EQ(get(store, weights(4000)), weights(4000)) << "both fit";
     EXPECT_EQ(files("blobs").size(), 2U);
     EXPECT_EQ(files("index").size(), 2U);
 }
 
-TEST_F(CacheTest, UnfinishedUploadsCountAndPushNothingOutInVain) {
+TEST_F(CacheTest, UploadThatCannotFitEvictsNothing) {
     const Store store = open(10'000);
     ASSERT_TRUE(put(store, weights(2000)));
     auto one = store.begin(6000), other = store.begin(6000), third = store.begin(6000);
@@ -747,22 +747,22 @@ TEST_F(CacheTest, UnfinishedUploadsCountAndPushNothingOutInVain) {
         late->append(bytes(weights(6000, 3)));
         EXPECT_FALSE(late->commit());
     }
-    EXPECT_EQ(warnings.size(), 1U) << "not one for each tensor";
+    EXPECT_EQ(warnings.size(), 1U) << "one warning, not one per tensor";
     EXPECT_EQ(get(store, weights(2000)), weights(2000));
     EXPECT_EQ(files("tmp").size(), 1U);
     one->append(bytes(weights(1000, 4)));
     EXPECT_TRUE(one->commit());
 }
 
-TEST_F(CacheTest, LargerThanTheLimitIsNotStoredAndNothingGoesForIt) {
+TEST_F(CacheTest, BlobLargerThanTheLimitEvictsNothing) {
     const Store store = open(10'000);
     ASSERT_TRUE(put(store, weights(10'000)));
     EXPECT_FALSE(store.begin(10'001));
     EXPECT_EQ(get(store, weights(10'000)), weights(10'000));
-    EXPECT_EQ(warnings.size(), 1U) << "and says so";
+    EXPECT_EQ(warnings.size(), 1U) << "the blob alone exceeds the limit";
 }
 
-TEST_F(CacheTest, WeightsThatDoNotFitAreReportedOnce) {
+TEST_F(CacheTest, WarnsOnceIfTheWeightsExceedTheLimit) {
     const Store store = open(25);
     for (const char * text : {"0123456789", "abcdefghij", "0123456789"}) {
         ASSERT_TRUE(put(store, text));
@@ -777,7 +777,7 @@ TEST_F(CacheTest, WeightsThatDoNotFitAreReportedOnce) {
     EXPECT_TRUE(warnings.front().contains("--cache-size")) << warnings.front();
 }
 
-TEST_F(CacheTest, WeightsOfEarlierSessionsCountOnceTheyAreFound) {
+TEST_F(CacheTest, CountsFoundWeightsOfEarlierSessions) {
     ASSERT_TRUE(put(open(25), "0123456789"));
     const Store later = open(25);
     ASSERT_TRUE(put(later, "abcdefghij"));
@@ -786,10 +786,10 @@ TEST_F(CacheTest, WeightsOfEarlierSessionsCountOnceTheyAreFound) {
     ASSERT_TRUE(put(later, "ABCDEFGHIJ"));
     EXPECT_EQ(warnings.size(), 1u);
     EXPECT_FALSE(open(25).begin(26));
-    EXPECT_EQ(warnings.size(), 2u) << "one tensor may be too large";
+    EXPECT_EQ(warnings.size(), 2u) << "a single tensor exceeds the limit";
 }
 
-TEST_F(CacheTest, SmallerLimitHoldsFromTheStart) {
+TEST_F(CacheTest, OpeningWithASmallerLimitEvicts) {
     {
         const Store store = open();
         for (const uint32_t seed : {1, 2, 3}) {
@@ -803,7 +803,7 @@ TEST_F(CacheTest, SmallerLimitHoldsFromTheStart) {
     EXPECT_EQ(get(store, weights(4000, 3)), weights(4000, 3));
 }
 
-TEST_F(CacheTest, EntryThatGoesWhileItIsReadIsReadToItsEnd) {
+TEST_F(CacheTest, EvictedBlobCanBeReadToTheEnd) {
     const Store store = open(10'000);
     const std::string text = weights(6000);
     ASSERT_TRUE(put(store, text));
@@ -817,7 +817,7 @@ TEST_F(CacheTest, EntryThatGoesWhileItIsReadIsReadToItsEnd) {
     EXPECT_EQ(to, text);
 }
 
-TEST_F(CacheTest, UploadsAtTheSameTimeEndBelowTheLimit) {
+TEST_F(CacheTest, ConcurrentUploadsEndBelowTheLimit) {
     const Store store = open(10'000);
     auto one = store.begin(4000), other = store.begin(4000);
     ASSERT_TRUE(one && other);
@@ -829,7 +829,7 @@ TEST_F(CacheTest, UploadsAtTheSameTimeEndBelowTheLimit) {
     EXPECT_EQ(files("blobs").size(), 2U);
 }
 
-TEST_F(CacheTest, ManyProcessesStayBelowTheLimit) {
+TEST_F(CacheTest, ConcurrentProcessesStayBelowTheLimit) {
     constexpr uint64_t limit = 500'000;
     open(limit);
     std::vector<pid_t> children;
@@ -859,7 +859,7 @@ TEST_F(CacheTest, ManyProcessesStayBelowTheLimit) {
     EXPECT_TRUE(files("tmp").empty());
 }
 
-TEST_F(CacheTest, ContentIsFoundByItsName) {
+TEST_F(CacheTest, FindsBlobByDigest) {
     const Store store = open();
     ASSERT_TRUE(put(store, "abc"));
     const std::string digest = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
@@ -871,7 +871,7 @@ TEST_F(CacheTest, ContentIsFoundByItsName) {
     EXPECT_EQ(to, "abc");
 }
 
-TEST_F(CacheTest, WrongQuestionsFindNothingAndRemoveNothing) {
+TEST_F(CacheTest, InvalidDigestOrSizeRemovesNothing) {
     const Store store = open();
     ASSERT_TRUE(put(store, "abc"));
     const std::string digest = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
@@ -886,7 +886,7 @@ TEST_F(CacheTest, WrongQuestionsFindNothingAndRemoveNothing) {
     EXPECT_EQ(get(store, "abc"), "abc");
 }
 
-TEST_F(CacheTest, AlteredContentIsNotServedByItsNameAndRemoved) {
+TEST_F(CacheTest, RemovesAlteredBlobFoundByDigest) {
     const Store store = open();
     ASSERT_TRUE(put(store, "abc"));
     const fs::path path = blob("abc");
@@ -901,17 +901,17 @@ TEST_F(CacheTest, AlteredContentIsNotServedByItsNameAndRemoved) {
     expect_empty();
 }
 
-TEST_F(CacheTest, DiskFullAtTheIndexLeavesNoBlob) {
+TEST_F(CacheTest, WriteErrorOfTheIndexFileLeavesNoBlob) {
     const Store store = open();
     {
-        const FileSizeLimit limit(10);  // room for the blob, not for its name
+        const FileSizeLimit limit(10);  // enough for the blob, not for its index file
         EXPECT_FALSE(put(store, "abc"));
     }
     expect_empty();
     EXPECT_EQ(warnings.size(), 1U);
 }
 
-// Sets or (null) unsets a variable, and puts it back at the end of the scope.
+// Sets a variable, or unsets it if `value` is null, until the end of the scope.
 class Variable {
 public:
     Variable(const char * name, const char * value) : name_(name) {
@@ -936,7 +936,7 @@ private:
     std::optional<std::string> old_;
 };
 
-TEST(CacheDirectory, FollowsTheVariablesOfLlamaCpp) {
+TEST(CacheDirectory, UsesTheVariablesOfLlamaCpp) {
     const Variable llama("LLAMA_CACHE", "/llama");
     const Variable xdg("XDG_CACHE_HOME", "/xdg");
     const Variable home("HOME", "/home/me");
@@ -981,7 +981,7 @@ protected:
     void * const memory_;
 };
 
-TEST_F(MappedTest, TheContentsAreThereAndWritingToThemStaysHere) {
+TEST_F(MappedTest, MapsABlobPrivately) {
     const Store sealed = store();
     auto reader = sealed.find(hash(text_), size);
     const size_t done = reader->map(memory());
@@ -992,15 +992,15 @@ TEST_F(MappedTest, TheContentsAreThereAndWritingToThemStaysHere) {
     std::ranges::fill(memory(), std::byte{7});
     EXPECT_EQ(contents(blob()), text_);
     fs::remove(blob());
-    EXPECT_EQ(memory()[size / 2], std::byte{7}) << "an entry that was removed stays mapped";
+    EXPECT_EQ(memory()[size / 2], std::byte{7}) << "a removed blob stays mapped";
 }
 
-TEST_F(MappedTest, NotIfOthersCouldWriteToIt) {
+TEST_F(MappedTest, DoesNotMapABlobThatOthersCanWrite) {
     Store sealed = store();
     ASSERT_GT(mapped(sealed), 0u);
     {
         const UniqueFd open_to_write(::open(blob().c_str(), O_WRONLY));
-        EXPECT_EQ(mapped(sealed), 0u) << "it is open to write";
+        EXPECT_EQ(mapped(sealed), 0u) << "it is open for writing";
     }
     ASSERT_GT(mapped(sealed), 0u);
     const fs::path other = directory_ / "caravan" / "tmp" / "other";
@@ -1017,7 +1017,7 @@ TEST_F(MappedTest, NotIfOthersCouldWriteToIt) {
     EXPECT_EQ(Store::open(directory_)->find(hash(text_), size)->map(memory()), 0u) << "not sealed";
 }
 
-TEST_F(MappedTest, NotIfAnotherFileHasItsName) {
+TEST_F(MappedTest, DoesNotMapABlobThatWasReplaced) {
     const Store sealed = store();
     auto reader = sealed.find(hash(text_), size);
     const fs::path name = blob();
@@ -1026,21 +1026,21 @@ TEST_F(MappedTest, NotIfAnotherFileHasItsName) {
     EXPECT_EQ(reader->map(memory()), 0u);
 }
 
-// It would keep its room on the disk.
-TEST_F(MappedTest, WhatIsMappedIsNotPushedOut) {
+// The mapping would keep its disk space allocated.
+TEST_F(MappedTest, DoesNotEvictAMappedBlob) {
     const Store sealed = store();
     const fs::path mapped_blob = blob();
-    ASSERT_GT(mapped(sealed), 0u);  // and the reader has gone
+    ASSERT_GT(mapped(sealed), 0u);  // the reader is destroyed
     const Store limited = open(1'500'000);
     const std::string other = weights(size, 2), third = weights(size, 3);
     EXPECT_FALSE(put(limited, other));
     EXPECT_EQ(warnings.size(), 1U);
     EXPECT_EQ(get(limited, text_), text_);
     open(10);
-    EXPECT_TRUE(fs::exists(mapped_blob)) << "not for a smaller limit either";
+    EXPECT_TRUE(fs::exists(mapped_blob)) << "a smaller limit does not evict it either";
     struct stat before, after;
     ASSERT_EQ(::stat(mapped_blob.c_str(), &before), 0);
-    EXPECT_TRUE(put(open(), text_)) << "what is mapped is not stored a second time";
+    EXPECT_TRUE(put(open(), text_)) << "a mapped blob is not stored a second time";
     ASSERT_EQ(::stat(mapped_blob.c_str(), &after), 0);
     EXPECT_EQ(before.st_ino, after.st_ino);
     ASSERT_EQ(::mmap(memory_, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), memory_);
@@ -1048,13 +1048,13 @@ TEST_F(MappedTest, WhatIsMappedIsNotPushedOut) {
     EXPECT_FALSE(fs::exists(mapped_blob));
 }
 
-TEST_F(MappedTest, NotWhereNoPageBegins) {
+TEST_F(MappedTest, DoesNotMapToUnalignedMemory) {
     const Store sealed = store();
-    const std::unique_ptr<std::byte[]> room(new std::byte[size + 1]);
-    EXPECT_EQ(sealed.find(hash(text_), size)->map({room.get() + 1, size}), 0u);
+    const std::unique_ptr<std::byte[]> memory(new std::byte[size + 1]);
+    EXPECT_EQ(sealed.find(hash(text_), size)->map({memory.get() + 1, size}), 0u);
 }
 
-TEST_F(MappedTest, WhatIsDamagedIsTakenAwayAgain) {
+TEST_F(MappedTest, UnmapsADamagedBlob) {
     const Store sealed = store();
     std::string damaged = text_;
     damaged[size / 2] ^= 1;

@@ -1,4 +1,4 @@
-// The files in which the digests of model files are kept: what is not exactly as written counts as nothing.
+// Digest files: a file that deviates from the format is ignored.
 #include "cache/digest_file.h"
 
 #include <fcntl.h>
@@ -34,7 +34,7 @@ protected:
     std::string text_;
 };
 
-TEST_F(DigestFileTest, ReadsBack) {
+TEST_F(DigestFileTest, LoadsSavedDigests) {
     const auto read = load_digests(file_);
     ASSERT_TRUE(read);
     EXPECT_EQ(read->path, model_);
@@ -46,20 +46,20 @@ TEST_F(DigestFileTest, ReadsBack) {
     EXPECT_EQ(read->tensors[1].digest, std::string(64, 'b'));
 }
 
-TEST_F(DigestFileTest, APartOfOneIsNone) {
+TEST_F(DigestFileTest, IgnoresTruncatedFile) {
     for (size_t length = 0; length < text_.size(); ++length) {
         EXPECT_FALSE(is_good(text_.substr(0, length))) << length;
     }
     EXPECT_TRUE(is_good(text_));
 }
 
-TEST_F(DigestFileTest, WhatIsOtherwiseIsNone) {
+TEST_F(DigestFileTest, IgnoresMalformedFile) {
     const auto changed = [&](std::string_view what, std::string_view to) {
         std::string text = text_;
         text.replace(text.find(what), what.size(), to);
         return text;
     };
-    EXPECT_FALSE(is_good(changed("digests 1", "digests 2"))) << "another version";
+    EXPECT_FALSE(is_good(changed("digests 1", "digests 2"))) << "unknown version";
     EXPECT_FALSE(is_good(changed("\nend\n", "\nEND\n")));
     EXPECT_FALSE(is_good(text_ + "more"));
     EXPECT_FALSE(is_good(text_ + "end\n"));
@@ -68,13 +68,13 @@ TEST_F(DigestFileTest, WhatIsOtherwiseIsNone) {
     EXPECT_TRUE(is_good(changed("10 20 ", "10 990 ")));
 }
 
-TEST_F(DigestFileTest, ANameWithANewlineIsRefused) {
+TEST_F(DigestFileTest, RejectsPathWithNewline) {
     const auto saved = save_digests(layout_, {"/models/a\nend\n", {}, {}});
     ASSERT_FALSE(saved);
     EXPECT_EQ(saved.error().code, Errc::invalid_argument);
 }
 
-TEST_F(DigestFileTest, ABlobIsNamedByADigestAndNothingElse) {
+TEST_F(DigestFileTest, OpensBlobsByValidDigestOnly) {
     std::filesystem::create_directories(layout_.blob("x").parent_path());
     test::write_file(layout_.blob(std::string(64, 'a')), "abc");
     test::write_file(layout_.blob("../secret"), "abc");
@@ -87,7 +87,7 @@ TEST_F(DigestFileTest, ABlobIsNamedByADigestAndNothingElse) {
     EXPECT_FALSE(open_blob(layout_, "", 3));
 }
 
-TEST(FileStamp, OnlyOfARegularFile) {
+TEST(FileStamp, ExistsForRegularFilesOnly) {
     const test::TemporaryFolder folder;
     test::write_file(folder / "file", "abc");
     const UniqueFd file(::open((folder / "file").c_str(), O_RDONLY)), directory(::open(folder.path().c_str(), O_RDONLY));

@@ -1,4 +1,4 @@
-// Model files: good ones are read as ggml reads them, and bad ones do no harm.
+// GGUF files: valid ones are read as ggml reads them, invalid ones are rejected safely.
 #include "cache/gguf.h"
 
 #include <fcntl.h>
@@ -34,12 +34,12 @@ Result<std::vector<Extent>> find(std::string_view bytes, uint64_t threshold = 0)
     return find_tensors(file.fd.get(), bytes.size(), threshold);
 }
 
-std::string complaint(std::string_view bytes) {
+std::string error_of(std::string_view bytes) {
     const auto found = find(bytes);
     return found ? "none" : found.error().text;
 }
 
-TEST(Gguf, TensorsLieWhereGgmlFindsThem) {
+TEST(Gguf, FindsTensorsWhereGgmlDoes) {
     const std::filesystem::path model = std::filesystem::path(CARAVAN_MODELS) / "scribe-5m-q8_0.gguf";
     gguf_context * gguf = gguf_init_from_file(model.c_str(), {.no_alloc = true, .ctx = nullptr});
     ASSERT_NE(gguf, nullptr);
@@ -55,7 +55,7 @@ TEST(Gguf, TensorsLieWhereGgmlFindsThem) {
     EXPECT_EQ(*found, wanted);
 }
 
-TEST(Gguf, OnlyWhatIsLargerThanTheThreshold) {
+TEST(Gguf, ReturnsTensorsLargerThanTheThreshold) {
     const std::string model = test::model_of({std::string(100, 'a'), std::string(101, 'b'), std::string(99, 'c')});
     const auto found = find(model, 100);
     ASSERT_TRUE(found);
@@ -63,7 +63,7 @@ TEST(Gguf, OnlyWhatIsLargerThanTheThreshold) {
     EXPECT_EQ(model.substr(found->front().offset, found->front().size), std::string(101, 'b'));
 }
 
-TEST(Gguf, EveryKindOfValueIsPassedOver) {
+TEST(Gguf, SkipsValuesOfEveryType) {
     GgufBytes file;
     file.start(1, 17, 2);
     const int sizes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
@@ -86,79 +86,79 @@ TEST(Gguf, EveryKindOfValueIsPassedOver) {
     EXPECT_EQ(*found, std::vector<Extent>({{data, 68}}));
 }
 
-TEST(Gguf, WhatIsNoModelIsRefused) {
-    EXPECT_EQ(complaint(""), "its header is cut off");
-    EXPECT_EQ(complaint("GGUF"), "its header is cut off");
-    EXPECT_EQ(complaint(std::string(100, '\0')), "it does not begin as a GGUF file does");
-    EXPECT_EQ(complaint(GgufBytes().start(0, 0, 1).str()), "GGUF version 1 is not known");
-    EXPECT_EQ(complaint(GgufBytes().start(0, 0, 0x03000000).str()), "GGUF version 50331648 is not known");
-    EXPECT_EQ(complaint(GgufBytes().start(0, 0).str()), "none");
+TEST(Gguf, RejectsOtherFilesAndVersions) {
+    EXPECT_EQ(error_of(""), "its header is truncated");
+    EXPECT_EQ(error_of("GGUF"), "its header is truncated");
+    EXPECT_EQ(error_of(std::string(100, '\0')), "it is not a GGUF file");
+    EXPECT_EQ(error_of(GgufBytes().start(0, 0, 1).str()), "GGUF version 1 is not supported");
+    EXPECT_EQ(error_of(GgufBytes().start(0, 0, 0x03000000).str()), "GGUF version 50331648 is not supported");
+    EXPECT_EQ(error_of(GgufBytes().start(0, 0).str()), "none");
 }
 
-TEST(Gguf, ImpossibleTensorsAreRefused) {
+TEST(Gguf, RejectsInvalidTensors) {
     const auto with = [](const std::vector<uint64_t> & ne, uint32_t type, uint64_t offset) {
-        return complaint(GgufBytes().start(1, 0).tensor("t", ne, type, offset).pad().raw(std::string(640, 'x')).str());
+        return error_of(GgufBytes().start(1, 0).tensor("t", ne, type, offset).pad().raw(std::string(640, 'x')).str());
     };
     constexpr uint64_t huge = uint64_t{1} << 63;
     EXPECT_EQ(with({16}, f32, 0), "none");
-    EXPECT_EQ(with({1, 1, 1, 1, 1}, f32, 0), "a tensor has 5 dimensions");
-    EXPECT_EQ(with({1}, 1000, 0), "tensor type 1000 is not known");
-    EXPECT_EQ(with({32}, removed_type, 0), "tensor type 4 is not known");
-    EXPECT_EQ(with({31}, q8_0, 0), "a tensor has an impossible shape");
-    EXPECT_EQ(with({huge}, f32, 0), "a tensor has an impossible shape");
-    EXPECT_EQ(with({1 << 20, 1 << 20, 1 << 20, 1 << 20}, int8, 0), "a tensor has an impossible shape");
-    EXPECT_EQ(with({huge, 2, 0}, int8, 0), "a tensor has an impossible shape");
-    EXPECT_EQ(with({16}, f32, ~uint64_t{0}), "its tensors are not one behind the other");
-    EXPECT_EQ(with({16}, f32, 640), "it is cut off");
-    EXPECT_EQ(with({huge}, int8, 0), "it is cut off");
+    EXPECT_EQ(with({1, 1, 1, 1, 1}, f32, 0), "a tensor has 5 dimensions, more than 4");
+    EXPECT_EQ(with({1}, 1000, 0), "tensor type 1000 is unknown");
+    EXPECT_EQ(with({32}, removed_type, 0), "tensor type 4 is unknown");
+    EXPECT_EQ(with({31}, q8_0, 0), "a tensor has an invalid shape");
+    EXPECT_EQ(with({huge}, f32, 0), "a tensor has an invalid shape");
+    EXPECT_EQ(with({1 << 20, 1 << 20, 1 << 20, 1 << 20}, int8, 0), "a tensor has an invalid shape");
+    EXPECT_EQ(with({huge, 2, 0}, int8, 0), "a tensor has an invalid shape");
+    EXPECT_EQ(with({16}, f32, ~uint64_t{0}), "its tensors overlap or are out of order");
+    EXPECT_EQ(with({16}, f32, 640), "it is truncated");
+    EXPECT_EQ(with({huge}, int8, 0), "it is truncated");
 }
 
-TEST(Gguf, TensorsThatOverlapAreRefused) {
+TEST(Gguf, RejectsOverlappingTensors) {
     GgufBytes file;
     file.start(2, 0).tensor("a", {64}, int8, 0).tensor("b", {64}, int8, 32).pad().raw(std::string(640, 'x'));
-    EXPECT_EQ(complaint(file.str()), "its tensors are not one behind the other");
+    EXPECT_EQ(error_of(file.str()), "its tensors overlap or are out of order");
 }
 
-TEST(Gguf, ImpossibleCountsAndLengthsAreRefusedAtOnce) {
+TEST(Gguf, RejectsHugeCountsAndLengthsAtOnce) {
     constexpr uint64_t huge = ~uint64_t{0};
-    EXPECT_EQ(complaint(GgufBytes().start(huge, 0).str()), "its header is cut off");
-    EXPECT_EQ(complaint(GgufBytes().start(0, huge).str()), "its header is cut off");
-    EXPECT_EQ(complaint(GgufBytes().start(0, 1).number(huge).str()), "its header is cut off");
-    EXPECT_EQ(complaint(GgufBytes().start(0, 1).text("k").number(string_value).number(huge).str()),
-              "its header is cut off");
+    EXPECT_EQ(error_of(GgufBytes().start(huge, 0).str()), "its header is truncated");
+    EXPECT_EQ(error_of(GgufBytes().start(0, huge).str()), "its header is truncated");
+    EXPECT_EQ(error_of(GgufBytes().start(0, 1).number(huge).str()), "its header is truncated");
+    EXPECT_EQ(error_of(GgufBytes().start(0, 1).text("k").number(string_value).number(huge).str()),
+              "its header is truncated");
     const auto array = [](uint32_t element, uint64_t count) {
-        return complaint(
+        return error_of(
             GgufBytes().start(0, 1).text("k").number(array_value).number(element).number(count).str());
     };
-    EXPECT_EQ(array(u32_value, huge), "its header is cut off");
-    EXPECT_EQ(array(10, uint64_t{1} << 61), "its header is cut off") << "8 bytes each: 2^64";
-    EXPECT_EQ(array(string_value, huge), "its header is cut off");
-    EXPECT_EQ(array(array_value, 1), "an array has no known type");
-    EXPECT_EQ(array(13, 1), "an array has no known type");
-    EXPECT_EQ(complaint(GgufBytes().start(0, 1).text("k").number<uint32_t>(13).str()), "a value has no known type");
+    EXPECT_EQ(array(u32_value, huge), "its header is truncated");
+    EXPECT_EQ(array(10, uint64_t{1} << 61), "its header is truncated") << "8 bytes each: 2^64 bytes";
+    EXPECT_EQ(array(string_value, huge), "its header is truncated");
+    EXPECT_EQ(array(array_value, 1), "an array has an unknown element type");
+    EXPECT_EQ(array(13, 1), "an array has an unknown element type");
+    EXPECT_EQ(error_of(GgufBytes().start(0, 1).text("k").number<uint32_t>(13).str()), "a value has an unknown type");
 }
 
 TEST(Gguf, AlignmentMustBeAPowerOfTwo) {
     const auto with = [](uint32_t alignment) {
-        return complaint(
+        return error_of(
             GgufBytes().start(0, 1).text("general.alignment").number(u32_value).number(alignment).str());
     };
     EXPECT_EQ(with(1), "none");
-    EXPECT_EQ(with(0), "its alignment is 0");
-    EXPECT_EQ(with(48), "its alignment is 48");
-    EXPECT_EQ(with(uint32_t{1} << 31), "none") << "no tensors, so nothing has to be there";
+    EXPECT_EQ(with(0), "its alignment, 0, is not a power of two");
+    EXPECT_EQ(with(48), "its alignment, 48, is not a power of two");
+    EXPECT_EQ(with(uint32_t{1} << 31), "none") << "there is no tensor to align";
 }
 
-TEST(Gguf, SparseFileOfEndlessHeaderIsGivenUp) {
+TEST(Gguf, RejectsSparseFileWithAnEndlessHeader) {
     const File file(GgufBytes().start(~uint64_t{0}, ~uint64_t{0}).str());
     const std::filesystem::path path = file.folder / "model.gguf";
     std::filesystem::resize_file(path, uint64_t{1} << 40);
     const auto found = find_tensors(file.fd.get(), uint64_t{1} << 40, 0);
     ASSERT_FALSE(found);
-    EXPECT_EQ(found.error().text, "its header is cut off");
+    EXPECT_EQ(found.error().text, "its header is truncated");
 }
 
-// Whatever is found lies within the file, in order, without overlaps.
+// The tensors found, if any, lie within the file, in order, without overlaps.
 void expect_harmless(const std::string & bytes) {
     const auto found = find(bytes);
     uint64_t end = 0;
@@ -170,7 +170,7 @@ void expect_harmless(const std::string & bytes) {
     }
 }
 
-TEST(Gguf, NoTruncationAndNoAlteredByteDoesHarm) {
+TEST(Gguf, TruncatedOrAlteredFilesAreHarmless) {
     GgufBytes file;
     file.start(2, 3);
     file.text("general.alignment").number(u32_value).number<uint32_t>(16);

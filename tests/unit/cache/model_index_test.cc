@@ -1,4 +1,4 @@
-// Tensors of model files: found by hash as long as the file is what it was, and never hashed twice.
+// Model files: tensors are found by hash while the file is unchanged, and each file is hashed once.
 #include "cache/model_index.h"
 
 #include <fcntl.h>
@@ -42,7 +42,7 @@ std::string tensor(char seed, size_t size = large) {
 
 uint64_t hash(std::string_view text) { return wire::fnv1a(const_bytes(text.data(), text.size())); }
 
-// What a caller would trust.
+// The verified content; std::nullopt if there is none or it fails verification.
 std::optional<std::string> read(std::optional<Reader> reader) {
     if (!reader) {
         return std::nullopt;
@@ -79,14 +79,14 @@ protected:
                                      const std::function<bool()> & stop = [] { return false; }) {
         return index_models(cache, {models}, models_to_index(cache, {models}), stop);
     }
-    IndexReport look() const {
+    IndexReport index_all() const {
         const auto report = index(cache(), models());
         EXPECT_TRUE(report) << report.error().text;
         return report.value_or(IndexReport{});
     }
     ModelIndex open() const { return ModelIndex(cache(), {models()}); }
-    // As a process would write it that has found a hole in us.
-    void plant(const fs::path & path, const fs::path & file, const std::string & bytes) const {
+    // Forges the digest file of `path`, as a compromised indexer could.
+    void forge(const fs::path & path, const fs::path & file, const std::string & bytes) const {
         Blake3 digest;
         digest.update(const_bytes(bytes.data(), bytes.size()));
         const UniqueFd fd(::open(file.c_str(), O_RDONLY));
@@ -101,7 +101,7 @@ protected:
     test::TemporaryFolder folder_;
 };
 
-TEST_F(ModelIndexTest, TensorsAreFoundAndHashedOnce) {
+TEST_F(ModelIndexTest, FindsTensorsAndHashesFilesOnce) {
     const std::string a = tensor('a'), b = tensor('b', large + 12345);
     fs::create_directories(models() / "deep" / "down");
     test::write_file(models() / "one.gguf", test::model_of({tensor('s', 1000), a, tensor('t', wire::find_threshold)}));
@@ -109,27 +109,27 @@ TEST_F(ModelIndexTest, TensorsAreFoundAndHashedOnce) {
     test::write_file(models() / "not-a-model.txt", test::model_of({tensor('c')}));
     ModelIndex early = open();
     EXPECT_FALSE(early.find(hash(a), large));
-    const IndexReport first = look();
+    const IndexReport first = index_all();
     EXPECT_EQ(first.tensors, 2U);
     EXPECT_EQ(first.files, 2U);
     EXPECT_EQ(first.bytes, a.size() + b.size());
     EXPECT_EQ(first.hashed, 2U);
-    EXPECT_EQ(read(early.find(hash(a), large)), a) << "what was written down later is seen";
+    EXPECT_EQ(read(early.find(hash(a), large)), a) << "digests written after it was opened are used";
     EXPECT_EQ(get(b), b);
     EXPECT_EQ(get(tensor('c')), std::nullopt);
-    EXPECT_EQ(get(tensor('t', wire::find_threshold)), std::nullopt) << "clients do not ask for these";
+    EXPECT_EQ(get(tensor('t', wire::find_threshold)), std::nullopt) << "clients do not look up tensors of this size";
     EXPECT_FALSE(early.find(hash(a), large - 1));
     EXPECT_FALSE(early.find(hash(a) + 1, large));
-    const IndexReport second = look();
+    const IndexReport second = index_all();
     EXPECT_EQ(second.hashed, 0U);
     EXPECT_EQ(second.tensors, 2U);
     EXPECT_TRUE(warnings.empty()) << warnings.front();
 }
 
-TEST_F(ModelIndexTest, FoundByBlake3) {
+TEST_F(ModelIndexTest, FindsTensorByBlake3) {
     const std::string a = tensor('a');
     test::write_file(models() / "one.gguf", test::model_of({a}));
-    look();
+    index_all();
     Blake3 digest;
     digest.update(const_bytes(a.data(), a.size()));
     const std::string name = digest.hex();
@@ -139,24 +139,24 @@ TEST_F(ModelIndexTest, FoundByBlake3) {
     EXPECT_FALSE(index.find_digest(std::string(64, '0'), large));
 }
 
-TEST_F(ModelIndexTest, FileThatChangedIsNotServedUntilItIsLookedThroughAgain) {
+TEST_F(ModelIndexTest, DoesNotServeChangedFileUntilItIsIndexedAgain) {
     test::write_file(models() / "one.gguf", test::model_of({tensor('a')}));
-    look();
+    index_all();
     test::write_file(models() / "one.gguf", test::model_of({tensor('b')}));
     EXPECT_EQ(get(tensor('a')), std::nullopt);
-    EXPECT_EQ(look().hashed, 1U);
+    EXPECT_EQ(index_all().hashed, 1U);
     EXPECT_EQ(get(tensor('a')), std::nullopt);
     EXPECT_EQ(get(tensor('b')), tensor('b'));
     fs::remove(models() / "one.gguf");
     EXPECT_EQ(get(tensor('b')), std::nullopt);
-    EXPECT_EQ(look().tensors, 0U);
+    EXPECT_EQ(index_all().tensors, 0U);
     EXPECT_TRUE(fs::is_empty(digests()));
 }
 
-TEST_F(ModelIndexTest, AlterationThatLeavesNoTraceIsNoticedWhenRead) {
+TEST_F(ModelIndexTest, DetectsAlterationWithUnchangedStamp) {
     const fs::path path = models() / "one.gguf";
     test::write_file(path, test::model_of({tensor('a')}));
-    look();
+    index_all();
     struct stat before;
     ASSERT_EQ(::stat(path.c_str(), &before), 0);
     {
@@ -168,17 +168,17 @@ TEST_F(ModelIndexTest, AlterationThatLeavesNoTraceIsNoticedWhenRead) {
     ASSERT_EQ(::utimensat(AT_FDCWD, path.c_str(), times, 0), 0);
     ModelIndex index = open();
     auto reader = index.find(hash(tensor('a')), large);
-    ASSERT_TRUE(reader) << "the file looks as before";
+    ASSERT_TRUE(reader) << "the stamp is unchanged";
     EXPECT_EQ(read(std::move(reader)), std::nullopt);
     ASSERT_EQ(warnings.size(), 1U);
     EXPECT_TRUE(warnings[0].contains(path.string())) << warnings[0];
     EXPECT_TRUE(fs::exists(path));
 }
 
-TEST_F(ModelIndexTest, OneOfTwoCopiesIsEnough) {
+TEST_F(ModelIndexTest, FindsTensorInEitherOfTwoFiles) {
     test::write_file(models() / "one.gguf", test::model_of({tensor('a')}));
     test::write_file(models() / "two.gguf", test::model_of({tensor('b'), tensor('a')}));
-    look();
+    index_all();
     for (const char * gone : {"one.gguf", "two.gguf"}) {
         const fs::path path = models() / gone;
         fs::rename(path, folder_ / "away");
@@ -187,10 +187,10 @@ TEST_F(ModelIndexTest, OneOfTwoCopiesIsEnough) {
     }
 }
 
-TEST_F(ModelIndexTest, DamagedDigestsAreIgnoredAndMadeAnew) {
+TEST_F(ModelIndexTest, IgnoresAndRebuildsDamagedDigestFiles) {
     const std::string a = tensor('a');
     test::write_file(models() / "one.gguf", test::model_of({a}));
-    look();
+    index_all();
     const fs::path file = fs::directory_iterator(digests())->path();
     std::string good;
     {
@@ -205,9 +205,9 @@ TEST_F(ModelIndexTest, DamagedDigestsAreIgnoredAndMadeAnew) {
         test::write_file(file, text);
         EXPECT_EQ(get(a), std::nullopt) << text;
     }
-    EXPECT_EQ(look().hashed, 1U);
+    EXPECT_EQ(index_all().hashed, 1U);
     EXPECT_EQ(get(a), a);
-    // Every altered byte leads to nothing or to bytes that are not what they should be, and are not taken for it.
+    // A file with one altered byte is ignored, or yields extents within the model file; reading verifies their digests.
     for (size_t at = 0; at < good.size(); ++at) {
         std::string altered = good;
         altered[at] ^= 1;
@@ -221,66 +221,66 @@ TEST_F(ModelIndexTest, DamagedDigestsAreIgnoredAndMadeAnew) {
     EXPECT_TRUE(warnings.empty()) << warnings.front();
 }
 
-TEST_F(ModelIndexTest, OnlyFilesBelowTheDirectoriesAreServed) {
+TEST_F(ModelIndexTest, ServesOnlyFilesBelowTheDirectories) {
     const std::string a = tensor('a');
     fs::create_directory(folder_ / "models-of-others");
     test::write_file(folder_ / "models-of-others" / "one.gguf", test::model_of({a}));
     ASSERT_TRUE(index(cache(), folder_ / "models-of-others"));
     EXPECT_EQ(get(a), std::nullopt);
-    EXPECT_EQ(look().tensors, 0U);
+    EXPECT_EQ(index_all().tensors, 0U);
     ModelIndex theirs(cache(), {folder_ / "models-of-others"});
-    EXPECT_EQ(read(theirs.find(hash(a), large)), a) << "and another server's digests stay";
+    EXPECT_EQ(read(theirs.find(hash(a), large)), a) << "the digests of another server's files are kept";
 }
 
-TEST_F(ModelIndexTest, PlantedDigestsOpenNoFileThatWasNotFound) {
+TEST_F(ModelIndexTest, ForgedDigestFileOpensNoOtherFile) {
     const std::string secret = tensor('s'), model = tensor('m');
     test::write_file(folder_ / "secret", secret);
     test::write_file(models() / "no-model.txt", secret);
     test::write_file(models() / "one.gguf", test::model_of({model}));
-    look();
+    index_all();
     for (const fs::path & path : {models() / ".." / "secret", folder_ / "secret", models() / "no-model.txt",
                                   models() / "." / "one.gguf" / ".." / ".." / "secret"}) {
-        plant(path, path.filename() == "secret" ? folder_ / "secret" : path, secret);
+        forge(path, path.filename() == "secret" ? folder_ / "secret" : path, secret);
         EXPECT_EQ(get(secret), std::nullopt) << path;
         EXPECT_EQ(open().targets(), std::vector{models() / "one.gguf"}) << path;
     }
-    // Under the name of a file that was found, by what that file's own digests are kept as.
-    plant(models() / ".." / "secret", folder_ / "secret", secret);
+    // In the place of the digest file of a model file.
+    forge(models() / ".." / "secret", folder_ / "secret", secret);
     const Layout layout = layout_in(cache());
     fs::rename(digest_file(layout, models() / ".." / "secret"), digest_file(layout, models() / "one.gguf"));
     EXPECT_EQ(get(secret), std::nullopt);
 }
 
-TEST_F(ModelIndexTest, ForgedStockHashIsNotServed) {
+TEST_F(ModelIndexTest, DoesNotServeAForgedStockHash) {
     const std::string model = tensor('m');
     test::write_file(models() / "one.gguf", test::model_of({model}));
-    look();
+    index_all();
     const fs::path file = digest_file(layout_in(cache()), models() / "one.gguf");
     auto digests = load_digests(file);
     ASSERT_TRUE(digests);
     digests->tensors[0].fnv = hash(tensor('w'));
     ASSERT_TRUE(save_digests(layout_in(cache()), *digests));
-    EXPECT_EQ(get(tensor('w')), std::nullopt) << "these are other weights";
+    EXPECT_EQ(get(tensor('w')), std::nullopt) << "the tensor has other weights";
     ASSERT_EQ(warnings.size(), 1U);
-    EXPECT_TRUE(warnings[0].contains("another FNV-1a hash")) << warnings[0];
+    EXPECT_TRUE(warnings[0].contains("FNV-1a hash does not match")) << warnings[0];
     ModelIndex index = open();
     EXPECT_EQ(read(index.find_digest(digests->tensors[0].digest, large)), model);
 }
 
-TEST_F(ModelIndexTest, LinkThatTookAFilesPlaceIsNotFollowed) {
+TEST_F(ModelIndexTest, DoesNotFollowALinkThatReplacedADirectory) {
     const std::string model = tensor('m');
     fs::create_directory(models() / "below");
     test::write_file(models() / "below" / "one.gguf", test::model_of({model}));
-    look();
+    index_all();
     ModelIndex index = open();
     fs::rename(models() / "below", folder_ / "elsewhere");
     fs::create_directory_symlink(folder_ / "elsewhere", models() / "below");
     EXPECT_FALSE(index.find(hash(model), large));
 }
 
-TEST_F(ModelIndexTest, LinksOfOtherUsersLeadNowhereOutside) {
+TEST_F(ModelIndexTest, DoesNotFollowLinksOfOtherUsersOutOfTheDirectory) {
     if (::geteuid() != 0) {
-        GTEST_SKIP() << "only root gives files away";
+        GTEST_SKIP() << "only root can change the owner of a file";
     }
     const auto give_away = [](const fs::path & link) { ASSERT_EQ(::lchown(link.c_str(), 12345, 12345), 0); };
     test::write_file(folder_ / "secret", test::model_of({tensor('s')}));
@@ -294,7 +294,7 @@ TEST_F(ModelIndexTest, LinksOfOtherUsersLeadNowhereOutside) {
     for (const char * link : {"theirs.gguf", "indirect", "inside.gguf"}) {
         give_away(models() / link);
     }
-    EXPECT_EQ(look().files, 2U);
+    EXPECT_EQ(index_all().files, 2U);
     EXPECT_EQ(open().targets(), (std::vector{models() / "blob", folder_ / "ours"}));
     EXPECT_EQ(get(tensor('s')), std::nullopt);
     EXPECT_EQ(get(tensor('b')), tensor('b'));
@@ -302,7 +302,7 @@ TEST_F(ModelIndexTest, LinksOfOtherUsersLeadNowhereOutside) {
     EXPECT_EQ(warnings.size(), 2U);
 }
 
-TEST_F(ModelIndexTest, TheStoreIsNotSearched) {
+TEST_F(ModelIndexTest, SkipsTheStore) {
     const fs::path store = models() / "caravan";
     fs::create_directories(store / "tmp");
     test::write_file(store / "tmp" / "planted.gguf", test::model_of({tensor('p')}));
@@ -312,46 +312,46 @@ TEST_F(ModelIndexTest, TheStoreIsNotSearched) {
     EXPECT_EQ(report->files, 0U);
 }
 
-TEST_F(ModelIndexTest, SymbolicLinksToFilesAreFollowedAndCountOnce) {
+TEST_F(ModelIndexTest, FollowsLinksAndIndexesEachFileOnce) {
     const std::string a = tensor('a');
     test::write_file(folder_ / "blob", test::model_of({a}));
     fs::create_symlink(folder_ / "blob", models() / "one.gguf");
     fs::create_symlink(folder_ / "blob", models() / "two.gguf");
     fs::create_symlink(folder_ / "nowhere", models() / "three.gguf");
     fs::create_directory_symlink(models(), models() / "round.gguf");
-    EXPECT_EQ(look().tensors, 1U);
+    EXPECT_EQ(index_all().tensors, 1U);
     EXPECT_EQ(get(a), a);
     EXPECT_TRUE(warnings.empty()) << warnings.front();
 }
 
-TEST_F(ModelIndexTest, BadFilesDoNotHinderGoodOnes) {
+TEST_F(ModelIndexTest, SkipsInvalidFiles) {
     const std::string a = tensor('a'), model = test::model_of({tensor('b'), a});
     test::write_file(models() / "cut.gguf", std::string_view(model).substr(0, model.size() - 1));
     test::write_file(models() / "empty.gguf", "");
     test::write_file(models() / "good.gguf", test::model_of({a}));
     ASSERT_EQ(::mkfifo((models() / "pipe.gguf").c_str(), 0600), 0);
-    EXPECT_EQ(look().tensors, 1U);
+    EXPECT_EQ(index_all().tensors, 1U);
     EXPECT_EQ(get(a), a);
     EXPECT_EQ(warnings.size(), 2U);
 }
 
-TEST_F(ModelIndexTest, WhatWasDoneBeforeAStopStays) {
+TEST_F(ModelIndexTest, KeepsDigestsComputedBeforeAStop) {
     test::write_file(models() / "one.gguf", test::model_of({tensor('a'), tensor('b'), tensor('c')}));
-    int pieces = 0;
-    const auto stopped = index(cache(), models(), [&] { return ++pieces > 15; });
+    int calls = 0;
+    const auto stopped = index(cache(), models(), [&] { return ++calls > 15; });
     ASSERT_TRUE(stopped);
     EXPECT_EQ(stopped->hashed, 1U);
     EXPECT_EQ(get(tensor('a')), tensor('a'));
-    const IndexReport rest = look();
+    const IndexReport rest = index_all();
     EXPECT_EQ(rest.hashed, 2U);
     EXPECT_EQ(rest.tensors, 3U);
     EXPECT_TRUE(warnings.empty()) << warnings.front();
 }
 
-TEST_F(ModelIndexTest, StoreAndModelFilesTogether) {
+TEST_F(ModelIndexTest, WeightsSearchStoreAndModelFiles) {
     const std::string a = tensor('a'), b = tensor('b');
     test::write_file(models() / "one.gguf", test::model_of({a}));
-    look();
+    index_all();
     Weights weights(WeightOptions{.directory = cache(), .keep = true, .model_dirs = {models()}});
     auto writer = weights.begin(b.size(), Keys::digest_and_fnv);
     ASSERT_TRUE(writer);
@@ -370,10 +370,10 @@ TEST_F(ModelIndexTest, StoreAndModelFilesTogether) {
     EXPECT_FALSE(without_anything.find(hash(a), large));
 }
 
-TEST_F(ModelIndexTest, DirectoryThatCannotBeMadeIsAnError) {
+TEST_F(ModelIndexTest, UnusableCacheDirectoryIsAnError) {
     test::write_file(folder_ / "file", "x");
     EXPECT_FALSE(index(folder_ / "file", models()));
-    EXPECT_FALSE(ModelIndex(folder_ / "file", {models()}).find(1, large)) << "nothing is found, and nothing fails";
+    EXPECT_FALSE(ModelIndex(folder_ / "file", {models()}).find(1, large)) << "finds nothing, without an error";
 }
 
 }  // namespace

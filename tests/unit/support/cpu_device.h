@@ -1,4 +1,4 @@
-// The machine's real CPU device, opened once for the process, and a fork for what might kill it.
+// The CPU device of this machine, opened once per process, and a helper that runs code which may crash in a child process.
 #pragma once
 
 #include <fcntl.h>
@@ -27,13 +27,13 @@ inline server::Devices & cpu_devices() {
 
 enum class Outcome { yes, no, died };
 
-// What `question` answers, asked in a child process. Quiet: its last words go nowhere.
+// Runs `question` in a child process without output, for at most 10 s, and returns its result.
 inline Outcome ask_in_child(const std::function<bool()> & question) {
     const pid_t child = ::fork();
     if (child == 0) {
-        const int nowhere = ::open("/dev/null", O_WRONLY);
-        ::dup2(nowhere, 1);
-        ::dup2(nowhere, 2);
+        const int null = ::open("/dev/null", O_WRONLY);
+        ::dup2(null, 1);
+        ::dup2(null, 2);
         ::alarm(10);
         ::_exit(question() ? 0 : 3);
     }

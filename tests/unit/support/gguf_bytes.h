@@ -1,4 +1,4 @@
-// GGUF files, written piece by piece: good ones, and ones that no program would write.
+// Builds GGUF files field by field, valid or not.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,7 @@ private:
     std::string bytes_;
 };
 
-// A model of int8 tensors, each of which is one of `contents`.
+// A model with one int8 tensor for each of `contents`.
 inline std::string model_of(const std::vector<std::string> & contents) {
     constexpr uint32_t int8 = 24;
     GgufBytes file;

@@ -1,4 +1,4 @@
-// ggml graphs over made-up remote buffers, as a client sees them: tensors with addresses but no memory.
+// ggml graphs over fake remote buffers, as a client sees them: tensors have addresses but no memory.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -27,7 +27,7 @@ public:
 
     ggml_context * context() { return context_.get(); }
 
-    // Buffers are told apart by address only.
+    // Only the addresses of the buffers are used.
     ggml_backend_buffer_t ours() { return &ours_; }
     ggml_backend_buffer_t foreign() { return &foreign_; }
     static constexpr uint64_t handle = 0x1'0000'0000'0000;
@@ -38,7 +38,7 @@ public:
 
     ggml_tensor * f32(int64_t ne0, int64_t ne1 = 1) { return place(ggml_new_tensor_2d(context(), GGML_TYPE_F32, ne0, ne1)); }
 
-    // Gives it the next free stretch of our buffer.
+    // Places the tensor at the next free address of our buffer.
     ggml_tensor * place(ggml_tensor * tensor) {
         tensor->buffer = &ours_;
         tensor->data = reinterpret_cast<void *>(next_);

@@ -1,4 +1,4 @@
-// A server that a test drives by hand, behind the handshake.
+// A server that completes the handshake and leaves the rest to the test.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -17,13 +17,13 @@
 
 namespace caravan::test {
 
-// Shakes hands with everybody who connects; then `serve` is called with the connection and its first command. All
-// connections stay open that it does not close.
+// Accepts connections in a thread of its own, completes the handshake, reads the first command and calls `serve` with both.
+// Connections stay open unless `serve` closes them.
 class ScriptedServer {
 public:
     using Serve = std::function<void(WirePeer &, wire::Command first)>;
 
-    // `extension`: what it says of itself on its nth connection, from 0.
+    // `extension` returns the capabilities that the server sends on its nth connection, counted from 0.
     explicit ScriptedServer(Serve serve,
                             std::function<wire::Extension(size_t n)> extension = [](size_t) { return resumable; })
         : serve_(std::move(serve)), extension_(std::move(extension)) {
@@ -34,7 +34,7 @@ public:
     }
 
     const net::Endpoint & endpoint() const { return listener_.endpoint; }
-    // The first commands of connections, so far.
+    // The number of connections so far whose first command was `command`.
     int count(wire::Command command) {
         const std::lock_guard lock(mutex_);
         return counts_[command];
@@ -60,7 +60,7 @@ private:
             if (!peer.next_or_end() || !peer.answer(hello)) {
                 continue;
             }
-            const auto first = peer.next_or_end();  // whole: what is closed with something unread is reset
+            const auto first = peer.next_or_end();  // reads the payload, too: closing with unread data is a reset
             if (!first) {
                 continue;
             }

@@ -1,4 +1,4 @@
-// A folder for one test, removed with it.
+// A temporary directory, removed by the destructor.
 #pragma once
 
 #include <gtest/gtest.h>

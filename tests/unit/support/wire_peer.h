@@ -1,5 +1,5 @@
-// The other end of a connection, driven by hand: bytes and stock-dialect messages over a blocking socket. Nothing here
-// waits longer than `patience`, so a test that goes wrong fails instead of hanging.
+// The peer of a connection under test: sends and receives bytes and messages over a blocking socket. No call waits longer
+// than `patience`, so a broken test fails instead of hanging.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -18,7 +18,7 @@
 #include "net/socket.h"
 #include "wire/stock.h"
 
-// GCC defines a macro, Clang has a feature.
+// GCC defines a macro; Clang has a feature test.
 #if defined(__SANITIZE_THREAD__)
 #define CARAVAN_TEST_TSAN 1
 #elif defined(__has_feature)
@@ -62,7 +62,7 @@ inline std::vector<std::byte> operator+(std::vector<std::byte> left, const std::
     return left;
 }
 
-// No two stretches of it alike.
+// Pseudo-random bytes.
 inline std::vector<std::byte> noise(size_t size, uint32_t seed = 1) {
     std::vector<std::byte> out(size);
     for (std::byte & b : out) {
@@ -128,11 +128,11 @@ public:
 
     std::vector<std::byte> receive(size_t size) {
         std::vector<std::byte> out(size);
-        EXPECT_TRUE(receive(MutableBytes(out))) << "no " << size << " bytes came";
+        EXPECT_TRUE(receive(MutableBytes(out))) << "did not receive " << size << " bytes";
         return out;
     }
 
-    // As a server: the next request; nothing at the end of the connection.
+    // As a server: receives the next request; std::nullopt at the end of the connection.
     std::optional<Message> next_or_end() {
         wire::RequestHeader header{};
         if (!receive(mutable_bytes(&header, sizeof header))) {
@@ -144,7 +144,7 @@ public:
 
     Message next() {
         auto got = next_or_end();
-        EXPECT_TRUE(got) << "no request came";
+        EXPECT_TRUE(got) << "received no request";
         return got ? std::move(*got) : Message{};
     }
 
@@ -156,7 +156,7 @@ public:
         return answer_bytes(bytes_of(payload));
     }
 
-    // As a client.
+    // As a client: sends a request.
     bool request(wire::Command command, const std::vector<std::byte> & payload = {}) {
         return send(message(command, payload));
     }
@@ -164,7 +164,7 @@ public:
     bool ask(wire::Command command, const T & payload) {
         return request(command, bytes_of(payload));
     }
-    // The payload of the next answer; nothing if the connection ended instead.
+    // As a client: receives the payload of the next reply; std::nullopt if the connection ended.
     std::optional<std::vector<std::byte>> answered() {
         uint64_t size = 0;
         if (!receive(mutable_bytes(&size, sizeof size)) || size > (1 << 28)) {
@@ -176,7 +176,7 @@ public:
     template <class T>
     T answered_as() {
         const auto got = answered();
-        EXPECT_TRUE(got && got->size() == sizeof(T)) << "answer of " << (got ? got->size() : 0) << " bytes";
+        EXPECT_TRUE(got && got->size() == sizeof(T)) << "reply of " << (got ? got->size() : 0) << " bytes";
         return got && got->size() == sizeof(T) ? load<T>(got->data()) : T{};
     }
 
@@ -185,7 +185,7 @@ public:
         return ::recv(fd_.get(), &byte, 1, 0) == 0;
     }
 
-    // Bytes that have arrived and were not read. Exact for local sockets: a send has delivered when it returns.
+    // The number of bytes that have arrived but were not read. Exact for local sockets, where send() delivers at once.
     size_t unread() const {
         int count = 0;
         EXPECT_EQ(::ioctl(fd_.get(), FIONREAD, &count), 0);

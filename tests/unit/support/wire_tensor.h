@@ -1,4 +1,4 @@
-// Tensors and graphs in the form of the stock dialect, made by hand.
+// Builds tensors and graphs in the layout of the stock dialect.
 #pragma once
 
 #include <array>
@@ -32,7 +32,7 @@ inline wire::Tensor f32_tensor(uint64_t id, Shape ne, uint64_t buffer, uint64_t 
     return wire_tensor(id, GGML_TYPE_F32, ne, buffer, data);
 }
 
-// The same tensor as the result of an op.
+// `tensor`, as the result of an op.
 inline wire::Tensor node_of(wire::Tensor tensor, ggml_op op, const std::vector<uint64_t> & sources) {
     tensor.op = static_cast<uint32_t>(op);
     tensor.flags = GGML_TENSOR_FLAG_COMPUTE;

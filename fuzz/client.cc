@@ -1,5 +1,4 @@
-// A client's session, most of what it can do, with a server that answers anything. Every connection gets the input from
-// its start.
+// Most functions of a client's session, with a server that sends the input. Each connection gets the input from its start.
 #include "client/connection.h"
 
 #include "hostile_server.h"
@@ -9,7 +8,7 @@ namespace {
 
 using client::Connection;
 
-// A graph of one node over a made-up remote buffer: c = a + b.
+// A graph of one node over a fake remote buffer: c = a + b.
 class Sum {
 public:
     explicit Sum(uint64_t base)
@@ -48,7 +47,7 @@ void use(Connection & session, Connection & other) {
     (void)session.alloc_sizes(std::vector<wire::GetAllocSizeRequest>(2));
     const auto allocated = session.alloc_buffer(0, 4096);
     const client::RemoteBuffer buffer = allocated.value_or(client::RemoteBuffer{Sum::handle, Sum::handle, 4096});
-    require(buffer.size >= 4096 && buffer.base + buffer.size > buffer.base, "a buffer is as large as asked for");
+    require(buffer.size >= 4096 && buffer.base + buffer.size > buffer.base, "a buffer has at least the requested size");
     Sum sum(buffer.base);
     if (session.is_native()) {
         (void)session.supports(0, client::encode_question(*sum.c));
@@ -84,14 +83,14 @@ void use(Connection & session, Connection & other) {
 
 extern "C" int LLVMFuzzerInitialize(int *, char ***) {
     caravan::fuzz::be_quiet();
-    ::setenv("GGML_RPC_RECONNECT_S", "0", 1);  // waiting would be most of it; records have a target of their own
+    ::setenv("GGML_RPC_RECONNECT_S", "0", 1);  // do not wait for a reconnect; the target `records` covers resuming
     return 0;
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     using namespace caravan;
     static fuzz::HostileServer & hostile = *new fuzz::HostileServer;
-    hostile.answer_with(fuzz::input_bytes(data, size));
+    hostile.reply_with(fuzz::input_bytes(data, size));
     const auto open = [] { return fuzz::Connection::open(hostile.endpoint(), fuzz::Connection::Purpose::session); };
     if (const auto session = open()) {
         if (const auto other = open()) {

@@ -11,14 +11,14 @@ namespace {
 
 constexpr size_t max_buffer = 1 << 20;
 constexpr size_t max_run = 8 << 20;
-constexpr double max_work = 1 << 26;  // pairs of elements, of all graphs of one run
+constexpr double max_work = 1 << 26;  // pairs of elements, in all graphs of one run
 
 size_t allocated = 0;
 double worked = 0;
 bool computing = false;
 std::jmp_buf after_assertion;
 
-// More than any op does: each element of the result with each of the largest source.
+// An upper bound for any op: the number of pairs of an element of the result and one of the largest source.
 double work_of(const ggml_tensor & node) {
     const auto elements = [](const ggml_tensor & tensor) {
         double product = 1;

@@ -1,17 +1,17 @@
-// The CPU device of this machine, with limits that keep inputs quick and small: buffers of 1 MiB, 8 MiB in one run, and
-// of graphs only those that are soon computed, or none. (The calls into ggml that this needs to change are wrapped by
-// the linker; all others are the real ones.)
+// The CPU device of this machine, with limits that keep each input fast: buffers of at most 1 MiB, 8 MiB per run, and a
+// bound on the work of computed graphs. The linker wraps the ggml functions that enforce these limits; all others are the
+// real ones.
 #pragma once
 
 #include "server/devices.h"
 
 namespace caravan::fuzz {
 
-// Opened, and the log silent, before a target's first input.
+// LLVMFuzzerInitialize opens it and silences the log.
 server::Devices & cpu();
 
-// Before each input. An assertion of a kernel's ends a worker, which is what it is for; here it fails the computation, and
-// leaks what that had taken. Without `computes`, graphs are built and checked, and then taken as computed.
+// Call it before each input. If `computes` is false, graphs are built and checked but not computed, and computing succeeds
+// at once. A failed assertion in a kernel, which ends a worker process, fails the computation here and leaks its memory.
 void begin_run(bool computes);
 
 }  // namespace caravan::fuzz

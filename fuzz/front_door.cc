@@ -1,4 +1,4 @@
-// A client before it has a session.
+// The front door: a client that has no session yet.
 #include "server/front_door.h"
 
 #include "kit.h"
@@ -21,15 +21,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     server::FrontDoor door(std::move(socket.near), "fuzz", true);
     for (;;) {
         const auto wants = door.advance(devices);
-        fuzz::require(door.prefix().size() <= 64, "no more than a command is read");
+        fuzz::require(door.prefix().size() <= 64, "at most one command is read");
         if (!wants || *wants == server::FrontDoor::Wants::more) {
             break;
         }
         if (*wants == server::FrontDoor::Wants::session) {
-            fuzz::require(door.prefix().size() <= server::max_prefix, "what was read fits into the worker's message");
+            fuzz::require(door.prefix().size() <= server::max_prefix, "the bytes read fit into the message to the worker");
             break;
         }
-        fuzz::require(door.memory_device() < devices.size(), "only devices that are there are asked about");
+        fuzz::require(door.memory_device() < devices.size(), "the device exists");
         if (!door.answer_memory(1, 2)) {
             break;
         }

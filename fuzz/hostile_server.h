@@ -1,4 +1,4 @@
-// A server that answers every client with the same bytes, whatever is asked, and leaves.
+// A server that sends the same bytes on every connection, whatever the client requests, and then ends sending.
 #pragma once
 
 #include <poll.h>
@@ -18,12 +18,12 @@ class HostileServer {
 public:
     HostileServer() {
         std::string folder = (std::filesystem::temp_directory_path() / "caravan-fuzz-XXXXXX").string();
-        require(::mkdtemp(folder.data()) != nullptr, "a folder can be made");
+        require(::mkdtemp(folder.data()) != nullptr, "a temporary directory can be created");
         folder_ = folder;
         auto listeners = net::listen_on("unix:" + folder + "/server", 0);
-        require(listeners.has_value(), "a Unix socket can be listened on");
+        require(listeners.has_value(), "a Unix socket can listen");
         listener_ = std::move(listeners->front());
-        std::thread([this] { serve(); }).detach();  // until the process ends
+        std::thread([this] { serve(); }).detach();  // runs until the process exits
     }
     ~HostileServer() {
         std::error_code error;
@@ -31,7 +31,8 @@ public:
     }
 
     const net::Endpoint & endpoint() const { return listener_.endpoint; }
-    void answer_with(ConstBytes bytes) {
+    // The bytes to send on connections accepted from now on.
+    void reply_with(ConstBytes bytes) {
         std::lock_guard lock(mutex_);
         bytes_.assign(bytes.begin(), bytes.end());
     }
@@ -52,15 +53,15 @@ private:
                 std::lock_guard lock(mutex_);
                 bytes = bytes_;
             }
-            (void)!::send(accepted->get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);  // less than a socket takes
+            (void)!::send(accepted->get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);  // fits into the socket's buffer
             ::shutdown(accepted->get(), SHUT_WR);
             clients_.push_back(std::move(*accepted));
-            forget_those_who_left();
+            drop_closed_connections();
         }
     }
 
-    // What clients say is never read: what fits into the socket is all they can say.
-    void forget_those_who_left() {
+    // Nothing is ever read from a client, so it can send no more than the socket buffers.
+    void drop_closed_connections() {
         std::erase_if(clients_, [](const UniqueFd & client) {
             pollfd state{client.get(), POLLRDHUP, 0};
             return ::poll(&state, 1, 0) > 0 && (state.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;

@@ -1,4 +1,4 @@
-// What the fuzz targets share.
+// Shared code of the fuzz targets.
 #pragma once
 
 #include <sanitizer/asan_interface.h>
@@ -16,15 +16,15 @@
 
 namespace caravan::fuzz {
 
-// What must hold for every input; if not, that is a finding.
+// Aborts, which is a finding, unless `holds`. `what` names the invariant.
 inline void require(bool holds, const char * what) {
     if (!holds) {
-        std::fprintf(stderr, "does not hold: %s\n", what);
+        std::fprintf(stderr, "violated: %s\n", what);
         std::abort();
     }
 }
 
-// Our own log would be most of the output.
+// Discards log lines, and disables polling.
 inline void be_quiet() {
     set_log_sink([](LogLevel, std::string_view) {});
     ::setenv("GGML_RPC_POLL_US", "0", 1);
@@ -32,7 +32,7 @@ inline void be_quiet() {
 
 inline ConstBytes input_bytes(const uint8_t * data, size_t size) { return const_bytes(data, size); }
 
-// Takes a number off the front; 0 if there are too few bytes.
+// Removes a number from the front of `input`; 0 if there are too few bytes.
 template <class T>
 T take_number(ConstBytes & input) {
     T value{};
@@ -43,8 +43,8 @@ T take_number(ConstBytes & input) {
     return value;
 }
 
-// The peer has sent the input and left. It arrives in pieces of several sizes. What is sent to the peer must be
-// readable memory, and is dropped.
+// A transport whose peer has sent the input and closed the connection. The input arrives in pieces of several sizes. Data
+// that is sent must be readable memory, and is discarded.
 class InputTransport final : public net::Transport {
 public:
     explicit InputTransport(ConstBytes input) : rest_(input) {}
@@ -53,7 +53,7 @@ public:
         size_t total = 0;
         for (const ConstBytes part : parts) {
             auto * begin = const_cast<std::byte *>(part.data());
-            require(part.empty() || __asan_region_is_poisoned(begin, part.size()) == nullptr, "answers are valid memory");
+            require(part.empty() || __asan_region_is_poisoned(begin, part.size()) == nullptr, "sent data is valid memory");
             total += part.size();
         }
         return total;
@@ -64,12 +64,12 @@ public:
         if (rest_.empty()) {
             return fail(Errc::closed, "the peer has left");
         }
-        size_t room = pieces[turn_++ % pieces.size()], total = 0;
+        size_t left = pieces[turn_++ % pieces.size()], total = 0;
         for (const MutableBytes part : parts) {
-            const size_t step = std::min({part.size(), rest_.size(), room});
+            const size_t step = std::min({part.size(), rest_.size(), left});
             std::copy_n(rest_.begin(), step, part.begin());
             rest_ = rest_.subspan(step);
-            room -= step;
+            left -= step;
             total += step;
         }
         return total;
@@ -84,15 +84,14 @@ private:
     size_t turn_ = 0;
 };
 
-// One end of a socket pair whose other end has sent the input and will send no more. What is sent to `far` is kept by
-// the socket, as far as there is room.
+// A socket pair. `far` has sent the input and ended sending. Data sent by `near` stays in the socket's buffer.
 struct InputSocket {
     explicit InputSocket(ConstBytes input) {
         int ends[2] = {-1, -1};
-        require(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0, "there are sockets");
+        require(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0, "a socket pair exists");
         near.reset(ends[0]);
         far.reset(ends[1]);
-        (void)!::send(far.get(), input.data(), input.size(), MSG_NOSIGNAL);  // -max_len is less than a socket takes
+        (void)!::send(far.get(), input.data(), input.size(), MSG_NOSIGNAL);  // -max_len is less than the buffer
         ::shutdown(far.get(), SHUT_WR);
     }
     UniqueFd near, far;

@@ -1,4 +1,4 @@
-// Another server that comes to link with a session: its first command, then what it sends.
+// A server that links with a session: its first command, then its pushes.
 #include "kit.h"
 #include "net/handshake.h"
 #include "server/peers.h"
@@ -11,13 +11,13 @@ extern "C" int LLVMFuzzerInitialize(int *, char ***) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     using namespace caravan;
     const ConstBytes input = fuzz::input_bytes(data, size);
-    const ConstBytes first = input.first(std::min(size, sizeof(wire::RequestHeader)));  // as the front door reads it
+    const ConstBytes first = input.first(std::min(size, sizeof(wire::RequestHeader)));  // read by the front door
     fuzz::InputSocket socket(input.subspan(first.size()));
-    auto comer = net::open_for_token(std::move(socket.near), first, true);
-    if (!comer || comer->resume) {
+    auto inbound = net::open_for_token(std::move(socket.near), first, true);
+    if (!inbound || inbound->resume) {
         return 0;
     }
-    server::PeerReceiver receiver(std::move(comer->transport));
+    server::PeerReceiver receiver(std::move(inbound->transport));
     std::array<std::byte, 64> region;
     for (size_t length = 0; receiver.begin(length); length = (length + 16) % region.size()) {
         if (!receiver.bytes().read_into(MutableBytes(region).first(length))) {

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the corpus in fuzz/corpus anew, from real runs: rpc-server, with clients behind a proxy that listens.
+"""Regenerates fuzz/corpus from real runs: an rpc-server, and clients behind a proxy that records both directions.
 
     ./dev build && ./dev run python3 fuzz/record.py
 
-Clients are ggml's own plug-in and ours, in both dialects, with a tiny model and with ggml's test-backend-ops, one op for
-each input. Long payloads are cut, so that a seed is small and does something all the same. Seeds that stand for a fault
-that was found are named regression-*, and kept.
+The clients are ggml's plug-in and Caravan's, in both dialects, with a tiny model and with ggml's test-backend-ops, one op
+per input. Long payloads are truncated to keep seeds small. Seeds named regression-* reproduce faults that were found; they
+are kept.
 """
 import contextlib
 import shutil
@@ -29,19 +29,20 @@ HELLO, ALLOC_BUFFER, SET_TENSOR, GRAPH_COMPUTE, SET_TENSOR_2D = 14, 0, 6, 10, 18
 GET_TENSOR, INIT_TENSOR, GET_ALLOC_SIZE = 8, 12, 13
 WRITE, READ, GRAPH, SUPPORTS = 65, 66, 69, 71
 NO_BASE = 0xffff
-MOST_PAYLOAD = 32         # of data that are written, bytes
-MOST_BUFFER = 1 << 20     # as the targets' device
-ENOUGH = 512 << 10
-MOST_SEED = 5 * 1024
-MOST_MODEL_SEED = 24 * 1024
+# Bytes.
+MAX_DATA = 32             # of data in a write command
+MAX_BUFFER = 1 << 20      # the limit of the targets' device
+MAX_RECORDING = 512 << 10
+MAX_SEED = 5 * 1024
+MAX_MODEL_SEED = 24 * 1024
 
-# Cases of an op (a regular expression) whose buffers are small, where the first ones' are not.
+# Regular expressions for cases with small buffers, for ops whose first cases have large ones.
 CASES = {'MUL_MAT': 'type_a=(f32|q8_0),type_b=f32,m=16,n=1,k=256', 'MUL_MAT_ID': 'n_mats=4,n_used=1,b=0,m=512,n=1,k=256',
          'GET_ROWS': 'n=256,m=5,r=4', 'FLASH_ATTN_EXT': 'hsk=64,hsv=64,nh=4,nr23=.1,1.,kv=113,nb=1,',
          'SSM_SCAN': 'd_state=16,', 'GATED_DELTA_NET': 'head_count=4', 'UPSCALE': 'ne=.2,', 'PAD': 'ne_a=.(1|5|11|33),',
          'RWKV_WKV6': 'n_seq_tokens=1,', 'RWKV_WKV7': 'n_seq_tokens=1,', 'GATED_LINEAR_ATTN': 'n_seq_tokens=1,',
          'IM2COL': 'ne_input=.(10|12|20),'}
-# Of the commands that come in long rows.
+# The maximum number of commands per seed, for commands that come in long sequences.
 OF_EACH = {SET_TENSOR: 6, WRITE: 6, GET_TENSOR: 3, READ: 6, INIT_TENSOR: 2, GET_ALLOC_SIZE: 1, SUPPORTS: 3, SET_TENSOR_2D: 2}
 
 OPS = ('ADD ADD_ID MUL SUB DIV SCALE SQR SQRT LOG SIN COS CLAMP REPEAT CONCAT NORM RMS_NORM L2_NORM GROUP_NORM MUL_MAT '
@@ -54,7 +55,7 @@ OPS = ('ADD ADD_ID MUL SUB DIV SCALE SQR SQRT LOG SIN COS CLAMP REPEAT CONCAT NO
 
 
 class Proxy:
-    """Passes connections on to a server, and keeps what both sides of each said."""
+    """Forwards connections to a server, and records both directions of each."""
 
     def __init__(self, server_port):
         self.server_port = server_port
@@ -67,9 +68,9 @@ class Proxy:
         while True:
             client, _ = self.listener.accept()
             server = socket.create_connection(('127.0.0.1', self.server_port))
-            said = [bytearray(), bytearray()]
-            self.connections.append(said)
-            for source, target, kept in ((client, server, said[0]), (server, client, said[1])):
+            recorded = [bytearray(), bytearray()]
+            self.connections.append(recorded)
+            for source, target, kept in ((client, server, recorded[0]), (server, client, recorded[1])):
                 source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=self.pass_on, args=(source, target, kept), daemon=True).start()
 
@@ -80,14 +81,14 @@ class Proxy:
                 kept += data
                 target.sendall(data)
         except OSError:
-            pass  # killed, perhaps
+            pass  # the process may have been killed
         finally:
             with contextlib.suppress(OSError):
                 target.shutdown(socket.SHUT_WR)
 
 
 def messages(data):
-    """(command, payload) of every whole request."""
+    """Yields (command, payload) of each complete request."""
     at = 0
     while at + 9 <= len(data):
         command, size = struct.unpack_from('<BQ', data, at)
@@ -101,8 +102,8 @@ def framed(command, payload):
     return struct.pack('<BQ', command, len(payload)) + payload
 
 
-def answers(data):
-    """The server's payloads."""
+def replies(data):
+    """Yields the payload of each reply."""
     at = 0
     while at + 8 <= len(data):
         size = struct.unpack_from('<Q', data, at)[0] & ((1 << 56) - 1)
@@ -111,18 +112,18 @@ def answers(data):
 
 
 def session(data, most):
-    """The requests behind the HELLO, cut to seed size, up to a buffer that is larger than the targets have. Nothing if
-    no graph is among them."""
+    """Returns the requests after HELLO, truncated to seed size, up to the first allocation beyond MAX_BUFFER. None if they
+    contain no graph."""
     out = b''
     count = Counter()
     for command, payload in messages(data):
         fixed = {SET_TENSOR: 305, WRITE: 11}.get(command)
         if fixed is not None:
-            payload = payload[:fixed + MOST_PAYLOAD]
+            payload = payload[:fixed + MAX_DATA]
         count[command] += 1
-        if command == HELLO or count[command] > OF_EACH.get(command, 1000) or len(payload) > MOST_SEED:
+        if command == HELLO or count[command] > OF_EACH.get(command, 1000) or len(payload) > MAX_SEED:
             continue
-        if command == ALLOC_BUFFER and struct.unpack_from('<Q', payload, 4)[0] > MOST_BUFFER:
+        if command == ALLOC_BUFFER and struct.unpack_from('<Q', payload, 4)[0] > MAX_BUFFER:
             break
         if len(out) + 9 + len(payload) > most:
             break
@@ -138,29 +139,29 @@ def save(target, data):
 
 
 def run(argv, env, ours, proxy):
-    """Until its end, or until it has said more than a seed can hold."""
+    """Runs the program until it exits, 1.5 s have passed, or it has sent more than MAX_RECORDING."""
     process = subprocess.Popen([str(word) for word in argv], env=environment(ours, env), stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=before_exec)
     deadline = time.monotonic() + 1.5
     while process.poll() is None:
-        if time.monotonic() > deadline or any(len(client) > ENOUGH for client, _ in proxy.connections):
+        if time.monotonic() > deadline or any(len(client) > MAX_RECORDING for client, _ in proxy.connections):
             process.kill()
         time.sleep(0.02)
 
 
-def keep_graphs(said):
-    """GRAPH_COMPUTE's payloads; and of native graphs each that has no base together with the next one."""
+def save_graphs(client):
+    """Saves payloads of GRAPH_COMPUTE, and native graphs: each without a base, together with the next one."""
     first = None
     kept = 0
-    for command, payload in messages(said):
-        if command == GRAPH_COMPUTE and len(payload) <= MOST_SEED:
+    for command, payload in messages(client):
+        if command == GRAPH_COMPUTE and len(payload) <= MAX_SEED:
             save('stock_graph', payload)
             kept += 1
         if command == GRAPH:
             device, slot, base, count = struct.unpack_from('<IHHI', payload)
             if base == NO_BASE:
                 first = struct.pack('<II', count, len(payload) - 12) + payload[12:]
-                save('native_graph', first + struct.pack('<I', count))  # the same again
+                save('native_graph', first + struct.pack('<I', count))  # the same graph again
             elif first is not None:
                 save('native_graph', first + struct.pack('<I', count) + payload[12:])
                 first = None
@@ -169,23 +170,22 @@ def keep_graphs(said):
             return
 
 
-def keep_answers(said):
-    """What the server said, for those who attack clients."""
-    most = 4 * 1024
-    client, server = said
+def save_replies(recorded):
+    """Saves the server's bytes, for the targets that attack clients."""
+    client, server = recorded
     commands = [command for command, _ in messages(client)]
-    if len(server) > most:
+    if len(server) > 4 * 1024:
         return
     save('client', bytes(server))
     if set(commands) <= {HELLO, 1, 2, 11, 15, 131}:
         save('reach', bytes(server))
-    sizes = [len(payload) for payload in answers(server)][:15]
+    sizes = [len(payload) for payload in replies(server)][:15]
     if all(size <= 510 and size % 2 == 0 for size in sizes):
         save('stream', bytes([len(sizes), *(size // 2 for size in sizes)]) + bytes(server))
 
 
 def record(server_port, argv, env, ours, target, most):
-    """The longest session of a run becomes a seed of `target`; short connections are for the front door."""
+    """Saves the longest session of a run as a seed of `target`, and short connections as seeds of the front door."""
     proxy = Proxy(server_port)
     endpoint = proxy.endpoint
     env = {**env, 'GGML_RPC_TRANSPORT': 'tcp'}
@@ -193,20 +193,20 @@ def record(server_port, argv, env, ours, target, most):
         env['GGML_RPC_SERVERS'] = endpoint
     run([endpoint if word == 'ENDPOINT' else word for word in argv], env, ours, proxy)
     seeds = []
-    for said in proxy.connections:
-        if len(said[0]) < 1000:
-            save('front_door', bytes(said[0]))
-        keep_answers(said)
-        keep_graphs(said[0])
-        if seed := session(said[0], most):
+    for recorded in proxy.connections:
+        if len(recorded[0]) < 1000:
+            save('front_door', bytes(recorded[0]))
+        save_replies(recorded)
+        save_graphs(recorded[0])
+        if seed := session(recorded[0], most):
             seeds.append(seed)
     if seeds:
         save(target, max(seeds, key=len))
     return bool(seeds)
 
 
-def by_hand():
-    """Inputs that no run makes, or that are quicker written than recorded."""
+def save_synthetic():
+    """Saves inputs that no run produces, or that are easier to write than to record."""
     for text in ('localhost', '192.168.1.45:50052', '[::1]:50052', '::1', '[fe80::1%eth0]:1', 'unix:/tmp/x', 'host:0'):
         save('endpoint', text.encode())
     link = framed(130, b'')
@@ -223,16 +223,16 @@ def by_hand():
     for length, credits in ((5, 0), (900, 1), (0, 2), (1, 1), (64, 3)):
         ring += struct.pack('<HI', length, credits) + bytes(length)
     save('ring', ring)
-    # Errors in place of answers, as the native dialect has them.
+    # Errors instead of replies, as in the native dialect.
     hello = struct.pack('<QBBBB', 28, 8, 0, 0, 0) + bytes(4) + b'CARAVAN1' + struct.pack('<IQ', 2, 0)
     for kind in (1, 2, 3):
-        told = struct.pack('<Q', kind << 56 | 3) + b'why'
-        save('client', hello + told + struct.pack('<QI', 4, 1))
-        save('stream', bytes([2, 2, 2]) + told + struct.pack('<QI', 4, 1) * 2)
+        error = struct.pack('<Q', kind << 56 | 3) + b'why'
+        save('client', hello + error + struct.pack('<QI', 4, 1))
+        save('stream', bytes([2, 2, 2]) + error + struct.pack('<QI', 4, 1) * 2)
 
 
 def tiny_gguf():
-    """A model file with values of every kind of size, and two tensors."""
+    """A GGUF file with values of every size, and two tensors."""
     def text(value):
         return struct.pack('<Q', len(value)) + value
 
@@ -254,7 +254,7 @@ def main():
     for path, data in kept.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    by_hand()
+    save_synthetic()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / 'tiny.gguf'
         subprocess.run([sys.executable, str(MAKE_MODELS), '--bench', '--out', str(model), '--layers', '1', '--d', '32',
@@ -266,20 +266,20 @@ def main():
         try:
             while b'endpoint       : ' not in log.read_bytes():
                 if server.poll() is not None:
-                    sys.exit('rpc-server does not start:\n' + log.read_text())
+                    sys.exit('rpc-server did not start:\n' + log.read_text())
                 time.sleep(0.02)
             port = int(log.read_text().partition('endpoint       : ')[2].split()[0].rpartition(':')[2])
             bench = ['llama-bench', '-m', model, '--rpc', 'ENDPOINT', '-ngl', '99', '-p', '4', '-n', '2', '-r', '1', '-t', '1']
-            record(port, bench, {}, False, 'stock_session', MOST_MODEL_SEED)
-            record(port, bench, {}, True, 'native_session', MOST_MODEL_SEED)
+            record(port, bench, {}, False, 'stock_session', MAX_MODEL_SEED)
+            record(port, bench, {}, True, 'native_session', MAX_MODEL_SEED)
             missing = []
             for op in OPS:
                 test = [TEST_BACKEND_OPS, 'test', '-b', 'RPC0', '-o', op, '-p', CASES.get(op, '.')]
                 for dialect in ('stock', 'native'):
                     env = {'GGML_RPC_DIALECT': dialect} if dialect == 'stock' else {}
-                    if not record(port, test, env, True, f'{dialect}_session', MOST_SEED):
+                    if not record(port, test, env, True, f'{dialect}_session', MAX_SEED):
                         missing.append(f'{op} ({dialect})')
-            print('no seed of:', ', '.join(missing) or 'none')
+            print('no seed for:', ', '.join(missing) or 'none')
         finally:
             server.terminate()
             server.wait()

@@ -1,4 +1,4 @@
-// The records of a session that may be resumed: from a hostile peer, over a connection and over the one that replaces it.
+// The records of a resumable session, from a hostile peer, over a connection and the one that replaces it.
 #include "kit.h"
 #include "net/resumable.h"
 

@@ -1,6 +1,6 @@
-// What a peer may send over RDMA. The transport and the queue pair are the real ones; libibverbs is not loaded, the calls
-// below stand in for a device that delivers the input. The input is the peer's facts (40 bytes) and messages: u16 size,
-// u32 immediate data, bytes. All ones are no immediate data.
+// Messages from a hostile peer over RDMA. The transport and the queue pair are the real ones. libibverbs is not loaded: the
+// functions below replace it by a device that delivers the input. The input is the peer's queue pair (PeerFacts, 40 bytes)
+// and messages: u16 size, u32 immediate data, bytes. Immediate data of all ones means none.
 #include "net/rdma/ring_transport.h"
 
 #include <arpa/inet.h>
@@ -17,9 +17,9 @@ namespace {
 using namespace caravan;
 
 ConstBytes input;
-std::deque<ibv_recv_wr> receives;     // posted, their buffers in `places`
-std::deque<ibv_sge> places;
-std::deque<ibv_wc> completions;       // of sends
+std::deque<ibv_recv_wr> receives;  // posted receives
+std::deque<ibv_sge> places;        // the buffers of the posted receives
+std::deque<ibv_wc> completions;    // of sends
 ibv_device * no_devices[2] = {};
 ibv_device device;
 ibv_context context;
@@ -39,7 +39,7 @@ int post_send(ibv_qp *, ibv_send_wr * request, ibv_send_wr **) {
     if (request->num_sge > 0) {
         fuzz::require(__asan_region_is_poisoned(reinterpret_cast<void *>(request->sg_list->addr),
                                                 request->sg_list->length) == nullptr,
-                      "what is sent is valid memory");
+                      "sent data is valid memory");
     }
     if ((request->send_flags & IBV_SEND_SIGNALED) != 0) {
         completions.push_back({.wr_id = request->wr_id, .status = IBV_WC_SUCCESS});
@@ -47,8 +47,8 @@ int post_send(ibv_qp *, ibv_send_wr * request, ibv_send_wr **) {
     return 0;
 }
 
-// As a device: messages go into the posted buffers in turn, and one that does not fit or finds none breaks the
-// connection.
+// Delivers the next message into the next posted buffer. A message without a buffer, or too long for it, breaks the
+// connection, as on a real device.
 ibv_wc next_arrival() {
     const size_t size = fuzz::take_number<uint16_t>(input);
     const auto credits = fuzz::take_number<uint32_t>(input);
@@ -69,7 +69,7 @@ ibv_wc next_arrival() {
     return arrived;
 }
 
-// One message at a time, so that some polls find none.
+// Delivers a message at every other poll, so that some polls find none.
 int poll_cq(ibv_cq *, int, ibv_wc * out) {
     static bool turn = false;
     if (!completions.empty()) {
@@ -145,7 +145,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     completions.clear();
     const auto facts = fuzz::take_number<net::rdma::PeerFacts>(input);
     auto pair = net::rdma::QueuePair::create({.device = "fuzz", .mtu = 1024}, {.slot_size = 1024, .depth = 12});
-    fuzz::require(pair.has_value(), "there is a queue pair");
+    fuzz::require(pair.has_value(), "a queue pair can be created");
     if (!(*pair)->connect(facts)) {
         return 0;
     }
@@ -160,7 +160,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
         if (!got) {
             return 0;
         }
-        fuzz::require(*got <= parts[0].size() + parts[1].size(), "no more is received than there is room for");
+        fuzz::require(*got <= parts[0].size() + parts[1].size(), "received data fits into the buffers");
         if (turn % 3 == 0) {
             const std::array out{ConstBytes(memory).first(turn * 31 % 200), ConstBytes(memory).first(1400)};
             (void)(*transport)->send(out);

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Runs fuzz targets, each for a time and as many at once as there are processors, and prints a table: ./dev fuzz does.
+"""Runs fuzz targets, each for SECONDS, one per processor at a time, and prints a table. ./dev fuzz calls it.
 
     run.py BUILD [--changed | TARGET] [SECONDS]
 
-New inputs go to BUILD/corpus/TARGET, reproducers to BUILD/findings; a log of each target lies in BUILD/logs. Exit code 1
-if there was a finding. After a minute or more without one, the digest of the target's code goes to fuzz/fuzzed.json.
---changed leaves out targets whose code is still the same.
+New inputs are added to BUILD/corpus/TARGET, reproducers to BUILD/findings, logs to BUILD/logs. The exit code is 1 if there
+is a finding. After a run of a minute or longer without a finding, the digest of the target's code is written to
+fuzz/fuzzed.json. --changed skips targets whose code has not changed since.
 """
 import hashlib
 import json
@@ -19,12 +19,12 @@ from pathlib import Path
 FUZZ = Path(__file__).resolve().parent
 FUZZED = FUZZ / 'fuzzed.json'
 ENOUGH_SECONDS = 60
-# The longest input in bytes, if not libFuzzer's 4096.
+# Maximum input size in bytes, where it is not libFuzzer's default of 4096.
 LONGEST = {'stock_session': 32768, 'native_session': 32768, 'computing_session': 32768, 'stock_graph': 8192,
            'native_graph': 8192, 'client': 16384}
-# Whose seeds a target starts from, besides its own.
+# Further corpora that a target starts from.
 MORE_SEEDS = {'computing_session': ['stock_session', 'native_session'], 'native_session': ['stock_session']}
-# Only when named: ggml's kernels, which are not ours, fail in it. What they leave behind is no finding.
+# Run only when named: it finds faults in ggml's kernels, outside this project. Their leaks are not findings.
 BY_NAME_ONLY = ['computing_session']
 
 
@@ -37,7 +37,7 @@ def ninja(build, *arguments):
 
 
 def code_digests(build, chosen):
-    """{target: digest of those files of this project that were compiled into it}."""
+    """{target: digest of the files of this project that are compiled into it}."""
     root, files_of, current = FUZZ.parent, {}, None
     for line in ninja(build, '-t', 'deps').splitlines():
         if not line.startswith(' '):
@@ -51,7 +51,7 @@ def code_digests(build, chosen):
         inputs = ninja(build, '-t', 'inputs', f'bin/fuzz-{target}').split()
         files = sorted({path for name in inputs for path in files_of.get(name, [])})
         if not files:
-            sys.exit(f'fuzz: ninja does not know which files {target} consists of')
+            sys.exit(f'fuzz: ninja lists no source files for {target}')
         whole = hashlib.sha256()
         for path in files:
             whole.update(f'{path.relative_to(root)}\0'.encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -67,7 +67,7 @@ def run(build, target, seconds):
     seeds = [FUZZ / 'corpus' / name for name in [target, *MORE_SEEDS.get(target, [])]]
     before = set(findings.glob(f'{target}-*'))
     log = build / 'logs' / f'{target}.log'
-    # Memory that is lost is a finding as well.
+    # A memory leak is a finding, too.
     leaks = int(target not in BY_NAME_ONLY)
     env = {**os.environ, 'ASAN_OPTIONS': f'allocator_may_return_null=1:detect_leaks={leaks}', 'OMP_NUM_THREADS': '1',
            'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1'}
@@ -98,14 +98,14 @@ def main():
     elif words and not words[0].isdigit():
         chosen = [words.pop(0)]
         if chosen[0] not in known:
-            sys.exit(f'fuzz: no target {chosen[0]}; there are: {", ".join(known)}')
+            sys.exit(f'fuzz: unknown target {chosen[0]}; known targets: {", ".join(known)}')
     seconds = int(words[0]) if words else ENOUGH_SECONDS
     digests = code_digests(build, chosen)
     if only_changed:
         same = [target for target in chosen if fuzzed.get(target) == digests[target]]
         chosen = [target for target in chosen if target not in same]
         if same:
-            print(f'code has not changed since it was fuzzed: {", ".join(same)}')
+            print(f'skipping targets without code changes: {", ".join(same)}')
         if not chosen:
             return
     print(f'{"target":18} {"executions":>11} {"coverage":>9} {"features":>9} {"inputs":>7}  findings', flush=True)

@@ -1,5 +1,5 @@
-// A whole session, from behind the HELLO to its end. Built three times: stock_session and native_session check graphs
-// and compute none, computing_session computes.
+// A complete session after HELLO. Built three times: stock_session and native_session build and check graphs without
+// computing them; computing_session computes them.
 #include "server/session.h"
 
 #include "device.h"
@@ -11,7 +11,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     fuzz::InputTransport transport(fuzz::input_bytes(data, size));
     server::Session session(transport, {}, fuzz::cpu(), nullptr, nullptr);
     const Error end = session.run();
-    fuzz::require(!end.text.empty(), "a session ends for a reason");
+    fuzz::require(!end.text.empty(), "the end of a session has a reason");
     (void)session.summary();
     return 0;
 }

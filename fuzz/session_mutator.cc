@@ -1,5 +1,5 @@
-// Mutations that know the frame of a session's messages: u8 command, u64 size, payload. Without it nearly every input
-// would end at a wrong size. What does not parse as a message any more counts as a last one, and is kept.
+// A mutator that keeps the frame of a session's messages intact: u8 command, u64 size, payload. Without it, nearly every
+// input would fail at a wrong size. A trailing part that does not parse as a message is kept as the last message.
 #include <algorithm>
 #include <random>
 
@@ -77,7 +77,7 @@ public:
     size_t below(size_t bound) { return std::uniform_int_distribution<size_t>(0, bound - 1)(random_); }
 
 private:
-    // A message of the least size.
+    // A message of the minimum size.
     Message make() {
         const size_t stock = static_cast<size_t>(wire::Command::comm_free) + 1;
         const size_t first = static_cast<size_t>(wire::NativeCommand::declare);
@@ -102,7 +102,7 @@ private:
         set_size(message);
     }
 
-    // Some bytes of the payload, rarely of the header; all others stay where they are.
+    // Changes some bytes of the payload, rarely of the header, without moving others.
     void change_in_place(Message & message) {
         const size_t begin = below(16) == 0 || message.size() <= header_size ? 0 : header_size;
         const size_t at = begin + below(message.size() - begin);
@@ -113,7 +113,7 @@ private:
         std::memcpy(message.data() + at, window.data(), size);
     }
 
-    // A number that means something: small, at a limit, or an address in one of the first buffers.
+    // Writes a likely interesting number: small, at a limit, or an address in one of the first buffers.
     void set_field(Message & message) {
         const uint64_t address = (1 + below(3)) << server::offset_bits;
         const uint64_t values[] = {0, 1, 2, 3, 4, 32, 64, 256, below(4096), address, address + 4 * below(1024),

@@ -1,4 +1,4 @@
-// The payload of GRAPH_COMPUTE: decoded, checked, built.
+// Payloads of GRAPH_COMPUTE: decoded, checked, built.
 #include "device.h"
 #include "kit.h"
 #include "server/graph_builder.h"
@@ -8,12 +8,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     fuzz::begin_run(false);
     static server::BufferTable buffers;
     static const auto buffer = buffers.allocate(fuzz::cpu().buffer_type(0), 0, 1 << 20);
-    fuzz::require(buffer.has_value(), "there is a buffer");
+    fuzz::require(buffer.has_value(), "a buffer can be allocated");
     const auto description = server::describe_stock_graph(fuzz::input_bytes(data, size));
     if (description) {
         (void)server::build_graph(*description, fuzz::cpu().device(0), buffers);
-        const auto answers = server::supported_nodes(*description, fuzz::cpu().device(0));
-        fuzz::require(!answers || answers->size() == description->nodes.size(), "every node gets an answer");
+        const auto supported = server::supported_nodes(*description, fuzz::cpu().device(0));
+        fuzz::require(!supported || supported->size() == description->nodes.size(), "each node has a result");
     }
     return 0;
 }

@@ -1,5 +1,5 @@
-// A client's stream whose server answers anything. The input is u8 count, for each awaited answer u8 (half of) its
-// size, and the server's bytes.
+// A client's stream with a server that sends the input: u8 number of expected replies, for each of them u8 half of its size,
+// and the server's bytes.
 #include "client/stream.h"
 
 #include "kit.h"
@@ -23,14 +23,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     }
     for (const auto ticket : tickets) {
         const bool came = stream.await(lock, ticket).has_value();
-        fuzz::require(came || stream.failure(), "a wait without a failure brings the answer");
+        fuzz::require(came || stream.failure(), "await() returns a reply unless the stream has failed");
         if (const auto text = stream.take_refusal()) {
-            fuzz::require(text->size() <= wire::max_error_text, "texts are short");
+            fuzz::require(text->size() <= wire::max_error_text, "error texts are bounded");
         }
         (void)stream.take_launch_failure();
     }
     for (size_t i = 0; i < answers.size(); ++i) {
-        fuzz::require(stream.is_answered(tickets[i]), "nothing is awaited for ever");
+        fuzz::require(stream.is_answered(tickets[i]), "no reply is awaited for ever");
     }
     return 0;
 }

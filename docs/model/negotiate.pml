@@ -1,18 +1,18 @@
-// Choosing the transport: src/net/handshake.cc, net/rdma/upgrade.cc, the server's front door. HELLO, for a session
-// perhaps ADMISSION with places in the queue until the client is admitted (`place`, true), the offer of RDMA,
-// its answer, a token each way over RDMA, the verdict, and the first command on what was chosen: RECORDS, or LINK and
-// its answer. Then one command and its result stand for the session.
+// The choice of the transport: src/net/handshake.cc, net/rdma/upgrade.cc, the server's front door. The sequence is HELLO;
+// for a session, optionally ADMISSION with queue positions until the client is admitted (`place`, true); the RDMA offer and
+// its reply (`answer`); a token in each direction over RDMA; the verdict; and the first command on the chosen transport:
+// RECORDS, or LINK and its reply. One command and its result stand for the rest of the session.
 //
-// Any message over RDMA may be lost, any step of setting it up may fail on either side, every patience may run out
-// and the TCP connection may break at any time.
+// Any message over RDMA may be lost, any step of RDMA set-up may fail on either side, any wait may time out, and the TCP
+// connection may break at any time.
 
 mtype = { hello, admission, place, offer, answer, verdict, records, link, linked, command, result, token };
 chan to_server = [4] of { mtype, bool };  // over TCP
 chan to_client = [4] of { mtype, bool };
 chan rdma_to_server = [3] of { mtype };
 chan rdma_to_client = [3] of { mtype };
-bool broken = false;       // the TCP connection, or an end closed it: both see it, and an RDMA session ends with it
-bool rdma_works = true;    // until a message is lost: none gets through a queue pair after that
+bool broken = false;       // the TCP connection broke or was closed: both ends see it, and an RDMA session ends with it
+bool rdma_works = true;    // false after the first lost message: a queue pair delivers none after that
 
 mtype = { undecided, tcp, rdma, ended };
 mtype client_uses = undecided, server_uses = undecided;
@@ -25,7 +25,7 @@ mtype client_uses = undecided, server_uses = undecided;
 #define TCP_MAY_FAIL true
 #endif
 
-// While TCP holds, only a session that has changed to RDMA may fail.
+// With TCP_HOLDS, only a session that has switched to RDMA may fail.
 inline end_of_client() {
     assert(TCP_MAY_FAIL || client_uses == rdma);
     broken = true;
@@ -53,7 +53,7 @@ active proctype client() {
     server_has_rdma = flag;
     if
     :: !is_link -> SEND(to_server, admission, true)
-    :: true -> goto admitted  // a link, or a session that is begun anew
+    :: true -> goto admitted  // a link, or a session that starts over
     fi;
     do
     :: to_client?place(flag) ->
@@ -62,7 +62,7 @@ active proctype client() {
         :: !flag
         fi
     :: broken -> end_of_client()
-    :: TCP_MAY_FAIL -> end_of_client()  // in vain
+    :: TCP_MAY_FAIL -> end_of_client()  // time-out
     od;
 admitted:
     flag = server_has_rdma;
@@ -76,19 +76,19 @@ admitted:
     :: to_client?answer(flag)
     :: broken -> end_of_client()
 #ifdef LATE_ANSWER
-    :: TCP_MAY_FAIL -> goto over_tcp  // in vain
+    :: TCP_MAY_FAIL -> goto over_tcp  // time-out
 #else
-    :: TCP_MAY_FAIL -> end_of_client()  // in vain; it may come yet
+    :: TCP_MAY_FAIL -> end_of_client()  // time-out: the reply may still arrive
 #endif
     fi;
     if
     :: !flag -> goto over_tcp
     :: flag -> send_rdma(rdma_to_server, token)
-    :: flag -> goto say_no  // it could not be connected
+    :: flag -> goto say_no  // the queue pair could not be connected
     fi;
     if
     :: rdma_to_client?token -> skip
-    :: true -> goto say_no  // in vain
+    :: true -> goto say_no  // time-out
     fi;
     SEND(to_server, verdict, true);
     client_uses = rdma;
@@ -108,7 +108,7 @@ first:
     :: is_link ->
         if
         :: client_uses == tcp && to_client?[_, _] ->
-            // Whatever the server says now is about the session.
+            // The next message from the server belongs to the session.
             assert(to_client?[linked, _]);
             to_client?linked(_);
             SEND(to_server, command, true)
@@ -156,7 +156,7 @@ active proctype server() {
         if
         :: to_server?kind(flag)
         :: broken -> end_of_server()
-        :: TCP_MAY_FAIL -> end_of_server()  // in vain
+        :: TCP_MAY_FAIL -> end_of_server()  // time-out
         fi
     :: else
     fi;
@@ -169,9 +169,9 @@ active proctype server() {
     :: rdma_to_server?token ->
         if
         :: is_verified = true; send_rdma(rdma_to_client, token)
-        :: is_verified = false  // it could not be posted
+        :: is_verified = false  // the token could not be posted
         fi
-    :: true -> is_verified = false  // in vain
+    :: true -> is_verified = false  // time-out
     fi;
 #ifdef NO_VERDICT
     server_uses = (is_verified -> rdma : tcp);
@@ -179,18 +179,18 @@ active proctype server() {
 #endif
     if
     :: to_server?kind(flag) ->
-        assert(kind == verdict);  // no byte of the session is taken for it
+        assert(kind == verdict);  // no byte of the session is mistaken for the verdict
         assert(!flag || is_verified);
         server_uses = (flag -> rdma : tcp)
     :: broken -> end_of_server()
-    :: TCP_MAY_FAIL -> end_of_server()  // in vain
+    :: TCP_MAY_FAIL -> end_of_server()  // time-out
     fi;
 first:
     if
     :: server_uses == tcp && to_server?[_, _] -> to_server?kind(_)
     :: server_uses == rdma && rdma_to_server?[_] -> rdma_to_server?kind
     :: broken -> end_of_server()
-    :: TCP_MAY_FAIL || (server_uses == rdma && !rdma_works) -> end_of_server()  // in vain
+    :: TCP_MAY_FAIL || (server_uses == rdma && !rdma_works) -> end_of_server()  // time-out
     fi;
 first_is_here:
     if
@@ -200,7 +200,7 @@ first_is_here:
         :: server_uses == tcp -> SEND(to_client, linked, true)
         :: server_uses == rdma -> send_rdma(rdma_to_client, linked)
         fi
-    :: else -> end_of_server()  // "a session that does not begin with RECORDS"
+    :: else -> end_of_server()  // the session does not begin with RECORDS
     fi;
     assert(client_uses == server_uses || client_uses == ended);
     if

@@ -1,27 +1,27 @@
 // Records, acknowledgements, the window and resuming: src/net/resumable.{h,cc}, wire/extension.h.
 //
-// End 0 is active (the client), end 1 passive (the server). A byte of a stream is the number of its place in it, so
-// whoever receives one knows whether it is the next. What a call does under the transport's lock is one step here. A
-// connection is a pair of channels; either side of it may die first, and what is in the channels may still arrive on
-// the other one, or not. README.md says what is left out, and what the -D flags change.
+// End 0 is active (the client), end 1 is passive (the server). The value of each byte is its position in the stream, so the
+// receiver can check that it is the next one. A call that holds the transport's lock is a single step. A connection is a
+// pair of channels; either end of it may die first, and data in the channels may or may not reach the other end.
+// README.md lists the simplifications and the -D flags.
 
 #ifndef WINDOW
 #define WINDOW 2      // resume_window
 #endif
 #ifndef COMMANDS
-#define COMMANDS 3    // bytes that the client sends
+#define COMMANDS 3    // bytes that the client sends, one per command
 #endif
 #ifndef ANSWERS
-#define ANSWERS 2     // bytes that the server answers to each of them
+#define ANSWERS 2     // bytes of the reply to each command
 #endif
 #ifndef SOCKET
-#define SOCKET 3      // headers and bytes that a connection holds in one direction
+#define SOCKET 3      // capacity of a connection in one direction, in headers and bytes
 #endif
 #ifndef BREAKS
 #define BREAKS 2
 #endif
-#define MAX_RECORD 3  // more than the window, so that a record is bounded by the room
-#define TELL_AFTER 1  // tell_after
+#define MAX_RECORD 3  // more than the window, so that the free part of the window bounds a record
+#define TELL_AFTER 1  // bytes consumed before a standalone acknowledgement
 #ifdef LATE_RESUME
 #define CONNECTIONS (2 * BREAKS + 1)
 #else
@@ -32,29 +32,29 @@
 mtype = { header, data, resume, answer };
 chan wire[2 * CONNECTIONS] = [SOCKET] of { mtype, byte, byte };
 #define TO(e, c) wire[2 * (c) + (e)]
-bool dead[2 * CONNECTIONS];    // seen from end e: it sends and receives nothing any more
+bool dead[2 * CONNECTIONS];    // for end e, the connection is broken: it sends and receives no more
 #define DEAD(e, c) dead[2 * (c) + (e)]
 #ifdef CLOSE_GIVEN_UP
-bool closed[CONNECTIONS];      // by the active end, in an orderly way
+bool closed[CONNECTIONS];      // closed by the active end
 #endif
-byte newest = 0;               // connection that the active end has made
+byte newest = 0;               // the latest connection of the active end
 byte breaks = BREAKS;
-bool is_done = false;          // both have all they want
+bool is_done = false;          // both ends have received everything
 
-// The members of ResumableTransport of these names, for either end.
+// For each end, the corresponding members of ResumableTransport.
 byte conn[2];                  // inner_
 byte replay_begin[2], replay_end[2], on_wire[2], record_left[2];
 chan control[2] = [3] of { mtype, byte, byte };
 byte taken[2], told[2], stashed[2], incoming_left[2];
-byte connected_up_to = 0;      // the newest connection that the passive end was given
+byte connected_up_to = 0;      // the latest connection that the passive end has accepted
 
 #define ALL_TAKEN (taken[0] == COMMANDS * ANSWERS && taken[1] == COMMANDS)
 #define MIN(a, b) ((a) < (b) -> (a) : (b))
 #define ROOM(e) (WINDOW - (replay_end[e] - replay_begin[e]))
 
-bool writes[2];                // a wait's interest
+bool writes[2];                // the current wait includes writability
 
-// Meaningless between two steps.
+// Scratch variables, meaningless between steps.
 hidden byte want[2], length[2], limit[2], moved[2], from[2];
 hidden mtype kind[2];
 hidden byte first[2], second[2];
@@ -70,14 +70,14 @@ inline drop_connection(e) {
     od
 }
 
-// Of a record of length[e].
+// Begins a record of length[e].
 inline add_header(e) {
     record_left[e] = length[e];
     control[e]!header(length[e], taken[e]);
     told[e] = taken[e]
 }
 
-// Up to limit[e].
+// Sends up to stream position limit[e].
 inline pump_out(e) {
     do
     :: conn[e] == NONE -> break
@@ -105,14 +105,14 @@ inline pump_out(e) {
 
 inline hear_header(e) {
     incoming_left[e] = first[e];
-    assert(second[e] <= on_wire[e]);  // "the peer acknowledged what it was not sent"
+    assert(second[e] <= on_wire[e]);  // no acknowledgement of unsent bytes
     if
     :: second[e] > replay_begin[e] -> replay_begin[e] = second[e]
     :: else
     fi
 }
 
-// Reads ahead, for the sake of the acknowledgements.
+// Reads ahead into the stash, to reach acknowledgements behind data that the application does not consume.
 inline pump_in(e) {
 #ifndef NO_STASH
     do
@@ -126,10 +126,10 @@ inline pump_in(e) {
             :: kind[e] == header -> hear_header(e)
             :: else ->
                 assert(kind[e] == data && incoming_left[e] > 0);
-                assert(first[e] == taken[e] + stashed[e]);  // nothing lost, nothing twice, nothing out of order
+                assert(first[e] == taken[e] + stashed[e]);  // no byte lost, duplicated or out of order
                 incoming_left[e]--;
                 stashed[e]++;
-                assert(stashed[e] <= WINDOW)  // "the peer sent more than was acknowledged"
+                assert(stashed[e] <= WINDOW)  // the peer keeps the window
             fi
         :: else -> break
         fi
@@ -139,7 +139,7 @@ inline pump_in(e) {
 #endif
 }
 
-// The caller has want[e] bytes; moved[e] of them are sent.
+// The caller has want[e] bytes to send. Sets moved[e] to the number accepted.
 inline send(e) {
     moved[e] = 0;
     limit[e] = replay_end[e];
@@ -183,7 +183,7 @@ inline send(e) {
     assert(replay_end[e] - replay_begin[e] <= WINDOW)
 }
 
-// An orderly end of the connection is the end of the peer, for the passive end.
+// The passive end takes an orderly close for the exit of the peer.
 inline hear_close(e) {
 #ifdef CLOSE_GIVEN_UP
     assert(e == 0 || !closed[conn[e]])
@@ -192,7 +192,7 @@ inline hear_close(e) {
 #endif
 }
 
-// The caller wants want[e] bytes; moved[e] of them have come.
+// The caller wants want[e] bytes. Sets moved[e] to the number received.
 inline receive(e) {
     moved[e] = 0;
     do
@@ -209,7 +209,7 @@ inline receive(e) {
             :: kind[e] == header -> hear_header(e)
             :: else ->
                 assert(kind[e] == data && incoming_left[e] > 0);
-                assert(first[e] == taken[e]);  // nothing lost, nothing twice, nothing out of order
+                assert(first[e] == taken[e]);  // no byte lost, duplicated or out of order
                 incoming_left[e]--;
                 taken[e]++;
                 moved[e]++
@@ -231,7 +231,7 @@ inline acknowledge_much(e) {
 }
 
 inline begin_again(e, c, received) {
-    assert(replay_begin[e] <= received && received <= on_wire[e]);  // "a place that makes no sense"
+    assert(replay_begin[e] <= received && received <= on_wire[e]);  // the peer resumes at bytes that are still kept
     replay_begin[e] = received;
     on_wire[e] = received;
     conn[e] = c;
@@ -253,7 +253,7 @@ inline forget_stash(e) {
 #else
 #define READS_AHEAD true
 #endif
-// What a wait of end e on connection c, for this interest, is ended by.
+// The conditions that end a wait of end e on connection c with this interest.
 #ifdef PROMISE_BEYOND_ROOM
 #define FOR_ROOM(e) (writes[e] && ROOM(e) == 0)
 #else
@@ -279,7 +279,7 @@ inline wait_ends(e, c) {
     skip
 }
 
-// Sends and receives as both get on (client/stream.cc).
+// Sends and receives as far as either makes progress (client/stream.cc).
 active proctype client() {
     byte c, received;
     bool has_moved;
@@ -311,7 +311,7 @@ reopen:
             TO(1, c)!resume(received, 0)
         };
         if
-        // This attempt came to nothing.
+        // The attempt failed.
 #ifdef CLOSE_GIVEN_UP
         :: DEAD(0, c) -> closed[c] = true; goto reopen
 #else
@@ -330,7 +330,7 @@ done:
 }
 
 #ifdef DUPLEX
-// As the client: sends all it has, and receives, as both get on.
+// As the client: sends and receives as far as either makes progress.
 active proctype server() {
     byte c;
     bool has_moved;
@@ -352,7 +352,7 @@ end:
     goto again
 }
 #else
-// Takes a command, answers it, and takes nothing while it answers (server/session.cc).
+// Receives a command and sends the reply; receives nothing while it sends (server/session.cc).
 active proctype server() {
     byte c, left;
     bool has_moved;
@@ -383,7 +383,7 @@ end:
 }
 #endif
 
-// Where whoever resumes comes in: ResumableTransport::take_over, in a thread of the comer's own.
+// Accepts a resuming connection: ResumableTransport::take_over, in a thread per connection.
 proctype door(byte c) {
     byte received;
 end:
@@ -408,11 +408,11 @@ end:
     }
 }
 
-// Breaks connections. Which end notices it first, and when the other one does, is open.
+// Breaks connections. Either end may notice first, and the other one at any time after.
 active proctype network() {
 end:
     do
-    :: atomic { breaks > 0 -> breaks-- }  // fewer of them
+    :: atomic { breaks > 0 -> breaks-- }  // fewer breaks
     :: atomic { breaks > 0 && !is_done && !DEAD(0, newest) -> breaks--; DEAD(0, newest) = true }
     :: atomic { breaks > 0 && !is_done && !DEAD(0, newest) && !DEAD(1, newest) -> breaks--; DEAD(1, newest) = true }
     :: atomic { conn[1] != NONE && DEAD(0, conn[1]) && !DEAD(1, conn[1]) -> DEAD(1, conn[1]) = true }

@@ -1,17 +1,17 @@
-// Credits of the RDMA data path: src/net/rdma/ring_transport.cc. Two ends send to each other at once. A message that
-// finds no posted receive slot at the peer breaks a real queue pair (RNR).
+// The credits of the RDMA data path: src/net/rdma/ring_transport.cc. Two ends send to each other concurrently. On a real
+// queue pair, a message that finds no posted receive slot at the peer breaks the connection (RNR).
 
 #ifndef DEPTH_0
-#define DEPTH_0 9      // slots of end 0, in each direction; the code's rings are deeper
+#define DEPTH_0 9      // slots of end 0 in each direction; the program's rings are deeper
 #endif
 #ifndef DEPTH_1
-#define DEPTH_1 7      // the least that is accepted
+#define DEPTH_1 7      // the minimum that the program accepts
 #endif
 #ifndef RESERVED
 #define RESERVED 6     // reserved_slots
 #endif
 #ifndef MESSAGES
-#define MESSAGES 4     // of data, that each end sends
+#define MESSAGES 4     // data messages that each end sends
 #endif
 #define CREDIT_SHARE 3
 #define SIGNAL_SHARE 4
@@ -21,16 +21,16 @@
 #define SIGNAL_EVERY(e) AT_LEAST_1(DEPTH(e) / SIGNAL_SHARE)
 
 mtype = { data, credit };
-chan wire[2] = [12] of { mtype, byte, byte };   // to end e: kind, credits, which of the data messages
+chan wire[2] = [12] of { mtype, byte, byte };   // to end e: kind, credits, number of the data message
 chan heard[2] = [12] of { mtype, byte, byte };  // in end e's completion queue
 
-byte posted_receives[2];  // that no message has come for
+byte posted_receives[2];  // posted and not yet filled
 byte credits[2], owed[2];
 byte unfinished[2];       // posted_ - completed_
-byte since_signal[2];     // sends after the last one that asks for a completion
-chan signalled[2] = [12] of { byte };  // for each that does: the sends that it completes
-byte sent[2], ready[2], taken[2];      // data messages: sent, received and waiting, used up
-byte arrived[2];          // sends of end e that the peer's adapter has and e has not seen the completion of
+byte since_signal[2];     // sends since the last signalled one
+chan signalled[2] = [12] of { byte };  // for each signalled send: the number of sends that its completion covers
+byte sent[2], ready[2], taken[2];      // data messages: sent, received and waiting, consumed
+byte arrived[2];          // sends of end e that have reached the peer and whose completion e has not seen
 
 hidden mtype kind[2];
 hidden byte given[2], number[2], count[2];
@@ -42,7 +42,7 @@ inline post(e) {
     wire[1 - e]!kind[e](owed[e], sent[e]);
     owed[e] = 0;
     unfinished[e]++;
-    assert(unfinished[e] <= DEPTH(e));  // a send slot is not used before it is free
+    assert(unfinished[e] <= DEPTH(e));  // no send slot is reused before it is free
     since_signal[e]++;
     if
     :: since_signal[e] == SIGNAL_EVERY(e) -> signalled[e]!since_signal[e]; since_signal[e] = 0
@@ -61,7 +61,7 @@ inline return_credits(e) {
 #endif
 }
 
-// One message, or one completion, out of the completion queue.
+// Handles one message and one completion from the completion queue.
 inline hear(e) {
     if
     :: len(heard[e]) > 0 ->
@@ -71,8 +71,8 @@ inline hear(e) {
         if
         :: kind[e] == credit -> posted_receives[e]++
         :: else ->
-            assert(number[e] == ready[e] + taken[e]);  // none lost, none twice, none out of order
-            // "the peer sent more RDMA messages than it had credits for"
+            assert(number[e] == ready[e] + taken[e]);  // no message lost, duplicated or out of order
+            // The peer sends no more data messages than it has credits.
             assert(ready[e] + owed[e] < DEPTH(e) - RESERVED + 1);
             ready[e]++
         fi
@@ -96,7 +96,7 @@ inline hear(e) {
 
 #define CAN_COMPLETE(e) (len(signalled[e]) > 0 && arrived[e] >= SIGNAL_EVERY(e))
 
-// The adapters: a message goes into a posted slot of the receiver.
+// The network adapters: a message fills a posted slot of the receiver.
 inline deliver(e) {
     wire[e]?kind[e](given[e], number[e]);
     assert(posted_receives[e] > 0);  // receiver not ready
@@ -126,7 +126,7 @@ init {
         run end_point(0);
         run end_point(1)
     }
-    // Every end waits in `end`, so that a deadlock shows here.
+    // Both ends may stop at their label `end`, so a deadlock is reported here.
     taken[0] == MESSAGES && taken[1] == MESSAGES;
 #ifdef REACH_END
     assert(false)

@@ -1,4 +1,4 @@
-"""The models in docs/model/, checked exhaustively: what must hold does, and what must break does."""
+"""Checks the models in docs/model/ exhaustively: the models hold, and Spin finds the error of each mutation."""
 
 import subprocess
 from pathlib import Path
@@ -10,11 +10,11 @@ DEADLOCK = "invalid end state"
 
 
 def check(directory, model, flags, cycles=False):
-    """Spin's verdict: the text of the verifier, and what it found, or None."""
+    """Returns the output of the verifier, and the error that it found, or None."""
     kind = ["-DNP"] if cycles else ["-DSAFETY"]
     steps = [
         ["spin", "-a", *(f"-D{flag}" for flag in flags.split()), MODELS / f"{model}.pml"],
-        # Optimizing takes longer than it saves.
+        # Compiling with optimization takes longer than it saves.
         ["gcc", "-O0", "-w", "-DCOLLAPSE", "-DMEMLIM=1500", *kind, "-o", "pan", "pan.c"],
         ["./pan", "-n", "-m100000", *(["-l"] if cycles else [])],
     ]
@@ -41,12 +41,12 @@ def check(directory, model, flags, cycles=False):
     ("negotiate", ""),
     ("negotiate", "TCP_HOLDS"),
 ])
-def test_it_holds(tmp_path, model, flags):
+def test_model_holds(tmp_path, model, flags):
     text, found = check(tmp_path, model, flags)
     assert found is None, text
 
 
-def test_nothing_goes_round_in_circles(tmp_path):
+def test_there_is_no_livelock(tmp_path):
     text, found = check(tmp_path, "resume", "BREAKS=1", cycles=True)
     assert found is None, text
 
@@ -62,7 +62,7 @@ def test_nothing_goes_round_in_circles(tmp_path):
     ("negotiate", "TCP_HOLDS NO_VERDICT", "client_uses=="),
     ("negotiate", "LATE_ANSWER", "assertion violated"),
 ])
-def test_what_is_left_out_is_missed(tmp_path, model, flags, fault):
+def test_mutation_is_detected(tmp_path, model, flags, fault):
     text, found = check(tmp_path, model, flags)
     assert found is not None and fault in found, text
 
@@ -72,6 +72,6 @@ def test_what_is_left_out_is_missed(tmp_path, model, flags, fault):
     ("ring", "REACH_END", "assertion violated 0"),
     ("negotiate", "REACH_END", "client_uses!="),
 ])
-def test_the_end_is_reached(tmp_path, model, flags, goal):
+def test_end_is_reached(tmp_path, model, flags, goal):
     text, found = check(tmp_path, model, flags)
     assert found is not None and goal in found, text

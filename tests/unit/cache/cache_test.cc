@@ -1050,8 +1050,8 @@ TEST_F(MappedTest, DoesNotEvictAMappedBlob) {
 
 TEST_F(MappedTest, DoesNotMapToUnalignedMemory) {
     const Store sealed = store();
-    const std::unique_ptr<std::byte[]> memory(new std::byte[size + 1]);
-    EXPECT_EQ(sealed.find(hash(text_), size)->map({memory.get() + 1, size}), 0u);
+    const std::unique_ptr<std::byte[]> unaligned(new std::byte[size + 1]);
+    EXPECT_EQ(sealed.find(hash(text_), size)->map({unaligned.get() + 1, size}), 0u);
 }
 
 TEST_F(MappedTest, UnmapsADamagedBlob) {

@@ -212,6 +212,7 @@ bool Stream::push() {
     }
     const bool moved = taken > 0;
     sent_ += taken;
+    steps_ += moved && !can_push() ? 1 : 0;
     while (!outbox_.empty()) {
         Segment & front = outbox_.front();
         const size_t step = std::min(taken, front.rest().size());
@@ -368,6 +369,7 @@ bool Stream::pull() {
             return moved;
         }
         moved = true;
+        steps_ += arrived_ == 0 ? 1 : 0;
         arrived_ += *got;
         if (arrived_ >= answer_header_size && header_ >> wire::answer_kind_shift != 0) {
             if (!hear_text()) {
@@ -382,6 +384,7 @@ bool Stream::pull() {
         }
         if (arrived_ == whole) {
             ++answered_;
+            ++steps_;
             if (awaited_.front().is_data && (launch_failure_ || answered_ <= absent_until_)) {
                 make_absent(awaited_.front());  // it was computed from, or left by, a launch that failed
             }
@@ -392,10 +395,40 @@ bool Stream::pull() {
     return moved;
 }
 
-// When a silence that began at `since` is to be reported, or ends the stream.
-TimePoint Stream::next_look(TimePoint since) const {
+Stream::Patience Stream::begin_patience() const {
+    const TimePoint now = Clock::now();
+    return {now, now, moves_, counts_.bytes_sent + counts_.bytes_received, steps_};
+}
+
+void Stream::note_progress(Patience & patience) const {
+    if (patience.moves == moves_) {
+        return;
+    }
+    const TimePoint now = Clock::now();
+    const uint64_t bytes = counts_.bytes_sent + counts_.bytes_received;
+    const std::chrono::duration<double> bought(static_cast<double>(bytes - patience.bytes) / least_rate);
+    if (patience.steps != steps_ || bought >= now - patience.since) {
+        patience.since = now;
+    } else {
+        patience.since += std::chrono::duration_cast<std::chrono::nanoseconds>(bought);
+    }
+    patience = {now, patience.since, moves_, bytes, steps_};
+}
+
+// When a silence is to be reported, or ends the stream.
+TimePoint Stream::next_look(const Patience & patience) const {
     const bool is_noted = note_after_.count() == 0 || silent_since_ != TimePoint::max();
-    return since + (is_noted ? silence_ : std::min(silence_, note_after_));
+    const TimePoint end = patience.since + silence_;
+    return is_noted ? end : std::min(end, patience.moved + note_after_);
+}
+
+void Stream::give_up(const Patience & patience) {
+    const auto in_seconds = std::chrono::duration_cast<seconds>(silence_).count();
+    const bool is_silent = Clock::now() >= patience.moved + silence_;
+    break_off(Error{Errc::timed_out,
+                    is_silent ? formatted("no progress for {} s (GGML_RPC_TIMEOUT_S)", in_seconds)
+                              : formatted("less than {} bytes a second for {} s (GGML_RPC_TIMEOUT_S)", least_rate,
+                                          in_seconds)});
 }
 
 void Stream::note_silence(TimePoint since) {
@@ -421,8 +454,7 @@ Result<> Stream::pump(Lock & lock, Done done) {
     if (done()) {
         return {};
     }
-    TimePoint last_progress = Clock::now();
-    uint64_t seen = moves_;
+    Patience patience = begin_patience();
     for (;;) {
         const bool out = push();
         const bool in = pull();
@@ -442,17 +474,12 @@ Result<> Stream::pump(Lock & lock, Done done) {
         if (done()) {
             return {};
         }
-        const TimePoint now = Clock::now();
-        if (seen != moves_) {
-            seen = moves_;
-            last_progress = now;
-        } else if (now >= last_progress + silence_) {
-            break_off(Error{Errc::timed_out,
-                            formatted("no progress for {} s (GGML_RPC_TIMEOUT_S)",
-                                      std::chrono::duration_cast<seconds>(silence_).count())});
+        note_progress(patience);
+        if (const TimePoint now = Clock::now(); now >= patience.since + silence_) {
+            give_up(patience);
             return std::unexpected(*failure_);
-        } else if (now >= next_look(last_progress)) {
-            note_silence(last_progress);
+        } else if (now >= next_look(patience)) {
+            note_silence(patience.moved);
         }
         if (out || in) {
             continue;
@@ -462,7 +489,7 @@ Result<> Stream::pump(Lock & lock, Done done) {
                 transport_->wake();  // it must look for more
             }
             ++sleepers_;
-            progress_.wait_until(lock, last_progress + silence_);
+            progress_.wait_until(lock, patience.since + silence_);
             --sleepers_;
             if (failure_) {
                 return std::unexpected(*failure_);
@@ -472,7 +499,7 @@ Result<> Stream::pump(Lock & lock, Done done) {
         watched_ = true;
         watch_ = {.read = !awaited_.empty(), .write = can_push()};
         const net::Interest interest = watch_;
-        const TimePoint until = next_look(last_progress);
+        const TimePoint until = next_look(patience);
         lock.unlock();
         auto waited = transport_->wait(interest, until, spin_);
         lock.lock();

@@ -39,7 +39,14 @@ public:
         uint64_t position = 0;
     };
 
-    // `silence` is how long the peer may make no progress at all while something is awaited.
+    // Of what it sends or takes while something is awaited, a peer that is slower than this counts as silent: else one that
+    // sends a byte now and then would hold its client for ever. GPRS, the slowest network over which anybody would try
+    // this, has 1000 bytes a second; the texts and numbers of a handshake and most answers need no rate at all.
+    static constexpr uint64_t least_rate = 512;  // bytes a second
+
+    // `silence` is how long the peer may make no progress while something is awaited. It has so long anew whenever an
+    // answer begins or ends, or all that was queued has been sent; bytes in between give it the time that they take at
+    // least_rate.
     Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanoseconds silence, microseconds spin);
 
     std::mutex & mutex() { return mutex_; }
@@ -119,7 +126,16 @@ private:
     Result<> pump(Lock & lock, Done done);
     template <class Done>
     Result<> timed_pump(const char * name, uint64_t & ns, Lock & lock, Done done);
-    TimePoint next_look(TimePoint since) const;
+    // What one waiting thread has seen of the peer.
+    struct Patience {
+        TimePoint moved;  // when bytes came or went last
+        TimePoint since;  // the peer has `silence_` from then on
+        uint64_t moves, bytes, steps;
+    };
+    Patience begin_patience() const;
+    void note_progress(Patience & patience) const;
+    TimePoint next_look(const Patience & patience) const;
+    void give_up(const Patience & patience);
     void note_silence(TimePoint since);
     void note_end_of_silence();
     bool can_push() const { return sent_ < (holes_.empty() ? queued_ : holes_.front()); }
@@ -168,6 +184,7 @@ private:
     net::Interest watch_;      // for this
     int sleepers_ = 0;      // threads that sleep on progress_
     uint64_t moves_ = 0;    // counts progress, for the time-out
+    uint64_t steps_ = 0;    // the same: answers that began or ended, batches that are sent
     std::string peer_;      // for the log
     std::chrono::nanoseconds note_after_{};  // 0: never
     TimePoint silent_since_ = TimePoint::max();  // if the log has it

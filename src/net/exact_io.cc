@@ -10,6 +10,8 @@
 namespace caravan::net {
 namespace {
 
+std::unexpected<Error> too_late() { return fail(Errc::timed_out, "no answer in time"); }
+
 // After a call that moved `moved` bytes: how to go on.
 Result<size_t> settle(ssize_t moved, int socket, short event, TimePoint deadline, const char * what) {
     if (moved > 0) {
@@ -24,7 +26,7 @@ Result<size_t> settle(ssize_t moved, int socket, short event, TimePoint deadline
     }
     pollfd waiting{socket, event, 0};
     if (::poll(&waiting, 1, poll_timeout_ms(deadline)) == 0) {
-        return fail(Errc::timed_out, "no answer in time");
+        return too_late();
     }
     return size_t{0};
 }
@@ -38,6 +40,9 @@ Result<> send_exact(int socket, ConstBytes bytes, TimePoint deadline) {
             return std::unexpected(sent.error());
         }
         bytes = bytes.subspan(*sent);
+        if (!bytes.empty() && Clock::now() >= deadline) {  // a peer that moves a byte now and then is never waited for
+            return too_late();
+        }
     }
     return {};
 }
@@ -49,6 +54,9 @@ Result<> receive_exact(int socket, MutableBytes bytes, TimePoint deadline) {
             return std::unexpected(got.error());
         }
         bytes = bytes.subspan(*got);
+        if (!bytes.empty() && Clock::now() >= deadline) {
+            return too_late();
+        }
     }
     return {};
 }

@@ -60,6 +60,12 @@ Result<> await_admission(int socket, const Queueing & queueing, TimePoint deadli
         return sent;
     }
     bool is_full = false;
+    const auto timed_out = [&](std::string_view why) {
+        return std::unexpected(Error{Errc::timed_out,
+                                     formatted("no session in {} s: {}",
+                                               std::chrono::round<seconds>(Clock::now() - began).count(), why),
+                                     is_full ? full_advice() : handshake_advice(Errc::timed_out)});
+    };
     for (std::string why = "the server did not answer";;) {
         struct {
             uint64_t size = 0;
@@ -67,19 +73,14 @@ Result<> await_admission(int socket, const Queueing & queueing, TimePoint deadli
         } answer;
         auto got = receive_exact(socket, mutable_bytes(&answer.size, sizeof answer.size), until);
         if (got && answer.size >> wire::answer_kind_shift == static_cast<uint64_t>(wire::AnswerKind::ended)) {
-            return refusal(socket, answer.size & wire::answer_size_mask, deadline);
+            return refusal(socket, answer.size & wire::answer_size_mask, until);
         }
         if (got && answer.size != sizeof answer.place) {
             return fail(Errc::protocol, "an answer of {} bytes to ADMISSION", answer.size);
         }
         got = got ? receive_exact(socket, mutable_bytes(&answer.place, sizeof answer.place), until) : got;
         if (!got) {
-            return got.error().code == Errc::timed_out
-                       ? std::unexpected(Error{Errc::timed_out,
-                                               formatted("no session in {} s: {}",
-                                                         std::chrono::round<seconds>(Clock::now() - began).count(), why),
-                                               is_full ? full_advice() : handshake_advice(Errc::timed_out)})
-                       : got;
+            return got.error().code == Errc::timed_out ? timed_out(why) : got;
         }
         if (answer.place.position == 0) {
             return {};
@@ -89,6 +90,9 @@ Result<> await_admission(int socket, const Queueing & queueing, TimePoint deadli
         why = describe(answer.place);
         if (queueing.on_wait) {
             queueing.on_wait(answer.place);
+        }
+        if (Clock::now() >= until) {  // answers that come without a pause are never waited for
+            return timed_out(why);
         }
     }
 }

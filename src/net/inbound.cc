@@ -156,13 +156,13 @@ Result<> receive_whole(Transport & transport, MutableBytes bytes, TimePoint dead
             return std::unexpected(got.error());
         }
         bytes = bytes.subspan(*got);
+        if (!bytes.empty() && Clock::now() >= deadline) {
+            return fail(Errc::timed_out, "no answer in time");
+        }
         if (*got == 0) {
             const auto ready = transport.wait({.read = true}, deadline, microseconds{0});
             if (!ready) {
                 return std::unexpected(ready.error());
-            }
-            if (Clock::now() >= deadline) {
-                return fail(Errc::timed_out, "no answer in time");
             }
         }
     }

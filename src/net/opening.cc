@@ -153,7 +153,6 @@ std::unique_ptr<Transport> make_link(Connected & opened, const Endpoint & endpoi
                           });
 }
 
-// Nothing but the link's command and its answer has been sent on return, so reading ahead loses nothing.
 Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
     auto opened = shake_hands(endpoint, token, true, deadline);
     if (!opened) {
@@ -162,14 +161,14 @@ Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t 
     if (!opened->peer_is_native) {
         return fail(Errc::unsupported, "{} is a stock server, or an older one", endpoint.text());
     }
-    Inbound in(*opened->transport, {}, deadline - Clock::now(), microseconds{0});
     const wire::RequestHeader request{wire::command_link, 0};
     auto done = send_all(*opened->transport, {const_bytes(&request, sizeof request)}, deadline - Clock::now());
-    const auto answer = done ? in.peek(link_answer.size()) : std::unexpected(done.error());
-    if (!answer) {
-        return fail(answer.error().code, "{} did not accept the link: {}", endpoint.text(), answer.error().text);
+    std::array<std::byte, link_answer.size()> answer{};
+    done = done ? receive_whole(*opened->transport, answer, deadline) : done;
+    if (!done) {
+        return fail(done.error().code, "{} did not accept the link: {}", endpoint.text(), done.error().text);
     }
-    if (!std::ranges::equal(answer->first(link_answer.size()), link_answer)) {
+    if (answer != link_answer) {
         return fail(Errc::protocol, "{} refused the link", endpoint.text());
     }
     opened->transport = with_faults(std::move(opened->transport));

@@ -423,6 +423,75 @@ TEST_F(ImpatientStreamTest, APeerThatDoesNotReadTimesOut) {
     EXPECT_EQ(sent.error().code, Errc::timed_out);
 }
 
+TEST(Stream, APeerThatSendsAByteNowAndThenTimesOut) {
+    Line line(milliseconds(300));
+    std::string dest(300, '?');
+    const auto answer = bytes_of(uint64_t{dest.size()}) + noise(dest.size());
+    std::jthread server([&](const std::stop_token & stop) {
+        for (size_t i = 0; i < answer.size() && !stop.stop_requested(); ++i) {
+            line.peer.send(ConstBytes(answer).subspan(i, 1));
+            std::this_thread::sleep_for(milliseconds(10));  // 100 bytes a second
+        }
+    });
+    auto held = line.lock();
+    line.append("ask");
+    const auto waited = line.stream->await(held, line.expect(dest));
+    ASSERT_FALSE(waited) << "it took each byte for progress";
+    EXPECT_EQ(waited.error().code, Errc::timed_out);
+}
+
+// Takes a byte in ten milliseconds.
+class TakesFewBytes final : public net::Transport {
+public:
+    Result<size_t> send(std::span<const ConstBytes>) override {
+        const bool is_time = Clock::now() >= next_;
+        next_ = is_time ? Clock::now() + milliseconds(10) : next_;
+        return is_time ? 1 : 0;
+    }
+    Result<size_t> receive(std::span<const MutableBytes>) override { return 0; }
+    Result<bool> wait(net::Interest, TimePoint deadline, microseconds) override {
+        std::this_thread::sleep_until(std::min(deadline, next_));
+        return next_ < deadline;
+    }
+    void wake() override {}
+    std::string_view kind() const override { return "few"; }
+
+private:
+    TimePoint next_{};
+};
+
+TEST(Stream, APeerThatTakesAByteNowAndThenTimesOut) {
+    Stream stream(std::make_unique<TakesFewBytes>(), milliseconds(40), microseconds{0});
+    Stream::Lock held(stream.mutex());
+    (void)stream.append(200);
+    const auto sent = stream.flush(held, stream.position());
+    ASSERT_FALSE(sent);
+    EXPECT_EQ(sent.error().code, Errc::timed_out);
+}
+
+// Slower than any network that is in use, but faster than least_rate. What is awaited takes longer than a silence may.
+TEST(Stream, ASlowNetworkIsWaitedFor) {
+    Line line(seconds(2));
+    std::string dest(6000, '?');
+    const auto answer = bytes_of(uint64_t{dest.size()}) + noise(dest.size());
+    std::jthread server([&] {
+        for (ConstBytes rest = answer; !rest.empty();) {
+            const size_t piece = std::min<size_t>(rest.size(), 200);
+            if (!line.peer.send(rest.first(piece))) {
+                return;
+            }
+            rest = rest.subspan(piece);
+            std::this_thread::sleep_for(milliseconds(100));
+        }
+    });
+    auto held = line.lock();
+    line.append("ask");
+    const TimePoint begin = Clock::now();
+    EXPECT_TRUE(line.stream->await(held, line.expect(dest)));
+    EXPECT_GT(Clock::now() - begin, seconds(2));
+    EXPECT_EQ(bytes_of(std::string_view(dest)), noise(dest.size()));
+}
+
 // The peer reads nothing until all its answers are taken, so both directions are full.
 TEST_F(StreamTest, FullInBothDirectionsIsNoDeadlock) {
     constexpr size_t piece = 1 << 20, pieces = 8;

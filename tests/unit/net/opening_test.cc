@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
 #include <vector>
 
 #include "net/inbound.h"
@@ -152,6 +154,50 @@ TEST(Opening, WhoComesWithATokenAndDoesAnythingElseIsSentAway) {
         WirePeer peer;
         EXPECT_FALSE(comer_with(attack, peer)) << attack.size();
     }
+}
+
+constexpr wire::Extension with_queue{.features = Server::resumable.features | wire::feature_admission, .token = 77};
+
+TEST(Opening, AServerThatNamesPlacesWithoutEndIsGivenUp) {
+    std::atomic<bool> stop = false;
+    Server server(
+        [&](WirePeer & peer, wire::Command) {
+            const auto place = bytes_of(uint64_t{sizeof(wire::AdmissionAnswer)}) +
+                               bytes_of(wire::AdmissionAnswer{5, wire::AdmissionAnswer::Reason::server_full, 7});
+            std::vector<std::byte> many;
+            while (many.size() < (1 << 16)) {
+                many.insert(many.end(), place.begin(), place.end());
+            }
+            for (const TimePoint end = soon(); !stop && Clock::now() < end && peer.send(many);) {
+            }
+        },
+        [](size_t) { return with_queue; });
+    const TimePoint begin = Clock::now();
+    const auto opened = open_client(server.endpoint(), true, Clock::now() + milliseconds(200), {});
+    EXPECT_LT(Clock::now() - begin, test::patience / 2);
+    stop = true;
+    ASSERT_FALSE(opened);
+    EXPECT_EQ(opened.error().code, Errc::timed_out);
+}
+
+TEST(Opening, AServerThatAcceptsALinkByteByByteIsGivenUp) {
+    std::atomic<bool> stop = false;
+    Server server([&](WirePeer & peer, wire::Command first) {
+        if (first == wire::command_link) {
+            for (const std::byte byte : link_answer) {
+                peer.send(ConstBytes(&byte, 1));
+                for (const TimePoint next = Clock::now() + milliseconds(150); !stop && Clock::now() < next;) {
+                    std::this_thread::yield();
+                }
+            }
+        }
+    });
+    const TimePoint begin = Clock::now();
+    const auto opened = open_link(server.endpoint(), 5, begin + milliseconds(200));
+    stop = true;
+    ASSERT_FALSE(opened);
+    EXPECT_EQ(opened.error().code, Errc::timed_out);
+    EXPECT_LT(Clock::now() - begin, milliseconds(1000));
 }
 
 }  // namespace

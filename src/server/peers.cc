@@ -231,7 +231,7 @@ PeerReceiver * Peers::receiver(uint64_t token) {
 // To an address that was checked, not to a name: it could mean another one the next time.
 Result<std::unique_ptr<net::Transport>> Peers::reach(const net::Endpoint & endpoint, uint64_t token,
                                                      TimePoint deadline) const {
-    const auto addresses = net::addresses_of(endpoint);
+    const auto addresses = net::addresses_within(endpoint, deadline, lookup_);
     if (!addresses) {
         return std::unexpected(addresses.error());
     }

@@ -26,8 +26,10 @@
 #include "base/unique_fd.h"
 #include "net/handshake.h"
 #include "net/inbound.h"
+#include "net/lookup.h"
 #include "net/networks.h"
 #include "net/resumable.h"
+#include "net/socket.h"
 #include "wire/native.h"
 
 namespace caravan::server {
@@ -87,9 +89,10 @@ public:
 
     // `announce` makes the server pass connections that come with this token to arrived().
     // `grace`: for a link whose connection broke.
-    // `links`: where connect() may lead.
-    Peers(std::function<bool(uint64_t token)> announce, seconds grace, net::Networks links = net::Networks::loopback())
-        : announce_(std::move(announce)), grace_(grace), links_(std::move(links)) {}
+    // `links`: where connect() may lead. `lookup`: finds out what names mean.
+    Peers(std::function<bool(uint64_t token)> announce, seconds grace, net::Networks links = net::Networks::loopback(),
+          net::Lookup lookup = net::addresses_of)
+        : announce_(std::move(announce)), grace_(grace), links_(std::move(links)), lookup_(std::move(lookup)) {}
     ~Peers() { close(); }
     Peers(const Peers &) = delete;
 
@@ -127,6 +130,7 @@ private:
     const std::function<bool(uint64_t)> announce_;
     const seconds grace_;
     const net::Networks links_;
+    const net::Lookup lookup_;
     std::atomic<size_t> backlog_bytes_ = 0;  // of all senders
     std::unordered_map<uint16_t, std::unique_ptr<PeerSender>> senders_;
     std::mutex mutex_;  // guards what follows

@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <future>
 #include <set>
 
 #include "net/handshake.h"
@@ -273,6 +274,22 @@ TEST(Peers, ConnectOverANetworkOnly) {
     EXPECT_EQ(peers.connect(0, 1, "unix:/run/rpc.sock").error().code, Errc::unsupported);
     EXPECT_EQ(peers.connect(0, 1, "no endpoint").error().code, Errc::invalid_argument);
     EXPECT_EQ(peers.sender(0), nullptr);
+}
+
+// What a name server does that never answers.
+TEST(Peers, ANameThatIsNotResolvedFailsInTheSameTime) {
+    std::promise<void> released;
+    const auto silent = [until = released.get_future().share()](const net::Endpoint &) {
+        until.wait_for(test::patience);
+        return Result<std::vector<net::Endpoint>>();
+    };
+    Peers peers([](uint64_t) { return true; }, seconds(1), net::Networks::loopback(), silent);
+    const TimePoint begin = Clock::now();
+    const auto connected = peers.connect(0, 1, "other.example:50052");
+    ASSERT_FALSE(connected);
+    EXPECT_EQ(connected.error().text, "no link to other.example:50052: the server's log says why");
+    EXPECT_LT(Clock::now() - begin, seconds(10));
+    released.set_value();
 }
 
 }  // namespace

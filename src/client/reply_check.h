@@ -12,7 +12,7 @@
 
 namespace caravan::client {
 
-inline constexpr uint32_t max_devices = 1024;             // of one server
+inline constexpr uint32_t max_devices = 128;               // of one server: of eight GPUs in seven parts each, twice
 inline constexpr uint64_t max_alignment = 2 << 20;        // bytes: a huge page. ggml adds aligned sizes without a check
 inline constexpr uint64_t max_device_memory = 1ull << 50;  // bytes. Programs add the memory of all devices in 64 bits
 inline constexpr uint64_t max_tensor_size = 1ull << 44;    // bytes on the device, as above

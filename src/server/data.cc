@@ -41,6 +41,10 @@ Result<> Data::tell_if_failed(Result<> launch) {
     return launch || !is_native_ ? launch : tell(wire::AnswerKind::launch_failed, launch.error().text);
 }
 
+void Data::clear_stale(const CheckedRegion & region, uint64_t offset, uint64_t size) {
+    stale_.clear(region.address + offset, region.address + offset + size);
+}
+
 Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t size, bool keep) {
     if (auto settled = settle(region.device()); !settled) {
         return settled;
@@ -74,6 +78,7 @@ Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t siz
         writer->commit();
     }
     weight_bytes_.received += keep && size > wire::find_threshold ? size : 0;
+    clear_stale(region, region.offset, size);
     return {};
 }
 
@@ -95,6 +100,7 @@ Result<> Data::write_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows
             }
             done += dest.size();
         }
+        clear_stale(region, region.offset + row * stride, size);
     }
     return {};
 }
@@ -176,6 +182,7 @@ Result<> Data::fill(CheckedRegion & region, uint64_t size, uint8_t value) {
     }
     if (size > 0) {
         ggml_backend_tensor_memset(&region.tensor, value, region.offset, size);
+        clear_stale(region, region.offset, size);
     }
     return {};
 }
@@ -198,6 +205,11 @@ Result<> Data::copy(CheckedRegion & from, CheckedRegion & to) {
         return settled;
     }
     ggml_backend_tensor_copy(&from.tensor, &to.tensor);
+    if (is_stale(from)) {
+        stale_.mark(to.address, to.address + to.tensor_bytes);
+    } else {
+        clear_stale(to, 0, to.tensor_bytes);
+    }
     return {};
 }
 
@@ -257,6 +269,7 @@ Result<> Data::settle_finds() {
 bool Data::verify(CheckedRegion & region, uint64_t size, cache::Reader & entry) {
     if (entry.verify()) {
         (entry.from_model() ? weight_bytes_.from_models : weight_bytes_.from_cache) += size;
+        clear_stale(region, region.offset, size);
         return true;
     }
     if (region.region.buffer->is_host) {

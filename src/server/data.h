@@ -13,6 +13,7 @@
 #include "net/inbound.h"
 #include "server/buffer_table.h"
 #include "server/graph_runs.h"
+#include "server/stale_memory.h"
 #include "server/tensor_check.h"
 
 namespace caravan::server {
@@ -41,6 +42,10 @@ public:
     // The client speaks the native dialect, so it can be told of what went wrong.
     void speak_native() { is_native_ = true; }
     bool is_native() const { return is_native_; }
+
+    // Of the native dialect: a launch that fails in the other one ends the session. Whatever writes here clears it.
+    StaleMemory & stale() { return stale_; }
+    bool is_stale(const CheckedRegion & tensor) const { return stale_.overlaps(tensor.address, tensor.address + tensor.tensor_bytes); }
 
     // GraphRuns::settle, of one device or of all. A launch that failed is told to the client, or if it cannot be told is
     // the error.
@@ -93,6 +98,7 @@ private:
         MutableBytes place;  // what is being hashed
     };
 
+    void clear_stale(const CheckedRegion & region, uint64_t offset, uint64_t size);
     MutableBytes scratch(uint64_t size);
     Result<> load(CheckedRegion & region, uint64_t size, cache::Reader & entry);
     // What load() has read, if it can be trusted; else zeros take its place, and it counts as not found.
@@ -104,6 +110,7 @@ private:
     BufferTable & buffers_;
     cache::Weights * weights_;
     bool is_native_ = false;
+    StaleMemory stale_;
     std::vector<OpenFind> open_finds_;
     std::vector<std::byte> scratch_;
     uint64_t bytes_out_ = 0;

@@ -46,7 +46,13 @@ Result<> GraphRuns::settle(uint32_t device) {
     if (run.end != TimePoint()) {
         spans_.record(wire::computing(device), run.begin, run.end);
     }
-    return run.status == GGML_STATUS_SUCCESS ? Result<>() : std::unexpected(failure(device, run.status));
+    if (run.status == GGML_STATUS_SUCCESS) {
+        return {};
+    }
+    if (on_failed) {
+        on_failed(device);
+    }
+    return std::unexpected(failure(device, run.status));
 }
 
 Result<> GraphRuns::settle() {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "base/error.h"
 #include "server/devices.h"
@@ -24,6 +25,9 @@ public:
     Result<> settle(uint32_t device);
     // The same on all of them; all are waited for.
     Result<> settle();
+
+    // Is called when it turns out that the device could not compute what was launched last.
+    std::function<void(uint32_t device)> on_failed;
 
     void count_built() { ++built_; }
     uint64_t built() const { return built_; }

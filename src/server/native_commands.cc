@@ -1,8 +1,19 @@
 #include "server/native_commands.h"
 
+#include <algorithm>
+
 #include "base/log.h"
 
 namespace caravan::server {
+namespace {
+
+// Where the tensor's bytes end. A tensor that makes no sense has none.
+uint64_t end_of(const wire::GraphTensor & tensor) {
+    const uint64_t bytes = checked_bytes(region_of(tensor)).value_or(0);
+    return tensor.address + std::min(bytes, UINT64_MAX - tensor.address);
+}
+
+}  // namespace
 
 NativeCommands::NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, MemoryBudget & memory,
                                Data & data, GraphRuns & runs, Spans & spans, Peers * peers)
@@ -17,7 +28,15 @@ NativeCommands::NativeCommands(net::Inbound & in, Devices & devices, BufferTable
       slots_(wire::max_tensor_slots),
       graphs_(wire::max_graph_slots),
       lacks_input_(devices.count()),
-      is_stale_(devices.count()) {}
+      is_stale_(devices.count()),
+      last_launched_(devices.count()) {
+    runs_.on_failed = [this](uint32_t device) {
+        is_stale_[device] = true;
+        if (last_launched_[device] != nullptr) {
+            mark_results(*last_launched_[device], true);
+        }
+    };
+}
 
 Result<> NativeCommands::serve(wire::NativeCommand command, uint64_t size) {
     data_.speak_native();
@@ -220,7 +239,34 @@ Result<> NativeCommands::build(KeptGraph & kept) {
 }
 
 // The session goes on if it fails, and the client hears of it.
-Result<> NativeCommands::launch(KeptGraph & kept) { return tell_if_failed(kept.device, run(kept)); }
+Result<> NativeCommands::launch(KeptGraph & kept) {
+    auto launched = run(kept);
+    mark_results(kept, !launched);
+    last_launched_[kept.device] = &kept;
+    is_stale_[kept.device] = !launched;
+    return data_.tell_if_failed(std::move(launched));
+}
+
+// Of what the graph only reads. (A cache of keys and values is both, and stays what it was where nothing is written.)
+bool NativeCommands::reads_stale(const KeptGraph & kept) const {
+    const StaleMemory & stale = data_.stale();
+    return !stale.empty() && std::ranges::any_of(kept.tensors, [&](const wire::GraphTensor & tensor) {
+        return tensor.is_node == 0 && stale.overlaps(tensor.address, end_of(tensor));
+    });
+}
+
+// What the graph computes, but for views of what was there before. Of a graph that is refused too.
+void NativeCommands::mark_results(const KeptGraph & kept, bool are_stale) {
+    StaleMemory & stale = data_.stale();
+    if (!are_stale && stale.empty()) {
+        return;
+    }
+    for (const wire::GraphTensor & tensor : kept.tensors) {
+        if (tensor.is_node != 0 && tensor.view_src == 0) {
+            are_stale ? stale.mark(tensor.address, end_of(tensor)) : stale.clear(tensor.address, end_of(tensor));
+        }
+    }
+}
 
 Result<> NativeCommands::run(KeptGraph & kept) {
     if (!kept.built) {
@@ -237,13 +283,11 @@ Result<> NativeCommands::run(KeptGraph & kept) {
     if (lacks_input) {
         return caravan::fail(Errc::unavailable, "its input did not come from another server");
     }
+    if (reads_stale(kept)) {
+        return caravan::fail(Errc::unavailable, "its input was to be computed by a launch that failed");
+    }
     kept.used = runs_.launches();
     return runs_.launch(kept.device, *kept.built);
-}
-
-Result<> NativeCommands::tell_if_failed(uint32_t device, Result<> launch) {
-    is_stale_[device] = !launch;
-    return data_.tell_if_failed(std::move(launch));
 }
 
 Result<> NativeCommands::launch() {
@@ -343,11 +387,9 @@ Result<> NativeCommands::push() {
         return caravan::fail(Errc::not_found, "no link {}", static_cast<uint16_t>(request->link));
     }
     if (auto settled = data_.settle(source->device()); !settled) {
-        if (auto told = tell_if_failed(source->device(), std::move(settled)); !told) {
-            return told;
-        }
+        return settled;
     }
-    const auto sent = is_stale_[source->device()]
+    const auto sent = is_stale_[source->device()] || data_.is_stale(*source)
                           ? sender->begin(wire::push_absent)
                           : sender->begin(source->tensor_bytes).and_then([&] {
                                 return data_.read_to(*source, [&](ConstBytes piece) { return sender->send(piece); });
@@ -376,6 +418,9 @@ Result<> NativeCommands::take_push() {
         return data_.write(receiver->bytes(), *target, target->tensor_bytes, false);
     });
     lacks_input_[target->device()] = lacks_input_[target->device()] || !taken;
+    if (!taken) {
+        data_.stale().mark(target->address, target->address + target->tensor_bytes);
+    }
     return data_.tell_if_failed(std::move(taken));
 }
 

@@ -50,7 +50,8 @@ private:
     Result<> launch();
     Result<> launch(KeptGraph & kept);
     Result<> run(KeptGraph & kept);
-    Result<> tell_if_failed(uint32_t device, Result<> launch);
+    bool reads_stale(const KeptGraph & kept) const;
+    void mark_results(const KeptGraph & kept, bool are_stale);
     Result<> make_room(uint64_t bytes, const KeptGraph & without);
     Result<> build(KeptGraph & kept);
     Result<> supports(uint64_t size);
@@ -79,6 +80,7 @@ private:
     // By device. A server that receives from this one must not compute from results that are older than they seem.
     std::vector<bool> lacks_input_;  // a TAKE failed since the last launch
     std::vector<bool> is_stale_;     // the last launch failed
+    std::vector<const KeptGraph *> last_launched_;  // null: none yet
 };
 
 }  // namespace caravan::server

@@ -230,6 +230,9 @@ Result<> Session::free_buffer() {
     // Only the graphs that need it go. (A stock server forgets all of them, and its clients do not know.)
     graphs_.forget(buffer);
     native_.forget(buffer);
+    if (const BufferTable::Buffer * freed = buffers_.find(buffer)) {
+        data_.stale().clear(buffer, buffer + freed->size);
+    }
     const uint64_t before = buffers_.cpu_bytes();
     if (!buffers_.free(buffer)) {
         return fail(Errc::not_found, "no buffer {:#x}", buffer);
@@ -253,6 +256,7 @@ Result<> Session::clear_buffer() {
         return settled;
     }
     ggml_backend_buffer_clear(buffer->buffer.get(), request->value);
+    data_.stale().clear(request->buffer, request->buffer + buffer->size);
     return {};
 }
 

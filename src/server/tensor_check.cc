@@ -109,7 +109,7 @@ Result<CheckedRegion> checked_region(const wire::Region & region, uint64_t offse
     auto place = buffers.locate(region.buffer, region.address, *bytes);
     offset = std::min(offset, *bytes);
     place->offset += offset;
-    return CheckedRegion{*checked, *place, offset, *bytes};
+    return CheckedRegion{*checked, *place, offset, *bytes, region.address};
 }
 
 }  // namespace caravan::server

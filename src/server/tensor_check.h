@@ -21,6 +21,7 @@ struct CheckedRegion {
     BufferTable::Region region;  // from `offset` on
     uint64_t offset = 0;
     uint64_t tensor_bytes = 0;
+    uint64_t address = 0;  // of the tensor, as the client knows it
     uint32_t device() const { return region.buffer->device; }
 };
 Result<CheckedRegion> checked_region(const wire::Region & region, uint64_t offset, uint64_t size,

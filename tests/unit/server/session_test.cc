@@ -9,13 +9,16 @@
 #include <algorithm>
 #include <fstream>
 #include <functional>
+#include <future>
 #include <numeric>
+#include <optional>
 #include <thread>
 
 #include "cache/digest.h"
 #include "cache/layout.h"
 #include "cache/weights.h"
 #include "support/cpu_device.h"
+#include "support/scripted_server.h"
 #include "support/temporary_folder.h"
 #include "support/wire_tensor.h"
 
@@ -37,14 +40,14 @@ using wire::Command;
 
 struct Client {
     explicit Client(ConstBytes already = {}, Devices & devices = test::cpu_devices(),
-                    uint64_t max_memory = MemoryBudget::no_limit, cache::Weights * weights = nullptr) {
+                    uint64_t max_memory = MemoryBudget::no_limit, cache::Weights * weights = nullptr, Peers * peers = nullptr) {
         auto pair = test::socket_pair();
         peer = WirePeer(std::move(pair.far));
         net::set_non_blocking(pair.near.get(), true);
         auto transport = *net::make_socket_transport(std::move(pair.near));
-        server_ = std::thread([this, &devices, max_memory, weights, transport = std::move(transport),
+        server_ = std::thread([this, &devices, max_memory, weights, peers, transport = std::move(transport),
                                first = std::vector(already.begin(), already.end())]() mutable {
-            Session session(*transport, first, devices, weights, nullptr, max_memory);
+            Session session(*transport, first, devices, weights, peers, max_memory);
             end_ = session.run();
             summary_ = session.summary();
             did_work_ = session.did_work();
@@ -103,8 +106,8 @@ private:
 // One buffer of 4 KiB, and tensors in it.
 struct ClientWithBuffer : Client {
     explicit ClientWithBuffer(Devices & devices = test::cpu_devices(), uint64_t max_memory = MemoryBudget::no_limit,
-                              cache::Weights * weights = nullptr)
-        : Client({}, devices, max_memory, weights), buffer(alloc(4096)) {
+                              cache::Weights * weights = nullptr, Peers * peers = nullptr)
+        : Client({}, devices, max_memory, weights, peers), buffer(alloc(4096)) {
         EXPECT_NE(buffer, 0u);
     }
     explicit ClientWithBuffer(uint64_t max_memory) : ClientWithBuffer(test::cpu_devices(), max_memory) {}
@@ -1187,6 +1190,128 @@ TEST(TwoDevices, AClientMayLeaveWhileBothCompute) {
     two.compute(1);
     two.client.peer.close();
     EXPECT_EQ(two.client.end().code, Errc::closed);
+}
+
+// A session with two devices and a link to another server. `first` and `second` are vectors in the first device's buffer, `sum`
+// is where their sum goes, `copied` is in the second device's.
+struct LinkedSession {
+    static constexpr uint16_t first = 0, second = 1, sum = 2, copied = 3, doubled = 4;
+
+    LinkedSession() {
+        client.declare(first, client.buffer);
+        client.declare(second, client.buffer + 64);
+        client.declare(sum, client.buffer + 128);
+        client.declare(copied, on_second_device);
+        client.declare(doubled, on_second_device + 64);
+        client.write(first, {1, 2, 3, 4});
+        client.write(second, {10, 20, 30, 40});
+        const std::string endpoint = server.endpoint().text();
+        client.post(wire::NativeCommand::connect, wire::ConnectRequest{0, 1}, bytes_of(std::string_view(endpoint)));
+        EXPECT_EQ(client.peer.answered_as<uint8_t>(), 0);
+        other = linked.get_future().get();
+    }
+    void copy() { client.post(wire::NativeCommand::copy, wire::CopyRequest{sum, copied}); }
+    void launch_refused() {
+        client.graph(0, client.sum(GGML_OP_COUNT));
+        EXPECT_EQ(client.told().first, wire::AnswerKind::launch_failed);
+    }
+    // On the second device.
+    std::vector<wire::GraphTensor> doubling() {
+        std::vector<wire::GraphTensor> out{NativeClient::tensor(on_second_device), NativeClient::tensor(on_second_device + 64)};
+        out[1].op = GGML_OP_ADD;
+        out[1].is_node = 1;
+        out[1].flags = GGML_TENSOR_FLAG_COMPUTE;
+        out[1].src[0] = out[1].src[1] = 1;
+        return out;
+    }
+    // What the other server is sent; nothing: it is told that there is nothing.
+    std::optional<std::vector<float>> push(uint16_t slot) {
+        client.post(wire::NativeCommand::push, wire::PushRequest{0, slot});
+        wire::PushHeader header{};
+        EXPECT_TRUE(other->receive(mutable_bytes(&header, sizeof header)));
+        return header.size == wire::push_absent ? std::nullopt : std::optional(as_floats(other->receive(header.size)));
+    }
+
+    std::promise<WirePeer *> linked;
+    test::ScriptedServer server{[this](WirePeer & peer, wire::Command) {
+                                    peer.send(net::link_answer);
+                                    linked.set_value(&peer);
+                                },
+                                [](size_t) { return wire::Extension{.features = wire::feature_native}; }};
+    Peers peers{[](uint64_t) { return true; }, seconds(0)};
+    Devices devices = two_cpu_devices();
+    NativeClient client{devices, MemoryBudget::no_limit, nullptr, &peers};
+    const uint64_t on_second_device = client.alloc(4096, 1);
+    WirePeer * other = nullptr;
+};
+
+const std::vector<float> sums{11, 22, 33, 44};
+
+TEST(LinkedSession, SendsWhatWasComputed) {
+    LinkedSession session;
+    session.client.graph(0, session.client.sum());
+    EXPECT_EQ(session.push(session.sum), sums);
+    session.copy();
+    EXPECT_EQ(session.push(session.copied), sums);
+    session.client.graph(1, session.doubling(), wire::no_base, {}, 1);
+    EXPECT_EQ(session.push(session.doubled), (std::vector<float>{22, 44, 66, 88}));
+}
+
+TEST(LinkedSession, DoesNotSendACopyOfWhatALaunchThatFailedLeft) {
+    LinkedSession session;
+    session.launch_refused();
+    session.copy();
+    EXPECT_EQ(session.push(session.copied), std::nullopt);
+    session.client.graph(0, session.client.sum());
+    session.copy();
+    EXPECT_EQ(session.push(session.copied), sums) << "it is over with the next launch";
+}
+
+TEST(LinkedSession, DoesNotComputeFromWhatALaunchThatFailedLeft) {
+    LinkedSession session;
+    session.launch_refused();
+    session.copy();
+    session.client.graph(1, session.doubling(), wire::no_base, {}, 1);
+    EXPECT_EQ(session.client.told().first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(session.push(session.doubled), std::nullopt);
+    session.client.write(session.copied, {1, 1, 1, 1});
+    session.client.post(wire::NativeCommand::launch, wire::LaunchRequest{1});
+    EXPECT_EQ(session.push(session.doubled), (std::vector<float>{2, 2, 2, 2})) << "its input was written anew";
+}
+
+TEST(LinkedSession, ALaunchOnTheSameDeviceDoesNotMakeUpForTheOneBefore) {
+    LinkedSession session;
+    session.launch_refused();
+    auto next = session.client.sum();
+    next[0] = NativeClient::tensor(session.client.buffer + 128);
+    next[2].address = session.client.buffer + 192;
+    session.client.declare(session.sum, session.client.buffer + 192);
+    session.client.graph(1, next);
+    EXPECT_EQ(session.client.told().first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(session.push(session.sum), std::nullopt);
+}
+
+// The device of a session with several computes while commands are read, so that it failed is found by what comes next.
+TEST(LinkedSession, DoesNotSendACopyOfWhatADeviceCouldNotCompute) {
+    LinkedSession session;
+    session.devices.abort_computation();
+    session.client.graph(0, session.client.sum());
+    session.copy();
+    EXPECT_EQ(session.client.told().first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(session.push(session.copied), std::nullopt);
+    EXPECT_EQ(session.push(session.sum), std::nullopt);
+}
+
+// Keys and values of a model, most of which are older than the launch.
+TEST(LinkedSession, WhatALaunchThatFailedWritesIntoOnlyIsUsedFurther) {
+    LinkedSession session;
+    auto writing = session.client.sum(GGML_OP_COUNT);
+    writing[2].view_src = 1;
+    writing[2].address = session.client.buffer;
+    session.client.graph(0, writing);
+    EXPECT_EQ(session.client.told().first, wire::AnswerKind::launch_failed);
+    session.client.graph(1, session.client.sum());
+    EXPECT_EQ(session.push(session.sum), sums);
 }
 
 }  // namespace

@@ -27,8 +27,8 @@ struct ControlMessage {
         ended,    // worker: the session is over, `text` says why and what it did
         memory,   // supervisor asks for device `number`, with `memory_free` of the machine's; worker answers with free and
                   // total
-        claim,    // worker: my session's buffers take `memory_total` of the machine's memory in all. Supervisor answers
-                  // unless `number` is 0: `count` 1: they may, and what is `memory_free` after that
+        claim,    // worker: my session's buffers take `memory_total` of the machine's memory in all, and
+                  // `memory_free` besides. Supervisor answers unless `number` is 0: `count` 1: they may, and what is `memory_free` after that
         session,  // supervisor: serve this socket (attached), session `number`, resumed with `token` (0: never), of `text`;
                   // it may log `count` lines at once
         invite,   // worker: pass me who comes with `token`

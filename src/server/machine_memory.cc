@@ -50,7 +50,7 @@ bool may_allocate(uint64_t bytes, uint64_t touched, uint64_t available, std::spa
 
 Result<MachineMemory::Answer> MachineMemory::ask(uint64_t bytes) {
     std::unique_lock lock(mutex_);
-    const ControlMessage question{.kind = ControlMessage::Kind::claim, .number = ++asked_, .memory_total = bytes};
+    const ControlMessage question = message(++asked_, bytes);
     lock.unlock();
     if (!send_(question)) {
         return fail(Errc::closed, "the supervisor has ended");
@@ -72,11 +72,25 @@ Result<> MachineMemory::claim(uint64_t bytes) {
                     "other sessions were promised; end a session, or limit them with --max-memory",
                     size_text(bytes), size_text(answer->free));
     }
+    bytes_ = bytes;
     return {};
 }
 
 void MachineMemory::give_back(uint64_t bytes) {
-    send_({.kind = ControlMessage::Kind::claim, .memory_total = bytes});
+    bytes_ = bytes;
+    send_(message(0, bytes));
+}
+
+void MachineMemory::note_besides(uint64_t bytes) {
+    besides_ = bytes;
+    if (std::max(besides_, noted_besides_) - std::min(besides_, noted_besides_) >= worth_noting) {
+        send_(message(0, bytes_));
+    }
+}
+
+ControlMessage MachineMemory::message(uint32_t number, uint64_t bytes) {
+    noted_besides_ = besides_;
+    return {.kind = ControlMessage::Kind::claim, .number = number, .memory_free = besides_, .memory_total = bytes};
 }
 
 uint64_t MachineMemory::free(uint64_t bytes) { return ask(bytes).value_or(Answer()).free; }

@@ -24,7 +24,7 @@ uint64_t resident_memory(pid_t pid);
 // Of one session, bytes.
 struct Holding {
     uint64_t allocated = 0;  // buffers of CPU devices
-    uint64_t touched = 0;    // by its process, since the session began
+    uint64_t touched = 0;    // of them. What else its process touched does not make this more
 };
 // Of `available` bytes, those that no session was promised.
 uint64_t unpromised(uint64_t available, std::span<const Holding> sessions);
@@ -45,6 +45,11 @@ public:
     // What any session may still claim.
     uint64_t free(uint64_t bytes);
 
+    // Besides its buffers the session takes `bytes` of host memory: graphs, and what is kept for other servers. The supervisor
+    // is told of large changes: its measure of what the session has touched contains them, and they must not pass for bytes
+    // of buffers.
+    void note_besides(uint64_t bytes);
+
     // The supervisor's answer has come. Any thread.
     void answered(const ControlMessage & answer);
 
@@ -55,7 +60,11 @@ private:
     };
     Result<Answer> ask(uint64_t bytes);
 
+    ControlMessage message(uint32_t number, uint64_t bytes);
+
+    static constexpr uint64_t worth_noting = 16 << 20;
     const Send send_;
+    uint64_t bytes_ = 0, besides_ = 0, noted_besides_ = 0;  // the session's thread only
     std::mutex mutex_;
     std::condition_variable changed_;
     uint32_t asked_ = 0, answered_ = 0;  // numbers of questions

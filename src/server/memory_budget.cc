@@ -18,7 +18,7 @@ Result<MemoryClaim> MemoryBudget::claim_host(uint64_t bytes) {
                     size_text(std::min(max_bytes_, max_host)), max_bytes_ < no_limit ? " with its buffers (--max-memory)" : "",
                     size_text(bytes));
     }
-    host_ += bytes;
+    change_host(host_ + bytes);
     return MemoryClaim(*this, bytes);
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <utility>
 
 #include "base/error.h"
@@ -48,6 +49,11 @@ public:
     uint64_t rest() const { return max_bytes_ - std::min(max_bytes_, buffers_.bytes() + host_); }
     bool has_host(uint64_t bytes) const { return bytes <= rest() && bytes <= max_host - std::min(max_host, host_); }
 
+    // Bytes that graphs take now.
+    uint64_t host() const { return host_; }
+    // Is called when that has changed.
+    std::function<void()> on_host;
+
     // Errc::no_memory.
     Result<> check_buffer(uint64_t size) const;
     Result<MemoryClaim> claim_host(uint64_t bytes);
@@ -57,12 +63,19 @@ private:
 
     const BufferTable & buffers_;
     const uint64_t max_bytes_;
+    void change_host(uint64_t bytes) {
+        host_ = bytes;
+        if (on_host) {
+            on_host();
+        }
+    }
+
     uint64_t host_ = 0;
 };
 
 inline MemoryClaim::~MemoryClaim() {
     if (budget_ != nullptr) {
-        budget_->host_ -= bytes_;
+        budget_->change_host(budget_->host_ - bytes_);
     }
 }
 

@@ -173,7 +173,8 @@ Result<> NativeCommands::graph(uint64_t size) {
     if (auto room = make_room(needed, kept); !room) {
         return room;
     }
-    const auto difference = take_rest(size - sizeof *request);
+    auto building = memory_.claim_host(needed);  // while it arrives, however slowly, too
+    const auto difference = building.and_then([&](const MemoryClaim &) { return take_rest(size - sizeof *request); });
     if (!difference) {
         return std::unexpected(difference.error());
     }
@@ -197,6 +198,7 @@ Result<> NativeCommands::graph(uint64_t size) {
     kept.tensors = std::move(*tensors);
     kept.device = device;
     kept.is_given = true;
+    *building = {};
     auto claim = memory_.claim_host(kept.tensors.size() * sizeof(wire::GraphTensor));
     if (!claim) {
         return std::unexpected(claim.error());
@@ -314,7 +316,8 @@ Result<> NativeCommands::supports(uint64_t size) {
     if (auto room = make_room(needed, {}); !room) {
         return room;
     }
-    const auto difference = take_rest(size - sizeof *request);
+    const auto building = memory_.claim_host(needed);
+    const auto difference = building.and_then([&](const MemoryClaim &) { return take_rest(size - sizeof *request); });
     if (!difference) {
         return std::unexpected(difference.error());
     }

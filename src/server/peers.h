@@ -115,6 +115,8 @@ public:
     // which ports and names exist here.
     Result<std::string> connect(uint16_t link, uint64_t token, const std::string & endpoint);
     PeerSender * sender(uint16_t link);
+    // Bytes that are kept for other servers, which have not taken them yet.
+    size_t backlog() const { return backlog_bytes_; }
 
 private:
     // A connection whose handshake is under way.

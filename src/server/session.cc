@@ -35,12 +35,15 @@ Session::Session(net::Transport & transport, ConstBytes already, Devices & devic
                  uint64_t max_memory, MachineMemory * machine)
     : in_(transport, already, client_stall, poll_time()),
       devices_(devices),
+      peers_(peers),
       machine_(machine),
       runs_(devices, spans_),
       memory_(buffers_, max_memory),
       data_(transport, in_, runs_, buffers_, weights),
       native_(in_, devices, buffers_, memory_, data_, runs_, spans_, peers),
-      graphs_(in_, devices, buffers_, memory_, data_, runs_) {}
+      graphs_(in_, devices, buffers_, memory_, data_, runs_) {
+    memory_.on_host = [this] { note_memory(); };
+}
 
 Error Session::run() {
     for (;;) {
@@ -118,6 +121,7 @@ Result<> Session::serve_one() {
     command_.store(name, std::memory_order_relaxed);
     auto done = is_native ? native_.serve(native, size) : dispatch(command, size);
     command_.store(nullptr, std::memory_order_relaxed);
+    note_memory();
     if (begin != TimePoint()) {
         spans_.record(static_cast<uint8_t>(command), begin, Clock::now());
     }
@@ -187,6 +191,13 @@ Result<> Session::get_device_memory() {
         const auto memory = lent_memory(devices_.memory(available), device, memory_.max_bytes(), memory_.rest());
         return data_.answer(wire::DeviceMemoryAnswer{memory.free, memory.total});
     });
+}
+
+// What the session takes of the machine's memory besides its buffers, as far as its client decides it.
+void Session::note_memory() {
+    if (machine_ != nullptr) {
+        machine_->note_besides(memory_.host() + (peers_ == nullptr ? 0 : peers_->backlog()));
+    }
 }
 
 Result<> Session::claim_machine_memory(uint32_t device, uint64_t size) {

@@ -45,6 +45,7 @@ private:
 
     Result<> get_device_memory();
     Result<> alloc_buffer();
+    void note_memory();
     Result<> claim_machine_memory(uint32_t device, uint64_t size);
     Result<> free_buffer();
     Result<> clear_buffer();
@@ -64,6 +65,7 @@ private:
     std::atomic<const char *> command_ = nullptr;
     net::Inbound in_;
     Devices & devices_;
+    Peers * const peers_;
     MachineMemory * const machine_;
     BufferTable buffers_;
     Spans spans_;

@@ -62,8 +62,10 @@ Result<> StockGraphs::compute(uint64_t size) {
     }
     const uint64_t n_nodes = load<wire::GraphComputeRequest>(first->data()).n_nodes;
     const uint64_t needed = building_bytes(size, size / sizeof(wire::Tensor), std::min(n_nodes, size / sizeof(uint64_t)));
-    if (!make_room(needed)) {
-        return std::unexpected(memory_.claim_host(needed).error());
+    make_room(needed);
+    auto building = memory_.claim_host(needed);  // while it arrives, however slowly, too
+    if (!building) {
+        return std::unexpected(building.error());
     }
     // Memory is taken as the bytes arrive, not as they are promised.
     std::vector<std::byte> payload;
@@ -82,7 +84,8 @@ Result<> StockGraphs::compute(uint64_t size) {
         return std::unexpected(graph.error());
     }
     runs_.count_built();
-    payload = {};
+    payload = std::vector<std::byte>();  // {} would keep its memory
+    *building = {};
     const uint64_t uid = head.uid;
     if (uid == 0) {
         if (auto settled = data_.settle(head.device); !settled) {  // what is replaced may be running

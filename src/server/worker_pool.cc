@@ -17,6 +17,7 @@ namespace {
 constexpr uint32_t max_session_lines = 100;  // that a session may log at once
 constexpr seconds answer_patience{15};   // for a spare worker's answer
 constexpr seconds exit_patience{10};     // for a process that has nothing more to do, besides what it may wait for
+constexpr uint64_t max_besides = uint64_t{2} << 30;  // bytes: of graphs and for other servers, at most
 constexpr int max_heard = 64;        // messages from one worker at a time
 
 bool is_spare(const WorkerProcess & worker) {
@@ -268,18 +269,27 @@ std::vector<Holding> WorkerPool::holdings(const WorkerProcess * without) const {
     std::vector<Holding> out;
     for (const WorkerProcess & worker : workers_) {
         if (&worker != without && worker.allocated > 0) {
-            const uint64_t resident = resident_memory(worker.pid);
-            out.push_back({worker.allocated, resident - std::min(resident, worker.began_with)});
+            out.push_back({worker.allocated, touched_by(worker)});
         }
     }
     return out;
 }
 
+// Of its session's buffers, about. Graphs and the like are not of them: a client makes them as large as it likes.
+uint64_t WorkerPool::touched_by(const WorkerProcess & worker) {
+    const uint64_t resident = resident_memory(worker.pid), besides = worker.began_with + worker.besides;
+    return resident - std::min(resident, besides);
+}
+
 // A worker that has fallen to its client may claim too much: no more of that counts than it could as well take.
 void WorkerPool::answer_claim(WorkerProcess & worker, const ControlMessage & claim) {
+    worker.besides = std::min(claim.memory_free, max_besides);
+    if (claim.number == 0 && claim.memory_total <= worker.allocated) {
+        worker.allocated = claim.memory_total;
+        return;
+    }
     const std::vector<Holding> others = holdings(&worker);
-    const uint64_t available = available_memory(), resident = resident_memory(worker.pid),
-                   touched = resident - std::min(resident, worker.began_with);
+    const uint64_t available = available_memory(), touched = touched_by(worker);
     const bool is_granted = claim.memory_total <= worker.allocated ||
                             may_allocate(claim.memory_total, touched, available, others);
     if (is_granted) {

@@ -80,6 +80,7 @@ private:
     void retire(WorkerProcess & worker, int signal);
     void hear_serving(WorkerProcess & worker, const ControlMessage & message);
     void answer_claim(WorkerProcess & worker, const ControlMessage & claim);
+    static uint64_t touched_by(const WorkerProcess & worker);
     std::vector<Holding> holdings(const WorkerProcess * without = nullptr) const;
 
     const WorkerOptions & options_;
@@ -92,8 +93,9 @@ private:
     std::string outage_, confinement_, noted_;
     seconds respawn_pause_ = min_respawn_pause;
     std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links
-    // What all sessions may log together, besides a line a second each: a client can begin one session after the other.
-    LineLimit session_lines_{2000, 50};
+    // What all sessions may log together, and those of one address, besides a line a second each: a client can begin one
+    // session after the other.
+    LineShares session_lines_{2000, 50, 500, 10};
     TimePoint respawn_at_ = TimePoint::min();
 };
 

@@ -32,6 +32,7 @@ struct WorkerProcess {
     size_t questions = 0;       // asked of it, not answered yet
     size_t invitations = 0;     // tokens that it gave out
     uint64_t allocated = 0;     // serving: of the machine's memory, by its session's buffers
+    uint64_t besides = 0;       // serving: of the machine's memory, by its session besides its buffers, about
     uint64_t began_with = 0;    // serving: memory that it had touched before
 };
 

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "base/counted.h"
-#include "base/line_limit.h"
+#include "base/line_shares.h"
 #include "base/log.h"
 #include "base/log_output.h"
 #include "base/printable.h"
@@ -26,17 +26,19 @@ constexpr std::string_view verbatim = "RDMA ";
 // Lines of one kind, where they go, and how many they may be.
 class Channel {
 public:
-    Channel(LogOutput & output, double burst, double per_second)
-        : output_(output), limit_(std::in_place, burst, per_second) {}
+    Channel(LogOutput & output, double burst, double per_second) : Channel(output, burst, per_second, burst, per_second) {}
+    // No cause of lines has more than its share.
+    Channel(LogOutput & output, double burst, double per_second, double burst_each, double per_second_each)
+        : output_(output), limit_(std::in_place, burst, per_second, burst_each, per_second_each) {}
     explicit Channel(LogOutput & output) : output_(output) {}
 
     void set_limit(double burst, double per_second) {
         std::lock_guard lock(mutex_);
-        limit_.emplace(burst, per_second);
+        limit_.emplace(burst, per_second, burst, per_second);
     }
-    void write(const char * prefix, std::string_view line, std::string_view suffix) {
+    void write(const char * prefix, std::string_view line, std::string_view suffix, const std::string & cause = {}) {
         std::lock_guard lock(mutex_);
-        if (limit_ && !limit_->admits(Clock::now())) {
+        if (limit_ && !limit_->admits(cause, Clock::now())) {
             return;
         }
         report();
@@ -61,12 +63,12 @@ private:
 
     LogOutput & output_;
     std::mutex mutex_;
-    std::optional<LineLimit> limit_;
+    std::optional<LineShares> limit_;
 };
 
 struct ServerLog {
     LogOutput out{STDOUT_FILENO}, err{STDERR_FILENO};
-    Channel events{out, 1000, 100};
+    Channel events{out, 1000, 100, 300, 30};
     Channel debug{err};  // the user asked for all of it
     Channel notes{err, 500, 20}, errors{err, 500, 20};
     std::string suffix;  // set before there are threads
@@ -121,7 +123,7 @@ void begin_session_log(uint64_t session, uint32_t lines) {
     }
 }
 
-void event_line(std::string_view line) { server_log().events.write("", line, {}); }
+void event_line(const std::string & address, std::string_view line) { server_log().events.write("", line, {}, address); }
 
 void print_lines(std::string_view lines) {
     while (!lines.empty()) {

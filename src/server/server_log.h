@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "base/formatted.h"
@@ -22,10 +23,11 @@ void end_server_log();
 // are admitted one a second.
 void begin_session_log(uint64_t session, uint32_t lines);
 
-void event_line(std::string_view line);
+// Of a client at this address: none alone can cause so many lines that those of others are suppressed.
+void event_line(const std::string & address, std::string_view line);
 template <class... Args>
-void log_event(std::format_string<Args...> format, Args &&... args) {
-    event_line(formatted(format, std::forward<Args>(args)...));
+void log_event(const std::string & address, std::format_string<Args...> format, Args &&... args) {
+    event_line(address, formatted(format, std::forward<Args>(args)...));
 }
 
 // For a person at the command line: one or more lines to stdout, an error to stderr. Neither stamped nor limited.

@@ -280,15 +280,14 @@ bool Supervisor::give_session(WaitingClient & client) {
     std::ranges::copy(client.client.prefix(), message.prefix);
     const UniqueFd socket = client.client.release();
     client.closing = true;
-    if (!workers_.give_session(*worker, message, socket.get())) {
+    if (!workers_.give_session(*worker, message, client.address, socket.get())) {
         log_error("{} is dropped: its worker process has died", client.client.peer());
         return true;
     }
-    worker->address = client.address;
     slots_.note_begun(client.address);
     ++next_session_;
     warn_of_shared_cores();
-    log_event("Accepted client connection from {} (session {}){}", worker->client, worker->session,
+    log_event(client.address, "Accepted client connection from {} (session {}){}", worker->client, worker->session,
               net::peer_credentials(socket.get()));
     workers_.want_spare();
     return true;
@@ -456,7 +455,7 @@ void Supervisor::place_by_token(WaitingClient & client) {
     if (client.client.first_command() == wire::command_lifeline) {
         return;
     }
-    log_event("{} {} (session {})", resumes ? "Connected again:" : "Linked with the server at", client.client.peer(),
+    log_event(client.address, "{} {} (session {})", resumes ? "Connected again:" : "Linked with the server at", client.client.peer(),
               worker->session);
 }
 

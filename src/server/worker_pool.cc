@@ -74,10 +74,8 @@ WorkerProcess * WorkerPool::owner(uint64_t token) {
     return is_there ? &*worker : nullptr;
 }
 
-bool WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, int socket) {
-    while (message.count < max_session_lines && session_lines_.admits(Clock::now())) {
-        ++message.count;
-    }
+bool WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket) {
+    message.count = session_lines_.take(address, max_session_lines, Clock::now());
     if (message.token != 0) {
         tokens_[message.token] = worker.pid;
     }
@@ -91,6 +89,7 @@ bool WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, in
     worker.began_with = resident_memory(worker.pid);
     worker.session = message.number;
     worker.client = message.text;
+    worker.address = address;
     worker.token = message.token;
     worker.deadline = no_deadline;
     (void)add_connection(worker, socket);
@@ -239,7 +238,7 @@ void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & mes
                 worker.said_goodbye = true;
                 worker.deadline = Clock::now() + exit_patience;
                 worker.connections.clear();
-                log_event("Client connection closed (session {}): {}", worker.session, message.text);
+                log_event(worker.address, "Client connection closed (session {}): {}", worker.session, message.text);
             }
             break;
         case ControlMessage::Kind::memory:
@@ -334,7 +333,7 @@ bool WorkerPool::reap(pid_t pid, int status) {
     const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
     if (worker->state == WorkerProcess::State::serving) {
         if (worker->told_to_end && !worker->said_goodbye) {
-            log_event("Client connection closed (session {}): the server stopped", worker->session);
+            log_event(worker->address, "Client connection closed (session {}): the server stopped", worker->session);
         } else if (!clean || !worker->said_goodbye) {
             log_error("session {} with {} ended: its worker process {} died of {}; other sessions are not affected",
                       worker->session, worker->client, pid, describe_exit(status));

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/line_limit.h"
+#include "base/line_shares.h"
 #include "server/control.h"
 #include "server/machine_memory.h"
 #include "server/worker_process.h"
@@ -38,7 +38,7 @@ public:
     WorkerProcess * owner(uint64_t token);
     // Hands a client's socket to `worker`, the spare one, which serves it from now on. False: it has died. A copy of the
     // socket is kept until it closes.
-    bool give_session(WorkerProcess & worker, ControlMessage message, int socket);
+    bool give_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket);
     // `socket` resumes its session; the worker is still to be given it. False: it cannot be watched, drop it.
     bool add_connection(WorkerProcess & worker, int socket);
     // One of worker.connections was closed, by the client or the network.

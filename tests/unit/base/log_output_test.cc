@@ -14,6 +14,7 @@
 #include <string>
 
 #include "base/line_limit.h"
+#include "base/line_shares.h"
 #include "base/timestamp.h"
 #include "base/unique_fd.h"
 
@@ -123,6 +124,30 @@ TEST(LogOutput, DropsLinesAfterTheReaderHasClosed) {
     pipe.read_end.reset();
     output.write("lost");
     EXPECT_EQ(output.dropped(), 1u);
+}
+
+TEST(LineShares, NoneUsesUpWhatAllMayHave) {
+    LineShares shares(20, 2, 10, 1);
+    const TimePoint begin = Clock::now();
+    EXPECT_EQ(shares.take("attacker", 100, begin), 10u);
+    EXPECT_EQ(shares.take("attacker", 100, begin), 0u);
+    EXPECT_EQ(shares.take("honest", 7, begin), 7u) << "what the attacker was refused takes nothing from others";
+    EXPECT_EQ(shares.take("another", 100, begin), 3u) << "of twenty in all";
+    EXPECT_EQ(shares.take_suppressed(), 3u);
+    EXPECT_EQ(shares.take("attacker", 100, begin + seconds(3)), 3u);
+    EXPECT_EQ(shares.take("honest", 100, begin + seconds(3)), 3u) << "of six that have come in all";
+}
+
+TEST(LineShares, ManyCausesAreForgottenThatWereSilentLongest) {
+    LineShares shares(1e6, 0, 1, 0);
+    const TimePoint begin = Clock::now();
+    EXPECT_TRUE(shares.admits("first", begin));
+    EXPECT_FALSE(shares.admits("first", begin));
+    for (int i = 1; i <= 5000; ++i) {
+        EXPECT_TRUE(shares.admits(std::to_string(i), begin + seconds(i)));
+    }
+    EXPECT_FALSE(shares.admits("5000", begin + seconds(5001)));
+    EXPECT_TRUE(shares.admits("first", begin + seconds(5002))) << "it is new again: memory is bounded";
 }
 
 TEST(LineLimit, AdmitsABurstThenARate) {

@@ -7,12 +7,29 @@
 #include <cerrno>
 #include <cstring>
 
+#include "net/socket.h"
+
 namespace caravan::server {
 
 void ControlMessage::set_text(std::string_view from) {
     const size_t size = std::min(from.size(), sizeof text - 1);
     std::memcpy(text, from.data(), size);
     text[size] = '\0';
+}
+
+Result<ControlLine> make_control_line() {
+    constexpr int in_flight = 12 * 1024;  // bytes, which the kernel doubles; a message takes about 1300 with its overhead
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) != 0) {
+        return fail(Errc::io, "cannot make a socket pair: {}", errno_text(errno));
+    }
+    ControlLine line{UniqueFd(ends[0]), UniqueFd(ends[1])};
+    ::fcntl(line.supervisor.get(), F_SETFD, FD_CLOEXEC);
+    net::set_non_blocking(line.supervisor.get(), true);
+    if (::setsockopt(line.supervisor.get(), SOL_SOCKET, SO_SNDBUF, &in_flight, sizeof in_flight) != 0) {
+        return fail(Errc::io, "cannot bound a socket pair: {}", errno_text(errno));
+    }
+    return line;
 }
 
 bool send_control(int fd, const ControlMessage & message, int attached) {

@@ -49,6 +49,14 @@ struct ControlMessage {
     void set_text(std::string_view from);
 };
 
+struct ControlLine {
+    UniqueFd supervisor;  // non-blocking, close-on-exec
+    UniqueFd worker;      // to be inherited
+};
+// What the supervisor has sent and the worker has not taken is bounded, to about twenty messages: descriptors on their way
+// count against this user's limit, for all processes together (RLIMIT_NOFILE).
+Result<ControlLine> make_control_line();
+
 // Sends the whole message or nothing. False: the other process does not read its messages now, or has exited, which
 // receive_control() reports as well.
 bool send_control(int fd, const ControlMessage & message, int attached = -1);

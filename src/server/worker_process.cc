@@ -15,6 +15,7 @@
 
 #include "base/formatted.h"
 #include "net/socket.h"
+#include "server/control.h"
 
 extern char ** environ;
 
@@ -57,18 +58,12 @@ std::vector<char *> worker_environment() {
 }
 
 Result<Child> start_child(const char * option, std::vector<std::string> arguments) {
-    int ends[2];
-    if (::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) != 0) {
-        return fail(Errc::io, "cannot make a socket pair: {}", errno_text(errno));
+    auto line = make_control_line();
+    if (!line) {
+        return std::unexpected(line.error());
     }
-    UniqueFd ours(ends[0]);
-    const UniqueFd theirs(ends[1]);  // inherited: the only descriptor without close-on-exec, and only until the spawn
-    ::fcntl(ours.get(), F_SETFD, FD_CLOEXEC);
-    net::set_non_blocking(ours.get(), true);
-    // Descriptors that a process does not take yet count against this user's limit, for all processes together (RLIMIT_NOFILE):
-    // about twenty messages fit here.
-    const int in_flight = 32 * 1024;
-    ::setsockopt(ours.get(), SOL_SOCKET, SO_SNDBUF, &in_flight, sizeof in_flight);
+    UniqueFd ours = std::move(line->supervisor);
+    const UniqueFd theirs = std::move(line->worker);  // the only descriptor without close-on-exec, and only until the spawn
 
     arguments.insert(arguments.begin(), {"rpc-server", option, std::to_string(theirs.get())});
     std::vector<char *> argv;

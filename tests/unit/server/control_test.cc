@@ -54,6 +54,28 @@ TEST_F(Control, AMessageWithADescriptor) {
     EXPECT_EQ(byte, 'x');
 }
 
+// A worker that hangs, or has fallen to its client: what is on its way to it holds few of the server's descriptors.
+TEST(ControlLine, APeerThatDoesNotReadHoldsFewDescriptors) {
+    auto line = make_control_line();
+    ASSERT_TRUE(line) << line.error().text;
+    const UniqueFd attached(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    const ControlMessage message{.kind = ControlMessage::Kind::link};
+    int on_their_way = 0;
+    while (on_their_way < 1000 && send_control(line->supervisor.get(), message, attached.get())) {
+        ++on_their_way;
+    }
+    EXPECT_GE(on_their_way, 10) << "a worker that is busy for a moment loses none";
+    EXPECT_LE(on_their_way, 40);
+    EXPECT_FALSE(send_control(line->supervisor.get(), message, attached.get()));
+    // There is room again when it reads: everything at once, in order and whole.
+    for (int i = 0; i < on_their_way; ++i) {
+        const auto received = receive_control(line->worker.get());
+        ASSERT_TRUE(received && *received) << i;
+        EXPECT_TRUE((*received)->attached) << i;
+    }
+    EXPECT_TRUE(send_control(line->supervisor.get(), message, attached.get()));
+}
+
 TEST_F(Control, TextsEnd) {
     ControlMessage message;
     std::memset(message.text, 'x', sizeof message.text);

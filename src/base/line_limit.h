@@ -28,6 +28,8 @@ public:
         tokens_ -= 1;
         return true;
     }
+    // Returns tokens of lines that were admitted and not written.
+    void give_back(double lines) { tokens_ = std::min(burst_, tokens_ + lines); }
     // The number of suppressed lines since the previous call.
     uint64_t take_suppressed() { return std::exchange(suppressed_, 0); }
 

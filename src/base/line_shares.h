@@ -21,6 +21,13 @@ public:
         suppressed_ += is_admitted ? 0 : 1;
         return is_admitted;
     }
+    // Lines that were taken, and not written after all.
+    void give_back(const std::string & key, uint32_t lines) {
+        if (const auto found = owns_.find(key); found != owns_.end()) {
+            found->second.limit.give_back(lines);
+        }
+        all_.give_back(lines);
+    }
     // Lines that were too many since this was asked last.
     uint64_t take_suppressed() { return std::exchange(suppressed_, 0); }
     // Room for up to `most` lines.

@@ -24,7 +24,7 @@ struct ControlMessage {
         note,     // worker: `text` is for the log, once for all workers
         ready,    // worker: loaded, give me a session
         failed,   // worker: cannot start, `text` says why
-        ended,    // worker: the session is over, `text` says why and what it did
+        ended,    // worker: the session is over, `text` says why and what it did; it has not logged `count` of its lines
         memory,   // supervisor asks for device `number`, with `memory_free` of the machine's; worker answers with free and
                   // total
         claim,    // worker: my session's buffers take `memory_total` of the machine's memory in all, and

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <ctime>
 #include <mutex>
 #include <optional>
@@ -35,14 +36,20 @@ public:
     void set_limit(double burst, double per_second) {
         std::lock_guard lock(mutex_);
         limit_.emplace(burst, per_second, burst, per_second);
+        written_ = 0;
     }
     void write(const char * prefix, std::string_view line, std::string_view suffix, const std::string & cause = {}) {
         std::lock_guard lock(mutex_);
         if (limit_ && !limit_->admits(cause, Clock::now())) {
             return;
         }
+        ++written_;
         report();
         write_stamped(prefix + printable(line, max_text) + std::string(suffix));
+    }
+    uint32_t written() {
+        std::lock_guard lock(mutex_);
+        return written_;
     }
     void end() {
         std::lock_guard lock(mutex_);
@@ -64,6 +71,7 @@ private:
     LogOutput & output_;
     std::mutex mutex_;
     std::optional<LineShares> limit_;
+    uint32_t written_ = 0;  // since set_limit()
 };
 
 struct ServerLog {
@@ -72,6 +80,7 @@ struct ServerLog {
     Channel debug{err};  // the user asked for all of it
     Channel notes{err, 500, 20}, errors{err, 500, 20};
     std::string suffix;  // set before there are threads
+    uint32_t session_lines = 0;
 };
 
 // Never destroyed: threads may log until the process has ended.
@@ -118,9 +127,15 @@ void end_server_log() {
 void begin_session_log(uint64_t session, uint32_t lines) {
     ServerLog & log = server_log();
     log.suffix = formatted(" (session {})", session);
+    log.session_lines = lines;
     for (Channel * channel : {&log.notes, &log.errors}) {
         channel->set_limit(lines, 1);
     }
+}
+
+uint32_t unused_session_lines() {
+    ServerLog & log = server_log();
+    return log.session_lines - std::min(log.session_lines, std::max(log.notes.written(), log.errors.written()));
 }
 
 void event_line(const std::string & address, std::string_view line) { server_log().events.write("", line, {}, address); }

@@ -22,6 +22,8 @@ void end_server_log();
 // Lines name this session from now on. `lines`: how many lines of each kind it may log at once; later ones
 // are admitted one a second.
 void begin_session_log(uint64_t session, uint32_t lines);
+// How many of them were not logged yet. Any thread.
+uint32_t unused_session_lines();
 
 // Of a client at this address: none alone can cause so many lines that those of others are suppressed.
 void event_line(const std::string & address, std::string_view line);

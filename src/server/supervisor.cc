@@ -596,7 +596,7 @@ void Supervisor::drain() {
                                                                    : "until they end",
                          serving == 1 ? "it" : "them");
     }
-    log_event("stopping ({}): served {}{}", stop_signal_ == SIGINT ? "SIGINT" : "SIGTERM",
+    log_event("", "stopping ({}): served {}{}", stop_signal_ == SIGINT ? "SIGINT" : "SIGTERM",
               counted(next_session_ - 1, "session"), rest);
     const int requests = stop_requests_;
     const TimePoint end = options_.drain == ServerOptions::no_limit ? no_deadline : Clock::now() + options_.drain;

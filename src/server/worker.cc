@@ -140,6 +140,7 @@ private:
                 const char * command = session_.command();
                 ended.set_text(command == nullptr ? std::string("the client left")
                                                   : formatted("the client left; {} was broken off", command));
+                ended.count = unused_session_lines();
                 send_control(control_, ended);
                 ::_exit(EXIT_SUCCESS);
             }
@@ -319,6 +320,7 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
         ended.set_text(session.did_work() ? formatted("{}; {}", why_ended(end), session.summary()) : why_ended(end));
     }
     end_server_log();
+    ended.count = unused_session_lines();
     send_control(control, ended);
 }
 

@@ -90,6 +90,7 @@ bool WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, co
     worker.session = message.number;
     worker.client = message.text;
     worker.address = address;
+    worker.lines = message.count;
     worker.token = message.token;
     worker.deadline = no_deadline;
     (void)add_connection(worker, socket);
@@ -238,6 +239,7 @@ void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & mes
                 worker.said_goodbye = true;
                 worker.deadline = Clock::now() + exit_patience;
                 worker.connections.clear();
+                session_lines_.give_back(worker.address, std::min(message.count, worker.lines));
                 log_event(worker.address, "Client connection closed (session {}): {}", worker.session, message.text);
             }
             break;

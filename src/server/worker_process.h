@@ -29,6 +29,7 @@ struct WorkerProcess {
     TimePoint contended_at{};  // serving: when it was asked last to end if idle
     bool told_to_end = false;  // serving: by us, with a signal
     bool said_goodbye = false;  // serving: it has reported the end of its session
+    uint32_t lines = 0;         // serving: that it may log at once
     size_t questions = 0;       // asked of it, not answered yet
     size_t invitations = 0;     // tokens that it gave out
     uint64_t allocated = 0;     // serving: of the machine's memory, by its session's buffers

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from stockwire import command, greet, is_dropped
+from stockwire import HELLO, command, greet, is_dropped
 from system import BIN, MAKE_MODELS, PATIENCE, RPC_SERVER, environment, eventually
 
 ALLOC_BUFFER = 0
@@ -108,6 +108,26 @@ def test_the_number_of_lines_is_bounded(lab):
     eventually(lambda: len(server.workers()) == 1, 'all files are looked through')
     shown = server.count('model-dir: skipping ')
     assert 500 <= shown < 1000 and int(suppressed.group(1)) > 400
+
+
+def test_one_address_does_not_use_up_the_log(lab):
+    """It begins sessions that log as much as they may. Another one's warnings appear all the same."""
+    server = lab.server()
+    host, port = server.endpoint.rsplit(':', 1)
+
+    def refusals(source, count):
+        with socket.create_connection((host, int(port)), timeout=30, source_address=(source, 0)) as peer:
+            peer.sendall(command(HELLO, bytes(24)) + command(ALLOC_BUFFER, struct.pack('<IQ', 0, 1 << 46)) * count)
+            answers = 36 + 24 * count
+            assert len(peer.makefile('rb').read(answers)) == answers
+
+    sessions = 15
+    for _ in range(sessions):
+        refusals('127.0.0.1', 120)
+    refusals('127.0.0.2', 3)
+    server.wait_for(rf'Client connection closed \(session {sessions + 1}\)')
+    assert server.count(rf'ALLOC_BUFFER refused.*\(session {sessions + 1}\)') == 3
+    assert server.count('ALLOC_BUFFER refused') < 1000
 
 
 def test_lines_have_timestamps(lab):

@@ -138,6 +138,17 @@ TEST(LineShares, NoneUsesUpWhatAllMayHave) {
     EXPECT_EQ(shares.take("honest", 100, begin + seconds(3)), 3u) << "of six that have come in all";
 }
 
+TEST(LineShares, WhatIsGivenBackMayBeTakenAgain) {
+    LineShares shares(20, 0, 10, 0);
+    const TimePoint begin = Clock::now();
+    EXPECT_EQ(shares.take("one", 100, begin), 10u);
+    shares.give_back("one", 4);
+    EXPECT_EQ(shares.take("one", 100, begin), 4u);
+    shares.give_back("one", 100);
+    EXPECT_EQ(shares.take("one", 100, begin), 10u) << "no more than at first";
+    EXPECT_EQ(shares.take("other", 100, begin), 10u);
+}
+
 TEST(LineShares, ManyCausesAreForgottenThatWereSilentLongest) {
     LineShares shares(1e6, 0, 1, 0);
     const TimePoint begin = Clock::now();

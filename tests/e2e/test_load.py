@@ -220,6 +220,8 @@ def test_more_devices_than_ggml_takes_are_warned_of(lab):
     assert len(listed) == 15 and not done.lines(warning)
     listed, done = lab.devices(many.endpoint)
     assert len(listed) == 16 and len(done.lines(warning)) == 1, done.log
+    listed, done = lab.devices(f'{many.endpoint},{few.endpoint}')
+    assert len(listed) == 31 and len(done.lines(warning)) == 1, done.log
     lab.run(['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 2, '-no-cnv', '-t', 1, '--no-warmup',
              *lab.where([many]), '-dev', 'RPC0,RPC15'])
 

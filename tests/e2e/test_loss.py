@@ -1,6 +1,8 @@
 """A server is lost between two requests, or in the middle of one: no program gets a result that looks correct."""
+import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -88,6 +90,35 @@ def test_no_result_from_a_server_that_froze_while_idle(lab):
     for worker in server.workers():
         os.kill(worker, signal.SIGSTOP)
     assert embedding(llama)[0] == 500
+
+
+def test_memory_of_a_lost_server_is_not_computed_with(lab):
+    """By a back-end that is newer than the loss and has a session of its own. Numbers of rows that cannot be read are zero:
+    kernels do not check them."""
+    server = lab.server()
+    program = lab.start('raw_ggml.py', [sys.executable, Path(__file__).parent / 'raw_ggml.py', 'lost'],
+                        env={'GGML_RPC_SERVERS': server.endpoint})
+    program.wait_for('ready')
+    kill_worker(server)
+    eventually(lambda: not sockets(server), 'its connections are closed')
+    program.signal(signal.SIGUSR1)
+    said = json.loads(lab.expect_exit(program).out.splitlines()[-1])
+    assert said['computed'] == 0 and said['lost'] != 0
+    assert said['numbers'] == [0xff] and said['rows'] == [0]
+    assert said['newer'] != 0 and program.count('the graph uses memory of an RPC server that is lost') == 1
+
+
+def test_a_long_silence_is_noted(lab):
+    """A server that was stopped looks like one that computes for long."""
+    server = lab.server()
+    llama = lab.llama_server([server])
+    worker = server.workers()[0]
+    os.kill(worker, signal.SIGSTOP)
+    request = InBackground(first_token, llama)
+    llama.wait_for(rf'RPC server {server.endpoint}: no progress for 10 s')
+    os.kill(worker, signal.SIGCONT)
+    assert request.result(60 * SLOW)[0] == 200
+    llama.wait_for(rf'RPC server {server.endpoint}: goes on after 1\d\.\d s without progress')
 
 
 def in_mid_request(llama, server, request_of):

@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +101,12 @@ def test_one_line_says_what_was_loaded(lab, big_model):
         assert said[0].endswith('MiB')
         assert said[1] == '' if share is None else share[0] <= int(said[1]) <= share[1]
         assert '\r' not in log, 'a line is rewritten on a terminal only'
+
+
+def test_weights_count_that_are_marked_when_they_are_there(lab):
+    """As by whisper.cpp."""
+    server = lab.server()
+    done = lab.run([sys.executable, Path(__file__).parent / 'raw_ggml.py', 'weights'],
+                   env={'GGML_RPC_SERVERS': server.endpoint})
+    assert json.loads(done.out.splitlines()[-1]) == {'computed': 0}
+    assert len(done.lines(rf'RPC server {server.endpoint}: 2 KiB of weights in ')) == 1, done.log

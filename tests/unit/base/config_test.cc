@@ -108,6 +108,16 @@ TEST_F(Config, ValueCannotForgeALogLine) {
     EXPECT_FALSE(lines.back().contains('\n'));
 }
 
+TEST_F(Config, FaultsAreReportedAsIgnoredByABuildWithoutThem) {
+    ::setenv("GGML_RPC_FAULT", "reset", 1);
+    check_environment(true);
+    EXPECT_TRUE(lines.empty());
+    check_environment(false);
+    ::unsetenv("GGML_RPC_FAULT");
+    ASSERT_EQ(lines.size(), 1u);
+    EXPECT_TRUE(lines[0].starts_with("GGML_RPC_FAULT is ignored")) << lines[0];
+}
+
 TEST_F(Config, LimitsMayBeThoseOfTheType) {
     ::setenv("CARAVAN_TEST_NUMBER", "-9223372036854775808", 1);
     using Limits = std::numeric_limits<int64_t>;

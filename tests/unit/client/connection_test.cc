@@ -764,9 +764,43 @@ TEST(Loss, AbsentDataThatIsWrittenToAnotherServerFailsTheLaunchThatReadsIt) {
     EXPECT_EQ(session.launch(session.doubled(mask, 12)), GGML_STATUS_SUCCESS);
     ggml_tensor * rows = session.kit.place(ggml_new_tensor_1d(session.kit.context(), GGML_TYPE_I32, 8));
     session.set(rows, absent);
-    EXPECT_EQ(session.launch(session.kit.graph({session.kit.place(ggml_scale(session.kit.context(), mask, 3))}, 13)),
-              GGML_STATUS_SUCCESS)
-        << "-1 is a number";
+    ggml_tensor * taken = ggml_get_rows(session.kit.context(), session.kit.f32(8, 8), rows);
+    EXPECT_EQ(session.launch(session.kit.graph({session.kit.place(taken)}, 13)), GGML_STATUS_SUCCESS) << "-1 is a number";
+    ggml_tensor * weight = session.kit.f32(8);
+    session.set(weight, absent, true);
+    EXPECT_EQ(session.launch(session.doubled(weight, 14)), GGML_STATUS_SUCCESS) << "a file of weights may hold anything";
+}
+
+TEST(Loss, AbsentDataIsKnownWhereItWasCopiedUntilSomethingElseIsThere) {
+    Session session;
+    uint64_t uid = 20;
+    const auto launch = [&](ggml_tensor * source) { return session.launch(session.doubled(source, ++uid)); };
+    const auto wired = [](const ggml_tensor * tensor) { return encode_region(*tensor, GraphKit::handle); };
+    ggml_tensor *tensor = session.kit.f32(8), *copied = session.kit.f32(8), *rows = session.kit.f32(4, 2);
+    session.set(tensor, absent);
+    session.peer.answer(uint8_t{1});
+    EXPECT_TRUE(session->copy(wired(tensor), range_of(*tensor), wired(copied), range_of(*copied)));
+    EXPECT_EQ(launch(copied), GGML_STATUS_FAILED);
+    std::vector<std::byte> dest(32);
+    session->get_2d(wired(copied), range_of(*copied), 0, 16, 2, 16, dest);
+    EXPECT_EQ(dest, absent) << "the server is not asked for it";
+    session->memset(wired(copied), range_of(*copied), 0, 32, 0);
+    EXPECT_EQ(launch(copied), GGML_STATUS_SUCCESS);
+    session->set_2d(wired(rows), range_of(*rows), 0, 16, 2, 16, absent.data(), 16);
+    EXPECT_EQ(launch(rows), GGML_STATUS_FAILED);
+    session->free_buffer({GraphKit::handle, reinterpret_cast<uint64_t>(tensor->data), 1 << 20});
+    EXPECT_EQ(launch(rows), GGML_STATUS_SUCCESS) << "another buffer may lie there now";
+}
+
+// Its connection is reset: the question fails at once, before the target's launch counts as successful.
+TEST(Loss, OfTheSourceWhileARelayAsksItFailsTheNextLaunchOfItsTarget) {
+    Session a, b;
+    ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
+    a.flush();
+    a.peer.close();  // with something unread
+    b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+             encode_region(*to, GraphKit::handle), range_of(*to));
+    EXPECT_EQ(b.launch(b.doubled(to, 10)), GGML_STATUS_FAILED);
 }
 
 TEST(Loss, AnAnswerOfTheWrongSizeEndsTheSession) {
@@ -830,6 +864,117 @@ std::string names(const std::vector<Message> & messages) {
         out += formatted("{} ", wire::span_name(static_cast<uint8_t>(message.command)));
     }
     return out;
+}
+
+// Two native servers, the second of which receives from the first over a link.
+struct Linked {
+    void transfer() {
+        b.peer.answer(++token);
+        a.peer.answer(uint8_t{0});  // over TCP
+        b->transfer(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                    encode_region(*to, GraphKit::handle), range_of(*to));
+    }
+    // b's launch has failed, which it reports before the next answer.
+    void fail_and_read() {
+        b.peer.send(test::bytes_of(uint64_t{4} | uint64_t{static_cast<uint8_t>(wire::AnswerKind::launch_failed)}
+                                                     << wire::answer_kind_shift) +
+                    test::bytes_of(std::string_view("link")));
+        read();
+    }
+    void read() {
+        std::vector<std::byte> dest(32);
+        b.peer.answer_bytes(noise(32));
+        b->await(b.get(to, dest));
+        EXPECT_EQ(dest, absent);
+    }
+    ggml_status launch() { return b.launch(b.doubled(to, token)); }
+    // What a server was sent, when its session has ended.
+    static std::string sent_to(Session & session) {
+        session.connection = fail(Errc::io, "closed");
+        std::vector<Message> all;
+        while (auto message = session.peer.next_or_end()) {
+            all.push_back(std::move(*message));
+        }
+        return names(all);
+    }
+
+    Session a{native_hello()}, b{native_hello()};
+    ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
+    uint64_t token = 5;
+};
+
+TEST(Loss, AbsentDataIsNotSentOverALink) {
+    Linked servers;
+    servers.a.set(servers.from, absent);
+    servers.transfer();
+    EXPECT_EQ(servers.launch(), GGML_STATUS_FAILED);
+    EXPECT_EQ(servers.sent_to(servers.b), "INVITE ") << "nothing comes that it should take";
+    EXPECT_FALSE(servers.sent_to(servers.a).contains("PUSH"));
+}
+
+// The server at the other end of a link may be gone, which nobody else would notice: each failure is looked into once, and
+// the links are made anew.
+TEST(Loss, OfTheSourceOfALinkIsLookedForWhenALaunchFails) {
+    Linked servers;
+    servers.transfer();
+    servers.a.peer.answer(uint32_t{1});
+    servers.fail_and_read();  // looks
+    servers.read();           // has looked
+    servers.a.peer.answer(uint32_t{1});
+    EXPECT_EQ(servers.launch(), GGML_STATUS_FAILED);  // looks
+    servers.transfer();
+    servers.a.peer.answer(uint32_t{1});
+    servers.fail_and_read();  // looks: this is another failure
+    EXPECT_FALSE(servers.b->failed()) << "it may report the failure of a TAKE";
+    EXPECT_EQ(servers.sent_to(servers.a), "CONNECT DECLARE PUSH DEVICE_COUNT DEVICE_COUNT CONNECT PUSH DEVICE_COUNT ");
+    EXPECT_EQ(servers.sent_to(servers.b), "INVITE DECLARE TAKE READ READ INVITE TAKE READ ");
+}
+
+// Of a session that is recorded (GGML_RPC_STATS is read once, so in a process of its own), to the server's `spans`.
+void ask_for_records(const std::function<void(WirePeer &)> & spans) {
+    ::setenv("GGML_RPC_STATS", "/dev/null", 1);
+    ::setenv("GGML_RPC_ON_LOSS", "exit", 1);
+    ::alarm(30);
+    set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
+    Session session([](WirePeer & peer) {
+        peer.next();
+        peer.answer(native_hello());
+        for (int i = 0; i < 16; ++i) {
+            peer.answer(uint64_t{0});  // its clock
+        }
+    });
+    std::jthread server([&] {
+        while (const auto message = session.peer.next_or_end()) {
+            if (message->command == static_cast<Command>(wire::NativeCommand::spans)) {
+                spans(session.peer);
+            }
+        }
+    });
+    session.connection = fail(Errc::io, "closed");
+    std::fprintf(stderr, "ended\n");
+    ::_exit(0);
+}
+
+class Records : public testing::Test {
+protected:
+    void SetUp() override { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+};
+
+TEST_F(Records, ThatAServerSendsWithoutEndAreNotAllTaken) {
+    EXPECT_EXIT(ask_for_records([](WirePeer & peer) {
+                    peer.answer(wire::SpansAnswer{.count = wire::spans_per_answer, .spans = {}});
+                }),
+                testing::ExitedWithCode(0), "ended");
+}
+
+TEST_F(Records, ThatCannotBeAreNotTaken) {
+    EXPECT_EXIT(ask_for_records([](WirePeer & peer) { peer.answer(wire::SpansAnswer{.count = 1 << 20, .spans = {}}); }),
+                testing::ExitedWithCode(0), "the rest of what it recorded is missing");
+}
+
+// The program has all that it wanted: it does not end with GGML_RPC_ON_LOSS's code.
+TEST_F(Records, MayBeLost) {
+    EXPECT_EXIT(ask_for_records([](WirePeer & peer) { peer.close(); }), testing::ExitedWithCode(0), "ended");
 }
 
 // A file of weights, mapped as a program maps its model, and a native server that is asked for them.
@@ -896,6 +1041,7 @@ TEST(NativeGraphs, EqualGraphIsLaunchedNotSentAgain) {
         for (const uint64_t uid : {0, 0, 7, 8}) {
             EXPECT_EQ(session.launch(session.kit.graph({result}, uid)), GGML_STATUS_SUCCESS);
         }
+        EXPECT_EQ(session.launch(session.kit.graph({other}, 8)), GGML_STATUS_SUCCESS) << "known by its uid, not looked at";
         EXPECT_EQ(session.launch(session.kit.graph({other}, 0)), GGML_STATUS_SUCCESS);
         EXPECT_EQ(session.launch(session.kit.graph({result}, 0)), GGML_STATUS_SUCCESS);
         EXPECT_EQ(session.launch(session.kit.graph({result}, 0), 1), GGML_STATUS_SUCCESS) << "on another device";
@@ -903,7 +1049,29 @@ TEST(NativeGraphs, EqualGraphIsLaunchedNotSentAgain) {
         EXPECT_EQ(session.launch(session.kit.graph({result}, 0)), GGML_STATUS_SUCCESS);
         session.connection = fail(Errc::io, "closed");
     }
-    EXPECT_EQ(names(sent), "GRAPH LAUNCH LAUNCH LAUNCH GRAPH LAUNCH GRAPH FREE_BUFFER GRAPH ");
+    EXPECT_EQ(names(sent), "GRAPH LAUNCH LAUNCH LAUNCH LAUNCH GRAPH LAUNCH GRAPH FREE_BUFFER GRAPH ");
+}
+
+TEST(NativeGraphs, OneThatIsLaunchedAgainOutlivesThoseThatAreNot) {
+    Session session(native_hello());
+    std::vector<Message> sent;
+    {
+        std::jthread server([&] {
+            while (auto message = session.peer.next_or_end()) {
+                sent.push_back(std::move(*message));
+            }
+        });
+        ggml_tensor * source = session.kit.f32(4);
+        ggml_cgraph * kept = session.doubled(source, 1);
+        for (uint64_t uid = 2; uid < 2 + wire::max_graph_slots; ++uid) {
+            EXPECT_EQ(session.launch(kept), GGML_STATUS_SUCCESS);
+            EXPECT_EQ(session.launch(session.doubled(source, uid)), GGML_STATUS_SUCCESS);
+        }
+        EXPECT_EQ(session.launch(kept), GGML_STATUS_SUCCESS);
+        session.connection = fail(Errc::io, "closed");
+    }
+    ASSERT_EQ(sent.size(), 2u * wire::max_graph_slots + 1);
+    EXPECT_EQ(sent.back().command, static_cast<Command>(wire::NativeCommand::launch));
 }
 
 TEST(Replies, AFlagThatIsNeitherZeroNorOneEndsTheSession) {
@@ -1073,6 +1241,22 @@ TEST(Weights, AreCountedWhenTheServerHasAnswered) {
     EXPECT_TRUE(line->contains("3.5 MiB of weights in")) << *line;
     EXPECT_FALSE(line->contains(" in 0.0")) << *line;
     EXPECT_TRUE(line->contains(", 67 % from its cache")) << *line;
+}
+
+TEST(Weights, OfALostSessionAreNotReportedAsLoaded) {
+    static std::vector<std::string> logged;
+    logged.clear();
+    {
+        Session session;
+        ggml_tensor * tensor = session.kit.f32(8);
+        session.set(tensor, noise(32), true);
+        session.peer.close();
+        set_log_sink([](LogLevel, std::string_view line) { logged.emplace_back(line); });
+        EXPECT_FALSE(session->device_count());
+    }
+    set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
+    ASSERT_EQ(logged.size(), 1u);
+    EXPECT_TRUE(logged[0].contains("is lost")) << logged[0];
 }
 
 TEST(Weights, AFileThatChangedWhileItWasLoadedEndsTheSession) {

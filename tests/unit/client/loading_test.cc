@@ -101,6 +101,29 @@ TEST_F(LoadingTest, ALineThatIsLeftOverIsReplaced) {
     EXPECT_EQ(shown.back(), "\r\033[KRPC server a:1: 20 MiB of weights in 0.60 s (0.03 GB/s)\n");
 }
 
+// Weights may begin before others have ended, and a buffer may be marked as one of weights when the last one is loaded.
+TEST_F(LoadingTest, TheTimeIsThatOfTheLastToEnd) {
+    Loading loading("a:1", {});
+    load(loading, milliseconds(600), mib, false);
+    loading.add(mib, false, now - milliseconds(400));
+    loading.end();
+    EXPECT_EQ(logged(), std::vector<std::string>{"RPC server a:1: 2 MiB of weights in 0.60 s (0.00 GB/s)"});
+}
+
+TEST_F(LoadingTest, NothingIsLoggedOfWeightsThatWereNeverAnswered) {
+    Loading loading("a:1", {});
+    loading.begin(buffer, mib, now);
+    loading.end();
+    EXPECT_TRUE(logged().empty());
+}
+
+TEST_F(LoadingTest, AnEndpointControlsNoTerminal) {
+    Loading loading("unix:/\x1b[2J", terminal);
+    load(loading, milliseconds(300), mib, false);
+    ASSERT_EQ(shown.size(), 1u);
+    EXPECT_TRUE(shown[0].starts_with("\r\033[KRPC server unix:/?[2J: ")) << shown[0];
+}
+
 TEST_F(LoadingTest, WhatIsQuickIsNotShownOnTheWay) {
     Loading loading("a:1", terminal);
     load(loading, milliseconds(199), mib, false);

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "support/scripted_server.h"
 
 namespace caravan::client {
@@ -14,24 +16,57 @@ using wire::Command;
 // Answers questions about `devices` devices. Each has 4 MiB of memory free less one for each time that it is asked.
 class Questioned {
 public:
-    explicit Questioned(uint32_t devices)
-        : server([this, devices](WirePeer & peer, Command first) { serve(peer, first, devices); },
-                 [](size_t) { return wire::Extension{.features = wire::feature_native}; }) {}
+    explicit Questioned(uint32_t devices, bool is_native = true)
+        : server([this, devices, is_native](WirePeer & peer, Command first) { serve(peer, first, devices, is_native); },
+                 [is_native](size_t) {
+                     return wire::Extension{.features = is_native ? wire::feature_native : 0u};
+                 }) {}
 
     std::atomic<uint64_t> asked_for_memory = 0;
+    std::optional<wire::DeviceMemoryAnswer> strange_memory;
+    std::atomic<int> asked_for_sizes = 0;  // sessions
+    std::atomic<bool> answers_about_sizes = true;
+    std::mutex mutex;
+    std::multiset<std::pair<uint32_t, int64_t>> sizes_asked;  // device and length; but for the first question of a session
     ScriptedServer server;
 
 private:
     // Until the client waits for nothing more: it asks for all constants at once.
-    void serve(WirePeer & peer, Command first, uint32_t devices) {
+    void serve(WirePeer & peer, Command first, uint32_t devices, bool is_native) {
         if (first == Command::get_device_memory) {
-            peer.answer(wire::DeviceMemoryAnswer{(4 << 20) - ++asked_for_memory, 8 << 20});
+            const uint64_t asked = ++asked_for_memory;
+            peer.answer(strange_memory.value_or(wire::DeviceMemoryAnswer{(4 << 20) - asked, 8 << 20}));
+            return;
+        }
+        if (first == Command::get_alloc_size) {
+            ++asked_for_sizes;
+            if (!answers_about_sizes) {
+                peer.close();
+                return;
+            }
+            peer.answer(uint64_t{1});
+            while (const auto question = peer.next_or_end()) {
+                const auto request = question->as<wire::GetAllocSizeRequest>();
+                {
+                    const std::lock_guard lock(mutex);
+                    sizes_asked.emplace(request.device, request.tensor.ne[0]);
+                }
+                peer.answer(uint64_t{1});
+            }
+            return;
+        }
+        if (first != Command::device_count) {
             return;
         }
         peer.answer(devices);
-        for (uint32_t i = 0; i < 3 * devices; ++i) {
-            const auto question = peer.next();
-            EXPECT_EQ(question.as<uint32_t>(), i / 3);
+        const uint32_t each = is_native ? 3 : 2;
+        std::vector<test::Message> questions;
+        for (uint32_t i = 0; i < each * devices; ++i) {
+            questions.push_back(peer.next());
+        }
+        for (uint32_t i = 0; i < each * devices; ++i) {
+            const test::Message & question = questions[i];
+            EXPECT_EQ(question.as<uint32_t>(), i / each);
             if (question.command == wire::command_device_facts) {
                 wire::DeviceFactsAnswer facts{};
                 std::strcpy(facts.name, "GPU\x1b[2J");
@@ -66,6 +101,67 @@ TEST(RemoteServer, IsAskedForItsMemoryOnceInARow) {
         EXPECT_EQ((*server)->memory(1).value().free, (4u << 20) - 2);
     }
     EXPECT_EQ(of.server.count(Command::get_device_memory), 2);
+    ASSERT_TRUE((*server)->session());  // which may change it, and is over
+    EXPECT_EQ((*server)->memory(0).value().free, (4u << 20) - 3);
+}
+
+// Programs add up what devices have.
+TEST(RemoteServer, HasNoMoreMemoryFreeThanInAllAndNoneBeyondReason) {
+    for (const uint64_t total : {uint64_t{8} << 20, UINT64_MAX}) {
+        Questioned of(1);
+        of.strange_memory = wire::DeviceMemoryAnswer{UINT64_MAX, total};
+        const auto server = RemoteServer::reach(of.server.endpoint());
+        ASSERT_TRUE(server) << server.error().text;
+        const auto memory = (*server)->memory(0);
+        ASSERT_EQ(memory.has_value(), total < UINT64_MAX);
+        EXPECT_EQ(memory ? memory->free : total, total);
+    }
+}
+
+// A row of blocks that back-ends pad. No other test has it: what is asked is remembered for the whole process.
+struct PaddedRow {
+    PaddedRow() : context(ggml_init({.mem_size = 4096, .mem_buffer = nullptr, .no_alloc = true}), ggml_free) {
+        static int64_t blocks = 1001;
+        tensor = ggml_new_tensor_1d(context.get(), GGML_TYPE_Q8_0, 32 * (blocks += 2));
+    }
+    std::unique_ptr<ggml_context, void (*)(ggml_context *)> context;
+    ggml_tensor * tensor = nullptr;
+};
+
+TEST(RemoteServer, AsksForSizesTogetherWithThoseThatOtherDevicesWereAskedFor) {
+    for (const bool is_native : {true, false}) {
+        Questioned of(2, is_native);
+        const auto server = RemoteServer::reach(of.server.endpoint());
+        ASSERT_TRUE(server) << server.error().text;
+        const PaddedRow first, one, two;
+        const auto times = [&](uint32_t device, const PaddedRow & row) {
+            const std::lock_guard lock(of.mutex);
+            return of.sizes_asked.count({device, row.tensor->ne[0]});
+        };
+        const auto size = [&](uint32_t device, const PaddedRow & row) { return (*server)->alloc_size(device, *row.tensor); };
+        for (const PaddedRow * row : {&first, &one, &two}) {
+            EXPECT_EQ(size(0, *row), ggml_nbytes(row->tensor)) << "the server's answer is no size at all";
+        }
+        EXPECT_EQ(size(1, one), ggml_nbytes(one.tensor));
+        EXPECT_EQ(times(1, one), 1u);
+        EXPECT_EQ(times(1, two), is_native ? 1u : 0u);
+        for (int i = 0; i < 2; ++i) {
+            EXPECT_EQ(size(1, two), ggml_nbytes(two.tensor));
+        }
+        EXPECT_EQ(times(1, two), 1u);
+        EXPECT_EQ(times(0, two), 1u);
+    }
+}
+
+TEST(RemoteServer, IsNotAskedAgainAtOnceAfterItDidNotAnswer) {
+    Questioned of(1);
+    of.answers_about_sizes = false;
+    const auto server = RemoteServer::reach(of.server.endpoint());
+    ASSERT_TRUE(server) << server.error().text;
+    const PaddedRow one, two;
+    EXPECT_EQ((*server)->alloc_size(0, *one.tensor), ggml_nbytes(one.tensor));
+    EXPECT_EQ((*server)->alloc_size(0, *two.tensor), ggml_nbytes(two.tensor));
+    EXPECT_EQ(of.asked_for_sizes, 1);
 }
 
 }  // namespace

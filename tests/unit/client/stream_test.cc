@@ -331,6 +331,50 @@ TEST_F(StreamTest, APeerThatHasGoneIsNotConfirmed) {
     EXPECT_FALSE(stream->confirm(held));
 }
 
+TEST_F(StreamTest, APeerThatHasGoneIsNotConfirmedWhileAnAnswerIsAwaited) {
+    std::string answer(4, '?');
+    auto held = lock();
+    expect(answer);
+    std::this_thread::sleep_for(milliseconds(3));
+    peer.close();
+    EXPECT_FALSE(stream->confirm(held));
+}
+
+// A connection that is broken, until somebody waits for it: then it is made again, or lost.
+class Broken final : public net::Transport {
+public:
+    explicit Broken(bool is_lost) : is_lost_(is_lost) {}
+    Result<size_t> send(std::span<const ConstBytes>) override { return 0; }
+    Result<size_t> receive(std::span<const MutableBytes>) override { return 0; }
+    Result<bool> wait(net::Interest, TimePoint, microseconds) override {
+        if (is_lost_) {
+            return fail(Errc::timed_out, "it does not come back");
+        }
+        is_connected_ = ++waits_ > 1;
+        return false;
+    }
+    void wake() override {}
+    bool is_connected() const override { return is_connected_ || is_lost_; }
+    std::string_view kind() const override { return "tcp"; }
+
+private:
+    const bool is_lost_;
+    int waits_ = 0;
+    bool is_connected_ = false;
+};
+
+TEST(Stream, ABrokenConnectionIsConfirmedWhenItIsMadeAgain) {
+    for (const bool is_lost : {false, true}) {
+        auto transport = std::make_unique<Broken>(is_lost);
+        const Broken & connection = *transport;
+        Stream stream(std::move(transport), long_silence, microseconds{20});
+        std::this_thread::sleep_for(milliseconds(3));
+        Stream::Lock held(stream.mutex());
+        EXPECT_EQ(stream.confirm(held).has_value(), !is_lost);
+        EXPECT_TRUE(connection.is_connected());
+    }
+}
+
 TEST(Stream, WordsThatEndTheSession) {
     Line line(long_silence);
     std::string answer(4, '?');

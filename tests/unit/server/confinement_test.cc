@@ -27,6 +27,7 @@
 #include "base/unique_fd.h"
 #include "cache/digest_file.h"
 #include "cache/weights.h"
+#include "server/syscall_filter.h"
 #include "support/cpu_device.h"
 #include "support/temporary_folder.h"
 
@@ -120,6 +121,32 @@ TEST_F(ConfinementTest, TheKernelAgrees) {
                          ::prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0 && core.rlim_max == 0;
               }),
               Outcome::yes);
+}
+
+TEST_F(ConfinementTest, TheKernelEndsItBeforeOthersAtLeastAsSoonAsItWas) {
+    const auto score = [](int now) {
+        return ask_in_child([&] {
+            std::ofstream("/proc/self/oom_score_adj") << now;
+            confine({.files = {.read_anywhere = true}});
+            int after = 0;
+            std::ifstream("/proc/self/oom_score_adj") >> after;
+            return after == std::max(now, 500);
+        });
+    };
+    EXPECT_EQ(score(300), Outcome::yes);
+    EXPECT_EQ(score(700), Outcome::yes);
+}
+
+TEST_F(ConfinementTest, ThreadsAreBoundWhereTheUserAsksOpenMPFor) {
+    NEEDS_FILTERS
+    for (const char * variable : {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"}) {
+        EXPECT_EQ(ask_in_child([&] {
+                      ::setenv(variable, "true", 1);
+                      return confine(worker_confinement(true, {})).text.contains("seccomp (not of sched_setaffinity");
+                  }),
+                  Outcome::yes)
+            << variable;
+    }
 }
 
 TEST_F(ConfinementTest, FilesOutsideAreNotWritten) {
@@ -341,6 +368,87 @@ TEST_F(ConfinementTest, OtherProcessesAreNotSlowedDownOrSignalled) {
               Outcome::yes);
 }
 
+// The kernel refuses much of that by itself to a process with fewer capabilities than the other one, and Landlock refuses
+// signals. The filter must hold among workers of a server, which are alike, and on older kernels: here it is alone.
+TEST_F(ConfinementTest, TheFilterAloneKeepsOtherProcessesUntouched) {
+    NEEDS_FILTERS
+    const auto outcome = [](auto question) {
+        return ask_in_child([&] {
+            ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            return refuse_syscalls(Network::connect).has_value() && question(::getppid());
+        });
+    };
+    EXPECT_EQ(outcome([](pid_t other) {
+                  siginfo_t nothing{};
+                  nothing.si_code = SI_QUEUE;
+                  return refused(::kill(other, 0)) && refused(::syscall(SYS_tgkill, other, other, 0)) &&
+                         refused(::syscall(SYS_tkill, other, 0)) &&
+                         refused(::syscall(SYS_rt_sigqueueinfo, other, 0, &nothing)) &&
+                         refused(::syscall(SYS_rt_tgsigqueueinfo, other, other, 0, &nothing)) &&
+                         ::syscall(SYS_rt_sigqueueinfo, ::getpid(), 0, &nothing) == 0;
+              }),
+              Outcome::yes)
+        << "signals";
+    EXPECT_EQ(outcome([](pid_t other) {
+                  const sched_param parameters{};
+                  std::array<uint32_t, 14> attributes{sizeof attributes};
+                  return refused(::sched_setscheduler(other, SCHED_OTHER, &parameters)) &&
+                         refused(::sched_setparam(other, &parameters)) &&
+                         refused(::syscall(SYS_sched_setattr, other, attributes.data(), 0)) &&
+                         ::sched_setparam(0, &parameters) == 0;
+              }),
+              Outcome::yes)
+        << "scheduling";
+    EXPECT_EQ(outcome([](pid_t other) {
+                  cpu_set_t processors;
+                  return ::sched_getaffinity(0, sizeof processors, &processors) == 0 &&
+                         refused(::sched_setaffinity(other, sizeof processors, &processors)) &&
+                         ::sched_setaffinity(0, sizeof processors, &processors) == 0;
+              }),
+              Outcome::yes)
+        << "processors";
+    EXPECT_EQ(ask_in_child([] {
+                  cpu_set_t processors;
+                  ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+                  return refuse_syscalls(Network::connect, true).has_value() &&
+                         ::sched_getaffinity(0, sizeof processors, &processors) == 0 &&
+                         ::sched_setaffinity(::getppid(), sizeof processors, &processors) == 0;
+              }),
+              Outcome::yes)
+        << "processors, where OpenMP sets them by the ids of its threads";
+    EXPECT_EQ(outcome([](pid_t other) {
+                  const auto id = static_cast<id_t>(other);
+                  return refused(::setpriority(PRIO_PROCESS, id, ::getpriority(PRIO_PROCESS, id))) &&
+                         refused(::setpriority(PRIO_PGRP, 0, ::getpriority(PRIO_PGRP, 0))) &&
+                         refused(::syscall(SYS_ioprio_set, 1, other, ::syscall(SYS_ioprio_get, 1, other))) &&
+                         refused(::syscall(SYS_ioprio_set, 2, 0, ::syscall(SYS_ioprio_get, 2, 0)));
+              }),
+              Outcome::yes)
+        << "priorities";
+    EXPECT_EQ(outcome([](pid_t other) {
+                  unsigned long nodes = 1;
+                  return refused(::syscall(SYS_move_pages, other, 0, nullptr, nullptr, nullptr, 0)) &&
+                         refused(::syscall(SYS_migrate_pages, other, 2, &nodes, &nodes)) &&
+                         refused(::syscall(SYS_prlimit64, other, RLIMIT_NOFILE, nullptr, nullptr)) &&
+                         refused(::syscall(SYS_kcmp, other, other, 0, 0, 0));
+              }),
+              Outcome::yes)
+        << "memory, limits and descriptors";
+    EXPECT_EQ(outcome([&](pid_t) {
+                  const timespec now[2]{{0, UTIME_NOW}, {0, UTIME_NOW}};
+                  const UniqueFd open(::open((models() / "model").c_str(), O_RDWR));
+                  char key = 'x';
+                  std::array<uint32_t, 2> header{0x20080522, 0};
+                  std::array<uint32_t, 6> sets{};
+                  return refused(::futimens(open.get(), now)) && refused(::fchmod(open.get(), 0600)) &&
+                         refused(::fchmodat(AT_FDCWD, (models() / "model").c_str(), 0600, 0)) &&
+                         refused(::ioctl(open.get(), TIOCLINUX, &key)) && ::futimens(open.get(), nullptr) == 0 &&
+                         refused(::syscall(SYS_capset, header.data(), sets.data()));
+              }),
+              Outcome::yes)
+        << "files, terminals and capabilities";
+}
+
 TEST_F(ConfinementTest, ThreadsSetTheirOwnProcessorsAndPriorities) {
     EXPECT_EQ(confined([] {
                   const auto done = [] {
@@ -404,6 +512,21 @@ TEST_F(ConfinementTest, ACapabilityThatAnotherUsersFilesNeedIsKept) {
                   const std::string said = confine(worker_confinement(true, rules)).text;
                   return capabilities() == uint64_t{1} << 2 && said.contains("capabilities: DAC_READ_SEARCH") &&
                          ::open((models() / "model").c_str(), O_RDONLY) >= 0;
+              }),
+              Outcome::yes);
+}
+
+// A cache of another user, with which the server was told to work.
+TEST_F(ConfinementTest, TheCapabilityToWriteIsKeptForACacheOfAnotherUser) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "only root gives files away";
+    }
+    ASSERT_EQ(::chown(own().c_str(), 12345, 12345), 0);
+    ASSERT_EQ(::chmod(own().c_str(), 0700), 0);
+    EXPECT_EQ(ask_in_child([&] {
+                  const std::string said = confine(worker_confinement(true, {.writable = {own()}})).text;
+                  return capabilities() == uint64_t{1} << 1 && said.contains("capabilities: DAC_OVERRIDE") &&
+                         ::open((own() / "new").c_str(), O_WRONLY | O_CREAT, 0600) >= 0;
               }),
               Outcome::yes);
 }

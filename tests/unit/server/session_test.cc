@@ -699,18 +699,21 @@ TEST(NativeSession, FindsAreAnsweredInTheirOrder) {
     NativeClient client(test::cpu_devices(), MemoryBudget::no_limit, &weights);
     client.alloc(64 << 20);
     const auto place = [&](uint16_t slot) { return client.base + slot * uint64_t{8 << 20}; };
-    const auto find = [&](uint16_t slot, const std::vector<std::byte> & data) {
-        client.declare(slot, place(slot), data.size() / 4);
+    const auto find_bytes = [&](uint16_t slot, const std::vector<std::byte> & data) {
+        const uint64_t count = data.size() / 4;
         wire::FindRequest request{slot, 0, data.size(), {}};
         std::ranges::copy(digest_of(data), request.digest);
-        client.post(wire::NativeCommand::find, request);
+        return test::message(static_cast<Command>(wire::NativeCommand::declare),
+                             bytes_of(wire::DeclareRequest{slot, {GGML_TYPE_F32, {count, 1, 1, 1},
+                                                                  {4, count * 4, count * 4, count * 4}, place(slot)}})) +
+               test::message(static_cast<Command>(wire::NativeCommand::find), bytes_of(request));
     };
+    const auto find = [&](uint16_t slot, const std::vector<std::byte> & data) { client.peer.send(find_bytes(slot, data)); };
+    client.peer.send(find_bytes(5, contents[0]) + find_bytes(5, contents[1]));  // at once, however few may be open
     for (uint16_t slot = 0; slot < 5; ++slot) {
         find(slot, contents[slot]);
     }
-    find(5, contents[0]);
-    find(5, contents[1]);
-    for (const int found : {1, 1, 0, 1, 0, 1, 1}) {
+    for (const int found : {1, 1, 1, 1, 0, 1, 0}) {
         EXPECT_EQ(client.peer.answered_as<uint8_t>(), found);
     }
     for (const auto & [slot, index] : {std::pair<uint16_t, size_t>{0, 0}, {1, 1}, {3, 3}, {5, 1}}) {
@@ -721,6 +724,10 @@ TEST(NativeSession, FindsAreAnsweredInTheirOrder) {
     }
     find(2, contents[2]);
     EXPECT_EQ(client.peer.answered_as<uint8_t>(), 0) << "it was removed";
+    client.peer.send(find_bytes(2, contents[0]) + test::message(static_cast<Command>(wire::NativeCommand::read),
+                                                                bytes_of(wire::ReadRequest{2, 0, contents[0].size()})));
+    EXPECT_EQ(client.peer.answered_as<uint8_t>(), 1) << "what follows waits until it is verified";
+    EXPECT_EQ(client.peer.answered(), contents[0]);
 }
 
 // The bytes of a damaged entry may be somebody else's: no client reads them.
@@ -907,6 +914,9 @@ TEST(LentMemory, CpuDevicesShareTheMachines) {
     ASSERT_EQ(two.size(), 2u);
     EXPECT_EQ(two[0].total, one[0].total / 2);
     EXPECT_EQ(two[1].total, one[0].total / 2);
+    const auto little = devices.memory(1000);  // is left of the machine's
+    EXPECT_EQ(little[0].free, 500u);
+    EXPECT_EQ(little[1].free, 500u);
 }
 
 // Tensors that nothing is done with.

@@ -4,16 +4,32 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "client/stream.h"
 #include "client/tensor_encoding.h"
 
 namespace caravan::client {
 
+// The program's read of a result.
+struct ResultRead {
+    wire::Region region;
+    Range range;
+    uint64_t offset = 0;
+    size_t size = 0;
+    bool operator==(const ResultRead &) const = default;
+};
+
+// What followed a graph's last launch without delay.
+struct LaunchHabit {
+    bool read_at_once = false;       // a read, by the program or for a relay, or a push
+    std::optional<ResultRead> read;  // by the program
+};
+
 // A graph that the server keeps.
 struct KeptGraph {
     Footprint footprint;
-    bool read_at_once = false;  // last time, its launch was followed by a get (or a push) without delay
+    LaunchHabit habit;
 };
 
 // A launch that is encoded, but not yet in the stream.

@@ -26,6 +26,10 @@ constexpr microseconds at_once{100};
 constexpr size_t max_pending_finds = 64;
 // So many weights in a row that the server did not have: it will not have the rest, so stop hashing.
 constexpr int hopeless = 8;
+// After more new graphs than this in a row, and if the last result came sooner than that, a round trip that only confirms a
+// launch costs too much.
+constexpr int max_new_graphs = 8;
+constexpr milliseconds short_step{5};
 
 // So long a silence is worth a line in the log, though it may be a long computation.
 constexpr seconds long_silence{10};
@@ -413,8 +417,16 @@ void Connection::set_2d(const wire::Region & region, const Range & range, uint64
 }
 
 Stream::Ticket Connection::get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest,
-                               Stream::Absent absent) {
+                               Stream::Absent absent, Reader reader) {
     Lock lock(stream_.mutex());
+    if (reader == Reader::program && foreseen_ == ResultRead{region, range, offset, dest.size()} && stream_.expects_later()) {
+        foreseen_.reset();
+        stream_.set_destination(dest, absent);
+        last_launch_ = nullptr;
+        last_read_ = stream_.last_ticket().number;
+        return stream_.last_ticket();
+    }
+    discard_foreseen();
     settle_finds(lock);
     if (stream_.failure() || dest.empty() || is_undelivered(range)) {
         std::ranges::fill(dest, static_cast<std::byte>(absent));
@@ -423,18 +435,35 @@ Stream::Ticket Connection::get(const wire::Region & region, const Range & range,
     append_held(idle_writes_.take_overlapping(range));
     commands_->read(region, offset, dest.size());
     const auto ticket = stream_.expect_data(dest, absent);
-    note_read();
+    if (reader == Reader::program) {
+        last_read_ = ticket.number;
+        note_read(ResultRead{region, range, offset, dest.size()});
+    } else {
+        note_read();
+    }
     if (relays_.empty()) {
         flush(lock);
     }
     return ticket;
 }
 
-void Connection::note_read() {
+void Connection::note_read(std::optional<ResultRead> read) {
     if (last_launch_ != nullptr) {
-        last_launch_->read_at_once = Clock::now() - last_launch_time_ < at_once;
+        const bool is_at_once = Clock::now() - last_launch_time_ < at_once;
+        last_launch_->habit = {is_at_once, is_at_once ? std::move(read) : std::nullopt};
     }
     last_launch_ = held_launch_ = nullptr;
+}
+
+// The program does not read the result that was requested for it, or not next.
+void Connection::discard_foreseen() {
+    if (foreseen_) {
+        foreseen_.reset();
+        stream_.discard();
+        if (last_launch_ != nullptr) {
+            last_launch_->habit.read.reset();
+        }
+    }
 }
 
 Stream::Ticket Connection::get_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
@@ -482,12 +511,10 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
         return GGML_STATUS_FAILED;
     }
     if (auto failure = stream_.take_launch_failure()) {
-        cause_is_sought_ = false;
-        log_error("RPC server {} could not compute a graph: {}", endpoint_.text(), *failure);
-        lock.unlock();
-        suspect_links();
-        return GGML_STATUS_FAILED;
+        return fail_launch(lock, *failure);
     }
+    reads_overlap_ = last_read_ > last_awaited_;
+    last_read_ = 0;
     if (!undelivered_.empty()) {
         const Footprint footprint = collect_graph(graph, handle_of).footprint;
         if (std::ranges::any_of(undelivered_, [&](const Range & range) { return touches(footprint.touched, range); })) {
@@ -512,12 +539,75 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     KeptGraph * launched = prepared.kept;
     last_launch_ = launched;
     last_launch_time_ = Clock::now();
-    if (launched != nullptr && launched->read_at_once) {
+    new_graphs_in_a_row_ = launched != nullptr && launched->habit.read ? 0 : new_graphs_in_a_row_ + 1;
+    if (!reads_overlap_) {
+        if (launched != nullptr && launched->habit.read && !is_undelivered(launched->habit.read->range)) {
+            foreseen_ = launched->habit.read;
+            return confirm_launch(lock, *foreseen_);
+        }
+        const auto output = is_worth_a_round_trip(launched) ? first_bytes_of_output(graph, handle_of) : std::nullopt;
+        if (output) {
+            const auto status = confirm_launch(lock, *output);
+            stream_.discard();
+            return status;
+        }
+    }
+    if (launched != nullptr && launched->habit.read_at_once) {
         held_launch_ = launched;
     } else if (relays_.empty()) {
         flush(lock);
     }
     return stream_.failure() ? GGML_STATUS_FAILED : GGML_STATUS_SUCCESS;
+}
+
+ggml_status Connection::fail_launch(Lock & lock, const std::string & why) {
+    cause_is_sought_ = false;
+    log_error("RPC server {} could not compute a graph: {}", endpoint_.text(), why);
+    lock.unlock();
+    suspect_links();
+    return GGML_STATUS_FAILED;
+}
+
+// A graph that was never launched before has no known read. Its output confirms the launch at the price of a round trip.
+bool Connection::is_worth_a_round_trip(const KeptGraph * launched) {
+    const bool is_short_step = last_result_time_ < short_step && new_graphs_in_a_row_ > max_new_graphs;
+    return launched != nullptr && !launched->habit.read && !is_short_step;
+}
+
+std::optional<ResultRead> Connection::first_bytes_of_output(const ggml_cgraph & graph, const HandleOf & handle_of) const {
+    for (int i = graph.n_nodes; i-- > 0;) {
+        const ggml_tensor & node = *graph.nodes[i];
+        const ggml_backend_buffer_t buffer = node.view_src != nullptr ? node.view_src->buffer : node.buffer;
+        const uint64_t handle = buffer == nullptr ? 0 : handle_of(buffer);
+        if ((node.flags & GGML_TENSOR_FLAG_OUTPUT) != 0 && !ggml_is_empty(&node) && handle != 0) {
+            const size_t size = std::min<size_t>(ggml_nbytes(&node), 16);
+            const uint64_t begin = reinterpret_cast<uint64_t>(node.data);
+            return ResultRead{encode_region(node, handle), {begin, begin + size}, 0, size};
+        }
+    }
+    return std::nullopt;
+}
+
+// The launch is in the batch. Sends it with the read and waits until the result begins to arrive.
+ggml_status Connection::confirm_launch(Lock & lock, const ResultRead & read) {
+    append_held(idle_writes_.take_overlapping(read.range));
+    commands_->read(read.region, read.offset, read.size);
+    const auto ticket = stream_.expect_data_later(read.size);
+    const TimePoint begin = Clock::now();
+    settle(lock, ticket.position);
+    if (!stream_.await_begin(lock)) {
+        report();
+    }
+    last_launch_time_ = Clock::now();
+    last_result_time_ = last_launch_time_ - begin;
+    if (stream_.failure()) {
+        return GGML_STATUS_FAILED;
+    }
+    if (const auto failure = stream_.take_launch_failure()) {
+        discard_foreseen();
+        return fail_launch(lock, *failure);
+    }
+    return GGML_STATUS_SUCCESS;
 }
 
 // Before a launch, whose success the program believes: nothing that comes later can tell it of a failure.
@@ -576,7 +666,11 @@ void Connection::find_cause(Lock & lock) {
 
 Stream::Ticket Connection::last_ticket() {
     Lock lock(stream_.mutex());
-    return stream_.last_ticket();
+    Stream::Ticket last = stream_.last_ticket();
+    if (foreseen_) {  // not visible to the program
+        --last.number;
+    }
+    return last;
 }
 
 // Any command but a get after a launch: the guess that a get would come was wrong, so the launch goes now.
@@ -584,8 +678,9 @@ void Connection::before_other_command(Lock & lock, bool keeps_finds) {
     if (!keeps_finds) {
         settle_finds(lock);
     }
+    discard_foreseen();
     if (last_launch_ != nullptr) {
-        last_launch_->read_at_once = false;
+        last_launch_->habit = {};
         last_launch_ = nullptr;
     }
     if (held_launch_ != nullptr) {
@@ -623,6 +718,10 @@ void Connection::flush(Lock & lock) {
 }
 
 void Connection::await_locked(Lock & lock, Stream::Ticket ticket) {
+    if (ticket.number >= stream_.last_ticket().number) {
+        discard_foreseen();
+    }
+    last_awaited_ = std::max(last_awaited_, ticket.number);
     settle(lock, ticket.position);
     if (!stream_.await(lock, ticket)) {
         report();

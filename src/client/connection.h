@@ -89,7 +89,9 @@ public:
                 uint64_t stride_tensor, const std::byte * data, uint64_t stride_data);
     // `absent`: what `dest` holds if they cannot come.
     Stream::Ticket get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest,
-                       Stream::Absent absent = Stream::Absent::nan);
+                       Stream::Absent absent = Stream::Absent::nan) {
+        return get(region, range, offset, dest, absent, Reader::program);
+    }
     // `dest` takes size * n_copies bytes, packed.
     Stream::Ticket get_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
                           uint64_t n_copies, uint64_t stride_tensor, MutableBytes dest);
@@ -107,7 +109,9 @@ public:
     void relay(Connection & source, const wire::Region & src, const Range & from, const wire::Region & dst,
                const Range & to);
 
-    // Computation. Returns when the launch is queued; the server computes in the order of the commands.
+    // Computation. The server computes in the order of the commands. A launch whose result the program is about to read and
+    // wait for returns when the result begins to arrive, so that it fails if the server is lost or cannot compute the graph;
+    // any other returns when it is queued.
     ggml_status launch(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of);
 
     // Everything asked for so far / up to the ticket has arrived.
@@ -146,8 +150,16 @@ private:
     Result<std::string> connect(const Link & link, const std::string & endpoint);
     bool push(const Link & link, const wire::Region & src, const Range & from);
     void suspect_links();
+    enum class Reader { program, relay };
+    Stream::Ticket get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest,
+                       Stream::Absent absent, Reader reader);
     // A launch that was followed by this without delay is held back for it the next time.
-    void note_read();
+    void note_read(std::optional<ResultRead> read = std::nullopt);
+    void discard_foreseen();
+    ggml_status fail_launch(Lock & lock, const std::string & why);
+    std::optional<ResultRead> first_bytes_of_output(const ggml_cgraph & graph, const HandleOf & handle_of) const;
+    bool is_worth_a_round_trip(const KeptGraph * launched);
+    ggml_status confirm_launch(Lock & lock, const ResultRead & read);
     template <class Answer, class... Request>
     Result<Answer> ask(wire::Command command, const Request &... request);
     // Of an answer: what failed, on which server.
@@ -194,6 +206,12 @@ private:
     KeptGraph * held_launch_ = nullptr;  // launched, but still in the batch: the get that follows goes with it
     KeptGraph * last_launch_ = nullptr;  // the command before this one was its launch
     TimePoint last_launch_time_{};
+    std::optional<ResultRead> foreseen_;  // sent with the launch, because it followed the last time; not asked for yet
+    uint64_t last_read_ = 0;              // number of the program's last read since the last launch, if not awaited yet
+    uint64_t last_awaited_ = 0;           // number of the last answer that was waited for
+    bool reads_overlap_ = false;          // the program launches the next graph before it awaits what it read of the last one
+    int new_graphs_in_a_row_ = 0;
+    std::chrono::nanoseconds last_result_time_{};  // from a launch until its result began to arrive
     int misses_in_a_row_ = 0;            // of weights that were asked for by hash
     std::optional<bool> has_cache_;      // the server, if it is native
     bool has_hashed_ = false;            // since the last launch

@@ -87,6 +87,7 @@ void Connection::transfer(Connection & source, const wire::Region & src, const R
 
 bool Connection::push(const Link & link, const wire::Region & src, const Range & from) {
     Lock lock(stream_.mutex());
+    discard_foreseen();
     settle_finds(lock);
     if (stream_.failure() || is_undelivered(from)) {
         return false;
@@ -94,9 +95,7 @@ bool Connection::push(const Link & link, const wire::Region & src, const Range &
     append_held(idle_writes_.take_overlapping(from));
     native_->push(link.number, src);
     note_read();
-    if (relays_.empty()) {
-        flush(lock);
-    }
+    flush(lock);  // the other server waits for this, and the program perhaps for that server
     return !stream_.failure();
 }
 
@@ -113,7 +112,7 @@ void Connection::relay(Connection & source, const wire::Region & src, const Rang
         }
     }
     std::vector<std::byte> bytes(from.end - from.begin);
-    const auto ticket = source.get(src, from, 0, bytes);
+    const auto ticket = source.get(src, from, 0, bytes, Stream::Absent::nan, Reader::relay);
     const bool is_read = ticket.number != 0 && !source.failed();  // its lock is never taken while ours is held
     Lock lock(stream_.mutex());
     if (stream_.failure()) {

@@ -95,9 +95,9 @@ public:
         append(out.bytes, header(NativeCommand::graph, sizeof(wire::GraphRequest) + difference.size()));
         append(out.bytes, wire::GraphRequest{device, index_of(slot), base, static_cast<uint32_t>(tensors.size())});
         out.bytes.insert(out.bytes.end(), difference.begin(), difference.end());
-        const bool read_at_once = base != wire::no_base && graphs_[base].kept.read_at_once;
+        const LaunchHabit habit = base != wire::no_base ? graphs_[base].kept.habit : LaunchHabit{};
         slot = {.device = device, .uid = graph.uid, .on_server = true, .used = ++clock_, .tensors = std::move(tensors),
-                .kept = {std::move(collected.footprint), read_at_once}};
+                .kept = {std::move(collected.footprint), habit}};
         last_graph_[device] = index_of(slot);
         out.kept = &slot.kept;
         return out;

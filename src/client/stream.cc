@@ -61,16 +61,51 @@ void Stream::make_absent(const Awaited & awaited) {
     std::ranges::fill(awaited.dest, static_cast<std::byte>(awaited.absent));
 }
 
-Stream::Ticket Stream::expect(const Awaited & awaited) {
+Stream::Ticket Stream::expect(Awaited awaited) {
+    discard();
     ++expected_;
     expected_position_ = queued_;
     if (failure_) {
         make_absent(awaited);
         answered_ = expected_;
     } else {
-        awaited_.push_back(awaited);
+        awaited_.push_back(std::move(awaited));
     }
     return last_ticket();
+}
+
+Stream::Ticket Stream::expect_data_later(size_t size) {
+    const Ticket ticket = expect(Awaited{{}, size, false, true, Absent::nan});
+    later_ = ticket.number;
+    return ticket;
+}
+
+void Stream::set_destination(MutableBytes dest, Absent absent) {
+    const uint64_t number = std::exchange(later_, 0);
+    if (number <= answered_) {  // the stream has failed since
+        std::ranges::fill(dest, static_cast<std::byte>(absent));
+        return;
+    }
+    Awaited & awaited = awaited_[number - answered_ - 1];
+    awaited.dest = dest;
+    awaited.absent = absent;
+    if (watched_) {
+        transport_->wake();  // the watching thread did not wait for these bytes
+    }
+}
+
+void Stream::discard() {
+    if (later_ > answered_) {
+        Awaited & awaited = awaited_[later_ - answered_ - 1];
+        awaited.own.resize(awaited.size);
+        set_destination(awaited.own, Absent::nan);
+    }
+    later_ = 0;
+}
+
+bool Stream::is_held_up() const {
+    return !awaited_.empty() && !has_destination(awaited_.front()) && arrived_ == answer_header_size &&
+           header_ >> wire::answer_kind_shift == 0;
 }
 
 std::optional<std::string> Stream::take_launch_failure() {
@@ -137,6 +172,18 @@ Result<> Stream::await(Lock & lock, Ticket ticket) {
         return pump(lock, [] { return true; });
     }
     auto result = timed_pump("wait", counts_.waiting_ns, lock, [&] { return is_answered(ticket); });
+    last_heard_ns_ = last_used_ns_;
+    if (sends_at_round_trip_ != counts_.sends) {
+        sends_at_round_trip_ = counts_.sends;
+        ++counts_.round_trips;
+    }
+    return result;
+}
+
+Result<> Stream::await_begin(Lock & lock) {
+    const uint64_t number = later_;
+    auto result = timed_pump("wait", counts_.waiting_ns, lock,
+                             [&] { return answered_ >= number || (answered_ + 1 == number && is_held_up()); });
     last_heard_ns_ = last_used_ns_;
     if (sends_at_round_trip_ != counts_.sends) {
         sends_at_round_trip_ = counts_.sends;
@@ -260,7 +307,7 @@ bool Stream::hear_launch_failure(const std::string & text) {
 // A text has come in the place of the first awaited answer, or before it, and with it perhaps what follows. False: it
 // is not whole yet, or it ended the stream.
 bool Stream::hear_text() {
-    const Awaited awaited = awaited_.front();
+    const Awaited & awaited = awaited_.front();
     const MutableBytes dest = awaited.dest;
     const auto kind = static_cast<wire::AnswerKind>(header_ >> wire::answer_kind_shift);
     const uint64_t size = header_ & wire::answer_size_mask;
@@ -344,6 +391,10 @@ bool Stream::pull() {
     bool moved = false;
     while (!awaited_.empty()) {
         const MutableBytes dest = awaited_.front().dest;
+        const size_t size = awaited_.front().size;
+        if (is_held_up()) {
+            return moved;
+        }
         if (arrived_ == answer_header_size && header_ >> wire::answer_kind_shift != 0) {
             if (!hear_text()) {
                 return moved;
@@ -351,7 +402,7 @@ bool Stream::pull() {
             moved = true;
             continue;
         }
-        const size_t whole = answer_header_size + dest.size();
+        const size_t whole = answer_header_size + size;
         std::array<MutableBytes, 2> parts;
         size_t count = 0;
         if (arrived_ < answer_header_size) {
@@ -377,9 +428,9 @@ bool Stream::pull() {
             }
             continue;
         }
-        if (arrived_ >= answer_header_size && header_ != dest.size()) {
+        if (arrived_ >= answer_header_size && header_ != size) {
             break_off(Error{Errc::protocol, formatted("an answer of {} bytes came where {} bytes were expected",
-                                                      header_, dest.size())});
+                                                      header_, size)});
             return true;
         }
         if (arrived_ == whole) {
@@ -485,7 +536,7 @@ Result<> Stream::pump(Lock & lock, Done done) {
             continue;
         }
         if (watched_) {
-            if ((can_push() && !watch_.write) || (!awaited_.empty() && !watch_.read)) {
+            if ((can_push() && !watch_.write) || (!awaited_.empty() && !is_held_up() && !watch_.read)) {
                 transport_->wake();  // it must look for more
             }
             ++sleepers_;
@@ -497,7 +548,7 @@ Result<> Stream::pump(Lock & lock, Done done) {
             continue;
         }
         watched_ = true;
-        watch_ = {.read = !awaited_.empty(), .write = can_push()};
+        watch_ = {.read = !awaited_.empty() && !is_held_up(), .write = can_push()};
         const net::Interest interest = watch_;
         const TimePoint until = next_look(patience);
         lock.unlock();

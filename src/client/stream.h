@@ -67,9 +67,15 @@ public:
 
     // An answer of exactly `dest.size()` bytes is to come. `dest` must live until the ticket is done. The server may
     // refuse to answer only if the caller looks at take_refusal() then: zeroes must not pass for an answer.
-    Ticket expect(MutableBytes dest, bool may_be_refused = false) { return expect(Awaited{dest, may_be_refused}); }
+    Ticket expect(MutableBytes dest, bool may_be_refused = false) { return expect(Awaited{dest, dest.size(), may_be_refused}); }
     // The same of data, which cannot be refused. It is absent too if a launch before it failed.
-    Ticket expect_data(MutableBytes dest, Absent absent) { return expect(Awaited{dest, false, true, absent}); }
+    Ticket expect_data(MutableBytes dest, Absent absent) { return expect(Awaited{dest, dest.size(), false, true, absent}); }
+    // Data whose destination is not known yet. One at a time: set_destination() or discard() follows before anything else is
+    // expected or awaited.
+    Ticket expect_data_later(size_t size);
+    void set_destination(MutableBytes dest, Absent absent);
+    void discard();
+    bool expects_later() const { return later_ != 0; }
     // A command was appended that the server may report as a failed launch, once: a launch, or a TAKE.
     void note_launch() { ++launches_; }
     Ticket last_ticket() const { return {expected_, expected_position_}; }
@@ -84,6 +90,9 @@ public:
     Result<> send(Lock & lock, ConstBytes payload);
     // Until the answer has arrived. No hole may be left before the ticket's position.
     Result<> await(Lock & lock, Ticket ticket);
+
+    // Until the first bytes of expect_data_later()'s reply have arrived: the server has done everything before it.
+    Result<> await_begin(Lock & lock);
 
     // Checks that the connection is up, as far as this machine knows; not if data arrived within the last millisecond. Waits
     // only if the connection is broken: until it is made again or lost. Call this before reporting a success that depends on
@@ -148,11 +157,16 @@ private:
     void hear_unasked();
     struct Awaited {
         MutableBytes dest;
+        size_t size = 0;  // of dest; of a reply without a destination, what dest will have
         bool may_be_refused = false;
         bool is_data = false;
         Absent absent = Absent::zeroes;
+        std::vector<std::byte> own = {};  // dest of a discarded reply
     };
-    Ticket expect(const Awaited & awaited);
+    Ticket expect(Awaited awaited);
+    bool has_destination(const Awaited & awaited) const { return awaited.dest.size() == awaited.size; }
+    // The header of the next reply has arrived, and the rest has no destination yet.
+    bool is_held_up() const;
     bool hear_launch_failure(const std::string & text);
     static void make_absent(const Awaited & awaited);
 
@@ -170,6 +184,7 @@ private:
     std::deque<uint64_t> holes_;                 // where they begin, ascending
 
     std::deque<Awaited> awaited_;
+    uint64_t later_ = 0;                 // number of the reply without a destination; 0: none
     uint64_t expected_ = 0, answered_ = 0, expected_position_ = 0;
     uint64_t header_ = 0;   // size field of the answer that is arriving
     size_t arrived_ = 0;    // bytes of it, header included

@@ -12,11 +12,8 @@
 #include <functional>
 #include <thread>
 
-#include "support/graph_kit.h"
-#include "net/socket.h"
+#include "support/scripted_session.h"
 #include "support/temporary_folder.h"
-#include "wire/extension.h"
-#include "support/wire_peer.h"
 
 namespace caravan::client {
 namespace {
@@ -28,67 +25,7 @@ using test::operator+;
 using test::WirePeer;
 using wire::Command;
 
-constexpr wire::HelloAnswer good_hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
-
-// One server, one session with it. Local sockets deliver before send returns, so most tests need one thread: an answer
-// may be sent before its question.
-struct Session {
-    // `greet` plays the server until the handshake is over.
-    explicit Session(const std::function<void(WirePeer &)> & greet) {
-        auto listeners = net::listen_on("127.0.0.1", 0);
-        EXPECT_TRUE(listeners);
-        const net::Listener & listener = listeners->front();
-        net::set_non_blocking(listener.fd.get(), false);
-        std::jthread server([&] {
-            auto accepted = net::accept_socket(listener.fd.get());
-            ASSERT_TRUE(accepted && *accepted);
-            peer = WirePeer(std::move(*accepted));
-            greet(peer);
-        });
-        connection = Connection::open(listener.endpoint, Connection::Purpose::session);
-        endpoint = listener.endpoint.text();
-    }
-    explicit Session(wire::HelloAnswer hello = good_hello)
-        : Session([hello](WirePeer & peer) {
-              const Message message = peer.next();
-              EXPECT_EQ(message.command, Command::hello);
-              EXPECT_EQ(message.payload.size(), 24u);
-              EXPECT_EQ(message.as<uint32_t>(), 0u) << "a stock RDMA server would take it for a queue pair";
-              EXPECT_TRUE(peer.answer(hello));
-          }) {}
-
-    Connection * operator->() { return connection->get(); }
-
-    ggml_status launch(const ggml_cgraph * graph, uint32_t device = 0) {
-        return (*connection)->launch(device, *graph, kit.handle_of());
-    }
-    void set(const ggml_tensor * tensor, ConstBytes data, bool is_weight = false) {
-        (*connection)->set(encode_region(*tensor, GraphKit::handle), range_of(*tensor, 0, data.size()), 0, data, is_weight);
-    }
-    Stream::Ticket get(const ggml_tensor * tensor, MutableBytes dest) {
-        return (*connection)->get(encode_region(*tensor, GraphKit::handle), range_of(*tensor, 0, dest.size()), 0, dest);
-    }
-    // A graph of one node with a uid of its own.
-    ggml_cgraph * doubled(ggml_tensor * source, uint64_t uid) {
-        return kit.graph({kit.place(ggml_scale(kit.context(), source, 2))}, uid);
-    }
-    void expect_launch(Command command, uint64_t uid) {
-        const Message message = peer.next();
-        EXPECT_EQ(message.command, command) << wire::command_name(message.command);
-        EXPECT_EQ(message.as<uint64_t>(4), uid);
-    }
-
-    // Sends all that was collected so far. Leaves a DEVICE_COUNT behind it.
-    void flush() {
-        peer.answer(uint32_t{1});
-        EXPECT_TRUE((*connection)->device_count());
-    }
-
-    GraphKit kit;
-    WirePeer peer;
-    std::string endpoint;
-    Result<std::shared_ptr<Connection>> connection = fail(Errc::io, "not opened");
-};
+using scripted::Session;
 
 TEST(Handshake, OtherPatchVersionsAndCapabilitiesAreAccepted) {
     wire::HelloAnswer hello{8, 0, 9, 77, {}};
@@ -192,168 +129,6 @@ TEST(Buffers, NonsenseFromTheServerIsRefused) {
         ASSERT_FALSE(buffer);
         EXPECT_EQ(buffer.error().code, Errc::protocol);
     }
-}
-
-TEST(Launch, TheWholeGraphFirstThenOnlyItsUid) {
-    Session session;
-    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-    for (int i = 0; i < 4; ++i) {
-        EXPECT_EQ(session.launch(graph, 2), GGML_STATUS_SUCCESS);
-        const Message message = session.peer.next();
-        EXPECT_EQ(message.command, i == 0 ? Command::graph_compute : Command::graph_recompute);
-        EXPECT_EQ(message.as<uint32_t>(0), 2u);
-        EXPECT_EQ(message.as<uint64_t>(4), 31u);
-        if (i == 0) {
-            EXPECT_EQ(message.payload, test::encode_graph(*graph, 2, session.kit.handle_of()).payload);
-        }
-    }
-}
-
-TEST(Launch, EachDeviceKeepsItsOwnGraphs) {
-    Session session;
-    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-    session.launch(graph, 0);
-    session.launch(graph, 1);
-    session.launch(graph, 0);
-    session.expect_launch(Command::graph_compute, 31);
-    session.expect_launch(Command::graph_compute, 31);
-    session.expect_launch(Command::graph_recompute, 31);
-}
-
-TEST(Launch, UidZeroIsSentWholeEveryTime) {
-    Session session;
-    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 0);
-    for (int i = 0; i < 3; ++i) {
-        session.launch(graph);
-        session.expect_launch(Command::graph_compute, 0);
-    }
-}
-
-TEST(Launch, AfterAnyBufferWasFreedTheGraphIsSentAgain) {
-    Session session;
-    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-    session.launch(graph);
-    session.launch(graph);
-    session->free_buffer({.handle = 99, .base = 0x9999'0000'0000'0000, .size = 64});
-    session.launch(graph);
-    session.launch(graph);
-    session.expect_launch(Command::graph_compute, 31);
-    session.expect_launch(Command::graph_recompute, 31);
-    const Message freed = session.peer.next();
-    EXPECT_EQ(freed.command, Command::free_buffer);
-    EXPECT_EQ(freed.as<uint64_t>(), 99u);
-    session.expect_launch(Command::graph_compute, 31);
-    session.expect_launch(Command::graph_recompute, 31);
-}
-
-// A stock server keeps 1024 graphs for each device; the next new one clears all.
-TEST(Launch, TheGraphAfter1024ClearsAllOthers) {
-    Session session;
-    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 1);
-    const auto launched_as = [&](uint64_t uid) {
-        graph->uid = uid;
-        session.launch(graph);
-        const Message message = session.peer.next();
-        EXPECT_EQ(message.as<uint64_t>(4), uid);
-        return message.command;
-    };
-    for (uint64_t uid = 1; uid <= 1024; ++uid) {
-        ASSERT_EQ(launched_as(uid), Command::graph_compute) << uid;
-    }
-    EXPECT_EQ(launched_as(1), Command::graph_recompute);
-    EXPECT_EQ(launched_as(1024), Command::graph_recompute);
-    EXPECT_EQ(launched_as(0), Command::graph_compute) << "not kept, so it clears nothing";
-    EXPECT_EQ(launched_as(2), Command::graph_recompute);
-    EXPECT_EQ(launched_as(1025), Command::graph_compute);
-    EXPECT_EQ(launched_as(1025), Command::graph_recompute);
-    EXPECT_EQ(launched_as(1), Command::graph_compute);
-    EXPECT_EQ(launched_as(1024), Command::graph_compute);
-}
-
-TEST(Launch, UnmarkedNodesAreNotSentAndNothingLeftIsNoLaunch) {
-    Session session;
-    ggml_tensor * twice = session.kit.place(ggml_scale(session.kit.context(), session.kit.f32(8), 2));
-    ggml_cgraph * graph = session.kit.graph({twice}, 31);
-    twice->flags = 0;
-    EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
-    session.flush();
-    EXPECT_EQ(session.peer.next().command, Command::device_count);
-}
-
-TEST(Launch, LeavesAtOnceTheFirstTime) {
-    Session session;
-    ggml_tensor * source = session.kit.f32(8);
-    ggml_cgraph * graph = session.doubled(source, 31);
-    session.set(source, noise(32));
-    EXPECT_EQ(session.peer.unread(), 0u) << "inputs wait for the launch";
-    session.launch(graph);
-    EXPECT_EQ(session.peer.next().command, Command::set_tensor);
-    session.expect_launch(Command::graph_compute, 31);
-}
-
-// Launches, gets at once, until a launch was held back for its get. How soon "at once" is depends on the clock, so a
-// busy machine may need a few rounds. False: never.
-bool held_back(Session & session, ggml_cgraph * graph) {
-    for (int round = 0; round < 200; ++round) {
-        std::vector<std::byte> dest(32);
-        session.launch(graph);
-        const bool held = session.peer.unread() == 0;
-        if (held) {
-            return true;
-        }
-        const auto ticket = session.get(graph->nodes[0], dest);
-        session.peer.next();
-        EXPECT_EQ(session.peer.next().command, Command::get_tensor);
-        session.peer.answer_bytes(noise(32));
-        session->await(ticket);
-        EXPECT_EQ(dest, noise(32));
-    }
-    return false;
-}
-
-TEST(Launch, OneThatIsReadAtOnceLeavesTogetherWithItsGet) {
-    Session session;
-    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-    ASSERT_TRUE(held_back(session, graph));
-    std::vector<std::byte> dest(32);
-    const auto ticket = session.get(graph->nodes[0], dest);
-    session.expect_launch(Command::graph_recompute, 31);
-    EXPECT_EQ(session.peer.next().command, Command::get_tensor);
-    session.peer.answer_bytes(noise(32, 9));
-    session->await(ticket);
-    EXPECT_EQ(dest, noise(32, 9));
-}
-
-TEST(Launch, AHeldOneLeavesWhenAnythingElseComes) {
-    const std::pair<const char *, std::function<void(Session &)>> others[] = {
-        {"synchronize", [](Session & session) { session->synchronize(); }},
-        {"set", [](Session & session) { session.set(session.kit.f32(8), noise(32)); }},
-        {"clear", [](Session & session) { session->clear_buffer({GraphKit::handle, GraphKit::handle, 1 << 20}, 0); }},
-        {"free", [](Session & session) { session->free_buffer({GraphKit::handle, GraphKit::handle, 1 << 20}); }},
-        {"memset", [](Session & session) { session->memset(wire::Tensor{}, {1, 2}, 0, 1, 7); }},
-        {"init", [](Session & session) { session->init_tensor(wire::Tensor{}); }},
-        {"question", [](Session & session) { session.peer.answer(uint32_t{1}); EXPECT_TRUE(session->device_count()); }},
-        {"launch", [](Session & session) { session.launch(session.doubled(session.kit.f32(8), 32)); }},
-    };
-    for (const auto & [name, other] : others) {
-        SCOPED_TRACE(name);
-        Session session;
-        ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-        ASSERT_TRUE(held_back(session, graph));
-        other(session);
-        ASSERT_GT(session.peer.unread(), 0u);
-        session.expect_launch(Command::graph_recompute, 31);
-    }
-}
-
-TEST(Launch, AHeldOneIsNotHeldAgainAfterAWrongGuess) {
-    Session session;
-    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-    ASSERT_TRUE(held_back(session, graph));
-    session->synchronize();
-    session.expect_launch(Command::graph_recompute, 31);
-    session.launch(graph);
-    session.expect_launch(Command::graph_recompute, 31);
 }
 
 TEST(Writes, KeepTheirOrderWhateverTheirSize) {
@@ -690,9 +465,9 @@ TEST(Loss, IsKnownBeforeALaunchIsReportedAsSuccessful) {
     ggml_tensor * tensor = session.kit.f32(8);
     ggml_cgraph * graph = session.doubled(tensor, 31);
     std::vector<std::byte> dest(32);
-    for (int i = 0; i < 3; ++i) {  // the next launch is held back for the read that follows
-        EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
+    for (int i = 0; i < 3; ++i) {
         session.peer.answer_bytes(noise(32));
+        EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
         session->await(session.get(tensor, dest));
     }
     session.peer.close();
@@ -851,7 +626,7 @@ TEST(Threads, ReadersAndWritersTogether) {
 }
 
 wire::HelloAnswer native_hello() {
-    auto hello = good_hello;
+    auto hello = scripted::good_hello;
     wire::Extension extension;
     extension.features = wire::feature_native;
     std::memcpy(hello.capabilities, &extension, sizeof extension);

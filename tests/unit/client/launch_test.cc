@@ -1,0 +1,359 @@
+// When launches leave, what leaves with them, and when they return. Stock dialect, against a server that is played by hand.
+#include "client/connection.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <functional>
+#include <thread>
+
+#include "support/scripted_session.h"
+
+namespace caravan::client {
+namespace {
+
+using scripted::Session;
+using test::GraphKit;
+using test::Message;
+using test::noise;
+using wire::Command;
+
+TEST(Launch, TheWholeGraphFirstThenOnlyItsUid) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    for (int i = 0; i < 4; ++i) {
+        EXPECT_EQ(session.launch(graph, 2), GGML_STATUS_SUCCESS);
+        const Message message = session.peer.next();
+        EXPECT_EQ(message.command, i == 0 ? Command::graph_compute : Command::graph_recompute);
+        EXPECT_EQ(message.as<uint32_t>(0), 2u);
+        EXPECT_EQ(message.as<uint64_t>(4), 31u);
+        if (i == 0) {
+            EXPECT_EQ(message.payload, test::encode_graph(*graph, 2, session.kit.handle_of()).payload);
+        }
+    }
+}
+
+TEST(Launch, EachDeviceKeepsItsOwnGraphs) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    session.launch(graph, 0);
+    session.launch(graph, 1);
+    session.launch(graph, 0);
+    session.expect_launch(Command::graph_compute, 31);
+    session.expect_launch(Command::graph_compute, 31);
+    session.expect_launch(Command::graph_recompute, 31);
+}
+
+TEST(Launch, UidZeroIsSentWholeEveryTime) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 0);
+    for (int i = 0; i < 3; ++i) {
+        session.launch(graph);
+        session.expect_launch(Command::graph_compute, 0);
+    }
+}
+
+TEST(Launch, AfterAnyBufferWasFreedTheGraphIsSentAgain) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    session.launch(graph);
+    session.launch(graph);
+    session->free_buffer({.handle = 99, .base = 0x9999'0000'0000'0000, .size = 64});
+    session.launch(graph);
+    session.launch(graph);
+    session.expect_launch(Command::graph_compute, 31);
+    session.expect_launch(Command::graph_recompute, 31);
+    const Message freed = session.peer.next();
+    EXPECT_EQ(freed.command, Command::free_buffer);
+    EXPECT_EQ(freed.as<uint64_t>(), 99u);
+    session.expect_launch(Command::graph_compute, 31);
+    session.expect_launch(Command::graph_recompute, 31);
+}
+
+// A stock server keeps 1024 graphs for each device; the next new one clears all.
+TEST(Launch, TheGraphAfter1024ClearsAllOthers) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 1);
+    const auto launched_as = [&](uint64_t uid) {
+        graph->uid = uid;
+        session.launch(graph);
+        const Message message = session.peer.next();
+        EXPECT_EQ(message.as<uint64_t>(4), uid);
+        return message.command;
+    };
+    for (uint64_t uid = 1; uid <= 1024; ++uid) {
+        ASSERT_EQ(launched_as(uid), Command::graph_compute) << uid;
+    }
+    EXPECT_EQ(launched_as(1), Command::graph_recompute);
+    EXPECT_EQ(launched_as(1024), Command::graph_recompute);
+    EXPECT_EQ(launched_as(0), Command::graph_compute) << "not kept, so it clears nothing";
+    EXPECT_EQ(launched_as(2), Command::graph_recompute);
+    EXPECT_EQ(launched_as(1025), Command::graph_compute);
+    EXPECT_EQ(launched_as(1025), Command::graph_recompute);
+    EXPECT_EQ(launched_as(1), Command::graph_compute);
+    EXPECT_EQ(launched_as(1024), Command::graph_compute);
+}
+
+TEST(Launch, UnmarkedNodesAreNotSentAndNothingLeftIsNoLaunch) {
+    Session session;
+    ggml_tensor * twice = session.kit.place(ggml_scale(session.kit.context(), session.kit.f32(8), 2));
+    ggml_cgraph * graph = session.kit.graph({twice}, 31);
+    twice->flags = 0;
+    EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
+    session.flush();
+    EXPECT_EQ(session.peer.next().command, Command::device_count);
+}
+
+TEST(Launch, LeavesAtOnceTheFirstTime) {
+    Session session;
+    ggml_tensor * source = session.kit.f32(8);
+    ggml_cgraph * graph = session.doubled(source, 31);
+    session.set(source, noise(32));
+    EXPECT_EQ(session.peer.unread(), 0u) << "inputs wait for the launch";
+    session.launch(graph);
+    EXPECT_EQ(session.peer.next().command, Command::set_tensor);
+    session.expect_launch(Command::graph_compute, 31);
+}
+
+// The result of a's launch is copied to b through this process.
+void relay_result(Session & a, Session & b, const ggml_tensor * result) {
+    ggml_tensor * to = b.kit.f32(8);
+    b->relay(**a.connection, encode_region(*result, GraphKit::handle), range_of(*result),
+             encode_region(*to, GraphKit::handle), range_of(*to));
+}
+
+// Launches, relays at once, until a launch was held back for the relay's read. How soon "at once" is depends on the clock,
+// so a busy machine may need a few rounds. False: never.
+bool held_back(Session & a, Session & b, ggml_cgraph * graph) {
+    for (int round = 0; round < 200; ++round) {
+        a.launch(graph);
+        if (a.peer.unread() == 0) {
+            return true;
+        }
+        relay_result(a, b, graph->nodes[0]);
+        a.peer.next();
+        EXPECT_EQ(a.peer.next().command, Command::get_tensor);
+        a.peer.answer_bytes(noise(32));
+        b->synchronize();
+        EXPECT_EQ(b.peer.next().command, Command::set_tensor);
+    }
+    return false;
+}
+
+TEST(Launch, OneThatIsRelayedAtOnceLeavesTogetherWithTheRead) {
+    Session session, target;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    ASSERT_TRUE(held_back(session, target, graph));
+    relay_result(session, target, graph->nodes[0]);
+    session.expect_launch(Command::graph_recompute, 31);
+    EXPECT_EQ(session.peer.next().command, Command::get_tensor);
+    session.peer.answer_bytes(noise(32, 9));
+    target->synchronize();
+    EXPECT_EQ(target.peer.next().from(sizeof(wire::SetTensorRequest)), noise(32, 9));
+}
+
+// A program that launches, reads the result at once and awaits it.
+class ReadAtOnce {
+public:
+    explicit ReadAtOnce(Session & session, ggml_cgraph * graph) : session_(session), graph_(graph) {}
+
+    // One token: launch, read, await. True: the read was on its way before the program asked.
+    bool round() {
+        std::vector<std::byte> dest(32);
+        bool foreseen = false;
+        std::jthread server([&] {
+            session_.peer.next();
+            EXPECT_EQ(session_.peer.next().command, Command::get_tensor);
+            foreseen = !is_read_;
+            session_.peer.answer_bytes(noise(32, ++answers_));
+        });
+        EXPECT_EQ(session_.launch(graph_), GGML_STATUS_SUCCESS);
+        is_read_ = true;
+        session_->await(session_.get(graph_->nodes[0], dest));
+        server.join();
+        is_read_ = false;
+        EXPECT_EQ(dest, noise(32, answers_));
+        return foreseen;
+    }
+    // Until a launch left together with the read that follows. False: never.
+    bool learn() {
+        for (int i = 0; i < 200; ++i) {
+            if (round()) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+private:
+    Session & session_;
+    ggml_cgraph * graph_;
+    std::atomic<bool> is_read_ = false;
+    uint32_t answers_ = 0;
+};
+
+TEST(Launch, OneWhoseResultIsAwaitedLeavesWithTheReadAndReturnsWithTheResult) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    ReadAtOnce token(session, graph);
+    ASSERT_TRUE(token.learn());
+    EXPECT_TRUE(token.round()) << "and again";
+}
+
+TEST(Launch, FailsIfTheServerIsLostBeforeTheResultThatFollows) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    ASSERT_TRUE(ReadAtOnce(session, graph).learn());
+    std::jthread server([&] {
+        session.peer.next();
+        session.peer.next();
+        session.peer.close();
+    });
+    EXPECT_EQ(session.launch(graph), GGML_STATUS_FAILED);
+    std::vector<std::byte> dest(32);
+    session->await(session.get(graph->nodes[0], dest));
+    EXPECT_EQ(dest, std::vector<std::byte>(32, std::byte{0xff}));
+}
+
+TEST(Launch, AnotherReadThanTheForeseenOneGetsItsOwnBytes) {
+    using Read = std::function<void(Session &, ggml_tensor * result, ggml_tensor * other, std::vector<std::byte> & dest)>;
+    const std::pair<const char *, Read> reads[] = {
+        {"another tensor", [](auto & session, auto *, auto * other, auto & dest) { session->await(session.get(other, dest)); }},
+        {"after a wait", [](auto & session, auto * result, auto *, auto & dest) {
+             session->synchronize();
+             session->await(session.get(result, dest));
+         }},
+        {"after a wait for an event", [](auto & session, auto *, auto * other, auto & dest) {
+             session->await(session->last_ticket());
+             session->await(session.get(other, dest));
+         }},
+        {"after a write", [](auto & session, auto *, auto * other, auto & dest) {
+             session.set(other, noise(32));
+             session->await(session.get(other, dest));
+         }},
+    };
+    for (const auto & [name, read] : reads) {
+        SCOPED_TRACE(name);
+        Session session;
+        ggml_tensor * other = session.kit.f32(8);
+        ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+        ASSERT_TRUE(ReadAtOnce(session, graph).learn());
+        std::jthread server([&] {
+            session.peer.next();
+            session.peer.next();
+            session.peer.answer_bytes(noise(32, 1000));
+            Message message = session.peer.next();
+            message = message.command == Command::set_tensor ? session.peer.next() : message;
+            EXPECT_EQ(message.command, Command::get_tensor);
+            session.peer.answer_bytes(noise(32, 1001));
+        });
+        EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
+        std::vector<std::byte> dest(32);
+        read(session, graph->nodes[0], other, dest);
+        EXPECT_EQ(dest, noise(32, 1001));
+    }
+}
+
+TEST(Launch, AnEventBetweenItAndItsReadChangesNothing) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    ASSERT_TRUE(ReadAtOnce(session, graph).learn());
+    std::jthread server([&] {
+        session.peer.next();
+        session.peer.next();
+        session.peer.answer_bytes(noise(32, 7));
+    });
+    EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
+    session->await(session->last_ticket());
+    std::vector<std::byte> dest(32);
+    session->await(session.get(graph->nodes[0], dest));
+    EXPECT_EQ(dest, noise(32, 7));
+}
+
+// A program that works on several batches at once launches the next one before it needs the last one's result.
+TEST(Launch, ResultsThatAreNotAwaitedBeforeTheNextLaunchDoNotHoldItUp) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    ASSERT_TRUE(ReadAtOnce(session, graph).learn());
+    std::vector<std::byte> dest(32);
+    session.peer.answer_bytes(noise(32));
+    session.launch(graph);
+    const auto first = session.get(graph->nodes[0], dest);
+    session.launch(graph);  // returns, though nothing answers
+    const auto second = session.get(graph->nodes[0], dest);
+    session.peer.answer_bytes(noise(32, 2));
+    session->await(first);
+    session->await(second);
+    EXPECT_EQ(dest, noise(32, 2));
+}
+
+TEST(Launch, TheFirstOfAGraphWithAnOutputReturnsWhenItIsComputed) {
+    Session session;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    graph->nodes[0]->flags |= GGML_TENSOR_FLAG_OUTPUT;
+    std::jthread server([&] {
+        session.expect_launch(Command::graph_compute, 31);
+        EXPECT_EQ(session.peer.next().command, Command::get_tensor);
+        session.peer.close();
+    });
+    EXPECT_EQ(session.launch(graph), GGML_STATUS_FAILED);
+}
+
+TEST(Launch, ManyNewGraphsWithShortStepsAreNotConfirmed) {
+    Session session;
+    std::atomic<int> confirmed = 0;
+    const int graphs = 30;
+    std::jthread server([&] {
+        for (int launches = 0; launches < graphs;) {
+            if (session.peer.next().command == Command::get_tensor) {
+                ++confirmed;
+                session.peer.answer_bytes(noise(16));
+            } else {
+                ++launches;
+            }
+        }
+    });
+    for (uint64_t uid = 1; uid <= graphs; ++uid) {
+        ggml_cgraph * graph = session.doubled(session.kit.f32(8), uid);
+        graph->nodes[0]->flags |= GGML_TENSOR_FLAG_OUTPUT;
+        EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
+    }
+    server.join();
+    EXPECT_GE(confirmed, 8);
+    EXPECT_LT(confirmed, graphs);
+}
+
+TEST(Launch, AHeldOneLeavesWhenAnythingElseComes) {
+    const std::pair<const char *, std::function<void(Session &)>> others[] = {
+        {"synchronize", [](Session & session) { session->synchronize(); }},
+        {"set", [](Session & session) { session.set(session.kit.f32(8), noise(32)); }},
+        {"clear", [](Session & session) { session->clear_buffer({GraphKit::handle, GraphKit::handle, 1 << 20}, 0); }},
+        {"free", [](Session & session) { session->free_buffer({GraphKit::handle, GraphKit::handle, 1 << 20}); }},
+        {"memset", [](Session & session) { session->memset(wire::Tensor{}, {1, 2}, 0, 1, 7); }},
+        {"init", [](Session & session) { session->init_tensor(wire::Tensor{}); }},
+        {"question", [](Session & session) { session.peer.answer(uint32_t{1}); EXPECT_TRUE(session->device_count()); }},
+        {"launch", [](Session & session) { session.launch(session.doubled(session.kit.f32(8), 32)); }},
+    };
+    for (const auto & [name, other] : others) {
+        SCOPED_TRACE(name);
+        Session session, target;
+        ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+        ASSERT_TRUE(held_back(session, target, graph));
+        other(session);
+        ASSERT_GT(session.peer.unread(), 0u);
+        session.expect_launch(Command::graph_recompute, 31);
+    }
+}
+
+TEST(Launch, AHeldOneIsNotHeldAgainAfterAWrongGuess) {
+    Session session, target;
+    ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
+    ASSERT_TRUE(held_back(session, target, graph));
+    session->synchronize();
+    session.expect_launch(Command::graph_recompute, 31);
+    session.launch(graph);
+    session.expect_launch(Command::graph_recompute, 31);
+}
+
+}  // namespace
+}  // namespace caravan::client

@@ -1,0 +1,84 @@
+// A session of the client with a server that a test plays by hand. For tests of src/client.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <thread>
+
+#include "client/connection.h"
+#include "net/socket.h"
+#include "support/graph_kit.h"
+#include "support/wire_peer.h"
+#include "wire/extension.h"
+
+namespace caravan::client::scripted {
+
+using test::GraphKit;
+using test::Message;
+using test::WirePeer;
+using wire::Command;
+
+inline constexpr wire::HelloAnswer good_hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
+
+// One server, one session with it. Local sockets deliver before send returns, so most tests need one thread: an answer
+// may be sent before its question.
+struct Session {
+    // `greet` plays the server until the handshake is over.
+    explicit Session(const std::function<void(WirePeer &)> & greet) {
+        auto listeners = net::listen_on("127.0.0.1", 0);
+        EXPECT_TRUE(listeners);
+        const net::Listener & listener = listeners->front();
+        net::set_non_blocking(listener.fd.get(), false);
+        std::jthread server([&] {
+            auto accepted = net::accept_socket(listener.fd.get());
+            ASSERT_TRUE(accepted && *accepted);
+            peer = WirePeer(std::move(*accepted));
+            greet(peer);
+        });
+        connection = Connection::open(listener.endpoint, Connection::Purpose::session);
+        endpoint = listener.endpoint.text();
+    }
+    explicit Session(wire::HelloAnswer hello = good_hello)
+        : Session([hello](WirePeer & peer) {
+              const Message message = peer.next();
+              EXPECT_EQ(message.command, Command::hello);
+              EXPECT_EQ(message.payload.size(), 24u);
+              EXPECT_EQ(message.as<uint32_t>(), 0u) << "a stock RDMA server would take it for a queue pair";
+              EXPECT_TRUE(peer.answer(hello));
+          }) {}
+
+    Connection * operator->() { return connection->get(); }
+
+    ggml_status launch(const ggml_cgraph * graph, uint32_t device = 0) {
+        return (*connection)->launch(device, *graph, kit.handle_of());
+    }
+    void set(const ggml_tensor * tensor, ConstBytes data, bool is_weight = false) {
+        (*connection)->set(encode_region(*tensor, GraphKit::handle), range_of(*tensor, 0, data.size()), 0, data, is_weight);
+    }
+    Stream::Ticket get(const ggml_tensor * tensor, MutableBytes dest) {
+        return (*connection)->get(encode_region(*tensor, GraphKit::handle), range_of(*tensor, 0, dest.size()), 0, dest);
+    }
+    // A graph of one node with a uid of its own.
+    ggml_cgraph * doubled(ggml_tensor * source, uint64_t uid) {
+        return kit.graph({kit.place(ggml_scale(kit.context(), source, 2))}, uid);
+    }
+    void expect_launch(Command command, uint64_t uid) {
+        const Message message = peer.next();
+        EXPECT_EQ(message.command, command) << wire::command_name(message.command);
+        EXPECT_EQ(message.as<uint64_t>(4), uid);
+    }
+
+    // Sends all that was collected so far. Leaves a DEVICE_COUNT behind it.
+    void flush() {
+        peer.answer(uint32_t{1});
+        EXPECT_TRUE((*connection)->device_count());
+    }
+
+    GraphKit kit;
+    WirePeer peer;
+    std::string endpoint;
+    Result<std::shared_ptr<Connection>> connection = fail(Errc::io, "not opened");
+};
+
+}  // namespace caravan::client::scripted

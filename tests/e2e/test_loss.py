@@ -142,6 +142,23 @@ def test_embedding_in_flight_fails(lab, doomed, count):
     assert embedding(llama)[0] == 500
 
 
+@pytest.mark.parametrize('doomed', [0, 1])
+def test_generated_text_ends_before_the_loss(lab, doomed):
+    argv = ['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 400, '-c', 512, '--ignore-eos', '--temp', 0, '-t', 1,
+            '-no-cnv', '--no-warmup', '--no-display-prompt', '--simple-io']
+    servers = [lab.server(), lab.server()]
+    whole = lab.run([*argv, *lab.where(servers)]).out
+    client = lab.start('llama-completion', [*argv, *lab.where(servers)])
+    eventually(lambda: len(client.out()) > 100, 'llama-completion generates text')
+    worker = servers[doomed].workers()[0]
+    os.kill(worker, signal.SIGSTOP)
+    eventually(lambda: any(sockets(servers[doomed])), 'the next token has come to the server')
+    os.kill(worker, signal.SIGKILL)
+    assert client.wait() == 1
+    text = client.out().rstrip('\n')
+    assert len(text) > 100 and whole.startswith(text), (text, whole)
+
+
 @pytest.mark.parametrize('documents', [['the spirit of God'], ['the spirit of God', 'and the earth', 'was without form']])
 def test_reranking_yields_no_numbers_after_a_loss(lab, documents):
     """What the scribe model says of relevance means nothing, but llama-server treats it as any other score."""

@@ -95,9 +95,10 @@ public:
         append(out.bytes, header(NativeCommand::graph, sizeof(wire::GraphRequest) + difference.size()));
         append(out.bytes, wire::GraphRequest{device, index_of(slot), base, static_cast<uint32_t>(tensors.size())});
         out.bytes.insert(out.bytes.end(), difference.begin(), difference.end());
-        const LaunchHabit habit = base != wire::no_base ? graphs_[base].kept.habit : LaunchHabit{};
+        // The read is not inherited: it may be of a buffer that does not exist any more.
+        const bool read_at_once = base != wire::no_base && graphs_[base].kept.habit.read_at_once;
         slot = {.device = device, .uid = graph.uid, .on_server = true, .used = ++clock_, .tensors = std::move(tensors),
-                .kept = {std::move(collected.footprint), habit}};
+                .kept = {std::move(collected.footprint), {.read_at_once = read_at_once}}};
         last_graph_[device] = index_of(slot);
         out.kept = &slot.kept;
         return out;

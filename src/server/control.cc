@@ -58,19 +58,22 @@ bool send_control(int fd, const ControlMessage & message, int attached) {
     return sent == static_cast<ssize_t>(sizeof message);
 }
 
-Result<std::optional<ReceivedControl>> receive_control(int fd) {
+Result<std::optional<ReceivedControl>> receive_control(int fd, Descriptors descriptors) {
     ReceivedControl received;
     iovec part{&received.message, sizeof received.message};
     alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
     msghdr header{};
     header.msg_iov = &part;
     header.msg_iovlen = 1;
-    header.msg_control = space;
-    header.msg_controllen = sizeof space;
+    if (descriptors == Descriptors::accept_one) {
+        header.msg_control = space;
+        header.msg_controllen = CMSG_LEN(sizeof(int));  // CMSG_SPACE has room for a second one
+    }
     ssize_t got = 0;
     do {
-        got = ::recvmsg(fd, &header, 0);
-    } while (got < 0 && errno == EINTR);
+        got = ::recvmsg(fd, &header, MSG_CMSG_CLOEXEC);  // closes descriptors that have no room
+        // The other process has exited with messages unread; its own last ones follow.
+    } while (got < 0 && (errno == EINTR || errno == ECONNRESET));
     if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
         return std::nullopt;
     }
@@ -82,7 +85,6 @@ Result<std::optional<ReceivedControl>> receive_control(int fd) {
             int descriptor = -1;
             std::memcpy(&descriptor, CMSG_DATA(control), sizeof descriptor);
             received.attached.reset(descriptor);
-            ::fcntl(descriptor, F_SETFD, FD_CLOEXEC);
         }
     }
     // The socket keeps the bounds of messages.

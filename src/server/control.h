@@ -65,7 +65,9 @@ struct ReceivedControl {
     ControlMessage message;
     UniqueFd attached;
 };
+// What to do with descriptors that come with a message. A worker sends none, unless it has fallen to its client.
+enum class Descriptors { accept_one, refuse };
 // Nothing if no whole message is there yet and `fd` does not block; Errc::closed if the other process has gone.
-Result<std::optional<ReceivedControl>> receive_control(int fd);
+Result<std::optional<ReceivedControl>> receive_control(int fd, Descriptors descriptors);
 
 }  // namespace caravan::server

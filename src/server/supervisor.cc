@@ -26,6 +26,7 @@ namespace {
 
 constexpr int accepts_at_once = 64;       // of a listener, before the others have their turn
 constexpr seconds accept_pause{1};        // after a failure such as too many open files
+constexpr milliseconds give_pause{100};   // after a client could not be handed to a worker
 constexpr seconds drop_report_pause{10};  // between two lines about dropped connections
 constexpr seconds time_to_stay{1};        // for a waiting client, before an idle session ends for it
 constexpr milliseconds time_to_end{500};  // for an idle session, before another one is asked
@@ -73,16 +74,24 @@ size_t fit_open_files(ServerOptions & options) {
     constexpr size_t own = 16;  // listeners, signals, standard streams, the spare worker, one that starts, the indexer
     constexpr size_t of_session = 2, of_busy_session = 1 + WorkerPool::max_connections;
     constexpr size_t most = 256, least = 8;
+    // Descriptors that are sent and not received yet count for this user. The kernel lets a process send while they are no more
+    // than its own limit, up to 253 with one message. So a worker that has fallen to its client must not be able to bring them
+    // to this process's limit, with what the lines to other workers hold (worker_process.cc).
+    constexpr size_t of_message = 253, of_line = 24;
+    constexpr size_t usual_of_worker = 4096, least_of_worker = 256;
     const auto sessions = static_cast<size_t>(options.max_sessions);
+    const size_t above_workers = of_message + sessions * of_line;
     rlimit files{};
     if (::getrlimit(RLIMIT_NOFILE, &files) != 0) {
         return most;
     }
-    const size_t wanted = own + most + sessions * of_busy_session;
+    const size_t wanted = std::max(own + most + sessions * of_busy_session, usual_of_worker + above_workers);
     if (files.rlim_cur < wanted && files.rlim_cur < files.rlim_max) {
         files.rlim_cur = std::min<rlim_t>(files.rlim_max, wanted);
         ::setrlimit(RLIMIT_NOFILE, &files);
     }
+    const size_t for_worker = files.rlim_cur - std::min<rlim_t>(files.rlim_cur, above_workers);
+    options.worker.open_files = std::min<rlim_t>(std::clamp(for_worker, least_of_worker, usual_of_worker), files.rlim_cur);
     const size_t left = std::max<rlim_t>(files.rlim_cur, own + least + of_session) - own;
     if (left < least + sessions * of_session) {
         options.max_sessions = static_cast<int>((left - least) / of_session);
@@ -143,6 +152,8 @@ private:
     TimePoint contend_at_ = no_deadline, asked_idle_at_ = TimePoint();  // when idle sessions are asked to end; were asked last
     size_t unreported_ = 0;  // connections that were dropped since the last line about them
     int stop_requests_ = 0, stop_signal_ = 0;  // the signal of the first one
+    TimePoint give_again_ = TimePoint::min();
+    bool giving_fails_ = false;      // and a line has said so
     bool cores_are_shared_ = false;  // and a line has said so
     bool draining_ = false;
 };
@@ -249,6 +260,11 @@ void Supervisor::refuse(WaitingClient & client) {
 // One question for each device at a time, for all who ask.
 void Supervisor::ask_memory(WaitingClient & client) {
     const uint32_t device = client.client.memory_device();
+    if (device >= workers_.devices().size()) {
+        log_warning("dropping {}: it asked about device {}, which is not there any more", client.client.peer(), device);
+        waiting_.drop(client);
+        return;
+    }
     if (!asked_devices_.contains(device) && workers_.ask_memory(device)) {
         asked_devices_.insert(device);
     }
@@ -269,7 +285,7 @@ void Supervisor::answer_memory(const ControlMessage & answer) {
 
 bool Supervisor::give_session(WaitingClient & client) {
     WorkerProcess * worker = workers_.spare();
-    if (worker == nullptr) {
+    if (worker == nullptr || Clock::now() < give_again_) {
         return false;
     }
     ControlMessage message{.kind = ControlMessage::Kind::session,
@@ -278,12 +294,16 @@ bool Supervisor::give_session(WaitingClient & client) {
                            .token = client.client.session_token()};
     message.set_text(client.client.peer());
     std::ranges::copy(client.client.prefix(), message.prefix);
+    if (const auto given = workers_.give_session(*worker, message, client.address, client.client.fd()); !given) {
+        give_again_ = Clock::now() + give_pause;
+        if (!std::exchange(giving_fails_, true)) {
+            log_warning("{} waits for a session: {}; trying again", client.client.peer(), given.error().text);
+        }
+        return false;
+    }
+    giving_fails_ = false;
     const UniqueFd socket = client.client.release();
     client.closing = true;
-    if (!workers_.give_session(*worker, message, client.address, socket.get())) {
-        log_error("{} is dropped: its worker process has died", client.client.peer());
-        return true;
-    }
     slots_.note_begun(client.address);
     ++next_session_;
     warn_of_shared_cores();
@@ -443,13 +463,9 @@ void Supervisor::place_by_token(WaitingClient & client) {
                            .token = client.client.token()};
     std::ranges::copy(client.client.prefix(), message.prefix);
     const UniqueFd socket = client.client.release();
-    if (resumes && worker->token == client.client.token() && !workers_.add_connection(*worker, socket.get())) {
-        log_warning("dropping {}: session {} has too many connections already", client.client.peer(), worker->session);
-        return;
-    }
-    if (!send_control(worker->control.get(), message, socket.get())) {
-        log_warning("dropping {}: the worker process of session {} takes no more connections just now", client.client.peer(),
-                    worker->session);
+    const bool resumes_session = resumes && worker->token == client.client.token();
+    if (const auto given = workers_.give_connection(*worker, message, socket.get(), resumes_session); !given) {
+        log_warning("dropping {}, which came for session {}: {}", client.client.peer(), worker->session, given.error().text);
         return;
     }
     if (client.client.first_command() == wire::command_lifeline) {
@@ -558,8 +574,10 @@ void Supervisor::round(TimePoint deadline) {
         }
     }
     deadline = std::min({deadline, workers_.next_deadline(), contend_at_});
-    if (workers_.respawn_at() > Clock::now()) {
-        deadline = std::min(deadline, workers_.respawn_at());
+    for (const TimePoint again : {workers_.respawn_at(), give_again_}) {
+        if (again > Clock::now()) {
+            deadline = std::min(deadline, again);
+        }
     }
     const TimePoint now = Clock::now(), wake_up = std::max(now, std::min(deadline, now + heartbeat));
     const int events = ::poll(fds.data(), static_cast<nfds_t>(fds.size()), poll_timeout_ms(wake_up));

@@ -149,7 +149,7 @@ private:
     }
 
     void hear_supervisor() {
-        auto received = receive_control(control_);
+        auto received = receive_control(control_, Descriptors::accept_one);
         if (!received) {
             ::_exit(EXIT_SUCCESS);  // it has ended
         }
@@ -362,7 +362,7 @@ int run_worker(int control, const WorkerOptions & options) {
         return EXIT_FAILURE;
     }
     for (;;) {
-        auto received = receive_control(control);
+        auto received = receive_control(control, Descriptors::accept_one);
         if (!received || !*received) {
             ::_exit(EXIT_SUCCESS);  // the supervisor has ended; as below
         }

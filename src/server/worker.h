@@ -22,6 +22,7 @@ struct WorkerOptions {
     bool local_links = false;            // and to loopback for clients on this machine
     uint64_t max_memory = MemoryBudget::no_limit;  // bytes, of a session
     cache::WeightOptions weights;
+    size_t open_files = 0;          // that a worker may have; 0: as many as the server
     bool confined = true;           // as confinement.h has it
     bool keep_backend_log = false;  // show ggml's own lines while it loads
 };

@@ -19,6 +19,8 @@ constexpr seconds answer_patience{15};   // for a spare worker's answer
 constexpr seconds exit_patience{10};     // for a process that has nothing more to do, besides what it may wait for
 constexpr uint64_t max_besides = uint64_t{2} << 30;  // bytes: of graphs and for other servers, at most
 constexpr int max_heard = 64;        // messages from one worker at a time
+constexpr int max_last_turns = 1000;  // of max_heard messages, from one that has exited: more than its socket holds
+constexpr uint32_t max_devices = 4096;  // of one server
 
 bool is_spare(const WorkerProcess & worker) {
     return worker.state == WorkerProcess::State::loading || worker.state == WorkerProcess::State::spare;
@@ -70,17 +72,18 @@ WorkerProcess * WorkerPool::owner(uint64_t token) {
     const auto pid = tokens_.find(token);
     const auto worker = pid == tokens_.end() ? workers_.end() : std::ranges::find(workers_, pid->second, &WorkerProcess::pid);
     const bool is_there =
-        worker != workers_.end() && worker->control && worker->state != WorkerProcess::State::retired;
+        worker != workers_.end() && worker->control && worker->state != WorkerProcess::State::retired && !worker->said_goodbye;
     return is_there ? &*worker : nullptr;
 }
 
-bool WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket) {
+Result<> WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket) {
     message.count = session_lines_.take(address, max_session_lines, Clock::now());
+    if (auto given = give_watched(worker, message, socket); !given) {
+        session_lines_.give_back(address, message.count);
+        return given;
+    }
     if (message.token != 0) {
         tokens_[message.token] = worker.pid;
-    }
-    if (!send_control(worker.control.get(), message, socket)) {
-        return false;
     }
     if (std::exchange(worker.questions, 0) > 0) {
         on_questions_lost();  // a serving worker is not believed about the machine
@@ -92,19 +95,38 @@ bool WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, co
     worker.address = address;
     worker.lines = message.count;
     worker.token = message.token;
-    worker.deadline = no_deadline;
-    (void)add_connection(worker, socket);
-    return true;
+    return {};
 }
 
-bool WorkerPool::add_connection(WorkerProcess & worker, int socket) {
+Result<> WorkerPool::give_connection(WorkerProcess & worker, const ControlMessage & message, int socket, bool resumes) {
+    return resumes ? give_watched(worker, message, socket) : give(worker, message, socket);
+}
+
+Result<> WorkerPool::give(WorkerProcess & worker, const ControlMessage & message, int socket) {
+    if (!worker.control) {
+        return fail(Errc::closed, "its worker process has died");
+    }
+    if (!send_control(worker.control.get(), message, socket)) {
+        return fail(Errc::unavailable, "its worker process cannot take a connection just now: {}", errno_text(errno));
+    }
+    return {};
+}
+
+// Nothing is handed over that cannot be watched: a worker that hangs after its client has left would never be killed.
+Result<> WorkerPool::give_watched(WorkerProcess & worker, const ControlMessage & message, int socket) {
+    if (worker.connections.size() >= max_connections) {
+        return fail(Errc::unavailable, "its session has too many connections already");
+    }
     UniqueFd copy(::fcntl(socket, F_DUPFD_CLOEXEC, 0));
-    if (!copy || worker.connections.size() >= max_connections) {
-        return false;
+    if (!copy) {
+        return fail(Errc::unavailable, "its connection cannot be watched: {}", errno_text(errno));
+    }
+    if (auto given = give(worker, message, socket); !given) {
+        return given;
     }
     worker.deadline = no_deadline;
     worker.connections.push_back(std::move(copy));
-    return true;
+    return {};
 }
 
 void WorkerPool::connection_closed(WorkerProcess & worker, std::list<UniqueFd>::iterator connection) {
@@ -154,7 +176,7 @@ void WorkerPool::kill_hanging() {
 
 bool WorkerPool::ask_memory(uint32_t device) {
     WorkerProcess * worker = spare();
-    const bool asked = worker != nullptr &&
+    const bool asked = worker != nullptr && device < devices_.size() &&
                        send_control(worker->control.get(),
                                     {.kind = ControlMessage::Kind::memory,
                                      .number = device,
@@ -168,15 +190,15 @@ bool WorkerPool::ask_memory(uint32_t device) {
 }
 
 // A worker that serves a session may have fallen to its client: it is believed about itself, and only what it may say.
-void WorkerPool::hear(WorkerProcess & worker) {
+bool WorkerPool::hear(WorkerProcess & worker) {
     for (int heard = 0; heard < max_heard; ++heard) {
-        auto received = receive_control(worker.control.get());
+        auto received = receive_control(worker.control.get(), Descriptors::refuse);
         if (!received) {
             worker.control.reset();  // reap() says the rest
-            return;
+            return false;
         }
         if (!*received) {
-            return;
+            return false;
         }
         const ControlMessage & message = (*received)->message;
         if (worker.state == WorkerProcess::State::retired) {
@@ -188,6 +210,7 @@ void WorkerPool::hear(WorkerProcess & worker) {
             hear_serving(worker, message);
         }
     }
+    return true;
 }
 
 void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & message) {
@@ -216,8 +239,10 @@ void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & mes
             }
             break;
         case ControlMessage::Kind::device:
-            devices_.resize(message.count);
-            devices_[message.number] = message;
+            if (message.number < message.count && message.count <= max_devices) {
+                devices_.resize(message.count);
+                devices_[message.number] = message;
+            }
             break;
         case ControlMessage::Kind::ready:
             worker.state = WorkerProcess::State::spare;
@@ -329,8 +354,7 @@ bool WorkerPool::reap(pid_t pid, int status) {
     if (worker == workers_.end()) {
         return false;
     }
-    if (worker->control) {
-        hear(*worker);  // its last words
+    for (int turns = 0; worker->control && turns < max_last_turns && hear(*worker); ++turns) {
     }
     const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
     if (worker->state == WorkerProcess::State::serving) {

@@ -34,20 +34,21 @@ public:
     size_t serving() const;
     WorkerProcess * spare();  // null: none is loaded
     std::list<WorkerProcess> & all() { return workers_; }
-    // The one that has the session or the link of `token`; null: none.
+    // The one that has the session or the link of `token`; null: none, or its session is over.
     WorkerProcess * owner(uint64_t token);
-    // Hands a client's socket to `worker`, the spare one, which serves it from now on. False: it has died. A copy of the
-    // socket is kept until it closes.
-    bool give_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket);
-    // `socket` resumes its session; the worker is still to be given it. False: it cannot be watched, drop it.
-    bool add_connection(WorkerProcess & worker, int socket);
+    // Hands a client's socket to `worker`, the spare one, which serves it from now on. A copy of the socket is kept until it
+    // closes. Error: nothing has changed, and the next attempt may succeed.
+    Result<> give_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket);
+    // Hands over a connection that came with one of the worker's tokens. `resumes`: it resumes the session, and is watched as
+    // well. Error: nothing has changed.
+    Result<> give_connection(WorkerProcess & worker, const ControlMessage & message, int socket, bool resumes);
     // One of worker.connections was closed, by the client or the network.
     void connection_closed(WorkerProcess & worker, std::list<UniqueFd>::iterator connection);
-    // Asks the spare one for the memory of a device. False: there is none to ask.
+    // Asks the spare one for the memory of a device. False: there is no spare one to ask, or no such device.
     bool ask_memory(uint32_t device);
 
-    // What its line has brought. Answers about memory go to on_memory.
-    void hear(WorkerProcess & worker);
+    // Handles messages of the worker, a bounded number. Answers about memory go to on_memory. True: there may be more.
+    bool hear(WorkerProcess & worker);
     // `pid` was stopped by a signal, as by a debugger, or goes on.
     void note_stop(pid_t pid, bool is_stopped);
     // `pid` has ended. False: it is none of these.
@@ -75,6 +76,8 @@ public:
 private:
     static constexpr seconds min_respawn_pause{2}, max_respawn_pause{30};  // doubles with each failure in a row
 
+    Result<> give(WorkerProcess & worker, const ControlMessage & message, int socket);
+    Result<> give_watched(WorkerProcess & worker, const ControlMessage & message, int socket);
     void hear_loading(WorkerProcess & worker, const ControlMessage & message);
     void start_failed();
     void retire(WorkerProcess & worker, int signal);

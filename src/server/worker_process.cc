@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -57,7 +58,8 @@ std::vector<char *> worker_environment() {
     return variables;
 }
 
-Result<Child> start_child(const char * option, std::vector<std::string> arguments) {
+// `open_files`: how many it may have; 0: as many as this process.
+Result<Child> start_child(const char * option, std::vector<std::string> arguments, size_t open_files) {
     auto line = make_control_line();
     if (!line) {
         return std::unexpected(line.error());
@@ -71,7 +73,7 @@ Result<Child> start_child(const char * option, std::vector<std::string> argument
         argv.push_back(argument.data());
     }
     argv.push_back(nullptr);
-    // The supervisor blocks the signals that it reads from its pipe; a child starts with none blocked.
+    // A child starts with no signal blocked, whatever the server was started with, and handles none as the supervisor does.
     posix_spawnattr_t attributes;
     posix_spawnattr_init(&attributes);
     sigset_t none;
@@ -90,6 +92,9 @@ Result<Child> start_child(const char * option, std::vector<std::string> argument
     posix_spawnattr_destroy(&attributes);
     if (error != 0) {
         return fail(Errc::unavailable, "cannot start a worker process: {}", errno_text(error));
+    }
+    if (const rlimit files{open_files, open_files}; open_files != 0) {
+        ::prlimit(child.pid, RLIMIT_NOFILE, &files, nullptr);
     }
     child.line = std::move(ours);
     return child;
@@ -130,7 +135,7 @@ Result<WorkerProcess> start_worker(const WorkerOptions & options, bool beyond_lo
         arguments.insert(arguments.end(), {"--max-memory", std::to_string(options.max_memory)});
     }
     append_options(arguments, options);
-    return start_child(worker_option, std::move(arguments)).transform([](Child child) {
+    return start_child(worker_option, std::move(arguments), options.open_files).transform([](Child child) {
         WorkerProcess worker;
         worker.pid = child.pid;
         worker.control = std::move(child.line);
@@ -141,7 +146,7 @@ Result<WorkerProcess> start_worker(const WorkerOptions & options, bool beyond_lo
 Result<IndexerProcess> start_indexer(const WorkerOptions & options) {
     std::vector<std::string> arguments;
     append_options(arguments, options);
-    return start_child(indexer_option, std::move(arguments)).transform([](Child child) {
+    return start_child(indexer_option, std::move(arguments), options.open_files).transform([](Child child) {
         return IndexerProcess{child.pid, std::move(child.line)};
     });
 }

@@ -59,6 +59,21 @@ def test_workers_inherit_nothing_that_is_not_theirs(lab):
     assert b'PLAIN=kept' in environment and b'HF_TOKEN' not in environment and b'MY_API_KEY' not in environment
 
 
+def open_files(pid):
+    """The soft limit and the hard one."""
+    limits = re.search(r'Max open files +(\d+) +(\d+)', Path(f'/proc/{pid}/limits').read_text())
+    return int(limits[1]), int(limits[2])
+
+
+def test_a_worker_cannot_use_up_the_descriptors_that_may_be_sent(lab):
+    """Those that nobody has received yet count for the user. One message more than a worker's limit has 253."""
+    server = lab.server()
+    worker, = server.workers()
+    soft, hard = open_files(worker)
+    assert soft == hard and open_files(server.pid)[0] >= hard + 253 + 16 * 20
+    assert hard >= 256
+
+
 def test_the_server_says_what_is_in_force(lab):
     line = banner_line(lab.server())
     assert line.startswith('no_new_privs, no ptrace')

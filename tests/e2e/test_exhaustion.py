@@ -1,10 +1,16 @@
 """What runs out, and who takes long: the others do not notice, and when it is over the server is as before."""
 import contextlib
+import os
+import shutil
 import socket
 import struct
+import sys
 import time
 
+import pytest
+
 import stockwire
+from attacks import ask_session
 from harness import local_logits, same
 from processes import Server
 from stockwire import command, greet
@@ -51,6 +57,33 @@ def test_fewer_open_files_than_sessions(lab):
     server = limited_server(lab, 32)
     server.wait_for(r'warning: 32 open files \(ulimit -n\) are enough for 4 sessions')
     same(lab.logits([server]), local_logits(lab))
+
+
+IN_FLIGHT = """
+import array, signal, socket
+near, far = socket.socketpair()
+for _ in range(3):
+    near.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [0] * 253))])
+print('sent', flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which('setpriv'), reason='needs another user: root is not limited')
+def test_a_client_that_cannot_be_handed_over_waits(lab):
+    """Another process of the same user has so many descriptors on their way that the kernel lets the server send none."""
+    user = ['setpriv', '--reuid=54321', '--regid=54321', '--clear-groups']
+    server = lab.start('rpc-server', ['prlimit', '--nofile=256', *user, RPC_SERVER, '-p', 0, '-t', 1], tool=False,
+                       kind=Server, cwd='/')
+    server.endpoint = server.wait_for(r'  endpoint       : (\S+)\n').group(1)
+    server.wait_for(r'  sessions       : .*\n')
+    other = lab.start('other', [*user, sys.executable, '-c', IN_FLIGHT], tool=False, cwd='/')
+    other.wait_for('sent')
+    with ask_session(server, '127.0.0.1', wait=False) as peer:
+        server.wait_for('waits for a session: .*trying again')
+        other.kill()
+        assert len(peer.recv(24, socket.MSG_WAITALL)) == 24
+    assert server.count('waits for a session') == 1
 
 
 def test_a_client_that_does_not_read_its_answers(lab):

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
+#include <iterator>
 
 namespace caravan::server {
 namespace {
@@ -25,7 +27,7 @@ protected:
 };
 
 TEST_F(Control, NothingIsThereYet) {
-    const auto received = receive_control(near.get());
+    const auto received = receive_control(near.get(), Descriptors::accept_one);
     ASSERT_TRUE(received) << received.error().text;
     EXPECT_FALSE(*received);
 }
@@ -40,7 +42,7 @@ TEST_F(Control, AMessageWithADescriptor) {
     ASSERT_TRUE(send_control(far.get(), message, write_end.get()));
     write_end.reset();
 
-    auto received = receive_control(near.get());
+    auto received = receive_control(near.get(), Descriptors::accept_one);
     ASSERT_TRUE(received && *received);
     EXPECT_EQ((*received)->message.kind, ControlMessage::Kind::session);
     EXPECT_EQ((*received)->message.number, 7u);
@@ -69,18 +71,54 @@ TEST(ControlLine, APeerThatDoesNotReadHoldsFewDescriptors) {
     EXPECT_FALSE(send_control(line->supervisor.get(), message, attached.get()));
     // There is room again when it reads: everything at once, in order and whole.
     for (int i = 0; i < on_their_way; ++i) {
-        const auto received = receive_control(line->worker.get());
+        const auto received = receive_control(line->worker.get(), Descriptors::accept_one);
         ASSERT_TRUE(received && *received) << i;
         EXPECT_TRUE((*received)->attached) << i;
     }
     EXPECT_TRUE(send_control(line->supervisor.get(), message, attached.get()));
 }
 
+// Of this process.
+size_t open_descriptors() {
+    return static_cast<size_t>(std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {}));
+}
+
+// A message with two descriptors, which no server or worker sends.
+bool send_two_descriptors(int fd) {
+    ControlMessage message;
+    iovec part{&message, sizeof message};
+    alignas(cmsghdr) char space[CMSG_SPACE(2 * sizeof(int))] = {};
+    msghdr header{};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    header.msg_control = space;
+    header.msg_controllen = sizeof space;
+    cmsghdr * rights = CMSG_FIRSTHDR(&header);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(2 * sizeof(int));
+    const int standard[] = {1, 2};
+    std::memcpy(CMSG_DATA(rights), standard, sizeof standard);
+    return ::sendmsg(fd, &header, 0) == static_cast<ssize_t>(sizeof message);
+}
+
+TEST_F(Control, DescriptorsThatAreTooManyAreClosed) {
+    const size_t before = open_descriptors();
+    for (const auto wanted : {Descriptors::accept_one, Descriptors::refuse}) {
+        ASSERT_TRUE(send_two_descriptors(far.get()));
+        const auto received = receive_control(near.get(), wanted);
+        ASSERT_TRUE(received && *received);
+        EXPECT_EQ((*received)->attached.get() >= 0, wanted == Descriptors::accept_one);
+        EXPECT_EQ(open_descriptors(), before + (wanted == Descriptors::accept_one ? 1 : 0));
+    }
+    EXPECT_EQ(open_descriptors(), before);
+}
+
 TEST_F(Control, TextsEnd) {
     ControlMessage message;
     std::memset(message.text, 'x', sizeof message.text);
     ASSERT_TRUE(send_control(far.get(), message));
-    const auto received = receive_control(near.get());
+    const auto received = receive_control(near.get(), Descriptors::accept_one);
     ASSERT_TRUE(received && *received);
     EXPECT_EQ(std::strlen((*received)->message.text), sizeof message.text - 1);
 
@@ -91,7 +129,7 @@ TEST_F(Control, TextsEnd) {
 TEST_F(Control, AnEndedProcessIsToldFromASilentOne) {
     far.reset();
     EXPECT_FALSE(send_control(near.get(), {}));
-    const auto received = receive_control(near.get());
+    const auto received = receive_control(near.get(), Descriptors::accept_one);
     ASSERT_FALSE(received);
     EXPECT_EQ(received.error().code, Errc::closed);
 }
@@ -99,7 +137,7 @@ TEST_F(Control, AnEndedProcessIsToldFromASilentOne) {
 TEST_F(Control, APartOfAMessageIsNone) {
     const ControlMessage message;
     ASSERT_EQ(::write(far.get(), &message, sizeof message - 1), static_cast<ssize_t>(sizeof message - 1));
-    const auto received = receive_control(near.get());
+    const auto received = receive_control(near.get(), Descriptors::accept_one);
     ASSERT_FALSE(received);
     EXPECT_EQ(received.error().code, Errc::protocol);
 }

@@ -1,0 +1,160 @@
+// The supervisor's account of its workers, whose ends of the lines are played by the test.
+#include "server/worker_pool.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "support/cpu_device.h"
+
+namespace caravan::server {
+namespace {
+
+using Kind = ControlMessage::Kind;
+using State = WorkerProcess::State;
+
+std::mutex pool_log_mutex;
+std::vector<std::string> pool_errors;
+
+class WorkerPoolTest : public testing::Test {
+protected:
+    static constexpr pid_t pid = 0x3fffffff;  // of no process
+    static constexpr uint64_t token = 77;
+
+    WorkerPoolTest() : pool(options) {
+        pool.on_memory = [](const ControlMessage &) {};
+        pool.on_questions_lost = [] {};
+        pool_errors.clear();
+        set_log_sink([](LogLevel level, std::string_view line) {
+            const std::lock_guard lock(pool_log_mutex);
+            if (level == LogLevel::error) {
+                pool_errors.emplace_back(line);
+            }
+        });
+        int fds[2];
+        EXPECT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
+        far.reset(fds[1]);
+        WorkerProcess loading;
+        loading.pid = pid;
+        loading.control.reset(fds[0]);
+        pool.all().push_back(std::move(loading));
+        EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+        client.reset(fds[0]);
+        client_far.reset(fds[1]);
+    }
+
+    WorkerProcess & worker() { return pool.all().front(); }
+    void say(const ControlMessage & message) {
+        ASSERT_TRUE(send_control(far.get(), message));
+        pool.hear(worker());
+    }
+    void be_spare() {
+        say({.kind = Kind::device, .count = 1});
+        say({.kind = Kind::ready});
+        ASSERT_EQ(pool.spare(), &worker());
+    }
+    void serve() {
+        be_spare();
+        ASSERT_TRUE(pool.give_session(worker(), {.kind = Kind::session, .number = 1, .token = token}, "10.0.0.2", client.get()));
+        ASSERT_EQ(worker().connections.size(), 1u);
+        ASSERT_EQ(pool.owner(token), &worker());
+    }
+    // As a worker that does not read its line.
+    void fill_line() {
+        int sent = 0;
+        while (sent < 100'000 && send_control(worker().control.get(), {})) {
+            ++sent;
+        }
+        ASSERT_LT(sent, 100'000);
+    }
+
+    WorkerOptions options;
+    WorkerPool pool;
+    UniqueFd far;                  // the worker's end
+    UniqueFd client, client_far;  // a connection of its client
+};
+
+TEST_F(WorkerPoolTest, DevicesOutOfRangeAreNotBelieved) {
+    say({.kind = Kind::device, .number = 5, .count = 2});
+    say({.kind = Kind::device, .number = 0, .count = UINT32_MAX});
+    EXPECT_TRUE(pool.devices().empty());
+    say({.kind = Kind::device, .number = 1, .count = 2});
+    EXPECT_EQ(pool.devices().size(), 2u);
+}
+
+TEST_F(WorkerPoolTest, NobodyIsAskedAboutADeviceThatHasGone) {
+    be_spare();
+    EXPECT_TRUE(pool.ask_memory(0));
+    EXPECT_FALSE(pool.ask_memory(1)) << "a worker would not answer, and be killed for that";
+}
+
+TEST_F(WorkerPoolTest, ASessionThatCannotBeHandedOverChangesNothing) {
+    be_spare();
+    fill_line();
+    for (int attempt = 0; attempt < 100; ++attempt) {
+        EXPECT_FALSE(pool.give_session(worker(), {.kind = Kind::session, .number = 1, .token = token}, "10.0.0.2", client.get()));
+    }
+    EXPECT_EQ(pool.spare(), &worker());
+    EXPECT_EQ(pool.owner(token), nullptr);
+    EXPECT_TRUE(worker().connections.empty());
+    EXPECT_EQ(worker().deadline, no_deadline);
+    ASSERT_TRUE(receive_control(far.get(), Descriptors::accept_one));
+    while (receive_control(far.get(), Descriptors::accept_one).value()) {
+    }
+    ASSERT_TRUE(pool.give_session(worker(), {.kind = Kind::session, .number = 1, .token = token}, "10.0.0.2", client.get()));
+    const auto given = receive_control(far.get(), Descriptors::accept_one);
+    ASSERT_TRUE(given && *given);
+    EXPECT_EQ((*given)->message.count, 100u) << "it may log as much as any";
+}
+
+TEST_F(WorkerPoolTest, ASessionThatCannotBeWatchedDoesNotBegin) {
+    EXPECT_EQ(test::ask_in_child([&] {
+                  be_spare();
+                  const rlimit files{3, 3};
+                  ::setrlimit(RLIMIT_NOFILE, &files);
+                  const bool is_given = pool.give_session(worker(), {.kind = Kind::session}, "10.0.0.2", client.get()).has_value();
+                  const auto received = receive_control(far.get(), Descriptors::refuse);
+                  return !is_given && received && !*received && pool.spare() == &worker();
+              }),
+              test::Outcome::yes);
+}
+
+TEST_F(WorkerPoolTest, AConnectionThatCannotBeHandedOverChangesNothing) {
+    serve();
+    pool.connection_closed(worker(), worker().connections.begin());
+    const TimePoint deadline = worker().deadline;
+    ASSERT_NE(deadline, no_deadline);
+    fill_line();
+    EXPECT_FALSE(pool.give_connection(worker(), {.kind = Kind::link, .token = token}, client.get(), true));
+    EXPECT_TRUE(worker().connections.empty());
+    EXPECT_EQ(worker().deadline, deadline) << "a worker that hangs is killed in time";
+}
+
+TEST_F(WorkerPoolTest, ASessionThatIsOverIsNotResumed) {
+    serve();
+    say({.kind = Kind::ended});
+    EXPECT_EQ(pool.owner(token), nullptr);
+    EXPECT_NE(worker().deadline, no_deadline);
+}
+
+TEST_F(WorkerPoolTest, TheLastMessageOfAWorkerIsHandled) {
+    serve();
+    for (int i = 0; i < 100; ++i) {
+        ASSERT_TRUE(send_control(far.get(), {.kind = Kind::claim}));
+    }
+    ASSERT_TRUE(send_control(far.get(), {.kind = Kind::ended}));
+    far.reset();
+    EXPECT_TRUE(pool.reap(pid, 0));
+    EXPECT_TRUE(pool_errors.empty()) << pool_errors.front();
+}
+
+}  // namespace
+}  // namespace caravan::server

@@ -89,6 +89,8 @@ void PeerSender::work() {
     for (;;) {
         changed_.wait(lock, [&] { return error_ || !backlog_.empty(); });
         if (error_) {
+            all_backlog_bytes_ -= std::exchange(backlog_bytes_, 0);
+            backlog_.clear();
             return;
         }
         const std::vector<std::byte> bytes = std::move(backlog_.front());
@@ -138,7 +140,12 @@ uint64_t Peers::invite() {
             return 0;
         }
     }
-    return announce_(token) ? token : 0;
+    if (!announce_(token)) {
+        std::lock_guard lock(mutex_);
+        receivers_.erase(token);
+        return 0;
+    }
+    return token;
 }
 
 void Peers::arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes) {
@@ -158,12 +165,12 @@ void Peers::arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> firs
         [this, &arrival, token, socket = std::move(socket), first = std::move(first), resumes]() mutable {
             auto comer = net::open_for_token(std::move(socket), first, resumes);
             std::lock_guard when_done(mutex_);
-            arrival.socket.reset();
+            const UniqueFd connection = std::move(arrival.socket);
             if (!comer && !closed_) {
                 log_warning("a connection to this session from another server, or to resume it, failed: {}",
                             comer.error().text);
             } else if (!closed_) {
-                came(token, std::move(*comer), resumes);
+                came(token, std::move(*comer), resumes, connection.get());
             }
             arrival.is_over = true;
         });
@@ -185,10 +192,17 @@ void Peers::close() {
     }
 }
 
-void Peers::came(uint64_t token, net::Comer comer, bool resumes) {
+void Peers::when_resumed(std::function<void(uint64_t, UniqueFd)> done) {
+    std::lock_guard lock(mutex_);
+    when_resumed_ = std::move(done);
+}
+
+void Peers::came(uint64_t token, net::Comer comer, bool resumes, int socket) {
     if (comer.resume) {
-        if (const auto kept = resumable_.find(token); kept != resumable_.end()) {
-            (void)kept->second->take_over(std::move(comer.transport), *comer.resume);
+        const auto kept = resumable_.find(token);
+        // An attempt that arrives late is refused.
+        if (kept != resumable_.end() && kept->second->take_over(std::move(comer.transport), *comer.resume) && when_resumed_) {
+            when_resumed_(token, UniqueFd(::dup(socket)));
         }
         return;
     }

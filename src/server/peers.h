@@ -104,6 +104,9 @@ public:
     // Breaks off the handshakes of arrived(), joins their threads (a handshake ends within its own deadlines), and drops
     // later arrivals. No thread uses what keep() was given when this returns.
     void close();
+    // What is called, by a thread of arrived(), with a descriptor of the connection over which the session or link of `token`
+    // goes on from now on. Empty: nothing any more, and no call is under way when this returns.
+    void when_resumed(std::function<void(uint64_t token, UniqueFd connection)> done);
     // Who comes with `token` resumes this, which lives until close() has returned.
     void keep(uint64_t token, net::ResumableTransport & transport);
     // Null if nobody is waited for with that token.
@@ -127,7 +130,7 @@ private:
     };
 
     Result<std::unique_ptr<net::Transport>> reach(const net::Endpoint & endpoint, uint64_t token, TimePoint deadline) const;
-    void came(uint64_t token, net::Comer comer, bool resumes);  // with mutex_ held
+    void came(uint64_t token, net::Comer comer, bool resumes, int socket);  // with mutex_ held
 
     const std::function<bool(uint64_t)> announce_;
     const seconds grace_;
@@ -138,6 +141,7 @@ private:
     std::mutex mutex_;  // guards what follows
     std::unordered_map<uint64_t, std::unique_ptr<PeerReceiver>> receivers_;  // null: invited, not here yet
     std::unordered_map<uint64_t, net::ResumableTransport *> resumable_;
+    std::function<void(uint64_t, UniqueFd)> when_resumed_;
     std::list<Arrival> arrivals_;
     bool closed_ = false;
     std::condition_variable came_;

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -71,16 +72,26 @@ public:
           peers_(peers),
           machine_(machine),
           session_(session) {
-        if (::pipe(stop_) == 0) {
+        if (::pipe(stop_) == 0 && ::pipe(resumed_) == 0) {
             thread_ = std::thread([this] { watch(); });
         }
+        peers_.when_resumed([this](uint64_t resumed, UniqueFd connection) {
+            if (resumed == token_) {
+                std::lock_guard lock(mutex_);
+                next_client_ = std::move(connection);
+                (void)!::write(resumed_[1], "", 1);
+            }
+        });
     }
     ~Watcher() {
+        peers_.when_resumed({});
         ::close(stop_[1]);
         if (thread_.joinable()) {
             thread_.join();
         }
         ::close(stop_[0]);
+        ::close(resumed_[0]);
+        ::close(resumed_[1]);
     }
 
 private:
@@ -97,7 +108,7 @@ private:
         const short hang_up = 0;
 #endif
         for (std::vector<pollfd> fds;;) {
-            fds = {{client_.get(), hang_up, 0}, {control_, POLLIN, 0}, {stop_[0], 0, 0}};
+            fds = {{client_.get(), hang_up, 0}, {control_, POLLIN, 0}, {stop_[0], 0, 0}, {resumed_[0], POLLIN, 0}};
             const size_t others = fds.size();
             for (const Lifeline & lifeline : lifelines_) {
                 fds.push_back({lifeline.socket.get(), hang_up, 0});
@@ -110,7 +121,16 @@ private:
             }
             if (fds[1].revents != 0) {
                 hear_supervisor();
-                continue;  // perhaps with another client_
+                continue;  // perhaps with another lifeline
+            }
+            if (fds[3].revents != 0) {
+                char byte = 0;
+                (void)!::read(resumed_[0], &byte, 1);
+                std::lock_guard lock(mutex_);
+                if (next_client_) {
+                    client_ = std::move(next_client_);
+                }
+                continue;
             }
             for (size_t i = lifelines_.size(); i-- > 0;) {
                 if (const short events = fds[others + i].revents; events != 0) {
@@ -167,9 +187,6 @@ private:
                 take_lifeline({message.token, std::move(socket)});
                 return;
             }
-            if (message.token == token_) {
-                client_ = UniqueFd(::dup(socket.get()));
-            }
             peers_.arrived(message.token, std::move(socket), {first.begin(), first.end()}, message.resumes != 0);
         }
     }
@@ -205,7 +222,9 @@ private:
     Peers & peers_;
     MachineMemory & machine_;
     Session & session_;
-    int stop_[2] = {-1, -1};
+    int stop_[2] = {-1, -1}, resumed_[2] = {-1, -1};
+    std::mutex mutex_;
+    UniqueFd next_client_;  // guarded by mutex_: the connection over which the session was resumed
     std::thread thread_;
 };
 

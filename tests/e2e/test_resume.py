@@ -3,6 +3,7 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 import struct
 import threading
 import time
@@ -204,6 +205,25 @@ def resume(server, token):
     answer = peer.recv(36)
     peer.sendall(stockwire.command(132, struct.pack('<QI', 0, 1)))
     return peer, struct.unpack('<Q', answer[-8:])[0]
+
+
+def test_an_attempt_to_resume_that_comes_late_ends_nothing(lab):
+    """The session goes on over its connection, and does not depend on that of the attempt."""
+    server = lab.server()
+    with stockwire.connect(server) as session:
+        session.sendall(stockwire.command(14, hello(0, 4)))
+        token, = struct.unpack('<Q', session.recv(36, socket.MSG_WAITALL)[-8:])
+        session.sendall(stockwire.command(133))  # RECORDS
+        server.wait_for('session 1')
+        with stockwire.connect(server) as late:
+            late.sendall(stockwire.command(14, hello(token, 4)))
+            assert len(late.recv(36, socket.MSG_WAITALL)) == 36
+            late.sendall(stockwire.command(132, struct.pack('<QI', 0, 0)))  # RESUME; attempts count from 1
+            server.wait_for('Connected again')
+        session.settimeout(2)
+        with pytest.raises(TimeoutError):
+            session.recv(1)
+    server.wait_idle(10)
 
 
 def test_nobody_resumes_a_session_without_its_token(lab):

@@ -135,6 +135,24 @@ TEST(PeerSender, FailsWhenTheOtherServerIsGone) {
     EXPECT_FALSE(link.sender->first_failure());
 }
 
+// Other links of the session may keep as much then.
+TEST(PeerSender, ABrokenLinkKeepsNothing) {
+    Sending link;
+    for (int i = 0; i < 5; ++i) {
+        ASSERT_TRUE(link.send(noise(1'000'000)));  // nobody reads
+    }
+    EXPECT_GT(link.backlog, 1'000'000u);
+    link.far.reset();
+    Result<> sent;
+    const auto deadline = Clock::now() + test::patience;
+    while ((sent || link.backlog > 0) && Clock::now() < deadline) {
+        sent = link.send(noise(10));
+        std::this_thread::sleep_for(milliseconds(1));
+    }
+    EXPECT_FALSE(sent);
+    EXPECT_EQ(link.backlog, 0u);
+}
+
 TEST(Peers, InviteNoMoreThanTheyMay) {
     Peers peers([](uint64_t) { return true; }, seconds(0));
     std::set<uint64_t> tokens;
@@ -147,8 +165,13 @@ TEST(Peers, InviteNoMoreThanTheyMay) {
 }
 
 TEST(Peers, NobodyIsInvitedByAServerThatDoesNotPassItOn) {
-    Peers peers([](uint64_t) { return false; }, seconds(0));
-    EXPECT_EQ(peers.invite(), 0u);
+    bool passes_on = false;
+    Peers peers([&](uint64_t) { return passes_on; }, seconds(0));
+    for (size_t i = 0; i < Peers::max_links; ++i) {
+        EXPECT_EQ(peers.invite(), 0u);
+    }
+    passes_on = true;
+    EXPECT_NE(peers.invite(), 0u) << "tokens that were not given out take no place";
 }
 
 TEST(Peers, NobodyWaitsForATokenThatIsNotGivenOut) {

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "base/printable.h"
 #include "base/random.h"
@@ -135,6 +136,9 @@ Result<> FrontDoor::say_refusal() {
         }
         const auto header = load<wire::RequestHeader>(bytes_.data());
         if (header.command == wire::command_rdma_offer && header.size == sizeof(wire::RdmaOffer)) {
+            if (std::exchange(offer_is_declined_, true)) {
+                return fail(Errc::protocol, "sent a second offer of RDMA");
+            }
             const auto whole = fill(header_size + sizeof(wire::RdmaOffer));
             if (!whole || !*whole) {
                 return whole ? Result<>() : std::unexpected(whole.error());

@@ -81,7 +81,7 @@ private:
     bool is_caravan_ = false;  // has shown that it is one of ours
     bool is_native_ = false;   // and speaks the native dialect, as we do
     std::string refusal_;
-    bool refusal_is_sent_ = false;
+    bool refusal_is_sent_ = false, offer_is_declined_ = false;
     const bool may_resume_;
     bool resumes_ = false;
     uint64_t token_ = 0, session_token_ = 0;

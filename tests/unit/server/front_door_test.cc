@@ -378,6 +378,18 @@ TEST(FrontDoor, AnOutageDeclinesRdmaFirst) {
     EXPECT_EQ(load<wire::RecordHeader>(client.peer.receive(sizeof(wire::RecordHeader)).data()).length, sizeof ended_head + said.size());
 }
 
+// One that goes on with offers would have the server answer nobody else.
+TEST(FrontDoor, AnOutageDeclinesRdmaOnce) {
+    Refused client;
+    const auto offer = message(wire::command_rdma_offer, bytes_of(wire::RdmaOffer{}));
+    ASSERT_TRUE(client.peer.send(offer + offer + offer));
+    const auto wants = client.advance();
+    ASSERT_FALSE(wants);
+    EXPECT_EQ(wants.error().code, Errc::protocol);
+    client.peer.answered_as<wire::RdmaAnswer>();
+    EXPECT_EQ(client.peer.unread(), 0u);
+}
+
 TEST(FrontDoor, AnOutageEndsStockConnections) {
     Client client;
     client.greet();

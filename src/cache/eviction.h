@@ -17,8 +17,9 @@ namespace caravan::cache {
 // evicted: the mapping would keep its disk space allocated. A Reader of an evicted entry can still read it to the end.
 std::optional<uint64_t> evict_to_fit(const Layout & layout, uint64_t max_bytes, uint64_t needed);
 
-// Removes files from blobs/ and index/ that this code does not create. A worker that its client has compromised can put
-// files there, where they would occupy disk space outside the limit.
+// Removes files from blobs/, index/ and used/ that this code does not create, and those that belong to no blob. A worker that
+// its client has compromised can put any number of them there, where they would occupy disk space outside the limit. If
+// several index files name one blob, all of them go: the right one is created again when a client asks for it.
 void remove_foreign_files(const Layout & layout);
 
 // True if a process has mapped this blob. Reader::map() takes a lock that lasts as long as the mapping.

@@ -4,10 +4,12 @@
 //   <root>/index/<fnv>-<size>        the name of a blob and a newline. fnv: FNV-1a 64 of the content, 16 hex digits, the
 //                                    hash of SET_TENSOR_HASH; size: bytes, decimal. Created when a stock client stores
 //                                    the blob, or asks for a blob of this size (fnv_index.h)
+//   <root>/used/<digest>             empty; its modification time is the time of the blob's last use
 //   <root>/tmp/XXXXXX                an unfinished upload
 //   <root>/digests/<fnv of a path>   the digests of a model file (digest_file.h); only the indexer writes here
 //
-// The modification time of a blob is the time of its last use: a lookup sets it.
+// A blob was last used when it was stored, or at the modification time of its file in used/, which each lookup creates anew.
+// Workers may not set the times of files: they could do that to model files, too, which they can only read.
 //
 // Blobs and index files appear atomically, by rename or link, and a blob appears before its index file. An entry whose blob
 // is missing or has another size is therefore damaged rather than incomplete, and any process may remove it. Processes that
@@ -39,6 +41,7 @@ struct Layout {
     std::filesystem::path blobs() const { return root / "blobs"; }
     std::filesystem::path index() const { return root / "index"; }
     std::filesystem::path temporary() const { return root / "tmp"; }
+    std::filesystem::path used() const { return root / "used"; }
     std::filesystem::path digests() const { return root / "digests"; }
     std::filesystem::path blob(std::string_view digest) const { return blobs() / digest; }
     std::filesystem::path index_file(Key key) const;

@@ -55,8 +55,13 @@ bool can_be_read(const fs::path & directory) {
     return fs::is_directory(directory, error) && ::access(directory.c_str(), R_OK | X_OK) == 0;
 }
 
-// Eviction uses the modification time, since the access time is unreliable (noatime, relatime).
-void mark_used(const Blob & blob) { ::futimens(blob.fd.get(), nullptr); }
+// Eviction uses modification times, since access times are unreliable (noatime, relatime). If the disk takes no file, only the
+// order of eviction suffers.
+void mark_used(const Layout & layout, std::string_view digest) {
+    if (auto file = TemporaryFile::create(layout.temporary())) {
+        (void)file->close().and_then([&] { return file->move_over(layout.used() / digest); });
+    }
+}
 
 }  // namespace
 
@@ -93,7 +98,7 @@ Result<Store> Store::open(const fs::path & directory, uint64_t max_bytes) {
     auto state = std::make_shared<StoreState>(layout_in(directory), max_bytes);
     const Layout & layout = state->layout;
     auto made = make_root(directory).transform([](const Layout &) {});
-    for (const fs::path & ours : {layout.blobs(), layout.index(), layout.temporary()}) {
+    for (const fs::path & ours : {layout.blobs(), layout.index(), layout.used(), layout.temporary()}) {
         made = made ? make_private(ours) : made;
     }
     if (made) {
@@ -124,7 +129,7 @@ std::optional<Reader> Store::find(uint64_t fnv, uint64_t size) const {
     if (!blob) {
         return std::nullopt;
     }
-    mark_used(*blob);
+    mark_used(state_->layout, blob->digest);
     const std::string name = blob->digest;
     state_->note_used(name, size);
     return Reader({.fd = std::move(blob->fd),
@@ -143,7 +148,7 @@ std::optional<Reader> Store::find_digest(std::string_view hex, uint64_t size) co
     if (!blob) {
         return std::nullopt;
     }
-    mark_used(*blob);
+    mark_used(state_->layout, hex);
     state_->note_used(hex, size);
     const fs::path path = state_->layout.blob(hex);
     return Reader({.fd = std::move(blob->fd),

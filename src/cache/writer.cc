@@ -91,8 +91,9 @@ bool Writer::commit() {
     const std::string digest = digest_.hex();
     store_->note_used(digest, size_);
     const std::filesystem::path blob = store_->layout.blob(digest);
-    // Replaces an existing blob of this name, which may be damaged. Keeps a blob that is mapped: it was verified, and its
-    // disk space would stay allocated.
+    // Replaces an existing blob of this name, which may be damaged. Keeps a blob that is mapped: its disk space would stay
+    // allocated, and a session verifies what it maps. (A compromised worker can lock a file of this name with other bytes; the
+    // next session that reads it finds them damaged, and removes it.)
     const auto moved = file_.close().and_then([&]() -> Result<> {
         if (is_mapped(blob)) {
             file_.discard();

@@ -108,7 +108,7 @@ std::string describe(const FileRules & rules, const FileLimits & limits) {
 FileRules store_rules(const cache::Layout & store) {
     return {.readable = {store.root},
             .writable = {store.temporary()},
-            .receiving = {store.blobs(), store.index()}};
+            .receiving = {store.blobs(), store.index(), store.used()}};
 }
 
 FileRules weight_rules(const cache::WeightOptions & options, const cache::Weights & weights) {

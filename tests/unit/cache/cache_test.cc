@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -147,7 +148,11 @@ protected:
 
     // Sets the time of the last use to `minutes` ago.
     void age(std::string_view text, int minutes) const {
-        fs::last_write_time(blob(text), fs::file_time_type::clock::now() - std::chrono::minutes(minutes));
+        const auto when = fs::file_time_type::clock::now() - std::chrono::minutes(minutes);
+        fs::last_write_time(blob(text), when);
+        if (const fs::path used = ours() / "used" / blob(text).filename(); fs::exists(used)) {
+            fs::last_write_time(used, when);
+        }
     }
 
     // The names of all files in `folder` of the store.
@@ -699,6 +704,7 @@ TEST_F(CacheTest, EvictsTheLeastRecentlyUsedBlob) {
     EXPECT_EQ(get(store, d), d);
     EXPECT_EQ(files("index").size(), 2U);
     EXPECT_EQ(files("blobs").size(), 2U);
+    EXPECT_EQ(files("used").size(), 2U);
     ASSERT_EQ(warnings.size(), 1U);
     EXPECT_TRUE(warnings.front().contains("do not fit into 9.7 KiB")) << warnings.front();
 }
@@ -736,6 +742,57 @@ TEST_F(CacheTest, RemovesForeignFiles) {
     EXPECT_EQ(files("blobs").size(), 2U);
     EXPECT_EQ(files("index").size(), 2U);
 }
+
+TEST_F(CacheTest, RemovesFilesWithoutABlob) {
+    const std::string kept = weights(4000), other(64, 'a');
+    ASSERT_TRUE(put(open(), kept));
+    ASSERT_EQ(get(open(), kept), kept);
+    const std::string digest = blob(kept).filename();
+    overwrite(ours() / "blobs" / other, "");
+    overwrite(ours() / "index" / "0000000000000001-4000", other + "\n");
+    overwrite(ours() / "index" / "name", digest + "\n");
+    overwrite(ours() / "used" / other, "");
+    const Store store = open();
+    EXPECT_EQ(files("blobs"), std::vector{digest});
+    EXPECT_EQ(files("used"), std::vector{digest});
+    EXPECT_EQ(files("index").size(), 1U);
+    EXPECT_EQ(get(store, kept), kept);
+    for (const char * forged : {"0000000000000001-4000", "0000000000000002-4000"}) {
+        overwrite(ours() / "index" / forged, digest + "\n");
+    }
+    const Store later = open();
+    EXPECT_TRUE(files("index").empty()) << "one content has one hash";
+    EXPECT_EQ(get(later, kept), kept) << "which is found again";
+    EXPECT_EQ(files("index").size(), 1U);
+}
+
+#ifdef __linux__
+TEST_F(CacheTest, CountsBlocksBeyondTheEndOfAFile) {
+    constexpr uint64_t mib = 1 << 20;
+    ASSERT_TRUE(put(open(), weights(4000)));
+    const fs::path planted = ours() / "blobs" / std::string(64, 'a');
+    overwrite(planted, "a");
+    const UniqueFd fd(::open(planted.c_str(), O_WRONLY));
+    if (::fallocate(fd.get(), FALLOC_FL_KEEP_SIZE, 0, 8 * mib) != 0) {
+        GTEST_SKIP() << "this file system cannot";
+    }
+    fs::last_write_time(planted, fs::file_time_type::clock::now() - std::chrono::minutes(10));
+    const Store store = open(4 * mib);
+    EXPECT_FALSE(fs::exists(planted));
+    EXPECT_EQ(get(store, weights(4000)), weights(4000));
+}
+
+TEST_F(CacheTest, ReplacesABlobThatIsBeingEvicted) {
+    const std::string text = weights(4000);
+    const Store store = open();
+    ASSERT_TRUE(put(store, text));
+    overwrite(blob(text), "damaged");
+    const UniqueFd locked(::open(blob(text).c_str(), O_RDONLY));
+    ASSERT_EQ(::flock(locked.get(), LOCK_EX | LOCK_NB), 0);
+    ASSERT_TRUE(put(store, text));
+    EXPECT_EQ(contents(blob(text)), text);
+}
+#endif
 
 TEST_F(CacheTest, UploadThatCannotFitEvictsNothing) {
     const Store store = open(10'000);

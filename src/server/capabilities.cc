@@ -27,8 +27,11 @@ bool set_capabilities(uint32_t effective, uint32_t permitted) {
     return ::syscall(SYS_capset, &header, data.data()) == 0;
 }
 
+// Other failures (it is not there, the file system is read-only) are none that a capability mends. Where the call itself is
+// not there (ENOSYS; EPERM in some containers) nothing is known.
 bool is_missing_permission(const std::filesystem::path & path, int access) {
-    return ::syscall(faccessat2, AT_FDCWD, path.c_str(), access, AT_EACCESS) != 0 && errno != ENOENT && errno != ENOTDIR;
+    return ::syscall(faccessat2, AT_FDCWD, path.c_str(), access, AT_EACCESS) != 0 &&
+           (errno == EACCES || errno == ENOSYS || errno == EPERM);
 }
 
 }  // namespace

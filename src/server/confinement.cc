@@ -129,7 +129,7 @@ Confinement worker_confinement(bool cpus_only, FileRules own) {
     if (!cpus_only) {
         files.read_anywhere = true;
         files.devices = devices_of_drivers();
-        std::ranges::move(driver_caches(), std::back_inserter(files.writable));
+        files.caches = driver_caches();
         return confinement;
     }
     std::ranges::copy(system_files, std::back_inserter(files.readable));

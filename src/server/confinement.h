@@ -17,7 +17,8 @@ struct Confinement {
 };
 
 // A session's worker: it reads its own libraries, and uses `own` files. With devices that are no CPUs it reads anywhere, and
-// writes drivers' devices. What drivers keep of compiled code it reads only: later sessions would run what it plants there.
+// writes drivers' devices and their caches of compiled code. A worker that has fallen to its client can plant code there, which
+// later sessions run: without these caches each session compiles anew, for minutes (docs/gpu.md).
 Confinement worker_confinement(bool cpus_only, FileRules own);
 
 // To keep weights in the store: files are made in its tmp/, and moved. Digests of model files are read only.

@@ -127,6 +127,7 @@ Result<FileLimits> restrict_files(const FileRules & rules) {
     allow_all(rules.readable_files, reading, false);
     allow_all(rules.receiving, receiving);
     allow_all(rules.writable, writing);
+    allow_all(rules.caches, writing);
     allow_all(rules.devices, using_devices);
     if (!allowed) {
         return std::unexpected(allowed.error());

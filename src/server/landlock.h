@@ -14,6 +14,7 @@ struct FileRules {
     std::vector<std::filesystem::path> readable;
     std::vector<std::filesystem::path> readable_files;  // without symbolic links in their paths, or they do not count
     std::vector<std::filesystem::path> writable;   // also: to read, and to make, rename and remove files in
+    std::vector<std::filesystem::path> caches;     // as writable, if this user may: no capability is kept for them
     // To read, to remove files from, and to move files to that were made in a writable place. What is there is not written,
     // nor moved to where it could be.
     std::vector<std::filesystem::path> receiving;

@@ -6,10 +6,10 @@
 namespace caravan::server {
 namespace {
 
-// Device memory that cannot be addressed directly is moved in pieces of this size.
+// Pieces by which device memory that is not host-addressable is copied, bytes.
 constexpr size_t piece_size = 4 << 20;
 
-// Each is hashed by a thread of its own.
+// Each open find has a thread that hashes.
 size_t max_open_finds() {
     static const size_t count = std::clamp(std::thread::hardware_concurrency(), 1u, 8u);
     return count;
@@ -23,13 +23,13 @@ MutableBytes Data::scratch(uint64_t size) {
     return MutableBytes(scratch_).first(piece);
 }
 
-Result<> Data::answer_bytes(ConstBytes payload) {
+Result<> Data::reply_bytes(ConstBytes payload) {
     const uint64_t size = payload.size();
     bytes_out_ += sizeof size + size;
     return net::send_all(transport_, {const_bytes(&size, sizeof size), payload}, client_stall);
 }
 
-Result<> Data::tell(wire::AnswerKind kind, std::string_view text) {
+Result<> Data::reply_text(wire::AnswerKind kind, std::string_view text) {
     text = text.substr(0, wire::max_error_text);
     const uint64_t head = static_cast<uint64_t>(kind) << wire::answer_kind_shift | text.size();
     bytes_out_ += sizeof head + text.size();
@@ -37,8 +37,8 @@ Result<> Data::tell(wire::AnswerKind kind, std::string_view text) {
                          client_stall);
 }
 
-Result<> Data::tell_if_failed(Result<> launch) {
-    return launch || !is_native_ ? launch : tell(wire::AnswerKind::launch_failed, launch.error().text);
+Result<> Data::report_failure(Result<> launch) {
+    return launch || !is_native_ ? launch : reply_text(wire::AnswerKind::launch_failed, launch.error().text);
 }
 
 void Data::clear_stale(const CheckedRegion & region, uint64_t offset, uint64_t size) {
@@ -46,12 +46,12 @@ void Data::clear_stale(const CheckedRegion & region, uint64_t offset, uint64_t s
 }
 
 Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t size, bool keep) {
-    if (auto settled = settle(region.device()); !settled) {
-        return settled;
+    if (auto waited = synchronize(region.device()); !waited) {
+        return waited;
     }
     std::optional<cache::Writer> writer;
     if (keep && weights_ != nullptr && size > wire::find_threshold) {
-        // A client that speaks the native dialect asks by BLAKE3 when it comes again.
+        // A native client queries by BLAKE3, a stock client by FNV-1a.
         if (auto begun = weights_->begin(size, is_native_ ? cache::Keys::digest : cache::Keys::digest_and_fnv)) {
             writer.emplace(std::move(*begun));
         }
@@ -83,8 +83,8 @@ Result<> Data::write(net::Inbound & source, CheckedRegion & region, uint64_t siz
 }
 
 Result<> Data::write_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride) {
-    if (auto settled = settle(region.device()); !settled) {
-        return settled;
+    if (auto waited = synchronize(region.device()); !waited) {
+        return waited;
     }
     const bool is_host = region.region.buffer->is_host;
     for (uint64_t row = 0; row < n_rows && size > 0; ++row) {
@@ -106,11 +106,11 @@ Result<> Data::write_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows
 }
 
 Result<> Data::read(CheckedRegion & region, uint64_t size) {
-    if (auto settled = settle(region.device()); !settled) {
-        return settled;
+    if (auto waited = synchronize(region.device()); !waited) {
+        return waited;
     }
     if (region.region.buffer->is_host) {
-        return answer_bytes(ConstBytes(region.region.data(), size));
+        return reply_bytes(ConstBytes(region.region.data(), size));
     }
     bytes_out_ += sizeof size + size;
     if (auto sent = net::send_all(transport_, {const_bytes(&size, sizeof size)}, client_stall); !sent) {
@@ -128,8 +128,8 @@ Result<> Data::read(CheckedRegion & region, uint64_t size) {
 }
 
 Result<> Data::read_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride) {
-    if (auto settled = settle(region.device()); !settled) {
-        return settled;
+    if (auto waited = synchronize(region.device()); !waited) {
+        return waited;
     }
     const uint64_t all = size * n_rows;
     bytes_out_ += sizeof all + all;
@@ -159,8 +159,8 @@ Result<> Data::read_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows,
 }
 
 Result<> Data::read_to(CheckedRegion & region, const std::function<Result<>(ConstBytes)> & sink) {
-    if (auto settled = settle(region.device()); !settled) {
-        return settled;
+    if (auto waited = synchronize(region.device()); !waited) {
+        return waited;
     }
     if (region.region.buffer->is_host) {
         return sink(ConstBytes(region.region.data(), region.tensor_bytes));
@@ -177,8 +177,8 @@ Result<> Data::read_to(CheckedRegion & region, const std::function<Result<>(Cons
 }
 
 Result<> Data::fill(CheckedRegion & region, uint64_t size, uint8_t value) {
-    if (auto settled = settle(region.device()); !settled) {
-        return settled;
+    if (auto waited = synchronize(region.device()); !waited) {
+        return waited;
     }
     if (size > 0) {
         ggml_backend_tensor_memset(&region.tensor, value, region.offset, size);
@@ -201,8 +201,8 @@ Result<> Data::copy(CheckedRegion & from, CheckedRegion & to) {
         destination < source + from.tensor_bytes) {
         return fail(Errc::invalid_argument, "source and destination overlap");
     }
-    if (auto settled = settle(from.device()).and_then([&] { return settle(to.device()); }); !settled) {
-        return settled;
+    if (auto waited = synchronize(from.device()).and_then([&] { return synchronize(to.device()); }); !waited) {
+        return waited;
     }
     ggml_backend_tensor_copy(&from.tensor, &to.tensor);
     if (is_stale(from)) {
@@ -215,19 +215,19 @@ Result<> Data::copy(CheckedRegion & from, CheckedRegion & to) {
 
 Result<> Data::initialize(CheckedRegion & region, const wire::Region & wired) {
     if (region.tensor_bytes == 0) {
-        return {};  // not even padding
+        return {};  // has no padding either
     }
-    // The back-end may clear the padding behind the tensor: that must lie in the buffer as well.
+    // The back-end may clear the padding behind the tensor, which must lie in the buffer as well.
     const size_t padded = ggml_backend_buffer_get_alloc_size(region.region.buffer->buffer.get(), &region.tensor);
     if (auto room = buffers_.locate(wired.buffer, wired.address, padded); !room) {
         return std::unexpected(room.error());
     }
-    if (auto settled = settle(region.device()); !settled) {
-        return settled;
+    if (auto waited = synchronize(region.device()); !waited) {
+        return waited;
     }
     const ggml_status status = ggml_backend_buffer_init_tensor(region.region.buffer->buffer.get(), &region.tensor);
     if (status != GGML_STATUS_SUCCESS) {
-        return fail(Errc::unsupported, "the back-end refused the tensor: {}", ggml_status_to_string(status));
+        return fail(Errc::unsupported, "the back-end cannot initialize the tensor: {}", ggml_status_to_string(status));
     }
     return {};
 }
@@ -247,8 +247,8 @@ Result<> Data::find_digest(CheckedRegion & region, uint64_t size, ConstBytes dig
         return open.place.data() < place.data() + place.size() && place.data() < open.place.data() + open.place.size();
     });
     if (is_taken || open_finds_.size() >= max_open_finds()) {
-        if (auto settled = settle_finds(); !settled) {
-            return settled;
+        if (auto waited = reply_to_finds(); !waited) {
+            return waited;
         }
     }
     OpenFind & open = open_finds_.emplace_back(OpenFind{.entry = {}, .region = region, .size = size, .place = place});
@@ -256,11 +256,11 @@ Result<> Data::find_digest(CheckedRegion & region, uint64_t size, ConstBytes dig
     return open.entry ? load(region, size, *open.entry) : Result<>();
 }
 
-Result<> Data::settle_finds() {
+Result<> Data::reply_to_finds() {
     Result<> done;
     for (OpenFind & open : open_finds_) {
         const bool found = open.entry && verify(open.region, open.size, *open.entry);
-        done = done ? answer<uint8_t>(found ? 1 : 0) : done;
+        done = done ? reply<uint8_t>(found ? 1 : 0) : done;
     }
     open_finds_.clear();
     return done;
@@ -276,7 +276,7 @@ bool Data::verify(CheckedRegion & region, uint64_t size, cache::Reader & entry) 
         std::memset(region.region.data(), 0, size);
         return false;
     }
-    // Not by ggml_backend_tensor_memset(), which some back-ends lack.
+    // Some back-ends lack ggml_backend_tensor_memset().
     std::ranges::fill(scratch(size), std::byte{0});
     for (uint64_t done = 0; done < size;) {
         const MutableBytes zeros = scratch(size - done);
@@ -287,8 +287,8 @@ bool Data::verify(CheckedRegion & region, uint64_t size, cache::Reader & entry) 
 }
 
 Result<> Data::load(CheckedRegion & region, uint64_t size, cache::Reader & entry) {
-    if (auto settled = settle(region.device()); !settled) {
-        return settled;
+    if (auto waited = synchronize(region.device()); !waited) {
+        return waited;
     }
     const bool is_host = region.region.buffer->is_host;
     const bool has_pages = !region.region.buffer->memory.bytes().empty();

@@ -1,8 +1,8 @@
-// The bytes of a session's buffers: written, read, copied. What both dialects do, once their messages are decoded. One
-// thread.
+// Reads, writes and copies the bytes of a session's buffers, and sends replies, for both dialects. Used by the session's
+// thread only.
 //
-// A region is checked when it is passed in (tensor_check.h). Whatever touches a buffer waits first for what its device
-// computes, and for no other device.
+// Callers pass checked regions (tensor_check.h). Each operation on a buffer first waits for the buffer's device, and for no
+// other device.
 #pragma once
 
 #include <optional>
@@ -18,10 +18,10 @@
 
 namespace caravan::server {
 
-// A client that stops in the middle of a message, or does not read its answer, is given up after this.
+// Deadline for a client to complete a message that it began, or to read a reply.
 inline constexpr seconds client_stall{60};
 
-// The fixed part of a request, which is next.
+// Reads the fixed part of a request.
 template <class Request>
 Result<Request> take_request(net::Inbound & in) {
     const auto bytes = in.peek(sizeof(Request));
@@ -39,52 +39,54 @@ public:
     Data(net::Transport & transport, net::Inbound & in, GraphRuns & runs, BufferTable & buffers, cache::Weights * weights)
         : transport_(transport), in_(in), runs_(runs), buffers_(buffers), weights_(weights) {}
 
-    // The client speaks the native dialect, so it can be told of what went wrong.
-    void speak_native() { is_native_ = true; }
+    // The client uses the native dialect, which can report errors.
+    void set_native() { is_native_ = true; }
     bool is_native() const { return is_native_; }
 
-    // Of the native dialect: a launch that fails in the other one ends the session. Whatever writes here clears it.
+    // Used by the native dialect only; in the stock dialect a failed launch ends the session. Every write clears its range.
     StaleMemory & stale() { return stale_; }
-    bool is_stale(const CheckedRegion & tensor) const { return stale_.overlaps(tensor.address, tensor.address + tensor.tensor_bytes); }
+    bool is_stale(const CheckedRegion & tensor) const {
+        return stale_.overlaps(tensor.address, tensor.address + tensor.tensor_bytes);
+    }
 
-    // GraphRuns::settle, of one device or of all. A launch that failed is told to the client, or if it cannot be told is
-    // the error.
-    Result<> settle(uint32_t device) { return tell_if_failed(runs_.settle(device)); }
-    Result<> settle() { return tell_if_failed(runs_.settle()); }
-    Result<> tell_if_failed(Result<> launch);
+    // GraphRuns::synchronize() for one device or all. A failed launch is reported to a native client and is the error
+    // otherwise.
+    Result<> synchronize(uint32_t device) { return report_failure(runs_.synchronize(device)); }
+    Result<> synchronize() { return report_failure(runs_.synchronize()); }
+    Result<> report_failure(Result<> launch);
 
-    // `source` has the next `size` bytes for [region.offset, + size). `keep`: they are weights, for the cache too.
+    // Writes `size` bytes from `source` to the region. `keep`: they are weights, to be stored in the cache as well.
     Result<> write(net::Inbound & source, CheckedRegion & region, uint64_t size, bool keep);
-    // `size` bytes for each row, `stride` apart, from the client.
+    // Writes rows of `size` bytes, `stride` apart, from the client.
     Result<> write_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride);
-    // Answers with [region.offset, + size).
+    // Replies with `size` bytes of the region.
     Result<> read(CheckedRegion & region, uint64_t size);
     Result<> read_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride);
-    // All bytes of the tensor, in pieces of host memory that are valid until the sink returns.
+    // Passes all bytes of the tensor to `sink`, in pieces that are valid until it returns.
     Result<> read_to(CheckedRegion & region, const std::function<Result<>(ConstBytes)> & sink);
     Result<> fill(CheckedRegion & region, uint64_t size, uint8_t value);
     Result<> copy(CheckedRegion & from, CheckedRegion & to);
     Result<> initialize(CheckedRegion & region, const wire::Region & wired);
 
-    // [region.offset, + size) from the cache; false if it is not there.
+    // Loads `size` bytes into the region from the cache or a model file. False if they are not there.
     Result<bool> find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv);
-    // The same. Whether it is there is answered by settle_finds(), u8: several are hashed at the same time.
+    // Starts the same by digest. reply_to_finds() sends the reply, so that several finds are verified concurrently.
     Result<> find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest);
-    // Before anything else is answered or touches a buffer, and before the session waits.
-    Result<> settle_finds();
+    // Replies to all open finds, u8 each. Call it before any other reply, any access to a buffer, and before the session waits.
+    Result<> reply_to_finds();
     bool has_cache() const { return weights_ != nullptr && weights_->may_find(); }
 
     template <class Answer>
-    Result<> answer(const Answer & value) {
-        return answer_bytes(const_bytes(&value, sizeof value));
+    Result<> reply(const Answer & value) {
+        return reply_bytes(const_bytes(&value, sizeof value));
     }
-    Result<> answer_bytes(ConstBytes payload);
-    // A text in place of an answer, or between answers.
-    Result<> tell(wire::AnswerKind kind, std::string_view text);
+    Result<> reply_bytes(ConstBytes payload);
+    // Sends a text of the given kind, instead of or between replies.
+    Result<> reply_text(wire::AnswerKind kind, std::string_view text);
 
     uint64_t bytes_out() const { return bytes_out_; }
-    // Where weights came from, in bytes: what is longer than find_threshold, and received what the client marks as worth
-    // keeping besides. A stock client so marks what is longer than 10 MiB; what rpc-bench and rpc-doctor send is none.
+    // Bytes of weights by origin. Counts writes longer than find_threshold that the client marks to be kept (stock clients mark
+    // those over 10 MiB), and finds.
     struct WeightBytes {
         uint64_t received = 0, from_cache = 0, from_models = 0;
     };
@@ -92,16 +94,16 @@ public:
 
 private:
     struct OpenFind {
-        std::optional<cache::Reader> entry;  // none: not there
+        std::optional<cache::Reader> entry;  // none: not found
         CheckedRegion region;
         uint64_t size = 0;
-        MutableBytes place;  // what is being hashed
+        MutableBytes place;  // memory that is being hashed
     };
 
     void clear_stale(const CheckedRegion & region, uint64_t offset, uint64_t size);
     MutableBytes scratch(uint64_t size);
     Result<> load(CheckedRegion & region, uint64_t size, cache::Reader & entry);
-    // What load() has read, if it can be trusted; else zeros take its place, and it counts as not found.
+    // Verifies the bytes that load() read. On failure overwrites them with zeros and returns false.
     bool verify(CheckedRegion & region, uint64_t size, cache::Reader & entry);
 
     net::Transport & transport_;

@@ -20,7 +20,8 @@ void DeviceQueue::start(ggml_cgraph * graph) {
         std::lock_guard lock(mutex_);
         graph_ = graph;
     }
-    // Not before: the thread gives up what this one has by then.
+    // The thread is created on first use, after the worker was confined: a thread inherits the restrictions that hold when it
+    // starts.
     if (!thread_.joinable()) {
         thread_ = std::thread([this] { work(); });
     }

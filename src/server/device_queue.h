@@ -1,5 +1,5 @@
-// A thread that computes for one device, so that the session's goes on meanwhile: for back-ends that return from a launch
-// only when it is done.
+// A thread that computes one device's graphs, for back-ends whose graph_compute blocks. The session's thread continues
+// meanwhile.
 #pragma once
 
 #include <condition_variable>
@@ -11,24 +11,24 @@
 
 namespace caravan::server {
 
-// How a launch ended. Without a queue the times are not known, and are those of the clock's epoch.
+// The outcome of a launch. `begin` and `end` are the clock's epoch if they are unknown.
 struct Run {
     ggml_status status = GGML_STATUS_SUCCESS;
     TimePoint begin{}, end{};
 };
 
-// One graph at a time. start() and finish() are called by one thread.
+// Computes one graph at a time. Only one thread calls start() and finish().
 class DeviceQueue {
 public:
-    // `backend` must outlive it.
+    // `backend` must outlive the queue.
     explicit DeviceQueue(ggml_backend_t backend);
-    // Waits for the graph that is being computed.
+    // Waits for the running graph.
     ~DeviceQueue();
     DeviceQueue(const DeviceQueue &) = delete;
 
-    // The graph and all that it touches belong to the queue until finish(). Nothing else may be started before.
+    // Starts a graph. The caller must not touch the graph or its buffers, nor start another graph, before finish() returns.
     void start(ggml_cgraph * graph);
-    // Waits for the end of what was started.
+    // Waits for the started graph and returns its outcome.
     Run finish();
 
 private:
@@ -37,8 +37,8 @@ private:
     const ggml_backend_t backend_;
     std::mutex mutex_;
     std::condition_variable changed_;
-    ggml_cgraph * graph_ = nullptr;  // started, not yet done
-    Run run_;                        // the last one
+    ggml_cgraph * graph_ = nullptr;  // null when idle
+    Run run_;                        // of the last graph
     bool stopping_ = false;
     std::thread thread_;
 };

@@ -13,7 +13,7 @@ namespace caravan::server {
 namespace {
 
 void load_backends() {
-    // A server that is itself a client of other servers would lend out their devices as its own.
+    // Otherwise the server would lend out the devices of other servers as its own.
     ::unsetenv("GGML_RPC_SERVERS");
     ggml_backend_load_all();
 }
@@ -44,12 +44,12 @@ std::vector<ggml_backend_dev_t> own_gpus() {
     return gpus;
 }
 
-// For each of own_gpus(): the one before it that is the same hardware by another back-end; else null.
-std::vector<ggml_backend_dev_t> same_before(const std::vector<ggml_backend_dev_t> & gpus) {
+// For each device of `gpus`, the earlier device that is the same hardware in another back-end, or null.
+std::vector<ggml_backend_dev_t> earlier_duplicates(const std::vector<ggml_backend_dev_t> & gpus) {
     std::vector<std::string> ids;
     std::ranges::transform(gpus, std::back_inserter(ids), hardware_id);
     std::vector<ggml_backend_dev_t> same;
-    for (const size_t first : first_of_each(ids)) {
+    for (const size_t first : first_with_same_id(ids)) {
         same.push_back(first == same.size() ? nullptr : gpus[first]);
     }
     return same;
@@ -58,7 +58,7 @@ std::vector<ggml_backend_dev_t> same_before(const std::vector<ggml_backend_dev_t
 std::vector<ggml_backend_dev_t> default_devices() {
     std::vector<ggml_backend_dev_t> chosen;
     const auto gpus = own_gpus();
-    const auto same = same_before(gpus);
+    const auto same = earlier_duplicates(gpus);
     for (size_t i = 0; i < gpus.size(); ++i) {
         if (same[i] == nullptr) {
             chosen.push_back(gpus[i]);
@@ -105,7 +105,7 @@ void set_abort_flag(ggml_backend_dev_t device, ggml_backend_t backend, std::atom
 
 }  // namespace
 
-std::vector<size_t> first_of_each(const std::vector<std::string> & ids) {
+std::vector<size_t> first_with_same_id(const std::vector<std::string> & ids) {
     std::vector<size_t> firsts;
     for (size_t i = 0; i < ids.size(); ++i) {
         const auto first = std::ranges::find(ids, ids[i]);
@@ -114,13 +114,13 @@ std::vector<size_t> first_of_each(const std::vector<std::string> & ids) {
     return firsts;
 }
 
-std::string Devices::doubles() {
+std::string Devices::duplicates() {
     const auto gpus = own_gpus();
-    const auto same = same_before(gpus);
+    const auto same = earlier_duplicates(gpus);
     std::string text;
     for (size_t i = 0; i < gpus.size(); ++i) {
         if (same[i] != nullptr) {
-            text += formatted("{}{} is the same device as {}: it is lent once", text.empty() ? "" : "; ",
+            text += formatted("{}{} and {} are the same device, which is lent once", text.empty() ? "" : "; ",
                               ggml_backend_dev_name(gpus[i]), ggml_backend_dev_name(same[i]));
         }
     }
@@ -133,7 +133,7 @@ Result<Devices> Devices::open(const std::vector<std::string> & names, int thread
     for (const std::string & name : names) {
         const ggml_backend_dev_t device = ggml_backend_dev_by_name(name.c_str());
         if (device == nullptr) {
-            return fail(Errc::not_found, "no device is named \"{}\"; there are: {}", name, known_names());
+            return fail(Errc::not_found, "no device named \"{}\"; available: {}", name, known_names());
         }
         chosen.push_back(device);
     }
@@ -141,13 +141,13 @@ Result<Devices> Devices::open(const std::vector<std::string> & names, int thread
         chosen = default_devices();
     }
     if (chosen.empty()) {
-        return fail(Errc::not_found, "no device to lend: ggml found no back-end on this machine");
+        return fail(Errc::not_found, "no device to lend: ggml found no back-end on this machine; check its installation");
     }
     Devices devices;
     for (const ggml_backend_dev_t device : chosen) {
         Entry entry{.device = device, .backend{ggml_backend_dev_init(device, nullptr)}, .queue{}};
         if (entry.backend == nullptr) {
-            return fail(Errc::unavailable, "device {} cannot be initialized", ggml_backend_dev_name(device));
+            return fail(Errc::unavailable, "cannot initialize device {}", ggml_backend_dev_name(device));
         }
         set_threads(device, entry.backend.get(), threads);
         set_abort_flag(device, entry.backend.get(), devices.aborted_.get());
@@ -225,7 +225,7 @@ bool Devices::are_cpus() const {
 
 Result<> Devices::check(uint32_t index) const {
     if (index >= count()) {
-        return fail(Errc::invalid_argument, "no device {}: there are {}", index, count());
+        return fail(Errc::invalid_argument, "no device {}; the server has {}", index, count());
     }
     return {};
 }

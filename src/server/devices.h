@@ -24,46 +24,48 @@ struct DeviceMemory {
     uint64_t free = 0, total = 0;  // bytes
 };
 
-// For each hardware id the index of the first that is equal; its own if it is the first, or empty (unknown).
-std::vector<size_t> first_of_each(const std::vector<std::string> & ids);
+// For each hardware id, the index of its first occurrence. An empty (unknown) id equals no other.
+std::vector<size_t> first_with_same_id(const std::vector<std::string> & ids);
 
 class Devices {
 public:
-    // Loads ggml's back-ends. `names`: these devices in this order; empty: all GPUs, or the CPU if there is none.
-    // `threads` is for CPU devices.
+    // Loads ggml's back-ends and initializes the devices `names`, in this order. If `names` is empty: all GPUs, or the CPU if
+    // there is no GPU. `threads` applies to CPU devices. Errc::not_found if a device does not exist, Errc::unavailable if it
+    // cannot be initialized.
     static Result<Devices> open(const std::vector<std::string> & names, int threads);
 
-    // In words, which devices open({}) left out because another back-end lends the same hardware; empty: none.
-    static std::string doubles();
+    // A text that names the devices which open({}) omits because another back-end provides the same hardware. Empty if there
+    // is none.
+    static std::string duplicates();
 
-    // Every device of this machine, with a mark at those that open({}) would lend.
+    // One line for each device of this machine. Devices that open({}) chooses are marked.
     static std::string describe_all();
 
-    // Errc::invalid_argument if there is none of this index.
+    // Errc::invalid_argument if `index` is out of range.
     Result<> check(uint32_t index) const;
     uint32_t count() const { return static_cast<uint32_t>(devices_.size()); }
     ggml_backend_dev_t device(uint32_t index) const { return devices_[index].device; }
     ggml_backend_buffer_type_t buffer_type(uint32_t index) const;
-    // Of tensors in a buffer, bytes. A CPU's begin at pages, where pages of files can take their place.
+    // Alignment of tensors in a buffer, bytes. At least a page on a CPU device, so that pages of files can be mapped there.
     uint64_t alignment(uint32_t index) const;
     DeviceFacts facts(uint32_t index) const;
-    // Of each device now. CPU devices of one server share the machine's memory, so each has an equal part of it; of which
-    // `available` bytes are free at most (ggml says that all is).
+    // Current memory of each device. The CPU devices of a server share the machine's memory, so each reports an equal part.
+    // `available`: upper bound on the machine's free memory, because ggml reports all of it as free.
     std::vector<DeviceMemory> memory(uint64_t available = UINT64_MAX) const;
-    bool are_cpus() const;  // all of them
+    bool are_cpus() const;  // true if every device is a CPU
 
-    // Is a launch handed to a thread of the device's own? So it is if there are several devices and this one's back-end
-    // would hold up the caller. Then nothing may be running there when compute() is called.
+    // True if the device computes on a DeviceQueue. That is the case if there are several devices and the device's back-end
+    // blocks. Nothing may be running on such a device when compute() is called.
     bool has_queue(uint32_t index) const { return devices_[index].queue != nullptr; }
-    // Starts a graph; it may still be running on return.
+    // Starts a graph, which may still be running when this returns.
     ggml_status compute(uint32_t index, ggml_cgraph * graph);
-    // Was something started that synchronize() has not waited for?
+    // True if a graph was started that synchronize() has not waited for.
     bool is_running(uint32_t index) const { return devices_[index].running; }
-    // Waits for all that was started on the device, and returns how it ended; once for each launch. Of an asynchronous
-    // device the time is that from the first launch to the end of this wait: it does not report when it was done.
+    // Waits for the graphs that were started on the device and returns their outcome, once for each launch. An asynchronous
+    // device does not report when it finished, so its time lasts from the first launch to the end of this wait.
     Run synchronize(uint32_t index);
 
-    // Makes running computations end early, where the back-end can. Any thread.
+    // Aborts running computations where the back-end supports it. Thread-safe.
     void abort_computation() { aborted_->store(true, std::memory_order_relaxed); }
 
 private:
@@ -73,10 +75,10 @@ private:
     struct Entry {
         ggml_backend_dev_t device;
         std::unique_ptr<ggml_backend, BackendDeleter> backend;
-        std::unique_ptr<DeviceQueue> queue;  // ends before the back-end
-        bool is_async = false;  // a launch returns before it has been computed
+        std::unique_ptr<DeviceQueue> queue;  // destroyed before the back-end
+        bool is_async = false;  // graph_compute_async returns before the graph is computed
         bool running = false;
-        TimePoint begin{};      // of what is running, if it is async
+        TimePoint begin{};      // of the first running launch; only if is_async
     };
     std::vector<Entry> devices_;
     std::unique_ptr<std::atomic<bool>> aborted_ = std::make_unique<std::atomic<bool>>(false);

@@ -15,14 +15,14 @@ namespace caravan::server {
 namespace {
 
 template <class T>
-void sort_and_unite(std::vector<T> & values) {
+void sort_unique(std::vector<T> & values) {
     std::ranges::sort(values);
     const auto rest = std::ranges::unique(values);
     values.erase(rest.begin(), rest.end());
 }
 
-// Its kernels are those of the CPU, or fall back to them.
-bool works_like_cpu(ggml_backend_dev_t device) {
+// True for devices whose kernels are the CPU's or fall back to them.
+bool uses_cpu_kernels(ggml_backend_dev_t device) {
     const auto type = ggml_backend_dev_type(device);
     return type == GGML_BACKEND_DEVICE_TYPE_CPU || type == GGML_BACKEND_DEVICE_TYPE_ACCEL;
 }
@@ -30,7 +30,7 @@ bool works_like_cpu(ggml_backend_dev_t device) {
 class Builder {
 public:
     Builder(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers)
-        : description_(description), device_(device), is_cpu_(works_like_cpu(device)), buffers_(buffers) {}
+        : description_(description), device_(device), is_cpu_(uses_cpu_kernels(device)), buffers_(buffers) {}
 
     Result<Graph> build() {
         if (auto done = make(); !done) {
@@ -42,15 +42,15 @@ public:
         static std::atomic<uint64_t> next_uid{1};
         graph_.graph->uid = next_uid.fetch_add(1, std::memory_order_relaxed);
         graph_.indices = fixed_indices({graph_.graph->nodes, static_cast<size_t>(graph_.graph->n_nodes)});
-        sort_and_unite(graph_.buffers);
+        sort_unique(graph_.buffers);
         for (const uint64_t buffer : graph_.buffers) {
             graph_.devices.push_back(buffers_.find(buffer)->device);
         }
-        sort_and_unite(graph_.devices);
+        sort_unique(graph_.devices);
         return std::move(graph_);
     }
 
-    Result<std::vector<uint8_t>> ask() {
+    Result<std::vector<uint8_t>> supported() {
         if (auto done = make(); !done) {
             return std::unexpected(done.error());
         }
@@ -73,7 +73,7 @@ private:
                                         .mem_buffer = nullptr,
                                         .no_alloc = true}));
         if (graph_.context == nullptr) {
-            return fail(Errc::no_memory, "no memory for a graph of {} tensors", count);
+            return fail(Errc::no_memory, "cannot allocate a graph of {} tensors", count);
         }
         graph_.graph = ggml_new_graph_custom(graph_.context.get(), slots, false);
         tensors_.reserve(count);
@@ -89,7 +89,7 @@ private:
     Result<> make_tensor(const wire::GraphTensor & wired) {
         const uint32_t op = wired.op;
         if (!is_served(op)) {
-            return fail(Errc::invalid_argument, "op {} ({}) is not computed for a peer", op,
+            return fail(Errc::invalid_argument, "op {} ({}) is not accepted from clients", op,
                         op < GGML_OP_COUNT ? ggml_op_name(static_cast<ggml_op>(op)) : "unknown");
         }
         auto checked = checked_tensor(region_of(wired), buffers_);
@@ -110,10 +110,10 @@ private:
         return {};
     }
 
-    // By position plus 1; 0 is none.
+    // `reference`: position plus 1, or 0 for none.
     Result<ggml_tensor *> find(uint32_t reference) const {
         if (reference > tensors_.size()) {
-            return fail(Errc::invalid_argument, "tensor {} is named but not given", reference - 1);
+            return fail(Errc::invalid_argument, "tensor {} is referenced but missing", reference - 1);
         }
         return reference == 0 ? nullptr : tensors_[reference - 1];
     }
@@ -139,28 +139,28 @@ private:
         return {};
     }
 
-    // Some back-ends (Vulkan) find the bytes of a view by its source and offset, others by its data: both must agree.
-    // What has no bytes, or none here, needs no source.
+    // Some back-ends (Vulkan) locate a view by its source and offset, others by its data, so both must agree. A view that is
+    // empty or has no data here needs no source.
     Result<> link_view(ggml_tensor & tensor, const wire::GraphTensor & wired) const {
         const auto found = find(wired.view_src);
         if (!found) {
             return std::unexpected(found.error());
         }
         if (*found != nullptr && description_.tensors[wired.view_src - 1].view_src != 0) {
-            return fail(Errc::invalid_argument, "a view of a view, which ggml does not make");
+            return fail(Errc::invalid_argument, "its view source is itself a view");
         }
         if (tensor.data == nullptr || ggml_is_empty(&tensor)) {
             return {};
         }
         const uint64_t offset = wired.view_offs;
         if (*found == nullptr) {
-            return offset == 0 ? Result<>() : fail(Errc::invalid_argument, "an offset of {} into no source", offset);
+            return offset == 0 ? Result<>() : fail(Errc::invalid_argument, "it has view offset {} but no view source", offset);
         }
         const ggml_tensor & source = **found;
         const uint64_t source_bytes = source.data == nullptr ? 0 : ggml_nbytes(&source);
         if (source.buffer != tensor.buffer || offset > source_bytes || ggml_nbytes(&tensor) > source_bytes - offset ||
             static_cast<std::byte *>(source.data) + offset != tensor.data) {
-            return fail(Errc::invalid_argument, "a view that does not lie at offset {} of the {} bytes of its source",
+            return fail(Errc::invalid_argument, "the view does not lie at offset {} of the {} bytes of its source",
                         offset, source_bytes);
         }
         tensor.view_src = *found;
@@ -171,8 +171,7 @@ private:
     Result<> add_nodes() {
         for (size_t i = 0; i < description_.nodes.size(); ++i) {
             ggml_tensor * node = tensors_[description_.nodes[i]];
-            // Back-ends would skip these, but not without looking at them. The shapes of a node without elements need
-            // not fit together.
+            // Back-ends skip these when computing but still inspect them, and the shapes of an empty node need not match.
             if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0 || ggml_is_empty(node)) {
                 continue;
             }
@@ -188,7 +187,7 @@ private:
         return {};
     }
 
-    // Back-ends take it for granted that each source has a buffer, also one without elements.
+    // Back-ends assume that each source has a buffer, even an empty one.
     static void place_empty_sources(const ggml_tensor & node) {
         for (ggml_tensor * src : node.src) {
             if (src != nullptr && src->data == nullptr && ggml_is_empty(src)) {
@@ -203,7 +202,7 @@ private:
             return tensor.data != nullptr || ggml_nelements(&tensor) == 0;
         };
         if (!has_data(node)) {
-            return fail(Errc::invalid_argument, "its result has no place in a buffer");
+            return fail(Errc::invalid_argument, "its result has no buffer");
         }
         for (int s = 0; s < GGML_MAX_SRC; ++s) {
             if (node.src[s] != nullptr && !has_data(*node.src[s])) {
@@ -214,7 +213,7 @@ private:
             return good;
         }
         if (!ggml_backend_dev_supports_op(device_, &node)) {
-            return fail(Errc::unsupported, "{} does not support it", ggml_backend_dev_name(device_));
+            return fail(Errc::unsupported, "device {} does not support it", ggml_backend_dev_name(device_));
         }
         return {};
     }
@@ -227,7 +226,7 @@ private:
     std::vector<ggml_tensor *> tensors_;
 };
 
-// Stock's ids, any unique numbers, as positions.
+// Maps the ids of the stock dialect, which are arbitrary unique numbers, to positions.
 class Positions {
 public:
     Result<> add(uint64_t id, uint32_t position) {
@@ -240,11 +239,11 @@ public:
         const auto found = by_id_.find(id);
         return found == by_id_.end() ? std::nullopt : std::optional(found->second);
     }
-    // As GraphTensor refers to others.
+    // Position plus 1, or 0 for none, as in GraphTensor.
     Result<uint32_t> reference(uint64_t id) const {
         const auto position = find(id);
         if (id != 0 && !position) {
-            return fail(Errc::invalid_argument, "tensor id {:#x} is named but not given", id);
+            return fail(Errc::invalid_argument, "tensor id {:#x} is referenced but missing", id);
         }
         return id == 0 ? 0 : *position + 1;
     }
@@ -258,10 +257,10 @@ Result<wire::GraphTensor> from_stock(const wire::Tensor & wired, const Positions
     uint64_t address = wired.data;
     const bool is_empty = std::ranges::contains(wire::Region(wired).ne, 0u);
     if (is_empty && (buffer == 0 || buffer_of(address) != buffer)) {
-        address = buffer;  // an empty view may leave its buffer
+        address = buffer;  // ggml may place an empty view outside its buffer
     }
     if (buffer == 0 ? address != 0 : buffer_of(address) != buffer) {
-        return fail(Errc::invalid_argument, "the address {:#x} does not lie in buffer {:#x}", address, buffer);
+        return fail(Errc::invalid_argument, "address {:#x} lies outside buffer {:#x}", address, buffer);
     }
     wire::GraphTensor out{};
     out.type = wired.type;
@@ -296,7 +295,7 @@ Result<wire::GraphTensor> from_stock(const wire::Tensor & wired, const Positions
 uint64_t Graph::bytes() const { return ggml_get_mem_size(context.get()) + buffers.capacity() * sizeof(uint64_t); }
 
 uint64_t building_bytes(uint64_t wire_bytes, uint64_t n_tensors, uint64_t n_nodes) {
-    // A tensor: in a description, found by its id, in the graph. A node: in all lists of a graph.
+    // A tensor is stored in the description, in the map of ids and in the graph; a node in each list of the graph.
     constexpr uint64_t each_tensor = 1024, each_node = 64;
     return 3 * wire_bytes + each_tensor * n_tensors + each_node * n_nodes;
 }
@@ -306,19 +305,19 @@ bool Graph::uses(uint64_t buffer) const { return std::ranges::binary_search(buff
 Result<GraphDescription> describe_stock_graph(ConstBytes bytes) {
     wire::GraphComputeRequest head{};
     if (bytes.size() < sizeof head + sizeof(uint32_t)) {
-        return fail(Errc::protocol, "a graph of {} bytes", bytes.size());
+        return fail(Errc::protocol, "the graph has only {} bytes", bytes.size());
     }
     head = load<wire::GraphComputeRequest>(bytes.data());
     bytes = bytes.subspan(sizeof head);
     const uint64_t ids_size = uint64_t{head.n_nodes} * sizeof(uint64_t);
     if (ids_size > bytes.size() - sizeof(uint32_t)) {
-        return fail(Errc::protocol, "a graph that ends within its {} nodes", static_cast<uint32_t>(head.n_nodes));
+        return fail(Errc::protocol, "the graph is truncated within its {} nodes", static_cast<uint32_t>(head.n_nodes));
     }
     const ConstBytes ids = bytes.first(ids_size);
     const auto n_tensors = load<uint32_t>(bytes.data() + ids_size);
     const ConstBytes tensors = bytes.subspan(ids_size + sizeof(uint32_t));
     if (uint64_t{n_tensors} * sizeof(wire::Tensor) != tensors.size()) {
-        return fail(Errc::protocol, "a graph that promises {} tensors in {} bytes", n_tensors, tensors.size());
+        return fail(Errc::protocol, "the graph announces {} tensors in {} bytes", n_tensors, tensors.size());
     }
     const auto wired = [&](size_t i) { return load<wire::Tensor>(tensors.data() + i * sizeof(wire::Tensor)); };
     Positions positions;
@@ -364,7 +363,7 @@ Result<std::vector<uint8_t>> supported_nodes(GraphDescription description, ggml_
         tensor.address = 0;
     }
     BufferTable none;
-    return Builder(description, device, none).ask();
+    return Builder(description, device, none).supported();
 }
 
 }  // namespace caravan::server

@@ -1,4 +1,5 @@
-// From a graph on the wire, in either dialect, to one that ggml can run: decoded, checked, built. Nothing recurses.
+// Decodes, checks and builds a graph that arrived in either dialect, so that ggml can compute it. No function recurses, so a
+// client cannot exhaust the stack.
 #pragma once
 
 #include <cstdint>
@@ -18,36 +19,35 @@ struct Graph {
     };
     std::unique_ptr<ggml_context, Deleter> context;  // owns the tensors and the graph
     ggml_cgraph * graph = nullptr;
-    std::vector<uint64_t> buffers;  // handles of the buffers that it touches, ascending, each once
-    std::vector<uint32_t> devices;  // whose memory that is, likewise
-    std::vector<Indices> indices;   // to be looked at before each launch: op_check.h
+    std::vector<uint64_t> buffers;  // handles of the buffers in use, ascending, unique
+    std::vector<uint32_t> devices;  // owners of these buffers, ascending, unique
+    std::vector<Indices> indices;   // must pass check_indices() before each launch (op_check.h)
 
     bool uses(uint64_t buffer) const;
-    uint64_t bytes() const;  // of host memory
+    uint64_t bytes() const;  // host memory that the graph takes
 };
 
-// A graph as a peer describes it: the tensors, and the positions of the computed ones in the order of computation.
+// A graph as the client describes it. `nodes`: the positions of the computed tensors, in the order of computation.
 struct GraphDescription {
     std::vector<wire::GraphTensor> tensors;
     std::vector<uint32_t> nodes;
 };
-// Of the stock dialect: the payload of GRAPH_COMPUTE.
+// Decodes the payload of GRAPH_COMPUTE (stock dialect). Errc::protocol or Errc::invalid_argument.
 Result<GraphDescription> describe_stock_graph(ConstBytes payload);
-// Of the native one.
+// For a graph of the native dialect.
 GraphDescription describe_graph(std::vector<wire::GraphTensor> tensors);
 
-// The host memory that describing and building a graph may take besides its bytes on the wire, which may be held
-// three times while they arrive. An upper bound for either dialect.
-// `n_nodes`: 0 if each tensor is one at most once.
+// An upper bound, for either dialect, on the host memory that receiving, describing and building a graph takes. The payload
+// may be held three times while it arrives. `n_nodes`: 0 if no tensor can be a node more than once.
 uint64_t building_bytes(uint64_t wire_bytes, uint64_t n_tensors, uint64_t n_nodes = 0);
 
-// Every tensor is checked as in tensor_check.h, and a view must lie where its source and offset say. Every node and
-// source must exist, must have its data in a buffer (unless it is empty), must be what ggml would have made
-// (op_check.h), and something that `device` can compute. Nodes that are not marked for computation, and those without
-// elements, are left out.
+// Builds a graph for `device`. Each tensor must pass tensor_check.h, and a view must lie at its offset in its source. Each node
+// and source must exist and, unless empty, have its data in a buffer. Each node must pass op_check.h and be supported by
+// `device`. Omits nodes that are not marked for computation or have no elements. Errc::invalid_argument, Errc::not_found,
+// Errc::unsupported or Errc::no_memory.
 Result<Graph> build_graph(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers);
 
-// For each node, in order: can `device` compute it? Shapes only; no buffer is looked at.
+// For each node, in order: 1 if `device` can compute it, else 0. Considers shapes and types only, no buffers.
 Result<std::vector<uint8_t>> supported_nodes(GraphDescription description, ggml_backend_dev_t device);
 
 }  // namespace caravan::server

@@ -11,15 +11,15 @@ Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
         return {};
     }
     if (devices_.has_queue(device)) {
-        if (auto before = settle(device); !before) {
+        if (auto before = synchronize(device); !before) {
             return before;
         }
     }
-    bool is_alone = false;
+    bool is_exclusive = false;
     for (const uint32_t other : graph.devices) {
         if (other != device) {
-            is_alone = true;
-            if (auto before = settle(other); !before) {
+            is_exclusive = true;
+            if (auto before = synchronize(other); !before) {
                 return before;
             }
         }
@@ -33,10 +33,10 @@ Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
     if (status != GGML_STATUS_SUCCESS) {
         return std::unexpected(failure(device, status));
     }
-    return is_alone ? settle(device) : Result<>();
+    return is_exclusive ? synchronize(device) : Result<>();
 }
 
-Result<> GraphRuns::settle(uint32_t device) {
+Result<> GraphRuns::synchronize(uint32_t device) {
     if (!devices_.is_running(device)) {
         return {};
     }
@@ -55,18 +55,18 @@ Result<> GraphRuns::settle(uint32_t device) {
     return std::unexpected(failure(device, run.status));
 }
 
-Result<> GraphRuns::settle() {
+Result<> GraphRuns::synchronize() {
     Result<> all;
     for (uint32_t device = 0; device < devices_.count(); ++device) {
-        if (auto settled = settle(device); !settled && all) {
-            all = std::move(settled);
+        if (auto waited = synchronize(device); !waited && all) {
+            all = std::move(waited);
         }
     }
     return all;
 }
 
 Error GraphRuns::failure(uint32_t device, ggml_status status) const {
-    return {Errc::unsupported, formatted("{} could not compute the graph: {}",
+    return {Errc::unsupported, formatted("device {} could not compute the graph: {}",
                                          ggml_backend_dev_name(devices_.device(device)), ggml_status_to_string(status))};
 }
 

@@ -1,7 +1,7 @@
-// A session's launches, and the waiting for them. One thread.
+// Launches a session's graphs and waits for them. Used by the session's thread only.
 //
-// A launch may still be running when launch() returns. Then the graph, its buffers and its device's memory are the
-// device's own: settle() comes before all that touches them.
+// A graph may still be running when launch() returns. Call synchronize() before anything touches the graph, its buffers or
+// its device's memory.
 #pragma once
 
 #include <cstdint>
@@ -18,21 +18,23 @@ class GraphRuns {
 public:
     GraphRuns(Devices & devices, Spans & spans) : devices_(devices), spans_(spans) {}
 
-    // On a device with a queue a launch waits for the one before it, so nothing piles up. A graph that touches buffers of
-    // other devices runs alone. Fails if it could not be computed, or one before it could not (which is said once).
+    // Starts a graph. On a device with a queue it first waits for the previous launch, so at most one is pending. A graph
+    // that uses buffers of other devices runs alone and is waited for. Errc::unsupported if this graph or an earlier one
+    // that was not waited for could not be computed; each failure is returned once. Errc::invalid_argument if an index is
+    // out of range.
     Result<> launch(uint32_t device, Graph & graph);
-    // Waits for what runs on the device. Fails if that could not be computed.
-    Result<> settle(uint32_t device);
-    // The same on all of them; all are waited for.
-    Result<> settle();
+    // Waits for the graphs that run on the device. Errc::unsupported if one could not be computed.
+    Result<> synchronize(uint32_t device);
+    // Waits for all devices, and returns the first failure.
+    Result<> synchronize();
 
-    // Is called when it turns out that the device could not compute what was launched last.
+    // Called when the last launch on a device turns out to have failed.
     std::function<void(uint32_t device)> on_failed;
 
     void count_built() { ++built_; }
     uint64_t built() const { return built_; }
     uint64_t launches() const { return launches_; }
-    // Time that devices computed, as far as this thread saw it: of several at once, the sum.
+    // Computing time that this thread observed; the sum over devices that compute at the same time.
     std::chrono::nanoseconds busy() const { return busy_; }
 
 private:

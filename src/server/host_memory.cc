@@ -7,8 +7,8 @@
 namespace caravan::server {
 namespace {
 
-uint64_t usable(uint64_t size) { return whole_pages(size + read_beyond); }
-// With a guard before and one behind.
+uint64_t usable(uint64_t size) { return whole_pages(size + overread_bytes); }
+// With a guard page on each side.
 uint64_t guarded(uint64_t size) { return usable(size) + 2 * page_size(); }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Memory of a CPU device: whole pages of this process, so that pages of files can take the place of some of them.
+// Page-aligned memory for a CPU device's buffers, in which pages can be replaced by mapped pages of files.
 #pragma once
 
 #include <cstddef>
@@ -10,17 +10,17 @@
 
 namespace caravan::server {
 
-// Is this what HostMemory can stand for?
+// True if HostMemory can back buffers of this type.
 inline bool is_cpu_memory(ggml_backend_buffer_type_t type) { return type == ggml_backend_cpu_buffer_type(); }
 
-// Readable behind each buffer of a CPU: there are kernels that read a little beyond a tensor, and use nothing of it.
-inline constexpr uint64_t read_beyond = 4096;  // bytes
+// Readable bytes after each CPU buffer. Some of ggml's kernels read past the end of a tensor and discard the values.
+inline constexpr uint64_t overread_bytes = 4096;
 
-// Unreadable pages lie on both sides, so whatever runs out of it for some pages' length ends the process. Movable.
+// Owns a mapping between two inaccessible guard pages. Movable.
 class HostMemory {
 public:
     HostMemory() = default;
-    // All zero. Empty if the system does not give so much.
+    // Zeroed memory of `size` bytes; empty if the allocation fails.
     explicit HostMemory(uint64_t size);
     ~HostMemory();
     HostMemory(HostMemory && other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
@@ -29,7 +29,7 @@ public:
         return *this;
     }
 
-    // Begins at a page.
+    // Begins at a page boundary.
     MutableBytes bytes() const { return bytes_; }
 
 private:

@@ -1,4 +1,4 @@
-// How much memory a server reports for each of its devices.
+// The amount of memory that a server reports for each of its devices.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,9 @@
 
 namespace caravan::server {
 
-// Programs spread a model over devices by what each reports, so together the devices must not report more than a
-// session may have. Device `index` reports its own memory, and of `max_bytes` (in all) and `rest` (still free) no more
-// than its part: in proportion to the total memory of the devices.
-DeviceMemory lent_memory(std::span<const DeviceMemory> devices, size_t index, uint64_t max_bytes, uint64_t rest);
+// Programs distribute a model according to the memory that each device reports, so the sum of the reports must not exceed the
+// session's limit. Returns the memory of device `index`, capped by its share of `max_bytes` (the session's limit) and of
+// `remaining` (the unused part of it). Shares are proportional to the devices' total memory.
+DeviceMemory lent_memory(std::span<const DeviceMemory> devices, size_t index, uint64_t max_bytes, uint64_t remaining);
 
 }  // namespace caravan::server

@@ -5,18 +5,18 @@
 namespace caravan::server {
 
 Result<> MemoryBudget::check_buffer(uint64_t size) const {
-    if (size > rest()) {
-        return fail(Errc::no_memory, "{} more than the {} that a session may have (--max-memory)", size_text(size),
+    if (size > remaining()) {
+        return fail(Errc::no_memory, "{} would exceed the session's limit of {} (--max-memory)", size_text(size),
                     size_text(max_bytes_));
     }
     return {};
 }
 
 Result<MemoryClaim> MemoryBudget::claim_host(uint64_t bytes) {
-    if (!has_host(bytes)) {
-        return fail(Errc::no_memory, "a session's graphs may take {}{}, and there is no room for {} more",
-                    size_text(std::min(max_bytes_, max_host)), max_bytes_ < no_limit ? " with its buffers (--max-memory)" : "",
-                    size_text(bytes));
+    if (!fits_host(bytes)) {
+        return fail(Errc::no_memory, "{} more for graphs would exceed the session's limit of {}{}", size_text(bytes),
+                    size_text(std::min(max_bytes_, max_host)),
+                    max_bytes_ < no_limit ? ", buffers included (--max-memory)" : "");
     }
     change_host(host_ + bytes);
     return MemoryClaim(*this, bytes);

@@ -1,5 +1,5 @@
-// How much memory a session may have: its device buffers, and the host memory that its graphs take, those that are kept
-// and the one that is being built. One thread.
+// The memory limit of a session. It covers the session's device buffers and the host memory of its graphs, both stored and
+// under construction. Used by the session's thread only.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace caravan::server {
 
 class MemoryBudget;
 
-// Some host memory of the budget, given back with this.
+// Host memory claimed from a MemoryBudget, which must outlive it. The destructor returns the memory.
 class MemoryClaim {
 public:
     MemoryClaim() = default;
@@ -38,23 +38,24 @@ private:
 class MemoryBudget {
 public:
     static constexpr uint64_t no_limit = UINT64_MAX;
-    // Of host memory, whatever the limit: a client's graphs of 128 shapes of a large model, several times.
+    // Upper bound on host memory, independent of the limit, bytes. It holds several times the graphs of 128 batch shapes of a
+    // large model.
     static constexpr uint64_t max_host = uint64_t{1} << 30;
 
-    // `max_bytes`: of buffers and host memory together.
+    // `max_bytes`: limit on buffers and host memory together. `buffers` must outlive this.
     MemoryBudget(const BufferTable & buffers, uint64_t max_bytes) : buffers_(buffers), max_bytes_(max_bytes) {}
     MemoryBudget(const MemoryBudget &) = delete;
 
     uint64_t max_bytes() const { return max_bytes_; }
-    uint64_t rest() const { return max_bytes_ - std::min(max_bytes_, buffers_.bytes() + host_); }
-    bool has_host(uint64_t bytes) const { return bytes <= rest() && bytes <= max_host - std::min(max_host, host_); }
+    uint64_t remaining() const { return max_bytes_ - std::min(max_bytes_, buffers_.bytes() + host_); }
+    bool fits_host(uint64_t bytes) const { return bytes <= remaining() && bytes <= max_host - std::min(max_host, host_); }
 
-    // Bytes that graphs take now.
-    uint64_t host() const { return host_; }
-    // Is called when that has changed.
-    std::function<void()> on_host;
+    // Bytes of host memory that are claimed.
+    uint64_t host_bytes() const { return host_; }
+    // Called when host_bytes() has changed.
+    std::function<void()> on_host_change;
 
-    // Errc::no_memory.
+    // Both fail with Errc::no_memory if the limit does not permit it.
     Result<> check_buffer(uint64_t size) const;
     Result<MemoryClaim> claim_host(uint64_t bytes);
 
@@ -65,8 +66,8 @@ private:
     const uint64_t max_bytes_;
     void change_host(uint64_t bytes) {
         host_ = bytes;
-        if (on_host) {
-            on_host();
+        if (on_host_change) {
+            on_host_change();
         }
     }
 

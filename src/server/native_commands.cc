@@ -7,7 +7,7 @@
 namespace caravan::server {
 namespace {
 
-// Where the tensor's bytes end. A tensor that makes no sense has none.
+// The address after the tensor's last byte. An invalid tensor counts as empty.
 uint64_t end_of(const wire::GraphTensor & tensor) {
     const uint64_t bytes = checked_bytes(region_of(tensor)).value_or(0);
     return tensor.address + std::min(bytes, UINT64_MAX - tensor.address);
@@ -39,7 +39,7 @@ NativeCommands::NativeCommands(net::Inbound & in, Devices & devices, BufferTable
 }
 
 Result<> NativeCommands::serve(wire::NativeCommand command, uint64_t size) {
-    data_.speak_native();
+    data_.set_native();
     switch (command) {
         case wire::NativeCommand::declare: return declare();
         case wire::NativeCommand::write: return write(size);
@@ -50,19 +50,19 @@ Result<> NativeCommands::serve(wire::NativeCommand command, uint64_t size) {
         case wire::NativeCommand::graph: return graph(size);
         case wire::NativeCommand::launch: return launch();
         case wire::NativeCommand::supports: return supports(size);
-        case wire::NativeCommand::invite: return data_.answer(peers_ == nullptr ? uint64_t{0} : peers_->invite());
+        case wire::NativeCommand::invite: return data_.reply(peers_ == nullptr ? uint64_t{0} : peers_->invite());
         case wire::NativeCommand::connect: return connect(size);
         case wire::NativeCommand::push: return push();
         case wire::NativeCommand::take: return take_push();
-        case wire::NativeCommand::facts: return data_.answer(wire::SessionFacts{.has_cache = data_.has_cache()});
+        case wire::NativeCommand::facts: return data_.reply(wire::SessionFacts{.has_cache = data_.has_cache()});
         case wire::NativeCommand::find: return find();
         case wire::NativeCommand::clock: return clock();
         case wire::NativeCommand::spans: return spans();
     }
-    return caravan::fail(Errc::protocol, "not known here");
+    return caravan::fail(Errc::protocol, "unknown command");
 }
 
-void NativeCommands::forget(uint64_t buffer) {
+void NativeCommands::drop_graphs_using(uint64_t buffer) {
     for (KeptGraph & kept : graphs_) {
         if (kept.built && kept.built->uses(buffer)) {
             kept.drop_built();
@@ -70,8 +70,8 @@ void NativeCommands::forget(uint64_t buffer) {
     }
 }
 
-// Memory is taken as the bytes arrive, not as they are promised.
-Result<std::vector<std::byte>> NativeCommands::take_rest(uint64_t size) {
+// Allocates memory as bytes arrive, because the announced size is not trusted.
+Result<std::vector<std::byte>> NativeCommands::read_payload(uint64_t size) {
     std::vector<std::byte> out;
     auto read = in_.read_pieces(size, [&](ConstBytes piece) { out.insert(out.end(), piece.begin(), piece.end()); });
     if (!read) {
@@ -82,7 +82,7 @@ Result<std::vector<std::byte>> NativeCommands::take_rest(uint64_t size) {
 
 Result<CheckedRegion> NativeCommands::region(uint16_t slot, uint64_t offset, uint64_t size) {
     if (slot >= slots_.size() || !slots_[slot]) {
-        return caravan::fail(Errc::not_found, "nothing is declared in slot {}", slot);
+        return caravan::fail(Errc::not_found, "slot {} is not declared", slot);
     }
     return checked_region(*slots_[slot], offset, size, buffers_);
 }
@@ -96,7 +96,7 @@ Result<> NativeCommands::declare() {
     }
     const uint16_t slot = request->slot;
     if (slot >= slots_.size()) {
-        return caravan::fail(Errc::invalid_argument, "slot {}: there are {}", slot, slots_.size());
+        return caravan::fail(Errc::invalid_argument, "slot {} out of range: there are {}", slot, slots_.size());
     }
     slots_[slot] = region_of(request->region);
     return {};
@@ -163,18 +163,18 @@ Result<> NativeCommands::graph(uint64_t size) {
     const uint16_t slot = request->slot, base = request->base;
     const uint32_t device = request->device;
     if (slot >= graphs_.size() || (base >= graphs_.size() && base != wire::no_base)) {
-        return caravan::fail(Errc::invalid_argument, "graph slots {} and {}: there are {}", slot, base, graphs_.size());
+        return caravan::fail(Errc::invalid_argument, "graph slots {} and {}: only {} exist", slot, base, graphs_.size());
     }
     if (auto good = devices_.check(device); !good) {
         return good;
     }
     KeptGraph & kept = graphs_[slot];
     const uint64_t needed = building_bytes(size, std::min(uint32_t{request->n_tensors}, wire::max_graph_tensors));
-    if (auto room = make_room(needed, kept); !room) {
+    if (auto room = evict_graphs(needed, kept); !room) {
         return room;
     }
-    auto building = memory_.claim_host(needed);  // while it arrives, however slowly, too
-    const auto difference = building.and_then([&](const MemoryClaim &) { return take_rest(size - sizeof *request); });
+    auto building = memory_.claim_host(needed);  // held while the payload arrives
+    const auto difference = building.and_then([&](const MemoryClaim &) { return read_payload(size - sizeof *request); });
     if (!difference) {
         return std::unexpected(difference.error());
     }
@@ -186,11 +186,11 @@ Result<> NativeCommands::graph(uint64_t size) {
     }
     kept_tensors_ += tensors->size() - kept.tensors.size();
     if (kept_tensors_ > wire::max_session_tensors) {
-        return caravan::fail(Errc::no_memory, "graphs of more than {} tensors in all", wire::max_session_tensors);
+        return caravan::fail(Errc::no_memory, "the session's graphs exceed {} tensors in total", wire::max_session_tensors);
     }
     if (kept.built) {
-        if (auto settled = data_.settle(kept.device); !settled) {  // it may be running
-            return settled;
+        if (auto waited = data_.synchronize(kept.device); !waited) {  // it may be running
+            return waited;
         }
     }
     kept.drop_built();
@@ -207,10 +207,10 @@ Result<> NativeCommands::graph(uint64_t size) {
     return launch(kept);
 }
 
-// Built graphs that were launched longest ago make room for `bytes` of host memory; they are built again when they are
-// launched again. Their tensors stay, since later ones may be given as a difference to them.
-Result<> NativeCommands::make_room(uint64_t bytes, const KeptGraph & without) {
-    while (!memory_.has_host(bytes)) {
+// Evicts the least recently launched built graphs until `bytes` of host memory are available. LAUNCH builds an evicted
+// graph again. Tensors stay, because later graphs may be sent as differences to them.
+Result<> NativeCommands::evict_graphs(uint64_t bytes, const KeptGraph & without) {
+    while (!memory_.fits_host(bytes)) {
         KeptGraph * oldest = nullptr;
         for (KeptGraph & kept : graphs_) {
             if (kept.built && &kept != &without && (oldest == nullptr || kept.used < oldest->used)) {
@@ -220,8 +220,8 @@ Result<> NativeCommands::make_room(uint64_t bytes, const KeptGraph & without) {
         if (oldest == nullptr) {
             return std::unexpected(memory_.claim_host(bytes).error());
         }
-        if (auto settled = data_.settle(oldest->device); !settled) {  // it may be running
-            return settled;
+        if (auto waited = data_.synchronize(oldest->device); !waited) {  // it may be running
+            return waited;
         }
         oldest->drop_built();
     }
@@ -229,7 +229,7 @@ Result<> NativeCommands::make_room(uint64_t bytes, const KeptGraph & without) {
 }
 
 Result<> NativeCommands::build(KeptGraph & kept) {
-    return make_room(building_bytes(0, kept.tensors.size()), kept)
+    return evict_graphs(building_bytes(0, kept.tensors.size()), kept)
         .and_then([&] { return build_graph(describe_graph(kept.tensors), devices_.device(kept.device), buffers_); })
         .and_then([&](Graph graph) {
             runs_.count_built();
@@ -240,16 +240,16 @@ Result<> NativeCommands::build(KeptGraph & kept) {
         });
 }
 
-// The session goes on if it fails, and the client hears of it.
+// Reports a failure to the client and continues the session.
 Result<> NativeCommands::launch(KeptGraph & kept) {
     auto launched = run(kept);
     mark_results(kept, !launched);
     last_launched_[kept.device] = &kept;
     is_stale_[kept.device] = !launched;
-    return data_.tell_if_failed(std::move(launched));
+    return data_.report_failure(std::move(launched));
 }
 
-// Of what the graph only reads. (A cache of keys and values is both, and stays what it was where nothing is written.)
+// Considers tensors that the graph only reads. (A KV cache is read and written; its unwritten parts stay valid.)
 bool NativeCommands::reads_stale(const KeptGraph & kept) const {
     const StaleMemory & stale = data_.stale();
     return !stale.empty() && std::ranges::any_of(kept.tensors, [&](const wire::GraphTensor & tensor) {
@@ -257,7 +257,7 @@ bool NativeCommands::reads_stale(const KeptGraph & kept) const {
     });
 }
 
-// What the graph computes, but for views of what was there before. Of a graph that is refused too.
+// Marks or clears the graph's results, except views into older contents. Also used for a graph that is refused.
 void NativeCommands::mark_results(const KeptGraph & kept, bool are_stale) {
     StaleMemory & stale = data_.stale();
     if (!are_stale && stale.empty()) {
@@ -273,7 +273,7 @@ void NativeCommands::mark_results(const KeptGraph & kept, bool are_stale) {
 Result<> NativeCommands::run(KeptGraph & kept) {
     if (!kept.built) {
         if (auto built = build(kept); !built) {
-            log_warning("a graph is refused: {}", built.error().text);
+            log_warning("refused a graph: {}", built.error().text);
             return built;
         }
     }
@@ -283,10 +283,10 @@ Result<> NativeCommands::run(KeptGraph & kept) {
         lacks_input_[device] = false;
     }
     if (lacks_input) {
-        return caravan::fail(Errc::unavailable, "its input did not come from another server");
+        return caravan::fail(Errc::unavailable, "its input was not received from another server");
     }
     if (reads_stale(kept)) {
-        return caravan::fail(Errc::unavailable, "its input was to be computed by a launch that failed");
+        return caravan::fail(Errc::unavailable, "its input is the result of a failed launch");
     }
     kept.used = runs_.launches();
     return runs_.launch(kept.device, *kept.built);
@@ -299,7 +299,7 @@ Result<> NativeCommands::launch() {
     }
     const uint16_t slot = request->slot;
     if (slot >= graphs_.size() || !graphs_[slot].is_given) {
-        return data_.tell(wire::AnswerKind::launch_failed, formatted("there is no graph in slot {}", slot));
+        return data_.reply_text(wire::AnswerKind::launch_failed, formatted("graph slot {} is empty", slot));
     }
     return launch(graphs_[slot]);
 }
@@ -313,11 +313,11 @@ Result<> NativeCommands::supports(uint64_t size) {
         return good;
     }
     const uint64_t needed = building_bytes(size, std::min(uint32_t{request->n_tensors}, wire::max_graph_tensors));
-    if (auto room = make_room(needed, {}); !room) {
+    if (auto room = evict_graphs(needed, {}); !room) {
         return room;
     }
     const auto building = memory_.claim_host(needed);
-    const auto difference = building.and_then([&](const MemoryClaim &) { return take_rest(size - sizeof *request); });
+    const auto difference = building.and_then([&](const MemoryClaim &) { return read_payload(size - sizeof *request); });
     if (!difference) {
         return std::unexpected(difference.error());
     }
@@ -327,9 +327,9 @@ Result<> NativeCommands::supports(uint64_t size) {
     }
     const auto answers = supported_nodes(describe_graph(std::move(*tensors)), devices_.device(request->device));
     if (!answers) {
-        return data_.tell(wire::AnswerKind::refused, answers.error().text);
+        return data_.reply_text(wire::AnswerKind::refused, answers.error().text);
     }
-    return data_.answer_bytes(std::as_bytes(std::span(*answers)));
+    return data_.reply_bytes(std::as_bytes(std::span(*answers)));
 }
 
 Result<> NativeCommands::find() {
@@ -346,16 +346,16 @@ Result<> NativeCommands::find() {
 
 Result<> NativeCommands::clock() {
     spans_.begin_recording();
-    return data_.answer(Spans::nanoseconds_of(Clock::now()));
+    return data_.reply(Spans::nanoseconds_of(Clock::now()));
 }
 
 Result<> NativeCommands::spans() {
-    if (auto settled = data_.settle(); !settled) {  // what runs belongs to it
-        return settled;
+    if (auto waited = data_.synchronize(); !waited) {  // includes the spans of running graphs
+        return waited;
     }
     const auto answer = std::make_unique<wire::SpansAnswer>();
     spans_.take(*answer);
-    return data_.answer(*answer);
+    return data_.reply(*answer);
 }
 
 Result<> NativeCommands::connect(uint64_t size) {
@@ -363,17 +363,17 @@ Result<> NativeCommands::connect(uint64_t size) {
     if (!request) {
         return std::unexpected(request.error());
     }
-    const auto text = take_rest(size - sizeof *request);
+    const auto text = read_payload(size - sizeof *request);
     if (!text) {
         return std::unexpected(text.error());
     }
     const std::string endpoint(reinterpret_cast<const char *>(text->data()), text->size());
-    const auto connected = peers_ == nullptr ? Result<std::string>(caravan::fail(Errc::unavailable, "no links here"))
+    const auto connected = peers_ == nullptr ? Result<std::string>(caravan::fail(Errc::unavailable, "this server offers no links"))
                                              : peers_->connect(request->link, request->token, endpoint);
     if (!connected) {
-        return data_.tell(wire::AnswerKind::refused, connected.error().text);
+        return data_.reply_text(wire::AnswerKind::refused, connected.error().text);
     }
-    return data_.answer<uint8_t>(*connected == "rdma" ? 1 : 0);
+    return data_.reply<uint8_t>(*connected == "rdma" ? 1 : 0);
 }
 
 Result<> NativeCommands::push() {
@@ -389,15 +389,15 @@ Result<> NativeCommands::push() {
     if (sender == nullptr) {
         return caravan::fail(Errc::not_found, "no link {}", static_cast<uint16_t>(request->link));
     }
-    if (auto settled = data_.settle(source->device()); !settled) {
-        return settled;
+    if (auto waited = data_.synchronize(source->device()); !waited) {
+        return waited;
     }
     const auto sent = is_stale_[source->device()] || data_.is_stale(*source)
                           ? sender->begin(wire::push_absent)
                           : sender->begin(source->tensor_bytes).and_then([&] {
                                 return data_.read_to(*source, [&](ConstBytes piece) { return sender->send(piece); });
                             });
-    // Whoever waits for it at the other end notices; here nothing is lost but the way.
+    // The receiving server reports the failure to the client. This session continues.
     if (!sent && sender->first_failure()) {
         log_warning("{}", sent.error().text);
     }
@@ -415,7 +415,7 @@ Result<> NativeCommands::take_push() {
     }
     PeerReceiver * receiver = peers_ == nullptr ? nullptr : peers_->receiver(request->token);
     if (receiver == nullptr) {
-        return caravan::fail(Errc::not_found, "no server has come with this token");
+        return caravan::fail(Errc::not_found, "no server has connected with this token");
     }
     auto taken = receiver->begin(target->tensor_bytes).and_then([&] {
         return data_.write(receiver->bytes(), *target, target->tensor_bytes, false);
@@ -424,7 +424,7 @@ Result<> NativeCommands::take_push() {
     if (!taken) {
         data_.stale().mark(target->address, target->address + target->tensor_bytes);
     }
-    return data_.tell_if_failed(std::move(taken));
+    return data_.report_failure(std::move(taken));
 }
 
 }  // namespace caravan::server

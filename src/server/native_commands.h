@@ -1,4 +1,4 @@
-// The native dialect's commands (wire/native.h) of one session. One thread.
+// Serves the native dialect's commands (wire/native.h) of one session. Used by the session's thread only.
 #pragma once
 
 #include <optional>
@@ -14,25 +14,25 @@ namespace caravan::server {
 
 class NativeCommands {
 public:
-    // `peers` may be null: then no other server can be connected with.
+    // `peers` may be null; then links are refused.
     NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, MemoryBudget & memory, Data & data,
                    GraphRuns & runs, Spans & spans, Peers * peers);
 
-    // `size`: of the payload, within payload_bounds().
+    // Serves one command. `size`: payload bytes, within payload_bounds().
     Result<> serve(wire::NativeCommand command, uint64_t size);
 
-    // A buffer is about to be freed: nothing runs, and graphs that need it go.
-    void forget(uint64_t buffer);
+    // Drops built graphs that use `buffer`, which is about to be freed. No graph may be running.
+    void drop_graphs_using(uint64_t buffer);
 
 private:
     struct KeptGraph {
-        std::vector<wire::GraphTensor> tensors;  // what a later difference may refer to
+        std::vector<wire::GraphTensor> tensors;  // base of later differences
         MemoryClaim tensors_memory;
-        std::optional<Graph> built;  // not if it could not be, if a buffer of it has gone, or to make room for others
+        std::optional<Graph> built;  // none if building failed, a buffer was freed, or it was evicted
         MemoryClaim built_memory;
         uint32_t device = 0;
         bool is_given = false;
-        uint64_t used = 0;  // when: of all launches, the number of its last
+        uint64_t used = 0;  // number of its last launch
 
         void drop_built() {
             built.reset();
@@ -52,7 +52,7 @@ private:
     Result<> run(KeptGraph & kept);
     bool reads_stale(const KeptGraph & kept) const;
     void mark_results(const KeptGraph & kept, bool are_stale);
-    Result<> make_room(uint64_t bytes, const KeptGraph & without);
+    Result<> evict_graphs(uint64_t bytes, const KeptGraph & without);
     Result<> build(KeptGraph & kept);
     Result<> supports(uint64_t size);
     Result<> find();
@@ -62,7 +62,7 @@ private:
     Result<> push();
     Result<> take_push();
 
-    Result<std::vector<std::byte>> take_rest(uint64_t size);
+    Result<std::vector<std::byte>> read_payload(uint64_t size);
     Result<CheckedRegion> region(uint16_t slot, uint64_t offset, uint64_t size);
     Result<CheckedRegion> whole(uint16_t slot);
 
@@ -76,9 +76,9 @@ private:
     Peers * const peers_;
     std::vector<std::optional<wire::Region>> slots_;
     std::vector<KeptGraph> graphs_;
-    size_t kept_tensors_ = 0;  // of all of them
-    // By device. A server that receives from this one must not compute from results that are older than they seem.
-    std::vector<bool> lacks_input_;  // a TAKE failed since the last launch
+    size_t kept_tensors_ = 0;  // in all graph slots
+    // By device. They keep outdated results from being sent to other servers or computed from.
+    std::vector<bool> lacks_input_;  // TAKE failed since the last launch
     std::vector<bool> is_stale_;     // the last launch failed
     std::vector<const KeptGraph *> last_launched_;  // null: none yet
 };

@@ -13,7 +13,7 @@
 namespace caravan::server {
 namespace {
 
-// Can be a factor: ggml has dot products for all but the types of its intermediate results.
+// True for types that ggml has dot products for: all but those of intermediate results.
 bool multiplies(ggml_type type) {
     const bool is_real = type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
     return is_real || (ggml_is_quantized(type) && type != GGML_TYPE_Q8_1 && type != GGML_TYPE_Q8_K);
@@ -42,9 +42,9 @@ std::string shape_text(const ggml_tensor & tensor) {
                      tensor.ne[3]);
 }
 
-// The objection, and whose shapes it is about.
-Error explain(std::string_view objection, const ggml_tensor & node) {
-    std::string text = formatted("{}: {}", objection, shape_text(node));
+// An error with the violation and the shapes of the node and its sources.
+Error explain(std::string_view violation, const ggml_tensor & node) {
+    std::string text = formatted("{}: {}", violation, shape_text(node));
     for (const char * between = " from "; const ggml_tensor * src : node.src) {
         if (src != nullptr) {
             text += between + shape_text(*src);
@@ -54,7 +54,7 @@ Error explain(std::string_view objection, const ggml_tensor & node) {
     return {Errc::invalid_argument, std::move(text)};
 }
 
-// Graphs of real models have a handful. A peer that sends more has other ways to number rows that do not exist.
+// Graphs of real models have a few. Checking more would not stop a hostile client, which can compute its indices.
 constexpr size_t max_fixed_indices = 64;
 
 bool in_host_memory(const ggml_tensor & tensor) {
@@ -100,7 +100,7 @@ Result<> check_op_table() {
         const OpRow * row = row_of(op);
         const std::string_view name = ggml_op_name(static_cast<ggml_op>(op));
         if (row != nullptr && name != row->name) {
-            return fail(Errc::unsupported, "ggml's op {} is {}, not {} as when this was built", op, name, row->name);
+            return fail(Errc::unsupported, "op {} is {} in the loaded ggml but {} in the ggml of this build", op, name, row->name);
         }
     }
     return {};
@@ -111,7 +111,7 @@ bool is_served(uint32_t op) { return row_of(op) != nullptr; }
 Result<> check_op(const ggml_tensor & node, bool for_cpu) {
     const OpRow * row = row_of(node.op);
     if (row == nullptr) {
-        return fail(Errc::unsupported, "it is not known how to check this op");
+        return fail(Errc::unsupported, "no check exists for this op");
     }
     const auto types = std::string_view(row->types);
     for (int s = 0; s < row->required; ++s) {
@@ -121,18 +121,18 @@ Result<> check_op(const ggml_tensor & node, bool for_cpu) {
     }
     for (size_t s = 0; s < types.size(); ++s) {
         if (node.src[s] != nullptr && !is_of(types[s], node.src[s]->type, node)) {
-            return std::unexpected(explain(formatted("its source {} is of a type that it cannot have", s), node));
+            return std::unexpected(explain(formatted("its source {} has an unsupported type", s), node));
         }
     }
     if (!is_of(row->result, node.type, node)) {
-        return std::unexpected(explain("its result is of another type than it gives", node));
+        return std::unexpected(explain("its result has the wrong type", node));
     }
     if (row->is_new && !ggml_is_contiguous(&node)) {
         return std::unexpected(explain("its result is not contiguous", node));
     }
-    for (const auto & objects : {row->relation, for_cpu ? row->cpu : nullptr}) {
-        if (const Objection objection = objects == nullptr ? nullptr : objects(node)) {
-            return std::unexpected(explain(objection, node));
+    for (const auto & check : {row->relation, for_cpu ? row->cpu : nullptr}) {
+        if (const Violation violation = check == nullptr ? nullptr : check(node)) {
+            return std::unexpected(explain(violation, node));
         }
     }
     return {};
@@ -159,7 +159,7 @@ std::vector<Indices> fixed_indices(std::span<ggml_tensor * const> nodes) {
             out.push_back(*indices);
         }
     }
-    // Whatever overlaps a result is not the client's alone, whether or not it is computed before it is read.
+    // An index that overlaps a result may be overwritten by the graph.
     std::erase_if(out, [&](const Indices & indices) {
         const Span mine = span_of(*indices.tensor);
         return std::ranges::any_of(nodes, [&](const ggml_tensor * node) {
@@ -175,7 +175,7 @@ Result<> check_indices(std::span<const Indices> indices) {
         const bool good = tensor->type == GGML_TYPE_I64 ? all_below<int64_t>(*tensor, limit)
                                                         : all_below<int32_t>(*tensor, limit);
         if (!good) {
-            return fail(Errc::invalid_argument, "tensor \"{}\" numbers rows that do not exist: there are {}",
+            return fail(Errc::invalid_argument, "tensor \"{}\" has row numbers out of range: there are {} rows",
                         tensor->name, limit);
         }
     }

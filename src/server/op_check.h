@@ -1,18 +1,17 @@
-// What one node of a peer's graph must be before a device is asked to compute it. ggml's kernels believe that a node
-// was made by ggml's own constructors: that its result has the shape, type and strides that its sources and parameters
-// give. They index with them, some without looking. Here is one row for each op (op_table.cc) that says so again.
+// Checks each node of a client's graph before a device computes it. ggml's kernels assume that ggml's constructors made the
+// node, so that the shape, type and strides of its result follow from its sources and parameters. Kernels index with these
+// values, some of them without a check. op_table.cc restates the constructors' conditions, one row for each op.
 //
-// Checked once, when a graph is built: the sources that must be there; types; the relation of the shapes of sources,
-// result and parameters; parameters that are sizes, counts, offsets or names of sub-operations; strides, where
-// constructors demand something of them, and on CPU devices where a kernel counts elements and does not look at them.
-// Left to the device's supports_op, and to assertions that end the session's own process: which combinations of types
-// a kernel has.
+// A graph is checked once, when it is built: the presence of required sources; types; the relation between the shapes of
+// sources and result and the parameters; parameters that are sizes, counts, offsets or sub-operations; strides, where a
+// constructor constrains them and, on CPU devices, where a kernel ignores them. Not checked here: which combinations of
+// types a kernel implements. The device's supports_op and assertions in ggml cover them; an assertion ends the session's
+// process only.
 //
-// Contents are a different matter. Row numbers in index tensors are looked at by the CPU's kernels of GET_ROWS,
-// GET_ROWS_BACK, SET_ROWS and ADD_ID (a wrong one ends the process), not by those of MUL_MAT_ID and SSM_SCAN, which go
-// where it leads (so ggml 0.27 behaves). An index that the client wrote itself, in host memory, is checked before each
-// launch. One that the graph computes cannot be: there, and for NaNs that a sort stumbles over, nothing but the
-// session's process and its confinement protects others.
+// Contents of index tensors: in ggml 0.27 the CPU kernels of GET_ROWS, GET_ROWS_BACK, SET_ROWS and ADD_ID assert that row
+// numbers are in range; those of MUL_MAT_ID and SSM_SCAN do not. An index that the client wrote to host memory is checked
+// before each launch. An index that the graph computes cannot be checked, and neither can NaNs in a sort; there only the
+// process and its confinement protect other sessions.
 #pragma once
 
 #include <cstdint>
@@ -25,17 +24,18 @@
 
 namespace caravan::server {
 
-// Does the table name the ops as this process's ggml does? What it does not know is refused, so a newer ggml loses ops
-// but not their checks.
+// Errc::unsupported if the table's op names differ from those of the loaded ggml. Unknown ops are refused, so a newer ggml
+// loses ops but no checks.
 Result<> check_op_table();
 
-// Ops that a peer may send: the table has a row for it. Not: those that carry a function pointer.
+// True if clients may send the op, that is, if the table has a row for it. Ops that carry function pointers have none.
 bool is_served(uint32_t op);
 
-// `node` and its sources have been checked one by one (tensor_check.h). `for_cpu`: its device is a CPU.
+// Checks `node` against its row. `node` and its sources must have passed tensor_check.h. `for_cpu`: the device uses the CPU's
+// kernels. Errc::invalid_argument or Errc::unsupported.
 Result<> check_op(const ggml_tensor & node, bool for_cpu);
 
-// A source whose elements are row numbers of something: 0 <= each < limit.
+// A source whose elements are row numbers, each in [0, limit).
 struct Indices {
     const ggml_tensor * tensor;
     int64_t limit;
@@ -44,10 +44,10 @@ struct Indices {
 };
 std::optional<Indices> indices_of(const ggml_tensor & node);
 
-// Those of these nodes, in the order of computation, whose indices lie in host memory and are written by none of them.
+// The index tensors of `nodes` that lie in host memory and that no node writes.
 std::vector<Indices> fixed_indices(std::span<ggml_tensor * const> nodes);
 
-// Looks at the elements.
+// Errc::invalid_argument if an element is out of range.
 Result<> check_indices(std::span<const Indices> indices);
 
 }  // namespace caravan::server

@@ -1,5 +1,5 @@
-// The words in which op_shapes*.cc speak. Sizes are multiplied and added in 128 bits: each size and the number of a
-// tensor's elements fits into 55 bits (tensor_check.h), a parameter into 32.
+// Helpers and messages of op_shapes*.cc. Arithmetic on sizes uses 128 bits: each size and element count fits into 55 bits
+// (tensor_check.h), each parameter into 32.
 #pragma once
 
 #include <algorithm>
@@ -13,10 +13,10 @@ namespace caravan::server::shapes {
 __extension__ using Wide = __int128;
 using Tensor = ggml_tensor;
 
-inline constexpr Objection other_shape = "its result does not have the shape that its sources and parameters give";
-inline constexpr Objection bad_sources = "the shapes of its sources do not belong together";
-inline constexpr Objection bad_parameter = "a parameter is out of range";
-inline constexpr Objection bad_strides = "its sources are not laid out as it needs";
+inline constexpr Violation wrong_shape = "its result has the wrong shape for its sources and parameters";
+inline constexpr Violation mismatched_sources = "the shapes of its sources do not match";
+inline constexpr Violation bad_parameter = "a parameter is out of range";
+inline constexpr Violation bad_layout = "its sources have an unsupported memory layout";
 
 inline const Tensor & source(const Tensor & node, int index) { return *node.src[index]; }
 
@@ -30,15 +30,15 @@ inline float real(const Tensor & node, int index) {
 inline bool has_shape(const Tensor & tensor, const std::array<Wide, 4> & ne) {
     return std::ranges::equal(tensor.ne, ne, [](int64_t is, Wide expected) { return is == expected; });
 }
-inline Objection expect(const Tensor & node, Wide ne0, Wide ne1, Wide ne2, Wide ne3) {
-    return has_shape(node, {ne0, ne1, ne2, ne3}) ? nullptr : other_shape;
+inline Violation expect(const Tensor & node, Wide ne0, Wide ne1, Wide ne2, Wide ne3) {
+    return has_shape(node, {ne0, ne1, ne2, ne3}) ? nullptr : wrong_shape;
 }
 
 inline bool same_shape(const Tensor & a, const Tensor & b) { return ggml_are_same_shape(&a, &b); }
 inline Wide elements(const Tensor & tensor) {
     return Wide{tensor.ne[0]} * tensor.ne[1] * tensor.ne[2] * tensor.ne[3];
 }
-// Of something of size `part`, repeated.
+// True if `whole` is a multiple of `part`.
 inline bool divides(int64_t part, int64_t whole) { return part == 0 ? whole == 0 : whole % part == 0; }
 inline bool repeats(const Tensor & small, const Tensor & large) {
     for (int i = 0; i < GGML_MAX_DIMS; ++i) {
@@ -49,7 +49,7 @@ inline bool repeats(const Tensor & small, const Tensor & large) {
     return true;
 }
 
-// As many bytes as its elements have: then counting through them leads nowhere else, in whatever order.
+// True if the tensor spans at least as many bytes as its elements have, so that a kernel which ignores strides stays inside it.
 inline bool dense(const Tensor & tensor) {
     const Wide blocks = elements(tensor) / ggml_blck_size(tensor.type);
     return Wide{ggml_nbytes(&tensor)} >= blocks * static_cast<Wide>(ggml_type_size(tensor.type));

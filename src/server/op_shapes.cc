@@ -1,4 +1,4 @@
-// Element by element; reductions and rearrangements.
+// Element-wise ops, reductions and rearrangements.
 #include "server/op_shapes.h"
 
 #include <cmath>
@@ -18,11 +18,11 @@ bool every_tensor(const Tensor & node, Condition holds) {
     return holds(node);
 }
 
-Objection same_if(bool condition, const Tensor & node, Objection otherwise) {
+Violation same_if(bool condition, const Tensor & node, Violation otherwise) {
     return condition ? same(node) : otherwise;
 }
 
-// Where tensors differ, as unused dimensions of size 1 do not count.
+// Bytes from the first element to the end of the last, with strides `nb`.
 Wide bytes_spanned(const Tensor & tensor, const std::array<Wide, 4> & nb) {
     if (elements(tensor) == 0) {
         return 0;
@@ -36,30 +36,30 @@ Wide bytes_spanned(const Tensor & tensor, const std::array<Wide, 4> & nb) {
 
 }  // namespace
 
-Objection same(const Tensor & node) { return same_shape(node, source(node, 0)) ? nullptr : other_shape; }
+Violation same(const Tensor & node) { return same_shape(node, source(node, 0)) ? nullptr : wrong_shape; }
 
-Objection all_same(const Tensor & node) {
-    return same_if(same_shape(source(node, 0), source(node, 1)), node, bad_sources);
+Violation all_same(const Tensor & node) {
+    return same_if(same_shape(source(node, 0), source(node, 1)), node, mismatched_sources);
 }
 
-Objection binary(const Tensor & node) { return same_if(repeats(source(node, 1), source(node, 0)), node, bad_sources); }
+Violation binary(const Tensor & node) { return same_if(repeats(source(node, 1), source(node, 0)), node, mismatched_sources); }
 
-Objection add_id(const Tensor & node) {
+Violation add_id(const Tensor & node) {
     const Tensor &a = source(node, 0), &b = source(node, 1), &ids = source(node, 2);
     const bool fit = has_shape(b, {a.ne[0], b.ne[1], 1, 1}) && has_shape(ids, {a.ne[1], a.ne[2], 1, 1});
-    return same_if(fit, node, bad_sources);
+    return same_if(fit, node, mismatched_sources);
 }
 
-Objection add1(const Tensor & node) {
+Violation add1(const Tensor & node) {
     const Tensor &a = source(node, 0), &b = source(node, 1);
-    return same_if(has_shape(b, {1, 1, 1, 1}) && (b.type == GGML_TYPE_F32 || b.type == a.type), node, bad_sources);
+    return same_if(has_shape(b, {1, 1, 1, 1}) && (b.type == GGML_TYPE_F32 || b.type == a.type), node, mismatched_sources);
 }
 
-// Source 1 goes where parameters say: three strides and an offset, in bytes.
-Objection window(const Tensor & node) {
+// The parameters place source 1 in the result: three strides and an offset, in bytes.
+Violation window(const Tensor & node) {
     const Tensor & part = source(node, 1);
     if (ggml_blck_size(part.type) != 1 || !ggml_is_contiguous(&source(node, 0)) || !ggml_is_contiguous(&node)) {
-        return bad_strides;
+        return bad_layout;
     }
     std::array<Wide, 4> nb{static_cast<Wide>(ggml_type_size(part.type))};
     for (int i = 1; i < GGML_MAX_DIMS; ++i) {
@@ -76,59 +76,59 @@ Objection window(const Tensor & node) {
     return same(node);
 }
 
-Objection copy(const Tensor & node) {
+Violation copy(const Tensor & node) {
     const Tensor &from = source(node, 0), &to = source(node, 1);
-    return elements(from) != elements(to) ? bad_sources : same_shape(node, to) ? nullptr : other_shape;
+    return elements(from) != elements(to) ? mismatched_sources : same_shape(node, to) ? nullptr : wrong_shape;
 }
 
-Objection cont(const Tensor & node) { return elements(node) == elements(source(node, 0)) ? nullptr : other_shape; }
+Violation cont(const Tensor & node) { return elements(node) == elements(source(node, 0)) ? nullptr : wrong_shape; }
 
-Objection unary(const Tensor & node) {
+Violation unary(const Tensor & node) {
     const int32_t kind = parameter(node, 0);
     return same_if(kind >= 0 && kind < GGML_UNARY_OP_COUNT, node, bad_parameter);
 }
 
-Objection glu(const Tensor & node) {
+Violation glu(const Tensor & node) {
     const Tensor & a = source(node, 0);
     const int32_t kind = parameter(node, 0);
     if (kind < 0 || kind >= GGML_GLU_OP_COUNT) {
         return bad_parameter;
     }
     if (!ggml_is_contiguous_1(&a)) {
-        return bad_strides;
+        return bad_layout;
     }
     if (node.src[1] == nullptr) {
         return expect(node, a.ne[0] / 2, a.ne[1], a.ne[2], a.ne[3]);
     }
-    return ggml_is_contiguous_1(node.src[1]) ? all_same(node) : bad_strides;
+    return ggml_is_contiguous_1(node.src[1]) ? all_same(node) : bad_layout;
 }
 
-// Written so that NaN is out of range.
-Objection norm(const Tensor & node) { return same_if(real(node, 0) >= 0, node, bad_parameter); }
+// The comparison also refuses NaN.
+Violation norm(const Tensor & node) { return same_if(real(node, 0) >= 0, node, bad_parameter); }
 
-Objection norm_back(const Tensor & node) {
-    return same_shape(source(node, 0), source(node, 1)) ? norm(node) : bad_sources;
+Violation norm_back(const Tensor & node) {
+    return same_shape(source(node, 0), source(node, 1)) ? norm(node) : mismatched_sources;
 }
 
-Objection group_norm(const Tensor & node) {
+Violation group_norm(const Tensor & node) {
     return same_if(parameter(node, 0) >= 1 && real(node, 1) >= 0, node, bad_parameter);
 }
 
-Objection diag_mask(const Tensor & node) { return same_if(parameter(node, 0) >= 0, node, bad_parameter); }
+Violation diag_mask(const Tensor & node) { return same_if(parameter(node, 0) >= 0, node, bad_parameter); }
 
-Objection contiguous(const Tensor & node) {
-    return same_if(ggml_is_contiguous(&source(node, 0)) && ggml_is_contiguous(&node), node, bad_strides);
+Violation contiguous(const Tensor & node) {
+    return same_if(ggml_is_contiguous(&source(node, 0)) && ggml_is_contiguous(&node), node, bad_layout);
 }
 
-Objection tri(const Tensor & node) {
+Violation tri(const Tensor & node) {
     const int32_t kind = parameter(node, 0);
     if (kind < GGML_TRI_TYPE_UPPER_DIAG || kind > GGML_TRI_TYPE_LOWER) {
         return bad_parameter;
     }
-    return source(node, 0).ne[0] == source(node, 0).ne[1] ? contiguous(node) : bad_sources;
+    return source(node, 0).ne[0] == source(node, 0).ne[1] ? contiguous(node) : mismatched_sources;
 }
 
-Objection roll(const Tensor & node) {
+Violation roll(const Tensor & node) {
     for (int i = 0; i < GGML_MAX_DIMS; ++i) {
         const int64_t shift = parameter(node, i), ne = source(node, 0).ne[i];
         if (shift >= ne || -shift >= ne) {
@@ -138,61 +138,61 @@ Objection roll(const Tensor & node) {
     return same(node);
 }
 
-Objection adamw(const Tensor & node) {
+Violation adamw(const Tensor & node) {
     const Tensor & a = source(node, 0);
     for (int i = 1; i < 4; ++i) {
         if (!same_shape(a, source(node, i))) {
-            return bad_sources;
+            return mismatched_sources;
         }
     }
-    return same_if(elements(source(node, 4)) == 7 && ggml_is_contiguous(&source(node, 4)), node, bad_sources);
+    return same_if(elements(source(node, 4)) == 7 && ggml_is_contiguous(&source(node, 4)), node, mismatched_sources);
 }
 
-Objection sgd(const Tensor & node) {
+Violation sgd(const Tensor & node) {
     const Tensor & parameters = source(node, 2);
-    return elements(parameters) == 2 && ggml_is_contiguous(&parameters) ? all_same(node) : bad_sources;
+    return elements(parameters) == 2 && ggml_is_contiguous(&parameters) ? all_same(node) : mismatched_sources;
 }
 
-Objection scalar(const Tensor & node) { return expect(node, 1, 1, 1, 1); }
+Violation scalar(const Tensor & node) { return expect(node, 1, 1, 1, 1); }
 
-Objection scalar_of_same(const Tensor & node) {
-    return same_shape(source(node, 0), source(node, 1)) ? scalar(node) : bad_sources;
+Violation scalar_of_same(const Tensor & node) {
+    return same_shape(source(node, 0), source(node, 1)) ? scalar(node) : mismatched_sources;
 }
 
-Objection one_per_row(const Tensor & node) {
+Violation one_per_row(const Tensor & node) {
     const Tensor & a = source(node, 0);
     return expect(node, 1, a.ne[1], a.ne[2], a.ne[3]);
 }
 
-Objection argmax(const Tensor & node) {
+Violation argmax(const Tensor & node) {
     const Tensor & a = source(node, 0);
     if (a.ne[2] != 1 || a.ne[3] != 1 || a.ne[0] > INT32_MAX) {
-        return bad_sources;
+        return mismatched_sources;
     }
     return expect(node, a.ne[1], 1, 1, 1);
 }
 
-Objection argsort(const Tensor & node) {
+Violation argsort(const Tensor & node) {
     const int32_t order = parameter(node, 0);
     if (order != GGML_SORT_ORDER_ASC && order != GGML_SORT_ORDER_DESC) {
         return bad_parameter;
     }
-    return same_if(source(node, 0).ne[0] <= INT32_MAX, node, bad_sources);
+    return same_if(source(node, 0).ne[0] <= INT32_MAX, node, mismatched_sources);
 }
 
-Objection top_k(const Tensor & node) {
+Violation top_k(const Tensor & node) {
     const Tensor & a = source(node, 0);
     if (a.ne[0] > INT32_MAX) {
-        return bad_sources;
+        return mismatched_sources;
     }
     return expect(node, std::min(node.ne[0], a.ne[0]), a.ne[1], a.ne[2], a.ne[3]);
 }
 
-Objection repeat(const Tensor & node) { return repeats(source(node, 0), node) ? nullptr : other_shape; }
+Violation repeat(const Tensor & node) { return repeats(source(node, 0), node) ? nullptr : wrong_shape; }
 
-Objection repeat_back(const Tensor & node) { return repeats(node, source(node, 0)) ? nullptr : other_shape; }
+Violation repeat_back(const Tensor & node) { return repeats(node, source(node, 0)) ? nullptr : wrong_shape; }
 
-Objection concat(const Tensor & node) {
+Violation concat(const Tensor & node) {
     const Tensor &a = source(node, 0), &b = source(node, 1);
     const int32_t dim = parameter(node, 0);
     if (dim < 0 || dim >= GGML_MAX_DIMS) {
@@ -201,19 +201,19 @@ Objection concat(const Tensor & node) {
     std::array<Wide, 4> ne{};
     for (int i = 0; i < GGML_MAX_DIMS; ++i) {
         if (i != dim && a.ne[i] != b.ne[i]) {
-            return bad_sources;
+            return mismatched_sources;
         }
         ne[static_cast<size_t>(i)] = i == dim ? Wide{a.ne[i]} + b.ne[i] : a.ne[i];
     }
-    return has_shape(node, ne) ? nullptr : other_shape;
+    return has_shape(node, ne) ? nullptr : wrong_shape;
 }
 
-Objection diag(const Tensor & node) {
+Violation diag(const Tensor & node) {
     const Tensor & a = source(node, 0);
-    return a.ne[1] == 1 ? expect(node, a.ne[0], a.ne[0], a.ne[2], a.ne[3]) : bad_sources;
+    return a.ne[1] == 1 ? expect(node, a.ne[0], a.ne[0], a.ne[2], a.ne[3]) : mismatched_sources;
 }
 
-Objection pad(const Tensor & node) {
+Violation pad(const Tensor & node) {
     std::array<Wide, 4> ne{};
     for (int i = 0; i < GGML_MAX_DIMS; ++i) {
         const int32_t left = parameter(node, 2 * i), right = parameter(node, 2 * i + 1);
@@ -224,12 +224,12 @@ Objection pad(const Tensor & node) {
     }
     const int32_t circular = parameter(node, 8);
     if (circular != 0 && elements(source(node, 0)) == 0) {
-        return bad_sources;
+        return mismatched_sources;
     }
-    return has_shape(node, ne) ? nullptr : other_shape;
+    return has_shape(node, ne) ? nullptr : wrong_shape;
 }
 
-Objection pad_reflect(const Tensor & node) {
+Violation pad_reflect(const Tensor & node) {
     const Tensor & a = source(node, 0);
     const int32_t left = parameter(node, 0), right = parameter(node, 1);
     if (left < 0 || right < 0 || left >= a.ne[0] || right >= a.ne[0]) {
@@ -238,15 +238,15 @@ Objection pad_reflect(const Tensor & node) {
     return expect(node, Wide{a.ne[0]} + left + right, a.ne[1], a.ne[2], a.ne[3]);
 }
 
-Objection upscale(const Tensor & node) {
+Violation upscale(const Tensor & node) {
     const auto mode = static_cast<uint32_t>(parameter(node, 0));
     if ((mode & 0xff) >= GGML_SCALE_MODE_COUNT) {
         return bad_parameter;
     }
-    return elements(source(node, 0)) > 0 ? nullptr : bad_sources;
+    return elements(source(node, 0)) > 0 ? nullptr : mismatched_sources;
 }
 
-Objection arange(const Tensor & node) {
+Violation arange(const Tensor & node) {
     const float start = real(node, 0), stop = real(node, 1), step = real(node, 2);
     const float steps = std::ceil((stop - start) / step);
     if (!(steps > 0 && steps < 1e15F)) {
@@ -255,56 +255,56 @@ Objection arange(const Tensor & node) {
     return expect(node, static_cast<int64_t>(steps), 1, 1, 1);
 }
 
-Objection timestep_embedding(const Tensor & node) {
+Violation timestep_embedding(const Tensor & node) {
     const Tensor & steps = source(node, 0);
     const int32_t dim = parameter(node, 0);
     if (!has_shape(steps, {steps.ne[0], 1, 1, 1})) {
-        return bad_sources;
+        return mismatched_sources;
     }
     return dim < 1 ? bad_parameter : expect(node, dim, steps.ne[0], 1, 1);
 }
 
-Objection get_rows(const Tensor & node) {
+Violation get_rows(const Tensor & node) {
     const Tensor &a = source(node, 0), &rows = source(node, 1);
     if (a.ne[2] != rows.ne[1] || a.ne[3] != rows.ne[2] || rows.ne[3] != 1) {
-        return bad_sources;
+        return mismatched_sources;
     }
     if (node.type != (a.type == GGML_TYPE_I32 ? GGML_TYPE_I32 : GGML_TYPE_F32)) {
-        return "its result is of another type than it gives";
+        return "its result has the wrong type";
     }
     return expect(node, a.ne[0], rows.ne[0], rows.ne[1], rows.ne[2]);
 }
 
-Objection get_rows_back(const Tensor & node) {
+Violation get_rows_back(const Tensor & node) {
     const Tensor &a = source(node, 0), &rows = source(node, 1);
     if (!has_shape(a, {a.ne[0], a.ne[1], 1, 1}) || !has_shape(rows, {rows.ne[0], 1, 1, 1}) || rows.ne[0] > a.ne[1]) {
-        return bad_sources;
+        return mismatched_sources;
     }
     return expect(node, a.ne[0], node.ne[1], 1, 1);
 }
 
-Objection set_rows(const Tensor & node) {
+Violation set_rows(const Tensor & node) {
     const Tensor &from = source(node, 0), &rows = source(node, 1), &to = source(node, 2);
     if (from.ne[1] != rows.ne[0] || !divides(rows.ne[1], from.ne[2]) || !divides(rows.ne[2], from.ne[3]) ||
         rows.ne[3] != 1 || !has_shape(to, {from.ne[0], to.ne[1], from.ne[2], from.ne[3]})) {
-        return bad_sources;
+        return mismatched_sources;
     }
     if (!ggml_is_contiguous_rows(&from) || !ggml_is_contiguous_rows(&node)) {
-        return bad_strides;
+        return bad_layout;
     }
-    return same_shape(node, to) ? nullptr : other_shape;
+    return same_shape(node, to) ? nullptr : wrong_shape;
 }
 
-Objection win_part(const Tensor & node) {
+Violation win_part(const Tensor & node) {
     const Tensor & a = source(node, 0);
     const int32_t across = parameter(node, 0), down = parameter(node, 1), size = parameter(node, 2);
     if (size < 1 || (Wide{a.ne[1]} + size - 1) / size != across || (Wide{a.ne[2]} + size - 1) / size != down) {
         return bad_parameter;
     }
-    return a.ne[3] == 1 ? expect(node, a.ne[0], size, size, Wide{across} * down) : bad_sources;
+    return a.ne[3] == 1 ? expect(node, a.ne[0], size, size, Wide{across} * down) : mismatched_sources;
 }
 
-Objection win_unpart(const Tensor & node) {
+Violation win_unpart(const Tensor & node) {
     const Tensor & a = source(node, 0);
     const int32_t size = parameter(node, 0);
     if (size < 1) {
@@ -312,77 +312,77 @@ Objection win_unpart(const Tensor & node) {
     }
     const Wide windows = (Wide{node.ne[1]} + size - 1) / size * ((Wide{node.ne[2]} + size - 1) / size);
     if (!has_shape(a, {a.ne[0], size, size, windows})) {
-        return bad_sources;
+        return mismatched_sources;
     }
     return expect(node, a.ne[0], node.ne[1], node.ne[2], 1);
 }
 
-Objection get_rel_pos(const Tensor & node) {
+Violation get_rel_pos(const Tensor & node) {
     const Tensor & a = source(node, 0);
     if (a.type != GGML_TYPE_F16 || a.ne[1] != 2 * Wide{node.ne[1]} - 1 || a.ne[2] != 1 || a.ne[3] != 1) {
-        return bad_sources;
+        return mismatched_sources;
     }
     return expect(node, a.ne[0], node.ne[1], node.ne[1], 1);
 }
 
-Objection add_rel_pos(const Tensor & node) {
+Violation add_rel_pos(const Tensor & node) {
     const Tensor &a = source(node, 0), &width = source(node, 1), &height = source(node, 2);
     if (!same_shape(width, height) || width.ne[3] != a.ne[2] || a.ne[3] != 1 ||
         Wide{width.ne[0]} * width.ne[0] != a.ne[0] || Wide{width.ne[1]} * width.ne[2] != a.ne[1]) {
-        return bad_sources;
+        return mismatched_sources;
     }
     return same(node);
 }
 
-Objection cross_entropy_back(const Tensor & node) {
+Violation cross_entropy_back(const Tensor & node) {
     const Tensor &gradient = source(node, 0), &a = source(node, 1), &b = source(node, 2);
     if (!has_shape(gradient, {1, 1, 1, 1}) || !same_shape(a, b)) {
-        return bad_sources;
+        return mismatched_sources;
     }
-    return same_shape(node, a) ? nullptr : other_shape;
+    return same_shape(node, a) ? nullptr : wrong_shape;
 }
 
-Objection cpu_dense(const Tensor & node) { return every_tensor(node, dense) ? nullptr : bad_strides; }
+Violation cpu_dense(const Tensor & node) { return every_tensor(node, dense) ? nullptr : bad_layout; }
 
-Objection cpu_rows(const Tensor & node) {
+Violation cpu_rows(const Tensor & node) {
     return every_tensor(node, [](const Tensor & tensor) { return ggml_is_contiguous_1(&tensor); }) ? nullptr
-                                                                                                 : bad_strides;
+                                                                                                 : bad_layout;
 }
 
-Objection cpu_contiguous(const Tensor & node) {
+Violation cpu_contiguous(const Tensor & node) {
     return every_tensor(node, [](const Tensor & tensor) { return ggml_is_contiguous(&tensor); }) ? nullptr
-                                                                                               : bad_strides;
+                                                                                               : bad_layout;
 }
 
-// Its kernel finds its way in one plane only.
-Objection cpu_count_equal(const Tensor & node) {
+// The kernel handles a single plane only.
+Violation cpu_count_equal(const Tensor & node) {
     const Tensor & a = source(node, 0);
-    return a.ne[2] == 1 && a.ne[3] == 1 ? nullptr : bad_sources;
+    return a.ne[2] == 1 && a.ne[3] == 1 ? nullptr : mismatched_sources;
 }
 
-// Blocks are copied by rows, and rows cannot be cut where the other side's blocks go on.
-Objection cpu_copy(const Tensor & node) {
+// The kernel copies quantized rows whole, so rows must match unless the destination is contiguous.
+Violation cpu_copy(const Tensor & node) {
     const Tensor & from = source(node, 0);
     if (ggml_blck_size(from.type) == 1 && ggml_blck_size(node.type) == 1) {
         return nullptr;
     }
     const bool whole_rows = ggml_is_contiguous_rows(&from) && ggml_is_contiguous_rows(&node);
-    return whole_rows && (from.ne[0] == node.ne[0] || ggml_is_contiguous(&node)) ? nullptr : bad_strides;
+    return whole_rows && (from.ne[0] == node.ne[0] || ggml_is_contiguous(&node)) ? nullptr : bad_layout;
 }
 
-// A sum onto blocks does not broadcast.
-Objection cpu_add(const Tensor & node) {
+// The kernel does not broadcast into a quantized source 0.
+Violation cpu_add(const Tensor & node) {
     const Tensor & a = source(node, 0);
-    return ggml_blck_size(a.type) == 1 || same_shape(a, source(node, 1)) ? nullptr : bad_sources;
+    return ggml_blck_size(a.type) == 1 || same_shape(a, source(node, 1)) ? nullptr : mismatched_sources;
 }
 
-Objection cpu_planes(const Tensor & node) {
+Violation cpu_planes(const Tensor & node) {
     const Tensor & image = source(node, 1);
     const size_t element = ggml_type_size(image.type);
     const bool rows = image.ne[0] <= 1 || image.nb[0] == element;
     return rows && (image.ne[1] <= 1 || Wide{image.nb[1]} >= Wide{image.ne[0]} * static_cast<Wide>(element))
                ? nullptr
-               : bad_strides;
+               : bad_layout;
 }
 
 }  // namespace caravan::server::shapes

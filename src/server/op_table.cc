@@ -8,14 +8,14 @@ namespace caravan::server {
 namespace {
 
 constexpr int known_ops = 101;
-static_assert(GGML_OP_COUNT == known_ops, "ggml has other ops than this table: give each a row");
+static_assert(GGML_OP_COUNT == known_ops, "ggml's ops have changed: add a row for each new op");
 
 using namespace shapes;
 constexpr bool is_new = true, or_view = false;
 
 constexpr std::array<OpRow, known_ops> make_table() {
     std::array<OpRow, known_ops> t{};
-    // Nothing is computed; each tensor's place is checked by itself.
+    // These compute nothing; tensor_check.h and the graph builder check where they lie.
     t[GGML_OP_NONE] = {"NONE", 0, "", '*'};
     t[GGML_OP_RESHAPE] = {"RESHAPE", 0, "", '*'};
     t[GGML_OP_VIEW] = {"VIEW", 0, "", '*'};
@@ -96,7 +96,7 @@ constexpr std::array<OpRow, known_ops> make_table() {
     t[GGML_OP_FILL] = {"FILL", 1, "h", '=', or_view, contiguous};
 
     t[GGML_OP_FLASH_ATTN_EXT] = {"FLASH_ATTN_EXT", 3, "fddef", 'f', is_new, flash_attn};
-    // FLASH_ATTN_BACK is not served: ggml's constructor of it only aborts.
+    // FLASH_ATTN_BACK is refused: ggml's constructor for it always aborts.
     t[GGML_OP_SSM_CONV] = {"SSM_CONV", 2, "ff", 'f', is_new, ssm_conv};
     t[GGML_OP_SSM_SCAN] = {"SSM_SCAN", 7, "ffffffi", 'f', is_new, ssm_scan};
     t[GGML_OP_WIN_PART] = {"WIN_PART", 1, "f", 'f', is_new, win_part, cpu_dense};
@@ -114,7 +114,7 @@ constexpr std::array<OpRow, known_ops> make_table() {
     t[GGML_OP_DSV4_HC_POST] = {"DSV4_HC_POST", 3, "ffff", 'f', is_new, hc_post};
 
     t[GGML_OP_UNARY] = {"UNARY", 1, "*", '=', or_view, unary};
-    // MAP_CUSTOM1 to MAP_CUSTOM3 and CUSTOM are not served: they carry function pointers.
+    // MAP_CUSTOM1 to MAP_CUSTOM3 and CUSTOM are refused: they carry function pointers.
     t[GGML_OP_CROSS_ENTROPY_LOSS] = {"CROSS_ENTROPY_LOSS", 2, "*=", '=', is_new, scalar_of_same};
     t[GGML_OP_CROSS_ENTROPY_LOSS_BACK] = {"CROSS_ENTROPY_LOSS_BACK", 3, "fff", 'f', is_new, cross_entropy_back};
     t[GGML_OP_OPT_STEP_ADAMW] = {"OPT_STEP_ADAMW", 5, "*ffff", '=', or_view, adamw, cpu_contiguous};

@@ -16,15 +16,15 @@
 namespace caravan::server {
 namespace {
 
-// A peer that does not take what is sent to it.
+// Deadline for a peer to accept a piece.
 constexpr seconds stall{60};
-// A session that is so far ahead of its peer waits, earlier if it is ahead of others too. Kept in pieces, so that what
-// is kept stays near to this.
+// Limit on the bytes that one sender queues; all senders of a session share twice this. Bytes are queued in pieces, so that the
+// limit is exceeded by little.
 constexpr size_t max_backlog = 256 << 20;
 constexpr size_t max_piece = 4 << 20;
-constexpr seconds connect_patience{3};
-// The other server's client says that it has come; what is left is a matter of threads.
-constexpr seconds came_patience{10};
+constexpr seconds connect_time{3};
+// The client sends TAKE only after the other server has connected, so only the handshake's thread can be late.
+constexpr seconds connect_wait{10};
 
 }  // namespace
 
@@ -34,7 +34,7 @@ PeerSender::PeerSender(std::unique_ptr<net::Transport> transport, std::atomic<si
 PeerSender::~PeerSender() {
     {
         std::lock_guard lock(mutex_);
-        error_ = {Errc::closed, "it is given up"};
+        error_ = {Errc::closed, "the sender was closed"};
     }
     changed_.notify_all();
     if (thread_.joinable()) {
@@ -121,13 +121,13 @@ Result<> PeerReceiver::begin(uint64_t size) {
     const auto header = load<wire::PushHeader>(bytes->data());
     const uint64_t number = header.number, given = header.size;
     if (number != next_ || (given != size && given != wire::push_absent)) {
-        return fail(Errc::protocol, "another server sent message {} of {} bytes where {} of {} was to come", number,
+        return fail(Errc::protocol, "another server sent message {} of {} bytes instead of message {} of {} bytes", number,
                     given, next_, size);
     }
     ++next_;
     in_.take(sizeof header);
     if (given == wire::push_absent) {
-        return fail(Errc::unavailable, "another server could not compute what it should have sent");
+        return fail(Errc::unavailable, "another server could not compute the data to send");
     }
     return {};
 }
@@ -148,7 +148,7 @@ uint64_t Peers::invite() {
     return token;
 }
 
-void Peers::arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes) {
+void Peers::accept(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes) {
     std::lock_guard lock(mutex_);
     std::erase_if(arrivals_, [](Arrival & arrival) {
         if (arrival.is_over) {
@@ -167,10 +167,10 @@ void Peers::arrived(uint64_t token, UniqueFd socket, std::vector<std::byte> firs
             std::lock_guard when_done(mutex_);
             const UniqueFd connection = std::move(arrival.socket);
             if (!comer && !closed_) {
-                log_warning("a connection to this session from another server, or to resume it, failed: {}",
+                log_warning("a connection to link to or resume this session failed: {}",
                             comer.error().text);
             } else if (!closed_) {
-                came(token, std::move(*comer), resumes, connection.get());
+                add_connection(token, std::move(*comer), resumes, connection.get());
             }
             arrival.is_over = true;
         });
@@ -183,9 +183,9 @@ void Peers::close() {
         closed_ = true;
         resumable_.clear();
         for (const Arrival & arrival : arrivals_) {
-            ::shutdown(arrival.socket.get(), SHUT_RDWR);  // its handshake fails now
+            ::shutdown(arrival.socket.get(), SHUT_RDWR);  // makes the handshake fail
         }
-        arrivals.swap(arrivals_);  // what threads refer to stays where it is
+        arrivals.swap(arrivals_);  // the threads' references stay valid
     }
     for (Arrival & arrival : arrivals) {
         arrival.thread.join();
@@ -197,11 +197,11 @@ void Peers::when_resumed(std::function<void(uint64_t, UniqueFd)> done) {
     when_resumed_ = std::move(done);
 }
 
-void Peers::came(uint64_t token, net::Comer comer, bool resumes, int socket) {
+void Peers::add_connection(uint64_t token, net::Comer comer, bool resumes, int socket) {
     if (comer.resume) {
-        const auto kept = resumable_.find(token);
-        // An attempt that arrives late is refused.
-        if (kept != resumable_.end() && kept->second->take_over(std::move(comer.transport), *comer.resume) && when_resumed_) {
+        const auto known = resumable_.find(token);
+        // take_over() refuses attempts that arrive late.
+        if (known != resumable_.end() && known->second->take_over(std::move(comer.transport), *comer.resume) && when_resumed_) {
             when_resumed_(token, UniqueFd(::dup(socket)));
         }
         return;
@@ -218,15 +218,15 @@ void Peers::came(uint64_t token, net::Comer comer, bool resumes, int socket) {
         comer.transport = std::move(resumable);
     }
     invited->second = std::make_unique<PeerReceiver>(std::move(comer.transport));
-    came_.notify_all();
+    connected_.notify_all();
 }
 
-void Peers::keep(uint64_t token, net::ResumableTransport & transport) {
+void Peers::register_resumable(uint64_t token, net::ResumableTransport & transport) {
     std::lock_guard lock(mutex_);
     resumable_[token] = &transport;
 }
 
-net::ResumableTransport * Peers::kept(uint64_t token) {
+net::ResumableTransport * Peers::resumable(uint64_t token) {
     std::lock_guard lock(mutex_);
     const auto found = resumable_.find(token);
     return found == resumable_.end() ? nullptr : found->second;
@@ -238,18 +238,18 @@ PeerReceiver * Peers::receiver(uint64_t token) {
     if (invited == receivers_.end()) {
         return nullptr;
     }
-    came_.wait_for(lock, came_patience, [&] { return invited->second != nullptr; });
+    connected_.wait_for(lock, connect_wait, [&] { return invited->second != nullptr; });
     return invited->second.get();
 }
 
-// To an address that was checked, not to a name: it could mean another one the next time.
-Result<std::unique_ptr<net::Transport>> Peers::reach(const net::Endpoint & endpoint, uint64_t token,
+// Connects to addresses that were checked, not to the name, which could resolve to another address the next time.
+Result<std::unique_ptr<net::Transport>> Peers::open_link(const net::Endpoint & endpoint, uint64_t token,
                                                      TimePoint deadline) const {
     const auto addresses = net::addresses_within(endpoint, deadline, lookup_);
     if (!addresses) {
         return std::unexpected(addresses.error());
     }
-    Error last{Errc::invalid_argument, formatted("it is not within --links ({})", links_.text())};
+    Error last{Errc::invalid_argument, formatted("not within --links ({})", links_.text())};
     for (const net::Endpoint & address : *addresses) {
         if (!links_.contains(address.host)) {
             continue;
@@ -265,21 +265,21 @@ Result<std::unique_ptr<net::Transport>> Peers::reach(const net::Endpoint & endpo
 
 Result<std::string> Peers::connect(uint16_t link, uint64_t token, const std::string & text) {
     if (senders_.size() >= max_links || senders_.contains(link)) {
-        return fail(Errc::invalid_argument, "link {} is there already, or there are too many", link);
+        return fail(Errc::invalid_argument, "link {} already exists, or there are too many links", link);
     }
     const auto endpoint = net::parse_endpoint(text);
     if (!endpoint) {
         return std::unexpected(endpoint.error());
     }
     if (endpoint->kind != net::Endpoint::Kind::tcp) {
-        return fail(Errc::unsupported, "links are made over TCP or RDMA only");
+        return fail(Errc::unsupported, "links require TCP or RDMA");
     }
-    const TimePoint deadline = Clock::now() + connect_patience;
-    auto transport = reach(*endpoint, token, deadline);
+    const TimePoint deadline = Clock::now() + connect_time;
+    auto transport = open_link(*endpoint, token, deadline);
     if (!transport) {
-        log_warning("no link to {}, which the client asked for: {}", text, transport.error().text);
+        log_warning("cannot open the link to {} that the client requested: {}", text, transport.error().text);
         std::this_thread::sleep_until(deadline);
-        return fail(Errc::unavailable, "no link to {}: the server's log says why", text);
+        return fail(Errc::unavailable, "cannot open a link to {}; see the server's log for the reason", text);
     }
     const std::string kind((*transport)->kind());
     log_info("linked with the server at {} over {}", text, kind);

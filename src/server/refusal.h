@@ -1,4 +1,4 @@
-// What a server sends instead of a session to a client that speaks the native dialect. Layouts only.
+// The message by which a server refuses a session to a client that speaks the native dialect. No I/O.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,8 @@
 
 namespace caravan::server {
 
-// An answer of the kind "ended" with `reason`. `in_records`: the client has sent RECORDS, so this is the first record.
+// A reply of kind AnswerKind::ended that carries `reason`, made printable. `in_records`: the client has sent RECORDS, so
+// the reply is wrapped as the first record.
 std::vector<std::byte> refusal(std::string_view reason, bool in_records);
 
 }  // namespace caravan::server

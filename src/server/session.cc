@@ -13,9 +13,9 @@ namespace {
 
 using wire::Command;
 
-constexpr seconds noted_silence{10};
+constexpr seconds min_logged_silence{10};
 
-// The bytes from the first row's begin to the last one's end. `payload`: what the rows must add up to.
+// Bytes from the begin of the first row to the end of the last. `payload`: the size that the rows must add up to.
 Result<uint64_t> rows_span(const wire::Tensor2dRequest & request, std::optional<uint64_t> payload) {
     const uint64_t size = request.size, n_rows = request.n_copies, stride = request.stride;
     uint64_t all = 0, last = 0, span = 0;
@@ -24,7 +24,7 @@ Result<uint64_t> rows_span(const wire::Tensor2dRequest & request, std::optional<
     }
     if (n_rows == 0 || __builtin_mul_overflow(size, n_rows, &all) || (payload && all != *payload) ||
         __builtin_mul_overflow(stride, n_rows - 1, &last) || __builtin_add_overflow(last, size, &span)) {
-        return fail(Errc::protocol, "{} rows of {} bytes in a payload of {} bytes", n_rows, size, payload.value_or(0));
+        return fail(Errc::protocol, "{} rows of {} bytes do not match a payload of {} bytes", n_rows, size, payload.value_or(0));
     }
     return span;
 }
@@ -42,15 +42,15 @@ Session::Session(net::Transport & transport, ConstBytes already, Devices & devic
       data_(transport, in_, runs_, buffers_, weights),
       native_(in_, devices, buffers_, memory_, data_, runs_, spans_, peers),
       graphs_(in_, devices, buffers_, memory_, data_, runs_) {
-    memory_.on_host = [this] { note_memory(); };
+    memory_.on_host_change = [this] { report_host_memory(); };
 }
 
 Error Session::run() {
     for (;;) {
         if (auto served = serve_one(); !served) {
-            (void)runs_.settle();
+            (void)runs_.synchronize();
             if (data_.is_native() && served.error().code != Errc::closed && served.error().code != Errc::reset) {
-                (void)data_.tell(wire::AnswerKind::ended, served.error().text);
+                (void)data_.reply_text(wire::AnswerKind::ended, served.error().text);
             }
             return std::move(served.error());
         }
@@ -75,25 +75,25 @@ std::string Session::summary() const {
     return text;
 }
 
-// A client that was stopped, or whose network was, leaves no other trace. So does one that a person lets wait.
-void Session::note_silence(TimePoint since) const {
+// Nothing else shows that a client or its network was stopped.
+void Session::log_silence(TimePoint since) const {
     const auto silence = Clock::now() - since;
-    if (silence >= noted_silence) {
+    if (silence >= min_logged_silence) {
         log_info("the client sent no command for {:.1f} s", std::chrono::duration<double>(silence).count());
     }
 }
 
 Result<> Session::serve_one() {
     if (in_.buffered_size() < sizeof(wire::RequestHeader)) {
-        if (auto settled = data_.settle_finds(); !settled) {
-            return settled;
+        if (auto waited = data_.reply_to_finds(); !waited) {
+            return waited;
         }
     }
     const bool waits = in_.buffered_size() < sizeof(wire::RequestHeader);
     const TimePoint since = waits ? Clock::now() : TimePoint();
     const auto bytes = in_.peek(sizeof(wire::RequestHeader), true);
     if (waits) {
-        note_silence(since);
+        log_silence(since);
     }
     if (!bytes) {
         return std::unexpected(bytes.error());
@@ -109,19 +109,19 @@ Result<> Session::serve_one() {
         return fail(Errc::protocol, "command {} does not exist", static_cast<unsigned>(command));
     }
     if (size < bounds.low || size > bounds.high) {
-        return fail(Errc::protocol, "{} with a payload of {} bytes", name, size);
+        return fail(Errc::protocol, "{}: invalid payload size of {} bytes", name, size);
     }
     in_.take(sizeof header);
     const bool goes_beside_finds =
         is_native && (native == wire::NativeCommand::find || native == wire::NativeCommand::declare);
-    if (auto settled = goes_beside_finds ? Result<>() : data_.settle_finds(); !settled) {
-        return settled;
+    if (auto waited = goes_beside_finds ? Result<>() : data_.reply_to_finds(); !waited) {
+        return waited;
     }
     const TimePoint begin = spans_.is_recording() ? Clock::now() : TimePoint();
     command_.store(name, std::memory_order_relaxed);
     auto done = is_native ? native_.serve(native, size) : dispatch(command, size);
     command_.store(nullptr, std::memory_order_relaxed);
-    note_memory();
+    report_host_memory();
     if (begin != TimePoint()) {
         spans_.record(static_cast<uint8_t>(command), begin, Clock::now());
     }
@@ -137,23 +137,23 @@ Result<> Session::dispatch(Command command, uint64_t size) {
         case Command::get_alignment:
             return take_request<wire::DeviceRequest>(in_).and_then([&](auto request) -> Result<> {
                 return devices_.check(request.device).and_then([&] {
-                    return data_.answer<uint64_t>(devices_.alignment(request.device));
+                    return data_.reply<uint64_t>(devices_.alignment(request.device));
                 });
             });
         case Command::get_max_size:
             return take_request<wire::DeviceRequest>(in_).and_then([&](auto request) -> Result<> {
                 return devices_.check(request.device).and_then([&] {
-                    return data_.answer<uint64_t>(ggml_backend_buft_get_max_size(devices_.buffer_type(request.device)));
+                    return data_.reply<uint64_t>(ggml_backend_buft_get_max_size(devices_.buffer_type(request.device)));
                 });
             });
         case Command::get_device_memory: return get_device_memory();
-        case Command::device_count: return data_.answer<uint32_t>(devices_.count());
+        case Command::device_count: return data_.reply<uint32_t>(devices_.count());
         case Command::buffer_get_base:
             return take_request<wire::BufferRequest>(in_).and_then([&](auto request) -> Result<> {
                 if (buffers_.find(request.buffer) == nullptr) {
                     return fail(Errc::not_found, "no buffer {:#x}", static_cast<uint64_t>(request.buffer));
                 }
-                return data_.answer(uint64_t{request.buffer});  // a buffer's handle is its address
+                return data_.reply(uint64_t{request.buffer});  // the handle of a buffer is its address
             });
         case Command::free_buffer: return free_buffer();
         case Command::buffer_clear: return clear_buffer();
@@ -169,14 +169,14 @@ Result<> Session::dispatch(Command command, uint64_t size) {
         case Command::set_tensor_2d: return set_tensor_2d(size);
         case Command::get_tensor_2d: return get_tensor_2d();
         case Command::comm_init: {
-            // Not offered; a client that is told so adds up tensors by itself.
-            return in_.read_pieces(size, [](ConstBytes) {}).and_then([&] { return data_.answer<uint8_t>(0); });
+            // Declined. The client then reduces tensors itself.
+            return in_.read_pieces(size, [](ConstBytes) {}).and_then([&] { return data_.reply<uint8_t>(0); });
         }
         case Command::hello:
         case Command::comm_allreduce:
         case Command::comm_free: break;
     }
-    return fail(Errc::protocol, "not allowed here");
+    return fail(Errc::protocol, "the command is not allowed in a session");
 }
 
 Result<> Session::get_device_memory() {
@@ -188,21 +188,21 @@ Result<> Session::get_device_memory() {
     return devices_.check(device).and_then([&] {
         const bool is_cpu = is_cpu_memory(devices_.buffer_type(device));
         const uint64_t available = machine_ != nullptr && is_cpu ? machine_->free(buffers_.cpu_bytes()) : UINT64_MAX;
-        const auto memory = lent_memory(devices_.memory(available), device, memory_.max_bytes(), memory_.rest());
-        return data_.answer(wire::DeviceMemoryAnswer{memory.free, memory.total});
+        const auto memory = lent_memory(devices_.memory(available), device, memory_.max_bytes(), memory_.remaining());
+        return data_.reply(wire::DeviceMemoryAnswer{memory.free, memory.total});
     });
 }
 
-// What the session takes of the machine's memory besides its buffers, as far as its client decides it.
-void Session::note_memory() {
+// Reports the machine memory that the client makes the session use in addition to buffers.
+void Session::report_host_memory() {
     if (machine_ != nullptr) {
-        machine_->note_besides(memory_.host() + (peers_ == nullptr ? 0 : peers_->backlog()));
+        machine_->note_besides(memory_.host_bytes() + (peers_ == nullptr ? 0 : peers_->backlog()));
     }
 }
 
 Result<> Session::claim_machine_memory(uint32_t device, uint64_t size) {
-    const bool is_asked = machine_ != nullptr && is_cpu_memory(devices_.buffer_type(device)) && size <= max_buffer_size;
-    return is_asked ? machine_->claim(buffers_.cpu_bytes() + size) : Result<>();
+    const bool needs_claim = machine_ != nullptr && is_cpu_memory(devices_.buffer_type(device)) && size <= max_buffer_size;
+    return needs_claim ? machine_->claim(buffers_.cpu_bytes() + size) : Result<>();
 }
 
 Result<> Session::alloc_buffer() {
@@ -221,12 +221,12 @@ Result<> Session::alloc_buffer() {
             });
     if (!address) {
         if (machine_ != nullptr) {
-            machine_->give_back(buffers_.cpu_bytes());  // what was claimed for it
+            machine_->give_back(buffers_.cpu_bytes());  // the failed claim
         }
         log_warning("ALLOC_BUFFER refused: {}", address.error().text);
-        return data_.answer(wire::AllocBufferAnswer{0, 0});
+        return data_.reply(wire::AllocBufferAnswer{0, 0});
     }
-    return data_.answer(wire::AllocBufferAnswer{*address, request->size});
+    return data_.reply(wire::AllocBufferAnswer{*address, request->size});
 }
 
 Result<> Session::free_buffer() {
@@ -235,12 +235,12 @@ Result<> Session::free_buffer() {
         return std::unexpected(request.error());
     }
     const uint64_t buffer = request->buffer;
-    if (auto settled = data_.settle(); !settled) {
-        return settled;
+    if (auto waited = data_.synchronize(); !waited) {
+        return waited;
     }
-    // Only the graphs that need it go. (A stock server forgets all of them, and its clients do not know.)
-    graphs_.forget(buffer);
-    native_.forget(buffer);
+    // Drops only the graphs that use the buffer. A stock server drops all graphs.
+    graphs_.drop_graphs_using(buffer);
+    native_.drop_graphs_using(buffer);
     if (const BufferTable::Buffer * freed = buffers_.find(buffer)) {
         data_.stale().clear(buffer, buffer + freed->size);
     }
@@ -263,8 +263,8 @@ Result<> Session::clear_buffer() {
     if (buffer == nullptr) {
         return fail(Errc::not_found, "no buffer {:#x}", static_cast<uint64_t>(request->buffer));
     }
-    if (auto settled = data_.settle(buffer->device); !settled) {
-        return settled;
+    if (auto waited = data_.synchronize(buffer->device); !waited) {
+        return waited;
     }
     ggml_backend_buffer_clear(buffer->buffer.get(), request->value);
     data_.stale().clear(request->buffer, request->buffer + buffer->size);
@@ -302,15 +302,15 @@ Result<> Session::set_tensor_hash() {
     if (!request) {
         return std::unexpected(request.error());
     }
-    // The message names no size: it is that of the rest of the tensor, which is how weights are loaded.
+    // The request has no size. Clients load the rest of the tensor from `offset`.
     const auto bytes = checked_bytes(request->tensor);
     const uint64_t offset = request->offset;
     if (!bytes || offset >= *bytes) {
-        return data_.answer<uint8_t>(0);
+        return data_.reply<uint8_t>(0);
     }
     auto target = checked_region(request->tensor, offset, *bytes - offset, buffers_);
     const auto found = target ? data_.find_fnv(*target, *bytes - offset, request->hash) : false;
-    return found.and_then([&](bool is_there) { return data_.answer<uint8_t>(is_there ? 1 : 0); });
+    return found.and_then([&](bool is_there) { return data_.reply<uint8_t>(is_there ? 1 : 0); });
 }
 
 Result<> Session::get_tensor() {
@@ -334,7 +334,7 @@ Result<> Session::get_tensor_2d() {
     }
     return checked_region(request->tensor, request->offset, *span, buffers_).and_then([&](CheckedRegion source) -> Result<> {
         if (request->size * request->n_copies > source.tensor_bytes) {
-            return fail(Errc::invalid_argument, "rows that overlap");
+            return fail(Errc::invalid_argument, "the rows overlap");
         }
         return data_.read_rows(source, request->size, request->n_copies, request->stride);
     });
@@ -350,7 +350,7 @@ Result<> Session::copy_tensor() {
     if (!from || !to) {
         return std::unexpected(!from ? from.error() : to.error());
     }
-    return data_.copy(*from, *to).and_then([&] { return data_.answer<uint8_t>(1); });
+    return data_.copy(*from, *to).and_then([&] { return data_.reply<uint8_t>(1); });
 }
 
 Result<> Session::memset_tensor() {
@@ -381,7 +381,7 @@ Result<> Session::get_alloc_size() {
     if (auto good = devices_.check(request->device); !good) {
         return good;
     }
-    // Shapes only: no buffer is looked at, so none is believed.
+    // Uses shapes only, so buffers and addresses are ignored.
     const auto shape = [&](wire::Tensor wired) -> Result<ggml_tensor> {
         wired.buffer = wired.data = 0;
         if (wired.op >= GGML_OP_COUNT) {
@@ -411,12 +411,13 @@ Result<> Session::get_alloc_size() {
             tensor->src[i] = &sources[static_cast<size_t>(i)];
         }
     }
-    // Back-ends look at the sources of some ops, whose results need more room.
+    // Some back-ends inspect the sources, because the results of some ops need more memory. A node that fails the check
+    // counts as a plain tensor.
     if (!check_op(*tensor, false)) {
         tensor->op = GGML_OP_NONE;
         std::ranges::fill(tensor->src, nullptr);
     }
-    return data_.answer<uint64_t>(ggml_backend_buft_get_alloc_size(devices_.buffer_type(request->device), &*tensor));
+    return data_.reply<uint64_t>(ggml_backend_buft_get_alloc_size(devices_.buffer_type(request->device), &*tensor));
 }
 
 }  // namespace caravan::server

@@ -1,5 +1,5 @@
-// One client, from behind the HELLO to the end of the connection: the frame of every command, and the stock dialect's.
-// Its graphs are in stock_graphs.h, the native dialect's commands in native_commands.h. One thread.
+// Serves one client from HELLO to the end of the connection: reads the frame of each command and serves those of the stock
+// dialect. stock_graphs.h has the stock dialect's graphs, native_commands.h the native dialect. One thread calls run().
 #pragma once
 
 #include <atomic>
@@ -19,24 +19,23 @@ namespace caravan::server {
 
 class Session {
 public:
-    // `already`: bytes of the first command that were received elsewhere. `weights` and `peers` may be null.
-    // `max_memory`: bytes, as MemoryBudget has it. `machine`: is asked before memory of a CPU device is allocated; may be
-    // null.
+    // `already`: bytes of the first command that were already received. `weights`, `peers` and `machine` may be null; all must
+    // outlive the session. `max_memory`: limit of MemoryBudget, bytes. `machine` grants memory of CPU devices.
     Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers,
             uint64_t max_memory = MemoryBudget::no_limit, MachineMemory * machine = nullptr);
 
-    // Until the client leaves (Errc::closed), breaks the protocol or asks for something impossible.
+    // Serves commands until the client leaves (Errc::closed or Errc::reset) or a command fails. Returns the reason.
     Error run();
 
-    // Ends it when the client is silent for so long between two commands; 0: never. Any thread.
+    // Ends the session when the client sends no command for `limit`; 0: never. Thread-safe.
     void limit_silence(seconds limit) { in_.limit_silence(limit); }
 
-    // Did it hold a buffer or compute anything?
+    // True if the session allocated a buffer or launched a graph.
     bool did_work() const { return buffers_.peak_bytes() > 0 || runs_.launches() > 0; }
-    // "12 graphs computed 640 times, 97 MiB in, 2 MiB out, at most 530 MiB of buffers; 34.0 s, 21.5 s computing (29.8
-    // launches/s); weights: 96 MiB received, 400 MiB from the cache, 0 MiB from model files".
+    // For the log: "12 graphs computed 640 times, 97 MiB in, 2 MiB out, at most 530 MiB of buffers; 34.0 s, 21.5 s
+    // computing (29.8 launches/s); weights: 96 MiB received, 400 MiB from the cache, 0 MiB from model files".
     std::string summary() const;
-    // The name of the command that is being served; null between commands. Any thread.
+    // The name of the command that is being served, or null between commands. Thread-safe.
     const char * command() const { return command_.load(std::memory_order_relaxed); }
 
 private:
@@ -45,7 +44,7 @@ private:
 
     Result<> get_device_memory();
     Result<> alloc_buffer();
-    void note_memory();
+    void report_host_memory();
     Result<> claim_machine_memory(uint32_t device, uint64_t size);
     Result<> free_buffer();
     Result<> clear_buffer();
@@ -59,7 +58,7 @@ private:
     Result<> init_tensor();
     Result<> get_alloc_size();
 
-    void note_silence(TimePoint since) const;
+    void log_silence(TimePoint since) const;
 
     const TimePoint begin_ = Clock::now();
     std::atomic<const char *> command_ = nullptr;

@@ -1,6 +1,7 @@
 #include "server/spans.h"
 
 namespace caravan::server {
+
 void Spans::record(uint8_t what, TimePoint begin, TimePoint end) {
     if (!recording_) {
         return;

@@ -1,4 +1,5 @@
-// What a session does, and when: recorded for a client that asks for it (CLOCK, SPANS). One thread.
+// Begin and end of each command that a session serves, recorded once a client sends CLOCK and fetched with SPANS. Used by
+// the session's thread only.
 #pragma once
 
 #include <deque>
@@ -13,9 +14,9 @@ public:
     void begin_recording() { recording_ = true; }
     bool is_recording() const { return recording_; }
 
-    // `what`: a command, or wire::computing(device).
+    // `what`: a command, or wire::computing(device). Drops the oldest span when wire::max_recorded_spans are recorded.
     void record(uint8_t what, TimePoint begin, TimePoint end);
-    // The oldest, as many as fit, which are forgotten here.
+    // Moves the oldest spans to `answer`, as many as it holds.
     void take(wire::SpansAnswer & answer);
 
     static uint64_t nanoseconds_of(TimePoint time) {

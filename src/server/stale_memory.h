@@ -1,8 +1,9 @@
-// What a session's buffers hold that is not what it seems: a launch that should have computed it failed, or another server
-// did not send it. Clients wait for the results of the last server only, so a server must not send such bytes to the next
-// one, nor compute from them.
+// The address ranges of a session's buffers whose contents are outdated, because the launch that computes them failed or
+// another server did not send them. A client waits for the results of the last server only, so a server must neither send
+// stale bytes to the next server nor compute from them.
 //
-// Ranges of addresses as the client knows them. Nothing is stale as a rule, and then nothing here costs time. One thread.
+// Addresses are those that the client uses. Every operation is constant-time while no range is stale. Used by the session's
+// thread only.
 #pragma once
 
 #include <cstddef>
@@ -16,17 +17,17 @@ public:
     static constexpr size_t max_ranges = 16 * 1024;
 
     bool empty() const { return ends_.empty(); }
-    // All of [begin, end). What lies between counts as well, if there are too many ranges.
+    // Marks [begin, end) as stale. With more than max_ranges, all ranges are merged into one.
     void mark(uint64_t begin, uint64_t end);
-    // [begin, end) was written, with bytes that are what they seem.
+    // Marks [begin, end) as up to date, after valid bytes were written.
     void clear(uint64_t begin, uint64_t end);
-    // Any of [begin, end).
+    // True if any byte of [begin, end) is stale.
     bool overlaps(uint64_t begin, uint64_t end) const;
 
 private:
     void bound();
 
-    std::map<uint64_t, uint64_t> ends_;  // by where they begin; disjoint, and not adjacent
+    std::map<uint64_t, uint64_t> ends_;  // by begin; disjoint and not adjacent
 };
 
 }  // namespace caravan::server

@@ -15,7 +15,7 @@ StockGraphs::StockGraphs(net::Inbound & in, Devices & devices, BufferTable & buf
       kept_(devices.count()),
       unkept_(devices.count()) {}
 
-void StockGraphs::forget(uint64_t buffer) {
+void StockGraphs::drop_graphs_using(uint64_t buffer) {
     for (auto & kept : kept_) {
         std::erase_if(kept, [&](const auto & entry) { return entry.second.graph.uses(buffer); });
     }
@@ -24,9 +24,9 @@ void StockGraphs::forget(uint64_t buffer) {
     }
 }
 
-// Graphs that were launched longest ago make room for `bytes` of host memory. False if that is not enough.
-bool StockGraphs::make_room(uint64_t bytes) {
-    while (!memory_.has_host(bytes)) {
+// Evicts the least recently launched graphs until `bytes` of host memory are available. False if that is not enough.
+bool StockGraphs::evict_graphs(uint64_t bytes) {
+    while (!memory_.fits_host(bytes)) {
         std::unordered_map<uint64_t, KeptGraph> * holder = nullptr;
         std::unordered_map<uint64_t, KeptGraph>::iterator oldest;
         for (auto & kept : kept_) {
@@ -40,16 +40,16 @@ bool StockGraphs::make_room(uint64_t bytes) {
         if (holder == nullptr) {
             return false;
         }
-        (void)runs_.settle();  // it may be running
+        (void)runs_.synchronize();  // it may be running
         holder->erase(oldest);
-        forgot_ = true;
+        evicted_ = true;
     }
     return true;
 }
 
 Result<StockGraphs::KeptGraph> StockGraphs::keep(Graph graph) {
     const uint64_t bytes = graph.bytes();
-    make_room(bytes);
+    evict_graphs(bytes);
     return memory_.claim_host(bytes).transform([&](MemoryClaim memory) {
         return KeptGraph{std::move(graph), std::move(memory), runs_.launches()};
     });
@@ -62,12 +62,12 @@ Result<> StockGraphs::compute(uint64_t size) {
     }
     const uint64_t n_nodes = load<wire::GraphComputeRequest>(first->data()).n_nodes;
     const uint64_t needed = building_bytes(size, size / sizeof(wire::Tensor), std::min(n_nodes, size / sizeof(uint64_t)));
-    make_room(needed);
-    auto building = memory_.claim_host(needed);  // while it arrives, however slowly, too
+    evict_graphs(needed);
+    auto building = memory_.claim_host(needed);  // held while the payload arrives
     if (!building) {
         return std::unexpected(building.error());
     }
-    // Memory is taken as the bytes arrive, not as they are promised.
+    // Allocates memory as bytes arrive, because the announced size is not trusted.
     std::vector<std::byte> payload;
     auto read = in_.read_pieces(size, [&](ConstBytes piece) { payload.insert(payload.end(), piece.begin(), piece.end()); });
     if (!read) {
@@ -84,12 +84,12 @@ Result<> StockGraphs::compute(uint64_t size) {
         return std::unexpected(graph.error());
     }
     runs_.count_built();
-    payload = std::vector<std::byte>();  // {} would keep its memory
+    payload = std::vector<std::byte>();  // = {} would keep the capacity
     *building = {};
     const uint64_t uid = head.uid;
     if (uid == 0) {
-        if (auto settled = data_.settle(head.device); !settled) {  // what is replaced may be running
-            return settled;
+        if (auto waited = data_.synchronize(head.device); !waited) {  // the replaced graph may be running
+            return waited;
         }
         unkept_[head.device].reset();
     }
@@ -103,8 +103,8 @@ Result<> StockGraphs::compute(uint64_t size) {
     auto & kept = kept_[head.device];
     const bool is_new = !kept.contains(uid);
     if (!is_new || kept.size() >= wire::max_kept_graphs) {
-        if (auto settled = data_.settle(head.device); !settled) {  // what is replaced may be running
-            return settled;
+        if (auto waited = data_.synchronize(head.device); !waited) {  // the replaced graph may be running
+            return waited;
         }
     }
     if (is_new && kept.size() >= wire::max_kept_graphs) {
@@ -125,7 +125,7 @@ Result<> StockGraphs::recompute() {
     if (found == kept_[request->device].end()) {
         return fail(Errc::not_found, "no graph {} on device {}{}", static_cast<uint64_t>(request->uid),
                     static_cast<uint32_t>(request->device),
-                    forgot_ ? "; some were forgotten, to make room for others" : "");
+                    evicted_ ? "; some graphs were evicted to stay within the memory limit" : "");
     }
     found->second.used = runs_.launches();
     return runs_.launch(request->device, found->second.graph);

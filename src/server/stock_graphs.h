@@ -1,5 +1,5 @@
-// The stock dialect's graphs of one session: a client sends a graph whole, once, and names it by its uid after that. One
-// thread.
+// The stock dialect's graphs of one session. A client sends each graph once and refers to it by its uid afterwards. Used by the
+// session's thread only.
 #pragma once
 
 #include <optional>
@@ -17,22 +17,22 @@ public:
     StockGraphs(net::Inbound & in, Devices & devices, BufferTable & buffers, MemoryBudget & memory, Data & data,
                 GraphRuns & runs);
 
-    // GRAPH_COMPUTE, with a payload of `size` bytes within payload_bounds().
+    // GRAPH_COMPUTE. `size`: payload bytes, within payload_bounds().
     Result<> compute(uint64_t size);
-    // GRAPH_RECOMPUTE. Errc::not_found for a uid that is not kept.
+    // GRAPH_RECOMPUTE. Errc::not_found if no graph is stored under the uid.
     Result<> recompute();
 
-    // A buffer is about to be freed: nothing runs, and graphs that need it go.
-    void forget(uint64_t buffer);
+    // Drops graphs that use `buffer`, which is about to be freed. No graph may be running.
+    void drop_graphs_using(uint64_t buffer);
 
 private:
     struct KeptGraph {
         Graph graph;
         MemoryClaim memory;
-        uint64_t used = 0;  // when: of all launches, the number of its last
+        uint64_t used = 0;  // number of its last launch
     };
 
-    bool make_room(uint64_t bytes);
+    bool evict_graphs(uint64_t bytes);
     Result<KeptGraph> keep(Graph graph);
 
     net::Inbound & in_;
@@ -42,8 +42,8 @@ private:
     Data & data_;
     GraphRuns & runs_;
     std::vector<std::unordered_map<uint64_t, KeptGraph>> kept_;  // by device, by the client's uid
-    std::vector<std::optional<KeptGraph>> unkept_;               // by device, uid 0: may still be running
-    bool forgot_ = false;                                        // some graphs, to make room for others
+    std::vector<std::optional<KeptGraph>> unkept_;               // by device; uid 0, may still be running
+    bool evicted_ = false;                                        // some graphs, for lack of host memory
 };
 
 }  // namespace caravan::server

@@ -26,32 +26,32 @@ Result<uint64_t> checked_bytes(const wire::Region & region) {
         return fail(Errc::invalid_argument, "tensor type {} is no longer supported", region.type);
     }
     if (region.ne[0] % static_cast<uint64_t>(block) != 0) {
-        return fail(Errc::invalid_argument, "a row of {} elements is not a whole number of {} blocks of {}",
+        return fail(Errc::invalid_argument, "a row of {} elements is not a multiple of the {} block size {}",
                     region.ne[0], ggml_type_name(type), block);
     }
     uint64_t elements = 1;
     for (const uint64_t ne : region.ne) {
         if (ne > INT64_MAX / 256 || __builtin_mul_overflow(elements, ne, &elements) || elements > INT64_MAX / 256) {
-            return fail(Errc::invalid_argument, "tensor with too many elements");
+            return fail(Errc::invalid_argument, "the tensor has too many elements");
         }
     }
     if (elements == 0) {
         return 0;
     }
-    // The last element of each dimension, then the size of what begins there.
+    // The offset of the last element (or block) along each dimension, plus its size.
     uint64_t bytes = block == 1 ? block_bytes : 0;
     for (int i = 0; i < wire::max_dims; ++i) {
         const uint64_t steps = i == 0 && block != 1 ? region.ne[0] / static_cast<uint64_t>(block) : region.ne[i] - 1;
         uint64_t length = 0;
         if (__builtin_mul_overflow(steps, region.nb[i], &length) || __builtin_add_overflow(bytes, length, &bytes)) {
-            return fail(Errc::invalid_argument, "tensor with too many bytes");
+            return fail(Errc::invalid_argument, "the tensor has too many bytes");
         }
     }
     if (region.nb[0] < block_bytes && (block != 1 || region.ne[0] > 1)) {
-        return fail(Errc::invalid_argument, "elements of {} that overlap", ggml_type_name(type));
+        return fail(Errc::invalid_argument, "the strides make elements of {} overlap", ggml_type_name(type));
     }
     if (bytes > max_buffer_size) {
-        return fail(Errc::invalid_argument, "tensor with too many bytes");
+        return fail(Errc::invalid_argument, "the tensor has too many bytes");
     }
     return bytes;
 }
@@ -68,8 +68,8 @@ Result<ggml_tensor> checked_tensor(const wire::Region & region, BufferTable & bu
         out.nb[i] = region.nb[i];
     }
     if (*bytes == 0) {
-        // Of an empty source, kernels assert strides that fit its shape. Those from the wire are not checked, as nothing is
-        // read by them.
+        // Kernels assert that the strides of an empty source match its shape. The strides from the wire are not checked,
+        // because they address nothing.
         out.nb[0] = ggml_type_size(out.type);
         out.nb[1] = ggml_row_size(out.type, out.ne[0]);
         for (int i = 2; i < GGML_MAX_DIMS; ++i) {
@@ -84,7 +84,7 @@ Result<ggml_tensor> checked_tensor(const wire::Region & region, BufferTable & bu
         out.buffer = place->buffer->buffer.get();
         out.data = place->data();
     } else if (region.address != 0 && *bytes != 0) {
-        return fail(Errc::invalid_argument, "a tensor with an address but no buffer");
+        return fail(Errc::invalid_argument, "the tensor has an address but no buffer");
     }
     return out;
 }
@@ -96,7 +96,7 @@ Result<CheckedRegion> checked_region(const wire::Region & region, uint64_t offse
         return std::unexpected(bytes.error());
     }
     if (size != 0 && (offset > *bytes || size > *bytes - offset)) {
-        return fail(Errc::invalid_argument, "{} bytes at offset {} do not lie in a tensor of {} bytes", size, offset,
+        return fail(Errc::invalid_argument, "{} bytes at offset {} lie outside a tensor of {} bytes", size, offset,
                     *bytes);
     }
     const auto checked = checked_tensor(region, buffers);
@@ -104,7 +104,7 @@ Result<CheckedRegion> checked_region(const wire::Region & region, uint64_t offse
         return std::unexpected(checked.error());
     }
     if (region.buffer == 0) {
-        return fail(Errc::invalid_argument, "a tensor without a buffer");
+        return fail(Errc::invalid_argument, "the tensor has no buffer");
     }
     auto place = buffers.locate(region.buffer, region.address, *bytes);
     offset = std::min(offset, *bytes);

@@ -9,10 +9,10 @@
 namespace caravan::server {
 namespace {
 
-// Between looks at what is wanted now.
+// Bytes touched between two checks for a new request.
 constexpr size_t piece = size_t{2} << 20;
 
-// The whole pages in it.
+// Touches the whole pages within `memory`. False if the kernel cannot.
 bool touch(MutableBytes memory) {
 #ifdef MADV_POPULATE_WRITE
     const uint64_t page = page_size();
@@ -30,7 +30,7 @@ bool touch(MutableBytes memory) {
 TouchAhead::~TouchAhead() {
     {
         std::lock_guard lock(mutex_);
-        ending_ = true;
+        stopping_ = true;
     }
     changed_.notify_all();
     if (thread_.joinable()) {
@@ -40,11 +40,11 @@ TouchAhead::~TouchAhead() {
 
 void TouchAhead::expect(MutableBytes memory) {
     std::lock_guard lock(mutex_);
-    if (!works_) {
+    if (!supported_) {
         return;
     }
-    const bool goes_on = !expected_.empty() && expected_.data() + expected_.size() == memory.data();
-    expected_ = goes_on ? MutableBytes(expected_.data(), expected_.size() + memory.size()) : memory;
+    const bool extends = !expected_.empty() && expected_.data() + expected_.size() == memory.data();
+    expected_ = extends ? MutableBytes(expected_.data(), expected_.size() + memory.size()) : memory;
     if (!thread_.joinable()) {
         thread_ = std::thread([this] { work(); });
     }
@@ -60,8 +60,8 @@ void TouchAhead::stop() {
 void TouchAhead::work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-        changed_.wait(lock, [this] { return ending_ || !expected_.empty(); });
-        if (ending_) {
+        changed_.wait(lock, [this] { return stopping_ || !expected_.empty(); });
+        if (stopping_) {
             return;
         }
         const MutableBytes next = expected_.first(std::min(piece, expected_.size()));
@@ -73,7 +73,7 @@ void TouchAhead::work() {
         touching_ = false;
         if (!touched) {
             expected_ = {};
-            works_ = false;
+            supported_ = false;
         }
         changed_.notify_all();
     }

@@ -1,7 +1,7 @@
-// Makes memory resident before it is written: a first write to each page of a new buffer costs the operating system more
-// time than the copying, so while weights come in another thread goes ahead of them.
+// Makes the pages of a buffer resident on a thread of its own, ahead of the session's writes. The first write to a new page
+// costs the kernel more time than copying the bytes does.
 //
-// Threads: one, as the session's. The other thread is its own.
+// Only the session's thread calls the functions.
 #pragma once
 
 #include <condition_variable>
@@ -14,20 +14,21 @@ namespace caravan::server {
 
 class TouchAhead {
 public:
-    // Shorter writes are not worth it.
-    static constexpr size_t least = size_t{1} << 20;
-    // So far behind the end of what is being written: of a buffer that is never filled, no more than this is taken.
-    static constexpr size_t ahead = size_t{32} << 20;
+    // The smallest write for which touching ahead saves time, bytes.
+    static constexpr size_t min_write = size_t{1} << 20;
+    // Pages are touched at most this far beyond the end of a write, bytes. Bounds the memory that a buffer takes which is
+    // never filled.
+    static constexpr size_t max_ahead = size_t{32} << 20;
 
     TouchAhead() = default;
     ~TouchAhead();
     TouchAhead(const TouchAhead &) = delete;
     TouchAhead & operator=(const TouchAhead &) = delete;
 
-    // This will be written soon. Its contents do not change. What was asked for before goes first if this lies behind it,
-    // else it is left as it is.
+    // Requests that `memory` be made resident. Its contents do not change. A pending request is extended if `memory` follows
+    // it directly, and replaced otherwise.
     void expect(MutableBytes memory);
-    // Before memory is freed: returns when none is touched any more.
+    // Cancels the pending request and waits for the thread. Call it before the memory is freed.
     void stop();
 
 private:
@@ -36,8 +37,8 @@ private:
     std::mutex mutex_;
     std::condition_variable changed_;
     MutableBytes expected_;
-    bool touching_ = false, ending_ = false;
-    bool works_ = true;  // on this system
+    bool touching_ = false, stopping_ = false;
+    bool supported_ = true;  // by this kernel
     std::thread thread_;
 };
 

@@ -187,13 +187,13 @@ private:
                 take_lifeline({message.token, std::move(socket)});
                 return;
             }
-            peers_.arrived(message.token, std::move(socket), {first.begin(), first.end()}, message.resumes != 0);
+            peers_.accept(message.token, std::move(socket), {first.begin(), first.end()}, message.resumes != 0);
         }
     }
 
     // Instead of an earlier one of the same. What it belongs to may not be here yet: then it is made again.
     void take_lifeline(Lifeline lifeline) {
-        auto * const watched = peers_.kept(lifeline.token);
+        auto * const watched = peers_.resumable(lifeline.token);
         if (watched == nullptr) {
             return;
         }
@@ -205,7 +205,7 @@ private:
     void lifeline_ended(size_t index, bool closed) {
         const uint64_t token = lifelines_[index].token;
         lifelines_.erase(lifelines_.begin() + static_cast<ptrdiff_t>(index));
-        auto * const watched = peers_.kept(token);
+        auto * const watched = peers_.resumable(token);
         watched->watch_peer(false);
         if (closed) {
             watched->peer_ended();
@@ -328,7 +328,7 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
                 std::move(accepted->transport), net::ResumableTransport::Options{.name = given.message.text,
                                                                                  .grace = options.session_grace,
                                                                                  .reopen = {}});
-            peers.keep(token, *resumable);
+            peers.register_resumable(token, *resumable);
             accepted->transport = std::move(resumable);
         }
         MachineMemory machine([control](const ControlMessage & claim) { return send_control(control, claim); });
@@ -364,9 +364,9 @@ int run_worker(int control, const WorkerOptions & options) {
         return EXIT_FAILURE;
     }
     cache::Weights weights(options.weights);
-    if (const std::string doubles = options.devices.empty() ? Devices::doubles() : ""; !doubles.empty()) {
+    if (const std::string duplicates = options.devices.empty() ? Devices::duplicates() : ""; !duplicates.empty()) {
         ControlMessage note{.kind = ControlMessage::Kind::note};
-        note.set_text(doubles);
+        note.set_text(duplicates);
         send_control(control, note);
     }
     limit_memory(options, *devices);

@@ -1,4 +1,4 @@
-"""Clients that stay silent, talk nonsense or ask for too much: it costs them their connection, and nobody else anything."""
+"""Clients that stay silent, send garbage or request too much lose their connection. Other clients are not affected."""
 import socket
 import struct
 import time
@@ -12,7 +12,7 @@ from system import SANITIZE
 SLOW = 4 if SANITIZE else 1
 
 
-def test_silent_clients_are_dropped_and_hold_up_nobody(lab):
+def test_silent_clients_are_dropped_and_block_no_other(lab):
     server = lab.server()
     silent, half = connect(server), connect(server)
     half.sendall(command(HELLO, bytes(24))[:20])
@@ -25,7 +25,7 @@ def test_silent_clients_are_dropped_and_hold_up_nobody(lab):
         for peer in silent, half, begun:
             assert is_dropped(peer)
         assert 8 < time.monotonic() - began < 12 + 8 * SLOW
-        idle.sendall(command(DEVICE_COUNT))  # it had said all that it began
+        idle.sendall(command(DEVICE_COUNT))  # it had sent complete messages only
         assert idle.recv(12, socket.MSG_WAITALL) == answer(struct.pack('<I', 1))
     assert server.count('warning: dropping .*: no complete handshake or command within 10 s') == 3
 
@@ -51,14 +51,14 @@ def test_garbage_instead_of_a_handshake(lab, garbage):
 
 @pytest.mark.parametrize('number,payload', [
     (HELLO, bytes(24)), (77, b''), (255, bytes(8)),
-    (1, struct.pack('<I', 5)), (11, struct.pack('<I', 2**32 - 1)),            # devices that do not exist
+    (1, struct.pack('<I', 5)), (11, struct.pack('<I', 2**32 - 1)),            # unknown devices
     (0, struct.pack('<IQ', 9, 100)), (4, struct.pack('<Q', 12345)), (5, struct.pack('<QB', 1, 0)),
     (6, bytes(305)), (7, bytes(312)), (8, b'\xff' * 312), (9, bytes(592)), (10, bytes(20)), (10, b'\xff' * 4096),
     (12, bytes(296)), (13, b'\xff' * 3260), (16, bytes(12)), (17, b'\xff' * 313), (18, bytes(328)), (19, b'\xff' * 328),
     (21, bytes(64)), (22, bytes(8)),
 ], ids=lambda value: str(value)[:12] if isinstance(value, int) else f'{len(value)}')
-def test_nonsense_in_a_session(lab, number, payload):
-    """At worst it costs the session that said it: never a worker by a signal, never the server."""
+def test_invalid_command_in_a_session(lab, number, payload):
+    """Ends its own session at worst. The worker does not die of a signal, and the server stays up."""
     server = lab.server()
     with greet(server) as peer:
         peer.sendall(command(0, struct.pack('<IQ', 0, 4096)))
@@ -72,8 +72,8 @@ def test_nonsense_in_a_session(lab, number, payload):
     assert lab.devices(server.endpoint)[0] == [('RPC0', server.endpoint)]
 
 
-def test_more_memory_than_there_is(lab):
-    """Refused, and the session goes on."""
+def test_oversized_allocation_is_refused(lab):
+    """The session continues after a refusal."""
     server = lab.server()
     with greet(server) as peer:
         for size in 2**40, 2**63, 2**64 - 1:
@@ -85,7 +85,7 @@ def test_more_memory_than_there_is(lab):
     assert server.count('died of') == 0
 
 
-def test_many_clients_that_come_and_go(lab):
+def test_many_short_connections(lab):
     server = lab.server()
     for _ in range(100):
         greet(server).close()

@@ -1,5 +1,5 @@
-"""Graphs that ggml would not have made, over the wire: each costs the session that sends it, with the reason in the
-server's log, and never a worker by a signal, nor anybody else anything."""
+"""Invalid graphs sent to a server. Each ends its own session, with the reason in the server's log. No worker dies of a signal,
+and other sessions are not affected."""
 import socket
 import struct
 
@@ -21,7 +21,7 @@ WIN_PART, RWKV_WKV7, GLU, UNARY = 78, 84, 100, 91
 
 
 class Session:
-    """A buffer, and tensors in it, 4 KiB apart."""
+    """A session with one buffer, whose tensors are 4 KiB apart."""
 
     def __init__(self, server):
         self.peer = greet(server)
@@ -64,7 +64,7 @@ def rows(op, result, table=(4, 8), index=(3,)):
 
 
 def node(op, result, *sources, params=(), type_=F32):
-    """A node whose sources are f32, or given with their types."""
+    """A node. Sources are shapes of f32 tensors, or pairs of a type and a shape."""
     def build(session):
         made = [session.tensor(*(source if isinstance(source[-1], tuple) else (F32, source))) for source in sources]
         return session.tensor(type_, result, op, made, params)
@@ -72,7 +72,7 @@ def node(op, result, *sources, params=(), type_=F32):
 
 
 def with_indices(op, values):
-    """8 rows, and an index that numbers others."""
+    """A node with 8 rows and an index tensor with the given row numbers."""
     def build(session):
         table = session.tensor(F32, (4, 8))
         index = session.tensor(I32, (len(values),))
@@ -85,7 +85,7 @@ def with_indices(op, values):
     return build
 
 
-def expert_that_is_not(session):
+def unknown_expert(session):
     ids = session.tensor(I32, (2,))
     session.write(ids, struct.pack('<2i', 0, -7))
     return session.tensor(F32, (8, 2), MUL_MAT_ID, [session.tensor(F32, (32, 8, 2)), session.tensor(F32, (32, 1)), ids])
@@ -101,44 +101,44 @@ def state_of_another_sequence(session):
 DELTA_NET = [(16, 4, 4, 1)] * 3 + [(1, 4, 4, 1)] * 2 + [(16, 16, 4, 1)]
 
 ATTACKS = {
-    'sum of other shapes': (node(ADD, (64,), (4,), (4,)), 'shape'),
-    'sum that does not repeat': (node(ADD, (8,), (8,), (3,)), 'belong together'),
-    'GET_ROWS, more rows than indices': (rows(GET_ROWS, (4, 100)), 'shape'),
-    'GET_ROWS, longer rows': (rows(GET_ROWS, (400, 3)), 'shape'),
-    'GET_ROWS, indices of more planes': (rows(GET_ROWS, (4, 3, 5), index=(3, 5)), 'belong together'),
-    'GET_ROWS, row 8 of 8': (with_indices(GET_ROWS, [0, 8]), 'rows that do not exist'),
-    'GET_ROWS, row -1': (with_indices(GET_ROWS, [-1]), 'rows that do not exist'),
-    'SET_ROWS, row 2^30': (with_indices(SET_ROWS, [1 << 30]), 'rows that do not exist'),
-    'SET_ROWS, row -2^31': (with_indices(SET_ROWS, [-1 << 31]), 'rows that do not exist'),
-    'GET_ROWS_BACK, row 2^20': (with_indices(GET_ROWS_BACK, [1 << 20]), 'rows that do not exist'),
-    'MUL_MAT_ID, expert -7': (expert_that_is_not, 'rows that do not exist'),
-    'SSM_SCAN, state 2^20': (state_of_another_sequence, 'rows that do not exist'),
-    'GATED_DELTA_NET, K of 1000': (node(GATED_DELTA_NET, (64, 4 + 16), *DELTA_NET, params=[1000]), 'shape'),
+    'sum of other shapes': (node(ADD, (64,), (4,), (4,)), 'wrong shape'),
+    'sum that does not broadcast': (node(ADD, (8,), (8,), (3,)), 'do not match'),
+    'GET_ROWS, more rows than indices': (rows(GET_ROWS, (4, 100)), 'wrong shape'),
+    'GET_ROWS, longer rows': (rows(GET_ROWS, (400, 3)), 'wrong shape'),
+    'GET_ROWS, indices of more planes': (rows(GET_ROWS, (4, 3, 5), index=(3, 5)), 'do not match'),
+    'GET_ROWS, row 8 of 8': (with_indices(GET_ROWS, [0, 8]), 'row numbers out of range'),
+    'GET_ROWS, row -1': (with_indices(GET_ROWS, [-1]), 'row numbers out of range'),
+    'SET_ROWS, row 2^30': (with_indices(SET_ROWS, [1 << 30]), 'row numbers out of range'),
+    'SET_ROWS, row -2^31': (with_indices(SET_ROWS, [-1 << 31]), 'row numbers out of range'),
+    'GET_ROWS_BACK, row 2^20': (with_indices(GET_ROWS_BACK, [1 << 20]), 'row numbers out of range'),
+    'MUL_MAT_ID, expert -7': (unknown_expert, 'row numbers out of range'),
+    'SSM_SCAN, state 2^20': (state_of_another_sequence, 'row numbers out of range'),
+    'GATED_DELTA_NET, K of 1000': (node(GATED_DELTA_NET, (64, 4 + 16), *DELTA_NET, params=[1000]), 'wrong shape'),
     'GATED_DELTA_NET, K of 0': (node(GATED_DELTA_NET, (64, 4), *DELTA_NET, params=[0]), 'parameter'),
     'PAD_REFLECT_1D beyond the row': (node(PAD_REFLECT_1D, (4 + 100,), (4,), params=[50, 50]), 'parameter'),
     'PAD_REFLECT_1D negative': (node(PAD_REFLECT_1D, (4,), (4,), params=[-50, 50]), 'parameter'),
     'ACC with a negative stride': (node(ACC, (8, 8), (8, 8), (4, 4), params=[-32, 256, 256, 128]), 'parameter'),
     'ACC with a negative offset': (node(ACC, (8, 8), (8, 8), (4,), params=[32, 256, 256, -64]), 'parameter'),
     'SET beyond the end': (node(SET, (8, 8), (8, 8), (4,), params=[32, 256, 256, 252]), 'parameter'),
-    'MUL_MAT of other rows': (node(MUL_MAT, (6, 4), (8, 6), (80, 4)), 'belong together'),
-    'MUL_MAT, transform of what is not square':
-        (node(MUL_MAT, (6, 4), (8, 6), (8, 4), params=[0, 1]), 'belong together'),
+    'MUL_MAT of other rows': (node(MUL_MAT, (6, 4), (8, 6), (80, 4)), 'do not match'),
+    'MUL_MAT, transform of a matrix that is not square':
+        (node(MUL_MAT, (6, 4), (8, 6), (8, 4), params=[0, 1]), 'do not match'),
     'CONCAT along dimension 4': (node(CONCAT, (8,), (4,), (4,), params=[4]), 'parameter'),
-    'ROPE of more than there is': (node(ROPE, (8, 2, 3), (8, 2, 3), (I32, (3,)), params=[0, 64]), 'parameter'),
+    'ROPE of too many dimensions': (node(ROPE, (8, 2, 3), (8, 2, 3), (I32, (3,)), params=[0, 64]), 'parameter'),
     'ROPE with few positions': (node(ROPE, (8, 2, 3), (8, 2, 3), (I32, (1,)), params=[0, 8]), 'positions'),
     'POOL_2D of 0 x 0': (node(POOL_2D, (8, 8), (8, 8), params=[0, 0, 0, 1, 1]), 'parameter'),
-    'UPSCALE of nothing': (node(UPSCALE, (8,), (0,)), 'belong together'),
+    'UPSCALE of an empty tensor': (node(UPSCALE, (8,), (0,)), 'do not match'),
     'WIN_PART of size 0': (node(WIN_PART, (8, 4, 4, 9), (8, 10, 9), params=[3, 3, 0]), 'parameter'),
     'FLASH_ATTN_EXT, fewer values than keys':
         (node(FLASH_ATTN_EXT, (64, 4, 3), (64, 3, 4), (F16, (64, 32, 2)), (F16, (64, 1, 2)), params=[F32_ONE]),
-         'belong together'),
+         'do not match'),
     'RWKV_WKV7, more sequences than tokens':
-        (node(RWKV_WKV7, (32, 2 + 48), *[(16, 2, 2)] * 6, (512, 3)), 'belong together'),
-    'UNARY that does not exist': (node(UNARY, (4,), (4,), params=[1000]), 'parameter'),
-    'GLU that does not exist': (node(GLU, (4,), (8,), params=[-1]), 'parameter'),
-    'a type that is no more': (node(ADD, (4,), (Q4_2, (32,)), (4,)), 'no longer supported'),
+        (node(RWKV_WKV7, (32, 2 + 48), *[(16, 2, 2)] * 6, (512, 3)), 'do not match'),
+    'unknown UNARY': (node(UNARY, (4,), (4,), params=[1000]), 'parameter'),
+    'unknown GLU': (node(GLU, (4,), (8,), params=[-1]), 'parameter'),
+    'a removed type': (node(ADD, (4,), (Q4_2, (32,)), (4,)), 'no longer supported'),
     'an op with a function pointer': (node(CUSTOM, (4,), (4,), params=[0xdeadbeef, 0xdeadbeef, 1]), 'CUSTOM'),
-    'an op that does not exist': (node(9999, (4,), (4,)), 'op 9999'),
+    'an unknown op': (node(9999, (4,), (4,)), 'op 9999'),
 }
 
 
@@ -156,8 +156,8 @@ def test_refused_with_a_reason(lab, attack):
     assert lab.devices(server.endpoint)[0] == [('RPC0', server.endpoint)]
 
 
-def test_while_another_computes(lab):
-    """All of them, at a server that somebody uses."""
+def test_other_session_is_unaffected(lab):
+    """All attacks against a server that computes for another client."""
     server = lab.server()
     finish = lab.start_logits([server])
     for build, _ in ATTACKS.values():
@@ -170,8 +170,8 @@ def test_while_another_computes(lab):
     assert server.count('died of') == 0
 
 
-def test_good_ones_of_the_same_kind(lab):
-    """What the attacks are made of works when it is right."""
+def test_valid_graph_computes(lab):
+    """The building blocks of the attacks work in a valid graph."""
     server = lab.server()
     session = Session(server)
     with session.peer:
@@ -186,9 +186,9 @@ def test_good_ones_of_the_same_kind(lab):
 
 
 @pytest.mark.parametrize('op', [GET_ROWS, MUL_MAT_ID])
-def test_an_index_that_is_computed(lab, op):
-    """Only the kernel can look at it. At worst that costs this session its worker."""
-    # It is ggml's kernel that faults, and meant to: nothing for a sanitizer to report.
+def test_computed_index_costs_own_worker_only(lab, op):
+    """Only the kernel sees a computed index. At worst the session's own worker dies."""
+    # The fault in ggml's kernel is intended, so AddressSanitizer must not report it.
     server = lab.server(env={'ASAN_OPTIONS': 'handle_segv=0'})
     session = Session(server)
     with session.peer:

@@ -1,4 +1,4 @@
-"""What only two Caravan peers do: links between servers, ops asked of the device, errors with a text."""
+"""The native dialect, between two Caravan peers: links between servers, queries for supported ops, error texts."""
 import csv
 import json
 import struct
@@ -16,7 +16,7 @@ def linked(server):
     return 'Linked with the server at' in server.log()
 
 
-def test_servers_send_straight_to_each_other(lab):
+def test_servers_send_directly_to_each_other(lab):
     servers = [lab.server() for _ in range(3)]
     logits, log = lab.logits(servers, more=VERBOSE), lab.processes[-1].log()
     same(logits, local_logits(lab))
@@ -25,12 +25,12 @@ def test_servers_send_straight_to_each_other(lab):
     assert f'RPC server {servers[1].endpoint} sends straight to {servers[2].endpoint}, over tcp' in log
 
 
-def test_servers_that_cannot_reach_each_other(lab):
-    """A Unix socket is no address for another server."""
+def test_unreachable_servers_relay_through_client(lab):
+    """Another server cannot connect to a Unix socket."""
     servers = [lab.server(), lab.server(host=f'unix:{lab.folder}/rpc.sock')]
     logits, log = lab.logits(servers, more=VERBOSE), lab.processes[-1].log()
     same(logits, local_logits(lab))
-    assert 'do not reach each other (' in log and 'links are made over TCP or RDMA only' in log
+    assert 'do not reach each other (' in log and 'links require TCP or RDMA' in log
     assert not any(linked(server) for server in servers)
 
 
@@ -39,7 +39,7 @@ def test_links_can_be_switched_off(lab):
     logits, log = lab.logits(servers, more=VERBOSE), lab.processes[-1].log()
     same(logits, local_logits(lab))
     assert 'do not reach each other (' in log and 'not within --links' not in log
-    assert servers[0].count('warning: no link to .*, which the client asked for: it is not within --links') == 1
+    assert servers[0].count('warning: cannot open the link to .* that the client requested: not within --links') == 1
     assert not any(linked(server) for server in servers)
 
 
@@ -57,7 +57,7 @@ def test_two_devices_of_one_server(lab):
 
 
 def test_two_devices_of_one_server_compute_at_the_same_time(lab):
-    """The server's CPU twice, with a thread for each: one is in a micro-batch while the other is in the next."""
+    """Two devices on the server's CPU, each with a thread, compute consecutive micro-batches concurrently."""
     server = lab.server('-d', 'CPU', '-d', 'CPU')
     more = ['-b', 64, '-ub', 16]
     same(lab.logits([server], more=more), local_logits(lab, more=more))
@@ -92,14 +92,14 @@ def test_stock_dialect_between_caravan_peers(lab, side):
     assert not any(linked(server) for server in servers)
 
 
-def test_one_server_speaks_the_native_dialect_and_one_does_not(lab):
+def test_one_native_and_one_stock_server(lab):
     servers = [lab.server(env={'GGML_RPC_DIALECT': 'stock'}), lab.server()]
     same(lab.logits(servers), local_logits(lab))
 
 
 @pytest.mark.parametrize('op', ['CPY', 'SET_ROWS', 'GET_ROWS', 'CONV_2D', 'OUT_PROD', 'MUL_MAT_ID'])
-def test_the_devices_own_answer_to_what_it_supports(lab, op):
-    """The CPU behind RPC supports what the CPU here does, neither more nor less."""
+def test_supported_ops_are_the_devices_own(lab, op):
+    """The CPU behind RPC supports exactly the ops that the local CPU supports."""
     server = lab.server()
 
     def support(backend, env):
@@ -111,7 +111,7 @@ def test_the_devices_own_answer_to_what_it_supports(lab, op):
     assert ours and ours == local
 
 
-def test_trace_is_json_whatever_a_server_is_called(lab):
+def test_trace_escapes_server_names(lab):
     server = lab.server(host=f'unix:{lab.folder}/a"quoted"')
     file = lab.folder / 'trace.json'
     lab.logits([server], chunks=1, env={'GGML_RPC_TRACE': file})
@@ -132,7 +132,7 @@ def test_trace_shows_client_and_servers_on_one_clock(lab):
         theirs = {span['name'] for span in spans if span['pid'] == pid}
         assert theirs >= ({'send', 'wait'} if pid == 0 else {'WRITE', 'GRAPH'}), name
     assert any(span['name'] == 'PUSH' for span in spans) and any(span['name'] == 'TAKE' for span in spans)
-    # What the client waits for longest, a server does meanwhile: within a millisecond, by this process's clock.
+    # A server's span lies within the client's longest wait, to a millisecond on the client's clock.
     longest = max(waits, key=lambda span: span['dur'])
     assert any(span['pid'] != 0 and longest['ts'] - 1000 <= span['ts'] and
                span['ts'] + span['dur'] <= longest['ts'] + longest['dur'] + 1000 for span in spans)

@@ -9,7 +9,7 @@
 #include "base/size_text.h"
 #include "support/cpu_device.h"
 
-// Tests ask for more memory than there is: the sanitizers shall refuse it as malloc does.
+// Tests request more memory than exists. Makes the sanitizers return null as malloc does.
 #if defined(__SANITIZE_ADDRESS__)
 extern "C" __attribute__((visibility("default"))) const char * __asan_default_options() { return "allocator_may_return_null=1"; }
 #elif defined(__SANITIZE_THREAD__)
@@ -26,7 +26,7 @@ protected:
     BufferTable table;
 };
 
-TEST_F(BufferTableTest, AddressesAreUniqueFarApartAndTellNothing) {
+TEST_F(BufferTableTest, AddressesAreUniqueAndArtificial) {
     std::set<uint64_t> seen;
     for (int i = 0; i < 100; ++i) {
         const auto address = allocate(100);
@@ -40,7 +40,7 @@ TEST_F(BufferTableTest, AddressesAreUniqueFarApartAndTellNothing) {
     EXPECT_EQ(table.bytes(), 10'000u);
 }
 
-TEST_F(BufferTableTest, OnlyTheStartOfABufferIsAHandle) {
+TEST_F(BufferTableTest, OnlyBufferStartIsAHandle) {
     const uint64_t address = allocate(100).value();
     ASSERT_NE(table.find(address), nullptr);
     EXPECT_EQ(table.find(address)->size, 100u);
@@ -50,7 +50,7 @@ TEST_F(BufferTableTest, OnlyTheStartOfABufferIsAHandle) {
     }
 }
 
-TEST_F(BufferTableTest, LocateAcceptsExactlyWhatLiesInside) {
+TEST_F(BufferTableTest, LocateAcceptsOnlyBytesInside) {
     const uint64_t a = allocate(100).value(), b = allocate(100).value();
     for (const auto & [at, size] : {std::pair<uint64_t, uint64_t>{0, 0}, {0, 100}, {99, 1}, {100, 0}, {50, 0}, {50, 50}}) {
         const auto region = table.locate(a, a + at, size);
@@ -81,7 +81,7 @@ TEST_F(BufferTableTest, ZeroBytesLieInside) {
     EXPECT_EQ(table.locate(a + 1, a + 1, 0).error().code, Errc::not_found);
 }
 
-TEST_F(BufferTableTest, AFreedBufferIsGone) {
+TEST_F(BufferTableTest, FreedBufferIsGone) {
     const uint64_t address = allocate(100).value();
     EXPECT_TRUE(table.free(address));
     EXPECT_FALSE(table.free(address));
@@ -91,7 +91,7 @@ TEST_F(BufferTableTest, AFreedBufferIsGone) {
     EXPECT_EQ(table.peak_bytes(), 100u);
 }
 
-TEST_F(BufferTableTest, AnEmptyBufferIsABuffer) {
+TEST_F(BufferTableTest, AllocatesEmptyBuffer) {
     const auto address = allocate(0);
     ASSERT_TRUE(address) << address.error().text;
     EXPECT_TRUE(table.locate(*address, *address, 0));
@@ -108,15 +108,15 @@ TEST_F(BufferTableTest, ImpossibleSizesAreRefused) {
     EXPECT_EQ(table.bytes(), 100u);
 }
 
-TEST_F(BufferTableTest, MoreThanTheMachineHasIsRefused) {
+TEST_F(BufferTableTest, RefusesMoreThanMachineMemory) {
     const auto address = allocate(max_buffer_size);
     ASSERT_FALSE(address);
     EXPECT_EQ(address.error().code, Errc::no_memory);
     EXPECT_TRUE(address.error().text.contains(size_text(max_buffer_size))) << address.error().text;
 }
 
-// More buffers than there are handles, one after the other: none is given out twice at a time.
-TEST_F(BufferTableTest, HandlesMayComeRound) {
+// Allocates more buffers in sequence than there are handles. No handle is in use twice.
+TEST_F(BufferTableTest, HandlesWrapAround) {
     const uint64_t lasting = allocate(8).value();
     for (int i = 0; i < 40'000; ++i) {
         const auto address = allocate(8);
@@ -128,7 +128,7 @@ TEST_F(BufferTableTest, HandlesMayComeRound) {
     EXPECT_NE(table.find(lasting), nullptr);
 }
 
-TEST_F(BufferTableTest, TheNumberOfBuffersIsLimited) {
+TEST_F(BufferTableTest, NumberOfBuffersIsLimited) {
     for (size_t i = 0; i < max_buffers; ++i) {
         ASSERT_TRUE(allocate(1)) << i;
     }
@@ -137,10 +137,10 @@ TEST_F(BufferTableTest, TheNumberOfBuffersIsLimited) {
     EXPECT_EQ(address.error().code, Errc::no_memory);
 }
 
-// What a process has on its heap (pointers among it) is not for a peer to read.
-TEST_F(BufferTableTest, NewMemoryHoldsNothingOfThisProcess) {
+// Clients must not read the process's heap.
+TEST_F(BufferTableTest, NewMemoryIsZeroed) {
     for (const size_t size : {64u, 1000u, 4000u, 60'000u, 300'000u, 5'000'000u}) {
-        for (int i = 0; i < 3; ++i) {  // the heap gives again what it got back
+        for (int i = 0; i < 3; ++i) {  // the heap reuses freed memory
             std::vector<std::byte> secret(size, std::byte{0x5e});
             EXPECT_EQ(std::ranges::count(secret, std::byte{0x5e}), static_cast<ptrdiff_t>(size));
             secret = {};
@@ -153,7 +153,7 @@ TEST_F(BufferTableTest, NewMemoryHoldsNothingOfThisProcess) {
     }
 }
 
-TEST_F(BufferTableTest, LongOnesLieBetweenPagesThatNobodyReads) {
+TEST_F(BufferTableTest, LargeBuffersHaveGuardPages) {
     const uint64_t size = 3'000'000;
     const auto * buffer = table.find(allocate(size).value());
     EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer->base) % page_size(), 0u);
@@ -163,7 +163,7 @@ TEST_F(BufferTableTest, LongOnesLieBetweenPagesThatNobodyReads) {
     EXPECT_EQ(look(0), test::Outcome::yes);
     EXPECT_EQ(look(static_cast<ptrdiff_t>(size) - 1), test::Outcome::yes);
     EXPECT_EQ(look(-1), test::Outcome::died);
-    EXPECT_EQ(look(static_cast<ptrdiff_t>(whole_pages(size + read_beyond))), test::Outcome::died);
+    EXPECT_EQ(look(static_cast<ptrdiff_t>(whole_pages(size + overread_bytes))), test::Outcome::died);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 namespace caravan::server {
 namespace {
 
-// The CPU's device under another name, which claims to compute asynchronously, as a GPU does.
+// The CPU device under another name, declared asynchronous like a GPU.
 ggml_backend_dev_t asynchronous_cpu() {
     static ggml_backend_device only = *ggml_backend_dev_by_name("CPU");
     static void (*get_props)(ggml_backend_dev_t, ggml_backend_dev_props *) = only.calls.get_props;
@@ -27,7 +27,7 @@ ggml_backend_dev_t asynchronous_cpu() {
     return &only;
 }
 
-TEST(Devices, OnesThatComputeAsynchronouslyReportTheTimeUntilTheyAreWaitedFor) {
+TEST(Devices, AsynchronousDeviceReportsTimeUntilSynchronized) {
     (void)test::cpu_devices();
     ASSERT_NE(asynchronous_cpu(), nullptr);
     auto devices = Devices::open({"ASYNC"}, 1);
@@ -51,7 +51,7 @@ TEST(Devices, OnesThatComputeAsynchronouslyReportTheTimeUntilTheyAreWaitedFor) {
     EXPECT_EQ(devices->synchronize(0).end, TimePoint()) << "once";
 }
 
-TEST(Devices, OnesThatComputeWhileTheirCallerWaitsReportNothingMore) {
+TEST(Devices, BlockingDeviceReportsNoTime) {
     Devices & devices = test::cpu_devices();
     const std::unique_ptr<ggml_context, void (*)(ggml_context *)> context(
         ggml_init({.mem_size = 1 << 20, .mem_buffer = nullptr, .no_alloc = false}), ggml_free);
@@ -60,14 +60,14 @@ TEST(Devices, OnesThatComputeWhileTheirCallerWaitsReportNothingMore) {
     std::memset(source->data, 0, ggml_nbytes(source));
     ggml_build_forward_expand(graph, ggml_scale(context.get(), source, 2));
     EXPECT_EQ(devices.compute(0, graph), GGML_STATUS_SUCCESS);
-    EXPECT_EQ(devices.synchronize(0).end, TimePoint()) << "the launch's own time has it";
+    EXPECT_EQ(devices.synchronize(0).end, TimePoint()) << "compute() took the time";
 }
 
-// A GPU that CUDA and Vulkan show has one PCI id; a device without an id may be any.
-TEST(Devices, TheSameHardwareIsFoundByItsId) {
-    EXPECT_EQ(first_of_each({"0000:01:00.0", "0000:02:00.0", "0000:01:00.0", "", "", "0000:02:00.0"}),
+// A GPU that both CUDA and Vulkan list has one PCI id. Devices without an id are all distinct.
+TEST(Devices, FindsSameHardwareById) {
+    EXPECT_EQ(first_with_same_id({"0000:01:00.0", "0000:02:00.0", "0000:01:00.0", "", "", "0000:02:00.0"}),
               (std::vector<size_t>{0, 1, 0, 3, 4, 1}));
-    EXPECT_TRUE(first_of_each({}).empty());
+    EXPECT_TRUE(first_with_same_id({}).empty());
 }
 
 }  // namespace

@@ -56,7 +56,7 @@ protected:
     }
     wire::Tensor place(uint64_t id, uint64_t offset) { return f32_tensor(id, {4, 1, 1, 1}, buffer, buffer + offset); }
 
-    // A graph in which only this is wrong.
+    // Expects sum() to be refused after `spoil`.
     void expect_refused(const std::function<void(std::vector<wire::Tensor> &)> & spoil, const char * what) {
         auto tensors = sum();
         spoil(tensors);
@@ -86,7 +86,7 @@ TEST_F(GraphBuilder, ComputesASum) {
     EXPECT_EQ(read(128, 4), (std::vector<float>{10, 20, 30, 41}));
 }
 
-// What the client encodes, this builds: products, views, broadcast, use counts.
+// Builds what the client encodes: products, views, broadcast, use counts.
 TEST_F(GraphBuilder, ComputesWhatTheClientEncodes) {
     const std::unique_ptr<ggml_context, void (*)(ggml_context *)> context(
         ggml_init({.mem_size = 1 << 20, .mem_buffer = nullptr, .no_alloc = true}), ggml_free);
@@ -122,7 +122,7 @@ TEST_F(GraphBuilder, ComputesWhatTheClientEncodes) {
     EXPECT_EQ(read(at(negated), 4), (std::vector<float>{-104, -205, -306, -415}));
 }
 
-TEST_F(GraphBuilder, AnEmptyGraphIsFine) {
+TEST_F(GraphBuilder, AcceptsEmptyGraph) {
     auto graph = build({}, {});
     ASSERT_TRUE(graph) << graph.error().text;
     compute(*graph);
@@ -130,14 +130,14 @@ TEST_F(GraphBuilder, AnEmptyGraphIsFine) {
     EXPECT_TRUE(build({}, sum()));
 }
 
-TEST_F(GraphBuilder, BadTypes) {
+TEST_F(GraphBuilder, RefusesBadTypes) {
     for (const uint32_t type : {4u, 5u, 31u, 36u, uint32_t{GGML_TYPE_COUNT}, 255u, UINT32_MAX}) {
         expect_refused([&](auto & tensors) { tensors[0].type = type; }, "type of a source");
         expect_refused([&](auto & tensors) { tensors[2].type = type; }, "type of a node");
     }
 }
 
-TEST_F(GraphBuilder, BadShapes) {
+TEST_F(GraphBuilder, RefusesBadShapes) {
     expect_refused([](auto & tensors) { std::fill_n(tensors[0].ne, 4, UINT32_MAX); }, "ne overflow");
     expect_refused([](auto & tensors) { tensors[1].ne[1] = 1 << 20; }, "larger than its buffer");
     expect_refused([](auto & tensors) { tensors[1].ne[1] = 2; tensors[1].nb[1] = UINT32_MAX; }, "stride");
@@ -147,7 +147,7 @@ TEST_F(GraphBuilder, BadShapes) {
     }, "part of a block");
 }
 
-TEST_F(GraphBuilder, BadPlaces) {
+TEST_F(GraphBuilder, RefusesBadAddresses) {
     for (size_t i = 0; i < 3; ++i) {
         expect_refused([&](auto & tensors) { tensors[i].data = buffer + size - 15; }, "beyond the end");
         expect_refused([&](auto & tensors) { tensors[i].data = buffer - 4; }, "before the start");
@@ -158,11 +158,11 @@ TEST_F(GraphBuilder, BadPlaces) {
     }
 }
 
-TEST_F(GraphBuilder, BadIds) {
+TEST_F(GraphBuilder, RefusesBadIds) {
     expect_refused([](auto & tensors) { tensors[1].id = 0; }, "id 0");
-    expect_refused([&](auto & tensors) { tensors.push_back(place(0, 192)); }, "id 0 that nobody names");
-    expect_refused([](auto & tensors) { tensors[1].id = 1; }, "an id twice");
-    expect_refused([](auto & tensors) { tensors.push_back(tensors[0]); }, "a tensor twice");
+    expect_refused([&](auto & tensors) { tensors.push_back(place(0, 192)); }, "unreferenced id 0");
+    expect_refused([](auto & tensors) { tensors[1].id = 1; }, "duplicate id");
+    expect_refused([](auto & tensors) { tensors.push_back(tensors[0]); }, "duplicate tensor");
     expect_refused([](auto & tensors) { tensors[2].src[1] = 99; }, "an unknown source");
     expect_refused([](auto & tensors) { tensors[2].src[9] = 99; }, "an unknown last source");
     expect_refused([](auto & tensors) { tensors[0].src[4] = 99; }, "an unknown source of a leaf");
@@ -173,7 +173,7 @@ TEST_F(GraphBuilder, BadIds) {
     EXPECT_FALSE(build({UINT64_MAX}, sum()));
 }
 
-TEST_F(GraphBuilder, BadOps) {
+TEST_F(GraphBuilder, RefusesBadOps) {
     for (const uint32_t op : {uint32_t{GGML_OP_COUNT}, 999u, 0x80000000u, UINT32_MAX, uint32_t{GGML_OP_MAP_CUSTOM1},
                               uint32_t{GGML_OP_MAP_CUSTOM2}, uint32_t{GGML_OP_MAP_CUSTOM3}, uint32_t{GGML_OP_CUSTOM}}) {
         expect_refused([&](auto & tensors) { tensors[2].op = op; }, "op of a node");
@@ -182,18 +182,18 @@ TEST_F(GraphBuilder, BadOps) {
     }
 }
 
-TEST_F(GraphBuilder, CutOffAnywhere) {
+TEST_F(GraphBuilder, RefusesTruncatedPayload) {
     const auto payload = graph_payload(0, 1, {3}, sum());
     ASSERT_TRUE(build(payload));
     for (size_t length = 0; length < payload.size(); ++length) {
-        // A copy of its own, so that a read beyond the end is seen.
+        // A separate copy, so that AddressSanitizer detects a read beyond the end.
         EXPECT_FALSE(build(std::vector(payload.begin(), payload.begin() + length))) << length;
     }
     EXPECT_FALSE(build(payload + std::vector<std::byte>(1)));
     EXPECT_FALSE(build(payload + payload));
 }
 
-TEST_F(GraphBuilder, CountsThatLie) {
+TEST_F(GraphBuilder, RefusesWrongCounts) {
     for (const size_t at : {offsetof(wire::GraphComputeRequest, n_nodes), sizeof(wire::GraphComputeRequest) + 8}) {
         auto payload = graph_payload(0, 1, {3}, sum());
         const auto honest = load<uint32_t>(payload.data() + at);
@@ -206,18 +206,18 @@ TEST_F(GraphBuilder, CountsThatLie) {
     }
 }
 
-TEST_F(GraphBuilder, AnyByteMayBeWrong) {
+TEST_F(GraphBuilder, SurvivesAnyCorruptByte) {
     const auto good = graph_payload(0, 1, {3}, sum());
     for (size_t at = 0; at < good.size(); ++at) {
         for (const int value : {0x00, 0x01, 0x7f, 0x80, 0xff}) {
             auto payload = good;
             payload[at] = static_cast<std::byte>(value);
-            (void) build(payload);  // whatever it says
+            (void) build(payload);  // must not crash
         }
     }
 }
 
-TEST_F(GraphBuilder, ANodeMayReadItself) {
+TEST_F(GraphBuilder, NodeMayReadItself) {
     write(0, {1, 2, 3, 4});
     write(64, {1, 1, 1, 1});
     auto tensors = sum();
@@ -240,7 +240,7 @@ TEST_F(GraphBuilder, CyclesDoNotHang) {
     }
 }
 
-TEST_F(GraphBuilder, AChainOfAHundredThousandIsNotRecursedInto) {
+TEST_F(GraphBuilder, LongChainDoesNotRecurse) {
     std::vector<wire::Tensor> tensors{place(1, 0)};
     for (uint64_t id = 2; id <= 100'000; ++id) {
         tensors.push_back(node_of(place(id, 64), GGML_OP_NONE, {id - 1}));
@@ -275,7 +275,7 @@ protected:
     }
 };
 
-TEST_F(ViewTest, AViewLiesWhereItsSourceAndOffsetSay) {
+TEST_F(ViewTest, ViewLiesAtOffsetInSource) {
     write(64, {1, 2, 3, 4});
     auto graph = build({3}, negated_view());
     ASSERT_TRUE(graph) << graph.error().text;
@@ -286,8 +286,8 @@ TEST_F(ViewTest, AViewLiesWhereItsSourceAndOffsetSay) {
     EXPECT_EQ(static_cast<std::byte *>(view.view_src->data) + view.view_offs, view.data);
 }
 
-// Back-ends with memory of their own compute with the source's address and the offset alone.
-TEST_F(ViewTest, AnOffsetThatDoesNotLeadToTheDataIsRefused) {
+// Back-ends with device memory use the source's address and the offset only.
+TEST_F(ViewTest, RefusesOffsetThatContradictsData) {
     for (const uint64_t wrong : {uint64_t{0}, offset - 4, offset + 4, uint64_t{4096}, uint64_t{1} << 20, uint64_t{1} << 30,
                                  UINT64_MAX, uint64_t{0} - offset, uint64_t{0} - 64}) {
         expect_view_refused([&](auto & tensors) { tensors[1].view_offs = wrong; }, "of a source");
@@ -306,10 +306,10 @@ TEST_F(ViewTest, AnOffsetThatDoesNotLeadToTheDataIsRefused) {
     EXPECT_FALSE(native(4096));
 }
 
-TEST_F(ViewTest, AViewLiesInTheBytesAndTheBufferOfItsSource) {
+TEST_F(ViewTest, ViewMustLieInsideSource) {
     const uint64_t other = table.allocate(test::cpu_devices().buffer_type(0), 0, size).value();
     expect_view_refused([&](auto & tensors) { tensors[1].buffer = other, tensors[1].data = other + 64 + offset; },
-                        "the same place in another buffer");
+                        "the same offset in another buffer");
     expect_view_refused([&](auto & tensors) { tensors[0].buffer = tensors[0].data = 0; }, "a source without data");
     expect_view_refused([&](auto & tensors) { tensors[0].ne[0] = 3; }, "the last element beyond its source");
     expect_view_refused([&](auto & tensors) { tensors[0].ne[0] = 0; }, "an empty source");
@@ -323,8 +323,8 @@ TEST_F(ViewTest, AViewLiesInTheBytesAndTheBufferOfItsSource) {
     ASSERT_FALSE(graph) << "an offset without a source";
 }
 
-// ggml's views name the tensor at the end of the chain, and some back-ends follow one link only.
-TEST_F(ViewTest, AViewOfAViewIsRefused) {
+// ggml's views refer to the last tensor of the chain, and some back-ends follow one link only.
+TEST_F(ViewTest, RefusesViewOfView) {
     expect_view_refused([&](auto & tensors) {
         tensors.push_back(f32_tensor(4, {4, 1, 1, 1}, buffer, buffer + 64));
         tensors[0].view_src = 4;
@@ -333,8 +333,8 @@ TEST_F(ViewTest, AViewOfAViewIsRefused) {
     expect_view_refused([](auto & tensors) { tensors[0].view_src = 2; }, "a circle");
 }
 
-// What a client says of tensors in another server's memory: nothing but their shapes.
-TEST_F(ViewTest, ViewsWithoutDataNeedNoPlace) {
+// For tensors in another server's memory a client sends shapes only.
+TEST_F(ViewTest, AcceptsViewsWithoutData) {
     auto tensors = sum();
     tensors.push_back(negated_view()[1]);
     tensors.back().id = 4;
@@ -343,7 +343,7 @@ TEST_F(ViewTest, ViewsWithoutDataNeedNoPlace) {
     EXPECT_TRUE(graph) << graph.error().text;
 }
 
-TEST_F(GraphBuilder, NodesWithoutElementsAreNotComputed) {
+TEST_F(GraphBuilder, EmptyNodesAreNotComputed) {
     auto tensors = sum();
     tensors.push_back(node_of(f32_tensor(4, {0, 7, 1, 1}, buffer, buffer + 256), GGML_OP_MUL_MAT, {1, 2}));
     tensors.push_back(node_of(f32_tensor(5, {3, 0, 1, 1}, 0, 0), GGML_OP_ADD, {}));
@@ -354,11 +354,11 @@ TEST_F(GraphBuilder, NodesWithoutElementsAreNotComputed) {
     compute(*graph);
     EXPECT_EQ(read(128, 4), (std::vector<float>{1, 2, 3, 4}));
     tensors[3].op = GGML_OP_CUSTOM;
-    EXPECT_FALSE(build({4, 3}, tensors)) << "what is not served is not served empty";
+    EXPECT_FALSE(build({4, 3}, tensors)) << "a refused op is refused when empty too";
 }
 
-// A recurrent model splits its state among servers in such a way.
-TEST_F(GraphBuilder, EmptyViewsMayLieBeyondTheirBuffer) {
+// Recurrent models whose state is split among servers produce such views.
+TEST_F(GraphBuilder, AcceptsEmptyViewsOutsideBuffer) {
     for (const uint64_t address : {buffer + size, buffer + size + 4096, buffer - 4, buffer + (uint64_t{1} << offset_bits)}) {
         auto tensors = sum();
         wire::Tensor view = f32_tensor(4, {0, 4, 1, 1}, buffer, address);
@@ -381,10 +381,10 @@ TEST_F(GraphBuilder, EmptyViewsMayLieBeyondTheirBuffer) {
     }
 }
 
-// Without a buffer as well: back-ends take it for granted that there is one.
-TEST_F(GraphBuilder, EmptySourcesHaveABuffer) {
+// Back-ends assume that sources have buffers.
+TEST_F(GraphBuilder, EmptySourcesGetABuffer) {
     auto tensors = sum();
-    tensors.push_back(f32_tensor(4, {0, 1, 1, 1}, 0, 4096));  // an address, of nothing
+    tensors.push_back(f32_tensor(4, {0, 1, 1, 1}, 0, 4096));  // empty, with an arbitrary address
     tensors.push_back(node_of(f32_tensor(5, {4, 1, 1, 1}, buffer, buffer + 640), GGML_OP_CONCAT, {4, 1}));
     const auto graph = build({5}, tensors);
     ASSERT_TRUE(graph) << graph.error().text;
@@ -393,7 +393,7 @@ TEST_F(GraphBuilder, EmptySourcesHaveABuffer) {
     EXPECT_NE(node.src[0]->data, nullptr);
 }
 
-TEST_F(GraphBuilder, TheSameNodeManyTimes) {
+TEST_F(GraphBuilder, ComputesRepeatedNode) {
     write(64, {1, 1, 1, 1});
     auto tensors = sum();
     tensors[2] = node_of(place(3, 0), GGML_OP_ADD, {1, 2});  // onto itself
@@ -403,12 +403,12 @@ TEST_F(GraphBuilder, TheSameNodeManyTimes) {
     EXPECT_EQ(read(0, 4), std::vector<float>(4, 1000));
 }
 
-TEST_F(GraphBuilder, WhatTheDeviceCannotComputeIsRefused) {
+TEST_F(GraphBuilder, RefusesUnsupportedNode) {
     auto tensors = sum();
     tensors[1] = wire_tensor(2, GGML_TYPE_I32, {4, 1, 1, 1}, buffer, buffer + 64);
     tensors[2].op = GGML_OP_MUL_MAT;
     EXPECT_FALSE(build({3}, tensors));
-    // Nothing is wrong with this one, but a CPU cannot quantize to that type.
+    // A valid node, but the CPU cannot quantize to this type.
     const auto source = f32_tensor(1, {256, 1, 1, 1}, buffer, buffer);
     const auto place = [&](uint64_t id) { return wire_tensor(id, GGML_TYPE_IQ2_XXS, {256, 1, 1, 1}, buffer, buffer + 4096); };
     const auto graph = build({3}, {source, place(2), node_of(place(3), GGML_OP_CPY, {1, 2})});
@@ -416,7 +416,7 @@ TEST_F(GraphBuilder, WhatTheDeviceCannotComputeIsRefused) {
     EXPECT_NE(graph.error().text.find("does not support it"), std::string::npos) << graph.error().text;
 }
 
-TEST_F(GraphBuilder, NamesNeedNoEnd) {
+TEST_F(GraphBuilder, TerminatesNames) {
     auto tensors = sum();
     std::memset(tensors[2].name, 'x', sizeof tensors[2].name);
     const auto graph = build({3}, tensors);
@@ -424,14 +424,13 @@ TEST_F(GraphBuilder, NamesNeedNoEnd) {
     EXPECT_EQ(std::string(graph->graph->nodes[0]->name), std::string(63, 'x'));
 }
 
-// ggml's back-ends take an op's sources for granted.
-TEST_F(GraphBuilder, ANodeWithoutItsSourcesIsRefused) {
+// ggml's back-ends assume that an op's sources exist.
+TEST_F(GraphBuilder, RefusesNodeWithoutSources) {
     expect_refused([](auto & tensors) { tensors[2].src[1] = 0; }, "one source of a sum");
     expect_refused([](auto & tensors) { tensors[2].src[0] = tensors[2].src[1] = 0; }, "both");
 }
 
-// The ops whose attempt kills its process, tried in child processes: a back-end that is asked about such a node may not
-// survive it. One child for all, and only if it dies, one for each.
+// Names of the ops for which `attempt` crashes. Runs all ops in one child process and, only if it dies, each op in its own.
 std::string deadly_ops(const std::function<void(ggml_op)> & attempt) {
     const auto all = [&] {
         for (int op = 1; op < GGML_OP_COUNT; ++op) {
@@ -451,13 +450,13 @@ std::string deadly_ops(const std::function<void(ggml_op)> & attempt) {
     return died;
 }
 
-// Every op there is: accepted without a source only if it needs none.
-TEST_F(GraphBuilder, NoOpIsAcceptedWithoutTheSourcesThatItReads) {
+// An op may be accepted without sources only if it requires none.
+TEST_F(GraphBuilder, RefusesEveryOpWithoutRequiredSources) {
 #ifdef CARAVAN_TEST_TSAN
     GTEST_SKIP() << "forks";
 #endif
     const auto built = [&](ggml_op op) { return build({3}, {node_of(place(3, 128), op, {})}).has_value(); };
-    ASSERT_EQ(deadly_ops([&](ggml_op op) { (void) built(op); }), "") << "a peer can end the worker with these";
+    ASSERT_EQ(deadly_ops([&](ggml_op op) { (void) built(op); }), "") << "these ops crash the worker";
     std::string passed;
     for (int op = 1; op < GGML_OP_COUNT; ++op) {
         const bool needs_none = op == GGML_OP_ARANGE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE ||
@@ -466,10 +465,10 @@ TEST_F(GraphBuilder, NoOpIsAcceptedWithoutTheSourcesThatItReads) {
             passed += formatted(" {}", ggml_op_name(static_cast<ggml_op>(op)));
         }
     }
-    EXPECT_EQ(passed, "") << "these read sources that are not there";
+    EXPECT_EQ(passed, "") << "these ops read missing sources";
 }
 
-// A stock client sends nodes that are not to be computed.
+// Stock clients send nodes that are not marked for computation.
 TEST_F(GraphBuilder, UnmarkedNodesAreNotComputed) {
     auto tensors = sum();
     write(0, {1, 2, 3, 4});
@@ -480,8 +479,8 @@ TEST_F(GraphBuilder, UnmarkedNodesAreNotComputed) {
     EXPECT_EQ(read(128, 4), std::vector<float>(4, 0));
 }
 
-// Back-ends look at unmarked nodes too, when they plan.
-TEST_F(GraphBuilder, UnmarkedNodesDoNoHarm) {
+// Back-ends inspect unmarked nodes when they plan.
+TEST_F(GraphBuilder, UnmarkedNodesDoNotCrashBackend) {
 #ifdef CARAVAN_TEST_TSAN
     GTEST_SKIP() << "forks";
 #endif
@@ -493,7 +492,7 @@ TEST_F(GraphBuilder, UnmarkedNodesDoNoHarm) {
                   }
               }),
               "")
-        << "a peer can end the worker with these, unmarked and without sources";
+        << "these ops crash the worker, unmarked and without sources";
 }
 
 }  // namespace

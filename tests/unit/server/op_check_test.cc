@@ -1,191 +1,37 @@
-#include "base/formatted.h"
+// Which nodes are accepted, and which changes of them are refused.
 #include "server/op_check.h"
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
-#include <bit>
 #include <algorithm>
-#include <cstring>
+#include <bit>
 #include <functional>
 #include <set>
 #include <string>
 
-#include "base/pages.h"
-#include "support/cpu_device.h"
+#include "base/formatted.h"
 #include "server/graph_builder.h"
 #include "server/op_table.h"
-#include "support/wire_tensor.h"
+#include "support/cpu_device.h"
+#include "support/op_nodes.h"
 
 namespace caravan::server {
 namespace {
 
-constexpr auto F = GGML_TYPE_F32, H = GGML_TYPE_F16, I = GGML_TYPE_I32;
+using test::accepts;
+using test::F;
+using test::H;
+using test::I;
+using test::lay_across;
+using test::make_contiguous;
+using test::resize;
+using test::text_of;
 
-class OpCheck : public testing::Test {
-protected:
-    OpCheck() : context(ggml_init({.mem_size = 4 << 20, .mem_buffer = nullptr, .no_alloc = true}), ggml_free) {}
+using OpCheck = test::OpNodes;
 
-    ggml_context * c() { return context.get(); }
-    ggml_tensor * t(ggml_type type, int64_t a, int64_t b = 1, int64_t d = 1, int64_t e = 1) {
-        return ggml_new_tensor_4d(c(), type, a, b, d, e);
-    }
-    ggml_tensor * param(int64_t a, int64_t b) {
-        ggml_tensor * out = t(F, a, b);
-        ggml_set_param(out);
-        return out;
-    }
+TEST_F(OpCheck, TableMatchesGgmlsOpNames) { EXPECT_TRUE(check_op_table()); }
 
-    // Nodes as ggml makes them, at least one of each op.
-    std::vector<ggml_tensor *> valid();
-
-    std::unique_ptr<ggml_context, void (*)(ggml_context *)> context;
-};
-
-std::vector<ggml_tensor *> OpCheck::valid() {
-    std::vector<ggml_tensor *> v;
-    int sections[4] = {8, 8, 8, 8};
-    const uint32_t align_corners = uint32_t{GGML_SCALE_MODE_BILINEAR} | uint32_t{GGML_SCALE_FLAG_ALIGN_CORNERS};
-    const auto add1 = [&](ggml_tensor * a) {  // its constructor is deprecated
-        ggml_tensor * out = ggml_add(c(), a, t(F, 1));
-        out->op = GGML_OP_ADD1;
-        return out;
-    };
-    const std::vector<std::array<int64_t, 4>> shapes{{8, 5, 3, 2}, {1, 1, 1, 1}, {64, 1, 7, 1}, {2, 9, 1, 4}};
-    for (const auto & [a, b, d, e] : shapes) {
-        const auto x = [&](ggml_type type = F) { return t(type, a, b, d, e); };
-        for (ggml_tensor * node :
-             {ggml_dup(c(), x()), ggml_add(c(), x(), x()), ggml_add(c(), x(), t(F, a)), ggml_add_inplace(c(), x(), x()),
-              ggml_add_cast(c(), x(H), x(), F), add1(x()), ggml_sub(c(), x(), t(F, 1, b)),
-              ggml_mul(c(), x(), t(F, 1, 1, d)), ggml_div(c(), x(), t(F, a, b)), ggml_sqr(c(), x()),
-              ggml_sqrt(c(), x()), ggml_log(c(), x()), ggml_sin(c(), x()), ggml_cos_inplace(c(), x()),
-              ggml_sum(c(), x()), ggml_sum_rows(c(), x()), ggml_cumsum(c(), x()), ggml_mean(c(), x()),
-              ggml_argmax(c(), t(F, a, b)), ggml_count_equal(c(), t(I, a, b), t(I, a, b)), ggml_repeat_4d(c(), x(), 2 * a, b, 3 * d, e),
-              ggml_repeat_back(c(), t(F, 2 * a, b, d, 3 * e), x()), ggml_silu_back(c(), x(), x()),
-              ggml_norm(c(), x(), 1e-5F), ggml_rms_norm(c(), x(), 0), ggml_rms_norm_back(c(), x(), x(), 1e-5F),
-              ggml_group_norm(c(), x(), 2, 1e-5F), ggml_l2_norm(c(), x(), 1e-5F), ggml_scale(c(), x(), 2),
-              ggml_cpy(c(), x(), x(H)), ggml_cpy(c(), x(), t(F, a * b, d * e)), ggml_cast(c(), x(), H), ggml_cont(c(), x()),
-              ggml_cont(c(), ggml_transpose(c(), x())), ggml_cont_1d(c(), x(), a * b * d * e),
-              ggml_diag_mask_inf(c(), x(), 1), ggml_diag_mask_zero(c(), x(), 0), ggml_soft_max(c(), x()),
-              ggml_soft_max_ext(c(), x(), t(H, a, b), 1, 1), ggml_soft_max_ext_back(c(), x(), x(), 1, 0),
-              ggml_clamp(c(), x(), 0, 1), ggml_pad(c(), x(), 1, 2, 3, 4), ggml_pad_ext_circular(c(), x(), 1, 0, 0, 1, 0, 0, 1, 1),
-              ggml_pad_reflect_1d(c(), t(F, a + 2, b), 1, 2), ggml_roll(c(), t(F, a + 2, b + 2), -1, 2, 0, 0),
-              ggml_upscale(c(), x(), 2, GGML_SCALE_MODE_NEAREST),
-              ggml_interpolate(c(), x(), 7, 5, d, e, align_corners),
-              ggml_argsort(c(), x(), GGML_SORT_ORDER_DESC), ggml_top_k(c(), x(), 1), ggml_leaky_relu(c(), x(), 0.1F, false),
-              ggml_tri(c(), t(F, a, a, d), GGML_TRI_TYPE_LOWER), ggml_fill(c(), x(), 3), ggml_diag(c(), t(F, a, 1, d, e)),
-              ggml_xielu(c(), x(), 1, 1, 1, 1), ggml_gelu(c(), x()), ggml_trunc_inplace(c(), x()),
-              ggml_swiglu(c(), t(F, 2 * a, b)), ggml_geglu_split(c(), x(), x()), ggml_swiglu_clamp(c(), x(), x(), 3),
-              ggml_cross_entropy_loss(c(), x(), x()), ggml_cross_entropy_loss_back(c(), t(F, 1), x(), x()),
-              ggml_opt_step_adamw(c(), param(a, b), t(F, a, b), t(F, a, b), t(F, a, b), t(F, 7)),
-              ggml_opt_step_sgd(c(), param(a, b), t(F, a, b), t(F, 2)),
-              ggml_mul_mat(c(), t(H, a, 6, d), t(F, a, 4, d, e)), ggml_out_prod(c(), t(F, 6, a), t(F, 4, a, d)),
-              ggml_get_rows(c(), t(H, a, b, d, e), t(I, 3, d, e)), ggml_get_rows(c(), x(I), t(I, 3, d, e)),
-              ggml_get_rows_back(c(), t(F, a, 3), t(I, 3), t(F, a, b)),
-              ggml_set_rows(c(), x(H), t(F, a, 2, d, e), t(GGML_TYPE_I64, 2, d)), ggml_set_rows(c(), x(), t(F, a, 2, d, e), t(I, 2)),
-              ggml_acc(c(), x(), t(F, a), a * 4, a * b * 4, a * b * d * 4, 0), ggml_set_1d(c(), x(), t(F, 1), (a - 1) * 4),
-              ggml_add_id(c(), t(F, a, b, d), t(F, a, 5), t(I, b, d)), ggml_solve_tri(c(), t(F, b, b, d), t(F, a, b, d), true, true, false)}) {
-            v.push_back(node);
-        }
-        for (int dim = 0; dim < 4; ++dim) {
-            v.push_back(ggml_concat(c(), x(), x(), dim));
-        }
-    }
-    for (const int mode : {GGML_ROPE_TYPE_NORMAL, GGML_ROPE_TYPE_NEOX}) {
-        v.push_back(ggml_rope(c(), t(F, 64, 4, 3, 2), t(I, 3), 32, mode));
-    }
-    v.push_back(ggml_rope_set_offset(ggml_rope(c(), t(F, 64, 4, 3, 2), t(I, 3), 32, 0), 32));
-    v.push_back(ggml_rope_multi(c(), t(F, 64, 4, 3), t(I, 12), nullptr, 64, sections, GGML_ROPE_TYPE_MROPE, 0, 1e4F, 1, 0, 1, 32, 1));
-    v.push_back(ggml_rope_multi(c(), t(F, 64, 4, 3), t(I, 12), nullptr, 32, sections, GGML_ROPE_TYPE_VISION, 0, 1e4F, 1, 0, 1, 32, 1));
-    v.push_back(ggml_rope_ext_back(c(), t(F, 64, 4, 3), t(I, 3), t(F, 32), 32, 0, 7, 1e4F, 1, 0, 1, 32, 1));
-    v.push_back(ggml_mul_mat_id(c(), t(H, 32, 6, 8), t(F, 32, 1, 3), t(I, 2, 3)));
-    v.push_back(ggml_mul_mat(c(), t(GGML_TYPE_Q4_0, 64, 6), t(F, 64, 4)));
-    v.push_back(ggml_cpy(c(), t(F, 64, 6), t(GGML_TYPE_Q8_0, 64, 6)));
-    v.push_back(ggml_rope_ext_back(c(), t(F, 4096, 4, 3), t(I, 3), t(F, 1024), 2048, 0, 7, 1e4F, 1, 0, 1, 32, 1));
-    ggml_tensor * hadamard = ggml_mul_mat(c(), t(F, 64, 64), t(F, 64, 4));
-    ggml_mul_mat_set_hint(hadamard, GGML_HINT_SRC0_IS_HADAMARD);
-    v.push_back(hadamard);
-    ggml_tensor * sunk = ggml_soft_max_ext(c(), t(F, 8, 4, 6), t(F, 8, 4), 1, 0);
-    ggml_soft_max_add_sinks(sunk, t(F, 6));
-    v.push_back(sunk);
-    for (const int stride : {1, 2, 3}) {
-        for (const int padding : {0, 1}) {
-            v.push_back(ggml_im2col(c(), t(H, 3, 3, 2, 4), t(F, 10, 9, 2, 3), stride, 1, padding, 0, 1, 2, true, H));
-            v.push_back(ggml_im2col(c(), t(F, 3, 2, 4), t(F, 10, 2, 3), stride, 0, padding, 0, 1, 0, false, F));
-            v.push_back(ggml_im2col_3d(c(), t(F, 3, 3, 3, 2), t(F, 10, 9, 8, 4), 2, stride, 1, 1, padding, 0, 0, 1, 1, 1, F));
-            v.push_back(ggml_conv_2d_direct(c(), t(F, 3, 3, 2, 4), t(F, 10, 9, 2, 3), stride, 1, padding, 0, 1, 2));
-            v.push_back(ggml_conv_2d_dw_direct(c(), t(F, 3, 3, 1, 4), t(F, 10, 9, 4, 3), stride, 1, padding, 0, 1, 2));
-            v.push_back(ggml_conv_2d_dw_direct(c(), t(F, 3, 3, 1, 4), ggml_permute(c(), t(F, 4, 10, 9, 3), 2, 0, 1, 3), stride, 1, padding, 0, 1, 2));
-            v.push_back(ggml_conv_3d_direct(c(), t(F, 3, 3, 3, 8), t(F, 10, 9, 8, 4), stride, 1, 1, padding, 0, 0, 1, 1, 1, 2, 2, 4));
-            v.push_back(ggml_pool_1d(c(), t(F, 10, 9), GGML_OP_POOL_MAX, 3, stride, padding));
-            v.push_back(ggml_pool_2d(c(), t(F, 10, 9, 2), GGML_OP_POOL_AVG, 3, 2, stride, 1, padding + 0.5F, padding));
-            v.push_back(ggml_pool_2d_back(c(), ggml_pool_2d(c(), t(F, 10, 9, 2), GGML_OP_POOL_AVG, 3, 2, stride, 1, padding, 0),
-                                          t(F, 10, 9, 2), GGML_OP_POOL_AVG, 3, 2, stride, 1, padding, 0));
-            v.push_back(ggml_conv_transpose_1d(c(), t(F, 3, 5, 7), t(F, 9, 7), stride, 0, 1));
-            v.push_back(ggml_conv_transpose_2d_p0(c(), t(H, 3, 3, 5, 7), t(F, 9, 8, 7, 2), stride));
-            v.push_back(ggml_col2im_1d(c(), t(F, 12, 5), stride, 3, padding));
-            int64_t image[4] = {10, 9, 2, 3};
-            v.push_back(ggml_im2col_back(c(), ggml_im2col(c(), t(F, 3, 3, 2, 4), t(F, 10, 9, 2, 3), stride, 1, padding, 0, 1, 1, true, F),
-                                         t(F, 3, 3, 2, 4), image, stride, 1, padding, 0, 1, 1, true));
-        }
-    }
-    v.push_back(ggml_arange(c(), 0, 10, 3));
-    v.push_back(ggml_timestep_embedding(c(), t(F, 8), 5, 100));
-    ggml_tensor * attention = ggml_flash_attn_ext(c(), t(F, 64, 3, 4), t(H, 64, 32, 2), t(H, 40, 32, 2), t(H, 32, 3), 1, 1, 0);
-    ggml_flash_attn_ext_add_sinks(attention, t(F, 4));
-    v.push_back(attention);
-    v.push_back(ggml_flash_attn_ext(c(), t(F, 64, 3, 4, 2), t(GGML_TYPE_Q8_0, 64, 32, 4, 2), t(F, 64, 32, 4, 2), nullptr, 1, 0, 0));
-    v.push_back(ggml_ssm_conv(c(), t(F, 9, 8, 2), t(F, 4, 8)));
-    for (const int64_t a : {1, 16}) {
-        v.push_back(ggml_ssm_scan(c(), t(F, 16, 8, 2, 5), t(F, 8, 2, 4, 3), t(F, 2, 4, 3), t(F, a, 2), t(F, 16, 1, 4, 3), t(F, 16, 1, 4, 3), t(I, 3), a > 1 ? 1 : 3));
-        v.push_back(ggml_gated_delta_net(c(), t(F, 16, 2, 4, 3), t(F, 16, 2, 4, 3), t(F, 16, 4, 4, 3), t(F, a, 4, 4, 3), t(F, 1, 4, 4, 3), t(F, 16, 16, 4, 3), 2));
-    }
-    v.push_back(ggml_win_part(c(), t(F, 8, 10, 9), 4));
-    v.push_back(ggml_win_unpart(c(), t(F, 8, 4, 4, 9), 10, 9, 4));
-    v.push_back(ggml_get_rel_pos(c(), t(H, 8, 9), 5, 5));
-    v.push_back(ggml_add_rel_pos(c(), t(F, 16, 6, 5), t(F, 4, 3, 2, 5), t(F, 4, 3, 2, 5)));
-    const auto head = [&] { return t(F, 16, 2, 6); };
-    v.push_back(ggml_rwkv_wkv6(c(), head(), head(), head(), t(F, 16, 2), head(), t(F, 512, 3)));
-    v.push_back(ggml_gated_linear_attn(c(), head(), head(), head(), head(), t(F, 512, 2), 1));
-    const auto long_head = [&] { return t(F, 64, 2, 6); };
-    v.push_back(ggml_rwkv_wkv7(c(), long_head(), long_head(), long_head(), long_head(), long_head(), long_head(), t(F, 8192, 1)));
-    const auto odd_head = [&] { return t(F, 5, 2, 6); };
-    v.push_back(ggml_rwkv_wkv6(c(), odd_head(), odd_head(), odd_head(), t(F, 5, 2), odd_head(), t(F, 50, 3)));
-    v.push_back(ggml_gated_linear_attn(c(), odd_head(), odd_head(), odd_head(), odd_head(), t(F, 50, 2), 1));
-    v.push_back(ggml_gated_delta_net(c(), t(F, 5, 2, 4, 3), t(F, 5, 2, 4, 3), t(F, 5, 4, 4, 3), t(F, 1, 4, 4, 3), t(F, 1, 4, 4, 3), t(F, 5, 5, 4, 3), 1));
-    v.push_back(ggml_ssm_scan(c(), t(F, 5, 7, 2, 5), t(F, 7, 2, 4, 3), t(F, 2, 4, 3), t(F, 5, 2), t(F, 5, 1, 4, 3), t(F, 5, 1, 4, 3), t(I, 3), 1));
-    v.push_back(ggml_flash_attn_ext(c(), t(F, 5, 3, 4), t(H, 5, 7, 2), t(H, 3, 7, 2), nullptr, 1, 0, 0));
-    v.push_back(ggml_mul_mat_id(c(), t(F, 7, 6, 8), t(F, 7, 1, 3), t(I, 2, 3)));
-    v.push_back(ggml_lightning_indexer(c(), t(F, 16, 4, 3, 2), t(H, 16, 1, 7, 2), t(F, 4, 3, 1, 2), t(H, 7, 3)));
-    v.push_back(ggml_dsv4_hc_comb(c(), t(F, 24, 3), t(F, 3), t(F, 24), 0.1F, 5));
-    v.push_back(ggml_dsv4_hc_pre(c(), t(F, 16, 4, 3), t(F, 4, 3)));
-    v.push_back(ggml_dsv4_hc_pre_gated(c(), t(F, 16, 4, 3), t(F, 16, 4, 3), 0.5F));
-    v.push_back(ggml_dsv4_hc_post(c(), t(F, 16, 3), t(F, 16, 4, 3), t(F, 4, 3), nullptr));
-    v.push_back(ggml_dsv4_hc_post(c(), t(F, 16, 3), t(F, 16, 4, 3), t(F, 4, 3), t(F, 4, 4, 3)));
-    return v;
-}
-
-std::string text_of(const ggml_tensor & node) {
-    std::string out = formatted("{} [{},{},{},{}] {}", ggml_op_desc(&node), node.ne[0], node.ne[1], node.ne[2], node.ne[3],
-                                ggml_type_name(node.type));
-    for (const ggml_tensor * src : node.src) {
-        if (src != nullptr) {
-            out += formatted(" <- {}[{},{},{},{}]", ggml_type_name(src->type), src->ne[0], src->ne[1], src->ne[2], src->ne[3]);
-        }
-    }
-    return out;
-}
-
-void make_contiguous(ggml_tensor & tensor) {
-    tensor.nb[0] = ggml_type_size(tensor.type);
-    tensor.nb[1] = ggml_row_size(tensor.type, tensor.ne[0]);
-    tensor.nb[2] = tensor.nb[1] * static_cast<size_t>(tensor.ne[1]);
-    tensor.nb[3] = tensor.nb[2] * static_cast<size_t>(tensor.ne[2]);
-}
-
-TEST_F(OpCheck, TheTableNamesTheOpsAsGgmlDoes) { EXPECT_TRUE(check_op_table()); }
-
-TEST_F(OpCheck, WhatGgmlMakesIsAccepted) {
+TEST_F(OpCheck, AcceptsNodesMadeByGgml) {
     std::set<uint32_t> seen;
     for (const ggml_tensor * node : valid()) {
         seen.insert(node->op);
@@ -200,7 +46,7 @@ TEST_F(OpCheck, WhatGgmlMakesIsAccepted) {
     }
 }
 
-TEST_F(OpCheck, AMissingSourceIsRefused) {
+TEST_F(OpCheck, RefusesMissingSource) {
     for (const ggml_tensor * node : valid()) {
         for (int s = 0; s < row_of(node->op)->required; ++s) {
             ggml_tensor broken = *node;
@@ -210,7 +56,7 @@ TEST_F(OpCheck, AMissingSourceIsRefused) {
     }
 }
 
-// Dimensions of a result that sources and parameters leave open.
+// Dimensions of a result that sources and parameters do not determine.
 bool is_open(const ggml_tensor & node, int dim) {
     switch (node.op) {
         case GGML_OP_UPSCALE: return true;
@@ -225,7 +71,7 @@ bool is_open(const ggml_tensor & node, int dim) {
     }
 }
 
-TEST_F(OpCheck, AResultOfAnotherShapeIsRefused) {
+TEST_F(OpCheck, RefusesWrongResultShape) {
     for (const ggml_tensor * node : valid()) {
         for (int dim = 0; dim < GGML_MAX_DIMS; ++dim) {
             if (is_open(*node, dim)) {
@@ -241,7 +87,7 @@ TEST_F(OpCheck, AResultOfAnotherShapeIsRefused) {
     }
 }
 
-TEST_F(OpCheck, AResultOfAnotherTypeIsRefused) {
+TEST_F(OpCheck, RefusesWrongResultType) {
     for (const ggml_tensor * node : valid()) {
         ggml_tensor broken = *node;
         broken.type = node->type == GGML_TYPE_I8 ? F : GGML_TYPE_I8;
@@ -250,9 +96,8 @@ TEST_F(OpCheck, AResultOfAnotherTypeIsRefused) {
     }
 }
 
-// Sources that are smaller than the op needs, each in each dimension. Not: where a smaller one is repeated or means
-// another, likewise valid, op.
-TEST_F(OpCheck, ASmallerSourceIsRefused) {
+// Shrinks each source in each dimension, except where the smaller source is broadcast or makes another valid op.
+TEST_F(OpCheck, RefusesSmallerSource) {
     const std::set<ggml_op> any_size{GGML_OP_SUM, GGML_OP_UPSCALE, GGML_OP_ACC, GGML_OP_SET, GGML_OP_REPEAT_BACK};
     int tried = 0;
     for (const ggml_tensor * node : valid()) {
@@ -268,7 +113,7 @@ TEST_F(OpCheck, ASmallerSourceIsRefused) {
                 ggml_tensor broken = *node;
                 broken.src[s] = &source;
                 const bool refused = !check_op(broken, true);
-                // Row counts of tables, and what divides evenly, are the exceptions.
+                // Exceptions: row counts of tables, broadcast and rounding.
                 const auto indices = indices_of(broken);
                 const bool table = indices && indices->tensor != &source;
                 const bool repeated = ne - 1 == 1;
@@ -284,14 +129,14 @@ TEST_F(OpCheck, ASmallerSourceIsRefused) {
     EXPECT_GT(tried, 500);
 }
 
-// Nothing may be divided by it, added to it, or believed to be positive.
-TEST_F(OpCheck, AnyParameterMayBeAnything) {
+// The checks must neither trap nor overflow, whatever the parameters.
+TEST_F(OpCheck, ToleratesAnyParameterValue) {
     for (const ggml_tensor * node : valid()) {
         for (int i = 0; i < 16; ++i) {
             for (const int32_t value : {0, 1, -1, 7, 0x7f800000, 0x7fc00000, INT32_MAX, INT32_MIN}) {
                 ggml_tensor broken = *node;
                 broken.op_params[i] = value;
-                (void) check_op(broken, true);  // no trap, under UBSan no overflow
+                (void) check_op(broken, true);  // no trap; UBSan: no overflow
             }
         }
     }
@@ -303,7 +148,7 @@ struct BadParameter {
     std::vector<int32_t> values;
 };
 
-TEST_F(OpCheck, AParameterOutOfRangeIsRefused) {
+TEST_F(OpCheck, RefusesParameterOutOfRange) {
     const std::vector<int32_t> not_positive{0, -1, INT32_MIN}, negative{-1, INT32_MIN};
     const std::vector<BadParameter> bad{
         {GGML_OP_ACC, 3, {-4, INT32_MIN, INT32_MAX, 1 << 20}},
@@ -362,8 +207,8 @@ TEST_F(OpCheck, AParameterOutOfRangeIsRefused) {
     }
 }
 
-// An ACC whose strides, with its offset within bounds, lead out of its result.
-TEST_F(OpCheck, AWindowMustLieInTheResult) {
+// An ACC whose offset is in bounds but whose strides leave the result.
+TEST_F(OpCheck, RefusesWindowOutsideResult) {
     ggml_tensor * node = ggml_acc(c(), t(F, 8, 8), t(F, 4, 4), 32, 256, 256, 16);
     EXPECT_TRUE(check_op(*node, true));
     for (const int32_t stride : {-32, 64 + 32, INT32_MAX, INT32_MIN}) {
@@ -373,8 +218,8 @@ TEST_F(OpCheck, AWindowMustLieInTheResult) {
     }
 }
 
-// A kernel that counts elements must not be led out of a tensor that spans fewer bytes than they have.
-TEST_F(OpCheck, StridesThatHideHowMuchIsRead) {
+// Kernels that ignore strides would leave a tensor that spans fewer bytes than its elements have.
+TEST_F(OpCheck, RefusesStridesThatHideOverread) {
     for (const ggml_tensor * node :
          {ggml_pool_2d(c(), t(F, 10, 9, 2), GGML_OP_POOL_AVG, 3, 3, 1, 1, 0, 0), ggml_win_part(c(), t(F, 8, 10, 9), 4),
           ggml_conv_2d_direct(c(), t(F, 3, 3, 2, 4), t(F, 10, 9, 2, 3), 1, 1, 0, 0, 1, 1),
@@ -387,32 +232,7 @@ TEST_F(OpCheck, StridesThatHideHowMuchIsRead) {
     }
 }
 
-// What check_op thinks of `node` after `spoil` has had copies of it and of its sources.
-bool accepts(const ggml_tensor & node, const std::function<void(ggml_tensor & node, ggml_tensor * sources)> & spoil) {
-    ggml_tensor copy = node;
-    std::array<ggml_tensor, GGML_MAX_SRC> sources;
-    for (size_t i = 0; i < sources.size() && node.src[i] != nullptr; ++i) {
-        sources[i] = *node.src[i];
-        copy.src[i] = node.src[i] == &node ? &copy : &sources[i];
-    }
-    spoil(copy, sources.data());
-    return check_op(copy, true).has_value();
-}
-
-// Its columns where its rows were.
-void lay_across(ggml_tensor & tensor) {
-    tensor.nb[1] = ggml_type_size(tensor.type);
-    tensor.nb[0] = tensor.nb[1] * static_cast<size_t>(tensor.ne[1]);
-}
-
-// By so many elements or blocks. False if none are left.
-bool resize(ggml_tensor & tensor, int dim, int change) {
-    tensor.ne[dim] += change * (dim == 0 ? ggml_blck_size(tensor.type) : 1);
-    make_contiguous(tensor);
-    return tensor.ne[dim] > 0;
-}
-
-// "op source" of all that are accepted, in one of the valid nodes at least, with a source changed.
+// "op source" for each source that may be changed by `change`, in at least one of the valid nodes.
 std::set<std::string> accepting(const std::vector<ggml_tensor *> & nodes, const std::function<bool(ggml_tensor &)> & change) {
     std::set<std::string> out;
     for (const ggml_tensor * node : nodes) {
@@ -428,7 +248,7 @@ std::set<std::string> accepting(const std::vector<ggml_tensor *> & nodes, const 
     return out;
 }
 
-TEST_F(OpCheck, OnlyTheseTakeColumnsForRows) {
+TEST_F(OpCheck, SourcesThatMayBeTransposed) {
     const auto across = accepting(valid(), [](ggml_tensor & source) {
         lay_across(source);
         return source.ne[0] > 1 && source.ne[1] > 1 && ggml_blck_size(source.type) == 1;
@@ -450,7 +270,7 @@ TEST_F(OpCheck, OnlyTheseTakeColumnsForRows) {
         "UPSCALE 0", "WIN_PART 0", "WIN_UNPART 0"}));
 }
 
-TEST_F(OpCheck, OnlyTheseTakeTheSameRowAgainAndAgain) {
+TEST_F(OpCheck, SourcesThatMayRepeatARow) {
     const auto hidden = accepting(valid(), [](ggml_tensor & source) {
         source.nb[1] = source.nb[2] = source.nb[3] = 0;
         return source.ne[1] * source.ne[2] * source.ne[3] > 1;
@@ -472,7 +292,7 @@ TEST_F(OpCheck, OnlyTheseTakeTheSameRowAgainAndAgain) {
         "UNARY 0", "UPSCALE 0"}));
 }
 
-TEST_F(OpCheck, OnlyTheseTakeSourcesOfOtherSizes) {
+TEST_F(OpCheck, SourcesThatMayBeResized) {
     std::set<std::string> resized;
     for (int dim = 0; dim < GGML_MAX_DIMS; ++dim) {
         for (const int change : {-1, 1}) {
@@ -502,97 +322,8 @@ TEST_F(OpCheck, OnlyTheseTakeSourcesOfOtherSizes) {
         "UPSCALE 0 -3", "WIN_PART 0 +1", "WIN_PART 0 +2", "WIN_PART 0 -1"}));
 }
 
-// Zeros, with a page that nobody may touch right behind them, or right before. Never given back.
-void * fenced(size_t size, bool behind) {
-    const size_t pages = whole_pages(size);
-    auto * begin = static_cast<std::byte *>(
-        ::mmap(nullptr, pages + 2 * page_size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) + page_size();
-    ::mprotect(begin, pages, PROT_READ | PROT_WRITE);
-    return begin + (behind ? pages - size : 0);
-}
-
-// The node's result, computed by the CPU.
-void compute(ggml_tensor & node, bool fence_behind) {
-    for (ggml_tensor * source : node.src) {
-        if (source != nullptr && source != &node) {
-            source->op = GGML_OP_NONE;
-            source->view_src = nullptr;
-            const bool is_read_beyond = node.op == GGML_OP_ROPE || node.op == GGML_OP_ROPE_BACK;
-            source->data = fenced(ggml_nbytes(source) + (is_read_beyond ? read_beyond : 0), fence_behind);
-        }
-    }
-    node.data = fenced(ggml_nbytes(&node), fence_behind);
-    const std::unique_ptr<ggml_context, void (*)(ggml_context *)> context(
-        ggml_init({.mem_size = ggml_graph_overhead(), .mem_buffer = nullptr, .no_alloc = true}), ggml_free);
-    ggml_cgraph * graph = ggml_new_graph(context.get());
-    ggml_build_forward_expand(graph, &node);
-    test::cpu_devices().compute(0, graph);
-}
-
-// A node, changed in a way that is accepted.
-struct Accepted {
-    std::string what;
-    std::function<void(ggml_tensor & result, ggml_tensor * sources)> change;
-    bool fence_behind;
-};
-
-// Computes them in a child process; those that it did not live to see in another. Assertions of ggml's end one too.
-void compute_in_children(const ggml_tensor & node, const std::vector<Accepted> & cases) {
-    auto & at = *static_cast<volatile size_t *>(
-        ::mmap(nullptr, page_size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-    for (size_t begin = 0; begin < cases.size(); begin = at + 1) {
-        at = begin;
-        const auto outcome = test::ask_in_child([&] {
-            ggml_set_abort_callback([](const char *) { ::_exit(0); });
-            for (; at < cases.size(); at = at + 1) {
-                ::alarm(10);
-                accepts(node, [&](ggml_tensor & copy, ggml_tensor * sources) {
-                    cases[at].change(copy, sources);
-                    compute(copy, cases[at].fence_behind);
-                });
-            }
-            return true;
-        });
-        EXPECT_EQ(outcome, test::Outcome::yes) << text_of(node) << ", " << (at < cases.size() ? cases[at].what : "the last");
-    }
-    ::munmap(const_cast<size_t *>(&at), page_size());
-}
-
-TEST_F(OpCheck, WhatIsAcceptedStaysWithinItsTensors) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    GTEST_SKIP() << "the kernels are the same as in other builds";
-#endif
-    test::cpu_devices();
-    size_t tried = 0;
-    for (const ggml_tensor * node : valid()) {
-        std::vector<Accepted> cases;
-        const auto add = [&](std::string_view what, const std::function<void(ggml_tensor & source)> & change) {
-            for (int s = -1; s < GGML_MAX_SRC && (s < 0 || node->src[s] != nullptr); ++s) {
-                const auto spoil = [=](ggml_tensor & result, ggml_tensor * sources) { change(s < 0 ? result : sources[s]); };
-                if ((s >= 0 && node->src[s] == node) || !accepts(*node, spoil)) {
-                    continue;
-                }
-                for (const bool fence_behind : {false, true}) {
-                    cases.push_back({formatted("source {} {}, fence {}", s, what, fence_behind ? "behind" : "before"), spoil,
-                                     fence_behind});
-                }
-            }
-        };
-        add("as it is", [](ggml_tensor &) {});
-        add("with columns for rows", lay_across);
-        add("with one row", [](ggml_tensor & source) { source.nb[1] = source.nb[2] = source.nb[3] = 0; });
-        for (int dim = 0; dim < GGML_MAX_DIMS; ++dim) {
-            add(formatted("smaller in {}", dim), [=](ggml_tensor & source) { resize(source, dim, -1); });
-            add(formatted("larger in {}", dim), [=](ggml_tensor & source) { resize(source, dim, 1); });
-        }
-        compute_in_children(*node, cases);
-        tried += cases.size();
-    }
-    EXPECT_GT(tried, 3000u);
-}
-
-// Nodes that are as they should be but for one thing, their shapes made to fit it.
-TEST_F(OpCheck, WhatIsMadeToFitIsRefusedToo) {
+// Nodes with one invalid property, whose result shapes are adjusted to it.
+TEST_F(OpCheck, RefusesInvalidPropertyWithMatchingShape) {
     using Spoil = std::function<void(ggml_tensor & node, ggml_tensor * sources)>;
     const auto refused = [](std::string_view what, const ggml_tensor * node, const Spoil & spoil) {
         EXPECT_TRUE(check_op(*node, true)) << what;
@@ -696,8 +427,8 @@ TEST_F(OpCheck, WhatIsMadeToFitIsRefusedToo) {
     });
 }
 
-// Splitting a model by tensors leaves nodes without elements, whose sources do not fit together. ggml computes nothing
-// for them, so a device is not even shown them.
+// Splitting a model by tensors leaves empty nodes whose sources do not match. ggml computes nothing for them, so devices are not
+// queried about them.
 TEST_F(OpCheck, AnyOpMayHaveAnEmptyResult) {
     BufferTable table;
     const uint64_t buffer = table.allocate(test::cpu_devices().buffer_type(0), 0, 1 << 20).value();
@@ -735,88 +466,13 @@ TEST_F(OpCheck, AnyOpMayHaveAnEmptyResult) {
     }
 }
 
-TEST_F(OpCheck, ErrorsSayWhatIsWrong) {
+TEST_F(OpCheck, ErrorsNameViolationAndShapes) {
     ggml_tensor broken = *ggml_mul_mat(c(), t(F, 8, 6), t(F, 8, 4));
     broken.ne[0] = 7;
     make_contiguous(broken);
     EXPECT_EQ(check_op(broken, true).error().text,
-              "its result does not have the shape that its sources and parameters give: f32[7,4,1,1] from f32[8,6,1,1], "
+              "its result has the wrong shape for its sources and parameters: f32[7,4,1,1] from f32[8,6,1,1], "
               "f32[8,4,1,1]");
-}
-
-// Indices, in a graph that is built.
-class IndexCheck : public testing::Test {
-protected:
-    static constexpr uint64_t size = 64 * 1024;
-    IndexCheck() : buffer(table.allocate(test::cpu_devices().buffer_type(0), 0, size).value()) {
-        std::memset(table.find(buffer)->base, 0, size);
-    }
-    wire::Tensor place(uint64_t id, ggml_type type, test::Shape ne, uint64_t offset) {
-        return test::wire_tensor(id, type, ne, buffer, buffer + offset);
-    }
-    void put(uint64_t offset, std::vector<int32_t> values) {
-        std::memcpy(table.find(buffer)->base + offset, values.data(), values.size() * sizeof(int32_t));
-    }
-    Result<Graph> build(const std::vector<uint64_t> & nodes, const std::vector<wire::Tensor> & tensors) {
-        return describe_stock_graph(test::graph_payload(0, 1, nodes, tensors)).and_then([&](const auto & description) {
-            return build_graph(description, test::cpu_devices().device(0), table);
-        });
-    }
-    // Rows of 4 floats: 8 of them, of which 3 are taken, by indices at 1024.
-    std::vector<wire::Tensor> rows() {
-        return {place(1, F, {4, 8, 1, 1}, 0), place(2, I, {3, 1, 1, 1}, 1024),
-                test::node_of(place(3, F, {4, 3, 1, 1}, 2048), GGML_OP_GET_ROWS, {1, 2})};
-    }
-
-    BufferTable table;
-    uint64_t buffer;
-};
-
-TEST_F(IndexCheck, FixedIndicesAreLookedAtBeforeEachLaunch) {
-    const auto graph = build({3}, rows());
-    ASSERT_TRUE(graph) << graph.error().text;
-    ASSERT_EQ(graph->indices.size(), 1U);
-    EXPECT_EQ(graph->indices[0].limit, 8);
-    put(1024, {0, 7, 3});
-    EXPECT_TRUE(check_indices(graph->indices));
-    for (const int32_t wrong : {8, -1, INT32_MAX, INT32_MIN}) {
-        put(1024, {0, 7, wrong});
-        EXPECT_FALSE(check_indices(graph->indices)) << wrong;
-    }
-}
-
-TEST_F(IndexCheck, IndicesOf64BitsAndWithGaps) {
-    auto indices = place(2, GGML_TYPE_I64, {1, 2, 1, 1}, 1024);
-    indices.nb[1] = 64;
-    const auto graph = build({4}, {place(1, F, {4, 1, 2, 1}, 0), indices, place(3, F, {4, 8, 2, 1}, 4096),
-                                   test::node_of(place(4, F, {4, 8, 2, 1}, 4096), GGML_OP_SET_ROWS, {1, 2, 3})});
-    ASSERT_TRUE(graph) << graph.error().text;
-    put(1024, {7, 0});
-    put(1024 + 64, {0, 0});
-    EXPECT_TRUE(check_indices(graph->indices));
-    put(1024 + 64, {0, 1});  // 1 << 32
-    EXPECT_FALSE(check_indices(graph->indices));
-}
-
-TEST_F(IndexCheck, WhatTheGraphComputesIsLeftToTheKernels) {
-    auto tensors = rows();
-    tensors[1] = test::node_of(tensors[1], GGML_OP_ARGSORT, {4});
-    tensors.push_back(place(4, F, {3, 1, 1, 1}, 3072));
-    const auto graph = build({2, 3}, tensors);
-    ASSERT_TRUE(graph) << graph.error().text;
-    EXPECT_TRUE(graph->indices.empty());
-}
-
-TEST_F(IndexCheck, ManyNodesWithTheSameIndicesCostOneLook) {
-    auto tensors = rows();
-    std::vector<uint64_t> nodes{3};
-    for (uint64_t id = 4; id < 40; ++id) {
-        tensors.push_back(test::node_of(place(id, F, {4, 3, 1, 1}, 2048 + 64 * id), GGML_OP_GET_ROWS, {1, 2}));
-        nodes.push_back(id);
-    }
-    const auto graph = build(nodes, tensors);
-    ASSERT_TRUE(graph) << graph.error().text;
-    EXPECT_EQ(graph->indices.size(), 1U);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Links between the sessions of two servers: what another server sends, and what a client asks for.
+// Links between the sessions of two servers.
 #include "server/peers.h"
 
 #include <arpa/inet.h>
@@ -46,7 +46,7 @@ struct Receiving {
     std::optional<PeerReceiver> receiver;
 };
 
-TEST(PeerReceiver, TakesMessagesInTheirOrder) {
+TEST(PeerReceiver, ReceivesMessagesInOrder) {
     Receiving link;
     link.push(0, noise(10));
     link.push(1, {});
@@ -58,7 +58,7 @@ TEST(PeerReceiver, TakesMessagesInTheirOrder) {
     EXPECT_EQ(link.take(100'000), noise(100'000, 2));
 }
 
-TEST(PeerReceiver, AnotherNumberOrSizeIsRefused) {
+TEST(PeerReceiver, RefusesUnexpectedNumberOrSize) {
     for (const auto & [number, size] : {std::pair(1, 10), {-1, 10}, {0, 9}, {0, 11}}) {
         Receiving link;
         link.push(static_cast<uint64_t>(number), noise(static_cast<size_t>(size)));
@@ -68,7 +68,7 @@ TEST(PeerReceiver, AnotherNumberOrSizeIsRefused) {
     }
 }
 
-TEST(PeerReceiver, WhatTheOtherServerCouldNotComputeIsAnErrorAndTheNextMessageIsGood) {
+TEST(PeerReceiver, AbsentMessageFailsAndNextSucceeds) {
     Receiving link;
     link.peer.send(bytes_of(wire::PushHeader{0, wire::push_absent}));
     link.push(1, noise(10));
@@ -77,9 +77,9 @@ TEST(PeerReceiver, WhatTheOtherServerCouldNotComputeIsAnErrorAndTheNextMessageIs
     EXPECT_EQ(link.take(10), noise(10));
 }
 
-TEST(PeerReceiver, AServerThatIsGoneIsNamedAsTheReason) {
+TEST(PeerReceiver, ErrorNamesBrokenLink) {
     Receiving link;
-    link.peer.send(bytes_of(uint32_t{0}));  // a part of a header
+    link.peer.send(bytes_of(uint32_t{0}));  // part of a header
     link.peer.end_sending();
     const auto begun = link.receiver->begin(10);
     ASSERT_FALSE(begun);
@@ -98,13 +98,13 @@ struct Sending {
     }
     std::atomic<size_t> backlog = 0;
     std::optional<PeerSender> sender;
-    UniqueFd far;  // closed before the sender ends, which would wait for it
+    UniqueFd far;  // destroyed before the sender, which would wait for it
 };
 
-TEST(PeerSender, WhatTheNetworkDoesNotTakeYetIsKeptInOrder) {
+TEST(PeerSender, QueuesBytesInOrder) {
     Sending link;
     const auto first = noise(3'000'000), second = noise(5, 2);
-    ASSERT_TRUE(link.send(first));  // nobody reads
+    ASSERT_TRUE(link.send(first));  // the peer does not read
     ASSERT_TRUE(link.send(second));
     EXPECT_GT(link.backlog, 0u);
     PeerReceiver receiver(transport_of(std::move(link.far)));
@@ -121,7 +121,7 @@ TEST(PeerSender, WhatTheNetworkDoesNotTakeYetIsKeptInOrder) {
     EXPECT_EQ(link.backlog, 0u);
 }
 
-TEST(PeerSender, FailsWhenTheOtherServerIsGone) {
+TEST(PeerSender, FailsAfterDisconnect) {
     Sending link;
     link.far.reset();
     Result<> sent;
@@ -135,11 +135,11 @@ TEST(PeerSender, FailsWhenTheOtherServerIsGone) {
     EXPECT_FALSE(link.sender->first_failure());
 }
 
-// Other links of the session may keep as much then.
-TEST(PeerSender, ABrokenLinkKeepsNothing) {
+// The freed bytes are available to other links of the session.
+TEST(PeerSender, BrokenLinkDropsQueue) {
     Sending link;
     for (int i = 0; i < 5; ++i) {
-        ASSERT_TRUE(link.send(noise(1'000'000)));  // nobody reads
+        ASSERT_TRUE(link.send(noise(1'000'000)));  // the peer does not read
     }
     EXPECT_GT(link.backlog, 1'000'000u);
     link.far.reset();
@@ -153,7 +153,7 @@ TEST(PeerSender, ABrokenLinkKeepsNothing) {
     EXPECT_EQ(link.backlog, 0u);
 }
 
-TEST(Peers, InviteNoMoreThanTheyMay) {
+TEST(Peers, TokensAreLimited) {
     Peers peers([](uint64_t) { return true; }, seconds(0));
     std::set<uint64_t> tokens;
     for (size_t i = 0; i < Peers::max_links; ++i) {
@@ -164,27 +164,27 @@ TEST(Peers, InviteNoMoreThanTheyMay) {
     EXPECT_EQ(peers.invite(), 0u);
 }
 
-TEST(Peers, NobodyIsInvitedByAServerThatDoesNotPassItOn) {
+TEST(Peers, NoTokenWithoutRegistration) {
     bool passes_on = false;
     Peers peers([&](uint64_t) { return passes_on; }, seconds(0));
     for (size_t i = 0; i < Peers::max_links; ++i) {
         EXPECT_EQ(peers.invite(), 0u);
     }
     passes_on = true;
-    EXPECT_NE(peers.invite(), 0u) << "tokens that were not given out take no place";
+    EXPECT_NE(peers.invite(), 0u) << "unregistered tokens do not count";
 }
 
-TEST(Peers, NobodyWaitsForATokenThatIsNotGivenOut) {
+TEST(Peers, UnknownTokenReturnsNullAtOnce) {
     Peers peers([](uint64_t) { return true; }, seconds(0));
     EXPECT_EQ(peers.receiver(peers.invite() + 1), nullptr);
-    EXPECT_EQ(peers.kept(1), nullptr);
+    EXPECT_EQ(peers.resumable(1), nullptr);
 }
 
-// An arrival that has sent a part of its handshake, and the end of its connection.
+// Passes a connection with an incomplete handshake to accept() and returns its far end.
 UniqueFd begin_resuming(Peers & peers, uint64_t token) {
     auto pair = test::socket_pair();
     net::set_non_blocking(pair.near.get(), true);
-    peers.arrived(token, std::move(pair.near),
+    peers.accept(token, std::move(pair.near),
                   bytes_of(wire::RequestHeader{wire::command_resume, sizeof(wire::ResumeRequest)}), true);
     return std::move(pair.far);
 }
@@ -194,25 +194,25 @@ bool is_closed(const UniqueFd & far) {
     return ::recv(far.get(), &byte, 1, MSG_DONTWAIT) == 0;
 }
 
-TEST(Peers, CloseEndsHandshakesBeforeTheTransportTheyWouldUse) {
+TEST(Peers, CloseAbortsHandshakes) {
     Peers peers([](uint64_t) { return true; }, seconds(0));
     auto session = test::socket_pair();
     auto transport = std::make_unique<net::ResumableTransport>(
         transport_of(std::move(session.near)),
         net::ResumableTransport::Options{.name = "a client", .grace = seconds(0), .reopen = {}});
-    peers.keep(7, *transport);
+    peers.register_resumable(7, *transport);
     const UniqueFd slow = begin_resuming(peers, 7);
     EXPECT_FALSE(is_closed(slow));
     const TimePoint begin = Clock::now();
     peers.close();
-    EXPECT_LT(Clock::now() - begin, seconds(8)) << "it waited for the handshake's own patience of 10 s";
-    EXPECT_TRUE(is_closed(slow)) << "a thread still has it";
-    EXPECT_EQ(peers.kept(7), nullptr);
+    EXPECT_LT(Clock::now() - begin, seconds(8)) << "it waited for the handshake's deadline of 10 s";
+    EXPECT_TRUE(is_closed(slow)) << "a thread still holds the connection";
+    EXPECT_EQ(peers.resumable(7), nullptr);
     transport.reset();
-    EXPECT_TRUE(is_closed(begin_resuming(peers, 7))) << "nobody is let in any more";
+    EXPECT_TRUE(is_closed(begin_resuming(peers, 7))) << "connections are dropped after close()";
 }
 
-TEST(Peers, HandshakesAtTheSameTimeAreBounded) {
+TEST(Peers, ConcurrentHandshakesAreBounded) {
     Peers peers([](uint64_t) { return true; }, seconds(0));
     std::vector<UniqueFd> slow;
     for (size_t i = 0; i < Peers::max_arrivals; ++i) {
@@ -220,7 +220,7 @@ TEST(Peers, HandshakesAtTheSameTimeAreBounded) {
     }
     EXPECT_TRUE(is_closed(begin_resuming(peers, 7)));
     EXPECT_FALSE(is_closed(slow.back()));
-    slow.clear();  // they fail, and make room
+    slow.clear();  // these handshakes fail
     const auto deadline = Clock::now() + test::patience;
     bool is_in = false;
     while (!is_in && Clock::now() < deadline) {
@@ -229,7 +229,7 @@ TEST(Peers, HandshakesAtTheSameTimeAreBounded) {
     EXPECT_TRUE(is_in);
 }
 
-TEST(Peers, ConnectToOtherServersNoMoreThanTheyMay) {
+TEST(Peers, LinksAreLimited) {
     test::ScriptedServer server(
         [](WirePeer & peer, wire::Command first) {
             if (first == wire::command_link) {
@@ -245,14 +245,14 @@ TEST(Peers, ConnectToOtherServersNoMoreThanTheyMay) {
         EXPECT_EQ(connect(link).value_or("none"), "tcp") << link;
         EXPECT_NE(peers.sender(static_cast<uint16_t>(link)), nullptr);
         if (link < 3) {
-            EXPECT_EQ(connect(link).error().code, Errc::invalid_argument) << "it is there already";
+            EXPECT_EQ(connect(link).error().code, Errc::invalid_argument) << "the link exists";
         }
     }
     EXPECT_EQ(connect(Peers::max_links).error().code, Errc::invalid_argument) << "too many";
     EXPECT_EQ(server.count(wire::command_link), static_cast<int>(Peers::max_links));
 }
 
-TEST(Peers, ConnectWithinTheirNetworksOnly) {
+TEST(Peers, ConnectsWithinAllowedNetworksOnly) {
     test::ScriptedServer server(
         [](WirePeer & peer, wire::Command first) {
             if (first == wire::command_link) {
@@ -265,7 +265,7 @@ TEST(Peers, ConnectWithinTheirNetworksOnly) {
     EXPECT_EQ(server.count(wire::Command::hello), 0);
 }
 
-TEST(Peers, FailuresToConnectTellNothing) {
+TEST(Peers, ConnectFailuresAreIndistinguishable) {
     const UniqueFd listener(::socket(AF_INET, SOCK_STREAM, 0));  // completes no handshake
     sockaddr_in address{};
     address.sin_family = AF_INET;
@@ -292,15 +292,15 @@ TEST(Peers, FailuresToConnectTellNothing) {
     }
 }
 
-TEST(Peers, ConnectOverANetworkOnly) {
+TEST(Peers, ConnectsOverTcpOnly) {
     Peers peers([](uint64_t) { return true; }, seconds(0));
     EXPECT_EQ(peers.connect(0, 1, "unix:/run/rpc.sock").error().code, Errc::unsupported);
     EXPECT_EQ(peers.connect(0, 1, "no endpoint").error().code, Errc::invalid_argument);
     EXPECT_EQ(peers.sender(0), nullptr);
 }
 
-// What a name server does that never answers.
-TEST(Peers, ANameThatIsNotResolvedFailsInTheSameTime) {
+// A name server that never replies.
+TEST(Peers, UnresolvedNameFailsWithinDeadline) {
     std::promise<void> released;
     const auto silent = [until = released.get_future().share()](const net::Endpoint &) {
         until.wait_for(test::patience);
@@ -310,7 +310,7 @@ TEST(Peers, ANameThatIsNotResolvedFailsInTheSameTime) {
     const TimePoint begin = Clock::now();
     const auto connected = peers.connect(0, 1, "other.example:50052");
     ASSERT_FALSE(connected);
-    EXPECT_EQ(connected.error().text, "no link to other.example:50052: the server's log says why");
+    EXPECT_EQ(connected.error().text, "cannot open a link to other.example:50052; see the server's log for the reason");
     EXPECT_LT(Clock::now() - begin, seconds(10));
     released.set_value();
 }

@@ -8,7 +8,7 @@
 namespace caravan::server {
 namespace {
 
-TEST(StaleMemory, IsWhatWasMarkedAndNotCleared) {
+TEST(StaleMemory, TracksMarkedRanges) {
     StaleMemory stale;
     EXPECT_FALSE(stale.overlaps(0, UINT64_MAX));
     stale.mark(10, 20);
@@ -23,7 +23,7 @@ TEST(StaleMemory, IsWhatWasMarkedAndNotCleared) {
     EXPECT_TRUE(stale.empty());
 }
 
-TEST(StaleMemory, IsThatOfAListOfBytes) {
+TEST(StaleMemory, MatchesReferenceImplementation) {
     StaleMemory stale;
     std::vector<bool> bytes(64);
     std::minstd_rand random(7);
@@ -39,14 +39,14 @@ TEST(StaleMemory, IsThatOfAListOfBytes) {
     }
 }
 
-TEST(StaleMemory, ManyRangesBecomeOne) {
+TEST(StaleMemory, MergesRangesBeyondLimit) {
     StaleMemory stale;
     stale.mark(0, 10 * StaleMemory::max_ranges);
     for (uint64_t i = 0; i < 2 * StaleMemory::max_ranges; ++i) {
         stale.clear(4 * i + 1, 4 * i + 2);
     }
     EXPECT_TRUE(stale.overlaps(0, 1));
-    EXPECT_TRUE(stale.overlaps(5, 6)) << "its memory is bounded, and more is stale rather than less";
+    EXPECT_TRUE(stale.overlaps(5, 6)) << "ranges are merged, never dropped";
 }
 
 }  // namespace

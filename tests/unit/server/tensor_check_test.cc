@@ -22,8 +22,8 @@ protected:
     uint64_t buffer;
 };
 
-// Against ggml's own arithmetic, for all types and layouts that ggml itself makes.
-TEST_F(TensorCheck, BytesAreThoseOfGgml) {
+// Compares with ggml's arithmetic for all types and common layouts.
+TEST_F(TensorCheck, BytesMatchGgml) {
     const std::unique_ptr<ggml_context, void (*)(ggml_context *)> context(
         ggml_init({.mem_size = 1 << 20, .mem_buffer = nullptr, .no_alloc = true}), ggml_free);
     for (int t = 0; t < GGML_TYPE_COUNT; ++t) {
@@ -47,7 +47,7 @@ TEST_F(TensorCheck, BytesAreThoseOfGgml) {
     }
 }
 
-TEST_F(TensorCheck, TypesThatDoNotExistOrNoLongerDo) {
+TEST_F(TensorCheck, RefusesUnknownAndRemovedTypes) {
     for (const uint32_t type : {4u, 5u, 31u, 32u, 33u, 36u, 37u, 38u, uint32_t{GGML_TYPE_COUNT}, 255u, 0x7fffffffu, 0x80000000u, UINT32_MAX}) {
         wire::Tensor tensor = f32({4, 1, 1, 1});
         tensor.type = type;
@@ -59,7 +59,7 @@ TEST_F(TensorCheck, TypesThatDoNotExistOrNoLongerDo) {
     }
 }
 
-TEST_F(TensorCheck, RowsOfPartialBlocks) {
+TEST_F(TensorCheck, RefusesRowsOfPartialBlocks) {
     for (const uint32_t ne0 : {1u, 31u, 33u, UINT32_MAX}) {
         wire::Tensor tensor = wire_tensor(1, GGML_TYPE_Q8_0, {32, 1, 1, 1}, buffer, buffer);
         tensor.ne[0] = ne0;
@@ -67,7 +67,7 @@ TEST_F(TensorCheck, RowsOfPartialBlocks) {
     }
 }
 
-TEST_F(TensorCheck, ShapesThatOverflow) {
+TEST_F(TensorCheck, RefusesShapesThatOverflow) {
     for (const Shape & ne : {Shape{UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX}, {1u << 31, 1u << 31, 4, 1},
                              {1u << 16, 1u << 16, 1u << 16, 1u << 16}, {UINT32_MAX, UINT32_MAX, 1, 1}, {1u << 31, 1u << 31, 1, 1}}) {
         wire::Tensor tensor = f32({1, 1, 1, 1});
@@ -83,8 +83,8 @@ TEST_F(TensorCheck, ShapesThatOverflow) {
     }
 }
 
-// 64-bit shapes, in which one bound only is exceeded each time.
-TEST_F(TensorCheck, NumbersThatGgmlCannotCountTo) {
+// Each 64-bit shape exceeds one bound only.
+TEST_F(TensorCheck, RefusesSizesBeyondGgmlsRange) {
     const auto region = [](std::array<uint64_t, 4> ne, std::array<uint64_t, 4> nb) {
         wire::Region out;
         out.type = GGML_TYPE_F32;
@@ -101,7 +101,7 @@ TEST_F(TensorCheck, NumbersThatGgmlCannotCountTo) {
     EXPECT_TRUE(checked_bytes(region({2, 1, 1, 1}, {max_buffer_size - 4, 0, 0, 0})));
 }
 
-TEST_F(TensorCheck, StridesBeyondTheBuffer) {
+TEST_F(TensorCheck, RefusesStridesBeyondBuffer) {
     for (int i = 0; i < 4; ++i) {
         wire::Tensor tensor = f32({2, 2, 2, 2});
         tensor.nb[i] = UINT32_MAX;
@@ -130,7 +130,7 @@ TEST_F(TensorCheck, EmptyShapesHaveNoBytes) {
 }
 
 // ggml computes the address of an empty view like any other's, and back-ends calculate with it.
-TEST_F(TensorCheck, EmptyTensorsLieInTheirBufferWhateverTheirAddress) {
+TEST_F(TensorCheck, EmptyTensorsAreClampedToTheirBuffer) {
     std::byte * const base = table.find(buffer)->base;
     for (const auto & [offset, expected] : {std::pair<uint64_t, uint64_t>{64, 64}, {size, size}, {size + 1, size},
                                             {10 * size, size}, {uint64_t{0} - 4, 0}}) {
@@ -139,17 +139,17 @@ TEST_F(TensorCheck, EmptyTensorsLieInTheirBufferWhateverTheirAddress) {
         EXPECT_EQ(tensor->data, base + expected) << offset;
         EXPECT_TRUE(checked_region(f32({0, 3, 1, 1}, offset), 0, 0, table)) << offset;
     }
-    wire::Tensor homeless = f32({0, 3, 1, 1}, 64);
-    homeless.buffer = 0;
-    const auto unplaced = checked_tensor(homeless, table);
+    wire::Tensor unplaced_tensor = f32({0, 3, 1, 1}, 64);
+    unplaced_tensor.buffer = 0;
+    const auto unplaced = checked_tensor(unplaced_tensor, table);
     ASSERT_TRUE(unplaced);
     EXPECT_EQ(unplaced->data, nullptr);
-    homeless.buffer = 77;
-    EXPECT_EQ(checked_tensor(homeless, table).error().code, Errc::not_found);
+    unplaced_tensor.buffer = 77;
+    EXPECT_EQ(checked_tensor(unplaced_tensor, table).error().code, Errc::not_found);
 }
 
-// Kernels assert that the strides of a source fit its shape, also if it is empty.
-TEST_F(TensorCheck, EmptyTensorsHaveTheStridesOfTheirShape) {
+// Kernels assert that the strides of a source match its shape, even if it is empty.
+TEST_F(TensorCheck, EmptyTensorsGetStridesOfTheirShape) {
     for (const Shape & shape : {Shape{0, 4, 1, 1}, Shape{4, 0, 2, 1}, Shape{4, 2, 0, 3}, Shape{0, 0, 0, 0}}) {
         wire::Tensor wired = f32(shape);
         for (int i = 0; i < 4; ++i) {
@@ -163,7 +163,7 @@ TEST_F(TensorCheck, EmptyTensorsHaveTheStridesOfTheirShape) {
     }
 }
 
-TEST_F(TensorCheck, DataMustLieInTheBufferItNames) {
+TEST_F(TensorCheck, DataMustLieInNamedBuffer) {
     EXPECT_TRUE(checked_tensor(f32({1024, 1, 1, 1}), table));
     EXPECT_TRUE(checked_tensor(f32({1, 1, 1, 1}, size - 4), table));
     for (const uint64_t offset : {size - 3, size, size + 1, uint64_t{0} - 1, uint64_t{0} - 4, uint64_t{1} << offset_bits}) {
@@ -174,7 +174,7 @@ TEST_F(TensorCheck, DataMustLieInTheBufferItNames) {
     tensor.data = 0;
     EXPECT_FALSE(checked_tensor(tensor, table));
     tensor.data = reinterpret_cast<uint64_t>(table.find(buffer)->base);
-    EXPECT_FALSE(checked_tensor(tensor, table)) << "a real address is as wrong as any";
+    EXPECT_FALSE(checked_tensor(tensor, table)) << "an address of the server process";
 }
 
 TEST_F(TensorCheck, NoBufferMeansNoData) {
@@ -190,7 +190,7 @@ TEST_F(TensorCheck, NoBufferMeansNoData) {
     EXPECT_FALSE(checked_region(tensor, 0, 0, table));
 }
 
-TEST_F(TensorCheck, UnknownAndFreedBuffers) {
+TEST_F(TensorCheck, RefusesUnknownAndFreedBuffers) {
     wire::Tensor tensor = f32({4, 1, 1, 1});
     tensor.buffer = buffer + 1;
     EXPECT_FALSE(checked_tensor(tensor, table));
@@ -201,9 +201,9 @@ TEST_F(TensorCheck, UnknownAndFreedBuffers) {
     EXPECT_FALSE(checked_tensor(tensor, table));
 }
 
-TEST_F(TensorCheck, RegionsStayInsideTheTensorNotJustTheBuffer) {
+TEST_F(TensorCheck, RegionsMustLieInsideTensor) {
     const wire::Tensor tensor = f32({4, 1, 1, 1}, 64);
-    for (const auto & [offset, count] : {std::pair<uint64_t, uint64_t>{0, 16}, {0, 0}, {15, 1}, {16, 0}, {4, 8}}) {  // the end is a place for nothing
+    for (const auto & [offset, count] : {std::pair<uint64_t, uint64_t>{0, 16}, {0, 0}, {15, 1}, {16, 0}, {4, 8}}) {  // zero bytes fit at the end
         const auto region = checked_region(tensor, offset, count, table);
         ASSERT_TRUE(region) << offset << ' ' << count;
         EXPECT_EQ(region->region.data(), table.find(buffer)->base + 64 + offset);
@@ -216,9 +216,8 @@ TEST_F(TensorCheck, RegionsStayInsideTheTensorNotJustTheBuffer) {
     }
 }
 
-// Strides smaller than an element are never ggml's: whoever walks a row by the element's size leaves the bytes that
-// were checked.
-TEST_F(TensorCheck, ElementsThatOverlap) {
+// ggml makes no strides smaller than an element. A kernel that walks a row by element size would leave the checked bytes.
+TEST_F(TensorCheck, RefusesOverlappingElements) {
     for (const uint32_t stride : {0u, 1u, 3u}) {
         wire::Tensor tensor = f32({1024, 1, 1, 1}, size - 1024 * 3 - 16);
         tensor.nb[0] = stride;
@@ -229,8 +228,8 @@ TEST_F(TensorCheck, ElementsThatOverlap) {
     EXPECT_FALSE(checked_tensor(blocks, table));
 }
 
-// A message starts where it starts.
-TEST_F(TensorCheck, TensorsMayLieAtOddAddresses) {
+// Tensors in a payload are not aligned.
+TEST_F(TensorCheck, AcceptsUnalignedTensors) {
     const wire::Tensor good = f32({4, 2, 1, 1});
     std::vector<std::byte> memory(sizeof good + 8);
     for (size_t at = 0; at < 8; ++at) {

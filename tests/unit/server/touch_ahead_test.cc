@@ -1,4 +1,3 @@
-// TouchAhead: what is expected becomes resident, nothing else does, and nothing changes.
 #include "server/touch_ahead.h"
 
 #include <gtest/gtest.h>
@@ -38,14 +37,14 @@ bool eventually(const std::function<bool()> & condition) {
     return condition();
 }
 
-TEST(TouchAhead, WhatIsExpectedBecomesResidentAndStaysAsItIs) {
+TEST(TouchAhead, MakesExpectedPagesResidentUnchanged) {
     const Pages pages;
     pages.memory[5 << 20] = std::byte{7};
     TouchAhead ahead;
     ahead.expect(pages.memory.subspan(4 << 20, 4 << 20));
-    ahead.expect(pages.memory.subspan(8 << 20, 4 << 20));  // behind it: both
+    ahead.expect(pages.memory.subspan(8 << 20, 4 << 20));  // adjacent: extends the request
     if (!eventually([&] { return pages.resident(4 << 20, 12 << 20) == 8 << 20; })) {
-        GTEST_SKIP() << "this kernel has no MADV_POPULATE_WRITE, perhaps: "
+        GTEST_SKIP() << "the kernel may lack MADV_POPULATE_WRITE: "
                      << pages.resident(4 << 20, 12 << 20) << " bytes are resident";
     }
     EXPECT_EQ(pages.resident(0, 4 << 20) + pages.resident(12 << 20, size), 0u);
@@ -57,16 +56,16 @@ TEST(TouchAhead, WhatIsExpectedBecomesResidentAndStaysAsItIs) {
     EXPECT_EQ(pages.resident(0, size), then);
 }
 
-TEST(TouchAhead, OfABufferNoMoreThanALittleAhead) {
+TEST(TouchAhead, TouchesBoundedDistanceAhead) {
     const auto type = ggml_backend_cpu_buffer_type();
     BufferTable table;
     const auto address = table.allocate(type, 0, 512 << 20);
     ASSERT_TRUE(address);
     BufferTable::Buffer & buffer = *table.find(*address);
-    table.expect_write(buffer, 0, 1000);  // too little
+    table.expect_write(buffer, 0, 1000);  // below min_write
     EXPECT_EQ(buffer.touched, 0u);
     table.expect_write(buffer, 10 << 20, 4 << 20);
-    EXPECT_EQ(buffer.touched, (14 << 20) + TouchAhead::ahead);
+    EXPECT_EQ(buffer.touched, (14 << 20) + TouchAhead::max_ahead);
     table.expect_write(buffer, 500 << 20, 12 << 20);
     EXPECT_EQ(buffer.touched, 512u << 20);
     EXPECT_TRUE(table.free(*address));

@@ -14,17 +14,17 @@ constexpr uint64_t mebibyte = 1 << 20;
 constexpr size_t copy_limit = 64 * 1024;    // of client::Connection
 constexpr size_t batch_limit = 1024 * 1024;
 
-// Ends what goes over it at a given time.
+// Fails with Errc::timed_out after `limit`.
 class BoundedTransport : public net::Transport {
 public:
     BoundedTransport(std::unique_ptr<net::Transport> inner, milliseconds limit)
         : inner_(std::move(inner)), limit_(limit), end_(Clock::now() + limit) {}
 
     Result<size_t> send(std::span<const ConstBytes> parts) override {
-        return is_over() ? too_slow() : inner_->send(parts);
+        return has_expired() ? too_slow() : inner_->send(parts);
     }
     Result<size_t> receive(std::span<const MutableBytes> parts) override {
-        return is_over() ? too_slow() : inner_->receive(parts);
+        return has_expired() ? too_slow() : inner_->receive(parts);
     }
     Result<bool> wait(net::Interest interest, TimePoint deadline, microseconds spin) override {
         return inner_->wait(interest, std::min(deadline, end_), spin);
@@ -33,9 +33,9 @@ public:
     std::string_view kind() const override { return inner_->kind(); }
 
 private:
-    bool is_over() const { return Clock::now() >= end_; }
+    bool has_expired() const { return Clock::now() >= end_; }
     std::unexpected<Error> too_slow() const {
-        return fail(Errc::timed_out, "still not done after {} s", std::chrono::duration<double>(limit_).count());
+        return fail(Errc::timed_out, "not finished after {} s", std::chrono::duration<double>(limit_).count());
     }
 
     const std::unique_ptr<net::Transport> inner_;
@@ -89,7 +89,7 @@ Result<Region> Conversation::allocate(uint64_t free, uint64_t most) {
 
 Result<> Conversation::release(const Region & region) {
     post(Command::free_buffer, wire::BufferRequest{region.buffer.buffer});
-    const auto freed = device_count();  // answered when it has been
+    const auto freed = device_count();  // the reply comes after the buffer was freed
     return freed ? Result<>{} : std::unexpected(freed.error());
 }
 

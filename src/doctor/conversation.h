@@ -1,7 +1,7 @@
-// A client of one server for whoever measures: the stock dialect over a client::Stream, as client::Connection has it, but
-// over a transport of the caller's choice and with an end to its patience.
+// A client of one server, for measurements: the stock dialect over a client::Stream, as in client::Connection, but over a
+// transport of the caller's choice, and limited in time.
 //
-// Threads: one. Failure: sticky, as the Stream's.
+// Only one thread may use an object. A failure is permanent, as a Stream's.
 #pragma once
 
 #include <memory>
@@ -15,12 +15,12 @@
 namespace caravan::doctor {
 
 struct Patience {
-    milliseconds answer{5000};    // how long a peer may make no progress at all
-    milliseconds bandwidth{500};  // about how long data flows in each direction
-    milliseconds whole{30'000};   // all measuring of one connection: also a peer that trickles comes to an end
+    milliseconds answer{5000};    // limit of a period without progress
+    milliseconds bandwidth{500};  // approximate duration of each bandwidth measurement
+    milliseconds whole{30'000};   // limit of all measurements of one connection; ends those of a peer that trickles
 };
 
-// A region of the server's memory, as a row of floats.
+// A region of the server's memory, seen as a row of floats.
 struct Region {
     wire::AllocBufferAnswer buffer{};
     uint64_t base = 0;
@@ -42,13 +42,14 @@ public:
     }
     Result<uint32_t> device_count();
 
-    // The buffer of device 0: up to `most` bytes, a whole number of MiB, and no more than a quarter of `free`.
+    // Allocates a buffer on device 0 of at most `most` bytes and a quarter of `free`, a whole number of MiB, at least one.
+    // Errc::no_memory if the server refuses 1 MiB.
     Result<Region> allocate(uint64_t free, uint64_t most);
     Result<> release(const Region & region);
 
-    // Up to 64 KiB are copied into the batch, as the plug-in does; more leave from `data`, which is then free again.
+    // Copies up to 64 KiB into the batch, as the plug-in does. Sends longer data from `data` before it returns.
     Result<> write(const Region & region, uint64_t offset, ConstBytes data);
-    // `dest` must live until the ticket has been awaited.
+    // `dest` must stay valid until the ticket has been awaited.
     client::Stream::Ticket read(const Region & region, uint64_t offset, MutableBytes dest);
     Result<> await(client::Stream::Ticket ticket) { return stream_.await(lock_, ticket); }
 

@@ -17,7 +17,7 @@ namespace {
 
 using Stage = EndpointFacts::Stage;
 
-// To agree on RDMA takes each side up to this long where no message gets through.
+// Limit of negotiating RDMA on each side if no message arrives.
 constexpr seconds upgrade_patience{10};
 
 std::string local_address(int socket) {
@@ -41,17 +41,17 @@ GidChoice choose_for(int socket) {
     }
     GidChoice out{true, chosen->device, chosen->port, chosen->gid.index, ""};
     if (wish.gid) {
-        out.why = formatted("GGML_RDMA_GID={} asks for it", *wish.gid);
+        out.why = formatted("GGML_RDMA_GID={} selects it", *wish.gid);
     } else if (chosen->gid.gid == wish.local_address) {
-        out.why = "it is this side's address of the connection; RoCEv2 comes before RoCEv1";
+        out.why = "it is the connection's local address; RoCEv2 is preferred to RoCEv1";
     } else {
-        out.why = "InfiniBand finds its way by LID, so the first GID does";
+        out.why = "InfiniBand routes by LID, so the first GID is used";
     }
     return out;
 }
 #endif
 
-Result<wire::HelloAnswer> shake_hands(int socket, TimePoint deadline) {
+Result<wire::HelloAnswer> send_hello(int socket, TimePoint deadline) {
     std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::HelloRequest)];
     store(request, wire::RequestHeader{wire::Command::hello, sizeof(wire::HelloRequest)});
     store(request + sizeof(wire::RequestHeader), net::own_extension());
@@ -60,7 +60,7 @@ Result<wire::HelloAnswer> shake_hands(int socket, TimePoint deadline) {
     auto done = net::send_exact(socket, request, deadline);
     done = done ? net::receive_exact(socket, mutable_bytes(&size, sizeof size), deadline) : done;
     if (done && size != sizeof answer) {
-        done = fail(Errc::protocol, "its answer is not one of the RPC protocol");
+        done = fail(Errc::protocol, "its reply is not one of the RPC protocol");
     }
     done = done ? net::receive_exact(socket, mutable_bytes(&answer, sizeof answer), deadline) : done;
     if (!done) {
@@ -80,8 +80,8 @@ void set_failure(const net::Endpoint & endpoint, const Error & error, EndpointFa
     out.advice = error.advice;
 }
 
-// What can be told from a connection that only shakes hands.
-void greet(const net::Endpoint & endpoint, const Patience & patience, EndpointFacts & out) {
+// Examines the server by a connection that only makes the handshake.
+void examine_handshake(const net::Endpoint & endpoint, const Patience & patience, EndpointFacts & out) {
     const auto socket = net::connect_socket(endpoint, Clock::now() + patience.answer);
     if (!socket) {
         out.stage = stage_of(socket.error());
@@ -95,7 +95,7 @@ void greet(const net::Endpoint & endpoint, const Patience & patience, EndpointFa
         out.choice = choose_for(socket->get());
     }
 #endif
-    const auto answer = shake_hands(socket->get(), Clock::now() + patience.answer);
+    const auto answer = send_hello(socket->get(), Clock::now() + patience.answer);
     if (!answer) {
         out.stage = Stage::no_handshake;
         set_failure(endpoint, {answer.error().code, answer.error().text, net::handshake_advice(answer.error().code)}, out);
@@ -110,14 +110,14 @@ void greet(const net::Endpoint & endpoint, const Patience & patience, EndpointFa
     if (!fits) {
         set_failure(endpoint,
                     {Errc::unsupported,
-                     formatted("it speaks RPC protocol {}, this program {}.{}.{}", out.version, wire::stock_major,
+                     formatted("it uses RPC protocol {}, this program {}.{}.{}", out.version, wire::stock_major,
                                wire::stock_minor, wire::stock_patch),
                      net::handshake_advice(Errc::unsupported)},
                     out);
     }
 }
 
-// The session that a program would get, measured if it is over RDMA.
+// Opens a session as a program would, and measures it if it uses RDMA.
 void try_session(const net::Endpoint & endpoint, const Patience & patience, const OnWait & on_wait, EndpointFacts & out) {
     const net::Queueing queueing{.until = Clock::now() + patience.answer, .on_wait = [&](const wire::AdmissionAnswer & place) {
                                      const bool is_new = !out.queue;
@@ -155,7 +155,7 @@ void measure_plain(const net::Endpoint & endpoint, const Patience & patience, En
 EndpointFacts examine_endpoint(const net::Endpoint & endpoint, const Patience & patience, const OnWait & on_wait) {
     EndpointFacts out;
     out.endpoint = endpoint.text();
-    greet(endpoint, patience, out);
+    examine_handshake(endpoint, patience, out);
     if (out.stage == Stage::reached) {
         try_session(endpoint, patience, on_wait, out);
         if (!out.queue) {

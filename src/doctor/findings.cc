@@ -18,40 +18,40 @@ using Stage = EndpointFacts::Stage;
 constexpr const char * build_with_rdma =
     "build with -DGGML_RPC_RDMA=ON (needs libibverbs-dev or libibverbs-devel), on both sides";
 constexpr const char * soft_roce =
-    "without an adapter, to try: modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0";
+    "to try it without an adapter: modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0";
 
-// What the words of the log mean, wherever they were said (docs/rdma.md).
+// Advice for a reason, by a text that it contains (docs/rdma.md). The first match applies.
 struct Remedy {
-    std::string_view said;
+    std::string_view text;
     std::string_view advice;
 };
 constexpr std::array remedies{
     Remedy{"memlock", "raise it: ulimit -l unlimited in the shell, LimitMEMLOCK=infinity in the systemd service, "
                       "--ulimit memlock=-1 for a container"},
-    Remedy{"over RDMA", "open UDP port 4791 between the machines, in both directions; the GIDs must be of the same "
-                        "network; a GID whose interface is a bridge carries nothing: give the address to the adapter's own "
-                        "interface; the switch must carry the MTU"},
+    Remedy{"over RDMA", "open UDP port 4791 between the machines, in both directions; the GIDs must be in the same "
+                        "network; the GID of a bridge does not work: give the address to the adapter's own interface; the "
+                        "switch must support the MTU"},
     Remedy{"libibverbs", "install libibverbs (Debian: apt install libibverbs1 ibverbs-providers; others: rdma-core)"},
     Remedy{"no RDMA device", "ibv_devices must list one there: install rdma-core, load the adapter's driver"},
     Remedy{"is not active", "the link is down: cable, switch port, ip link set INTERFACE up"},
     Remedy{"no GID for", "name the server by an address of the RDMA interface, or give that interface the address; "
-                         "else choose with GGML_RDMA_DEV and GGML_RDMA_GID (the table is above)"},
-    Remedy{"GGML_RDMA_", "unset it, or set it to something in the table above"},
+                         "or set GGML_RDMA_DEV and GGML_RDMA_GID (see the table above)"},
+    Remedy{"GGML_RDMA_", "unset it, or set it to an entry of the table above"},
 };
 
 std::string remedy_for(std::string_view reason) {
     for (const Remedy & remedy : remedies) {
-        if (reason.contains(remedy.said)) {
+        if (reason.contains(remedy.text)) {
             return std::string(remedy.advice);
         }
     }
-    return "the server's log has its side of it; GGML_RPC_DEBUG=1, there and here, logs more";
+    return "see the server's log; GGML_RPC_DEBUG=1 on both machines logs more";
 }
 
-// The mark of what stands in the way of RDMA only.
+// The mark of a fault that prevents RDMA only.
 Mark obstacle(const Machine & machine) { return machine.asks_for_rdma() ? Mark::fix : Mark::note; }
 
-void look_at_port(const Machine & machine, const Port & port, bool other_is_active, Findings & out) {
+void check_port(const Machine & machine, const Port & port, bool other_is_active, Findings & out) {
     const std::string name = formatted("{} port {}", port.device, port.port);
     if (!port.is_active()) {
         out.push_back({other_is_active ? Mark::note : obstacle(machine),
@@ -77,36 +77,36 @@ void look_at_port(const Machine & machine, const Port & port, bool other_is_acti
     out.push_back({Mark::well, formatted("{} is up{}{}", name, port.rate.empty() ? "" : ", ", port.rate), ""});
     if (port.is_open && port.mtu < 2048 && port.link_layer == "Ethernet") {
         out.push_back({Mark::note, formatted("{} sends packets of {} bytes", name, port.mtu),
-                       "jumbo frames make large transfers cheaper: MTU 4200 or more on the interface, its peer and the "
-                       "switch gives 4096"});
+                       "jumbo frames make large transfers cheaper: set MTU 4200 or more on the interface, its peer and "
+                       "the switch, for packets of 4096 bytes"});
     }
 }
 
-void look_at_devices(const Machine & machine, Findings & out) {
+void check_devices(const Machine & machine, Findings & out) {
     if (!machine.why_no_verbs.empty()) {
-        out.push_back({obstacle(machine), formatted("{}: everything goes over TCP", machine.why_no_verbs),
+        out.push_back({obstacle(machine), formatted("{}: all connections use TCP", machine.why_no_verbs),
                        "for RDMA, install it (Debian: apt install libibverbs1 ibverbs-providers; others: rdma-core)"});
         return;
     }
     if (machine.ports.empty()) {
-        out.push_back({obstacle(machine), "no RDMA device: everything goes over TCP",
+        out.push_back({obstacle(machine), "no RDMA device: all connections use TCP",
                        formatted("for RDMA, install rdma-core and load the adapter's driver: mlx5_ib (NVIDIA, Mellanox), "
                                  "bnxt_re (Broadcom), irdma (Intel); {}",
                                  soft_roce)});
         return;
     }
     if (!machine.has_verbs) {
-        out.push_back({obstacle(machine), "the kernel offers its RDMA devices to no program", "sudo modprobe ib_uverbs"});
+        out.push_back({obstacle(machine), "the kernel does not offer its RDMA devices to programs", "sudo modprobe ib_uverbs"});
     }
     const bool any_active = std::ranges::any_of(machine.ports, &Port::is_active);
     for (const Port & port : machine.ports) {
-        look_at_port(machine, port, any_active, out);
+        check_port(machine, port, any_active, out);
     }
 }
 
-void look_at_memlock(const Machine & machine, Findings & out) {
+void check_memlock(const Machine & machine, Findings & out) {
     if (machine.ports.empty() && !machine.asks_for_rdma()) {
-        return;  // only RDMA locks memory
+        return;  // only RDMA needs locked memory
     }
     if (machine.may_lock_all || !machine.memlock) {
         out.push_back({Mark::well, "no limit on locked memory", ""});
@@ -126,22 +126,22 @@ void look_at_memlock(const Machine & machine, Findings & out) {
 Finding not_reached(const EndpointFacts & endpoint) {
     Finding out{Mark::fix, endpoint.failure, endpoint.advice};
     if (endpoint.stage == Stage::no_handshake) {
-        const char * what = endpoint.failure_code == Errc::timed_out  ? "it accepts connections and does not answer"
-                            : endpoint.failure_code == Errc::protocol ? "it accepts connections and is no RPC server"
-                                                                      : "it accepts connections and drops them";
-        out.what = formatted("{}: {}", what, endpoint.failure);
+        const char * symptom = endpoint.failure_code == Errc::timed_out  ? "it accepts connections, but does not reply"
+                            : endpoint.failure_code == Errc::protocol ? "it accepts connections, but is not an RPC server"
+                                                                      : "it accepts connections, but closes them";
+        out.what = formatted("{}: {}", symptom, endpoint.failure);
     }
     return out;
 }
 
-// Both ends have RDMA and the client has chosen a GID, and still it does not work: a fault, even if the user did not ask for RDMA.
+// True if both peers have RDMA and the client has chosen a GID, but RDMA fails: a fault even if the user did not request RDMA.
 bool is_broken(const EndpointFacts & endpoint) {
-    constexpr std::array not_there{"no RDMA device", "no GID for", "is not active"};
+    constexpr std::array absent{"no RDMA device", "no GID for", "is not active"};
     return endpoint.choice && endpoint.choice->found && endpoint.server_has_rdma &&
-           std::ranges::none_of(not_there, [&](const char * words) { return endpoint.why_not_rdma.contains(words); });
+           std::ranges::none_of(absent, [&](const char * text) { return endpoint.why_not_rdma.contains(text); });
 }
 
-Finding no_room(const wire::AdmissionAnswer & place) {
+Finding no_session(const wire::AdmissionAnswer & place) {
     using Reason = wire::AdmissionAnswer::Reason;
     const std::string why = net::describe(place);
     switch (place.reason) {
@@ -149,66 +149,67 @@ Finding no_room(const wire::AdmissionAnswer & place) {
             return {Mark::fix, formatted("the server is full: {}", why),
                     "wait, end another client, or start the server with more --max-sessions"};
         case Reason::address_full:
-            return {Mark::fix, formatted("the server has no room for this address: {}", why),
+            return {Mark::fix, formatted("the server has no free session for this address: {}", why),
                     "end another client on this machine, or start the server with more --max-per-address"};
         default:
-            return {Mark::fix, formatted("the server answers, but no session begins: {}", why),
-                    "its worker processes do not start, or slowly: the server's log tells why"};
+            return {Mark::fix, formatted("the server replies, but does not start a session: {}", why),
+                    "its worker processes do not start, or start slowly: see the server's log"};
     }
 }
 
-Finding look_at_transport(const Machine & machine, const EndpointFacts & endpoint) {
+Finding check_transport(const Machine & machine, const EndpointFacts & endpoint) {
     if (endpoint.rdma) {
-        return {Mark::well, "sessions go over RDMA", ""};
+        return {Mark::well, "sessions use RDMA", ""};
     }
     const std::string transport = endpoint.transport == "unix" ? "a Unix socket" : "TCP";
-    const bool no_session = endpoint.transport.empty();
-    if (no_session && machine.transport_mode != "rdma") {
+    const bool is_refused = endpoint.transport.empty();
+    if (is_refused && machine.transport_mode != "rdma") {
         return {Mark::fix, formatted("no session: {}", endpoint.why_not_rdma),
-                "the server's log tells why; GGML_RPC_DEBUG=1, there, logs more"};
+                "see the server's log; GGML_RPC_DEBUG=1 there logs more"};
     }
     if (machine.transport_mode == "tcp") {
-        return {Mark::note, formatted("sessions go over {}, because GGML_RPC_TRANSPORT=tcp asks for it", transport),
-                machine.built_with_rdma ? "unset it to get RDMA" : ""};
+        return {Mark::note, formatted("sessions use {}, because of GGML_RPC_TRANSPORT=tcp", transport),
+                machine.built_with_rdma ? "unset it to use RDMA" : ""};
     }
     if (!machine.built_with_rdma) {
-        return {obstacle(machine), formatted("sessions go over {}: this build has no RDMA", transport),
+        return {obstacle(machine), formatted("sessions use {}: this build has no RDMA", transport),
                 endpoint.is_local && !machine.asks_for_rdma() ? "" : build_with_rdma};
     }
     if (endpoint.is_local && machine.transport_mode != "rdma") {
-        return {Mark::note, formatted("sessions go over {}: server and client are one machine", transport),
+        return {Mark::note, formatted("sessions use {}: server and client are on one machine", transport),
                 "to try RDMA on one machine, name the server by an address of the RDMA interface"};
     }
-    if (machine.ports.empty() && !no_session && !machine.asks_for_rdma()) {
-        return {Mark::well, formatted("sessions go over {}", transport), ""};
+    if (machine.ports.empty() && !is_refused && !machine.asks_for_rdma()) {
+        return {Mark::well, formatted("sessions use {}", transport), ""};
     }
     Finding out{is_broken(endpoint) ? Mark::fix : obstacle(machine),
-                formatted("sessions go over {}, because {}", transport, endpoint.why_not_rdma), ""};
-    if (no_session) {
+                formatted("sessions use {}, because {}", transport, endpoint.why_not_rdma), ""};
+    if (is_refused) {
         out.mark = Mark::fix;
         out.what = formatted("no session: {}", endpoint.why_not_rdma);
     }
     if (!endpoint.is_caravan) {
-        out.advice = "run Caravan's rpc-server there, built with -DGGML_RPC_RDMA=ON; this program's RDMA does not work "
-                     "with a stock server";
+        out.advice = "run Caravan's rpc-server there, built with -DGGML_RPC_RDMA=ON: Caravan has no RDMA with a stock "
+                     "server";
     } else if (!endpoint.server_has_rdma) {
         out.advice = "build the server with -DGGML_RPC_RDMA=ON, and start it without GGML_RPC_TRANSPORT=tcp";
     } else if (endpoint.why_not_rdma.starts_with("server: ")) {
-        out.advice = formatted("at the server: {} (rpc-doctor, run there, tells more)", remedy_for(endpoint.why_not_rdma));
+        out.advice = formatted("at the server: {} (run rpc-doctor there for details)", remedy_for(endpoint.why_not_rdma));
     } else {
         out.advice = remedy_for(endpoint.why_not_rdma);
     }
     return out;
 }
 
-void look_at_measured(const Measured & measured, std::string_view name, Findings & out) {
+void check_measured(const Measured & measured, std::string_view name, Findings & out) {
     if (measured.devices == 0 && measured.failure.empty()) {
-        out.push_back({Mark::fix, "the server offers no device", "rpc-server --list-devices, there, shows what it could lend"});
+        out.push_back({Mark::fix, "the server offers no device",
+                       "run rpc-server --list-devices there: it prints the devices that the server can lend"});
     } else if (!measured.failure.empty()) {
-        out.push_back({Mark::fix, formatted("measuring over {} ended early: {}", name, measured.failure),
+        out.push_back({Mark::fix, formatted("measuring over {} failed: {}", name, measured.failure),
                        measured.failure.contains("memory")
-                           ? "the device is full: end what uses it"
-                           : "the server's log tells why; GGML_RPC_DEBUG=1, there, logs more"});
+                           ? "the device has too little free memory: end programs that use it"
+                           : "see the server's log; GGML_RPC_DEBUG=1 there logs more"});
     }
 }
 
@@ -218,16 +219,16 @@ Findings findings_of(const Machine & machine) {
     Findings out;
     if (!machine.built_with_rdma) {
         const std::string device = machine.ports.empty() ? "" : machine.ports.front().device + " is here: ";
-        out.push_back({obstacle(machine), "this build has no RDMA: everything goes over TCP",
+        out.push_back({obstacle(machine), "this build has no RDMA: all connections use TCP",
                        device.empty() && !machine.asks_for_rdma() ? "" : device + build_with_rdma});
     } else if (machine.transport_mode == "tcp") {
-        out.push_back({Mark::note, "GGML_RPC_TRANSPORT=tcp: no RDMA is tried", "unset it to get RDMA"});
+        out.push_back({Mark::note, "GGML_RPC_TRANSPORT=tcp: RDMA is not tried", "unset it to use RDMA"});
     }
     if (machine.built_with_rdma || !machine.ports.empty()) {
-        look_at_devices(machine, out);
+        check_devices(machine, out);
     }
     if (machine.built_with_rdma) {
-        look_at_memlock(machine, out);
+        check_memlock(machine, out);
     }
     return out;
 }
@@ -237,22 +238,22 @@ Findings findings_of(const Machine & machine, const EndpointFacts & endpoint) {
         return {not_reached(endpoint)};
     }
     if (endpoint.queue) {
-        return {no_room(*endpoint.queue)};
+        return {no_session(*endpoint.queue)};
     }
-    Findings out{look_at_transport(machine, endpoint)};
+    Findings out{check_transport(machine, endpoint)};
     const Measured none;
     const Measured & plain = endpoint.plain ? *endpoint.plain : none;
-    look_at_measured(plain, plain.transport == "unix" ? "a Unix socket" : "TCP", out);
+    check_measured(plain, plain.transport == "unix" ? "a Unix socket" : "TCP", out);
     if (endpoint.rdma) {
-        look_at_measured(*endpoint.rdma, "RDMA", out);
-        const bool is_late = plain.median_us > 0 && endpoint.rdma->median_us > plain.median_us;
-        const bool is_narrow = endpoint.rdma->to_server > 0 && endpoint.rdma->to_server < plain.to_server / 2;
-        if (is_late || is_narrow) {
+        check_measured(*endpoint.rdma, "RDMA", out);
+        const bool is_slower = plain.median_us > 0 && endpoint.rdma->median_us > plain.median_us;
+        const bool is_narrower = endpoint.rdma->to_server > 0 && endpoint.rdma->to_server < plain.to_server / 2;
+        if (is_slower || is_narrower) {
             out.push_back({Mark::note,
-                           is_late ? "round trips take longer over RDMA than over TCP"
-                                   : "RDMA carries less than half of what TCP does",
-                           "as it must be with Soft-RoCE (rxe, siw), which is for trying; with an adapter: is it the one "
-                           "that is chosen above, and is the processor idle?"});
+                           is_slower ? "round trips take longer over RDMA than over TCP"
+                                   : "RDMA has less than half the bandwidth of TCP",
+                           "expected with Soft-RoCE (rxe, siw), which is for tests; with an adapter, check that it is the one "
+                           "chosen above, and that the processor is idle"});
         }
     }
     return out;

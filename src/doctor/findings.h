@@ -1,4 +1,4 @@
-// From facts to advice. Pure: tests make the facts up.
+// Derives findings and advice from facts. Pure functions; tests supply the facts.
 #pragma once
 
 #include <string>
@@ -13,16 +13,16 @@ struct Finding {
     enum class Mark {
         well,
         note,  // worth knowing; nothing is wrong
-        fix,   // stands in the way
+        fix,   // a fault
     };
     Mark mark = Mark::well;
     std::string what;
-    std::string advice;  // what to do; "" if there is nothing to do
+    std::string advice;  // what the user can do; may be empty
 };
 using Findings = std::vector<Finding>;
 
-// What stands in the way of RDMA only is a note, unless the user asks for RDMA (Machine::asks_for_rdma) or both ends have
-// it and it fails.
+// A fault that prevents RDMA only is a note, unless the user requests RDMA (Machine::asks_for_rdma) or both peers have RDMA
+// and it fails.
 Findings findings_of(const Machine & machine);
 Findings findings_of(const Machine & machine, const EndpointFacts & endpoint);
 

@@ -29,7 +29,7 @@ constexpr std::array rdma_modules{"ib_core", "ib_uverbs", "ib_umad",    "ib_ipoi
 constexpr std::array settings{"GGML_RPC_TRANSPORT", "GGML_RDMA_DEV",     "GGML_RDMA_GID",           "GGML_RDMA_PORT",
                               "GGML_RDMA_TC",       "GGML_RPC_POLL_US", "GGML_RPC_CONNECT_TIMEOUT_S"};
 
-// The file's first line, "" if it cannot be read. Entries of sysfs may exist and still refuse to be read.
+// The first line of the file; "" if it cannot be read. sysfs has files that exist and cannot be read.
 std::string first_line(const fs::path & path) {
     std::ifstream file(path);
     std::string line;
@@ -37,7 +37,7 @@ std::string first_line(const fs::path & path) {
     return line;
 }
 
-// In order of their names; empty if there is no such folder.
+// Sorted by name; empty if there is no such directory.
 std::vector<fs::path> entries(const fs::path & folder) {
     std::vector<fs::path> out;
     std::error_code error;
@@ -57,7 +57,7 @@ std::string type_name(net::rdma::GidEntry::Type type) {
     return type == Type::roce_v2 ? "RoCEv2" : type == Type::roce_v1 ? "RoCEv1" : "IB";
 }
 
-// Adds what libibverbs says to what the kernel's files say.
+// Adds the facts that libibverbs reports to those from sysfs.
 void open_ports(std::vector<Port> & ports) {
     for (const net::rdma::PortFacts & facts : net::rdma::scan_ports()) {
         auto known = std::ranges::find_if(ports, [&](const Port & port) {

@@ -60,7 +60,7 @@ Result<> measure_all(Conversation & peer, const Patience & patience, Measured & 
     }
     out.device_free = memory->free;
     out.device_total = memory->total;
-    // First: it makes a session of the connection, so latency is that of the process that computes.
+    // Allocated first: that starts a session, so the latency measured is that of the worker process.
     const auto region = peer.allocate(memory->free, most_memory);
     if (peer.failure()) {
         return std::unexpected(region.error());

@@ -18,7 +18,7 @@ void line(std::string & out, std::format_string<Args...> format, Args &&... args
     out += '\n';
 }
 
-// Words up to column 120, the following lines indented.
+// Wraps at column 120; continuation lines are indented by the width of `first`.
 void wrapped(std::string & out, std::string_view first, std::string_view text) {
     constexpr size_t width = 120;
     std::string row(first);
@@ -37,7 +37,9 @@ void wrapped(std::string & out, std::string_view first, std::string_view text) {
 
 void put(std::string & out, const Findings & findings) {
     for (const Finding & finding : findings) {
-        const char * mark = finding.mark == Finding::Mark::fix ? "  FIX   " : finding.mark == Finding::Mark::note ? "  note  " : "  ok    ";
+        const char * mark = finding.mark == Finding::Mark::fix    ? "  FIX   "
+                            : finding.mark == Finding::Mark::note ? "  note  "
+                                                                  : "  ok    ";
         wrapped(out, mark, finding.what);
         if (!finding.advice.empty()) {
             wrapped(out, "        -> ", finding.advice);
@@ -53,7 +55,7 @@ std::string joined(const std::vector<std::string> & words) {
     return out.empty() ? "none" : out;
 }
 
-// The endpoints that would use this GID, by the reason why.
+// The endpoints that would use this GID, by the reason of the choice.
 std::map<std::string, std::string> users_of(const Report & report, const Port & port, const Gid & gid) {
     std::map<std::string, std::string> out;
     for (const EndpointFacts & endpoint : report.endpoints) {
@@ -85,11 +87,11 @@ void put_ports(std::string & out, const Report & report) {
     }
     for (const EndpointFacts & endpoint : report.endpoints) {
         if (endpoint.choice && !endpoint.choice->found && !machine.ports.empty()) {
-            wrapped(out, "     none is chosen ", formatted("for {}: {}", endpoint.endpoint, endpoint.choice->why));
+            wrapped(out, "     none chosen ", formatted("for {}: {}", endpoint.endpoint, endpoint.choice->why));
         }
     }
     if (report.endpoints.empty() && machine.built_with_rdma && !machine.ports.empty()) {
-        line(out, "     which one is chosen depends on the way to the server: name an endpoint to see it");
+        line(out, "     the choice depends on the route to the server: name an endpoint to see it");
     }
 }
 
@@ -105,7 +107,7 @@ void put_machine(std::string & out, const Report & report) {
     put_ports(out, report);
     line(out, "  memlock limit: {}{}",
          machine.memlock ? size_text(*machine.memlock) : std::string("none"),
-         machine.memlock && machine.may_lock_all ? ", which does not count for this user (CAP_IPC_LOCK)" : "");
+         machine.memlock && machine.may_lock_all ? ", which does not apply to this user (CAP_IPC_LOCK)" : "");
     wrapped(out, "  kernel modules: ",
             joined(machine.modules) + (machine.has_verbs && !std::ranges::contains(machine.modules, "ib_uverbs")
                                            ? " (ib_uverbs is built in)"
@@ -134,7 +136,8 @@ void put_measured(std::string & out, const EndpointFacts & endpoint) {
         line(out, "  {:<24}{:>14}{:>14}", name, text(plain, plain == nullptr ? 0 : plain->*value),
              text(rdma, rdma == nullptr ? 0 : rdma->*value));
     };
-    line(out, "  {:<24}{:>14}{:>14}", "measured over", plain != nullptr && plain->transport == "unix" ? "Unix socket" : "TCP", "RDMA");
+    line(out, "  {:<24}{:>14}{:>14}", "measured over",
+         plain != nullptr && plain->transport == "unix" ? "Unix socket" : "TCP", "RDMA");
     row("round trip, median", microseconds_text, &Measured::median_us);
     row("round trip, p99", microseconds_text, &Measured::p99_us);
     row("to the server", rate_text, &Measured::to_server);
@@ -144,18 +147,18 @@ void put_measured(std::string & out, const EndpointFacts & endpoint) {
 void put_endpoint(std::string & out, const Report & report, const EndpointFacts & endpoint) {
     line(out, "\nEndpoint {}", endpoint.endpoint);
     if (endpoint.stage == Stage::reached) {
-        const Measured * told = endpoint.plain && endpoint.plain->devices > 0 ? &*endpoint.plain
+        const Measured * device = endpoint.plain && endpoint.plain->devices > 0 ? &*endpoint.plain
                                 : endpoint.rdma                               ? &*endpoint.rdma
                                                                               : nullptr;
         line(out, "  server: {}, RPC protocol {}{}",
              !endpoint.is_caravan ? "stock" : endpoint.server_has_rdma ? "Caravan with RDMA" : "Caravan without RDMA",
              endpoint.version,
-             told == nullptr || told->devices == 0
+             device == nullptr || device->devices == 0
                  ? ""
-                 : formatted(", {} device{}, the first with {} of {} free", told->devices, told->devices == 1 ? "" : "s",
-                             size_text(told->device_free), size_text(told->device_total)));
+                 : formatted(", {} device{}, the first with {} of {} free", device->devices, device->devices == 1 ? "" : "s",
+                             size_text(device->device_free), size_text(device->device_total)));
         if (!endpoint.local_address.empty()) {
-            line(out, "  this side's address: {}", endpoint.local_address);
+            line(out, "  local address: {}", endpoint.local_address);
         }
         put_measured(out, endpoint);
     }
@@ -178,7 +181,7 @@ std::string page(const Report & report) {
     for (const EndpointFacts & endpoint : report.endpoints) {
         put_endpoint(out, report, endpoint);
     }
-    line(out, "\n{}", any_to_fix(report) ? "There is something to fix." : "All is well.");
+    line(out, "\n{}", any_to_fix(report) ? "Faults found: see FIX above." : "No faults found.");
     return out;
 }
 

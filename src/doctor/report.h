@@ -1,4 +1,4 @@
-// One page for people, and the same as JSON for programs.
+// Prints a report as text for people and as JSON for programs.
 #pragma once
 
 #include <string>
@@ -14,12 +14,12 @@ struct Report {
     std::vector<EndpointFacts> endpoints;
 };
 
-// Is there something to fix, here or with an endpoint?
+// True if this machine or an endpoint has a fault.
 bool any_to_fix(const Report & report);
 
 std::string page(const Report & report);
 
-// Keys do not change their meaning; new ones may come. null: not known, not measured; of memlock_bytes: no limit.
+// Keys keep their meaning; new ones may be added. null: unknown or not measured; for memlock_bytes: no limit.
 std::string json(const Report & report);
 
 }  // namespace caravan::doctor

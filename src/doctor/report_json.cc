@@ -23,7 +23,7 @@ const char * stage_name(Stage stage) {
 
 Json known(const std::string & text) { return text.empty() ? Json() : Json(text); }
 
-// To a tenth.
+// Rounded to a tenth; null for 0.
 Json known(double value) { return value == 0 ? Json() : Json(std::round(value * 10) / 10); }
 Json whole(double value) { return value == 0 ? Json() : Json(std::llround(value)); }
 
@@ -123,7 +123,7 @@ std::string json(const Report & report) {
                         {"well", !any_to_fix(report)},
                         {"machine", to_json(report.machine)},
                         {"endpoints", endpoints}};
-    // A host's or a server's words need not be UTF-8.
+    // Texts of hosts and servers need not be UTF-8.
     return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

@@ -11,11 +11,11 @@
 namespace caravan::tools {
 namespace {
 
-constexpr size_t column = 26;  // of descriptions
+constexpr size_t column = 26;  // where descriptions begin
 constexpr size_t width = 100;
-constexpr int64_t unlimited = 1 << 30;  // a limit from here on is the type's, not the user's
+constexpr int64_t unlimited = 1 << 30;  // from here on, a limit is not worth mentioning
 
-// "INT:INT in [1 - 4096]" is the type's name and what a validator adds to it.
+// get_type_name() is the name of the type and the text of a validator: "INT:INT in [1 - 4096]".
 std::string value_name(const CLI::Option & option) {
     if (!option.get_option_text().empty()) {
         return option.get_option_text();
@@ -43,7 +43,7 @@ std::string range_text(const CLI::Option & option) {
     return formatted("; {} to {}", low, high);
 }
 
-// A default that only words can tell is the end of the description, in brackets.
+// A description may end with a default in brackets; the range precedes it.
 std::string text_of(const CLI::Option & option) {
     std::string out = option.get_description();
     out.insert(out.ends_with(']') ? out.rfind(" [") : out.size(), range_text(option));
@@ -62,7 +62,7 @@ std::string names_of(const CLI::Option & option) {
     return out + (value_name(option).empty() ? "" : " ");
 }
 
-// `text` in lines from `column` to `width`; the first begins where `out` ends.
+// Appends `text`, wrapped between `column` and `width`. `at` is the current column.
 void put_wrapped(std::string & out, std::string_view text, size_t at) {
     out.append(column - at, ' ');
     at = column;
@@ -106,7 +106,7 @@ private:
     }
 };
 
-// CLI11's own words for a missing value name its type, not what the option takes.
+// For a missing value, CLI11 prints the type, not the name of the value.
 std::string failure_text(const CLI::App & app, const CLI::Error & error) {
     const std::string text = error.what();
     const CLI::Option * option = app.get_option_no_throw(text.substr(0, text.find(':')));
@@ -114,7 +114,8 @@ std::string failure_text(const CLI::App & app, const CLI::Error & error) {
         return text;
     }
     const std::string name = value_name(*option);
-    return formatted("{}: its value is missing{}", option->get_name(), name.empty() ? "" : formatted(": {} {}", option->get_name(), name));
+    return formatted("{}: the value is missing{}", option->get_name(),
+                     name.empty() ? "" : formatted(": {} {}", option->get_name(), name));
 }
 
 }  // namespace
@@ -168,7 +169,7 @@ CLI::Validator as_size(uint64_t least, const std::string & zero) {
                                  printable(text));
             }
             if (*bytes < least && (*bytes > 0 || zero.empty())) {
-                return formatted("{} is too little: the least is {}{}; write, for example, 500M or 50G", size_text(*bytes),
+                return formatted("{} is too little: the minimum is {}{}; write, for example, 500M or 50G", size_text(*bytes),
                                  size_text(least), zero.empty() ? "" : formatted(" (0: {})", zero));
             }
             text = std::to_string(*bytes);

@@ -1,4 +1,4 @@
-// What the command lines of rpc-server, rpc-doctor and rpc-bench have in common.
+// The form of the command lines of rpc-server, rpc-doctor and rpc-bench.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -8,21 +8,21 @@
 
 namespace caravan::tools {
 
-// The form of --help, of --version and of what is printed about a wrong command line. `usage` follows the program's name;
-// `footer` is printed as it is.
+// Sets the form of --help, --version and errors of the command line. `usage` follows the program's name; `footer` is printed
+// unchanged.
 //
-// An option's line has its value's name (type_name() or option_text()), its description, the range that whole_number() allows,
+// The line of an option has the name of its value (type_name() or option_text()), its description, the range of whole_number(),
 // and its default in brackets.
 void set_up(CLI::App & app, const std::string & usage, const std::string & version, const char * footer);
 
-// A check for options that take a whole number. `example`: what a user might write, such as "-p 50052".
+// Accepts a whole number from `low` to `high`. `example`, such as "-p 50052", is part of the error.
 CLI::Validator whole_number(int64_t low, int64_t high, const std::string & example);
 
-// A check for options that take one of these words.
+// Accepts one of `words`.
 CLI::Validator one_of(const std::vector<std::string> & words);
 
-// A transform for options that take a size: "500M", "1.5G" or "50GiB" become a number of bytes. It refuses what is below
-// `least` bytes, but for 0 where `zero` says what that means ("no limit").
+// Converts a size ("500M", "1.5G", "50GiB") to a number of bytes. Refuses less than `least` bytes; accepts 0 if `zero` states
+// its meaning ("no limit").
 CLI::Validator as_size(uint64_t least, const std::string & zero = "");
 
 }  // namespace caravan::tools

@@ -1,4 +1,4 @@
-// rpc-bench: how fast the way to RPC servers is, and a model with it, against other arrangements in the same run.
+// rpc-bench: measures the network path to RPC servers, or a model in several arrangements.
 
 #include <cstdio>
 #include <filesystem>
@@ -27,7 +27,7 @@ struct Options {
     bench::Settings settings;
 };
 
-// Options that have an effect only with a model, or only without one.
+// Options that have an effect only with a model, and only without one.
 struct Scope {
     std::vector<const CLI::Option *> with_model, without_model;
 };
@@ -100,7 +100,7 @@ Scope declare(CLI::App & app, Options & options) {
     return scope;
 }
 
-// One name for each server, whoever asks.
+// Normalizes the names of servers.
 std::vector<net::Endpoint> endpoints_of(const std::vector<std::string> & names) {
     std::vector<net::Endpoint> out;
     for (const std::string & name : names) {
@@ -127,7 +127,7 @@ std::vector<bench::Arrangement> arrangements_of(const Options & options) {
     for (const std::string & name : options.against) {
         const auto kind = bench::parse_kind(name);
         if (!kind || std::ranges::contains(out, *kind, &bench::Arrangement::kind)) {
-            throw CLI::ValidationError("--against: " + (kind ? name + " is named twice" : kind.error().text));
+            throw CLI::ValidationError("--against: " + (kind ? name + " is given twice" : kind.error().text));
         }
         if (*kind == bench::Kind::rdma && !net::why_no_rdma().empty()) {
             throw CLI::ValidationError("--against rdma: no RDMA: " + net::why_no_rdma());
@@ -158,7 +158,7 @@ void check(const Options & options, const Scope & scope) {
     if (!options.settings.local_device.empty() && !std::ranges::contains(options.against, "local")) {
         throw CLI::ValidationError("--local-device needs --against local");
     }
-    // Now, not after all has been measured.
+    // Before the measurements, which may take hours.
     if (!options.plot_file.empty() && !std::ofstream(options.plot_file, std::ios::app)) {
         throw CLI::ValidationError("--plot: cannot write " + options.plot_file);
     }
@@ -185,8 +185,8 @@ int report(const Bench & bench, const Options & options, const std::string & pro
     return bench.any_failed() ? 1 : 0;
 }
 
-// Errors may quote what a server or llama-bench printed.
-void say(std::string_view line) { std::fprintf(stderr, "%s\n", printable(line, 4096).c_str()); }
+// Errors may quote texts of a server or llama-bench.
+void print_progress(std::string_view line) { std::fprintf(stderr, "%s\n", printable(line, 4096).c_str()); }
 
 int bench_model(Options options, const std::vector<bench::Arrangement> & arrangements, const std::string & program) {
     const auto llama_bench = bench::find_llama_bench();
@@ -200,16 +200,16 @@ int bench_model(Options options, const std::vector<bench::Arrangement> & arrange
                             .rounds = options.rounds,
                             .cold = options.cold,
                             .run_limit = seconds(options.timeout_s)};
-    bench::run(bench, arrangements, say);
+    bench::run(bench, arrangements, print_progress);
     return report(bench, options, program);
 }
 
 int bench_links(const Options & options, const std::vector<net::Endpoint> & endpoints, const std::string & program) {
     bench::LinkBench bench{.rounds = options.rounds, .time = milliseconds(options.time_ms)};
-    bench::run(bench, endpoints, say);
+    bench::run(bench, endpoints, print_progress);
     for (const bench::Link & link : bench.links) {
-        if (!link.failure.empty() && options.output != "md") {  // which has it
-            say(formatted("{} failed: {}", link.endpoint, link.failure));
+        if (!link.failure.empty() && options.output != "md") {  // the table reports it
+            print_progress(formatted("{} failed: {}", link.endpoint, link.failure));
         }
     }
     return report(bench, options, program);

@@ -1,4 +1,4 @@
-// What rpc-bench --help prints below its options.
+// The text of rpc-bench --help below the options.
 #pragma once
 
 namespace caravan {
@@ -6,10 +6,10 @@ namespace caravan {
 inline constexpr const char * rpc_bench_help = R"(
 Without a model:
   rpc-bench measures the network path to each server. A round trip writes a message into the server's memory and reads
-  the same bytes back, in one batch; it fails if they differ. Bandwidth is that of messages of one size, written or
-  read one after the other for --time. It counts their payload; each message has a header of about 300 bytes besides.
-  If both ends have RDMA, rpc-bench measures TCP and RDMA in turn at each size. Each transport uses up to 64 MiB of
-  the server's first device. rpc-bench sends as much as the network takes: avoid it while others need that network.
+  the same bytes back, in one batch; it fails if they differ. Bandwidth is measured with messages of one size, written
+  or read one after the other for --time. It counts payload only; each message also has a header of about 300 bytes.
+  If both peers have RDMA, rpc-bench measures TCP and RDMA in turn at each size. Each transport uses up to 64 MiB of
+  the server's first device, and the full bandwidth of the network: do not run it while others need that network.
 
 With a model:
   The installed, unmodified llama-bench runs the model in each arrangement, once in a round. Each round begins with
@@ -36,33 +36,33 @@ With a model:
   (rpc-server -c) and the parts of the file in this machine's memory shorten it; --cold drops the latter before each
   run. local may map the file and read it only when it computes.
 
-  The second table separates the first load from the later ones, which find what a server has cached, and has the share
-  of the weights that the servers had already (n/a: stock and local do not report it).
+  The second table separates the first load from the later ones, which profit from the servers' caches, and has the
+  share of the weights that the servers already had (n/a: stock and local do not report it).
 
   The third table has the cost of one generated token on the network. In each round Caravan's plug-in generates -n
   tokens and twice as many in two runs of their own; the difference of their counts belongs to the tokens alone. A
-  round trip is a wait for an answer that had not arrived; sends are calls that sent bytes. The times are differences
+  round trip is a wait for a reply that had not arrived; sends are calls that sent bytes. The times are differences
   too: they scatter on a busy machine, and a larger -n helps. The time of a token consists of
 
-    client   this machine, not waiting for a server                                            measured
+    client   this machine does not wait for a server                                           measured
     compute  the servers are busy, by their own clocks, summed over the servers                measured
-    wire     its round trips, each as long as the quickest small question to that server       estimated
-    queue    the rest: bytes in transit, links between servers, threads that wake up.          what is left
-             It is below noise if the others are estimated too high
+    wire     the round trips, each as long as the shortest small query to that server          estimated
+    queue    the rest: bytes in transit, links between servers, threads that wake up.          remainder
+             It is below noise if the estimates are too high
 
-  Stock's plug-in counts nothing, and a stock server does not report what it did: n/a.
+  The stock plug-in and stock servers report no counts: n/a.
 
-  An arrangement that fails is not tried again; the others are measured to the end.
+  An arrangement that fails is not run again; the others continue.
 
 Output:
-  md is a table; json has every measurement and all that is computed from them; csv has one line for each measurement.
+  md prints tables; json has every measurement and all derived values; csv has one line for each measurement.
   Progress goes to stderr. --plot draws tokens per second with the slowest and fastest round, or latency and bandwidth
   by message size.
 
 Environment:
   LLAMA_BENCH          the llama-bench to run [the first on PATH that is not one of Caravan's launchers]
   GGML_RPC_TRANSPORT   auto; tcp: never RDMA; rdma: a session without RDMA is an error [auto]
-  TMPDIR               folder for the plug-in's counts while they are needed [/tmp]
+  TMPDIR               folder for temporary files [/tmp]
   GGML_RPC_POLL_US, GGML_RDMA_DEV, ...
                        as for the programs that use the servers; GGML_RPC_SERVERS is not used
 

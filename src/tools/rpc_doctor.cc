@@ -1,4 +1,4 @@
-// rpc-doctor: what a person with an RPC or RDMA problem needs to know, on one page.
+// rpc-doctor: diagnoses RPC and RDMA problems on one page.
 
 #include <cstdio>
 
@@ -14,23 +14,23 @@ namespace {
 using namespace caravan;
 
 constexpr const char * footer = R"(
-Run it on the client's machine with the servers that --rpc names, and on a server's machine without an endpoint.
-Each finding begins with one of
+Run it on the client's machine with the servers of --rpc, and on a server's machine without an endpoint.
+Each finding begins with a mark:
 
-  ok    as it should be
-  note  worth knowing; nothing is wrong
-  FIX   a fault; the line below, with an arrow, says what to do
+  ok    no fault
+  note  worth knowing, but not a fault
+  FIX   a fault; the next line, with an arrow, gives advice
 
-TCP alone is fine: a machine or server without RDMA is a note at most. If GGML_RPC_TRANSPORT=rdma or a GGML_RDMA_
-variable asks for RDMA, whatever stands in its way is marked FIX.
+Missing RDMA is at most a note, unless GGML_RPC_TRANSPORT=rdma or a GGML_RDMA_ variable requests RDMA: then everything
+that prevents it is marked FIX.
 
-Measuring takes a second or two for each endpoint and transport. It uses up to 64 MiB of the server's first device and
-sends as much as the network takes during --time, so avoid it while others need that network. A stock server serves one
-client at a time and does not answer while it has another.
+A measurement takes a second or two for each endpoint and transport. It uses up to 64 MiB of the server's first device
+and the full bandwidth of the network for --time: do not run it while others need that network. A stock server serves
+one client at a time, and does not reply while it serves another one.
 
-Round trips are those of a question that computes nothing: the least that a token costs for each server. The memlock
-limit is that of this shell; a service has its own (LimitMEMLOCK=). In JSON, null stands for what is unknown or was not
-measured; a memlock_bytes of null means no limit.
+Round trips are those of a query that computes nothing: the minimum that a token costs for each server. The memlock
+limit is that of this shell; a service has its own (LimitMEMLOCK=). In JSON, null means unknown or not measured; for
+memlock_bytes it means no limit.
 
 Environment, to be set as for the program that has the problem:
   GGML_RPC_TRANSPORT   auto; tcp: never RDMA; rdma: a session without RDMA is an error [auto]
@@ -43,7 +43,7 @@ Exit codes:
   1  a fault (FIX)
   2  wrong command line)";
 
-// Info would break the page in two.
+// Messages at info level would interrupt the page.
 void log_to_stderr(LogLevel level, std::string_view text) {
     if (level >= LogLevel::warning || debug_enabled()) {
         std::fprintf(stderr, "%s\n", printable(text, 4096).c_str());
@@ -57,7 +57,7 @@ int main(int argc, char ** argv) {
     bool as_json = false;
     int answer_s = 5, bandwidth_ms = 500;
 
-    CLI::App app{"Examines this machine's RDMA devices and the network path to RPC servers; says what to do about faults.",
+    CLI::App app{"Diagnoses this machine's RDMA devices and the network path to RPC servers, with advice for each fault.",
                  "rpc-doctor"};
     tools::set_up(app, "[OPTIONS] [ENDPOINT...]",
                   formatted("Caravan rpc-doctor {} (RPC protocol {}.{}.{})", CARAVAN_VERSION, wire::stock_major,
@@ -71,7 +71,8 @@ int main(int argc, char ** argv) {
                       ->type_name("MILLISECONDS")
                       ->check(tools::whole_number(10, 60'000, "--time 500"))
                       ->capture_default_str();
-    auto * timeout = app.add_option("--timeout", answer_s, "give up on a server that does not answer, or has no session for us, for this long")
+    auto * timeout = app.add_option("--timeout", answer_s,
+                                    "give up on a server that does not reply, or has no free session, for this long")
                          ->type_name("SECONDS")
                          ->check(tools::whole_number(1, 300, "--timeout 5"))
                          ->capture_default_str();

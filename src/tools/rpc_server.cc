@@ -1,4 +1,4 @@
-// rpc-server: lends this machine's devices to ggml programs elsewhere.
+// rpc-server: lends this machine's devices to ggml programs on other machines.
 
 #ifdef __linux__
 #include <sys/prctl.h>
@@ -28,7 +28,7 @@ namespace {
 
 using namespace caravan;
 
-// Of --max-memory and --cache-size. Only weights of more than this are kept, and no model works with less.
+// Minimum of --max-memory and --cache-size: only larger weights are cached, and no model fits into less.
 constexpr uint64_t least_limit = 1 << 20;
 
 constexpr const char * footer = R"(
@@ -82,7 +82,7 @@ void check(server::ServerOptions & options, bool has_port, bool has_cache_dir) {
     }
 }
 
-// What the command line leaves open. A worker is told everything, so that all see the same.
+// Completes the options from the environment. Workers receive the complete options, so that all processes use the same.
 Result<> complete(cache::WeightOptions & weights, bool size_is_given) {
     if (!weights.keep && weights.model_dirs.empty()) {
         return {};
@@ -94,7 +94,7 @@ Result<> complete(cache::WeightOptions & weights, bool size_is_given) {
         }
         weights.directory = std::move(*directory);
     }
-    // What cannot be used for another reason, which may pass, is left alone, and the server says so.
+    // Other errors may be temporary: they do not prevent the start, and the server logs them.
     for (std::filesystem::path at = std::filesystem::absolute(weights.directory); at.has_relative_path();
          at = at.parent_path()) {
         std::error_code error;
@@ -151,8 +151,8 @@ int main(int argc, char ** argv) {
         ->option_text("NAME,...")
         ->delimiter(',');
     auto * keep = app.add_flag("-c,--cache", weights.keep,
-                               "keep uploaded weights on disk, so that clients need not send them again: tensors of more than 1 MiB "
-                               "(10 MiB from stock clients)");
+                               "keep uploaded weights on disk, so that clients need not send them again: tensors of more than "
+                               "1 MiB (10 MiB from stock clients)");
     auto * cache_dir = app.add_option("--cache-dir", weights.directory,
                                       "keep the weights of -c and the hashes of --model-dir in DIR [see LLAMA_CACHE below]")
                            ->option_text("DIR");
@@ -163,9 +163,8 @@ int main(int argc, char ** argv) {
                       ->transform(tools::as_size(least_limit, "no limit"))
                       ->needs(keep);
     app.add_option("--model-dir", weights.model_dirs,
-                   "load weights (tensors of more than 1 MiB) from the *.gguf files below DIR if they equal the client's; may be given "
-                   "more than once. "
-                   "The server hashes the files once, in the background")
+                   "load weights (tensors of more than 1 MiB) from the *.gguf files below DIR if they equal the client's; "
+                   "may be given more than once. The server hashes the files once, in the background")
         ->option_text("DIR")
         ->allow_extra_args(false);
     app.add_option("--max-sessions", options.max_sessions, "serve this many clients at once; further clients wait")
@@ -246,9 +245,9 @@ int main(int argc, char ** argv) {
         return 0;
     }
 #ifdef __linux__
-    ::prctl(PR_SET_NAME, "rpc-server");  // as for ps: a worker's is "exe", the last part of the path that is executed
+    ::prctl(PR_SET_NAME, "rpc-server");  // for ps: a worker is executed as /proc/self/exe, and would be called "exe"
 #endif
-    // A directory that has gone since the start does not stop a worker: what it held is not found, that is all.
+    // A worker starts even if a directory has vanished since: it finds no weights there.
     if (worker_fd < 0 && indexer_fd < 0) {
         if (auto completed = complete(weights, size->count() > 0); !completed) {
             return fail_with(completed.error());
@@ -258,7 +257,7 @@ int main(int argc, char ** argv) {
         return server::run_worker(worker_fd, options.worker);
     }
     if (indexer_fd >= 0) {
-        // Nothing runs at the exit of a confined process: a leak checker, for one, would need what it gave up.
+        // No exit handlers in a confined process: a leak checker, for example, needs rights that it gave up.
         std::_Exit(server::run_indexer(indexer_fd, options.worker));
     }
     const auto served = server::run_supervisor(options);

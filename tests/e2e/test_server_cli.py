@@ -134,7 +134,7 @@ def test_no_port_before_the_devices_are_known(lab, device):
 
 def test_a_cache_that_cannot_be_written_is_off_in_the_banner(lab):
     out = lab.server('-c', '--cache-dir', '/proc/no/folder').out()
-    assert re.search(r'  local cache    : off: cannot make the directory /proc/no/folder\S*: ', out), out
+    assert re.search(r'  local cache    : off: cannot create directory /proc/no/folder\S*: ', out), out
 
 
 def test_the_banner_names_threads_and_shared_memory(lab):
@@ -513,7 +513,7 @@ def test_the_doctor_tells_full_stopped_and_good_servers_apart(lab):
     assert any('the server is full' in finding['what'] for finding in full['findings'])
     busy.close()
     server.signal(signal.SIGSTOP)
-    assert any('does not answer' in finding['what'] for finding in doctor(lab, server)['findings'])
+    assert any('does not reply' in finding['what'] for finding in doctor(lab, server)['findings'])
     server.signal(signal.SIGCONT)
 
 

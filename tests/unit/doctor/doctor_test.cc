@@ -43,7 +43,7 @@ EndpointFacts healthy_endpoint() {
     endpoint.local_address = "10.0.0.2";
     endpoint.is_caravan = endpoint.server_has_rdma = true;
     endpoint.version = "8.0.0";
-    endpoint.choice = GidChoice{true, "mlx5_0", 1, 3, "it is this side's address"};
+    endpoint.choice = GidChoice{true, "mlx5_0", 1, 3, "it is the local address"};
     endpoint.transport = "rdma";
     endpoint.plain = Measured{"tcp", 1, 4u << 20, 8u << 20, 200, 25.04, 40, 1e9, 2e9, ""};
     endpoint.rdma = Measured{"rdma", 1, 4u << 20, 8u << 20, 200, 5, 7, 1.1e10, 1.2e10, ""};
@@ -58,18 +58,18 @@ EndpointFacts over_tcp(const std::string & why) {
     return endpoint;
 }
 
-// The one thing to fix; fails the test if there is none, or more.
+// The only fault; fails the test unless there is exactly one.
 Finding to_fix(const Findings & findings) {
     EXPECT_EQ(std::ranges::count(findings, Mark::fix, &Finding::mark), 1);
     const auto found = std::ranges::find(findings, Mark::fix, &Finding::mark);
     return found == findings.end() ? Finding{} : *found;
 }
 
-TEST(Doctor, FindsNothingToFixWhereAllIsWell) {
+TEST(Doctor, HealthyMachineAndEndpointHaveNoFaults) {
     EXPECT_FALSE(any_to_fix(Report{"rpc-doctor", healthy_machine(), {healthy_endpoint()}}));
 }
 
-TEST(Doctor, TcpAloneIsFineWhereNobodyAsksForRdma) {
+TEST(Doctor, MissingRdmaIsNoFaultUnlessRequested) {
     Machine machine = healthy_machine();
     machine.ports.clear();
     machine.has_verbs = false;
@@ -78,15 +78,15 @@ TEST(Doctor, TcpAloneIsFineWhereNobodyAsksForRdma) {
     endpoint.choice = GidChoice{.why = "no RDMA device"};
     const Report report{"rpc-doctor", machine, {endpoint}};
     EXPECT_FALSE(any_to_fix(report));
-    EXPECT_TRUE(page(report).contains("  ok    sessions go over TCP\n")) << page(report);
-    EXPECT_TRUE(page(report).ends_with("\nAll is well.\n")) << page(report);
+    EXPECT_TRUE(page(report).contains("  ok    sessions use TCP\n")) << page(report);
+    EXPECT_TRUE(page(report).ends_with("\nNo faults found.\n")) << page(report);
     EXPECT_FALSE(any_to_fix(findings_of(healthy_machine(), over_tcp("server: no RDMA device"))));
     EndpointFacts stock = over_tcp("the server is a stock one");
     stock.is_caravan = stock.server_has_rdma = false;
     EXPECT_FALSE(any_to_fix(findings_of(healthy_machine(), stock)));
 }
 
-TEST(Doctor, SaysWhatToInstallForRdmaThatIsAskedFor) {
+TEST(Doctor, RequestedRdmaWithoutDevicesIsAFault) {
     Machine machine = healthy_machine();
     machine.ports.clear();
     const Findings unasked = findings_of(machine);
@@ -103,23 +103,23 @@ TEST(Doctor, SaysWhatToInstallForRdmaThatIsAskedFor) {
     EXPECT_TRUE(any_to_fix(findings_of(machine)));
 }
 
-TEST(Doctor, NamesTheLibraryThatRdmaLacks) {
+TEST(Doctor, MissingLibibverbsIsNamed) {
     Machine machine = healthy_machine();
     machine.why_no_verbs = "libibverbs.so.1 is not installed";
     const Findings findings = findings_of(machine);
     EXPECT_FALSE(any_to_fix(findings));
-    EXPECT_EQ(findings.front().what, "libibverbs.so.1 is not installed: everything goes over TCP");
+    EXPECT_EQ(findings.front().what, "libibverbs.so.1 is not installed: all connections use TCP");
     EXPECT_TRUE(findings.front().advice.contains("libibverbs1"));
     EXPECT_TRUE(page({"rpc-doctor", machine, {}}).contains("  build: with RDMA, but libibverbs.so.1 is not installed\n"));
     machine.transport_mode = "rdma";
     EXPECT_EQ(to_fix(findings_of(machine)).what, findings.front().what);
 }
 
-TEST(Doctor, RdmaThatBothEndsHaveAndThatFailsIsToBeFixed) {
+TEST(Doctor, FailingRdmaOfBothPeersIsAFault) {
     EXPECT_TRUE(any_to_fix(findings_of(healthy_machine(), over_tcp("no message got through over RDMA within 3 s"))));
 }
 
-TEST(Doctor, TakesTheLackOfRdmaForANoteInABuildWithout) {
+TEST(Doctor, MissingRdmaIsANoteInABuildWithout) {
     Machine machine = healthy_machine();
     machine.ports.clear();
     machine.transport_mode = "tcp";
@@ -133,7 +133,7 @@ TEST(Doctor, TakesTheLackOfRdmaForANoteInABuildWithout) {
     EXPECT_TRUE(findings.front().advice.contains("-DGGML_RPC_RDMA=ON"));
 }
 
-TEST(Doctor, TellsAPortThatIsDownFromOneThatCannotBeOpened) {
+TEST(Doctor, DistinguishesPortsThatAreDownCannotBeOpenedOrHaveNoGid) {
     const auto machine_that_asks = [] {
         Machine machine = healthy_machine();
         machine.transport_mode = "rdma";
@@ -150,13 +150,13 @@ TEST(Doctor, TellsAPortThatIsDownFromOneThatCannotBeOpened) {
     EXPECT_TRUE(to_fix(findings_of(machine)).advice.contains("IP address"));
 }
 
-TEST(Doctor, AnIdleSecondPortIsNoFault) {
+TEST(Doctor, SecondPortThatIsDownIsNoFault) {
     Machine machine = healthy_machine();
     machine.ports.push_back({.device = "mlx5_1", .port = 1, .state = "DOWN", .link_layer = "Ethernet"});
     EXPECT_FALSE(any_to_fix(findings_of(machine)));
 }
 
-TEST(Doctor, FindsAMemlockLimitThatIsTooLow) {
+TEST(Doctor, LowMemlockLimitIsAFaultIfRdmaIsRequested) {
     Machine machine = healthy_machine();
     machine.memlock = 64 << 10;
     EXPECT_FALSE(any_to_fix(findings_of(machine)));
@@ -169,7 +169,7 @@ TEST(Doctor, FindsAMemlockLimitThatIsTooLow) {
     EXPECT_FALSE(any_to_fix(findings_of(machine)));
 }
 
-TEST(Doctor, TellsAFullServerFromOneWhoseWorkersDoNotStart) {
+TEST(Doctor, DistinguishesFullServersFromWorkersThatDoNotStart) {
     using Reason = wire::AdmissionAnswer::Reason;
     EndpointFacts endpoint = healthy_endpoint();
     endpoint.queue = {.position = 3, .reason = Reason::server_full, .sessions = 16};
@@ -182,7 +182,7 @@ TEST(Doctor, TellsAFullServerFromOneWhoseWorkersDoNotStart) {
     EXPECT_TRUE(to_fix(findings_of(healthy_machine(), endpoint)).advice.contains("do not start"));
 }
 
-TEST(Doctor, TellsSilentDroppedAndForeignServersApart) {
+TEST(Doctor, DistinguishesSilentClosingAndForeignServers) {
     EndpointFacts endpoint;
     endpoint.stage = Stage::no_handshake;
     endpoint.failure = "it did not work";
@@ -193,12 +193,12 @@ TEST(Doctor, TellsSilentDroppedAndForeignServersApart) {
         EXPECT_EQ(finding.advice, "do something");
         return finding.what;
     };
-    EXPECT_EQ(what(Errc::timed_out), "it accepts connections and does not answer: it did not work");
-    EXPECT_EQ(what(Errc::reset), "it accepts connections and drops them: it did not work");
-    EXPECT_EQ(what(Errc::protocol), "it accepts connections and is no RPC server: it did not work");
+    EXPECT_EQ(what(Errc::timed_out), "it accepts connections, but does not reply: it did not work");
+    EXPECT_EQ(what(Errc::reset), "it accepts connections, but closes them: it did not work");
+    EXPECT_EQ(what(Errc::protocol), "it accepts connections, but is not an RPC server: it did not work");
 }
 
-TEST(Doctor, AdvisesByTheReasonForTcp) {
+TEST(Doctor, AdviceDependsOnTheReasonForTcp) {
     Machine machine = healthy_machine();
     machine.transport_mode = "rdma";
     const auto advice = [&](const EndpointFacts & endpoint) { return to_fix(findings_of(machine, endpoint)).advice; };
@@ -215,7 +215,7 @@ TEST(Doctor, AdvisesByTheReasonForTcp) {
     EXPECT_TRUE(advice(over_tcp("something new")).contains("GGML_RPC_DEBUG=1"));
 }
 
-TEST(Doctor, ASessionThatDoesNotOpenIsToBeFixed) {
+TEST(Doctor, RefusedSessionIsAFault) {
     Machine machine = healthy_machine();
     EndpointFacts endpoint = over_tcp("the server ended the connection");
     endpoint.transport.clear();
@@ -225,7 +225,7 @@ TEST(Doctor, ASessionThatDoesNotOpenIsToBeFixed) {
     }
 }
 
-TEST(Doctor, ReportsMeasurementsThatEndedEarlyAndServersWithoutDevices) {
+TEST(Doctor, FailedMeasurementsAndMissingDevicesAreFaults) {
     EndpointFacts endpoint = healthy_endpoint();
     endpoint.rdma->failure = "no progress for 5 s";
     EXPECT_TRUE(to_fix(findings_of(healthy_machine(), endpoint)).what.contains("over RDMA"));
@@ -234,28 +234,28 @@ TEST(Doctor, ReportsMeasurementsThatEndedEarlyAndServersWithoutDevices) {
     EXPECT_TRUE(to_fix(findings_of(healthy_machine(), endpoint)).advice.contains("--list-devices"));
 }
 
-TEST(Doctor, ThePageMarksTheChosenGidAndShowsBothTransports) {
+TEST(Doctor, PageMarksTheChosenGidAndShowsBothTransports) {
     EndpointFacts other = healthy_endpoint();
     other.endpoint = "10.0.0.7:1";
     const std::string text = page({"rpc-doctor", healthy_machine(), {healthy_endpoint(), other}});
     EXPECT_TRUE(text.contains("   *   3  RoCEv2  10.0.0.2")) << text;
     EXPECT_TRUE(text.contains("       2  RoCEv1  10.0.0.2")) << text;
-    EXPECT_TRUE(text.contains("chosen for 10.0.0.1:50052, 10.0.0.7:1: it is this side's address")) << text;
+    EXPECT_TRUE(text.contains("chosen for 10.0.0.1:50052, 10.0.0.7:1: it is the local address")) << text;
     EXPECT_TRUE(text.contains("25.0 µs        5.0 µs")) << text;
     EXPECT_TRUE(text.contains("1000 MB/s    11000 MB/s")) << text;
-    EXPECT_TRUE(text.ends_with("\nAll is well.\n")) << text;
+    EXPECT_TRUE(text.ends_with("\nNo faults found.\n")) << text;
 }
 
-TEST(Doctor, ThePageHasAdviceBelowItsFinding) {
+TEST(Doctor, PageHasAdviceBelowItsFinding) {
     Machine machine = healthy_machine();
     machine.transport_mode = "rdma";
     machine.memlock = 64 << 10;
     const std::string text = page({"rpc-doctor", machine, {}});
     EXPECT_TRUE(text.contains("  FIX   memlock limit 64 KiB is too low: a session needs 3 MiB\n        -> raise it")) << text;
-    EXPECT_TRUE(text.ends_with("something to fix.\n")) << text;
+    EXPECT_TRUE(text.ends_with("\nFaults found: see FIX above.\n")) << text;
 }
 
-TEST(Doctor, JsonSaysTheSame) {
+TEST(Doctor, JsonHasTheSameFacts) {
     EndpointFacts down;
     down.endpoint = "b:1";
     down.stage = Stage::silent;
@@ -287,7 +287,7 @@ protected:
     fs::path root_;
 };
 
-TEST_F(KernelFiles, TellPorts) {
+TEST_F(KernelFiles, ListPorts) {
     EXPECT_TRUE(ports_in(root_).empty());
     write("sys/class/infiniband/mlx5_0/ports/1/state", "4: ACTIVE\n");
     write("sys/class/infiniband/mlx5_0/ports/1/link_layer", "InfiniBand\n");
@@ -302,7 +302,7 @@ TEST_F(KernelFiles, TellPorts) {
     EXPECT_FALSE(ports[1].is_open);
 }
 
-TEST_F(KernelFiles, TellModulesAndCapabilities) {
+TEST_F(KernelFiles, ListModulesAndCapabilities) {
     write("proc/modules", "mlx5_ib 520192 0 - Live 0x0\next4 1 2 - Live 0x0\nib_uverbs 1 2 - Live 0x0\n");
     EXPECT_EQ(rdma_modules_in(root_), (std::vector<std::string>{"ib_uverbs", "mlx5_ib"}));
     EXPECT_FALSE(may_lock_all_in(root_));
@@ -312,7 +312,7 @@ TEST_F(KernelFiles, TellModulesAndCapabilities) {
     EXPECT_FALSE(may_lock_all_in(root_));
 }
 
-TEST(DoctorEndpoint, SilentAndRefusingServersGetAdviceAndAreNamedOnce) {
+TEST(DoctorEndpoint, SilentAndRefusingServersGetAdvice) {
     auto listeners = net::listen_on("127.0.0.1", 0);
     ASSERT_TRUE(listeners.has_value());
     const net::Endpoint endpoint = listeners->front().endpoint;
@@ -334,7 +334,7 @@ TEST(DoctorEndpoint, SilentAndRefusingServersGetAdviceAndAreNamedOnce) {
     EXPECT_TRUE(facts.advice.contains("getent hosts")) << facts.advice;
 }
 
-TEST(DoctorEndpoint, AServerThatDropsConnectionsGetsAdvice) {
+TEST(DoctorEndpoint, ServerThatClosesConnectionsGetsAdvice) {
     auto listeners = net::listen_on("127.0.0.1", 0);
     ASSERT_TRUE(listeners.has_value());
     std::jthread dropper([&](const std::stop_token & stop) {
@@ -348,7 +348,7 @@ TEST(DoctorEndpoint, AServerThatDropsConnectionsGetsAdvice) {
     EXPECT_TRUE(facts.advice.contains("server's log")) << facts.advice;
 }
 
-// Answers everything that is asked with zeroes, one byte for each receive.
+// Replies to every request with zeros, one byte per receive().
 class TricklingTransport : public net::Transport {
 public:
     Result<size_t> send(std::span<const ConstBytes> parts) override {
@@ -359,7 +359,7 @@ public:
         return size;
     }
     Result<size_t> receive(std::span<const MutableBytes> parts) override {
-        parts.front().front() = std::byte{arrived_++ == 0 ? uint8_t{4} : uint8_t{0}};  // the size of DEVICE_COUNT's answer
+        parts.front().front() = std::byte{arrived_++ == 0 ? uint8_t{4} : uint8_t{0}};  // the size of the reply to DEVICE_COUNT
         return arrived_ < 8 ? 1 : 0;
     }
     Result<bool> wait(net::Interest, TimePoint, microseconds) override { return true; }
@@ -370,10 +370,10 @@ private:
     int arrived_ = 0;
 };
 
-TEST(DoctorMeasure, EndsInTimeWhateverThePeerDoes) {
+TEST(DoctorMeasure, TricklingPeerCannotExceedTheTimeLimit) {
     const Measured measured = measure(std::make_unique<TricklingTransport>(),
                                       {.answer = milliseconds(60'000), .whole = milliseconds(50)});
-    EXPECT_TRUE(measured.failure.contains("still not done")) << measured.failure;
+    EXPECT_TRUE(measured.failure.contains("not finished")) << measured.failure;
     EXPECT_EQ(measured.round_trips, 0u);
 }
 

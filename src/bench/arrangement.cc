@@ -19,7 +19,7 @@ constexpr const char * all_layers = "999";
 Result<Kind> parse_kind(std::string_view name) {
     const auto found = std::ranges::find(names, name, &std::pair<Kind, std::string_view>::second);
     if (found == names.end()) {
-        return fail(Errc::invalid_argument, "no arrangement \"{}\": stock, tcp, rdma and local are there", name);
+        return fail(Errc::invalid_argument, "\"{}\" is not an arrangement: use stock, tcp, rdma or local", name);
     }
     return found->first;
 }
@@ -37,7 +37,7 @@ std::string Arrangement::servers() const {
 }
 
 Environment environment_of(const Arrangement & arrangement, const Settings & settings) {
-    // A server that is named there is a device of every run, the local one too.
+    // Servers in GGML_RPC_SERVERS would add devices to every run, including the local one.
     Environment out{{"GGML_RPC_SERVERS", ""}, {"GGML_BACKEND_PATH", is_ours(arrangement.kind) ? settings.plugin : ""}};
     if (arrangement.kind == Kind::tcp || arrangement.kind == Kind::rdma) {
         out["GGML_RPC_TRANSPORT"] = arrangement.name();

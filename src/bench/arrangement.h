@@ -1,4 +1,4 @@
-// The ways to run a model that are compared: who is the client, over what, with which servers.
+// The arrangements in which a model runs: the plug-in, the transport and the servers.
 #pragma once
 
 #include <string>
@@ -11,9 +11,9 @@
 namespace caravan::bench {
 
 enum class Kind {
-    caravan,  // our plug-in, with the transport that the environment asks for
-    tcp,      // our plug-in over TCP
-    rdma,     // our plug-in over RDMA
+    caravan,  // Caravan's plug-in, with the transport of the environment
+    tcp,      // Caravan's plug-in over TCP
+    rdma,     // Caravan's plug-in over RDMA
     stock,    // ggml's own RPC plug-in
     local,    // no RPC
 };
@@ -25,28 +25,28 @@ inline bool is_ours(Kind kind) { return kind == Kind::caravan || kind == Kind::t
 
 struct Arrangement {
     Kind kind = Kind::caravan;
-    std::vector<std::string> endpoints;  // none: no RPC
+    std::vector<std::string> endpoints;  // empty: no RPC
 
     std::string_view name() const { return name_of(kind); }
     std::string servers() const;  // as --rpc takes them
 };
 
-// What is the same for all arrangements.
+// The settings that all arrangements share.
 struct Settings {
-    std::string program;  // llama-bench
-    std::string plugin;   // ours
+    std::string program;  // path of llama-bench
+    std::string plugin;   // path of Caravan's
     std::string model;
     uint32_t prompt = 512, generate = 128;  // tokens; 0: not measured
     uint32_t repetitions = 3;               // within a run
-    uint32_t threads = 0;                   // 0: llama-bench decides
+    uint32_t threads = 0;                   // 0: llama-bench's default
     std::string device, local_device;       // llama-bench's -dev with RPC and without; "": all, and none
     std::vector<std::string> more;          // arguments for llama-bench
 };
 
-// The environment that makes llama-bench that client.
+// The environment in which llama-bench runs in this arrangement.
 Environment environment_of(const Arrangement & arrangement, const Settings & settings);
 
-// llama-bench's command line.
+// The command line of llama-bench; [0] is its path.
 std::vector<std::string> command_of(const Arrangement & arrangement, const Settings & settings);
 
 }  // namespace caravan::bench

@@ -22,7 +22,7 @@ extern char ** environ;
 namespace caravan::bench {
 namespace {
 
-constexpr size_t last_lines = 4;
+constexpr size_t max_last_lines = 4;
 
 struct Pipe {
     UniqueFd read, write;
@@ -31,12 +31,12 @@ struct Pipe {
 Result<Pipe> make_pipe() {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) {
-        return fail(Errc::io, "cannot make a pipe: {}", errno_text(errno));
+        return fail(Errc::io, "cannot create a pipe: {}", errno_text(errno));
     }
     return Pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-// While it lives, the signals that end this process are read from a descriptor instead.
+// Reads the signals that end this process from a descriptor; raises one that arrived when it is destroyed.
 class HeldSignals {
 public:
     HeldSignals() {
@@ -71,7 +71,7 @@ private:
     int arrived_ = 0;
 };
 
-// Owns a running process: kills it if it has not been waited for.
+// Owns a running process; the destructor kills it unless wait() was called.
 class Running {
 public:
     explicit Running(pid_t pid) : pid_(pid) {}
@@ -141,7 +141,7 @@ Result<pid_t> spawn(std::vector<std::string> argv, const Environment & changes, 
     return pid;
 }
 
-// Appends what is there; false at the end.
+// Appends available bytes. Returns false at the end of the file.
 bool read_some(int fd, std::string & to) {
     std::array<char, 16384> piece;
     const ssize_t n = ::read(fd, piece.data(), piece.size());
@@ -160,16 +160,16 @@ void cut_lines(std::string & rest, std::vector<Child::Line> & lines) {
 
 }  // namespace
 
-std::string Child::how_it_ended() const {
+std::string Child::exit_text() const {
     if (WIFSIGNALED(status)) {
         return formatted("signal {} ({})", WTERMSIG(status), ::strsignal(WTERMSIG(status)));
     }
     return formatted("exit code {}", WEXITSTATUS(status));
 }
 
-std::string Child::last_words() const {
+std::string Child::last_lines() const {
     std::string out;
-    for (size_t i = err.size() - std::min(err.size(), last_lines); i < err.size(); ++i) {
+    for (size_t i = err.size() - std::min(err.size(), max_last_lines); i < err.size(); ++i) {
         out += (out.empty() ? "" : " | ") + err[i].text;
     }
     return out;
@@ -181,7 +181,7 @@ Result<Child> run_child(const std::vector<std::string> & argv, const Environment
     if (!out || !err) {
         return std::unexpected(out ? err.error() : out.error());
     }
-    HeldSignals signals;  // raises what it held after the child has ended: it is destroyed last
+    HeldSignals signals;  // destroyed after the child has ended
     const auto pid = spawn(argv, changes, out->write.get(), err->write.get(), signals.before());
     if (!pid) {
         return std::unexpected(pid.error());
@@ -199,10 +199,10 @@ Result<Child> run_child(const std::vector<std::string> & argv, const Environment
         }
         if (watched[0].revents != 0) {
             signals.take();
-            return fail(Errc::closed, "asked to end");
+            return fail(Errc::closed, "ended by a signal");
         }
         if (Clock::now() >= deadline) {
-            return fail(Errc::timed_out, "{} did not end in time and was killed", argv[0]);
+            return fail(Errc::timed_out, "{} exceeded its time limit and was killed", argv[0]);
         }
         if (watched[1].revents != 0 && !read_some(out->read.get(), child.out)) {
             out->read.reset();

@@ -1,4 +1,4 @@
-// A program that is run to its end, with what it said.
+// Runs a program to its end and collects its output.
 #pragma once
 
 #include <map>
@@ -10,25 +10,25 @@
 
 namespace caravan::bench {
 
-// Changes to this process's environment; "" unsets.
+// Changes to the environment of this process; "" unsets a variable.
 using Environment = std::map<std::string, std::string>;
 
 struct Child {
     struct Line {
-        TimePoint at;  // when this process read its end
+        TimePoint at;  // when this process read the newline
         std::string text;
     };
-    int status = 0;  // as waitpid gives it
+    int status = 0;  // of waitpid()
     std::string out;
     std::vector<Line> err;
 
     bool succeeded() const { return status == 0; }
-    std::string how_it_ended() const;    // "exit code 1", "signal 11 (Segmentation fault)"
-    std::string last_words() const;      // the last lines of its stderr, in one line
+    std::string exit_text() const;       // "exit code 1", "signal 11 (Segmentation fault)"
+    std::string last_lines() const;      // the last lines of its stderr, joined by " | "
 };
 
-// argv[0] is a path. Its stdin is empty. It is killed at the deadline, which is Errc::timed_out, and when this process is
-// asked to end (SIGINT, SIGTERM, SIGHUP), which then does. One at a time in a process.
+// Runs `argv` (argv[0] is a path) with empty stdin. At the deadline the child is killed: Errc::timed_out. On SIGINT, SIGTERM
+// and SIGHUP the child is killed and the signal is raised again. Only one call at a time in a process.
 Result<Child> run_child(const std::vector<std::string> & argv, const Environment & changes, TimePoint deadline);
 
 }  // namespace caravan::bench

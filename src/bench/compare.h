@@ -1,5 +1,5 @@
-// The arrangements' runs against each other. What is compared was measured in the same round, so that a machine that is
-// slower for some minutes is so for all of them.
+// Compares the runs of arrangements. Ratios and differences are taken within a round, so that a machine that is slower for
+// some minutes affects all arrangements.
 #pragma once
 
 #include <optional>
@@ -13,8 +13,8 @@ namespace caravan::bench {
 
 struct Measured {
     Arrangement arrangement;
-    std::vector<Run> runs;  // one for each round, until one failed
-    std::string failure;    // of the first run that failed: it was the last
+    std::vector<Run> runs;  // one for each round, up to a failure
+    std::string failure;    // of the run that failed, which was the last
 };
 
 // One test in one arrangement, over all its rounds.
@@ -22,17 +22,17 @@ struct Row {
     std::string test;
     bool generates = false;
     Summary tokens_per_second;
-    Summary ratio;        // of tokens per second, to the first arrangement
-    Summary overhead_us;  // of a token, over the local arrangement; generating tests only
+    Summary ratio;        // of tokens per second to those of the first arrangement
+    Summary overhead_us;  // time of a token less that of the local arrangement; generating tests only
 };
 
-// The first load may fill a server's cache, of which the later ones profit.
+// The first load and the later ones are separate, since the first one may fill a server's cache.
 struct LoadRow {
-    Summary seconds;     // one of the first
-    Summary from_cache;  // share of the weights; empty if it is not known
+    Summary seconds;     // of the first load: one value
+    Summary from_cache;  // share of the weights; empty if unknown
 };
 
-// Of a generated token, over all rounds: as in Traffic. Empty what is not known.
+// Of a generated token, over all rounds, as in Traffic; empty if unknown.
 struct TrafficRow {
     Summary round_trips, sends, bytes_up, bytes_down, us;
     Summary client, compute, wire, queue;
@@ -40,13 +40,13 @@ struct TrafficRow {
 
 struct Comparison {
     Summary load_s;
-    Summary load_ratio;  // of the times, to the first arrangement
+    Summary load_ratio;  // of the time to that of the first arrangement
     LoadRow first_load, later_loads;
     std::vector<Row> rows;
     TrafficRow traffic;
 };
 
-// One for each arrangement, in their order.
+// Returns one Comparison for each arrangement, in the same order.
 std::vector<Comparison> compare(const std::vector<Measured> & measured);
 
 }  // namespace caravan::bench

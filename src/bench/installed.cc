@@ -13,19 +13,19 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char * plugin_file = "libggml-rpc-caravan.so";
-constexpr std::string_view initialized = "calling init: ";  // glibc's words
+constexpr std::string_view initialized = "calling init: ";  // printed by glibc
 
 bool is_program(const fs::path & path) {
     std::error_code error;
     return fs::is_regular_file(path, error) && ::access(path.c_str(), X_OK) == 0;
 }
 
-// What llama-bench loaded, from its stderr under LD_DEBUG=files.
+// The libraries that llama-bench loaded, from its stderr under LD_DEBUG=files.
 struct Loaded {
-    bool known = false;    // that the loader spoke at all
+    bool known = false;    // the loader printed its libraries
     bool ours = false;     // the plug-in of the settings
-    bool refused = false;  // it was, and stepped aside
-    std::string other;     // any plug-in that outranks stock
+    bool refused = false;  // the plug-in was loaded, but does not fit this ggml
+    std::string other;     // a plug-in that outranks stock; may be empty
 };
 
 Loaded loaded_by(const Child & child, const std::string & plugin) {
@@ -56,12 +56,12 @@ Result<std::string> find_llama_bench() {
         if (is_program(named)) {
             return fs::absolute(named).string();
         }
-        return fail(Errc::not_found, "LLAMA_BENCH={} is no program", named);
+        return fail(Errc::not_found, "LLAMA_BENCH={} is not an executable file", named);
     }
     const char * path = std::getenv("PATH");
     for (const auto part : std::views::split(std::string_view(path == nullptr ? "" : path), ':')) {
         const fs::path folder(std::string_view(part.begin(), part.end()));
-        // Beside a plug-in lie launchers, which would load it in every arrangement.
+        // A llama-bench beside a plug-in is a launcher, which would load the plug-in in every arrangement.
         if (!folder.empty() && is_program(folder / "llama-bench") && !fs::exists(folder / plugin_file)) {
             return fs::absolute(folder / "llama-bench").string();
         }
@@ -97,17 +97,17 @@ Result<> check(const Arrangement & arrangement, const Settings & settings, TimeP
     }
     const Loaded loaded = loaded_by(*child, settings.plugin);
     if (is_ours(arrangement.kind) && loaded.known && (!loaded.ours || loaded.refused)) {
-        return fail(Errc::unsupported, "llama-bench does not take the plug-in {}{}", settings.plugin,
+        return fail(Errc::unsupported, "llama-bench does not load the plug-in {}{}", settings.plugin,
                     loaded.refused ? ": it was built for another ggml" : "");
     }
     if (arrangement.kind == Kind::stock && !loaded.other.empty() && !loaded.refused) {
-        return fail(Errc::unavailable, "{} is installed and comes before ggml's own plug-in: move it away for this run",
+        return fail(Errc::unavailable, "{} is installed and outranks ggml's own plug-in: move it away for this run",
                     loaded.other);
     }
     for (const std::string & endpoint : arrangement.endpoints) {
         if (!child->succeeded() || !child->out.contains(endpoint)) {
-            return fail(Errc::unavailable, "llama-bench gets no device from {} ({}); rpc-doctor {} says more", endpoint,
-                        child->how_it_ended(), endpoint);
+            return fail(Errc::unavailable, "llama-bench gets no device from {} ({}); run rpc-doctor {} for the reason", endpoint,
+                        child->exit_text(), endpoint);
         }
     }
     return {};

@@ -1,4 +1,4 @@
-// What is installed here: llama-bench, our plug-in, and whether the one gets the other.
+// Finds llama-bench and the plug-in, and checks that llama-bench loads the plug-in.
 #pragma once
 
 #include <string>
@@ -7,14 +7,14 @@
 
 namespace caravan::bench {
 
-// $LLAMA_BENCH, else the first on PATH that is not a launcher of ours.
+// $LLAMA_BENCH, else the first llama-bench on PATH that is not one of Caravan's launchers. Errc::not_found if there is none.
 Result<std::string> find_llama_bench();
 
-// The plug-in beside this program, else the installed one.
+// The plug-in beside this program, else the installed one. Errc::not_found if there is none.
 Result<std::string> find_plugin();
 
-// Does llama-bench get in this arrangement the RPC plug-in that it is about, and does each server answer? Runs
-// llama-bench without a model.
+// Checks that llama-bench loads the RPC plug-in of this arrangement and gets a device from each server. Runs llama-bench
+// without a model.
 Result<> check(const Arrangement & arrangement, const Settings & settings, TimePoint deadline);
 
 }  // namespace caravan::bench

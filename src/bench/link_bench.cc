@@ -14,12 +14,12 @@ namespace {
 
 constexpr std::array<uint64_t, 10> sizes{64,        256,        1 << 10,   4 << 10, 16 << 10,
                                          64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20};
-constexpr uint64_t most_memory = 64 << 20;      // of a server's first device, for each link
+constexpr uint64_t most_memory = 64 << 20;      // bytes of the server's first device, for each link
 constexpr uint32_t most_round_trips = 1000;     // in one round
-constexpr std::chrono::hours whole{24};         // the measuring is bounded by its rounds
-constexpr seconds upgrade_patience{10};         // to agree on RDMA, or not
+constexpr std::chrono::hours whole{24};         // no further limit: the rounds bound the measurements
+constexpr seconds upgrade_patience{10};         // limit of negotiating RDMA
 
-// An open session with a region of the server's memory.
+// An open session, with a region of the server's memory.
 class Session {
 public:
     static Result<std::unique_ptr<Session>> start(std::unique_ptr<net::Transport> transport, milliseconds silence) {
@@ -67,7 +67,7 @@ private:
     Session(std::unique_ptr<net::Transport> transport, milliseconds silence)
         : peer_(std::move(transport), {.answer = silence, .whole = whole}) {}
 
-    // The first one is not counted. At least one is.
+    // The first round trip is not counted; at least one is.
     Result<std::vector<double>> round_trips(uint64_t size, milliseconds time) {
         std::vector<std::byte> sent(size), back(size);
         std::vector<double> out;
@@ -82,7 +82,7 @@ private:
                 return std::unexpected(done.error());
             }
             if (sent != back) {
-                return fail(Errc::protocol, "{} bytes came back other than they were sent", size);
+                return fail(Errc::protocol, "{} bytes were received differently from what was sent", size);
             }
             if (i > 0) {
                 out.push_back(std::chrono::duration<double, std::micro>(arrived - start).count());
@@ -106,13 +106,13 @@ struct OpenLink {
     }
 };
 
-// `for_session`: as a program's session is opened, over RDMA where that can be; else over a socket.
-OpenLink open_link(const net::Endpoint & endpoint, bool for_session, milliseconds silence, const Say & say) {
+// `for_session`: opens the link like a session of a program, with RDMA if possible; otherwise without RDMA.
+OpenLink open_link(const net::Endpoint & endpoint, bool for_session, milliseconds silence, const Progress & progress) {
     OpenLink out{.link = {.endpoint = endpoint.text()}};
     const net::Queueing queueing{
         .until = Clock::now() + answer_timeout(), .on_wait = [&](const wire::AdmissionAnswer & place) {
             if (place.reason != wire::AdmissionAnswer::Reason::starting) {
-                say(formatted("{}: waiting for a session, for {} s at most (GGML_RPC_TIMEOUT_S): {}", endpoint.text(),
+                progress(formatted("{}: waiting for a session, for {} s at most (GGML_RPC_TIMEOUT_S): {}", endpoint.text(),
                               answer_timeout().count(), net::describe(place)));
             }
         }};
@@ -138,12 +138,12 @@ OpenLink open_link(const net::Endpoint & endpoint, bool for_session, millisecond
     return out;
 }
 
-// The second connection only where the first is RDMA: a stock server serves one at a time.
-std::vector<OpenLink> open_links(const net::Endpoint & endpoint, milliseconds silence, const Say & say) {
+// Opens a second connection only if the first uses RDMA: a stock server serves one at a time.
+std::vector<OpenLink> open_links(const net::Endpoint & endpoint, milliseconds silence, const Progress & progress) {
     std::vector<OpenLink> links;
-    links.push_back(open_link(endpoint, true, silence, say));
+    links.push_back(open_link(endpoint, true, silence, progress));
     if (links.front().link.transport == "rdma" && transport_mode() == TransportMode::automatic) {
-        links.insert(links.begin(), open_link(endpoint, false, silence, say));
+        links.insert(links.begin(), open_link(endpoint, false, silence, progress));
     }
     return links;
 }
@@ -168,13 +168,13 @@ bool LinkBench::any_failed() const {
     return std::ranges::any_of(links, [](const Link & link) { return !link.failure.empty(); });
 }
 
-void run(LinkBench & bench, const std::vector<net::Endpoint> & endpoints, const Say & say) {
+void run(LinkBench & bench, const std::vector<net::Endpoint> & endpoints, const Progress & progress) {
     for (const net::Endpoint & endpoint : endpoints) {
-        std::vector<OpenLink> links = open_links(endpoint, bench.silence, say);
+        std::vector<OpenLink> links = open_links(endpoint, bench.silence, progress);
         for (uint32_t round = 0; round < bench.rounds; ++round) {
             if (std::ranges::any_of(links, [](const OpenLink & open) { return open.session != nullptr; })) {
                 run_round(links, round, bench.time);
-                say(formatted("{}: round {} of {} done", endpoint.text(), round + 1, bench.rounds));
+                progress(formatted("{}: round {} of {} done", endpoint.text(), round + 1, bench.rounds));
             }
         }
         for (OpenLink & open : links) {

@@ -18,7 +18,7 @@ constexpr double plot_height = 240, panel_height = 330, legend_row = 20;
 
 using Value = std::function<double(const LinkRow &)>;
 
-// A scale whose ends are powers of `base`.
+// A logarithmic scale whose ends are powers of `base`.
 struct LogScale {
     double base, low, high;  // exponents
     double begin, end;       // pixels
@@ -95,7 +95,7 @@ std::string plot(const LinkBench & bench) {
     }
     draw(svg, top + legend + 8, "round trip, µs: median; dashed: 99th percentile", links, &LinkRow::p50_us,
          &LinkRow::p99_us);
-    draw(svg, top + legend + 8 + panel_height, "bandwidth, MB/s: to the server; dashed: from it", links,
+    draw(svg, top + legend + 8 + panel_height, "bandwidth, MB/s: to the server; dashed: from the server", links,
          [](const LinkRow & row) { return row.to_server.median / 1e6; },
          [](const LinkRow & row) { return row.from_server.median / 1e6; });
     return svg.document();

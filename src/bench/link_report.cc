@@ -9,7 +9,7 @@
 namespace caravan::bench {
 namespace {
 
-// Three digits or more: links differ by powers of ten.
+// Three significant digits or more, since links differ by powers of ten.
 std::string megabytes(double per_second) {
     const double value = per_second / 1e6;
     return formatted("{:.{}f}", value, value < 10 ? 2 : value < 100 ? 1 : 0);
@@ -43,7 +43,7 @@ std::string markdown(const LinkBench & bench) {
     table.add_column("endpoint", false);
     table.add_column("transport", false);
     for (const char * header : {"message", "round trips", "p50, µs", "p90, µs", "p99, µs",
-                                "to the server, MB/s (min-max)", "from it, MB/s (min-max)"}) {
+                                "to server, MB/s (min-max)", "from server, MB/s (min-max)"}) {
         table.add_column(header, true);
     }
     std::string notes;
@@ -66,7 +66,7 @@ std::string markdown(const LinkBench & bench) {
         return notes.empty() ? notes : notes.substr(1);
     }
     return table.text() + notes +
-           formatted("\nround trips: of {} together; MB/s: median of the rounds, payload only\n", counted(bench.rounds, "round"));
+           formatted("\nround trips: all of {}; MB/s: median of the rounds, payload only\n", counted(bench.rounds, "round"));
 }
 
 std::string csv(const LinkBench & bench) {

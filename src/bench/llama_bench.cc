@@ -38,10 +38,10 @@ Result<std::vector<Test>> parse_tests(const std::string & text, ModelFacts * fac
             test.name += depth == 0 ? "" : formatted("@d{}", depth);
             std::ranges::transform(row.at("samples_ns"), std::back_inserter(test.ns), count<uint64_t>);
             if (test.tokens == 0 || test.ns.empty() || std::ranges::contains(test.ns, 0u)) {
-                return fail(Errc::protocol, "llama-bench measured nothing for {}", test.name);
+                return fail(Errc::protocol, "llama-bench has no measurement of {}", test.name);
             }
             if (std::ranges::contains(out, test.name, &Test::name)) {
-                return fail(Errc::invalid_argument, "{} was run twice: give one value to each option of llama-bench",
+                return fail(Errc::invalid_argument, "{} ran twice: give each option of llama-bench one value",
                             test.name);
             }
             out.push_back(std::move(test));
@@ -56,7 +56,7 @@ Result<std::vector<Test>> parse_tests(const std::string & text, ModelFacts * fac
             }
         }
     } catch (const std::exception & error) {
-        return fail(Errc::protocol, "llama-bench's output is not understood: {}", error.what());
+        return fail(Errc::protocol, "cannot parse the output of llama-bench: {}", error.what());
     }
     if (out.empty()) {
         return fail(Errc::protocol, "llama-bench printed no result");
@@ -64,7 +64,7 @@ Result<std::vector<Test>> parse_tests(const std::string & text, ModelFacts * fac
     return out;
 }
 
-// It says "starting" before it opens the file, and speaks again when the model and the context are there.
+// It prints "starting" before it opens the file, and the next line when model and context are ready.
 Result<double> load_seconds(const std::vector<Child::Line> & progress) {
     std::vector<TimePoint> times;
     for (const Child::Line & line : progress) {
@@ -73,7 +73,7 @@ Result<double> load_seconds(const std::vector<Child::Line> & progress) {
         }
     }
     if (times.size() < 2) {
-        return fail(Errc::protocol, "llama-bench does not tell its progress");
+        return fail(Errc::protocol, "llama-bench printed no progress");
     }
     return std::chrono::duration<double>(times[1] - times[0]).count();
 }
@@ -82,7 +82,7 @@ namespace {
 
 struct Ended {
     Child child;
-    std::vector<SessionCounts> sessions;  // of our plug-in
+    std::vector<SessionCounts> sessions;  // of Caravan's plug-in
 };
 
 Result<Ended> run_llama_bench(const Arrangement & arrangement, const Settings & settings, TimePoint deadline) {
@@ -101,7 +101,7 @@ Result<Ended> run_llama_bench(const Arrangement & arrangement, const Settings & 
         return std::unexpected(child.error());
     }
     if (!child->succeeded()) {
-        return fail(Errc::unavailable, "llama-bench ended with {}: {}", child->how_it_ended(), child->last_words());
+        return fail(Errc::unavailable, "llama-bench ended with {}: {}", child->exit_text(), child->last_lines());
     }
     auto sessions = stats ? parse_stats(stats->text()) : std::vector<SessionCounts>{};
     if (!sessions) {

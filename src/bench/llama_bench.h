@@ -1,4 +1,4 @@
-// One run of llama-bench, and what it measured.
+// Runs llama-bench and reads its results.
 #pragma once
 
 #include <cstdint>
@@ -10,19 +10,19 @@
 
 namespace caravan::bench {
 
-// One test of a run: "pp512", "tg128"; "tg128@d1024" with a context of 1024 tokens before it.
+// One test of a run: "pp512", "tg128"; "tg128@d1024" follows a context of 1024 tokens.
 struct Test {
     std::string name;
     uint64_t tokens = 0;
     bool generates = false;
     std::vector<uint64_t> ns;  // of each repetition
 
-    // Of the median repetition: one that was disturbed does not count.
+    // Of the median repetition, so that a disturbed one has no effect.
     double tokens_per_second() const;
     double us_per_token() const { return 1e6 / tokens_per_second(); }
 };
 
-// What llama-bench says of the model and the machine.
+// Facts about model and machine, as llama-bench reports them.
 struct ModelFacts {
     std::string type, cpu, gpu, build;
     uint64_t bytes = 0, parameters = 0;
@@ -30,20 +30,20 @@ struct ModelFacts {
 
 struct Run {
     uint32_t round = 0;     // from 0
-    uint32_t position = 0;  // in the order of its round
-    double load_s = 0;      // from opening the file until all is ready for the first batch
+    uint32_t position = 0;  // in the order of the round
+    double load_s = 0;      // from opening the file until model and context are ready
     std::vector<Test> tests;
-    std::optional<double> load_from_cache;  // the share of the weights that the servers had; our plug-in only
-    std::optional<Traffic> traffic;         // of a generated token; our plug-in only
+    std::optional<double> load_from_cache;  // share of the weights that the servers had; Caravan's plug-in only
+    std::optional<Traffic> traffic;         // of a generated token; Caravan's plug-in only
 };
 
-// `facts` is filled in, if it is not null.
+// Runs all tests once. Sets `facts` unless it is null.
 Result<Run> run_once(const Arrangement & arrangement, const Settings & settings, TimePoint deadline, ModelFacts * facts);
 
-// What a generated token costs on the way, from two runs that only generate, each within `limit`; our plug-in only.
+// Measures the traffic of a generated token, by two runs that only generate, each within `limit`; Caravan's plug-in only.
 Result<Traffic> measure_traffic(const Arrangement & arrangement, const Settings & settings, seconds limit);
 
-// The parts of run_once: what llama-bench printed, and the time to load from its lines of progress.
+// The parts of run_once(): read the output of llama-bench; derive the time to load from its progress lines.
 Result<std::vector<Test>> parse_tests(const std::string & json, ModelFacts * facts);
 Result<double> load_seconds(const std::vector<Child::Line> & progress);
 

@@ -11,7 +11,7 @@ namespace {
 
 constexpr seconds check_limit{60};
 
-std::string told(const Run & run) {
+std::string summary(const Run & run) {
     std::string out;
     for (const Test & test : run.tests) {
         out += formatted("{} {:.2f} t/s, ", test.name, test.tokens_per_second());
@@ -19,7 +19,7 @@ std::string told(const Run & run) {
     return out + formatted("loaded in {:.2f} s", run.load_s);
 }
 
-Result<Run> run_one(ModelBench & bench, const Arrangement & arrangement, const Say & say) {
+Result<Run> run_one(ModelBench & bench, const Arrangement & arrangement, const Progress & progress) {
     if (bench.cold) {
         if (auto dropped = drop_from_memory(bench.settings.model); !dropped) {
             return std::unexpected(dropped.error());
@@ -29,7 +29,7 @@ Result<Run> run_one(ModelBench & bench, const Arrangement & arrangement, const S
     if (run && is_ours(arrangement.kind) && bench.settings.generate > 0) {
         auto traffic = measure_traffic(arrangement, bench.settings, bench.run_limit);
         if (!traffic) {
-            say(formatted("{}: what a token costs on the way is not known: {}", arrangement.name(), traffic.error().text));
+            progress(formatted("{}: cannot measure the traffic of a token: {}", arrangement.name(), traffic.error().text));
         } else {
             run->traffic = *traffic;
         }
@@ -43,10 +43,10 @@ bool ModelBench::any_failed() const {
     return std::ranges::any_of(measured, [](const Measured & m) { return !m.failure.empty(); });
 }
 
-void run(ModelBench & bench, const std::vector<Arrangement> & arrangements, const Say & say) {
+void run(ModelBench & bench, const std::vector<Arrangement> & arrangements, const Progress & progress) {
     const auto failed = [&](Measured & measured, const Error & error) {
         measured.failure = error.text;
-        say(formatted("{} failed: {}", measured.arrangement.name(), error.text));
+        progress(formatted("{} failed: {}", measured.arrangement.name(), error.text));
     };
     for (const Arrangement & arrangement : arrangements) {
         Measured & measured = bench.measured.emplace_back(Measured{.arrangement = arrangement});
@@ -60,14 +60,14 @@ void run(ModelBench & bench, const std::vector<Arrangement> & arrangements, cons
             if (!measured.failure.empty()) {
                 continue;
             }
-            auto run = run_one(bench, measured.arrangement, say);
+            auto run = run_one(bench, measured.arrangement, progress);
             if (!run) {
                 failed(measured, run.error());
                 continue;
             }
             run->round = round;
             run->position = position;
-            say(formatted("round {} of {}: {}: {}", round + 1, bench.rounds, measured.arrangement.name(), told(*run)));
+            progress(formatted("round {} of {}: {}: {}", round + 1, bench.rounds, measured.arrangement.name(), summary(*run)));
             measured.runs.push_back(std::move(*run));
         }
     }

@@ -1,4 +1,4 @@
-// A model in several arrangements, interleaved: each round runs each once.
+// Measures a model in several arrangements, interleaved: each round runs each arrangement once.
 #pragma once
 
 #include <vector>
@@ -11,15 +11,15 @@ namespace caravan::bench {
 struct ModelBench {
     Settings settings;
     uint32_t rounds = 5;
-    bool cold = false;  // the model's file is dropped from this machine's memory before each run
+    bool cold = false;  // drop the model's file from this machine's page cache before each run
     seconds run_limit{3600};
     ModelFacts facts;
-    std::vector<Measured> measured;  // by arrangement; filled in by run
+    std::vector<Measured> measured;  // one for each arrangement; set by run()
 
     bool any_failed() const;
 };
 
-// Runs everything that can be run: an arrangement that fails is left out from then on.
-void run(ModelBench & bench, const std::vector<Arrangement> & arrangements, const Say & say);
+// Runs all arrangements. One that fails is not run again.
+void run(ModelBench & bench, const std::vector<Arrangement> & arrangements, const Progress & progress);
 
 }  // namespace caravan::bench

@@ -16,7 +16,7 @@ constexpr double row_height = 30, bar_height = 18, panel_head = 30, panel_foot =
 constexpr double plot_width = width - left - right;
 constexpr int ticks = 5;
 
-// What one test has in each arrangement.
+// The results of one test.
 struct Panel {
     std::string test;
     std::vector<std::pair<size_t, Summary>> bars;  // by arrangement
@@ -85,7 +85,7 @@ std::string plot(const ModelBench & bench) {
     const std::string title = bench.facts.type.empty() ? "nothing was measured" : bench.facts.type;
     Svg svg(width, height, title);
     svg.heading(16, 24, title);
-    svg.text(16, 42, Anchor::start, formatted("median of {}; the line from slowest to fastest", counted(bench.rounds, "round")));
+    svg.text(16, 42, Anchor::start, formatted("median of {}; the line spans slowest to fastest", counted(bench.rounds, "round")));
     double y = top;
     for (const Panel & panel : panels) {
         draw(svg, y, panel, bench);

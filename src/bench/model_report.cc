@@ -8,7 +8,7 @@
 namespace caravan::bench {
 namespace {
 
-// "12.34 (11.90-12.50)", with so many digits after the point.
+// "12.34 (11.90-12.50)", with `digits` digits after the point.
 std::string spread(const Summary & summary, int digits) {
     return summary.count == 0 ? ""
                               : formatted("{:.{}f} ({:.{}f}-{:.{}f})", summary.median, digits, summary.min, digits,
@@ -20,13 +20,13 @@ std::string parameters_text(uint64_t parameters) {
     return count >= 1e9 ? formatted("{:.2f} B", count / 1e9) : formatted("{:.2f} M", count / 1e6);
 }
 
-constexpr const char * not_known = "n/a";
+constexpr const char * unknown = "n/a";
 
-std::string or_not_known(const Summary & summary, int digits) {
-    return summary.count == 0 ? not_known : spread(summary, digits);
+std::string or_unknown(const Summary & summary, int digits) {
+    return summary.count == 0 ? unknown : spread(summary, digits);
 }
 
-// Of times that are the difference of two measurements. `any_below_noise` is set if this one is.
+// For times that are the difference of two measurements. Sets `any_below_noise` if this one is below the noise.
 std::string difference(const Summary & summary, bool & any_below_noise) {
     if (!is_below_noise(summary)) {
         return spread(summary, 0);
@@ -36,10 +36,10 @@ std::string difference(const Summary & summary, bool & any_below_noise) {
 }
 
 std::string percent(const Summary & share) {
-    return share.count == 0 ? not_known : formatted("{:.0f} %", 100 * share.median);
+    return share.count == 0 ? unknown : formatted("{:.0f} %", 100 * share.median);
 }
 
-// Which loads there were, and what of the weights the servers had already.
+// The table of loads, with the share of the weights that the servers already had.
 std::string loads(const ModelBench & bench, const std::vector<Comparison> & comparisons) {
     Table table;
     table.add_column("arrangement", false);
@@ -60,10 +60,10 @@ std::string loads(const ModelBench & bench, const std::vector<Comparison> & comp
 
 std::string traffic(const ModelBench & bench, const std::vector<Comparison> & comparisons, bool & any_below_noise) {
     const auto time = [&](const Summary & summary) {
-        return summary.count == 0 ? not_known : difference(summary, any_below_noise);
+        return summary.count == 0 ? unknown : difference(summary, any_below_noise);
     };
     Table table;
-    table.add_column("a generated token with", false);
+    table.add_column("per generated token", false);
     for (const char * header : {"round trips", "sends", "bytes up", "bytes down", "µs (min-max)", "client", "compute",
                                 "wire, est.", "queue, est."}) {
         table.add_column(header, true);
@@ -72,8 +72,8 @@ std::string traffic(const ModelBench & bench, const std::vector<Comparison> & co
         const Arrangement & arrangement = bench.measured[i].arrangement;
         const TrafficRow & row = comparisons[i].traffic;
         if (!arrangement.endpoints.empty() && comparisons[i].load_s.count > 0) {
-            table.add_row({std::string(arrangement.name()), or_not_known(row.round_trips, 2), or_not_known(row.sends, 2),
-                           or_not_known(row.bytes_up, 0), or_not_known(row.bytes_down, 0), time(row.us),
+            table.add_row({std::string(arrangement.name()), or_unknown(row.round_trips, 2), or_unknown(row.sends, 2),
+                           or_unknown(row.bytes_up, 0), or_unknown(row.bytes_down, 0), time(row.us),
                            time(row.client), time(row.compute), time(row.wire), time(row.queue)});
         }
     }
@@ -120,7 +120,7 @@ std::string markdown(const ModelBench & bench) {
         out += "\n" + traffic(bench, comparisons, any_below_noise);
     }
     if (any_below_noise) {
-        out += "\nbelow noise: negative in some round, so the difference is smaller than the machine's noise. Use more "
+        out += "\nbelow noise: negative in some round, so the difference is smaller than the noise of the machine. Use more "
                "--rounds, a larger -n or a quieter machine\n";
     }
     for (const Measured & measured : bench.measured) {

@@ -16,18 +16,18 @@
 namespace caravan::bench {
 namespace {
 
-// Of a file of `size` bytes, how many lie in memory.
+// The number of bytes, of a file of `size` bytes, that are in memory.
 Result<size_t> resident(int fd, size_t size) {
     void * at = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED) {
-        return fail(Errc::io, "cannot map it: {}", errno_text(errno));
+        return fail(Errc::io, "cannot map the file: {}", errno_text(errno));
     }
     const auto page = page_size();
     std::vector<unsigned char> pages((size + page - 1) / page);
     const bool known = ::mincore(at, size, pages.data()) == 0;
     ::munmap(at, size);
     if (!known) {
-        return fail(Errc::io, "cannot see what is in memory: {}", errno_text(errno));
+        return fail(Errc::io, "cannot query its resident pages: {}", errno_text(errno));
     }
     return static_cast<size_t>(std::ranges::count_if(pages, [](unsigned char p) { return (p & 1) != 0; })) * page;
 }
@@ -38,7 +38,7 @@ Result<> drop_file(const std::string & path) {
     if (!fd || ::fstat(fd.get(), &status) != 0) {
         return fail(Errc::not_found, "cannot open {}: {}", path, errno_text(errno));
     }
-    ::fdatasync(fd.get());  // what is not on the disk cannot be dropped
+    ::fdatasync(fd.get());  // dirty pages cannot be dropped
     if (const int error = ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED); error != 0) {
         return fail(Errc::unsupported, "cannot drop {} from memory: {}", path, errno_text(error));
     }
@@ -47,7 +47,7 @@ Result<> drop_file(const std::string & path) {
         return fail(left.error().code, "{}: {}", path, left.error().text);
     }
     if (*left > 0) {
-        return fail(Errc::unavailable, "{} stays in memory ({} bytes of it): is it in use, or in a file system in memory?",
+        return fail(Errc::unavailable, "cannot drop {} from memory: {} bytes stay; it is in use, or its file system is in memory",
                     path, *left);
     }
     return {};

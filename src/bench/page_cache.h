@@ -1,4 +1,4 @@
-// A model's file and this machine's memory.
+// Drops the file of a model from the page cache.
 #pragma once
 
 #include <string>
@@ -8,11 +8,11 @@
 
 namespace caravan::bench {
 
-// The files of a model: itself, or all parts of a split one (NAME-00001-of-00003.gguf) in the order of their numbers.
+// The files of a model: `model`, or all parts of a split model (NAME-00001-of-00003.gguf), in the order of their numbers.
 std::vector<std::string> files_of(const std::string & model);
 
-// So that the next reader has to read it from the disk. An error if the system keeps it all the same: another program
-// has it mapped, or it lies in a file system that is memory.
+// Drops the files of a model, so that the next reader reads them from the disk. Errc::unavailable if the system keeps them:
+// another program has mapped them, or the file system is in memory.
 Result<> drop_from_memory(const std::string & model);
 
 }  // namespace caravan::bench

@@ -1,4 +1,4 @@
-// Pictures of what was measured, as SVG documents.
+// Draws results as SVG documents.
 #pragma once
 
 #include <string>
@@ -8,14 +8,14 @@
 
 namespace caravan::bench {
 
-// Bars of tokens per second, for each test; whiskers from the slowest round to the fastest.
+// Bars of tokens per second for each test, with whiskers from the slowest round to the fastest.
 std::string plot(const ModelBench & bench);
 
 // Curves of round-trip time (p50, dashed p99) and of bandwidth (to the server, dashed from it) by size; both axes are
 // logarithmic.
 std::string plot(const LinkBench & bench);
 
-// The least of 1, 2 and 5 times a power of ten that is not below `value`, which is above 0.
+// The smallest of 1, 2 and 5 times a power of ten that is at least `value`. `value` is positive.
 double round_up(double value);
 
 }  // namespace caravan::bench

@@ -1,7 +1,7 @@
-// What was measured, for people (Markdown) and for programs (JSON, CSV).
+// Prints results for people (Markdown) and programs (JSON, CSV).
 //
-// JSON has every measurement and what follows from it; keys do not change their meaning, new ones may come; null is what
-// was not measured. CSV has one line for each measurement and nothing else.
+// JSON has every measurement and all derived values. Keys keep their meaning; new ones may be added; null: not measured. CSV
+// has one line for each measurement.
 #pragma once
 
 #include <string>
@@ -19,14 +19,14 @@ std::string markdown(const LinkBench & bench);
 std::string csv(const LinkBench & bench);
 std::string json(const LinkBench & bench, const std::string & program);
 
-// What the tables and pictures of links show of the samples of one size.
+// Derived values of one message size, for tables and plots.
 struct LinkRow {
     uint64_t bytes = 0;
     size_t round_trips = 0;
-    double p50_us = 0, p90_us = 0, p99_us = 0;  // of all rounds together
+    double p50_us = 0, p90_us = 0, p99_us = 0;  // over all rounds
     Summary to_server, from_server;             // bytes per second, over the rounds
 };
-// The sizes that were measured at least once.
+// Skips sizes without a measurement.
 std::vector<LinkRow> rows_of(const Link & link);
 
 }  // namespace caravan::bench

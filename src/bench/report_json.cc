@@ -98,7 +98,7 @@ Json to_json(const Measured & measured, const Comparison & comparison, const Set
 Json to_json(const Link & link) {
     Json sizes = Json::array();
     const std::vector<LinkRow> rows = rows_of(link);
-    for (size_t i = 0; i < rows.size(); ++i) {  // a link that failed has measured the first of its sizes
+    for (size_t i = 0; i < rows.size(); ++i) {  // a failed link has measured its first sizes
         const LinkRow & row = rows[i];
         sizes.push_back({{"bytes", row.bytes},
                          {"round_trips", row.round_trips},
@@ -120,7 +120,7 @@ Json to_json(const Link & link) {
             {"sizes", sizes}};
 }
 
-// A program's or a server's words need not be UTF-8.
+// Texts of programs and servers need not be UTF-8.
 std::string text_of(const Json & document) { return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; }
 
 }  // namespace

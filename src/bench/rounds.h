@@ -1,4 +1,4 @@
-// What both benchmarks have in common: measuring in rounds, and telling of it.
+// Rounds and progress, for both benchmarks.
 #pragma once
 
 #include <cstddef>
@@ -7,10 +7,10 @@
 
 namespace caravan::bench {
 
-// Where lines of progress go.
-using Say = std::function<void(std::string_view line)>;
+// Receives lines of progress, without a newline.
+using Progress = std::function<void(std::string_view line)>;
 
-// Which of `count` things is measured as the position-th of a round: each round begins with the next one.
+// The index, of `count`, that is measured at `position` in a round. Each round begins with the next index.
 inline size_t turn(size_t round, size_t position, size_t count) { return (round + position) % count; }
 
 }  // namespace caravan::bench

@@ -1,4 +1,4 @@
-// What repeated measurements of one thing say.
+// Statistics of repeated measurements.
 #pragma once
 
 #include <cstddef>
@@ -9,16 +9,16 @@ namespace caravan::bench {
 
 struct Summary {
     double median = 0, min = 0, max = 0;
-    size_t count = 0;  // 0: nothing was measured, the rest means nothing
+    size_t count = 0;  // 0: no measurement, and the rest is undefined
 };
 
-// Of differences between two measurements that cannot be negative: some round has one that is.
+// For differences that cannot be negative: true if one of them is negative.
 bool is_below_noise(const Summary & difference);
 
-// Of an even number of values the median is the mean of the two in the middle.
+// The median of an even number of values is the mean of the middle two.
 Summary summarize(std::vector<double> values);
 
-// The smallest of the values that `percent` of 100 values do not exceed (nearest rank). `sorted` is ascending and not
+// The smallest value that at least `percent` % of the values do not exceed (nearest rank). `sorted` is ascending and not
 // empty.
 double percentile(std::span<const double> sorted, double percent);
 

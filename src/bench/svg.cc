@@ -14,7 +14,7 @@ struct Scheme {
 constexpr Scheme light{"#ffffff", "#1f2328", "#d8dee4", {"#0969da", "#bc4c00", "#1a7f37", "#8250df", "#6e7781"}};
 constexpr Scheme dark{"#0d1117", "#e6edf3", "#30363d", {"#58a6ff", "#f0883e", "#3fb950", "#bc8cff", "#9198a1"}};
 
-// Without variables: not every program that shows SVG knows them.
+// No CSS variables: not every SVG viewer supports them.
 std::string colours(const Scheme & scheme) {
     std::string out = formatted(".back {{ fill: {}; }} .words, .heading {{ fill: {}; }} .grid {{ stroke: {}; }}\n"
                                 ".whisker {{ stroke: {}; }}\n",

@@ -1,4 +1,4 @@
-// The little of SVG that the pictures need. Colours follow the reader's light or dark scheme.
+// Writes the SVG elements that the plots need. Colours follow the reader's light or dark scheme.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@ namespace caravan::bench {
 
 enum class Anchor { start, middle, end };
 
-// Coordinates are pixels from the upper left corner. `series` picks one of the colours: 0 to n_series - 1, then again.
+// Coordinates are pixels from the upper left corner. `series` selects a colour, modulo n_series.
 class Svg {
 public:
     static constexpr size_t n_series = 5;
@@ -23,7 +23,7 @@ public:
     void heading(double x, double y, std::string_view words);
     void grid(double x1, double y1, double x2, double y2);
     void bar(double x, double y, double width, double height, size_t series);
-    void whisker(double x1, double x2, double y);  // lies, with ends
+    void whisker(double x1, double x2, double y);  // horizontal
     void curve(const Points & points, size_t series, bool dashed);
 
     std::string document() const { return out_ + "</svg>\n"; }

@@ -8,14 +8,14 @@
 namespace caravan::bench {
 namespace {
 
-// Of UTF-8: all bytes but those that continue a character.
+// Characters of UTF-8 text: bytes that do not continue a character.
 size_t width(std::string_view text) {
     return static_cast<size_t>(std::ranges::count_if(text, [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
 }  // namespace
 
-void Table::add_column(std::string header, bool to_the_right) { columns_.push_back({std::move(header), to_the_right}); }
+void Table::add_column(std::string header, bool right_aligned) { columns_.push_back({std::move(header), right_aligned}); }
 
 void Table::add_row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
 
@@ -32,16 +32,16 @@ std::string Table::text() const {
     const auto put = [&](size_t i, std::string_view cell) {
         const std::string fill(widths[i] - width(cell), ' ');
         out += "| ";
-        out += columns_[i].to_the_right ? fill : "";
+        out += columns_[i].right_aligned ? fill : "";
         out += cell;
-        out += columns_[i].to_the_right ? " " : fill + " ";
+        out += columns_[i].right_aligned ? " " : fill + " ";
     };
     for (size_t i = 0; i < columns_.size(); ++i) {
         put(i, columns_[i].header);
     }
     out += "|\n";
     for (size_t i = 0; i < columns_.size(); ++i) {
-        out += "| " + std::string(widths[i] - 1, '-') + (columns_[i].to_the_right ? ": " : "- ");
+        out += "| " + std::string(widths[i] - 1, '-') + (columns_[i].right_aligned ? ": " : "- ");
     }
     out += "|\n";
     for (const auto & row : rows_) {

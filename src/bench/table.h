@@ -1,4 +1,4 @@
-// A Markdown table that is also readable as plain text, as llama-bench prints it.
+// A Markdown table with aligned columns, as llama-bench prints it.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,15 @@ namespace caravan::bench {
 
 class Table {
 public:
-    void add_column(std::string header, bool to_the_right);
-    // As many cells as there are columns.
+    void add_column(std::string header, bool right_aligned);
+    // `cells` has one entry for each column.
     void add_row(std::vector<std::string> cells);
     std::string text() const;
 
 private:
     struct Column {
         std::string header;
-        bool to_the_right;
+        bool right_aligned;
     };
     std::vector<Column> columns_;
     std::vector<std::vector<std::string>> rows_;

@@ -18,12 +18,12 @@ Result<TemporaryFile> TemporaryFile::make(const std::string & name) {
     std::error_code error;
     const auto folder = std::filesystem::temp_directory_path(error);
     if (error) {
-        return fail(Errc::io, "no folder for temporary files: {}", error.message());
+        return fail(Errc::io, "no directory for temporary files: {}", error.message());
     }
     std::string path = (folder / (name + "-XXXXXX")).string();
     const UniqueFd file(::mkostemp(path.data(), O_CLOEXEC));
     if (!file) {
-        return fail(Errc::io, "cannot make {}: {}", path, errno_text(errno));
+        return fail(Errc::io, "cannot create {}: {}", path, errno_text(errno));
     }
     return TemporaryFile(std::move(path));
 }

@@ -1,4 +1,4 @@
-// A file that a child writes and this process reads. It is gone when this object is.
+// A file that a child writes and this process reads. The destructor removes it.
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@ namespace caravan::bench {
 
 class TemporaryFile {
 public:
-    // Empty, in the folder for temporary files.
+    // Creates an empty file <name>-XXXXXX in the directory for temporary files.
     static Result<TemporaryFile> make(const std::string & name);
     TemporaryFile(TemporaryFile && other) noexcept;
     TemporaryFile & operator=(TemporaryFile && other) = delete;

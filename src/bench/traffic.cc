@@ -10,7 +10,7 @@ namespace caravan::bench {
 namespace {
 
 constexpr const char * waits_for_another_server = "TAKE";
-constexpr const char * overlaps_others = "COMPUTE";  // the commands that wait for it last as long
+constexpr const char * overlaps_others = "COMPUTE";  // commands that wait for it last as long
 
 SessionCounts session_of(const nlohmann::json & line) {
     const nlohmann::json & since = line.at("since_load");
@@ -51,7 +51,7 @@ Result<std::vector<SessionCounts>> parse_stats(const std::string & text) {
             }
         }
     } catch (const std::exception & error) {
-        return fail(Errc::protocol, "the plug-in's counts are not understood: {}", error.what());
+        return fail(Errc::protocol, "cannot parse the plug-in's counts: {}", error.what());
     }
     return out;
 }
@@ -69,7 +69,7 @@ Result<Traffic> traffic_of(const GeneratedTokens & shorter, const GeneratedToken
     const auto before = by_endpoint(shorter.sessions), after = by_endpoint(longer.sessions);
     if (longer.tokens <= shorter.tokens ||
         !std::ranges::equal(before, after, {}, &SessionCounts::endpoint, &SessionCounts::endpoint)) {
-        return fail(Errc::protocol, "two runs cannot be compared: {} in {}, and {} in {}",
+        return fail(Errc::protocol, "cannot compare two runs: {} in {}, and {} in {}",
                     counted(shorter.tokens, "token"), counted(before.size(), "session"), longer.tokens, after.size());
     }
     const auto tokens = static_cast<double>(longer.tokens - shorter.tokens);
@@ -78,7 +78,7 @@ Result<Traffic> traffic_of(const GeneratedTokens & shorter, const GeneratedToken
     };
     Traffic out{.us = (longer.seconds - shorter.seconds) * 1e6 / tokens};
     double waiting_s = 0, wire_s = 0, busy_s = 0;
-    bool all_tell = true;
+    bool all_report = true;
     for (size_t i = 0; i < before.size(); ++i) {
         const SessionCounts &then = before[i], &now = after[i];
         const double round_trips = more(now.round_trips, then.round_trips);
@@ -87,13 +87,13 @@ Result<Traffic> traffic_of(const GeneratedTokens & shorter, const GeneratedToken
         out.bytes_up += more(now.bytes_sent, then.bytes_sent) / tokens;
         out.bytes_down += more(now.bytes_received, then.bytes_received) / tokens;
         waiting_s += now.waiting_s - then.waiting_s;
-        all_tell = all_tell && now.busy_s && then.busy_s;
-        if (all_tell) {
+        all_report = all_report && now.busy_s && then.busy_s;
+        if (all_report) {
             busy_s += *now.busy_s - *then.busy_s;
             wire_s += round_trips * std::min(*now.round_trip_s, *then.round_trip_s);
         }
     }
-    if (all_tell) {
+    if (all_report) {
         const double scale = 1e6 / tokens;
         out.shares = {.client = out.us - waiting_s * scale,
                       .compute = busy_s * scale,

@@ -1,8 +1,6 @@
-// What a generated token costs on the way to the servers, and where its time goes: from the plug-in's own counts
-// (GGML_RPC_STATS) of two runs of llama-bench, of which the second generates more tokens.
-//
-// The difference of two runs is what the additional tokens alone have cost: loading, warming up and all that comes once
-// are the same in both.
+// Computes the traffic and the parts of the time of a generated token, from the plug-in's counts (GGML_RPC_STATS) of two runs
+// of llama-bench. The second run generates more tokens. The difference of the counts belongs to the additional tokens: loading,
+// warming up and other single costs are the same in both runs.
 #pragma once
 
 #include <cstdint>
@@ -14,37 +12,37 @@
 
 namespace caravan::bench {
 
-// One session with one server, as the plug-in wrote it down. All but the weights: since they were loaded.
+// Counts of one session with one server, from the plug-in. All except those of weights begin after the load.
 struct SessionCounts {
     std::string endpoint;
     uint64_t sends = 0, bytes_sent = 0, bytes_received = 0, round_trips = 0, launches = 0;
     double waiting_s = 0;
     uint64_t weights = 0, weights_from_cache = 0;  // bytes
-    // Of a server that speaks the native dialect: a small question's round trip, and how long the server was busy,
-    // waiting for other servers left out.
+    // Native dialect only: the shortest round trip of a small query, and the time that the server was busy, without waits for
+    // other servers.
     std::optional<double> round_trip_s, busy_s;
 };
 
-// A file that GGML_RPC_STATS names: a line for each session. Sessions that computed nothing are left out.
+// Parses a file of GGML_RPC_STATS (docs/formats/stats.md). Skips sessions that computed nothing.
 Result<std::vector<SessionCounts>> parse_stats(const std::string & text);
 
-// The share of the weights that the servers had; nothing if none were loaded.
+// The share of the weights that the servers had; empty if no weights were loaded.
 std::optional<double> share_from_cache(const std::vector<SessionCounts> & sessions);
 
-// Where the time of a token goes, in µs. The first two are measured.
+// The parts of the time of a token, in µs. The first two are measured.
 struct TimeShares {
-    double client = 0;   // this machine: not waiting
+    double client = 0;   // this machine does not wait for a server
     double compute = 0;  // the servers are busy, by their own clocks
-    double wire = 0;     // estimated: the round trips, each as long as a small question's
-    double queue = 0;    // the rest: bytes on their way, links between servers, threads that wake up. Errors of the
-                         // estimate end here too: it may be below 0
+    double wire = 0;     // estimated: the round trips, each as long as that of a small query
+    double queue = 0;    // the rest: bytes in transit, links between servers, threads that wake up. Includes the error of
+                         // the estimate, so it may be negative
 };
 
-// For one generated token, all servers together.
+// Per generated token, summed over the servers.
 struct Traffic {
     double round_trips = 0, sends = 0, bytes_up = 0, bytes_down = 0;
     double us = 0;
-    std::optional<TimeShares> shares;  // nothing if a server does not tell what it served
+    std::optional<TimeShares> shares;  // empty if a server does not report its busy time
 };
 
 struct GeneratedTokens {
@@ -53,7 +51,7 @@ struct GeneratedTokens {
     std::vector<SessionCounts> sessions;
 };
 
-// `longer` generated more tokens.
+// `longer` generated more tokens. Errc::protocol if the runs have different servers.
 Result<Traffic> traffic_of(const GeneratedTokens & shorter, const GeneratedTokens & longer);
 
 }  // namespace caravan::bench

@@ -1,4 +1,4 @@
-"""rpc-bench: what it measures fits together, and what it cannot measure it says."""
+"""rpc-bench: derived values match the measurements, and failures are reported."""
 import csv
 import json
 import re
@@ -19,7 +19,7 @@ RPC_BENCH = BIN / 'rpc-bench'
 
 
 def bench(lab, *options, rc=0, env=None):
-    # llama-bench inherits the environment, and with it what our plug-in needs under a sanitizer.
+    # llama-bench inherits the environment; under a sanitizer the plug-in needs its run-time library.
     env = {**({'LD_PRELOAD': system.PRELOAD} if system.PRELOAD else {}), **(env or {})}
     return lab.run([RPC_BENCH, *options], ours=False, env=env, rc=rc, timeout=300)
 
@@ -40,11 +40,11 @@ def rates(arrangement, number):
             for run in arrangement['runs']]
 
 
-def test_a_model_in_four_arrangements(lab):
+def test_model_in_four_arrangements(lab):
     server, picture = lab.server(), lab.folder / 'out.svg'
     done = model_bench(lab, [server], '--against', 'stock,tcp,local', '-o', 'json', '--plot', picture)
-    said = json.loads(done.out)
-    arrangements = {arrangement['name']: arrangement for arrangement in said['arrangements']}
+    result = json.loads(done.out)
+    arrangements = {arrangement['name']: arrangement for arrangement in result['arrangements']}
     assert list(arrangements) == ['caravan', 'stock', 'tcp', 'local']
     first, local = arrangements['caravan'], arrangements['local']
     for arrangement in arrangements.values():
@@ -62,8 +62,8 @@ def test_a_model_in_four_arrangements(lab):
             else:
                 assert test['overhead_us_per_token'] == summary(
                     [1e6 / a - 1e6 / b for a, b in zip(mine, rates(local, number))])
-    # The order rotates: in each round every arrangement has another place.
-    for number, arrangement in enumerate(said['arrangements']):
+    # The order rotates: in each round every arrangement has another position.
+    for number, arrangement in enumerate(result['arrangements']):
         assert [run['position'] for run in arrangement['runs']] == [(number - turn) % 4 for turn in range(3)]
     for arrangement in arrangements.values():
         for run in arrangement['runs']:
@@ -75,7 +75,7 @@ def test_a_model_in_four_arrangements(lab):
 
 
 @pytest.mark.skipif(STOCK_SERVER is None, reason="stock's server is not installed")
-def test_the_servers_of_stock_may_be_others(lab):
+def test_stock_arrangement_with_its_own_servers(lab):
     server, stock = lab.server(), lab.stock_server()
     done = model_bench(lab, [server], '--against', 'stock', '--against-rpc', stock.endpoint, '-o', 'csv')
     rows = list(csv.DictReader(done.out.splitlines()))
@@ -87,8 +87,8 @@ def test_the_servers_of_stock_may_be_others(lab):
             assert float(row['tokens_per_second']) == pytest.approx(int(row['tokens']) * 1e9 / int(row['ns']), abs=1e-3)
 
 
-def test_what_a_token_costs_on_the_way(lab):
-    """Two servers that are linked: one send to each, and one answer to wait for; nothing of loading is in it."""
+def test_traffic_of_a_token(lab):
+    """Two linked servers: one send to each and one round trip; the load does not count."""
     servers = [lab.server(), lab.server()]
     done = bench(lab, '--rpc', ','.join(server.endpoint for server in servers), '-m', MODEL, '-t', 1, '-p', 0, '-n', 32,
                  '-r', 1, '--rounds', 5, '-o', 'json')
@@ -97,8 +97,8 @@ def test_what_a_token_costs_on_the_way(lab):
     for run in arrangement['runs']:
         traffic = run['traffic']
         assert traffic['round_trips'] == pytest.approx(1, abs=0.3)
-        # On a busy machine launches leave before their answers are asked for, which makes up to four, and the runs of 64
-        # and 32 tokens that are compared need not be equally unlucky.
+        # On a busy machine launches are sent before their results are requested, up to four sends per token, and the compared
+        # runs of 64 and 32 tokens may differ in that.
         assert 0 < traffic['sends'] <= (64 * 4 - 32 * 2) / 32
         assert 100 < traffic['bytes_up'] < 10_000, 'a few inputs, no weights'
         assert 4 * 2048 <= traffic['bytes_down'] < 4 * 2048 + 200, 'the logits of one token'
@@ -110,14 +110,14 @@ def test_what_a_token_costs_on_the_way(lab):
 
 
 @pytest.mark.skipif(STOCK_SERVER is None, reason="stock's server is not installed")
-def test_a_stock_server_does_not_tell_what_it_served(lab):
+def test_stock_server_has_no_time_shares(lab):
     arrangement, = json.loads(model_bench(lab, [lab.stock_server()], '-o', 'json').out)['arrangements']
     for run in arrangement['runs']:
-        # How often it sends depends on what the two runs that are compared found the machine doing.
+        # The number of sends depends on the load of the machine during the two runs.
         assert run['traffic']['bytes_up'] > 0 and run['traffic']['shares_us'] is None
 
 
-def test_the_first_load_fills_the_cache_of_the_later_ones(lab):
+def test_first_load_fills_the_cache_for_later_ones(lab):
     server = lab.server('-c', env={'LLAMA_CACHE': lab.folder / 'cache'})
     arrangement, = json.loads(bench(lab, '--rpc', server.endpoint, '-m', big_model(lab), '-t', 1, '-p', 1, '-n', 0, '-r',
                                     1, '--rounds', 3, '-o', 'json').out)['arrangements']
@@ -128,7 +128,7 @@ def test_the_first_load_fills_the_cache_of_the_later_ones(lab):
 
 
 def big_model(lab):
-    """Most of its bytes are in tensors above the 1 MiB from which weights are looked up."""
+    """Most bytes are in tensors of more than 1 MiB, which clients query by digest."""
     file = lab.folder / 'big.gguf'
     subprocess.run([sys.executable, system.MAKE_MODELS, '--bench', '--out', file, '--layers', '1', '--d', '512',
                     '--heads', '8', '--ff', '4096', '--vocab', '8192', '--type', 'q8_0'], check=True,
@@ -136,7 +136,7 @@ def big_model(lab):
     return file
 
 
-def test_the_way_to_a_server(lab):
+def test_network_path(lab):
     server, picture = lab.server(), lab.folder / 'out.svg'
     done = bench(lab, '--rpc', server.endpoint, '--rounds', 2, '--time', 5, '-o', 'json', '--plot', picture)
     link, = json.loads(done.out)['links']
@@ -147,8 +147,8 @@ def test_the_way_to_a_server(lab):
         assert len(size['rounds']['round_trips_us']) == 2 and size['round_trips'] == len(trips)
         assert 0 < min(trips) <= size['p50_us'] <= size['p90_us'] <= size['p99_us'] <= max(trips)
         assert size['p50_us'] in trips
-        for way in ['to_server_bytes_per_second', 'from_server_bytes_per_second']:
-            assert size[way] == summary(size['rounds'][way])
+        for rate in ['to_server_bytes_per_second', 'from_server_bytes_per_second']:
+            assert size[rate] == summary(size['rounds'][rate])
     xml.dom.minidom.parse(str(picture))
 
 
@@ -162,20 +162,20 @@ def test_tables_are_markdown(lab):
             assert len(rows) >= 3 and set(rows[1]) == set('|-: ')
 
 
-def test_a_server_that_is_not_there(lab):
+def test_unreachable_server(lab):
     endpoint = f'127.0.0.1:{system.free_port()}'
     assert f'{endpoint} failed: ' in bench(lab, '--rpc', endpoint, '--rounds', 1, rc=1).out
     done = bench(lab, '--rpc', endpoint, '-m', MODEL, '-n', 1, '-p', 0, '--rounds', 1, '--against', 'local', rc=1)
     assert f'caravan failed: llama-bench gets no device from {endpoint}' in done.out
-    assert re.search(r'\| local +\| +tg1 \|', done.out), 'the rest is measured all the same'
+    assert re.search(r'\| local +\| +tg1 \|', done.out), 'the other arrangement is measured'
 
 
-def test_a_run_that_fails_is_said(lab):
+def test_failed_run_is_reported(lab):
     done = model_bench(lab, [lab.server()], '--', '--no-such-option', rc=1)
     assert done.lines('caravan failed: llama-bench ended with exit code 1: .*no-such-option')
 
 
-def test_llama_bench_ends_with_it(lab):
+def test_signal_ends_llama_bench_too(lab):
     process = lab.start('rpc-bench', [RPC_BENCH, '--rpc', lab.server().endpoint, '-m', MODEL, '-t', 1, '-r', 100000],
                         ours=False, env={'LD_PRELOAD': system.PRELOAD} if system.PRELOAD else None)
 
@@ -192,17 +192,17 @@ def test_llama_bench_ends_with_it(lab):
     assert not is_alive(child)
 
 
-def test_without_llama_bench_it_says_what_to_install(lab):
+def test_missing_llama_bench_is_reported_with_advice(lab):
     empty = lab.folder / 'empty'
     empty.mkdir()
     server = lab.server()
-    said = model_bench(lab, [server], env={'PATH': empty}, rc=1).err
-    assert 'llama-bench is not on PATH: install' in said
-    assert 'LLAMA_BENCH=/nowhere is no program' in model_bench(lab, [server], env={'LLAMA_BENCH': '/nowhere'}, rc=1).err
+    result = model_bench(lab, [server], env={'PATH': empty}, rc=1).err
+    assert 'llama-bench is not on PATH: install' in result
+    assert 'LLAMA_BENCH=/nowhere is not an executable file' in model_bench(lab, [server], env={'LLAMA_BENCH': '/nowhere'}, rc=1).err
 
 
-def test_a_launcher_is_not_taken_for_llama_bench(lab):
-    """It would load our plug-in in every arrangement."""
+def test_launchers_are_skipped(lab):
+    """A launcher would load Caravan's plug-in in every arrangement."""
     done = model_bench(lab, [lab.server()], '-o', 'json', env={'PATH': f'{BIN}:{system.environment(False)["PATH"]}'})
     program = json.loads(done.out)['llama_bench']['program']
     assert program == shutil.which('llama-bench', path=system.environment(False)['PATH'])
@@ -224,6 +224,6 @@ def test_wrong_command_line(lab, options):
 
 
 def test_help(lab):
-    said = bench(lab, '--help').out
+    result = bench(lab, '--help').out
     for word in ['--rpc', '--against-rpc', '--rounds', '--plot', 'LLAMA_BENCH', 'Exit codes:', 'Without a model:']:
-        assert word in said
+        assert word in result

@@ -1,4 +1,4 @@
-"""What an installed Caravan consists of, and a ggml that it was not built for."""
+"""Installation, and a ggml of another version."""
 import os
 import re
 import shutil
@@ -10,7 +10,7 @@ import system
 from harness import local_logits, same
 from system import BIN, MODEL, PLUGIN, ROOT
 
-# A machine without the library, as the loader tells it.
+# Makes the loader report that the library is missing.
 NO_LIBIBVERBS = '''
 #include <dlfcn.h>
 #include <string.h>
@@ -31,7 +31,7 @@ def files_below(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file()}
 
 
-def test_install_puts_the_files_where_ggml_looks(lab):
+def test_default_install_uses_the_folder_that_ggml_searches(lab):
     install(env={'DESTDIR': str(lab.folder / 'root')})
     files = files_below(lab.folder / 'root')
     assert any(re.search(r'ggml/backends\d*/libggml-rpc-caravan\.so$', name) for name in files), files
@@ -39,25 +39,25 @@ def test_install_puts_the_files_where_ggml_looks(lab):
         assert any(name.endswith(f'bin/{program}') for name in files), files
 
 
-def test_a_prefix_has_everything_below_it_and_works(lab):
+def test_prefix_is_complete_and_works(lab):
     prefix = lab.folder / 'prefix'
-    said = install('--prefix', prefix)
+    output = install('--prefix', prefix)
     files = files_below(prefix)
     plugin, = [name for name in files if name.endswith('libggml-rpc-caravan.so')]
     assert {'bin/rpc-server', 'bin/rpc-doctor', 'bin/rpc-bench', 'share/doc/caravan/LICENSE',
             'share/doc/caravan/README.md', 'share/doc/caravan/docs/rdma.md'} <= files
-    assert f'GGML_BACKEND_PATH={prefix / plugin} ' in said, said
+    assert f'GGML_BACKEND_PATH={prefix / plugin} ' in output, output
     server = lab.server()
     listed = lab.run(['llama-bench', '--rpc', server.endpoint, '--list-devices'], ours=False,
                      env={'GGML_BACKEND_PATH': prefix / plugin})
     assert listed.lines(re.escape(f'loaded RPC backend from {prefix / plugin}')) and listed.lines('RPC0: .*CPU: '), listed.log
     bench = lab.run([prefix / 'bin/rpc-bench', '--rpc', server.endpoint, '-m', MODEL, '-p', 0, '-n', 4, '-r', 1, '--rounds', 1,
                      '-t', 1], ours=False)
-    assert 'tg4' in bench.out, 'rpc-bench finds the plug-in of its own prefix'
+    assert 'tg4' in bench.out, 'rpc-bench uses the plug-in of its own prefix'
 
 
-def test_what_a_build_lacks_is_reported_at_once(lab):
-    """As on a machine of a new user."""
+def test_configuration_reports_all_missing_packages(lab):
+    """As on a new machine."""
     done = subprocess.run(['cmake', '-G', 'Ninja', '-S', ROOT, '-B', lab.folder / 'build', '-DCMAKE_DISABLE_FIND_PACKAGE_CLI11=ON',
                            '-DCMAKE_DISABLE_FIND_PACKAGE_ggml=ON', '-DCMAKE_DISABLE_FIND_PACKAGE_GTest=ON'],
                           capture_output=True, text=True)
@@ -67,7 +67,7 @@ def test_what_a_build_lacks_is_reported_at_once(lab):
     assert 'libxxhash-dev' not in done.stderr
 
 
-def test_a_partial_build_installs_what_it_has(lab):
+def test_partial_build_can_be_installed(lab):
     build, prefix = lab.folder / 'build', lab.folder / 'prefix'
     subprocess.run(['cmake', '-G', 'Ninja', '-S', ROOT, '-B', build, '-DCARAVAN_TESTS=OFF'], check=True, capture_output=True)
     nothing = subprocess.run(['cmake', '--install', build, '--prefix', prefix], capture_output=True, text=True)
@@ -75,14 +75,14 @@ def test_a_partial_build_installs_what_it_has(lab):
     (build / 'bin').mkdir(exist_ok=True)
     for name in ['rpc-server', 'libggml-rpc-caravan.so']:
         shutil.copy(BIN / name, build / 'bin' / name)
-    said = install('--prefix', prefix, build=build)
-    assert 'Not built, so not installed: rpc-doctor, rpc-bench' in said, said
+    output = install('--prefix', prefix, build=build)
+    assert 'Not built, so not installed: rpc-doctor, rpc-bench' in output, output
     files = files_below(prefix)
     assert 'bin/rpc-server' in files and 'bin/rpc-doctor' not in files
     assert any(name.endswith('libggml-rpc-caravan.so') for name in files)
 
 
-def test_the_back_end_folder_can_be_chosen(lab):
+def test_back_end_folder_can_be_chosen(lab):
     build, prefix = lab.folder / 'build', lab.folder / 'prefix'
     (build / 'bin').mkdir(parents=True)
     shutil.copy(BIN / 'libggml-rpc-caravan.so', build / 'bin')
@@ -93,7 +93,7 @@ def test_the_back_end_folder_can_be_chosen(lab):
         assert (place / 'libggml-rpc-caravan.so').exists()
 
 
-def test_a_build_with_rdma_runs_without_libibverbs(lab):
+def test_rdma_build_runs_without_libibverbs(lab):
     if b'libibverbs.so.1' not in (BIN / 'rpc-server').read_bytes():
         pytest.skip('a build without RDMA')
     needed = subprocess.run(['readelf', '-d', BIN / 'rpc-server', PLUGIN], check=True, capture_output=True, text=True).stdout
@@ -105,11 +105,11 @@ def test_a_build_with_rdma_runs_without_libibverbs(lab):
     server = lab.server(env=env)
     assert '  transport      : TCP (no RDMA: libibverbs.so.1 is not installed)\n' in server.out()
     same(lab.logits([server]), local_logits(lab))
-    said = lab.run([BIN / 'rpc-doctor', server.endpoint, '--time', 50], tool=False, env=env).out
-    assert 'libibverbs.so.1 is not installed: everything goes over TCP' in said and said.endswith('All is well.\n')
+    output = lab.run([BIN / 'rpc-doctor', server.endpoint, '--time', 50], tool=False, env=env).out
+    assert 'libibverbs.so.1 is not installed: all connections use TCP' in output and output.endswith('No faults found.\n')
 
 
-def test_a_ggml_of_another_version_is_refused_and_stock_is_used(lab):
+def test_other_ggml_version_is_refused_and_stock_is_used(lab):
     source, library = lab.folder / 'other.c', lab.folder / 'other.so'
     source.write_text(OTHER_GGML)
     subprocess.run(['gcc', '-shared', '-fPIC', '-o', library, source], check=True)
@@ -118,4 +118,4 @@ def test_a_ggml_of_another_version_is_refused_and_stock_is_used(lab):
     done = lab.run(['llama-bench', '--rpc', server.endpoint, '--list-devices'], env={'LD_PRELOAD': preload})
     assert done.rc == 0
     assert done.lines('steps aside: built for ggml 0.27'), done.log
-    assert done.lines(f'RPC0: {server.endpoint} '), 'the stock plug-in took over'
+    assert done.lines(f'RPC0: {server.endpoint} '), 'the stock plug-in is used'

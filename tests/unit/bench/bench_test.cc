@@ -31,7 +31,7 @@ std::vector<Measured> three_arrangements() {
             {{Kind::local, {}}, {run_of(0, 1, {1000}, {200'000}), run_of(1, 1, {500}, {320'000})}, ""}};
 }
 
-TEST(BenchStatistics, SummarizesOddEvenAndNothing) {
+TEST(BenchStatistics, MedianOfOddEvenAndNoValues) {
     const Summary odd = summarize({3, 1, 2});
     EXPECT_EQ(odd.median, 2);
     EXPECT_EQ(odd.min, 1);
@@ -41,7 +41,7 @@ TEST(BenchStatistics, SummarizesOddEvenAndNothing) {
     EXPECT_EQ(summarize({}).count, 0u);
 }
 
-TEST(BenchStatistics, APercentileIsOneOfTheValues) {
+TEST(BenchStatistics, PercentileIsOneOfTheValues) {
     std::vector<double> hundred;
     for (int i = 1; i <= 100; ++i) {
         hundred.push_back(i);
@@ -55,14 +55,14 @@ TEST(BenchStatistics, APercentileIsOneOfTheValues) {
     EXPECT_EQ(percentile(two, 0), 1);
 }
 
-TEST(BenchRounds, EachRoundBeginsWithTheNextAndHasAll) {
+TEST(BenchRounds, EachRoundBeginsWithTheNextIndexAndHasAll) {
     for (size_t round = 0; round < 6; ++round) {
         EXPECT_EQ(turn(round, 0, 3), round % 3);
         EXPECT_EQ(turn(round, 0, 3) + turn(round, 1, 3) + turn(round, 2, 3), 3u);
     }
 }
 
-TEST(BenchCompare, ComparesWithinARound) {
+TEST(BenchCompare, ComparesWithinRounds) {
     const auto comparisons = compare(three_arrangements());
     const Row & ours = comparisons[0].rows[1];
     EXPECT_EQ(ours.test, "tg4");
@@ -78,7 +78,7 @@ TEST(BenchCompare, ComparesWithinARound) {
     EXPECT_DOUBLE_EQ(comparisons[2].load_ratio.min, 0.25);
 }
 
-TEST(BenchCompare, ARoundThatFailedDoesNotCount) {
+TEST(BenchCompare, SkipsFailedRounds) {
     const auto comparisons = compare(three_arrangements());
     const Row & stock = comparisons[1].rows[1];
     EXPECT_EQ(stock.ratio.count, 1u);
@@ -86,7 +86,7 @@ TEST(BenchCompare, ARoundThatFailedDoesNotCount) {
     EXPECT_DOUBLE_EQ(stock.overhead_us.median, 250);
 }
 
-TEST(BenchCompare, TheFirstLoadIsNotOneOfTheLaterOnes) {
+TEST(BenchCompare, SeparatesTheFirstLoadFromLaterOnes) {
     auto measured = three_arrangements();
     measured[0].runs[0].load_from_cache = 0.0;
     measured[0].runs[1].load_from_cache = 0.75;
@@ -103,7 +103,7 @@ TEST(BenchCompare, TheFirstLoadIsNotOneOfTheLaterOnes) {
     EXPECT_EQ(comparisons[0].traffic.client.count, 0u);
 }
 
-TEST(BenchCompare, OnlyAGeneratedTokenHasAnOverhead) {
+TEST(BenchCompare, OnlyGeneratedTokensHaveAnOverhead) {
     EXPECT_EQ(compare(three_arrangements())[0].rows[0].overhead_us.count, 0u);
 }
 
@@ -113,7 +113,7 @@ constexpr const char * llama_bench_output = R"([
  {"build_commit": "abc", "build_number": 7, "model_type": "llama", "model_size": 5, "model_n_params": 6,
   "n_prompt": 0, "n_gen": 8, "n_depth": 32, "samples_ns": [4000]}])";
 
-TEST(BenchLlama, ReadsWhatLlamaBenchPrints) {
+TEST(BenchLlama, ParsesOutput) {
     ModelFacts facts;
     const auto tests = parse_tests(llama_bench_output, &facts);
     ASSERT_TRUE(tests) << tests.error().text;
@@ -126,7 +126,7 @@ TEST(BenchLlama, ReadsWhatLlamaBenchPrints) {
     EXPECT_EQ(facts.build, "abc (7)");
 }
 
-TEST(BenchLlama, RefusesWhatItCannotCompare) {
+TEST(BenchLlama, RefusesTestsThatCannotBeCompared) {
     const std::string row = R"({"model_type": "", "model_size": 1, "model_n_params": 1, "n_prompt": 1, "n_gen": 0,)";
     const std::string good = row + R"("samples_ns": [1]})";
     EXPECT_TRUE(parse_tests("[" + good + "]", nullptr));
@@ -156,7 +156,7 @@ TEST(BenchLlama, CountsAreWholeNumbersThatFit) {
     EXPECT_FALSE(parse_tests(output("samples_ns", "[[1]]"), &facts));
 }
 
-TEST(BenchLlama, LoadingEndsWhenItSpeaksAgain) {
+TEST(BenchLlama, LoadEndsAtTheSecondProgressLine) {
     const TimePoint start{};
     const auto at = [&](int ms, const char * text) { return Child::Line{start + milliseconds(ms), text}; };
     const auto load = load_seconds({at(0, "load_backend: something"), at(100, "llama-bench: benchmark 1/2: starting"),
@@ -167,7 +167,7 @@ TEST(BenchLlama, LoadingEndsWhenItSpeaksAgain) {
     EXPECT_FALSE(load_seconds({at(0, "llama-bench: benchmark 1/2: starting")}));
 }
 
-TEST(BenchArrangement, EachHasItsClientAndItsDevices) {
+TEST(BenchArrangement, EachHasItsPluginAndDevices) {
     const Settings settings{.program = "/bin/llama-bench", .plugin = "/p.so", .model = "m", .threads = 3, .more = {"-fa", "on"}};
     const Arrangement rdma{Kind::rdma, {"a:1", "b:2"}}, stock{Kind::stock, {"a:1"}}, local{Kind::local, {}};
     EXPECT_EQ(environment_of(rdma, settings).at("GGML_BACKEND_PATH"), "/p.so");
@@ -194,14 +194,14 @@ TEST(BenchArrangement, EachHasItsClientAndItsDevices) {
     EXPECT_FALSE(parse_kind("Stock"));
 }
 
-TEST(BenchChild, TellsWhatAProgramSaidAndHowItEnded) {
+TEST(BenchChild, ReportsOutputAndExitCode) {
     const auto child = run_child({"/bin/sh", "-c", "echo out; echo one >&2; printf two >&2; echo $VALUE; exit 3"},
                                  {{"VALUE", "given"}}, Clock::now() + seconds(30));
     ASSERT_TRUE(child) << child.error().text;
     EXPECT_EQ(child->out, "out\ngiven\n");
     ASSERT_EQ(child->err.size(), 2u);
-    EXPECT_EQ(child->last_words(), "one | two");
-    EXPECT_EQ(child->how_it_ended(), "exit code 3");
+    EXPECT_EQ(child->last_lines(), "one | two");
+    EXPECT_EQ(child->exit_text(), "exit code 3");
     EXPECT_FALSE(child->succeeded());
 }
 
@@ -223,7 +223,7 @@ TEST(BenchChild, IsKilledAtItsDeadline) {
     EXPECT_FALSE(run_child({"/no/such/program"}, {}, Clock::now() + seconds(30)));
 }
 
-TEST(BenchPageCache, KnowsThePartsOfASplitModel) {
+TEST(BenchPageCache, ListsThePartsOfASplitModel) {
     EXPECT_EQ(files_of("/m/a.gguf"), std::vector<std::string>{"/m/a.gguf"});
     EXPECT_EQ(files_of("/m/a-00001-of-00002.gguf"),
               (std::vector<std::string>{"/m/a-00001-of-00002.gguf", "/m/a-00002-of-00002.gguf"}));
@@ -234,7 +234,7 @@ TEST(BenchPageCache, KnowsThePartsOfASplitModel) {
     EXPECT_FALSE(drop_from_memory("/no/such/model.gguf"));
 }
 
-TEST(BenchTable, LinesUpWhateverTheLetters) {
+TEST(BenchTable, AlignsColumnsOfUtf8Text) {
     Table table;
     table.add_column("µs", false);
     table.add_column("n", true);
@@ -253,7 +253,7 @@ ModelBench a_model_bench() {
     return bench;
 }
 
-TEST(BenchReport, JsonHasTheRunsAndWhatFollowsFromThem) {
+TEST(BenchReport, JsonHasRunsAndDerivedValues) {
     const Json document = Json::parse(json(a_model_bench(), "rpc-bench"));
     const Json & stock = document["arrangements"][1];
     EXPECT_EQ(stock["name"], "stock");
@@ -265,16 +265,16 @@ TEST(BenchReport, JsonHasTheRunsAndWhatFollowsFromThem) {
     EXPECT_TRUE(document["arrangements"][0]["failure"].is_null());
 }
 
-TEST(BenchReport, TheTableHasARowForEachTestAndSaysWhatFailed) {
+TEST(BenchReport, TableHasARowForEachTestAndFailures) {
     const std::string text = markdown(a_model_bench());
     EXPECT_TRUE(text.contains(" 3333.33 (3333.33-3333.33) |     0.33 (0.33-0.33) |                 250 (250-250) |")) << text;
     EXPECT_TRUE(text.contains("stock failed: it ended")) << text;
-    EXPECT_TRUE(text.contains("| stock                  |         n/a |   n/a |")) << text;
+    EXPECT_TRUE(text.contains("| stock               |         n/a |   n/a |")) << text;
     EXPECT_EQ(std::ranges::count(csv(a_model_bench()), '\n'), 1 + 5 * 3);
 }
 
 // Noise: in the second round local was slower.
-TEST(BenchReport, ADifferenceBelowTheNoiseIsNoNumber) {
+TEST(BenchReport, MarksDifferencesBelowTheNoise) {
     ModelBench bench = a_model_bench();
     bench.settings.generate = 4;
     bench.measured[2].runs[1].tests[1].ns = {4'000'000};
@@ -289,7 +289,7 @@ TEST(BenchReport, ADifferenceBelowTheNoiseIsNoNumber) {
     EXPECT_FALSE(markdown(a_model_bench()).contains("below noise"));
 }
 
-TEST(BenchPlot, TheLinkPictureNamesItsAxes) {
+TEST(BenchPlot, LinkPlotNamesItsAxes) {
     LinkBench bench;
     bench.links = {{.endpoint = "a:1",
                     .transport = "tcp",
@@ -301,7 +301,7 @@ TEST(BenchPlot, TheLinkPictureNamesItsAxes) {
     EXPECT_TRUE(picture.contains("round trip, µs") && picture.contains("bandwidth, MB/s"));
 }
 
-TEST(BenchReport, ALinkThatFailedKeepsWhatItMeasured) {
+TEST(BenchReport, FailedLinkKeepsItsMeasurements) {
     LinkBench bench;
     bench.links = {{.endpoint = "a:1",
                     .transport = "tcp",
@@ -333,7 +333,7 @@ TEST(BenchPlot, IsWellFormedAndEscapesNames) {
     EXPECT_FALSE(markdown(nothing).empty());
 }
 
-TEST(BenchPlot, ScalesGrowInRoundSteps) {
+TEST(BenchPlot, RoundsUpTo125Steps) {
     EXPECT_DOUBLE_EQ(round_up(1), 1);
     EXPECT_DOUBLE_EQ(round_up(1.1), 2);
     EXPECT_DOUBLE_EQ(round_up(430), 500);

@@ -26,7 +26,7 @@ SessionStats a_session() {
             .served_ns = {{"LAUNCH", 600'000'000}, {"READ", 100'000'000}, {"TAKE", 900'000'000}}};
 }
 
-TEST(Stats, AreWhatRpcBenchReads) {
+TEST(Stats, CanBeParsedByRpcBench) {
     SessionStats idle = a_session();
     idle.since_load.launches = 0;
     const auto sessions =
@@ -38,7 +38,7 @@ TEST(Stats, AreWhatRpcBenchReads) {
     EXPECT_EQ(session.round_trips, 2u);
     EXPECT_EQ(session.waiting_s, 1.0);
     EXPECT_EQ(session.round_trip_s, 20e-6);
-    EXPECT_DOUBLE_EQ(*session.busy_s, 0.7) << "waiting for another server is not work";
+    EXPECT_DOUBLE_EQ(*session.busy_s, 0.7) << "a wait for another server is not busy time";
     EXPECT_DOUBLE_EQ(*bench::share_from_cache(*sessions), 0.4);
     EXPECT_FALSE(bench::share_from_cache({}));
     EXPECT_TRUE(bench::parse_stats("")->empty());
@@ -60,8 +60,8 @@ SessionCounts session(std::string endpoint, uint64_t count, double waiting_s, do
             .round_trips = count, .waiting_s = waiting_s, .round_trip_s = round_trip_s, .busy_s = busy_s};
 }
 
-TEST(BenchTraffic, IsTheDifferenceOfTwoRuns) {
-    // The sessions end in any order. 10 tokens more; a token: 2 round trips, 300 µs, of which 200 waiting.
+TEST(BenchTraffic, TrafficIsTheDifferenceOfTwoRuns) {
+    // Sessions end in any order. 10 more tokens; per token 2 round trips and 300 µs, including 200 µs of waits.
     const GeneratedTokens shorter{10, 1.000, {session("a", 15, 0.5, 0.4, 10e-6), session("b", 15, 0.5, 0.4, 30e-6)}};
     const GeneratedTokens longer{20, 1.003, {session("b", 25, 0.501, 0.4005, 20e-6), session("a", 25, 0.501, 0.4005, 40e-6)}};
     const auto traffic = traffic_of(shorter, longer);
@@ -74,11 +74,11 @@ TEST(BenchTraffic, IsTheDifferenceOfTwoRuns) {
     ASSERT_TRUE(traffic->shares);
     EXPECT_NEAR(traffic->shares->client, 100, 1e-6);
     EXPECT_NEAR(traffic->shares->compute, 100, 1e-6);
-    EXPECT_NEAR(traffic->shares->wire, 30, 1e-6) << "the quicker of each server's two";
+    EXPECT_NEAR(traffic->shares->wire, 30, 1e-6) << "the shorter of each server's two";
     EXPECT_NEAR(traffic->shares->queue, 70, 1e-6);
 }
 
-TEST(BenchTraffic, OfAServerThatDoesNotTellIsCountedOnly) {
+TEST(BenchTraffic, StockServerHasNoTimeShares) {
     SessionCounts few{.endpoint = "a", .sends = 1}, many{.endpoint = "a", .sends = 3};
     const auto traffic = traffic_of({1, 1, {few}}, {2, 2, {many}});
     ASSERT_TRUE(traffic);
@@ -86,7 +86,7 @@ TEST(BenchTraffic, OfAServerThatDoesNotTellIsCountedOnly) {
     EXPECT_FALSE(traffic->shares);
 }
 
-TEST(BenchTraffic, RefusesRunsThatDoNotMatch) {
+TEST(BenchTraffic, RefusesRunsOfDifferentServersOrEqualLength) {
     const std::vector<SessionCounts> a{{.endpoint = "a"}}, b{{.endpoint = "b"}};
     EXPECT_FALSE(traffic_of({2, 1, a}, {2, 1, a})) << "as many tokens";
     EXPECT_FALSE(traffic_of({1, 1, a}, {2, 2, b})) << "other servers";

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'bench'))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'experiments'))
 from processes import (ROOT, Server, caravan_environment, llama_bench, real_tool, stock_environment,
                        stock_server_program)
 

@@ -3,7 +3,7 @@
 
 Each round measures all of them: round trips, an upload, and llama-bench over both transports. Printed: medians over the
 rounds, and the ratio to the floor of the same round. Soft-RoCE says nothing of speed; the ratios say what Caravan adds.
-From the checkout, with a build that has RDMA: ./dev run python3 bench/transport_lab.py"""
+From the checkout, with a build that has RDMA: ./dev run python3 experiments/transport_lab.py"""
 import argparse
 import json
 import os

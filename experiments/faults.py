@@ -2,7 +2,7 @@
 """What each fault does to text, session and server: Caravan's client and server against stock's, in the same trials.
 
 A text is that of llama-server, an unmodified program, and is compared with one that it gave before. Prints markdown,
-the table of docs/reliability.md. From the checkout: ./dev run python3 bench/faults.py"""
+the table of docs/reliability.md. From the checkout: ./dev run python3 experiments/faults.py"""
 import argparse
 import collections
 import contextlib
@@ -297,7 +297,7 @@ def garbage(trial):
 def unsupported_op(trial):
     """The program asks first, as ggml's scheduler does."""
     server = trial.server()
-    program = trial.lab.start('program', [sys.executable, ROOT / 'bench/unsupported_op.py', server.endpoint],
+    program = trial.lab.start('program', [sys.executable, ROOT / 'experiments/unsupported_op.py', server.endpoint],
                               ours=trial.ours)
     program.wait(60)
     said = dict(line.split(': ') for line in program.out().splitlines() if ': ' in line)

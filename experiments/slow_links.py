@@ -2,7 +2,7 @@
 """Tokens per second over three servers whose links have a delay: Caravan against the stock back-end, interleaved.
 
 In one of the lab's machines: the client and each server in a network namespace of its own, joined by a bridge; what
-leaves a namespace is delayed. From the checkout: ./dev run python3 bench/slow_links.py"""
+leaves a namespace is delayed. From the checkout: ./dev run python3 experiments/slow_links.py"""
 import argparse
 import json
 import os

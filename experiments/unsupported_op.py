@@ -3,7 +3,7 @@
 
     unsupported_op.py HOST:PORT
 
-For bench/faults.py: an unmodified ggml program, through libggml's C interface. The op is CPY from F32 to IQ2_XXS, which
+For experiments/faults.py: an unmodified ggml program, through libggml's C interface. The op is CPY from F32 to IQ2_XXS, which
 has no quantizer on CPUs. Prints what came of it, and then of a sum on the same device."""
 import ctypes
 import sys

@@ -26,7 +26,7 @@ namespace fs = std::filesystem;
 // The digests of a large file are saved while it is being hashed, so that they can be used early and survive a restart.
 constexpr seconds save_interval{10};
 // Older temporary files in the directory of digests were left by a process that died.
-constexpr seconds abandoned_age{60};
+constexpr seconds foreign_file_age{60};
 
 void warn_skipped(const fs::path & path, std::string_view reason) {
     log_warning("model-dir: skipping {}: {}", path.string(), reason);
@@ -143,7 +143,7 @@ void Indexer::remove_stale_digests(const std::vector<fs::path> & model_dirs) con
         std::error_code unknown;
         if (!is_digest_file_name(at->path().filename().native())) {
             const auto modified = at->last_write_time(unknown);
-            if (!unknown && fs::file_time_type::clock::now() - modified > abandoned_age) {
+            if (!unknown && fs::file_time_type::clock::now() - modified > foreign_file_age) {
                 fs::remove(at->path(), unknown);
             }
             continue;

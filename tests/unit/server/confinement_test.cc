@@ -456,7 +456,7 @@ TEST_F(ConfinementTest, ThreadsSetTheirOwnProcessorsAndPriorities) {
                       cpu_set_t processors;
                       return ::sched_getaffinity(0, sizeof processors, &processors) == 0 &&
                              ::sched_setaffinity(0, sizeof processors, &processors) == 0 &&
-                             ::setpriority(PRIO_PROCESS, 0, 5) == 0 && ::syscall(SYS_ioprio_set, 1, 0, 3 << 13) == 0;
+                             ::setpriority(PRIO_PROCESS, 0, 19) == 0 && ::syscall(SYS_ioprio_set, 1, 0, 3 << 13) == 0;
                   };
                   bool in_thread = false;
                   std::thread([&] { in_thread = done(); }).join();

@@ -49,24 +49,27 @@ bool report_place(const net::Endpoint & endpoint, const wire::AdmissionAnswer & 
     return true;
 }
 
-// Logs the loss of a server once, or ends the program if it wishes that.
-void report_loss(const net::Endpoint & endpoint, const Error & error, std::atomic<bool> & is_reported) {
-    if (is_reported.exchange(true)) {
+// Logs the loss of a server once, or ends the program if it wishes that: then no thread returns from here, so that none
+// gives the program a failure before it ends.
+void report_loss(const net::Endpoint & endpoint, const Error & error, LossReport & report) {
+    if (report.is_needless) {
         return;
     }
     if (on_loss() == OnLoss::exit) {
         end_program(formatted("RPC server {} is lost: {} (GGML_RPC_ON_LOSS=exit)", endpoint.text(), error.text));
     }
-    log_error("RPC server {} is lost: {}. Its devices answer with failure from now on; load the model again once "
-              "the server is back",
-              endpoint.text(), error.text);
+    if (!report.is_logged.exchange(true)) {
+        log_error("RPC server {} is lost: {}. Its devices answer with failure from now on; load the model again once "
+                  "the server is back",
+                  endpoint.text(), error.text);
+    }
 }
 
 // Reports a loss also while the program is idle.
 std::unique_ptr<net::Transport> watched(std::unique_ptr<net::Transport> transport, const net::Endpoint & endpoint,
-                                        std::shared_ptr<std::atomic<bool>> is_reported) {
-    transport->when_lost([endpoint, is_reported = std::move(is_reported)](const Error & error) {
-        report_loss(endpoint, error, *is_reported);
+                                        std::shared_ptr<LossReport> report) {
+    transport->when_lost([endpoint, report = std::move(report)](const Error & error) {
+        report_loss(endpoint, error, *report);
     });
     return transport;
 }
@@ -83,8 +86,8 @@ bool is_absent(uint32_t type, ConstBytes data) {
 Connection::Connection(net::Endpoint endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport, bool native)
     : endpoint_(std::move(endpoint)),
       purpose_(purpose),
-      is_loss_reported_(std::make_shared<std::atomic<bool>>(purpose == Purpose::questions)),
-      stream_(watched(std::move(transport), endpoint_, is_loss_reported_), answer_timeout(), poll_time()),
+      loss_report_(std::make_shared<LossReport>(purpose == Purpose::questions)),
+      stream_(watched(std::move(transport), endpoint_, loss_report_), answer_timeout(), poll_time()),
       loading_(endpoint_.text(), stderr_terminal()), opened_ns_(Trace::now_ns()), id_(next_id++) {
     if (purpose == Purpose::session) {
         stream_.note_silences(endpoint_.text(), long_silence);
@@ -102,7 +105,7 @@ Connection::~Connection() {
     if (!stream_.failure()) {
         loading_.end();
     }
-    *is_loss_reported_ = true;  // the program has all that it wanted
+    loss_report_->is_needless = true;  // the program has all that it wanted
     end_records();
     for (const Relay & relay : relays_) {
         relay.source->await(relay.ticket);  // its answer goes into our memory
@@ -146,7 +149,7 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
 void Connection::report() {
     if (stream_.failure() && purpose_ == Purpose::session) {
         any_failed_ = true;
-        report_loss(endpoint_, *stream_.failure(), *is_loss_reported_);
+        report_loss(endpoint_, *stream_.failure(), *loss_report_);
     }
 }
 

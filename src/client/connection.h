@@ -46,6 +46,13 @@ struct DeviceMemory {
     uint64_t total = 0;
 };
 
+// Of a session's loss.
+struct LossReport {
+    explicit LossReport(bool needless) : is_needless(needless) {}
+    std::atomic<bool> is_needless;  // nothing of the program depends on the session
+    std::atomic<bool> is_logged = false;
+};
+
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
     enum class Purpose {
@@ -192,7 +199,7 @@ private:
     const net::Endpoint endpoint_;
     const Purpose purpose_;
     // Shared with the transport, whose own thread finds losses while nothing else uses the connection.
-    const std::shared_ptr<std::atomic<bool>> is_loss_reported_;
+    const std::shared_ptr<LossReport> loss_report_;
     Stream stream_;
     std::optional<int64_t> clock_ahead_ns_;  // of the server's clock; if it records what it serves
     uint64_t quickest_ns_ = UINT64_MAX;      // of the questions for its clock

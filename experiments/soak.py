@@ -80,7 +80,7 @@ def ask_twice_at_once(world, llama):
 
 
 def ended_well(world, llama):
-    world.count('sessions made again by clients', llama.count('was made again over tcp'))
+    world.count('sessions made again by clients', llama.count('; reconnected over tcp'))
     assert llama.stop() == 0, f'llama-server ended with {llama.popen.returncode}'
 
 

@@ -14,7 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     const auto cut = fuzz::take_number<uint16_t>(input);
     const ConstBytes first = input.first(std::min<size_t>(cut, input.size()));
     net::ResumableTransport transport(std::make_unique<fuzz::InputTransport>(first),
-                                      {.name = "hostile", .grace = seconds(0), .reopen = {}, .tend = {}});
+                                      {.name = "hostile", .grace = seconds(0), .reconnect = {}, .while_connected = {}});
     const std::array<std::byte, 3000> answer{};
     std::array<std::byte, 5000> taken;
     for (int turn = 0; turn < 200; ++turn) {

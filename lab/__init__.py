@@ -1,4 +1,4 @@
-"""Two virtual machines, each with a real kernel and an RDMA device (Soft-RoCE), joined by a wire. See README.md.
+"""Two virtual machines, each with a real kernel and an RDMA device (Soft-RoCE), connected to each other. See README.md.
 
 With the checkout on sys.path:
     import lab

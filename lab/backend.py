@@ -1,4 +1,4 @@
-"""Which kind of virtual machine this computer can run, and why that one."""
+"""Chooses the kind of virtual machine that this computer can run."""
 import dataclasses
 import os
 import pathlib
@@ -14,8 +14,8 @@ NAMES = ('uml', 'kvm', 'tcg')
 class Backend:
     name: str  # one of NAMES
     why: str
-    folder: pathlib.Path  # with the kernel, as kernel.py made it
-    boot_timeout: float  # seconds; ten times what it takes on an idle computer
+    folder: pathlib.Path  # contains the kernel built by kernel.py
+    boot_timeout: float  # seconds; ten times the boot time on an idle computer
 
 
 def kernel_folder(kind):
@@ -24,7 +24,7 @@ def kernel_folder(kind):
 
 def lacks_uml():
     if not (kernel_folder('uml') / 'version').exists():
-        return 'its kernel has not been built (./dev lab kernel, about 5 minutes)'
+        return 'its kernel is not built (./dev lab kernel, about 5 minutes)'
     return ''
 
 
@@ -32,17 +32,17 @@ def lacks_tcg():
     if not shutil.which('qemu-system-x86_64'):
         return 'qemu-system-x86_64 is not installed'
     if not (kernel_folder('stock') / 'version').exists():
-        return 'its kernel has not been fetched (CARAVAN_LAB=tcg ./dev lab which, half a minute)'
+        return 'its kernel is not downloaded (CARAVAN_LAB=tcg ./dev lab which, half a minute)'
     return ''
 
 
 def lacks_kvm():
-    # A cloud machine may have a /dev/kvm that is not the processor's own (kvm_pvm): stock kernels do not boot there.
+    # A cloud machine may have a /dev/kvm without hardware virtualisation (kvm_pvm): stock kernels do not boot there.
     modules = pathlib.Path('/sys/module')
     if not any((modules / name).is_dir() for name in ('kvm_intel', 'kvm_amd')) or (modules / 'kvm_pvm').is_dir():
-        return "the processor's virtualisation is not there (neither kvm_intel nor kvm_amd is loaded)"
+        return 'no hardware virtualisation (neither kvm_intel nor kvm_amd is loaded)'
     if not os.access('/dev/kvm', os.R_OK | os.W_OK):
-        return '/dev/kvm may not be used by this user'
+        return 'this user may not access /dev/kvm'
     return lacks_tcg()
 
 
@@ -51,16 +51,16 @@ TIMEOUTS = {'uml': 30, 'kvm': 60, 'tcg': 120}
 
 
 def choose(wanted=None):
-    """wanted, else CARAVAN_LAB, else the best one that is there: uml boots in a fraction of a second, kvm in seconds,
-    tcg in ten and runs everywhere. Raises Unavailable."""
+    """Returns the Backend named by wanted, else by CARAVAN_LAB, else the fastest available: uml boots in a fraction of a
+    second, kvm in seconds, tcg in ten seconds, on every computer. Raises Unavailable."""
     asked = wanted or os.environ.get('CARAVAN_LAB')
     if asked and asked not in NAMES:
-        raise Unavailable(f'no backend {asked!r}: uml, kvm and tcg are known')
+        raise Unavailable(f'unknown backend {asked!r}; choose uml, kvm or tcg')
     reasons = []
     for name in [asked] if asked else NAMES:
         lack = LACKS[name]()
         if not lack:
-            why = 'asked for' if asked else '; '.join([*reasons, 'this one is there'])
+            why = 'requested' if asked else '; '.join([*reasons, f'{name} is available'])
             return Backend(name, why, kernel_folder('uml' if name == 'uml' else 'stock'), TIMEOUTS[name])
         reasons.append(f'{name}: {lack}')
     raise Unavailable('no lab machine can run here: ' + '; '.join(reasons))

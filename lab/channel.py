@@ -1,4 +1,4 @@
-"""Commands in a machine: the host's end of the byte stream whose other end is guest/agent.c, which documents it."""
+"""Runs commands in a machine: the host's end of the byte stream to guest/agent.c, which documents the protocol."""
 import os
 import re
 import signal
@@ -8,12 +8,12 @@ import time
 
 from .errors import LabError, MachineGone, TimedOut
 
-HEADER = struct.Struct('<III')  # bytes that follow, id, kind
-LIMIT = 1 << 20  # of a frame
+HEADER = struct.Struct('<III')  # length of the payload, id, kind
+LIMIT = 1 << 20  # bytes in a frame
 
 
 class Process:
-    """A command in a machine, with all that it has printed. Any thread may call."""
+    """A command in a machine, with its output. Any thread may call the methods."""
 
     def __init__(self, channel, number, title):
         self._channel = channel
@@ -38,7 +38,7 @@ class Process:
         return None if isinstance(self._status, Exception) else self._status
 
     def wait_for(self, text, timeout=30):
-        """Until text, a string or a compiled pattern, is in the output; returns the pattern's match, or the string."""
+        """Waits until the output contains text, a string or a compiled pattern; returns the match, or the string."""
         deadline = time.monotonic() + timeout
         with self._changed:
             while True:
@@ -53,7 +53,7 @@ class Process:
                     raise self._error(TimedOut, f'did not print {wanted!r} in {timeout:g} s')
 
     def wait(self, timeout=30):
-        """Until it has ended; returns its returncode."""
+        """Waits until the command has ended; returns its returncode."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._status is not None, timeout):
                 raise self._error(TimedOut, f'did not end in {timeout:g} s')
@@ -62,11 +62,11 @@ class Process:
             return self._status
 
     def kill(self, number=signal.SIGKILL):
-        """Sends the signal to it and all in its process group. Nothing happens if it has ended."""
+        """Sends the signal to the command's process group. Does nothing if the command has ended."""
         self._channel.send(self._number, 'K', struct.pack('<I', number))
 
     def write(self, data):
-        """Input, for one that has been started with a terminal."""
+        """Sends input to a command that was started with a terminal."""
         self._channel.send(self._number, 'I', data)
 
     def resize(self, rows, columns):
@@ -75,7 +75,7 @@ class Process:
     def _error(self, kind, what):
         return kind(f'{self.title}: {what}; it printed:\n{self._output.decode(errors="replace")}')
 
-    def _heard(self, data):
+    def _received(self, data):
         with self._changed:
             self._output += data
             self._changed.notify_all()
@@ -89,7 +89,7 @@ class Process:
 
 
 class Channel:
-    """Owns the socket, and a thread that reads it until the machine is gone."""
+    """Owns the socket, and a thread that reads from it until the machine ends."""
 
     def __init__(self, socket, machine):
         self._socket = socket
@@ -105,17 +105,18 @@ class Channel:
     def wait_ready(self, timeout):
         with self._state:
             if not self._state.wait_for(lambda: self._ready or self._gone, timeout):
-                raise TimedOut(f'machine {self._machine} did not come up in {timeout:g} s')
+                raise TimedOut(f'machine {self._machine} did not boot within {timeout:g} s')
             if self._gone:
-                raise MachineGone(f'machine {self._machine} ended while it came up')
+                raise MachineGone(f'machine {self._machine} ended during boot')
 
     def start(self, title, arguments, environment, tty=False):
-        """title: for people. environment: name -> value, all of it; PWD is where the command starts."""
+        """Starts a command. title: for messages. environment: the complete environment, name -> value; the command starts in
+        PWD."""
         settings = [f'{name}={value}' for name, value in environment.items()]
         strings = ['tty' if tty else 'null', *settings, '', *arguments]
         request = b''.join(os.fsencode(string) + b'\0' for string in strings)
         if len(request) > LIMIT:
-            raise LabError(f'a command and its environment of {len(request)} bytes: at most {LIMIT} can be sent')
+            raise LabError(f'the command and its environment have {len(request)} bytes; the maximum is {LIMIT}')
         with self._state:
             self._last += 1
             number = self._last
@@ -132,10 +133,10 @@ class Channel:
             with self._sending:
                 self._socket.sendall(HEADER.pack(len(data), number, ord(kind)) + data)
         except OSError:
-            pass  # the machine is gone; the reader finds out and tells
+            pass  # the machine has ended; the reader reports it
 
     def close(self):
-        """After the machine has ended."""
+        """Call it after the machine has ended."""
         self._reader.join(5)
         self._socket.close()
 
@@ -153,16 +154,16 @@ class Channel:
                 length, number, kind = HEADER.unpack_from(buffer)
                 if len(buffer) < HEADER.size + length:
                     break
-                self._obey(number, chr(kind), bytes(buffer[HEADER.size:HEADER.size + length]))
+                self._handle(number, chr(kind), bytes(buffer[HEADER.size:HEADER.size + length]))
                 del buffer[:HEADER.size + length]
         with self._state:
             self._gone = True
             left, self._processes = self._processes, {}
             self._state.notify_all()
         for process in left.values():
-            process._ended(MachineGone(f'machine {self._machine} is gone'))
+            process._ended(MachineGone(f'machine {self._machine} has ended'))
 
-    def _obey(self, number, kind, data):
+    def _handle(self, number, kind, data):
         with self._state:
             if kind == 'R':
                 self._ready = True
@@ -170,6 +171,6 @@ class Channel:
                 return
             process = self._processes.pop(number, None) if kind == 'X' else self._processes.get(number)
         if process and kind == 'O':
-            process._heard(data)
+            process._received(data)
         elif process and kind == 'X':
             process._ended(os.waitstatus_to_exitcode(struct.unpack('<I', data)[0]))

@@ -1,17 +1,17 @@
-"""What goes wrong in the lab."""
+"""Exceptions of the lab."""
 
 
 class LabError(Exception):
-    """A machine could not be made, or a command on it did not do what it had to. Says what, with the output."""
+    """A machine could not be started, or a command in it failed. The message includes its output."""
 
 
 class Unavailable(LabError):
-    """No machine can be started on this computer; says what to do. A test skips."""
+    """This computer cannot run a machine. The message has a remedy. Tests skip."""
 
 
 class TimedOut(LabError):
-    """What was waited for did not happen in time."""
+    """A wait exceeded its time-out."""
 
 
 class MachineGone(LabError):
-    """The machine ended, or was killed, before the command did."""
+    """The machine ended or was killed before the command ended."""

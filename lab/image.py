@@ -1,4 +1,4 @@
-"""The initramfs of a lab machine: guest/*.c compiled, what the host has to tell it, and kernel modules."""
+"""Builds the initramfs of a lab machine: the compiled guest/*.c, its configuration, and kernel modules."""
 import hashlib
 import os
 import pathlib
@@ -10,12 +10,12 @@ CACHE = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '
 
 
 def key(*files):
-    """The names of what is cached end in this: the first 12 digits of the SHA-256 of all the files."""
+    """The suffix of names in the cache: the first 12 digits of the SHA-256 of all the files."""
     return hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def cpio(entries):
-    """An archive as the kernel unpacks it (cpio "newc"). entries: path -> contents as bytes, or None for a folder."""
+    """Returns an archive in the kernel's format (cpio "newc"). entries: path -> contents as bytes, or None for a folder."""
     archive = bytearray()
     for number, (path, contents) in enumerate([*entries.items(), ('TRAILER!!!', b'')], 1):
         mode = 0o040755 if contents is None else 0o100755
@@ -28,7 +28,7 @@ def cpio(entries):
 
 
 def program():
-    """The guest's first program, compiled once and kept in the cache."""
+    """Returns the guest's init program, compiled once and cached."""
     sources = sorted((HERE / 'guest').glob('*.[ch]'))
     kept = CACHE / f'lab-init-{key(*sources)}'
     if not kept.exists():
@@ -41,7 +41,7 @@ def program():
 
 
 def initramfs(conf, modules=b''):
-    """conf: the lines that guest/init.c reads, each a tuple of fields. modules: an archive made by kernel.py."""
+    """Returns the initramfs. conf: lines for guest/init.c, each a tuple of fields. modules: an archive built by kernel.py."""
     lines = ''.join('\t'.join(fields) + '\n' for fields in conf)
-    # The kernel unpacks one archive after the other.
+    # The kernel unpacks concatenated archives.
     return modules + cpio({'dev': None, 'init': program(), 'lab.conf': lines.encode()})

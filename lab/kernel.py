@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes a kernel for the lab out of Debian packages; kernel.sh, which fetches them, runs this in the userland.
+"""Builds a kernel for the lab from Debian packages. kernel.sh downloads them and runs this in the userland.
 
-kernel.py stock|uml DEBS FOLDER: DEBS holds the packages; FOLDER, which is there and empty, gets
-  stock  vmlinux (uncompressed: a quarter of the boot time under emulation), modules.cpio, version
+kernel.py stock|uml DEBS FOLDER: reads the packages in DEBS and writes to FOLDER, which is empty:
+  stock  vmlinux (uncompressed: boots four times as fast under emulation), modules.cpio, version
   uml    linux (a program), version"""
 import lzma
 import os
@@ -24,14 +24,14 @@ def unpack(debs, into):
 def only(paths, what):
     paths = list(paths)
     if len(paths) != 1:
-        sys.exit(f'lab: {len(paths)} files that may be {what} are in the packages, not 1')
+        sys.exit(f'lab: the packages contain {len(paths)} candidates for {what}, expected 1')
     return paths[0]
 
 
 def vmlinux(bzimage):
-    """The ELF file inside a bzImage; where it lies is in the header (Linux, Documentation/arch/x86/boot.rst)."""
+    """Returns the ELF file inside a bzImage, located by the header (Linux, Documentation/arch/x86/boot.rst)."""
     if bzimage[0x202:0x206] != b'HdrS':
-        sys.exit('lab: the kernel is no bzImage')
+        sys.exit('lab: the kernel is not a bzImage')
     setup = (bzimage[0x1f1] or 4) * 512 + 512
     offset, length = (int.from_bytes(bzimage[at:at + 4], 'little') for at in (0x248, 0x24c))
     payload = bzimage[setup + offset:setup + offset + length]
@@ -40,7 +40,7 @@ def vmlinux(bzimage):
         return zstd.ZstdDecompressor().decompress(payload)
     if payload.startswith(b'\xfd7zXZ\0'):
         return lzma.LZMADecompressor().decompress(payload)
-    sys.exit('lab: the kernel is compressed neither with zstd nor with xz')
+    sys.exit('lab: unknown compression of the kernel; expected zstd or xz')
 
 
 def plain(name):
@@ -48,7 +48,7 @@ def plain(name):
 
 
 def modules(folder, wanted):
-    """name -> contents, in an order in which they can be loaded."""
+    """Returns name -> contents, in load order."""
     files = {plain(file.name.split('.ko')[0]): file for file in folder.rglob('*.ko*')}
     builtin = {plain(pathlib.Path(line).name.removesuffix('.ko'))
                for line in (folder / 'modules.builtin').read_text().splitlines()}
@@ -95,7 +95,7 @@ def make_stock(debs, folder):
 def edit(path, pattern, replacement):
     text, count = re.subn(pattern, replacement, path.read_text(), flags=re.DOTALL)
     if count != 1:
-        sys.exit(f'lab: {path} is not as expected; the kernel source has changed')
+        sys.exit(f'lab: {path} does not match the expected pattern; the kernel source has changed')
     path.write_text(text)
 
 
@@ -105,17 +105,17 @@ def make_uml(debs, folder):
     subprocess.run(['tar', '-x', '-C', str(debs), '-f', str(archive)], check=True)
     shutil.rmtree(debs / 'tree')
     source = only((path for path in debs.glob('linux-source-*') if path.is_dir()), 'the kernel source')
-    # The network device may be linked statically as long as it looks nothing up by name, and ours is a socket.
+    # Static linking is safe: the network device resolves no names, because it uses an inherited socket.
     edit(source / 'arch/um/drivers/Kconfig', r'(\nconfig UML_NET_VECTOR\n(?:(?!\nconfig ).)*?)\n\s*select '
          'MAY_HAVE_RUNTIME_DEPS', r'\1')
-    # A tick of 1 ms: RDMA's and TCP's timers would else be late by up to 10 ms.
+    # A tick of 1 ms, because the default delays timers of RDMA and TCP by up to 10 ms.
     edit(source / 'arch/um/Kconfig', r'(\nconfig HZ\n(?:(?!\nconfig ).)*?default) 100\n', r'\1 1000\n')
     built = debs / 'built'
     built.mkdir()
     make = ['make', '-s', '-C', str(source), 'ARCH=um', f'O={built}']
     subprocess.run([*make, f'KCONFIG_ALLCONFIG={image.HERE / "uml.config"}', 'allnoconfig'], check=True)
     if 'CONFIG_RDMA_RXE=y' not in (built / '.config').read_text().splitlines():
-        sys.exit('lab: with uml.config this kernel source has no rdma_rxe')
+        sys.exit('lab: this kernel source does not enable rdma_rxe with uml.config')
     subprocess.run([*make, f'-j{len(os.sched_getaffinity(0))}', 'linux'], check=True)
     shutil.copy(built / 'linux', folder / 'linux')
     subprocess.run(['strip', '--strip-debug', str(folder / 'linux')], check=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The lab: two virtual machines, a and b, each with a real kernel and an RDMA device (Soft-RoCE), joined by a wire.
+"""The lab: two connected virtual machines, a and b, each with a real kernel and an RDMA device (Soft-RoCE).
 
-From the checkout: ./dev lab COMMAND. Nothing outside the machines is changed, and no privilege is needed."""
+Run from the checkout: ./dev lab COMMAND. Changes nothing outside the machines and needs no privileges."""
 import argparse
 import pathlib
 import shlex
@@ -17,21 +17,22 @@ from lab import demo, selftest, terminal
 def arguments():
     parser = argparse.ArgumentParser(prog='./dev lab', description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
-    shell = commands.add_parser('shell', help='a shell in each machine; Ctrl-] goes from one to the other')
-    run = commands.add_parser('run', help='run a command in machine a, and one in b if asked; exit code of a\'s')
-    check = commands.add_parser('selftest', help='boot both, try ping, TCP and RDMA, and print what was measured')
-    show = commands.add_parser('demo', help='generate a text over RDMA')
-    commands.add_parser('which', help='the kind of virtual machine that this computer can run, and why')
-    commands.add_parser('kernel', help='build the User Mode Linux kernel, once: the fastest machines (./dev lab only)')
+    shell = commands.add_parser('shell', help='open a shell in each machine; Ctrl-] switches between them')
+    run = commands.add_parser('run', help='run a command in machine a, and optionally one in b; exit code of a\'s')
+    check = commands.add_parser('selftest', help='boot both, test ping, TCP and RDMA, and print measurements')
+    show = commands.add_parser('demo', help='generate text over RDMA')
+    commands.add_parser('which', help='print the kind of virtual machine that this computer can run, and why')
+    commands.add_parser('kernel', help='build the User Mode Linux kernel for the fastest machines, once (./dev lab only)')
     for parser_with_pair in (shell, run, check, show):
-        parser_with_pair.add_argument('--mtu', type=int, default=4200, help='of the network [4200]')
-        parser_with_pair.add_argument('--memory', type=int, default=1024, help='of each machine in MiB [1024]')
-        parser_with_pair.add_argument('--no-rdma', choices=['a', 'b', 'both'], help='machine without RDMA device')
+        parser_with_pair.add_argument('--mtu', type=int, default=4200, help='MTU of the network [4200]')
+        parser_with_pair.add_argument('--memory', type=int, default=1024, help='memory of each machine in MiB [1024]')
+        parser_with_pair.add_argument('--no-rdma', choices=['a', 'b', 'both'], help='machine without an RDMA device')
         parser_with_pair.add_argument('--keep', action='store_true', help='keep the run folder (consoles, shared)')
-    run.add_argument('--on-b', metavar='COMMAND', help='a shell command that runs in b meanwhile')
-    run.add_argument('--wait-for', metavar='TEXT', help='start the command in a when b\'s has printed this')
-    run.add_argument('--timeout', type=float, default=600, help='in seconds [600]')
-    run.add_argument('argument', nargs='+', metavar='CMD', help='one word is a shell command; more are run as they are')
+    run.add_argument('--on-b', metavar='COMMAND', help='a shell command to run in b at the same time')
+    run.add_argument('--wait-for', metavar='TEXT', help='start the command in a once b\'s has printed this')
+    run.add_argument('--timeout', type=float, default=600, help='time-out in seconds [600]')
+    run.add_argument('argument', nargs='+', metavar='CMD',
+                     help='a single word is a shell command; several are a program and its arguments')
     return parser.parse_args()
 
 
@@ -58,10 +59,10 @@ def run(options):
 def shell(options):
     begin = time.monotonic()
     with pair(options) as machines:
-        print(f'Two machines ({machines.backend.name}) are up after {time.monotonic() - begin:.1f} s.\n'
+        print(f'Two machines ({machines.backend.name}) are ready after {time.monotonic() - begin:.1f} s.\n'
               f'a is {machines.a.ip} and {machines.a.ip6}, b is {machines.b.ip} and {machines.b.ip6}; names work.\n'
-              f'Ctrl-] goes to the other machine. The first shell that ends, ends both.\n'
-              f'Shared folder, here and there: {machines.shared}')
+              f'Ctrl-] switches to the other machine. Both end when one shell exits.\n'
+              f'Shared folder, here and in the machines: {machines.shared}')
         return terminal.converse(machines)
 
 
@@ -74,10 +75,10 @@ def which():
 
 def main():
     options = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the machines' folder is removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the run folder is removed
     try:
         if options.command == 'kernel':
-            print('lab: ./dev lab kernel builds it: fetching is done outside the userland', file=sys.stderr)
+            print('lab: run ./dev lab kernel: the download needs apt, outside the userland', file=sys.stderr)
             return 2
         if options.command == 'which':
             return which()

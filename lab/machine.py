@@ -14,11 +14,11 @@ SPARE = 'rxe1'
 
 
 class Machine:
-    """Made and booted by Pair. Its addresses are ip and ip6; its RDMA device is rxe0.
+    """Created and booted by Pair. Its addresses are ip and ip6; its RDMA device is rxe0.
 
-    Commands run as root in the checkout, with what this process has as PATH and HOME; the root file system is what
-    this process sees, read-only with memory above it, and of their own are /tmp, /run and /dev. The pair's shared
-    folder and the checkout have the same paths inside and outside."""
+    Commands run as root in the checkout, with PATH and HOME of this process. The root file system is that of this process,
+    read-only under an overlay in memory; /tmp, /run and /dev are separate. The pair's shared folder and the checkout have
+    the same paths inside and outside."""
 
     def __init__(self, pair, name, number, config, wire):
         self._pair = pair
@@ -31,8 +31,8 @@ class Machine:
         self.ip6 = f'fd77::{number}'
 
     def run(self, command, env=None, timeout=60, check=False, **how):
-        """Runs it to its end: (returncode, stdout and stderr). Takes what start() takes. When the time is over it is
-        killed and TimedOut raised; with check, a returncode other than 0 raises LabError."""
+        """Runs a command and returns (returncode, stdout and stderr). Other parameters as for start(). After timeout seconds
+        kills the command and raises TimedOut. With check, a returncode other than 0 raises LabError."""
         process = self.start(command, env, **how)
         try:
             code = process.wait(timeout)
@@ -46,8 +46,8 @@ class Machine:
     def start(self, command, env=None, cwd=None, user=None, memlock=None, tty=False):
         """Starts a shell command, or a program if it is a list; returns its Process.
 
-        env: added to its environment; None as a value removes. user: numeric id of an ordinary user to run it as
-        (root else). memlock: bytes that it may lock; root is exempt where RDMA is concerned. tty: on a terminal."""
+        env: additional environment; the value None removes a variable. user: numeric id of an unprivileged user [root].
+        memlock: limit of locked memory in bytes; for RDMA, root is exempt. tty: run it on a terminal."""
         if isinstance(command, str):
             title, arguments = command, ['bash', '-c', command]
         else:
@@ -63,8 +63,8 @@ class Machine:
         return self._channel.start(title, arguments, environment, tty)
 
     def link(self, up, interface=False):
-        """Pulls the network cable out or plugs it in: eth0 loses its carrier, its addresses and routes stay. With
-        interface the kernel takes eth0 itself down or up; the addresses stay. README.md says what programs see."""
+        """Unplugs or plugs in the network cable: eth0 loses its carrier and keeps its addresses and routes. With interface,
+        sets eth0 itself down or up; the addresses stay. README.md describes the effects on programs."""
         if interface:
             self.run(f'ip link set eth0 {"up" if up else "down"}', check=True)
         else:
@@ -76,7 +76,7 @@ class Machine:
         return {name: int(value) for name, value in (line.split(':') for line in output.split())}
 
     def kill(self):
-        """The power fails. The commands in it end with MachineGone; boot() starts it again."""
+        """Simulates a power failure. The machine's commands end with MachineGone; boot() restarts the machine."""
         if self._process:
             self._signal(signal.SIGKILL)
             self._process.wait()
@@ -85,7 +85,7 @@ class Machine:
             self._vm.close()
 
     def stop(self):
-        """It hangs: nothing in it moves until cont()."""
+        """Suspends the machine until cont()."""
         self._signal(signal.SIGSTOP)
 
     def cont(self):
@@ -96,7 +96,7 @@ class Machine:
         return self._process is not None and self._process.poll() is None
 
     def boot(self):
-        """Starts the machine and returns at once; wait_up() does the rest."""
+        """Starts the machine and returns at once. Call wait_up() next."""
         pair, config = self._pair, self._config
         self._drain()
         spec = vmm.Spec(self.name, self.number, pair.folder, pair.backend.folder, config.memory, pair.mtu, self._wire,
@@ -104,10 +104,9 @@ class Machine:
         self._vm = vmm.KINDS[pair.backend.name](spec)
         initramfs = pair.folder / f'{self.name}.initramfs'
         initramfs.write_bytes(image.initramfs([('name', self.name), *self._vm.conf()], self._vm.modules()))
-        # It holds a file open for each that the guest has looked at.
+        # The process holds an open file for each file that the guest has accessed.
         _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # In a process group of its own, all of which gets what _signal() sends. --pdeathsig: it ends when the thread
-        # that booted it does, however that ends.
+        # In its own process group, the target of _signal(). --pdeathsig: the machine ends with the thread that booted it.
         with open(pair.folder / f'{self.name}.console', 'ab') as console:
             self._process = subprocess.Popen(
                 ['prlimit', f'--nofile={files}:', 'setpriv', '--pdeathsig', 'KILL', *self._vm.command(initramfs)],
@@ -120,13 +119,13 @@ class Machine:
             raise LabError(f'machine {self.name} did not start: {error}') from None
 
     def wait_up(self):
-        """Until commands can be run, addresses are there, and RDMA is ready to use."""
+        """Waits until the machine runs commands, has its addresses, and RDMA is ready."""
         self._channel.wait_ready(self._pair.backend.boot_timeout)
         script = f'set -e\n{self._paths()}{self._network()}{self._rdma()}'
         self.run(script, timeout=self._pair.backend.boot_timeout, check=True)
 
     def console(self):
-        """What the kernel, and the program that runs it, have said."""
+        """Returns the output of the kernel and of the program that runs it."""
         return (self._pair.folder / f'{self.name}.console').read_text(errors='replace')
 
     def _signal(self, number):
@@ -135,7 +134,7 @@ class Machine:
         os.killpg(self._process.pid, number)
 
     def _drain(self):
-        """What was sent to it while it was down is lost, as on a real wire."""
+        """Drops packets sent to the machine while it was down, as a real wire does."""
         self._wire.setblocking(False)
         try:
             while True:
@@ -144,7 +143,8 @@ class Machine:
             self._wire.setblocking(True)
 
     def _paths(self):
-        """Ordinary users may pass: bubblewrap makes /usr for its own user, and a checkout may lie in a closed home."""
+        """Gives unprivileged users access: bubblewrap creates /usr for its own user only, and the checkout may be in a closed
+        home."""
         folders = {'/usr', *map(str, (*ROOT.parents, *self._pair.shared.parents))}
         return f'chmod a+rx {shlex.join(sorted(folders))}\n'
 
@@ -181,7 +181,7 @@ END
     def _rdma(self):
         if not self._config.rdma:
             return ''
-        # With a bridge the address is not the device's own, and whether there is a GID of it is what is to be seen.
+        # With a bridge the device need not have a GID of the address, so do not wait for it.
         gid = '' if self._config.bridge else f'ffff:0a4d:{self.number:04x}'
         return f'''
             rdma link add rxe0 type rxe netdev eth0

@@ -1,4 +1,4 @@
-"""Two lab machines and the wire between them."""
+"""Two connected lab machines."""
 import dataclasses
 import pathlib
 import shutil
@@ -8,27 +8,27 @@ import tempfile
 from . import backend, vmm
 from .machine import Machine
 
-CONSOLE_LINES = 30  # shown of each machine when something fails
+CONSOLE_LINES = 30  # printed for each machine after a failure
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How one machine is made."""
+    """The configuration of one machine."""
     mtu: int = 4200  # of eth0. 4200 gives RDMA an MTU of 4096, 1500 one of 1024
     rdma: bool = True  # False: no RDMA device
-    spare: bool = False  # a second one, rxe1, made before rxe0, on a network that leads nowhere (spare0, 10.78.0.0/24)
+    spare: bool = False  # a second device, rxe1, created before rxe0, on an unconnected network (spare0, 10.78.0.0/24)
     bridge: bool = False  # the addresses are on the bridge br0; eth0, with rxe0 on it, is a port of that
     memory: int = 1024  # MiB
 
 
 class Pair:
-    """with Pair() as pair: pair.a and pair.b are two machines, up and joined.
+    """with Pair() as pair: pair.a and pair.b are two running, connected machines.
 
-    They end with the block, and also when the thread or the process that made them ends in any other way. When an
-    exception leaves the block, their consoles are shown on stderr, and the run folder is kept."""
+    They end with the block, and whenever the thread or process that created them ends. When an exception leaves the block,
+    their consoles are printed on stderr, and the run folder is kept."""
 
     def __init__(self, a=Config(), b=Config(), kind=None, keep=False):
-        """kind: uml, kvm or tcg, and the best one without. keep: the run folder stays. Raises Unavailable."""
+        """kind: uml, kvm or tcg [the fastest available]. keep: keep the run folder. Raises Unavailable."""
         self._keep = keep
         self.backend = backend.choose(kind)
         self.mtu = max(a.mtu, b.mtu)
@@ -69,6 +69,6 @@ class Pair:
                 lines = machine.console().splitlines()
             except FileNotFoundError:
                 continue
-            print(f'--- console of machine {machine.name}, {self.backend.name} (all of it, and the shared folder: '
+            print(f'--- console of machine {machine.name}, {self.backend.name} (complete console and shared folder: '
                   f'{self.folder})', *lines[-CONSOLE_LINES:], sep='\n', file=sys.stderr)
 

@@ -1,10 +1,10 @@
-"""Does the lab work on this computer, and how fast is it?"""
+"""Tests whether the lab works on this computer, and how fast."""
 import re
 import time
 
 from .errors import LabError
 
-# In b; a's message comes back as it was sent, ROUNDS times, then BYTES one way.
+# The server runs in b. It echoes `rounds` messages of a, then receives `total` bytes.
 TCP = '''
 import socket, sys, time
 rounds, length, total = 500, 64, 32 << 20
@@ -43,7 +43,7 @@ def tcp(pair, address):
 
 
 def perftest(pair, command):
-    """Runs one of perftest's programs between the two; returns the last row of its table."""
+    """Runs a program of perftest between both machines; returns the last row of its table."""
     for _ in range(5):
         server = pair.b.start(f'stdbuf -oL {command}')
         server.wait_for('Waiting for client')
@@ -52,7 +52,7 @@ def perftest(pair, command):
         rows = re.findall(r'^ \d+ +\d+ .*$', output, re.MULTILINE)
         if code == 0 and rows:
             return rows[-1].split()
-        if "Can't produce a report" not in output:  # it calibrates its clock first, in vain on a busy computer
+        if "Can't produce a report" not in output:  # calibrating its clock fails on a busy computer
             break
     raise LabError(f'{command} returned {code}; it printed:\n{output}')
 
@@ -77,7 +77,7 @@ def main(pair):
             counters = pair.a.counters()
             print(f'packets      {counters["sent_pkts"]} sent, {counters["rcvd_pkts"]} received by a\'s rxe0')
             if counters['sent_pkts'] < 300:
-                raise LabError('perftest succeeded, and yet hardly a packet went through the RDMA device')
+                raise LabError('perftest succeeded, but the RDMA device sent hardly any packets')
         ending = time.monotonic()
-    print(f'ended        {time.monotonic() - ending:.2f} s; in all {time.monotonic() - begin:.1f} s')
+    print(f'shutdown     {time.monotonic() - ending:.2f} s; total {time.monotonic() - begin:.1f} s')
     return 0

@@ -1,4 +1,4 @@
-"""A person's terminal, with a shell in each machine."""
+"""Connects the user's terminal to a shell in each machine."""
 import os
 import queue
 import shutil
@@ -11,18 +11,18 @@ import tty
 from .errors import MachineGone
 
 SWITCH = b'\x1d'  # Ctrl-]
-BEHIND = 64 << 10  # bytes that are kept of the shell that is not seen
+BEHIND = 64 << 10  # bytes kept of the hidden shell's output
 
 
 class _Screen:
-    """Shows the output of one shell, and keeps the end of the others' until they are looked at."""
+    """Shows the output of one shell, and keeps the end of the other's output until it is shown."""
 
     def __init__(self, names):
         self._lock = threading.Lock()
         self._behind = {name: b'' for name in names}
         self.front = names[0]
 
-    def heard(self, name, data):
+    def received(self, name, data):
         with self._lock:
             if name == self.front:
                 os.write(1, data)
@@ -37,11 +37,11 @@ class _Screen:
 
 
 def _listen(screen, name):
-    return lambda data: screen.heard(name, data)
+    return lambda data: screen.received(name, data)
 
 
 def converse(pair):
-    """Until one of the shells ends; returns its exit code."""
+    """Returns when one of the shells ends, with its exit code."""
     screen, shells, events = _Screen(['a', 'b']), {}, queue.Queue()
     settings = {'TERM': os.environ.get('TERM', 'dumb'), 'PS1': r'\h:\w\$ '}
     for machine in (pair.a, pair.b):
@@ -71,7 +71,7 @@ def converse(pair):
             tty.setraw(0)
             signal.signal(signal.SIGWINCH, resize)
             resize()
-        shells['a'].write(b'\n')  # a prompt, if the first one came before anybody listened
+        shells['a'].write(b'\n')  # prints a prompt again: the first may have been printed before the listener was set
         threading.Thread(target=read, daemon=True).start()
         for process in shells.values():
             threading.Thread(target=ended, args=(process,), daemon=True).start()
@@ -79,7 +79,7 @@ def converse(pair):
             event = events.get()
             if isinstance(event, int):
                 return event if event >= 0 else 128 - event
-            if event is None:  # the input has ended: so do the shells
+            if event is None:  # end of input: end the shells
                 shells[screen.front].write(b'\x04')
                 continue
             for number, part in enumerate(event.split(SWITCH)):

@@ -1,4 +1,4 @@
-"""The lab itself: what its users rely on. Skipped where no virtual machine can run."""
+"""Tests of the lab itself. Skipped where no virtual machine can run."""
 import os
 import pathlib
 import re
@@ -21,7 +21,7 @@ def lacking():
     return ''
 
 
-pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or 'it can')
+pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or 'available')
 
 
 @pytest.fixture(scope='module')
@@ -30,14 +30,14 @@ def pair():
         yield machines
 
 
-def test_a_command_gives_its_code_and_all_that_it_printed(pair):
+def test_a_command_returns_its_code_and_output(pair):
     assert pair.a.run('echo one; echo two >&2; exit 3') == (3, 'one\ntwo\n')
     assert pair.a.run(['printf', '%s|', 'a b', '', "c'd"]) == (0, "a b||c'd|")
     assert pair.a.run('kill -TERM $$') == (-signal.SIGTERM, '')
     assert pair.a.run(['no-such-program'])[0] == 127
 
 
-def test_much_output_comes_whole(pair):
+def test_long_output_is_complete(pair):
     code, output = pair.a.run('for i in {1..20000}; do echo "$i 0123456789012345678901234567890123456789"; done')
     assert code == 0
     assert [int(line.split()[0]) for line in output.splitlines()] == list(range(1, 20001))
@@ -48,7 +48,7 @@ def test_environment_and_folder(pair):
     assert pair.b.run('hostname; id -u') == (0, 'b\n0\n')
 
 
-def test_a_command_that_takes_too_long_is_killed(pair):
+def test_a_command_is_killed_at_its_time_out(pair):
     begin = time.monotonic()
     with pytest.raises(lab.TimedOut, match='printed:\nbegun'):
         pair.a.run('echo begun; sleep 987', timeout=2)
@@ -56,7 +56,7 @@ def test_a_command_that_takes_too_long_is_killed(pair):
     assert pair.a.run('for i in {1..100}; do pgrep -fx "sleep 987" || exit 0; sleep .05; done') == (0, '')
 
 
-def test_waiting_for_what_a_process_prints(pair):
+def test_waiting_for_output(pair):
     process = pair.a.start('echo ready on port 4711; sleep 987')
     assert process.wait_for(re.compile(r'port (\d+)'))[1] == '4711'
     assert process.returncode is None
@@ -68,12 +68,12 @@ def test_waiting_for_what_a_process_prints(pair):
         process.wait_for('more')
 
 
-def test_an_ordinary_user_with_little_memory_to_lock(pair):
+def test_an_unprivileged_user_with_a_memlock_limit(pair):
     assert pair.a.run('id -u; ulimit -l; ulimit -Hl', user=1000, memlock=8 << 20) == (0, '1000\n8192\n8192\n')
     assert pair.a.run('test -w /dev/infiniband/uverbs0', user=1000)[0] == 0
 
 
-def test_only_the_shared_folder_can_be_written(pair):
+def test_only_the_shared_folder_is_writable(pair):
     (pair.shared / 'from-here').write_text('hello')
     assert pair.a.run(f'cat {pair.shared}/from-here; echo there >{pair.shared}/from-there') == (0, 'hello')
     assert (pair.shared / 'from-there').read_text() == 'there\n'
@@ -113,7 +113,7 @@ def wait_for_port(machine, state):
                 f'grep -q {state} state && exit; sleep .02; done; exit 1', check=True)
 
 
-def test_the_cable_pulled_and_plugged_in(pair):
+def test_unplugging_and_plugging_in_the_cable(pair):
     watch = pair.a.start('stdbuf -oL ibv_asyncwatch')
     watch.wait_for('async event')
     pair.a.link(False)
@@ -130,7 +130,7 @@ def test_the_cable_pulled_and_plugged_in(pair):
     assert pingpong(pair)[0] == 0
 
 
-def test_a_program_sees_its_own_interface_taken_down(pair):
+def test_rdma_fails_when_its_interface_goes_down(pair):
     server = pair.b.start('stdbuf -oL ib_send_bw -x 1 -D 60')
     server.wait_for('Waiting for client')
     before = pair.a.counters()['sent_pkts']
@@ -149,19 +149,19 @@ def test_a_program_sees_its_own_interface_taken_down(pair):
     assert pingpong(pair, '-g 2 -n 10')[0] == 0
 
 
-def test_a_machine_that_hangs_goes_on_later(pair):
+def test_a_suspended_machine_continues(pair):
     process = pair.b.start('for i in {1..1000}; do echo tick $i; sleep .1; done')
     process.wait_for('tick 2')
     pair.b.stop()
-    said = process.output()
+    before = process.output()
     with pytest.raises(lab.TimedOut):
-        process.wait_for(f'tick {said.count("tick") + 8}', timeout=2)
+        process.wait_for(f'tick {before.count("tick") + 8}', timeout=2)
     pair.b.cont()
-    process.wait_for(f'tick {said.count("tick") + 8}')
+    process.wait_for(f'tick {before.count("tick") + 8}')
     process.kill()
 
 
-def test_a_machine_dies_and_boots_again(pair):
+def test_a_killed_machine_boots_again(pair):
     process = pair.b.start('sleep 987')
     pair.b.kill()
     with pytest.raises(lab.MachineGone):
@@ -175,7 +175,7 @@ def test_a_machine_dies_and_boots_again(pair):
     assert code == 0, output
 
 
-def test_machines_that_differ():
+def test_machines_with_different_configurations():
     a = lab.Config(mtu=1500, spare=True)
     b = lab.Config(rdma=False)
     with lab.Pair(a, b) as machines:
@@ -193,14 +193,14 @@ def test_the_address_on_a_bridge():
         machines.a.run(f'ping -c 1 -w 10 {machines.b.ip}', check=True)
 
 
-def test_pairs_beside_each_other(pair):
+def test_two_pairs_at_the_same_time(pair):
     with lab.Pair() as other:
         other.b.run('echo mine >/tmp/mine', check=True)
         assert pair.b.run('test -e /tmp/mine')[0] == 1
         assert pingpong(other)[0] == pingpong(pair)[0] == 0
 
 
-def test_nothing_is_left_when_the_process_is_killed():
+def test_no_process_survives_its_creator():
     program = ('import sys; sys.path.insert(0, sys.argv[1]); import lab, time\n'
                'pair = lab.Pair().__enter__()\n'
                'print(pair.folder, flush=True)\n'
@@ -220,7 +220,7 @@ def test_nothing_is_left_when_the_process_is_killed():
 
 
 def machines_in(folder):
-    """The processes whose command line names it."""
+    """Returns the processes whose command line contains folder."""
     found = []
     for entry in os.listdir('/proc'):
         try:

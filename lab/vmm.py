@@ -1,7 +1,7 @@
-"""Starting a virtual machine: what each kind is told on its command line, and how its cable is pulled.
+"""How to start each kind of virtual machine, and how to unplug its network cable.
 
-Both kinds get their sockets as file descriptors, so that no other process can reach them, and the same initramfs. The
-wire is a pair of sockets that keep packet boundaries; each machine holds one end."""
+Both kinds inherit their sockets as file descriptors, so that no other process can reach them, and use the same initramfs.
+The wire is a pair of sockets that preserve packet boundaries; each machine holds one end."""
 import dataclasses
 import json
 import os
@@ -10,7 +10,7 @@ import re
 import socket
 
 SNDBUFFORCE = 32  # SO_SNDBUFFORCE, which Python does not name
-WIRE_BYTES = 4 << 20  # that may be on the way
+WIRE_BYTES = 4 << 20  # buffered on the wire
 
 
 @dataclasses.dataclass
@@ -31,7 +31,7 @@ def host_mhz():
 
 
 def cable(kind):
-    """Both ends of a wire between two machines of that kind."""
+    """Returns both ends of a wire between two machines of that kind."""
     pair = socket.socketpair(socket.AF_UNIX, KINDS[kind].packets)
     for end in pair:
         try:
@@ -42,7 +42,7 @@ def cable(kind):
 
 
 class Uml:
-    """User Mode Linux: the kernel is a program. Its files are the host's own (hostfs)."""
+    """User Mode Linux: the kernel as a program. File systems are the host's, over hostfs."""
     packets = socket.SOCK_SEQPACKET
 
     def __init__(self, spec):
@@ -52,7 +52,7 @@ class Uml:
 
     def conf(self):
         yield 'line', '/dev/ttyS0'
-        yield 'cpu', f'{host_mhz():.3f}'  # perftest wants to know
+        yield 'cpu', f'{host_mhz():.3f}'  # perftest reads it
         for path, mode in self._spec.shares:
             yield 'mount', 'hostfs', mode, str(path), str(path)
 
@@ -67,7 +67,7 @@ class Uml:
                 f'vec0:transport=fd,fd={spec.wire.fileno()},depth=64,mtu={spec.mtu},vec=1', 'quiet', 'panic=-1']
 
     def environment(self):
-        """The guest's memory is a file; it lies where there is room for it."""
+        """The guest's memory is a file; place it where space is available."""
         environment = dict(os.environ)
         environment.pop('TMPDIR', None)
         room = os.statvfs('/dev/shm')
@@ -76,11 +76,11 @@ class Uml:
         return environment
 
     def started(self):
-        """Our copies of what the machine now holds: its end shall be the last one."""
+        """Closes this process's copy of the guest's end, so that the guest holds the only one."""
         self._guest_line.close()
 
-    # The device vec0 takes its socket once only, so it stays up for ever in a corner of its own, and eth0 is a cable
-    # to there.
+    # The device vec0 can open its socket only once, so it stays up in a separate namespace, and eth0 is a veth into that
+    # namespace.
     def eth0(self, mac, mtu):
         return f'''
             ip netns add wire
@@ -102,7 +102,7 @@ END
 
 
 class Qemu:
-    """QEMU's microvm with Debian's kernel. Its files are the host's by 9p."""
+    """QEMU's microvm with Debian's kernel. File systems are the host's, over 9p."""
     packets = socket.SOCK_DGRAM
     accelerator: list
 
@@ -124,7 +124,7 @@ class Qemu:
 
     def command(self, initramfs):
         spec = self._spec
-        khz = round(host_mhz() * 1000)  # else the guest measures it, in vain where emulation is slow
+        khz = round(host_mhz() * 1000)  # otherwise the guest measures it, which fails under slow emulation
         command = ['qemu-system-x86_64', *self.accelerator,
                    '-M', 'microvm,rtc=on,pit=on,pic=on,pcie=on', '-bios', 'qboot.rom',
                    '-m', str(spec.memory), '-smp', '1',

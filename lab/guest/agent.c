@@ -1,11 +1,11 @@
-// Runs what the host asks for, many commands at a time, over one byte stream; ../channel.py is the other end.
+// Runs commands for the host, several at a time, over one byte stream; ../channel.py is the other end.
 //
-// A frame is a header of three little-endian 32-bit numbers (bytes that follow, id of the command, kind), then bytes.
+// A frame is a header of three little-endian 32-bit numbers (length of the payload, id of the command, kind), and a payload.
 //   from the host   'S' start: "null" or "tty", NAME=VALUE..., "", argument...; each ends with a zero byte
 //                   'I' input, for a tty         'W' rows and columns, two 32-bit numbers
 //                   'K' signal number: sent to the command's process group
-//   to the host     'R' the machine is ready     'O' output (stdout and stderr)     'X' the wait status: it ended
-// Output that the command itself wrote before it ended comes before its 'X'.
+//   to the host     'R' the machine is ready     'O' output (stdout and stderr)     'X' wait status: the command ended
+// The command's own output precedes its 'X'.
 #define _GNU_SOURCE
 #include "guest.h"
 
@@ -27,7 +27,7 @@ enum { max_commands = 64, max_frame = 1 << 20, chunk = 32 << 10 };
 struct command {
     pid_t pid; // 0: free
     uint32_t id;
-    int output; // what it writes; also its input if it has a tty. -1: closed
+    int output; // read end of its output; the tty, for input too, if it has one. -1: closed
 };
 
 static struct command commands[max_commands];
@@ -42,7 +42,7 @@ static void put(const void *bytes, size_t length) {
         } else if (errno == EAGAIN) {
             poll(&(struct pollfd) {.fd = line, .events = POLLOUT}, 1, 100);
         } else if (errno != EINTR) {
-            return; // the host has gone, and this machine goes with it
+            return; // the host process has ended; so will this machine
         }
     }
 }
@@ -62,7 +62,7 @@ static struct command *find(uint32_t id) {
     return NULL;
 }
 
-// Passes on what there is, once. False: nothing now, or nothing ever again.
+// Forwards one chunk of output. False: no data available, or end of output.
 static int pass_output(struct command *command) {
     static char bytes[chunk];
     if (command->output < 0) return 0;
@@ -71,7 +71,7 @@ static int pass_output(struct command *command) {
         send_frame(command->id, 'O', bytes, length);
         return 1;
     }
-    if (length == 0 || (errno != EAGAIN && errno != EINTR)) { // a tty whose other end is closed says EIO
+    if (length == 0 || (errno != EAGAIN && errno != EINTR)) { // reading a tty whose other end is closed fails with EIO
         close(command->output);
         command->output = -1;
     }
@@ -91,7 +91,7 @@ static _Noreturn void become(char **environment, char **arguments) {
     }
     if (chdir(folder)) (void) !chdir("/");
     execvp(arguments[0], arguments);
-    static const char lost[] = "lab: the command is not there\n";
+    static const char lost[] = "lab: cannot execute the command\n";
     (void) !write(2, lost, sizeof lost - 1);
     _exit(127);
 }
@@ -133,13 +133,13 @@ static void start(uint32_t id, char *bytes, size_t length) {
     *command = (struct command) {.pid = pid, .id = id, .output = ends[0]};
 }
 
-static void obey(uint32_t id, uint32_t kind, char *bytes, uint32_t length) {
+static void handle(uint32_t id, uint32_t kind, char *bytes, uint32_t length) {
     if (kind == 'S') {
         start(id, bytes, length);
         return;
     }
     struct command *command = find(id);
-    if (!command) return; // it has just ended
+    if (!command) return; // already ended
     uint32_t number[2] = {0, 0};
     memcpy(number, bytes, length < sizeof number ? length : sizeof number);
     if (kind == 'K') kill(-command->pid, number[0]);
@@ -148,13 +148,13 @@ static void obey(uint32_t id, uint32_t kind, char *bytes, uint32_t length) {
         ioctl(command->output, TIOCSWINSZ, &(struct winsize) {.ws_row = number[0], .ws_col = number[1]});
 }
 
-// Reads what has come and obeys each frame that is whole.
-static void hear(void) {
+// Reads available bytes and handles each complete frame.
+static void receive(void) {
     static char bytes[12 + max_frame + 1];
     static size_t have;
     ssize_t length = read(line, bytes + have, sizeof bytes - 1 - have);
     if (length <= 0) {
-        usleep(1000); // a virtio port without a host end is always readable, and empty
+        usleep(1000); // a virtio port without a host end polls as readable, without data
         return;
     }
     have += length;
@@ -162,14 +162,14 @@ static void hear(void) {
         memcpy(header, bytes, sizeof header);
         if (header[0] > max_frame) {
             errno = 0;
-            say("a frame too long", "from the host");
+            report("a frame too long", "from the host");
             _exit(1); // process 1: the machine stops
         }
         size_t whole = sizeof header + header[0];
         if (have < whole) return;
         char after = bytes[whole];
-        bytes[whole] = 0; // strings in it end
-        obey(header[1], header[2], bytes + sizeof header, header[0]);
+        bytes[whole] = 0; // terminates strings in the payload
+        handle(header[1], header[2], bytes + sizeof header, header[0]);
         bytes[whole] = after;
         memmove(bytes, bytes + whole, have -= whole);
     }
@@ -180,7 +180,7 @@ static void reap(void) {
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
         for (struct command *command = commands; command < commands + max_commands; command++) {
             if (command->pid != pid) continue;
-            // Its own last words are in the pipe, which holds 64 KB; what it left running may write for ever.
+            // The pipe holds at most 64 KB of its output; background processes may write without end.
             for (int i = 0; i < 16 && pass_output(command); i++) {}
             send_frame(command->id, 'X', &status, sizeof status);
             if (command->output >= 0) close(command->output);
@@ -210,6 +210,6 @@ void agent(int fd) {
             (void) !read(ended, which, sizeof which);
             reap();
         }
-        if (watched[0].revents) hear();
+        if (watched[0].revents) receive();
     }
 }

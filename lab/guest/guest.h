@@ -1,8 +1,8 @@
-// The guest's first program: init.c makes the machine, agent.c then runs the commands that the host asks for.
+// The guest's init program: init.c sets up the machine, then agent.c runs commands for the host.
 #pragma once
 
-// A line in the kernel's log, hence on the console that the host keeps. Says errno when it is not 0.
-void say(const char *what, const char *which);
+// Writes a line to the kernel's log and so to the console, with the text of errno unless that is 0.
+void report(const char *what, const char *which);
 
-// Runs as process 1, for ever. fd is the line to the host, raw and blocking.
+// Runs as process 1 and does not return. fd is the line to the host, raw and blocking.
 _Noreturn void agent(int fd);

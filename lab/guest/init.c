@@ -1,13 +1,13 @@
-// Process 1 of a lab machine. Static, and all that the initramfs holds besides kernel modules.
+// Process 1 of a lab machine: a static program in an initramfs that otherwise contains kernel modules only.
 //
-// /lab.conf, written by the host, says what to make; one item a line, fields separated by tabs:
+// The host writes /lab.conf: one item per line, fields separated by tabs.
 //   name   NAME
-//   line   PATH|virtio                 where the host's commands come from: a tty, or the virtio port named "lab"
-//   cpu    MHZ                         write "cpu MHz" into /proc/cpuinfo, which User Mode Linux leaves out
+//   line   PATH|virtio                 the line to the host: a tty, or the virtio port named "lab"
+//   cpu    MHZ                         add "cpu MHz" to /proc/cpuinfo, which User Mode Linux omits
 //   mount  TYPE  ro|rw  SOURCE  PATH   9p (SOURCE is the tag) or hostfs (SOURCE is the host's path); PATH / comes first
 //
-// The root is an overlay: the host's tree below, read-only, and memory above it, so a guest may write anywhere and
-// nothing of it reaches the host. Only a rw mount does.
+// The root is an overlay of memory over the host's tree, which is read-only: a guest may write anywhere, but only writes to
+// a rw mount reach the host.
 #define _GNU_SOURCE
 #include "guest.h"
 
@@ -28,7 +28,7 @@
 
 enum { tries = 1000, try_us = 5000 }; // 5 s for a device to appear
 
-void say(const char *what, const char *which) {
+void report(const char *what, const char *which) {
     char text[600];
     int length = errno ? snprintf(text, sizeof text, "<2>lab: %s %s: %s\n", what, which, strerror(errno))
                        : snprintf(text, sizeof text, "<2>lab: %s %s\n", what, which);
@@ -40,14 +40,14 @@ void say(const char *what, const char *which) {
 }
 
 static _Noreturn void die(const char *what, const char *which) {
-    say(what, which);
+    report(what, which);
     reboot(LINUX_REBOOT_CMD_POWER_OFF);
     _exit(1);
 }
 
 static void attach(const char *source, const char *path, const char *type, unsigned long flags, const char *options) {
     errno = 0;
-    if (mount(source, path, type, flags, options)) say("mounting", path);
+    if (mount(source, path, type, flags, options)) report("mounting", path);
 }
 
 static void make_folder(const char *path) {
@@ -60,7 +60,7 @@ static void make_folder(const char *path) {
     mkdir(part, 0755);
 }
 
-// /modules/NNN-name.ko, in the order in which they need each other.
+// Loads /modules/NNN-name.ko in order of their dependencies.
 static void load_modules(void) {
     struct dirent **found;
     int count = scandir("/modules", &found, NULL, alphasort);
@@ -70,7 +70,7 @@ static void load_modules(void) {
         snprintf(path, sizeof path, "/modules/%s", found[i]->d_name);
         int fd = open(path, O_RDONLY | O_CLOEXEC);
         errno = 0;
-        if (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST) say("loading", path);
+        if (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST) report("loading", path);
         close(fd);
     }
 }
@@ -78,7 +78,7 @@ static void load_modules(void) {
 static int mount_shared(char *type, char *mode, char *source, const char *path) {
     const char *options = source; // hostfs: the folder is the option
     if (!strcmp(type, "9p")) {
-        // loose: what does not change is asked once. A rw folder is written by both sides.
+        // cache=loose caches unchanging files. Both sides write a rw folder.
         options = *mode && mode[1] == 'o' ? "trans=virtio,version=9p2000.L,msize=512000,cache=loose"
                                           : "trans=virtio,version=9p2000.L,msize=512000,cache=mmap";
     }
@@ -162,7 +162,7 @@ static int open_line(const char *path) {
         find_port(found, sizeof found);
         path = found;
     }
-    // Without O_NONBLOCK opening a tty would wait for a carrier.
+    // Without O_NONBLOCK, open() of a tty waits for a carrier.
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0) die("opening", path);
     struct termios raw;
@@ -179,7 +179,7 @@ int main(void) {
     mkdir("/dev", 0755);
     mkdir("/proc", 0755);
     mkdir("/sys", 0755);
-    mount("devtmpfs", "/dev", "devtmpfs", 0, NULL); // some kernels have done it already
+    mount("devtmpfs", "/dev", "devtmpfs", 0, NULL); // already mounted by some kernels
     attach("proc", "/proc", "proc", 0, NULL);
     attach("sysfs", "/sys", "sysfs", 0, NULL);
     load_modules();
@@ -201,13 +201,13 @@ int main(void) {
             make_root(field[0], field[1], field[2]);
         } else {
             make_folder(field[3]);
-            if (mount_shared(field[0], field[1], field[2], field[3])) say("mounting", field[3]);
+            if (mount_shared(field[0], field[1], field[2], field[3])) report("mounting", field[3]);
         }
     }
     fclose(conf);
     if (mhz) write_cpuinfo(mhz);
 
-    // What systemd gives a service: no limit on memory that root locks, many files.
+    // As in a systemd service: root may lock memory without limit, and open many files.
     setrlimit(RLIMIT_MEMLOCK, &(struct rlimit) {RLIM_INFINITY, RLIM_INFINITY});
     setrlimit(RLIMIT_NOFILE, &(struct rlimit) {65536, 65536});
     if (!line) die("no line in", "/lab.conf");

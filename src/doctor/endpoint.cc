@@ -34,15 +34,15 @@ bool is_loopback(std::string_view address) { return address.starts_with("127.") 
 
 #ifdef GGML_RPC_RDMA
 GidChoice choose_for(int socket) {
-    const net::rdma::Wish wish = net::rdma::wish_from_environment(socket);
-    const auto chosen = net::rdma::choose(net::rdma::scan_ports(), wish);
+    const net::rdma::Criteria criteria = net::rdma::criteria_from_environment(socket);
+    const auto chosen = net::rdma::choose(net::rdma::scan_ports(), criteria);
     if (!chosen) {
         return {.why = chosen.error().text};
     }
     GidChoice out{true, chosen->device, chosen->port, chosen->gid.index, ""};
-    if (wish.gid) {
-        out.why = formatted("GGML_RDMA_GID={} selects it", *wish.gid);
-    } else if (chosen->gid.gid == wish.local_address) {
+    if (criteria.gid) {
+        out.why = formatted("GGML_RDMA_GID={} selects it", *criteria.gid);
+    } else if (chosen->gid.gid == criteria.local_address) {
         out.why = "it is the connection's local address; RoCEv2 is preferred to RoCEv1";
     } else {
         out.why = "InfiniBand routes by LID, so the first GID is used";

@@ -15,7 +15,7 @@ std::string refused_advice(const Endpoint & endpoint) {
         return formatted("check that rpc-server runs on this machine with -p {}", endpoint.port);
     }
     return formatted("check that rpc-server runs there with -H {} -p {} (without -H it listens on 127.0.0.1 only); "
-                     "\"ss -ltn\", there, lists the ports that are open",
+                     "\"ss -ltn\" there lists the open ports",
                      endpoint.host.contains(':') ? "::" : "0.0.0.0", endpoint.port);
 }
 
@@ -50,8 +50,8 @@ std::string handshake_advice(Errc code) {
                    "either: restart it";
         case Errc::closed:
         case Errc::reset:
-            return "the server's log says why it drops connections; if it logs nothing, another program listens on this "
-                   "port (\"ss -ltnp\", there, names it), or a proxy without a server behind it";
+            return "check the server's log for the reason; if it has none, another program listens on this port "
+                   "(\"ss -ltnp\" there names it), or a proxy without a server behind it";
         case Errc::unsupported: return "run matching versions of ggml on both sides";
         case Errc::protocol: return "another program listens on this port: correct the port";
         default: return "";

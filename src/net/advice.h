@@ -1,4 +1,4 @@
-// What a user can do about a server that cannot be reached. Pure. One line, no full stop.
+// Advice for a user whose server cannot be reached: one line without a full stop, or "". Pure functions.
 #pragma once
 
 #include <string>
@@ -7,13 +7,13 @@
 
 namespace caravan::net {
 
-// After a connection that was not made.
+// The connection could not be established; `code` is the error of connect_socket().
 std::string connect_advice(const Endpoint & endpoint, Errc code);
 
-// After a wait for a server whose sessions are all in use.
+// The server stayed full until the client's time-out.
 std::string full_advice();
 
-// After a connection that was made and a handshake that failed.
+// The connection was established, but the handshake failed with `code`.
 std::string handshake_advice(Errc code);
 
 }  // namespace caravan::net

@@ -48,11 +48,11 @@ Result<std::string> parse_listen_host(std::string_view text) {
                                                                           : text;
     const std::string_view rest = in_brackets ? text.substr(close + 1) : text.substr(host.size());
     if (rest.size() > 1 && rest.starts_with(':') && rest.find_first_not_of("0123456789", 1) == rest.npos) {
-        return fail(Errc::invalid_argument, "\"{}\" has a port, which is an option of its own: -H {} -p {}", text,
+        return fail(Errc::invalid_argument, "\"{}\" contains a port; pass it separately: -H {} -p {}", text,
                     host.empty() ? "0.0.0.0" : host, rest.substr(1));
     }
     if (host.empty() || !rest.empty() || host.find_first_of("[]/ ") != host.npos) {
-        return fail(Errc::invalid_argument, "\"{}\" is not an address, a name or unix:/path", text);
+        return fail(Errc::invalid_argument, "\"{}\" is not an address, a host name or unix:/path", text);
     }
     return std::string(host);
 }

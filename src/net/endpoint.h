@@ -1,4 +1,4 @@
-// Where a server is: host:port, [v6]:port, host, [v6], unix:/path.
+// The address of a server: host:port, [v6]:port, host, [v6] or unix:/path.
 #pragma once
 
 #include <cstdint>
@@ -18,19 +18,19 @@ struct Endpoint {
     uint16_t port = default_port;
     std::string path;  // unix_socket
 
-    // In the form that parse_endpoint reads.
+    // The form that parse_endpoint() accepts.
     std::string text() const;
     bool operator==(const Endpoint &) const = default;
 };
 
-// `text` without a leading "ENDPOINT: ", for messages that name the endpoint themselves.
+// Strips a leading "ENDPOINT: " from `text`, for messages that already name the endpoint.
 std::string_view without_endpoint(const Endpoint & endpoint, std::string_view text);
 
-// What rpc-server -H takes: an address or name, with or without brackets, or unix:/path. The result is what listen_on()
-// takes. An error for a host with a port, which -p takes.
+// Parses the argument of rpc-server -H: an address or name, with or without brackets, or unix:/path. The result is an
+// argument for listen_on(). A host with a port is an error: the port is the argument of -p.
 Result<std::string> parse_listen_host(std::string_view text);
 
-// A bare IPv6 address ("::1") is taken as a host. Port 0 is an error: nothing listens there.
+// A bare IPv6 address ("::1") is a host without a port. Port 0 is an error: no server listens on it.
 Result<Endpoint> parse_endpoint(std::string_view text);
 
 }  // namespace caravan::net

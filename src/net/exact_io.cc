@@ -10,9 +10,9 @@
 namespace caravan::net {
 namespace {
 
-std::unexpected<Error> too_late() { return fail(Errc::timed_out, "no answer in time"); }
+std::unexpected<Error> too_late() { return fail(Errc::timed_out, "no reply in time"); }
 
-// After a call that moved `moved` bytes: how to go on.
+// Interprets the result of send() or recv(): bytes moved, 0 after waiting for the socket, or an error.
 Result<size_t> settle(ssize_t moved, int socket, short event, TimePoint deadline, const char * what) {
     if (moved > 0) {
         return static_cast<size_t>(moved);
@@ -40,7 +40,8 @@ Result<> send_exact(int socket, ConstBytes bytes, TimePoint deadline) {
             return std::unexpected(sent.error());
         }
         bytes = bytes.subspan(*sent);
-        if (!bytes.empty() && Clock::now() >= deadline) {  // a peer that moves a byte now and then is never waited for
+        // A peer that moves one byte at a time never runs into the poll time-out.
+        if (!bytes.empty() && Clock::now() >= deadline) {
             return too_late();
         }
     }

@@ -1,4 +1,5 @@
-// Whole messages over a non-blocking socket, before there is a Transport. Blocking, with a deadline.
+// Sends and receives whole messages on a non-blocking socket during the handshake, before a Transport exists. Each call
+// blocks until it is done, fails, or the deadline passes (Errc::timed_out).
 #pragma once
 
 #include "base/bytes.h"

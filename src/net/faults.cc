@@ -43,7 +43,7 @@ std::optional<Fault> parse(std::string_view text) {
     return is_read ? std::optional(fault) : std::nullopt;
 }
 
-// Of this process. Threads: any.
+// The faults still to come in this process. Threads: any.
 class Plan {
 public:
     static Plan & instance() {
@@ -52,13 +52,13 @@ public:
     }
     bool is_empty() const { return is_empty_; }
 
-    // What happens to the next message.
+    // The fault of the next message, if any.
     std::optional<Fault> next() {
         std::lock_guard lock(mutex_);
         const auto found = std::ranges::find(faults_, sent_ + 1, &Fault::message);
         return found == faults_.end() ? std::nullopt : std::optional(*found);
     }
-    // It was sent, or failed.
+    // Counts that message once it was sent or failed.
     void count(bool is_fault) {
         std::lock_guard lock(mutex_);
         ++sent_;
@@ -76,7 +76,8 @@ private:
             if (const auto fault = parse(rest.substr(0, comma))) {
                 faults_.push_back(*fault);
             } else {
-                log_error("GGML_RPC_FAULT: \"{}\" is no fault", rest.substr(0, comma));
+                log_error("GGML_RPC_FAULT: \"{}\" is not a fault; expected KIND@MESSAGE or KIND@MESSAGE:N",
+                          rest.substr(0, comma));
             }
             rest.remove_prefix(std::min(comma + 1, rest.size()));
         }
@@ -98,7 +99,7 @@ public:
             return cut();
         }
         const auto fault = Plan::instance().next();
-        auto sent = fault ? send_badly(*fault, parts) : inner_->send(parts);
+        auto sent = fault ? send_faulty(*fault, parts) : inner_->send(parts);
         if (!sent || *sent > 0) {
             Plan::instance().count(fault.has_value());
         }
@@ -120,14 +121,14 @@ public:
     std::string_view kind() const override { return inner_->kind(); }
 
 private:
-    static Result<size_t> cut() { return fail(Errc::reset, "a fault that was asked for"); }
+    static Result<size_t> cut() { return fail(Errc::reset, "injected fault"); }
 
-    Result<size_t> send_badly(const Fault & fault, std::span<const ConstBytes> parts) {
+    Result<size_t> send_faulty(const Fault & fault, std::span<const ConstBytes> parts) {
         std::vector<std::byte> bytes;
         for (const ConstBytes part : parts.first(std::min(parts.size(), max_parts))) {
             bytes.insert(bytes.end(), part.begin(), part.end());
         }
-        log_warning("fault: {} of message {}, of {} bytes", kinds[static_cast<size_t>(fault.kind)], fault.message,
+        log_warning("injecting a fault: {} of message {} ({} bytes)", kinds[static_cast<size_t>(fault.kind)], fault.message,
                  bytes.size());
         switch (fault.kind) {
             case Kind::drop: return bytes.size();

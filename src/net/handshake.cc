@@ -19,7 +19,7 @@ namespace {
 
 constexpr size_t max_refusal = 1000;
 
-Result<wire::HelloAnswer> say_hello(int socket, uint64_t token, TimePoint deadline) {
+Result<wire::HelloAnswer> exchange_hello(int socket, uint64_t token, TimePoint deadline) {
     std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::HelloRequest)];
     store(request, wire::RequestHeader{wire::Command::hello, sizeof(wire::HelloRequest)});
     wire::Extension extension = own_extension();
@@ -30,11 +30,11 @@ Result<wire::HelloAnswer> say_hello(int socket, uint64_t token, TimePoint deadli
     wire::HelloAnswer answer{};
     done = done ? receive_exact(socket, mutable_bytes(&size, sizeof size), deadline) : done;
     if (done && size != sizeof answer) {
-        done = fail(Errc::protocol, "its answer is not one of the RPC protocol");
+        done = fail(Errc::protocol, "the reply is not an RPC protocol message");
     }
     done = done ? receive_exact(socket, mutable_bytes(&answer, sizeof answer), deadline) : done;
     if (!done) {
-        return fail(done.error().code, "no RPC handshake: {}", done.error().text);
+        return fail(done.error().code, "RPC handshake failed: {}", done.error().text);
     }
     if (answer.major != wire::stock_major || answer.minor > wire::stock_minor) {
         return fail(Errc::unsupported, "the server speaks RPC protocol {}.{}.{}, this client {}.{}", answer.major,
@@ -43,7 +43,7 @@ Result<wire::HelloAnswer> say_hello(int socket, uint64_t token, TimePoint deadli
     return answer;
 }
 
-// What a server says that gives nobody a session now.
+// Reads the reason that a server sends instead of a place in its queue.
 std::unexpected<Error> refusal(int socket, uint64_t size, TimePoint deadline) {
     std::string text(std::min<uint64_t>(size, max_refusal), '\0');
     if (auto got = receive_exact(socket, mutable_bytes(text.data(), text.size()), deadline); !got) {
@@ -54,7 +54,7 @@ std::unexpected<Error> refusal(int socket, uint64_t size, TimePoint deadline) {
 
 Result<> await_admission(int socket, const Queueing & queueing, TimePoint deadline) {
     const TimePoint began = Clock::now();
-    TimePoint until = deadline;  // of the first answer, which does not wait for a session
+    TimePoint until = deadline;  // the first reply does not wait for a session
     const wire::RequestHeader request{wire::command_admission, 0};
     if (auto sent = send_exact(socket, const_bytes(&request, sizeof request), deadline); !sent) {
         return sent;
@@ -66,7 +66,7 @@ Result<> await_admission(int socket, const Queueing & queueing, TimePoint deadli
                                                std::chrono::round<seconds>(Clock::now() - began).count(), why),
                                      is_full ? full_advice() : handshake_advice(Errc::timed_out)});
     };
-    for (std::string why = "the server did not answer";;) {
+    for (std::string why = "the server did not reply";;) {
         struct {
             uint64_t size = 0;
             wire::AdmissionAnswer place{};
@@ -76,7 +76,7 @@ Result<> await_admission(int socket, const Queueing & queueing, TimePoint deadli
             return refusal(socket, answer.size & wire::answer_size_mask, until);
         }
         if (got && answer.size != sizeof answer.place) {
-            return fail(Errc::protocol, "an answer of {} bytes to ADMISSION", answer.size);
+            return fail(Errc::protocol, "unexpected reply of {} bytes to ADMISSION", answer.size);
         }
         got = got ? receive_exact(socket, mutable_bytes(&answer.place, sizeof answer.place), until) : got;
         if (!got) {
@@ -91,14 +91,14 @@ Result<> await_admission(int socket, const Queueing & queueing, TimePoint deadli
         if (queueing.on_wait) {
             queueing.on_wait(answer.place);
         }
-        if (Clock::now() >= until) {  // answers that come without a pause are never waited for
+        if (Clock::now() >= until) {  // with replies in rapid succession no receive times out
             return timed_out(why);
         }
     }
 }
 
-// The reason why RDMA is not even tried, or nothing.
-std::string reason_not_to_try(const wire::Extension & peer) {
+// The reason not to try RDMA, or "".
+std::string reason_to_skip_rdma(const wire::Extension & peer) {
     if (!why_no_rdma().empty()) {
         return "this client has no RDMA: " + why_no_rdma();
     }
@@ -129,7 +129,7 @@ std::string describe(const wire::AdmissionAnswer & place) {
             return formatted("{} served, and this client is at place {} of the queue",
                              sessions == 1 ? "1 session is" : formatted("{} sessions are", sessions), position);
         case wire::AdmissionAnswer::Reason::address_full:
-            return formatted("this client's address has as many sessions as one may (--max-per-address), and the client is at "
+            return formatted("this client's address has reached its limit of sessions (--max-per-address), and the client is at "
                              "place {} of the queue", position);
         default: return "no worker process is ready";
     }
@@ -149,12 +149,12 @@ wire::Extension own_extension() {
 
 namespace {
 
-// A session that cannot be resumed is not given up for a network that may come back.
-seconds patience_if(bool can_resume) { return can_resume ? network_patience : seconds(0); }
+// A session that cannot be resumed waits for a silent network, which may recover.
+seconds patience_for(bool can_resume) { return can_resume ? network_patience : seconds(0); }
 
 #ifdef GGML_RPC_RDMA
-// RDMA, or TCP if that is what both sides know. After an answer that did not come in time it is another connection's
-// turn, without RDMA.
+// Switches to RDMA, or stays on TCP if both sides agreed on that. If the negotiation fails otherwise (a late reply could
+// arrive in the middle of the session), opens another connection without RDMA.
 Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & endpoint, uint64_t token,
                           TimePoint deadline, const Queueing * queueing) {
     auto upgraded = rdma::offer(socket, Clock::now() + (deadline - Clock::now()) / 2);
@@ -184,7 +184,7 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
     if (!socket) {
         return std::unexpected(socket.error());
     }
-    const auto answer = say_hello(socket->get(), token, deadline);
+    const auto answer = exchange_hello(socket->get(), token, deadline);
     if (!answer) {
         const Error & error = answer.error();
         return std::unexpected(
@@ -202,14 +202,14 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
     opened.peer_is_caravan = peer.is_caravan();
     opened.peer_is_native = peer.is_caravan() && dialect_is_native() && (peer.features & wire::feature_native) != 0;
     opened.token = peer.token;
-    // No network can break a Unix socket's connections.
+    // Connections of Unix sockets do not fail while both processes live.
     opened.can_resume = peer.is_caravan() && endpoint.kind == Endpoint::Kind::tcp &&
                         (peer.features & own_extension().features & wire::feature_resume) != 0;
     if (may_be_rdma && transport_mode() == TransportMode::rdma && endpoint.kind == Endpoint::Kind::unix_socket) {
-        return fail(Errc::unavailable, "{}: no RDMA over Unix sockets, and GGML_RPC_TRANSPORT=rdma asks for it", endpoint.text());
+        return fail(Errc::unavailable, "{}: GGML_RPC_TRANSPORT=rdma, but Unix sockets do not support RDMA", endpoint.text());
     }
     if (may_be_rdma && transport_mode() != TransportMode::tcp && endpoint.kind == Endpoint::Kind::tcp) {
-        opened.why_not_rdma = reason_not_to_try(peer);
+        opened.why_not_rdma = reason_to_skip_rdma(peer);
 #ifdef GGML_RPC_RDMA
         if (opened.why_not_rdma.empty()) {
             auto upgraded = upgrade(std::move(opened), *socket, endpoint, token, deadline, queueing);
@@ -220,11 +220,11 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
         }
 #endif
         if (transport_mode() == TransportMode::rdma) {
-            return fail(Errc::unavailable, "{}: no RDMA, which GGML_RPC_TRANSPORT=rdma asks for: {}", endpoint.text(),
+            return fail(Errc::unavailable, "{}: GGML_RPC_TRANSPORT=rdma, but RDMA is not available: {}", endpoint.text(),
                         opened.why_not_rdma);
         }
     }
-    auto transport = make_socket_transport(std::move(*socket), patience_if(opened.can_resume));
+    auto transport = make_socket_transport(std::move(*socket), patience_for(opened.can_resume));
     if (!transport) {
         return std::unexpected(transport.error());
     }
@@ -234,7 +234,7 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
 
 namespace {
 
-// Of a command of which nothing else has been received.
+// The command's header, or an empty one if more than a header has been received.
 wire::RequestHeader header_in(ConstBytes first) {
     return first.size() == sizeof(wire::RequestHeader) ? load<wire::RequestHeader>(first.data()) : wire::RequestHeader{};
 }
@@ -259,13 +259,13 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
             accepted.transport = std::move(upgraded->transport);
             return accepted;
         }
-        log_info("RDMA not activated: {}; the session goes on over TCP", upgraded->why_not);
+        log_info("RDMA not activated: {}; the session continues over TCP", upgraded->why_not);
     }
 #endif
     if (built_with_rdma && transport_mode() == TransportMode::rdma) {
-        return fail(Errc::unavailable, "the session has no RDMA, which GGML_RPC_TRANSPORT=rdma asks for");
+        return fail(Errc::unavailable, "GGML_RPC_TRANSPORT=rdma, but the client's session does not use RDMA");
     }
-    auto transport = make_socket_transport(std::move(socket), patience_if(can_resume));
+    auto transport = make_socket_transport(std::move(socket), patience_for(can_resume));
     if (!transport) {
         return std::unexpected(transport.error());
     }
@@ -302,7 +302,7 @@ Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume)
             return std::unexpected(got.error());
         }
         if (header.command != wire::command_records) {
-            return fail(Errc::protocol, "a session that does not begin with RECORDS");
+            return fail(Errc::protocol, "the session's first command is not RECORDS");
         }
     }
     accepted->in_records = header.command == wire::command_records;
@@ -312,7 +312,7 @@ Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume)
     return accepted;
 }
 
-Result<Comer> open_for_token(UniqueFd socket, ConstBytes first, bool can_resume) {
+Result<TokenConnection> accept_with_token(UniqueFd socket, ConstBytes first, bool can_resume) {
     auto accepted = accept_transport(std::move(socket), first, can_resume);
     if (!accepted) {
         return std::unexpected(accepted.error());
@@ -323,20 +323,20 @@ Result<Comer> open_for_token(UniqueFd socket, ConstBytes first, bool can_resume)
         return std::unexpected(bytes.error());
     }
     const auto header = load<wire::RequestHeader>(bytes->data());
-    Comer comer;
+    TokenConnection connection;
     if (header.command == wire::command_resume && header.size == sizeof(wire::ResumeRequest)) {
         bytes = in.peek(sizeof header + sizeof(wire::ResumeRequest));
         if (!bytes) {
             return std::unexpected(bytes.error());
         }
-        comer.resume = load<wire::ResumeRequest>(bytes->data() + sizeof header);
+        connection.resume = load<wire::ResumeRequest>(bytes->data() + sizeof header);
     } else if (header.command != wire::command_link) {
-        return fail(Errc::protocol, "it begins with another command than LINK or RESUME");
+        return fail(Errc::protocol, "the first command is neither LINK nor RESUME");
     } else if (auto sent = send_all(*accepted->transport, {link_answer}, seconds(10)); !sent) {
         return std::unexpected(sent.error());
     }
-    comer.transport = with_faults(std::move(accepted->transport));
-    return comer;
+    connection.transport = with_faults(std::move(accepted->transport));
+    return connection;
 }
 
 }  // namespace caravan::net

@@ -1,4 +1,4 @@
-// The beginning of a connection, seen from the client and from the server's worker: handshake and choice of transport.
+// The handshake and the choice of transport on a new connection, for the client and for the server's worker.
 #pragma once
 
 #include <array>
@@ -21,62 +21,61 @@ inline constexpr bool built_with_rdma = true;
 inline constexpr bool built_with_rdma = false;
 #endif
 
-// Why this program cannot use RDMA: the build, or a libibverbs that is not installed. "" if it can. Loads the library when
-// first called. Threads: any.
+// The reason why this program cannot use RDMA (build option, missing libibverbs), or "". The first call loads libibverbs.
+// Threads: any.
 const std::string & why_no_rdma();
 
-// What this build and the environment let us say in HELLO.
+// The capabilities of this build and environment, for HELLO. The token is 0.
 wire::Extension own_extension();
 
-// A connection, seen from the client.
+// An open connection, for the client.
 struct Opened {
-    std::unique_ptr<Transport> transport;  // a session's is a ResumableTransport where both ends have that
+    std::unique_ptr<Transport> transport;  // for a session: a ResumableTransport if both ends support resuming
     bool peer_is_caravan = false;
-    bool peer_is_native = false;  // speaks the native dialect, as we do
-    std::string why_not_rdma;  // empty if it is RDMA, or if nobody wanted it
+    bool peer_is_native = false;  // both ends speak the native dialect
+    std::string why_not_rdma;  // empty if the transport is RDMA or RDMA was not requested
 };
 
-// An Opened before anything was said over it.
+// An Opened on which no command has been sent.
 struct Connected : Opened {
-    uint64_t token = 0;       // that the server gave
-    bool can_resume = false;  // the server, and so can we
+    uint64_t token = 0;       // from the server's HELLO
+    bool can_resume = false;  // both ends support resuming
 };
 
-// How a client waits for a session while a server has no room for another one.
+// How a client waits in the queue of a full server.
 struct Queueing {
-    TimePoint until = TimePoint::min();  // but not for less long than the handshake may take
-    std::function<void(const wire::AdmissionAnswer & place)> on_wait;  // called for each change of the place
+    TimePoint until = TimePoint::min();  // the handshake's deadline applies if it is later
+    std::function<void(const wire::AdmissionAnswer & place)> on_wait;  // called whenever the place changes
 };
 
-// "16 sessions are served, and this client is at place 2 of the queue": why a client has to wait.
+// Why the client waits: "16 sessions are served, and this client is at place 2 of the queue".
 std::string describe(const wire::AdmissionAnswer & place);
 
-// Connects, shakes hands, refuses a peer of another version, and, if it `may_be_rdma`, changes to RDMA where possible.
-// `token`: of the session that this connection is for, or 0. `queueing`: of a session that begins here; null: none does, or
-// the server need not say when it has room. The time in the queue does not count against `deadline`.
+// Connects, performs the handshake and, if `may_be_rdma`, switches to RDMA where both ends support it. Refuses a peer of an
+// incompatible version (Errc::unsupported). `token` names the session of this connection; 0: none yet. `queueing` is for a
+// connection that starts a session; null: do not request admission. Time in the queue does not count against `deadline`.
 Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline,
                               const Queueing * queueing = nullptr);
 
-// The worker's side: `first` is the header of the first command that the front door did not answer. If it is an offer
-// of RDMA, it is answered, and the transport that comes of it returned; `first` is then used up. So it is if it begins
-// a session in records, which only a client that `can_resume` does. A client that asks for ADMISSION is admitted.
+// The worker's side of a session's connection. `first` is the header of the first command that the front door did not
+// handle. Replies to ADMISSION and RDMA_OFFER, and consumes RECORDS, which only a client that `can_resume` sends.
 struct Accepted {
     std::unique_ptr<Transport> transport;
-    std::vector<std::byte> first;  // of the session's first command, what has been received
+    std::vector<std::byte> first;  // bytes already received of the session's first command
     bool in_records = false;
 };
 Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume);
 
-// The answer to LINK: u64 1, u8 1.
+// The reply to LINK: u64 1, u8 1.
 inline constexpr std::array link_answer{std::byte{1}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0},
                                         std::byte{0}, std::byte{0}, std::byte{0}, std::byte{1}};
 
-// Who comes with a token: the other end of open_link(), and who comes to resume a session or a link. The rest as in
-// open_server().
-struct Comer {
+// The worker's side of a connection whose HELLO carries a token: a new link (see open_link()), or an attempt to resume a
+// session or link. Replies to LINK; the caller replies to RESUME. Parameters as for open_server().
+struct TokenConnection {
     std::unique_ptr<Transport> transport;
-    std::optional<wire::ResumeRequest> resume;  // it resumes; the answer is still to be given
+    std::optional<wire::ResumeRequest> resume;  // absent: a new link
 };
-Result<Comer> open_for_token(UniqueFd socket, ConstBytes first, bool can_resume);
+Result<TokenConnection> accept_with_token(UniqueFd socket, ConstBytes first, bool can_resume);
 
 }  // namespace caravan::net

@@ -9,7 +9,7 @@ namespace {
 constexpr size_t buffer_size = 4 * Inbound::max_peek;
 
 std::unexpected<Error> stalled(std::chrono::nanoseconds stall) {
-    return fail(Errc::timed_out, "the peer stopped in the middle of a message for {} s",
+    return fail(Errc::timed_out, "the peer stalled for {} s in the middle of a message",
                 std::chrono::duration_cast<seconds>(stall).count());
 }
 
@@ -29,7 +29,7 @@ Result<> Inbound::wait(TimePoint deadline) {
     return *ready || Clock::now() < deadline ? Result<>() : stalled(stall_);
 }
 
-// Until something comes, or the limit changes.
+// Returns when data arrives or wake() is called, which limit_silence() does.
 Result<> Inbound::wait_between(TimePoint silent_since) {
     const seconds limit = silence_limit_;
     const TimePoint deadline = limit.count() == 0 ? no_deadline : silent_since + limit;
@@ -136,7 +136,7 @@ Result<> send_all(Transport & transport, std::vector<ConstBytes> parts, std::chr
                 return std::unexpected(ready.error());
             }
             if (!*ready) {
-                return fail(Errc::timed_out, "the peer did not read an answer for {} s",
+                return fail(Errc::timed_out, "the peer did not read a reply for {} s",
                             std::chrono::duration_cast<seconds>(stall).count());
             }
         }
@@ -157,7 +157,7 @@ Result<> receive_whole(Transport & transport, MutableBytes bytes, TimePoint dead
         }
         bytes = bytes.subspan(*got);
         if (!bytes.empty() && Clock::now() >= deadline) {
-            return fail(Errc::timed_out, "no answer in time");
+            return fail(Errc::timed_out, "no reply in time");
         }
         if (*got == 0) {
             const auto ready = transport.wait({.read = true}, deadline, microseconds{0});

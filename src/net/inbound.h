@@ -1,5 +1,5 @@
-// Reading messages from a transport: small ones in place from a buffer, long payloads straight to where they belong.
-// Blocking. One thread.
+// Reads messages from a transport: small ones in place from a buffer, long payloads directly into their destination.
+// Calls block. One thread, except for limit_silence().
 #pragma once
 
 #include <atomic>
@@ -12,23 +12,24 @@ namespace caravan::net {
 
 class Inbound {
 public:
-    // `already` was received before this object existed. `stall` is how long a peer may pause inside a message;
-    // between messages it may be silent for ever, or as limit_silence() has it.
+    // `already` are bytes received before this object existed. `stall` is how long the peer may pause inside a message.
+    // Between messages it may be silent without limit, unless limit_silence() sets one.
     Inbound(Transport & transport, ConstBytes already, std::chrono::nanoseconds stall, microseconds spin);
 
-    // At least `size` bytes (at most max_peek) without taking them. `at_boundary`: silence is allowed before the first.
+    // Returns at least `size` bytes (at most max_peek) without consuming them. `at_boundary`: no message has begun, so the
+    // peer may be silent before the first byte. Errc::timed_out: the peer stalled, or was silent for too long.
     static constexpr size_t max_peek = 64 * 1024;
     Result<ConstBytes> peek(size_t size, bool at_boundary = false);
     void take(size_t size);
 
-    // How long the peer may be silent between messages; 0: for ever. Any thread, at any time.
+    // Sets how long the peer may be silent between messages; 0: no limit. Any thread, at any time.
     void limit_silence(seconds limit);
 
     Result<> read_into(MutableBytes dest);
-    // Takes `size` bytes in pieces as they come: for what has no place to go directly.
+    // Passes `size` bytes to `sink` in pieces as they arrive: for data without a destination buffer.
     Result<> read_pieces(uint64_t size, const std::function<void(ConstBytes)> & sink);
 
-    // What has been received and not taken.
+    // Bytes received and not yet consumed.
     size_t buffered_size() const { return end_ - begin_; }
 
     uint64_t bytes_taken() const { return bytes_taken_; }
@@ -47,10 +48,10 @@ private:
     std::atomic<seconds> silence_limit_{seconds(0)};
 };
 
-// Sends everything. `stall` bounds the time without progress.
+// Sends all parts. `stall` bounds the time without progress (Errc::timed_out).
 Result<> send_all(Transport & transport, std::vector<ConstBytes> parts, std::chrono::nanoseconds stall);
 
-// Fills `bytes`, and takes nothing beyond them.
+// Fills `bytes` and receives nothing beyond them.
 Result<> receive_whole(Transport & transport, MutableBytes bytes, TimePoint deadline);
 
 }  // namespace caravan::net

@@ -34,7 +34,7 @@ Result<std::vector<Endpoint>> addresses_within(const Endpoint & endpoint, TimePo
     }
     if (++running > max_lookups) {
         --running;
-        return fail(Errc::timed_out, "not looking up {}: earlier names are still being looked up", endpoint.host);
+        return fail(Errc::timed_out, "cannot resolve {}: {} earlier lookups have not finished", endpoint.host, max_lookups);
     }
     const auto pending = std::make_shared<Pending>();
     std::thread([pending, endpoint, lookup] {
@@ -46,7 +46,7 @@ Result<std::vector<Endpoint>> addresses_within(const Endpoint & endpoint, TimePo
     }).detach();
     std::unique_lock lock(pending->mutex);
     if (!pending->done.wait_until(lock, deadline, [&] { return pending->found.has_value(); })) {
-        return fail(Errc::timed_out, "the name {} was not resolved in time", endpoint.host);
+        return fail(Errc::timed_out, "{} was not resolved in time", endpoint.host);
     }
     return std::move(*pending->found);
 }

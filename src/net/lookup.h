@@ -1,5 +1,5 @@
-// The addresses of a host, found within a time. The system's resolver knows no deadline: with a name server that does not
-// answer it takes half a minute and more.
+// Resolves a host name within a deadline. The system's resolver has none: with a name server that does not reply it takes
+// half a minute or more.
 #pragma once
 
 #include <functional>
@@ -13,8 +13,8 @@ namespace caravan::net {
 
 using Lookup = std::function<Result<std::vector<Endpoint>>(const Endpoint & endpoint)>;
 
-// As addresses_of(). A name is looked up by a thread of its own, which is left behind if it takes too long
-// (Errc::timed_out); while `max_lookups` of them are left, no further name is looked up. Threads: any.
+// As addresses_of(). Each name is looked up in a thread of its own, which is abandoned at the deadline (Errc::timed_out).
+// While `max_lookups` threads are running, further names fail at once (Errc::timed_out). Threads: any.
 inline constexpr int max_lookups = 4;
 Result<std::vector<Endpoint>> addresses_within(const Endpoint & endpoint, TimePoint deadline, const Lookup & lookup);
 

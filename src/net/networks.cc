@@ -31,7 +31,7 @@ Address mapped(const void * v4) {
 bool is_mapped(const Address & address) { return std::equal(address.begin(), address.begin() + 12, mapped("    ").begin()); }
 
 std::optional<Address> parse_address(std::string_view text) {
-    const std::string host(text.substr(0, text.find('%')));  // without its interface
+    const std::string host(text.substr(0, text.find('%')));  // without a zone
     Address address{};
     in_addr v4{};
     if (::inet_pton(AF_INET, host.c_str(), &v4) == 1) {
@@ -75,7 +75,7 @@ Result<Networks::Network> Networks::parse_one(std::string_view text) {
                prefix <= (is_v4 ? 32 : 128);
     }
     if (!good) {
-        return fail(Errc::invalid_argument, "\"{}\" is no network: write it as 10.0.0.0/8 or fd00::/8", text);
+        return fail(Errc::invalid_argument, "\"{}\" is not a network; expected a form such as 10.0.0.0/8 or fd00::/8", text);
     }
     network.prefix = prefix + (is_v4 ? mapped_bits : 0);
     network.address = masked(*address, network.prefix);
@@ -88,7 +88,7 @@ Result<Networks> Networks::parse(std::string_view text) {
         return networks;
     }
     if (text.empty()) {
-        return fail(Errc::invalid_argument, "no networks; \"off\" means none");
+        return fail(Errc::invalid_argument, "the list of networks is empty; use \"off\" for none");
     }
     for (const auto part : std::views::split(text, ',')) {
         auto network = parse_one(std::string_view(part.begin(), part.end()));
@@ -137,7 +137,7 @@ Networks Networks::of_interfaces() {
 bool Networks::contains(const std::string & host) const {
     const auto address = parse_address(host);
     return address && std::ranges::any_of(networks_, [&](const Network & network) {
-        // ::/0 means IPv6 addresses: it lets no IPv4 address in by its other form.
+        // ::/0 means IPv6 addresses only: it must not match IPv4-mapped ones.
         const bool same_kind = is_mapped(*address) == (network.prefix >= mapped_bits && is_mapped(network.address));
         return same_kind && masked(*address, network.prefix) == network.address;
     });

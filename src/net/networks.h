@@ -1,4 +1,4 @@
-// Sets of IP networks: which addresses a server may be sent to by its clients.
+// A set of IP networks: the addresses to which clients may direct a server.
 #pragma once
 
 #include <array>
@@ -13,21 +13,21 @@ namespace caravan::net {
 
 class Networks {
 public:
-    // "10.0.0.0/8,fd00::/8,192.168.1.7" or "off", which is none.
+    // "10.0.0.0/8,fd00::/8,192.168.1.7", or "off" for the empty set.
     static Result<Networks> parse(std::string_view text);
-    // The networks of this machine's interfaces that are up, loopback left out.
+    // The networks of this machine's interfaces that are up, except loopback.
     static Networks of_interfaces();
     static Networks loopback();
 
     // `host`: a numeric address. An IPv4 address in IPv6 form counts as the IPv4 address.
     bool contains(const std::string & host) const;
     void add(const Networks & others);
-    // As parse() reads it.
+    // The form that parse() accepts.
     std::string text() const;
     bool operator==(const Networks &) const = default;
 
 private:
-    // IPv4 addresses in their IPv6 form, so that there is one kind.
+    // IPv4 addresses are stored as IPv4-mapped IPv6 addresses.
     struct Network {
         std::array<uint8_t, 16> address{};
         int prefix = 128;  // bits

@@ -17,37 +17,37 @@
 namespace caravan::net {
 namespace {
 
-// That of a session changes if it begins anew. Threads: any.
+// A session's token changes if the session is restarted. Threads: any.
 using Token = std::shared_ptr<std::atomic<uint64_t>>;
 
-Result<> begin_records(Connected & opened, TimePoint deadline) {
+Result<> start_records(Connected & opened, TimePoint deadline) {
     const wire::RequestHeader records{wire::command_records, 0};
     return send_all(*opened.transport, {const_bytes(&records, sizeof records)}, deadline - Clock::now());
 }
 
-// A connection that is closed so early is not closed for the session's sake.
+// A connection that is closed during the handshake says nothing about the session: do not report Errc::closed.
 std::unexpected<Error> early_failure(const Error & error) {
     return fail(error.code == Errc::closed ? Errc::io : error.code, "{}", error.text);
 }
 
-// Another session in the place of one that the server does not have, of which nothing is lost.
-Result<ResumableTransport::Reopened> begin_anew(const Endpoint & endpoint, std::atomic<uint64_t> & token,
-                                                TimePoint deadline) {
+// Starts a new session in place of one that the server does not know. The caller still has the whole stream.
+Result<ResumableTransport::Reconnected> restart_session(const Endpoint & endpoint, std::atomic<uint64_t> & token,
+                                                        TimePoint deadline) {
     auto opened = shake_hands(endpoint, 0, true, deadline);
-    const auto begun = opened ? begin_records(*opened, deadline) : std::unexpected(opened.error());
-    if (!begun) {
-        return early_failure(begun.error());
+    const auto started = opened ? start_records(*opened, deadline) : std::unexpected(opened.error());
+    if (!started) {
+        return early_failure(started.error());
     }
     if (!opened->can_resume || opened->token == 0) {
-        return fail(Errc::closed, "the server cannot resume sessions any more");
+        return fail(Errc::closed, "the server no longer supports resuming");
     }
     token = opened->token;
-    return ResumableTransport::Reopened{with_faults(std::move(opened->transport)), 0};
+    return ResumableTransport::Reconnected{with_faults(std::move(opened->transport)), 0};
 }
 
-// TCP, also if it was RDMA that broke: that is the network that has more ways to work.
-Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t token, wire::ResumeRequest resume,
-                                            TimePoint deadline) {
+// Reconnects over TCP even after a failure of RDMA, because TCP works on more network paths.
+Result<ResumableTransport::Reconnected> resume(const Endpoint & endpoint, uint64_t token, wire::ResumeRequest resume,
+                                               TimePoint deadline) {
     auto opened = shake_hands(endpoint, token, transport_mode() == TransportMode::rdma, deadline);
     if (!opened) {
         return early_failure(opened.error());
@@ -66,84 +66,85 @@ Result<ResumableTransport::Reopened> resume(const Endpoint & endpoint, uint64_t 
                                                                                 : done.error().text);
     }
     if (answer.size != sizeof answer.answer) {
-        return fail(Errc::closed, "the server answers nonsense");
+        return fail(Errc::closed, "malformed reply to RESUME");
     }
-    return ResumableTransport::Reopened{with_faults(std::move(opened->transport)), answer.answer.received};
+    return ResumableTransport::Reconnected{with_faults(std::move(opened->transport)), answer.answer.received};
 }
 
-// The process that has opened a session or a link, seen from the server. Kept up by the transport's own thread.
+// A second connection that tells the server that this process is alive. The transport's own thread maintains it.
 class Lifeline {
 public:
     Lifeline(Endpoint endpoint, Token token) : endpoint_(std::move(endpoint)), token_(std::move(token)) {}
 
-    void tend() {
+    // Checks the connection and replaces it if it is lost.
+    void maintain() {
         std::byte nothing;
         const std::array parts{MutableBytes(&nothing, 1)};
         if (transport_ != nullptr && transport_->receive(parts)) {
             return;
         }
-        if (transport_ != nullptr && Clock::now() >= made_ + lasting) {
+        if (transport_ != nullptr && Clock::now() >= connected_at_ + min_lifetime) {
             tries_ = 0;
         }
         transport_.reset();
         if (tries_ == max_tries) {
-            return;  // an older server, perhaps
+            return;  // perhaps an older server without lifelines
         }
         ++tries_;
         auto opened = shake_hands(endpoint_, *token_, false, Clock::now() + seconds(2));
         const wire::RequestHeader request{wire::command_lifeline, 0};
         if (opened && send_all(*opened->transport, {const_bytes(&request, sizeof request)}, seconds(2))) {
             transport_ = std::move(opened->transport);
-            made_ = Clock::now();
+            connected_at_ = Clock::now();
         }
     }
 
 private:
     static constexpr int max_tries = 20;
-    static constexpr seconds lasting{10};
+    static constexpr seconds min_lifetime{10};  // a shorter connection counts as a failed attempt
     const Endpoint endpoint_;
     const Token token_;
     std::unique_ptr<Transport> transport_;
-    TimePoint made_{};
-    int tries_ = 0;  // since one lasted
+    TimePoint connected_at_{};
+    int tries_ = 0;  // since a connection reached min_lifetime
 };
 
 std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & endpoint, const Token & token,
-                                          ResumableTransport::Reopen reopen) {
+                                          ResumableTransport::Reconnect reconnect) {
     auto line = std::make_shared<Lifeline>(endpoint, token);
-    line->tend();  // before the first use, however soon this process is killed
+    line->maintain();  // before the session is used: this process may be killed at any time
     return std::make_unique<ResumableTransport>(
         std::move(opened.transport),
         ResumableTransport::Options{.name = "RPC server " + endpoint.text(),
                                     .grace = reconnect_time(),
-                                    .reopen = std::move(reopen),
-                                    .tend = [line] { line->tend(); }});
+                                    .reconnect = std::move(reconnect),
+                                    .while_connected = [line] { line->maintain(); }});
 }
 
 std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & endpoint) {
-    constexpr int max_beginnings = 8;
+    constexpr int max_starts = 8;
     auto token = std::make_shared<std::atomic<uint64_t>>(opened.token);
-    const auto reopen = [endpoint, token, beginnings = 1, gone = std::optional<Error>()](
-                            const ResumableTransport::Attempt & attempt) mutable -> Result<ResumableTransport::Reopened> {
+    const auto reconnect = [endpoint, token, starts = 1, gone = std::optional<Error>()](
+                               const ResumableTransport::Attempt & attempt) mutable -> Result<ResumableTransport::Reconnected> {
         if (!gone) {
             auto again = resume(endpoint, *token, attempt.request, attempt.deadline);
             if (again || again.error().code != Errc::closed) {
                 return again;
             }
-            gone = again.error();  // and stays so: no need to ask for this one again
+            gone = again.error();  // permanent: do not query the server for this session again
         }
-        // The server may have heard nothing of the session before its first connection broke. Or the first command was
-        // its end, and would be again.
-        if (!attempt.may_begin_anew || ++beginnings > max_beginnings) {
+        // The first connection may have been lost before the server received anything. Or the first command ended the
+        // session, and would do it again: hence the limit.
+        if (!attempt.may_restart || ++starts > max_starts) {
             return std::unexpected(*gone);
         }
-        auto anew = begin_anew(endpoint, *token, attempt.deadline);
-        if (anew) {
+        auto restarted = restart_session(endpoint, *token, attempt.deadline);
+        if (restarted) {
             gone.reset();
         }
-        return anew;
+        return restarted;
     };
-    return make_resumable(opened, endpoint, token, reopen);
+    return make_resumable(opened, endpoint, token, reconnect);
 }
 
 std::unique_ptr<Transport> make_link(Connected & opened, const Endpoint & endpoint, uint64_t token) {
@@ -159,7 +160,7 @@ Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t 
         return std::unexpected(opened.error());
     }
     if (!opened->peer_is_native) {
-        return fail(Errc::unsupported, "{} is a stock server, or an older one", endpoint.text());
+        return fail(Errc::unsupported, "{} does not support links: it is a stock server or an older version", endpoint.text());
     }
     const wire::RequestHeader request{wire::command_link, 0};
     auto done = send_all(*opened->transport, {const_bytes(&request, sizeof request)}, deadline - Clock::now());
@@ -187,10 +188,10 @@ Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoin
         if (!for_session) {
             return std::move(*opened);
         }
-        deadline = Clock::now() + patience;  // the queue may have taken long
+        deadline = Clock::now() + patience;  // the wait in the queue does not count
         const bool is_resumable = opened->can_resume && opened->token != 0;
-        if (const auto begun = is_resumable ? begin_records(*opened, deadline) : Result<>(); !begun) {
-            return std::unexpected(begun.error());
+        if (const auto started = is_resumable ? start_records(*opened, deadline) : Result<>(); !started) {
+            return std::unexpected(started.error());
         }
         opened->transport = with_faults(std::move(opened->transport));
         if (is_resumable) {

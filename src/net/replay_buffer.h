@@ -1,4 +1,4 @@
-// What was sent and is not acknowledged yet.
+// Sent bytes that the peer has not acknowledged.
 #pragma once
 
 #include <cstdint>
@@ -9,18 +9,18 @@
 
 namespace caravan::net {
 
-// Bytes of a stream by their position in it: those from begin() to end() are kept, in a ring that grows as needed.
+// Keeps the bytes of a stream between the positions begin() and end(), in a ring that grows as needed.
 class ReplayBuffer {
 public:
     uint64_t begin() const { return begin_; }
     uint64_t end() const { return end_; }
     void append(ConstBytes bytes);
-    // What is appended out of `bytes`, in order, is kept there instead of here, until the loan ends.
+    // Until end_loan(), bytes appended out of `bytes`, in order, are referenced there and not copied.
     void lend(ConstBytes bytes) { lent_ = bytes; }
     void end_loan();
-    void cut_back(uint64_t end) { end_ = end; }  // not before begin()
+    void truncate(uint64_t end) { end_ = end; }  // not before begin()
     void forget(uint64_t begin) { begin_ = begin; }  // not after end()
-    // The bytes from `position` on, `size` at most, that lie together.
+    // The contiguous bytes from `position` on, at most `size`.
     ConstBytes at(uint64_t position, uint64_t size) const;
 
 private:
@@ -30,7 +30,7 @@ private:
 
     std::vector<std::byte> ring_;  // its size is a power of two
     ConstBytes lent_;
-    std::optional<uint64_t> lent_at_;  // the position of its first byte, once one of its bytes was appended
+    std::optional<uint64_t> lent_at_;  // position of its first byte, once any of its bytes was appended
     uint64_t begin_ = 0, end_ = 0;
 };
 

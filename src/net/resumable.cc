@@ -14,24 +14,24 @@ namespace {
 
 constexpr size_t header_size = sizeof(wire::RecordHeader);
 constexpr size_t staging_size = 64 * 1024;
-// Behind a long record that goes straight to its place: enough for the next header, and a short record.
+// Received after a long record that goes directly to its destination: room for the next header and a short record.
 constexpr size_t look_ahead = 4096;
-// So much is taken before the peer is told of it, if nothing goes to the peer anyway.
-constexpr uint64_t tell_after = wire::resume_window / 8;
-// A send that finds less room than this looks for acknowledgements first.
-constexpr uint64_t little_room = wire::max_record;
+// Send a standalone acknowledgement after this many bytes unless one can piggyback.
+constexpr uint64_t acknowledge_after = wire::resume_window / 8;
+// A send with less window than this looks for acknowledgements first.
+constexpr uint64_t low_window = wire::max_record;
 constexpr seconds probe_after{1};
-// One that is made again and breaks sooner was none, if it brought nothing.
-constexpr seconds no_connection{5};
-// The active end looks at a connection that nobody waits for.
-constexpr seconds look_every{1};
-constexpr seconds attempt_patience{3};
-constexpr milliseconds first_pause{50}, longest_pause{500};
-// A peer whose connection was reset lives, and knows it, or its process has ended: it comes back soon or not at all.
+// A connection that is lost sooner without progress counts as a failed attempt.
+constexpr seconds min_lifetime{5};
+// How often the active end checks an idle connection.
+constexpr seconds poll_interval{1};
+constexpr seconds attempt_timeout{3};
+constexpr milliseconds min_backoff{50}, max_backoff{500};
+// After a reset the peer either knows about it and reconnects soon, or its process has exited.
 constexpr seconds grace_after_reset{5};
 
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-constexpr bool checks = false;  // a fuzzer would not get past them
+constexpr bool checks = false;  // a fuzzer cannot compute checksums
 #else
 constexpr bool checks = true;
 #endif
@@ -50,8 +50,8 @@ void append_bytes(std::vector<std::byte> & to, ConstBytes bytes) { to.insert(to.
 
 ResumableTransport::ResumableTransport(std::unique_ptr<Transport> transport, Options options)
     : options_(std::move(options)), inner_(std::move(transport)), kind_(inner_->kind()), staging_(staging_size) {
-    if (options_.reopen) {
-        keeper_ = std::thread([this] { keep(); });
+    if (options_.reconnect) {
+        keeper_ = std::thread([this] { run_keeper(); });
     }
 }
 
@@ -91,18 +91,19 @@ void ResumableTransport::wake() {
     }
 }
 
-uint64_t ResumableTransport::room() const { return wire::resume_window - (replay_.end() - replay_.begin()); }
+uint64_t ResumableTransport::window_left() const { return wire::resume_window - (replay_.end() - replay_.begin()); }
 
-// The next `length` bytes of the stream, which are the first of `data` (not needed for a long record).
+// Queues the header of a record with the next `length` bytes of the stream, which `data` begins with (unused for a long
+// record).
 void ResumableTransport::begin_record(uint64_t length, std::span<const ConstBytes> data) {
     record_left_ = length;
-    wire::RecordHeader header{static_cast<uint32_t>(length), 0, taken_};
+    wire::RecordHeader header{static_cast<uint32_t>(length), 0, consumed_};
     header.check = wire::record_check(on_wire_, header, data);
     append_bytes(control_, const_bytes(&header, sizeof header));
-    told_ = taken_;
+    acknowledged_ = consumed_;
 }
 
-// The connection takes what control_ holds and the stream up to `end`, in records. True: all of it.
+// Sends control_, then the stream up to `end` in records. True: everything was sent.
 bool ResumableTransport::pump_out(uint64_t end) {
     while (inner_ && (!control_.empty() || on_wire_ < end)) {
         if (record_left_ == 0 && on_wire_ < end) {
@@ -120,9 +121,9 @@ bool ResumableTransport::pump_out(uint64_t end) {
         const auto inner = inner_;
         const auto sent = inner->send(parts);
         if (!sent) {
-            // The peer's last words, if any. After an error, the end of what can be received looks like an orderly one.
+            // Receives the peer's last data. Passes the error on, because afterwards receive() reports an orderly close.
             pump_in(&sent.error());
-            broke(inner, sent.error());
+            on_connection_lost(inner, sent.error());
             return false;
         }
         if (*sent == 0) {
@@ -138,22 +139,22 @@ bool ResumableTransport::pump_out(uint64_t end) {
 
 Result<size_t> ResumableTransport::send(std::span<const ConstBytes> parts) {
     Lock lock(mutex_);
-    if (over_) {
-        return std::unexpected(*over_);
+    if (error_) {
+        return std::unexpected(*error_);
     }
     if (!pump_out(replay_.end())) {
-        return over_ ? Result<size_t>(std::unexpected(*over_)) : size_t{0};
+        return error_ ? Result<size_t>(std::unexpected(*error_)) : size_t{0};
     }
     const size_t size = total_size(parts);
     if (record_left_ == 0) {
-        if (room() < std::min<uint64_t>(size, little_room)) {
+        if (window_left() < std::min<uint64_t>(size, low_window)) {
             pump_in();
         }
-        const uint64_t length = std::min({static_cast<uint64_t>(size), room(), uint64_t{wire::max_record}});
+        const uint64_t length = std::min({static_cast<uint64_t>(size), window_left(), uint64_t{wire::max_record}});
         if (length == 0 || !inner_) {
-            return over_ ? Result<size_t>(std::unexpected(*over_)) : size_t{0};
+            return error_ ? Result<size_t>(std::unexpected(*error_)) : size_t{0};
         }
-        // A record promises only what there is room for, so it never has to wait for an acknowledgement in its middle.
+        // A record fits into the window, so it never waits for an acknowledgement in the middle.
         begin_record(length, parts);
     }
     const uint64_t begin = replay_.end();
@@ -165,13 +166,13 @@ Result<size_t> ResumableTransport::send(std::span<const ConstBytes> parts) {
         left -= step;
     }
     pump_out(end);
-    // What the connection has not taken is the caller's again, who will come with it a second time.
+    // The caller keeps the bytes that were not sent, and passes them again.
     const uint64_t sent = std::max(on_wire_, begin);
     last_sent_ = Clock::now();
     probed_ = false;
-    replay_.cut_back(sent);
-    if (sent == begin && over_) {
-        return std::unexpected(*over_);
+    replay_.truncate(sent);
+    if (sent == begin && error_) {
+        return std::unexpected(*error_);
     }
     return sent - begin;
 }
@@ -186,16 +187,15 @@ void ResumableTransport::end_loan() {
     replay_.end_loan();
 }
 
-// An acknowledgement from the peer.
-void ResumableTransport::acknowledge(uint64_t position) {
+void ResumableTransport::on_acknowledged(uint64_t position) {
     if (position > on_wire_) {
-        end({Errc::protocol, "the peer acknowledged what it was not sent"});
+        close_with({Errc::protocol, "the peer acknowledged bytes that were never sent"});
     } else if (position > replay_.begin()) {
         replay_.forget(position);
     }
 }
 
-// Is the next header staged, and the data, if they are checked?
+// True if the next header is staged, and its data too if the checksum covers them.
 bool ResumableTransport::has_record() const {
     const size_t staged = staging_end_ - staging_begin_;
     if (staged < header_size) {
@@ -205,14 +205,14 @@ bool ResumableTransport::has_record() const {
     return length > wire::max_checked_record || staged - header_size >= length;
 }
 
-void ResumableTransport::arrive(uint64_t size) {
+void ResumableTransport::count_arrived(uint64_t size) {
     incoming_left_ -= size;
     arrived_ += size;
 }
 
-// Reads the next header from what is staged. False: there is none, or it is nonsense.
+// Parses the next staged header. False: there is none, or it is invalid.
 bool ResumableTransport::next_record() {
-    if (over_ || !has_record()) {
+    if (error_ || !has_record()) {
         return false;
     }
     const auto header = load<wire::RecordHeader>(staging_.data() + staging_begin_);
@@ -220,19 +220,19 @@ bool ResumableTransport::next_record() {
     const std::array staged{ConstBytes(staging_).subspan(staging_begin_, staging_end_ - staging_begin_)};
     if (checks && header.check != wire::record_check(arrived_, header, staged)) {
         const auto inner = inner_;
-        broke(inner, {Errc::io, "what arrived was damaged on its way"});
+        on_connection_lost(inner, {Errc::io, "received a record with a wrong checksum"});
         return false;
     }
     if (header.length > wire::max_record) {
-        end({Errc::protocol, "the peer sent a record that is too long"});
+        close_with({Errc::protocol, "the peer sent a record longer than the maximum"});
         return false;
     }
     incoming_left_ = header.length;
-    acknowledge(header.acknowledged);
-    return !over_;
+    on_acknowledged(header.acknowledged);
+    return !error_;
 }
 
-// Receives what has come, for whatever it is. False: nothing. `known`: why the connection is broken, if it is already.
+// Receives into staging_. False: no data. `known`: the error of the connection, if it has already failed.
 bool ResumableTransport::fill_staging(const Error * known) {
     if (!inner_) {
         return false;
@@ -246,26 +246,26 @@ bool ResumableTransport::fill_staging(const Error * known) {
     const auto inner = inner_;
     const auto got = inner->receive(parts);
     if (!got) {
-        broke(inner, known != nullptr ? *known : got.error());
+        on_connection_lost(inner, known != nullptr ? *known : got.error());
         return false;
     }
     staging_end_ += *got;
     return *got > 0;
 }
 
-// Receives what is there and keeps it for later, for the sake of the acknowledgements.
+// Receives everything available to process acknowledgements, and stashes the stream data.
 void ResumableTransport::pump_in(const Error * known) {
     do {
         while (incoming_left_ > 0 ? staging_begin_ < staging_end_ : next_record()) {
             const size_t step = std::min<uint64_t>(incoming_left_, staging_end_ - staging_begin_);
             append_bytes(stash_, ConstBytes(staging_).subspan(staging_begin_, step));
             staging_begin_ += step;
-            arrive(step);
+            count_arrived(step);
         }
         if (stash_.size() - stash_begin_ > wire::resume_window) {
-            end({Errc::protocol, "the peer sent more than was acknowledged"});
+            close_with({Errc::protocol, "the peer sent more than the window allows"});
         }
-    } while (!over_ && fill_staging(known));
+    } while (!error_ && fill_staging(known));
 }
 
 Result<size_t> ResumableTransport::receive(std::span<const MutableBytes> parts) {
@@ -292,13 +292,13 @@ Result<size_t> ResumableTransport::receive(std::span<const MutableBytes> parts) 
                 stash_.clear();
                 stash_begin_ = 0;
             }
-        } else if (over_) {
+        } else if (error_) {
             break;
         } else if (incoming_left_ > 0 && staging_begin_ < staging_end_) {
             const size_t there = std::min<uint64_t>(incoming_left_, staging_end_ - staging_begin_);
             const size_t step = give(ConstBytes(staging_).subspan(staging_begin_, there));
             staging_begin_ += step;
-            arrive(step);
+            count_arrived(step);
         } else if (incoming_left_ == 0 && has_record()) {
             next_record();
         } else if (total > 0 || !inner_) {
@@ -308,7 +308,7 @@ Result<size_t> ResumableTransport::receive(std::span<const MutableBytes> parts) 
                 break;
             }
         } else {
-            // Straight to where it belongs.
+            // Directly to the destination.
             staging_begin_ = staging_end_ = 0;
             std::array<MutableBytes, max_parts> places;
             size_t count = 0;
@@ -324,32 +324,33 @@ Result<size_t> ResumableTransport::receive(std::span<const MutableBytes> parts) 
             const auto inner = inner_;
             const auto got = inner->receive(std::span(places).first(count));
             if (!got) {
-                broke(inner, got.error());
+                on_connection_lost(inner, got.error());
                 break;
             }
             const uint64_t straight = std::min<uint64_t>(*got, incoming_left_ - room);
             total += straight;
-            arrive(straight);
+            count_arrived(straight);
             staging_end_ = *got - straight;
             break;
         }
     }
-    taken_ += total;
-    if (total == 0 && over_) {
-        return std::unexpected(*over_);
+    consumed_ += total;
+    if (total == 0 && error_) {
+        return std::unexpected(*error_);
     }
-    acknowledge_much();
+    acknowledge_if_due();
     return total;
 }
 
-void ResumableTransport::acknowledge_much() {
-    if (inner_ && taken_ - told_ >= tell_after && control_.empty() && record_left_ == 0) {
+void ResumableTransport::acknowledge_if_due() {
+    if (inner_ && consumed_ - acknowledged_ >= acknowledge_after && control_.empty() && record_left_ == 0) {
         begin_record(0, {});
         pump_out(replay_.end());
     }
 }
 
-// A record tells by its position whether the one before it was lost. So one without data follows the last one.
+// The checksum covers a record's position, so a record reveals the loss of the one before it. After the last record an
+// empty one is sent for that purpose.
 TimePoint ResumableTransport::probe_time() const {
     const bool is_due = inner_ && !probed_ && replay_.begin() < replay_.end() && !has_unsent() && record_left_ == 0;
     return is_due ? last_sent_ + probe_after : no_deadline;
@@ -363,7 +364,7 @@ void ResumableTransport::probe() {
     }
 }
 
-// Is there something for receive that the connection does not know of?
+// True if receive() has data without the connection.
 bool ResumableTransport::may_receive() const {
     return stash_begin_ < stash_.size() || (incoming_left_ == 0 && has_record()) ||
            (incoming_left_ > 0 && staging_begin_ < staging_end_);
@@ -374,33 +375,33 @@ Result<bool> ResumableTransport::wait(Interest interest, TimePoint deadline, mic
     if (interest.read && may_receive()) {
         return true;
     }
-    acknowledge_much();
+    acknowledge_if_due();
     if (inner_) {
         pump_out(replay_.end());
     }
-    if (!inner_ && !over_) {
+    if (!inner_ && !error_) {
         ++waiting_;
-        wait_broken(lock, deadline);
+        wait_reconnected(lock, deadline);
         --waiting_;
-        if (!over_) {
+        if (!error_) {
             return true;
         }
     }
-    if (over_) {
-        return std::unexpected(*over_);
+    if (error_) {
+        return std::unexpected(*error_);
     }
-    const bool for_room = interest.write && room() == 0 && record_left_ == 0;
-    const Interest inner_interest{.read = interest.read || for_room,
-                                  .write = has_unsent() || (interest.write && !for_room)};
+    const bool for_window = interest.write && window_left() == 0 && record_left_ == 0;
+    const Interest inner_interest{.read = interest.read || for_window,
+                                  .write = has_unsent() || (interest.write && !for_window)};
     ++waiting_;
-    changed_.wait(lock, [this] { return !looking_; });
+    changed_.wait(lock, [this] { return !keeper_polls_; });
     const auto inner = inner_;
     if (!inner) {
         --waiting_;
         return true;
     }
     Result<bool> ready = true;
-    while (inner_ == inner && !over_) {
+    while (inner_ == inner && !error_) {
         const TimePoint until = std::min(deadline, probe_time());
         lock.unlock();
         ready = inner->wait(inner_interest, until, spin);
@@ -413,18 +414,18 @@ Result<bool> ResumableTransport::wait(Interest interest, TimePoint deadline, mic
     }
     --waiting_;
     if (!ready) {
-        broke(inner, ready.error());
+        on_connection_lost(inner, ready.error());
         return true;
     }
-    if (*ready && for_room) {
+    if (*ready && for_window) {
         pump_in();
     }
     return ready;
 }
 
-void ResumableTransport::end(Error error) {
-    if (!over_) {
-        over_ = std::move(error);
+void ResumableTransport::close_with(Error error) {
+    if (!error_) {
+        error_ = std::move(error);
         inner_.reset();
         changed_.notify_all();
     }
@@ -437,56 +438,56 @@ void ResumableTransport::drop_connection() {
     control_.clear();
     record_left_ = incoming_left_ = 0;
     staging_begin_ = staging_end_ = 0;
-    broken_since_ = Clock::now();
+    lost_at_ = Clock::now();
 }
 
-void ResumableTransport::broke(const std::shared_ptr<Transport> & transport, Error error) {
-    if (inner_ != transport || over_) {
-        return;  // it has been replaced already
+void ResumableTransport::on_connection_lost(const std::shared_ptr<Transport> & transport, Error error) {
+    if (inner_ != transport || error_) {
+        return;  // already replaced
     }
     drop_connection();
-    const bool is_passive = !options_.reopen;
+    const bool is_passive = !options_.reconnect;
     if (peer_has_ended_) {
         error = {Errc::closed, "the peer closed the connection"};
     }
     const bool is_the_peers = peer_has_ended_ || (error.code == Errc::closed && !peer_is_watched_);
     if (options_.grace.count() == 0 || (is_passive && (is_the_peers || error.code == Errc::protocol))) {
-        end(std::move(error));
+        close_with(std::move(error));
         return;
     }
-    reason_ = error.text;
-    next_try_ = broken_since_;
+    loss_reason_ = error.text;
+    next_attempt_at_ = lost_at_;
     const bool may_have_ended = is_passive && error.code == Errc::reset && !peer_was_watched_;
     const seconds grace = may_have_ended ? std::min(options_.grace, grace_after_reset) : options_.grace;
-    // A connection that brought nothing counts as none: the time goes on, and the pauses grow.
-    const uint64_t progress = taken_ + replay_.begin();
-    if (progress != progress_ || broken_since_ - made_again_ > no_connection) {
+    // A connection without progress counts as a failed attempt: the deadline stays, and the back-off grows.
+    const uint64_t progress = consumed_ + replay_.begin();
+    if (progress != progress_ || lost_at_ - reconnected_at_ > min_lifetime) {
         progress_ = progress;
-        give_up_ = broken_since_ + grace;
-        pause_ = first_pause;
+        give_up_at_ = lost_at_ + grace;
+        backoff_ = min_backoff;
     } else {
-        next_try_ = broken_since_ + jittered(pause_);
-        pause_ = std::min(2 * pause_, longest_pause);
+        next_attempt_at_ = lost_at_ + jittered(backoff_);
+        backoff_ = std::min(2 * backoff_, max_backoff);
     }
-    log_debug("the connection with {} broke ({}): {} s to make it again", options_.name, reason_, grace.count());
+    log_debug("connection to {} lost ({}); waiting up to {} s for a new one", options_.name, loss_reason_, grace.count());
     changed_.notify_all();
 }
 
-// The stream goes on over this connection; the peer has got to `received`.
-Result<> ResumableTransport::begin_again(std::unique_ptr<Transport> transport, uint64_t received) {
+// Continues the stream over this connection from `received`, the position that the peer has reached.
+Result<> ResumableTransport::continue_over(std::unique_ptr<Transport> transport, uint64_t received) {
     if (received < replay_.begin() || received > on_wire_) {
-        end({Errc::protocol, "the peer resumed at a place that makes no sense"});
-        return std::unexpected(*over_);
+        close_with({Errc::protocol, "the peer resumed at an invalid position"});
+        return std::unexpected(*error_);
     }
     replay_.forget(received);
     on_wire_ = received;
     inner_ = std::move(transport);
     kind_ = inner_->kind();
-    told_ = arrived_ = taken_;
-    made_again_ = Clock::now();
-    const double lost_s = std::chrono::duration<double>(Clock::now() - broken_since_).count();
-    log_warning("the connection with {} broke ({}), and was made again over {} after {:.1f} s; sent again: {}",
-                options_.name, reason_, kind_, lost_s, counted(replay_.end() - on_wire_, "byte"));
+    acknowledged_ = arrived_ = consumed_;
+    reconnected_at_ = Clock::now();
+    const double lost_s = std::chrono::duration<double>(Clock::now() - lost_at_).count();
+    log_warning("connection to {} lost ({}); reconnected over {} after {:.1f} s, {} retransmitted",
+                options_.name, loss_reason_, kind_, lost_s, counted(replay_.end() - on_wire_, "byte"));
     pump_out(replay_.end());
     changed_.notify_all();
     return {};
@@ -494,26 +495,26 @@ Result<> ResumableTransport::begin_again(std::unique_ptr<Transport> transport, u
 
 Result<> ResumableTransport::take_over(std::unique_ptr<Transport> transport, wire::ResumeRequest request) {
     Lock lock(mutex_);
-    if (over_) {
-        return std::unexpected(*over_);
+    if (error_) {
+        return std::unexpected(*error_);
     }
     const uint32_t attempt = request.attempt;
-    if (attempt <= attempt_) {
-        return fail(Errc::protocol, "an attempt to resume that comes too late");
+    if (attempt <= last_attempt_) {
+        return fail(Errc::protocol, "stale attempt to resume");
     }
-    attempt_ = attempt;
+    last_attempt_ = attempt;
     if (inner_) {
-        drop_connection();  // the peer knows more
-        reason_ = "on the other side";
+        drop_connection();  // the peer detected the loss first
+        loss_reason_ = "detected by the peer";
     }
     stash_.clear();
     stash_begin_ = 0;
     struct {
         uint64_t size = sizeof(wire::ResumeAnswer);
         wire::ResumeAnswer answer;
-    } answer{.answer = {taken_}};
+    } answer{.answer = {consumed_}};
     append_bytes(control_, const_bytes(&answer, sizeof answer));
-    return begin_again(std::move(transport), request.received);
+    return continue_over(std::move(transport), request.received);
 }
 
 void ResumableTransport::watch_peer(bool is_watched) {
@@ -524,101 +525,101 @@ void ResumableTransport::watch_peer(bool is_watched) {
 
 void ResumableTransport::peer_ended() {
     Lock lock(mutex_);
-    peer_has_ended_ = true;  // what it sent before is still read
+    peer_has_ended_ = true;  // data sent before is still received
     if (!inner_) {
-        end({Errc::closed, "the peer closed the connection"});
+        close_with({Errc::closed, "the peer closed the connection"});
     }
 }
 
-// Until there is a connection, somebody woke us, or the deadline.
-void ResumableTransport::wait_broken(Lock & lock, TimePoint deadline) {
-    while (!inner_ && !over_ && !std::exchange(woken_, false) && Clock::now() < deadline) {
-        if (options_.reopen && !reopening_) {
-            reopen(lock, deadline);
+// Returns when connected, closed, woken, or at the deadline.
+void ResumableTransport::wait_reconnected(Lock & lock, TimePoint deadline) {
+    while (!inner_ && !error_ && !std::exchange(woken_, false) && Clock::now() < deadline) {
+        if (options_.reconnect && !is_reconnecting_) {
+            try_reconnect(lock, deadline);
             continue;
         }
-        changed_.wait_until(lock, std::min(deadline, give_up_));
-        if (!inner_ && !reopening_ && Clock::now() >= give_up_) {
-            end({Errc::timed_out, formatted("the connection broke ({}), and {} did not come back", reason_,
-                                            options_.name)});
+        changed_.wait_until(lock, std::min(deadline, give_up_at_));
+        if (!inner_ && !is_reconnecting_ && Clock::now() >= give_up_at_) {
+            close_with({Errc::timed_out,
+                        formatted("connection lost ({}), and {} did not reconnect", loss_reason_, options_.name)});
         }
     }
 }
 
-// One try, or the pause before it. Gives up the lock meanwhile.
-void ResumableTransport::reopen(Lock & lock, TimePoint deadline) {
+// Makes one attempt, or waits for its time. Releases the lock meanwhile.
+void ResumableTransport::try_reconnect(Lock & lock, TimePoint deadline) {
     const TimePoint now = Clock::now();
-    if (now < next_try_) {
-        changed_.wait_until(lock, std::min({deadline, next_try_, give_up_}));
+    if (now < next_attempt_at_) {
+        changed_.wait_until(lock, std::min({deadline, next_attempt_at_, give_up_at_}));
         return;
     }
-    if (now >= give_up_) {
-        end({Errc::timed_out, formatted("the connection broke ({}), and could not be made again in {} s", reason_,
+    if (now >= give_up_at_) {
+        close_with({Errc::timed_out, formatted("connection lost ({}), and reconnecting failed for {} s", loss_reason_,
                                         options_.grace.count())});
         return;
     }
-    reopening_ = true;
-    // What was received and not taken is sent again.
+    is_reconnecting_ = true;
+    // The peer retransmits what was received and not consumed.
     stash_.clear();
     stash_begin_ = 0;
-    const Attempt attempt{{taken_, ++attempt_}, taken_ == 0 && replay_.begin() == 0, now + attempt_patience};
+    const Attempt attempt{{consumed_, ++last_attempt_}, consumed_ == 0 && replay_.begin() == 0, now + attempt_timeout};
     lock.unlock();
-    auto again = options_.reopen(attempt);
+    auto again = options_.reconnect(attempt);
     lock.lock();
-    reopening_ = false;
+    is_reconnecting_ = false;
     changed_.notify_all();
-    if (over_) {
+    if (error_) {
         return;
     }
     if (again) {
-        (void)begin_again(std::move(again->transport), again->received);
+        (void)continue_over(std::move(again->transport), again->received);
         return;
     }
     const Error & error = again.error();
-    log_debug("{}: no new connection yet: {}", options_.name, error.text);
+    log_debug("reconnecting to {} failed: {}", options_.name, error.text);
     if (error.code == Errc::closed || error.code == Errc::unavailable) {
-        end({error.code, formatted("{}; {}", reason_, error.text)});
+        close_with({error.code, formatted("{}; {}", loss_reason_, error.text)});
         return;
     }
-    next_try_ = Clock::now() + jittered(pause_);
-    pause_ = std::min(2 * pause_, longest_pause);
+    next_attempt_at_ = Clock::now() + jittered(backoff_);
+    backoff_ = std::min(2 * backoff_, max_backoff);
 }
 
-// The active end's own thread: sees that a connection broke while nobody uses it.
-void ResumableTransport::keep() {
+// The active end's thread: detects the loss of a connection that no other thread uses.
+void ResumableTransport::run_keeper() {
     Lock lock(mutex_);
-    while (!stopping_ && !over_) {
+    while (!stopping_ && !error_) {
         if (inner_) {
-            if (options_.tend) {
+            if (options_.while_connected) {
                 lock.unlock();
-                options_.tend();
+                options_.while_connected();
                 lock.lock();
             }
-            changed_.wait_for(lock, look_every, [this] { return stopping_ || !inner_; });
+            changed_.wait_for(lock, poll_interval, [this] { return stopping_ || !inner_; });
             if (inner_ && waiting_ == 0 && !stopping_) {
                 const auto inner = inner_;
-                looking_ = true;
+                keeper_polls_ = true;
                 lock.unlock();
                 const auto ready = inner->wait({.read = true}, Clock::now(), microseconds{0});
                 lock.lock();
-                looking_ = false;
+                keeper_polls_ = false;
                 changed_.notify_all();
                 if (!ready) {
-                    broke(inner, ready.error());
+                    on_connection_lost(inner, ready.error());
                 } else if (inner_ == inner && waiting_ == 0 && *ready) {
                     pump_in();
                 }
                 pump_out(replay_.end());
                 probe();
             }
-        } else if (waiting_ == 0 && !reopening_) {
-            reopen(lock, Clock::now() + look_every);
+        } else if (waiting_ == 0 && !is_reconnecting_) {
+            try_reconnect(lock, Clock::now() + poll_interval);
         } else {
-            changed_.wait_for(lock, look_every);
+            changed_.wait_for(lock, poll_interval);
         }
     }
-    if (over_ && !stopping_ && when_lost_) {
-        const Error error = *over_;
+    if (error_ && !stopping_ && when_lost_) {
+        const Error error = *error_;
         lock.unlock();
         when_lost_(error);
     }

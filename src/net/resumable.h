@@ -1,12 +1,12 @@
-// A stream of bytes that outlives its connections: what was sent and not acknowledged is kept, and sent again over the
-// next connection (wire/extension.h has the records). To those who use it, it is a Transport that is sometimes slow.
+// A byte stream that survives the loss of its connection: it keeps unacknowledged bytes and retransmits them over the next
+// connection (wire/extension.h defines the records). Its users see a Transport that sometimes stalls.
 //
-// The active end (the client; of a link, the server that sends) makes new connections: in wait, or, if nobody waits, in
-// a thread of its own. The passive end is given them by take_over, and counts its peer as gone when `grace` is over.
-// An orderly end of the connection ends the passive end at once: the peer's process has closed it, or ended.
+// The active end (the client; for a link, the sending server) reconnects: in wait(), or in a thread of its own while no
+// thread waits. The passive end receives new connections through take_over(), and gives up after `grace`. An orderly close
+// of the connection closes the passive end at once, because the peer's process has closed it or exited.
 //
-// Threads: as Transport says, and take_over from any. Memory: what is not acknowledged, and what had to be received to
-// find an acknowledgement, wire::resume_window each at most.
+// Threads: as Transport; take_over() from any. Memory: up to wire::resume_window of unacknowledged bytes, and as much
+// received ahead of the application to find acknowledgements.
 #pragma once
 
 #include <condition_variable>
@@ -26,26 +26,26 @@ namespace caravan::net {
 
 class ResumableTransport final : public Transport {
 public:
-    struct Reopened {
+    struct Reconnected {
         std::unique_ptr<Transport> transport;
-        uint64_t received = 0;  // by the peer
+        uint64_t received = 0;  // position up to which the peer has received the stream
     };
     struct Attempt {
         wire::ResumeRequest request;
-        // Nothing was received yet, and all that was sent is still here: should the peer know nothing of the stream, it
-        // may have it from the beginning.
-        bool may_begin_anew = false;
+        // Nothing was received, and everything sent is still in the replay buffer: if the peer does not know the stream, it
+        // may be restarted.
+        bool may_restart = false;
         TimePoint deadline{};
     };
-    // Connects anew and tells the peer how much was received. Blocks until the deadline at most. Errc::closed,
-    // Errc::unavailable: there is no session any more, and no use in trying again.
-    using Reopen = std::function<Result<Reopened>(const Attempt & attempt)>;
+    // Opens a new connection and sends the request. Blocks until the deadline at most. Errc::closed and Errc::unavailable
+    // are permanent: the session no longer exists.
+    using Reconnect = std::function<Result<Reconnected>(const Attempt & attempt)>;
 
     struct Options {
-        std::string name;  // of the peer, for the log
-        seconds grace{60};
-        Reopen reopen;     // none: this is the passive end
-        std::function<void()> tend;  // called by the active end's thread, now and then while there is a connection
+        std::string name;     // of the peer, for the log
+        seconds grace{60};    // how long to wait for a new connection
+        Reconnect reconnect;  // empty: this is the passive end
+        std::function<void()> while_connected;  // called every second by the active end's thread; may block
     };
     ResumableTransport(std::unique_ptr<Transport> transport, Options options);
     ~ResumableTransport() override;
@@ -54,87 +54,87 @@ public:
     void lend(ConstBytes bytes) override;
     void end_loan() override;
     Result<size_t> receive(std::span<const MutableBytes> parts) override;
-    // While there is no connection, it may return true at the deadline: whoever counts the peer's silence begins anew.
+    // While disconnected, it may return true at the deadline: callers that measure the peer's silence must start over.
     Result<bool> wait(Interest interest, TimePoint deadline, microseconds spin) override;
     void wake() override;
     bool is_connected() const override;
     void when_lost(std::function<void(const Error &)> done) override;
     std::string_view kind() const override;
 
-    // The passive end's: the peer has come back, and says how much it received. It is answered.
+    // Passive end: continues over a connection that the peer opened with `request`, and replies to it. Errc::protocol: stale
+    // attempt or invalid position.
     Result<> take_over(std::unique_ptr<Transport> transport, wire::ResumeRequest request);
-    // The passive end's: is the end of the peer's process told by other means just now, with peer_ended()? Then an end of
-    // the connection, however orderly, is not the peer's. Once it was, a reset is the network's doing, and is worth all of
-    // `grace`.
+    // Passive end: tells whether a lifeline currently reports the exit of the peer's process through peer_ended(). If so, even
+    // an orderly close of the connection does not mean that the peer has closed. After the first such call a reset is blamed
+    // on the network and the full `grace` applies.
     void watch_peer(bool is_watched);
     void peer_ended();
 
 private:
     using Lock = std::unique_lock<std::mutex>;
 
-    bool is_over() const { return over_.has_value(); }
     bool pump_out(uint64_t end);
     void pump_in(const Error * known = nullptr);
     bool fill_staging(const Error * known = nullptr);
     bool has_record() const;
     bool next_record();
-    void arrive(uint64_t size);
+    void count_arrived(uint64_t size);
     void begin_record(uint64_t length, std::span<const ConstBytes> data);
-    void acknowledge(uint64_t position);
-    void acknowledge_much();
+    void on_acknowledged(uint64_t position);
+    void acknowledge_if_due();
     TimePoint probe_time() const;
     void probe();
-    uint64_t room() const;
+    uint64_t window_left() const;
     bool has_unsent() const { return !control_.empty() || on_wire_ < replay_.end(); }
     bool may_receive() const;
     void drop_connection();
-    void broke(const std::shared_ptr<Transport> & transport, Error error);
-    void end(Error error);
-    Result<> begin_again(std::unique_ptr<Transport> transport, uint64_t received);
-    void wait_broken(Lock & lock, TimePoint deadline);
-    void reopen(Lock & lock, TimePoint deadline);
-    void keep();
+    void on_connection_lost(const std::shared_ptr<Transport> & transport, Error error);
+    void close_with(Error error);
+    Result<> continue_over(std::unique_ptr<Transport> transport, uint64_t received);
+    void wait_reconnected(Lock & lock, TimePoint deadline);
+    void try_reconnect(Lock & lock, TimePoint deadline);
+    void run_keeper();
 
     const Options options_;
     mutable std::mutex mutex_;
     std::condition_variable changed_;
-    std::shared_ptr<Transport> inner_;  // null: the connection is broken. Shared with a thread that waits in it
+    std::shared_ptr<Transport> inner_;  // null: disconnected. Shared with a thread that waits in it
     std::string kind_;
-    std::optional<Error> over_;         // for good
+    std::optional<Error> error_;         // permanent
     std::function<void(const Error &)> when_lost_;
 
-    // Out.
+    // Outgoing.
     ReplayBuffer replay_;
-    uint64_t on_wire_ = 0;              // position up to which the connection has taken the stream
-    std::vector<std::byte> control_;    // headers and answers that go out before anything else
-    uint64_t record_left_ = 0;          // bytes that the last header still promises
+    uint64_t on_wire_ = 0;              // position up to which the stream was sent
+    std::vector<std::byte> control_;    // headers and replies, sent before stream data
+    uint64_t record_left_ = 0;          // bytes still due of the last record begun
     TimePoint last_sent_{};
-    bool probed_ = true;                // since then
+    bool probed_ = true;                // since last_sent_
 
-    // In.
-    uint64_t taken_ = 0;                // bytes given out by receive
-    uint64_t told_ = 0;                 // of these, what the peer was told of
-    std::vector<std::byte> staging_;    // received, not looked at
+    // Incoming.
+    uint64_t consumed_ = 0;                // total bytes that receive() returned
+    uint64_t acknowledged_ = 0;                 // position last acknowledged to the peer
+    std::vector<std::byte> staging_;    // received, not parsed
     size_t staging_begin_ = 0, staging_end_ = 0;
-    uint64_t incoming_left_ = 0;        // bytes of the record that is arriving
-    uint64_t arrived_ = 0;              // position up to which the stream has arrived, taken or not
-    std::vector<std::byte> stash_;      // received while only acknowledgements were wanted
+    uint64_t incoming_left_ = 0;        // bytes still missing of the current record
+    uint64_t arrived_ = 0;              // position up to which the stream was received
+    std::vector<std::byte> stash_;      // stream data received while looking for acknowledgements
     size_t stash_begin_ = 0;
 
-    // While it is broken.
-    TimePoint broken_since_{}, made_again_{}, give_up_{}, next_try_{};
-    uint64_t progress_ = 0;  // bytes, in both directions, when it broke
-    milliseconds pause_{0};
-    std::string reason_;
-    bool reopening_ = false;
+    // Reconnecting.
+    TimePoint lost_at_{}, reconnected_at_{}, give_up_at_{}, next_attempt_at_{};
+    uint64_t progress_ = 0;  // bytes in both directions at the last loss
+    milliseconds backoff_{0};
+    std::string loss_reason_;
+    bool is_reconnecting_ = false;
     bool woken_ = false;
     bool peer_is_watched_ = false, peer_was_watched_ = false, peer_has_ended_ = false;
-    uint32_t attempt_ = 0;  // the last one, made or taken
+    uint32_t last_attempt_ = 0;  // number of the last attempt, made or accepted
 
     int waiting_ = 0;
-    bool looking_ = false;  // the keeper waits in inner_, for no time at all: two may not
+    bool keeper_polls_ = false;  // the keeper is in inner_->wait(), which allows one thread
     bool stopping_ = false;
-    std::thread keeper_;  // the active end's
+    std::thread keeper_;  // active end only
 };
 
 }  // namespace caravan::net

@@ -32,7 +32,7 @@ Result<AddressList> resolve(const std::string & host, uint16_t port, bool passiv
     addrinfo * list = nullptr;
     const int code = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &list);
     if (code != 0) {
-        return fail(Errc::not_found, "the host's name cannot be resolved: {}",
+        return fail(Errc::not_found, "cannot resolve the host name: {}",
                     code == EAI_SYSTEM ? errno_text(errno) : ::gai_strerror(code));
     }
     return AddressList(list, ::freeaddrinfo);
@@ -52,14 +52,14 @@ Result<sockaddr_un> unix_address(const std::string & path) {
 Result<UniqueFd> new_socket(int family) {
     UniqueFd fd(::socket(family, SOCK_STREAM, 0));
     if (!fd) {
-        return fail(Errc::io, "cannot make a socket: {}", errno_text(errno));
+        return fail(Errc::io, "cannot create a socket: {}", errno_text(errno));
     }
     ::fcntl(fd.get(), F_SETFD, FD_CLOEXEC);
     set_non_blocking(fd.get(), true);
     return fd;
 }
 
-// Nobody listens there; or something else, which may pass.
+// Errc::unavailable: no server listens there. The others may be temporary.
 Errc connect_failure(int error) {
     switch (error) {
         case ECONNREFUSED:
@@ -81,7 +81,7 @@ Result<> connect_one(int fd, const sockaddr * address, socklen_t length, const E
         return std::unexpected(cannot_connect(endpoint, code, reason));
     };
     int outcome = 0;
-    // A Unix socket whose queue is full says EAGAIN, and poll cannot tell when that ends.
+    // connect() to a Unix socket whose queue is full returns EAGAIN, and poll() does not report when it has space.
     while ((outcome = ::connect(fd, address, length)) != 0 && errno == EAGAIN && Clock::now() < deadline) {
         ::poll(nullptr, 0, 10);
     }
@@ -97,7 +97,7 @@ Result<> connect_one(int fd, const sockaddr * address, socklen_t length, const E
         ready = ::poll(&waiting, 1, poll_timeout_ms(deadline));
     } while (ready < 0 && errno == EINTR);
     if (ready == 0) {
-        return failed(Errc::timed_out, "no answer in time");
+        return failed(Errc::timed_out, "no reply in time");
     }
     int error = 0;
     socklen_t size = sizeof error;
@@ -140,7 +140,7 @@ Result<Listener> listen_unix(const std::string & path) {
     struct stat status{};
     const bool exists = ::lstat(path.c_str(), &status) == 0;
     if (exists && !S_ISSOCK(status.st_mode)) {
-        return fail(Errc::unavailable, "cannot listen on unix:{}: a file that is no socket is there; name another path, or "
+        return fail(Errc::unavailable, "cannot listen on unix:{}: the file exists and is not a socket; choose another path or "
                     "remove it", path);
     }
     if (exists) {
@@ -190,7 +190,7 @@ void break_off(int fd) {
 #ifdef __linux__
     const sockaddr nowhere{.sa_family = AF_UNSPEC, .sa_data = {}};
     if (::connect(fd, &nowhere, sizeof nowhere) == 0) {
-        return;  // a reset has been sent
+        return;  // sent a reset
     }
 #endif
     ::shutdown(fd, SHUT_RDWR);
@@ -199,7 +199,7 @@ void break_off(int fd) {
 void tune(int fd) {
     set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     keep_alive(fd, 15, 5, 6);
-    // No TCP_USER_TIMEOUT: it would also end a connection whose peer computes for long with its receive buffer full.
+    // No TCP_USER_TIMEOUT: it would also end a connection whose peer computes for a long time with a full receive buffer.
 #ifdef SO_NOSIGPIPE
     set(fd, SOL_SOCKET, SO_NOSIGPIPE, 1);
 #endif
@@ -291,33 +291,33 @@ Result<std::vector<Listener>> bind_to(const std::string & host, uint16_t port) {
     if (!list) {
         return fail(list.error().code, "cannot listen on {}: {}", host, list.error().text);
     }
-    Error last{Errc::unavailable, formatted("no address to listen on for \"{}\"", host)};
+    Error last{Errc::unavailable, formatted("\"{}\" has no address to listen on", host)};
     for (const addrinfo * info = list->get(); info != nullptr; info = info->ai_next) {
         auto fd = new_socket(info->ai_family);
         if (!fd) {
-            last = fd.error();  // a kernel without IPv6, say
+            last = fd.error();  // for example, a kernel without IPv6
             continue;
         }
         const int on = 1;
         ::setsockopt(fd->get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
         if (info->ai_family == AF_INET6) {
-            // One address, one listener. "::" alone is meant as every address of both families.
+            // One listener for each address. "::" alone means all addresses of both families.
             const int v6_only = host == "::" ? 0 : 1;
             ::setsockopt(fd->get(), IPPROTO_IPV6, IPV6_V6ONLY, &v6_only, sizeof v6_only);
         }
         if (port == 0 && !listeners.empty()) {
-            const uint16_t taken = htons(listeners.front().endpoint.port);
+            const uint16_t port_in_use = htons(listeners.front().endpoint.port);
             if (info->ai_family == AF_INET) {
-                reinterpret_cast<sockaddr_in *>(info->ai_addr)->sin_port = taken;
+                reinterpret_cast<sockaddr_in *>(info->ai_addr)->sin_port = port_in_use;
             } else {
-                reinterpret_cast<sockaddr_in6 *>(info->ai_addr)->sin6_port = taken;
+                reinterpret_cast<sockaddr_in6 *>(info->ai_addr)->sin6_port = port_in_use;
             }
         }
         if (::bind(fd->get(), info->ai_addr, info->ai_addrlen) != 0) {
             const int error = errno;
             last = Error{Errc::unavailable, formatted("cannot listen on {} port {}: {}", host, port, errno_text(error))};
             if (error == EADDRNOTAVAIL && info->ai_next != nullptr) {
-                continue;  // "localhost" names ::1 on a machine that has no IPv6 address
+                continue;  // "localhost" resolves to ::1 on a machine without an IPv6 address
             }
             if (!listeners.empty() && error == EADDRNOTAVAIL) {
                 continue;

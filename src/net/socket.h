@@ -1,5 +1,4 @@
-// Stream sockets of the operating system: connecting, listening, options. POSIX only; a Windows port replaces this
-// file's implementation, not its users.
+// Stream sockets of the operating system: connecting, listening, options. The implementation is POSIX only.
 #pragma once
 
 #include <sys/socket.h>
@@ -14,58 +13,58 @@
 
 namespace caravan::net {
 
-// Of send and its like: neither blocks nor raises SIGPIPE (where the system cannot say so, tune() has).
+// Flags for send(): do not block, do not raise SIGPIPE (on systems without MSG_NOSIGNAL tune() disables it).
 #ifdef MSG_NOSIGNAL
 inline constexpr int send_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
 #else
 inline constexpr int send_flags = MSG_DONTWAIT;
 #endif
 
-// A connected, non-blocking, close-on-exec socket with the options of tune(). Tries every address of the name until
-// the deadline. An error begins with "ENDPOINT: " and has advice.
+// Returns a connected, non-blocking, close-on-exec socket with the options of tune(). Tries every address of the name
+// until the deadline. An error begins with "ENDPOINT: " and has advice.
 Result<UniqueFd> connect_socket(const Endpoint & endpoint, TimePoint deadline);
 
 // The addresses of a TCP endpoint's host, each as an endpoint of its own.
 Result<std::vector<Endpoint>> addresses_of(const Endpoint & endpoint);
 
-// ", uid 1000, pid 4711" of the process that connected to a Unix socket, where the system tells; else empty.
+// ", uid 1000, pid 4711" of the process that connected to a Unix socket, where the system reports it; else "".
 std::string peer_credentials(int fd);
 
-// True if the other end is on this machine: a Unix socket, or over loopback.
+// True if the peer is on this machine: connected over a Unix socket or loopback.
 bool is_local_peer(int fd);
 
 struct Listener {
     UniqueFd fd;  // non-blocking, close-on-exec
-    Endpoint endpoint;  // with the port that was really taken
+    Endpoint endpoint;  // with the port actually bound
     bool beyond_loopback = false;
 };
 
-// One listener for each address that `host` names ("localhost" may name two). Port 0 takes a free port, the same on
-// all. For a Unix socket a stale file (nobody listens on it) is replaced.
+// Opens one listener for each address of `host` ("localhost" may have two). Port 0 selects a free port, the same for all.
+// A stale file of a Unix socket (no process listens on it) is replaced.
 Result<std::vector<Listener>> listen_on(const std::string & host, uint16_t port);
-// The same in two steps: until the second, connections are refused, and a Unix socket has no file.
+// The same in two steps. Before start_listening(), connections are refused, and a Unix socket has no file.
 Result<std::vector<Listener>> bind_to(const std::string & host, uint16_t port);
 Result<> start_listening(std::vector<Listener> & listeners);
 
-// An accepted, tuned socket, or nothing if none was waiting.
+// Returns an accepted, tuned socket, or an empty UniqueFd if no connection was waiting.
 Result<UniqueFd> accept_socket(int listener);
 
-// Small messages leave at once (TCP_NODELAY), and a peer whose machine has gone is noticed within about a minute
-// (keep-alive). Failures are ignored: a Unix socket has neither.
+// Sets TCP_NODELAY, and keep-alive such that the loss of the peer's machine is detected within about a minute. Failures are
+// ignored: a Unix socket has neither option.
 void tune(int fd);
 
-// The same within about `silence`.
+// Sets keep-alive such that the loss is detected within about `silence`.
 void keep_alive(int fd, seconds silence);
 
-// Ends the connection at once, for all copies of `fd`. The peer sees one that broke, not one that was ended: nobody has
-// left. (Not everywhere: elsewhere than on Linux, and on Unix sockets, it is ended.)
+// Resets the connection at once, for all copies of `fd`, so that the peer sees a failure and not an orderly close. On Unix
+// sockets and on systems other than Linux it is an orderly close.
 void break_off(int fd);
 
 // "127.0.0.1:41874", "[::1]:41874", "local" for a Unix socket.
 std::string peer_name(int fd);
 
-// What tells one peer's connections from another's: the IPv4 address, the /64 network of an IPv6 address (one host has all
-// of it), "uid:1000" over a Unix socket.
+// The identity of a peer for limits per address: the IPv4 address, the /64 network of an IPv6 address (one host may use all
+// of it), or "uid:1000" over a Unix socket.
 std::string peer_address(int fd);
 bool is_unix_socket(int fd);
 

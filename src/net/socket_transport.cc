@@ -26,29 +26,29 @@ std::unexpected<Error> failed(const char * what) {
     return fail(Errc::io, "{} failed: {}", what, errno_text(errno));
 }
 
-// What the operating system knows of a TCP connection.
-struct Silence {
-    bool owed = false;   // the peer's machine has to acknowledge something
-    bool again = false;  // that was sent more than twice
-    milliseconds heard{};  // so long ago something was acknowledged last
+// The state of a TCP connection according to the operating system.
+struct AckState {
+    bool is_pending = false;       // the peer's machine owes an acknowledgement
+    bool is_retransmitted = false;  // for data sent more than twice, or for a window probe
+    milliseconds age{};             // time since the last acknowledgement
 };
 
 #ifdef __linux__
-Silence silence_of(int socket) {
+AckState ack_state_of(int socket) {
     tcp_info info{};
     socklen_t size = sizeof info;
     if (::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) {
         return {};
     }
-    // Probes ask a peer whose buffer is full for room, ever more rarely. Data that is sent again to such a peer is not
-    // counted in tcpi_retransmits.
+    // Window probes query a peer whose buffer is full, at growing intervals. tcpi_retransmits does not count data
+    // retransmitted to such a peer.
     const bool probes = info.tcpi_probes > 0;
-    return {.owed = info.tcpi_unacked > 0 || probes,
-            .again = info.tcpi_retransmits > 1 || probes,
-            .heard = milliseconds(info.tcpi_last_ack_recv)};
+    return {.is_pending = info.tcpi_unacked > 0 || probes,
+            .is_retransmitted = info.tcpi_retransmits > 1 || probes,
+            .age = milliseconds(info.tcpi_last_ack_recv)};
 }
 #else
-Silence silence_of(int) { return {}; }
+AckState ack_state_of(int) { return {}; }
 #endif
 
 class SocketTransport final : public Transport {
@@ -104,7 +104,7 @@ public:
         const TimePoint spin_end = spin.count() > 0 ? Clock::now() + spin : TimePoint::min();
         for (;;) {
             const bool spinning = spin.count() > 0 && Clock::now() < spin_end;
-            const TimePoint until = std::min(deadline, next_look_.load());
+            const TimePoint until = std::min(deadline, next_check_.load());
             const int ready = ::poll(fds.data(), fds.size(), spinning ? 0 : poll_timeout_ms(until));
             if (ready > 0) {
                 break;
@@ -113,9 +113,9 @@ public:
                 return fail(Errc::io, "poll failed: {}", errno_text(errno));
             }
             const TimePoint now = Clock::now();
-            if (now >= next_look_.load()) {
-                if (auto heard = look(now); !heard) {
-                    return std::unexpected(heard.error());
+            if (now >= next_check_.load()) {
+                if (auto alive = check_silence(now); !alive) {
+                    return std::unexpected(alive.error());
                 }
             }
             if (now >= deadline) {
@@ -142,24 +142,24 @@ public:
     std::string_view kind() const override { return is_unix_ ? "unix" : "tcp"; }
 
 private:
-    // Made for the first wait or wake: a lifeline has neither, and a client has two connections to each server.
+    // Created by the first wait or wake. A lifeline needs none.
     const Result<Waker> & waker() {
-        std::call_once(waker_made_, [this] { waker_ = Waker::make(); });
+        std::call_once(waker_created_, [this] { waker_ = Waker::make(); });
         return waker_;
     }
 
-    // Is the network silent? Now and then while a wait sleeps. Time counts from the first look that found something
-    // under way: what was heard last may be long ago if nothing was said since.
-    Result<> look(TimePoint now) {
-        next_look_ = now + patience_ / looks;
-        const Silence silence = silence_of(socket_.get());
-        if (!silence.owed) {
+    // Called at intervals while a wait sleeps. Fails if the network is silent. The silence counts from the first check that
+    // finds an acknowledgement pending: on an idle connection the last one may be old.
+    Result<> check_silence(TimePoint now) {
+        next_check_ = now + patience_ / checks_per_patience;
+        const AckState acks = ack_state_of(socket_.get());
+        if (!acks.is_pending) {
             silent_since_ = no_deadline;
-        } else if (now - silence.heard > silent_since_.load() || silent_since_.load() == no_deadline) {
+        } else if (now - acks.age > silent_since_.load() || silent_since_.load() == no_deadline) {
             silent_since_ = now;
-        } else if (silence.again && now - silent_since_.load() >= patience_) {
+        } else if (acks.is_retransmitted && now - silent_since_.load() >= patience_) {
             return fail(Errc::timed_out, "the network has been silent for {} s",
-                        std::chrono::floor<seconds>(silence.heard).count());
+                        std::chrono::floor<seconds>(acks.age).count());
         }
         return {};
     }
@@ -178,13 +178,13 @@ private:
     }
 
     UniqueFd socket_;
-    std::once_flag waker_made_;
-    Result<Waker> waker_ = fail(Errc::io, "not made yet");
+    std::once_flag waker_created_;
+    Result<Waker> waker_ = fail(Errc::io, "not created yet");
     bool is_unix_;
-    static constexpr int looks = 5;  // in the time of patience_
+    static constexpr int checks_per_patience = 5;
     const milliseconds patience_;
-    // Of any thread that waits; no_deadline: never, and nothing.
-    std::atomic<TimePoint> next_look_{patience_.count() > 0 ? TimePoint{} : no_deadline};
+    // Shared by all threads that wait. no_deadline: do not check; not silent.
+    std::atomic<TimePoint> next_check_{patience_.count() > 0 ? TimePoint{} : no_deadline};
     std::atomic<TimePoint> silent_since_{no_deadline};
 };
 

@@ -18,7 +18,7 @@
 
 namespace caravan::net {
 
-// At most this many parts are looked at in one send or receive.
+// One call of send or receive uses at most this many parts.
 inline constexpr size_t max_parts = 64;
 
 struct Interest {
@@ -30,44 +30,44 @@ class Transport {
 public:
     virtual ~Transport() = default;
 
-    // Takes some bytes off the front of the parts, in order. Returns how many; 0: the transport is full for now.
+    // Sends bytes from the front of the parts, in order. Returns their number; 0: the transport is full for now.
     virtual Result<size_t> send(std::span<const ConstBytes> parts) = 0;
 
-    // These bytes, which will be sent, stay where they are until end_loan(): a transport that would keep a copy need not.
-    // One loan at a time.
+    // The caller keeps these bytes, which it is about to send, valid and unchanged until end_loan(), so that a transport
+    // need not copy them. One loan at a time.
     virtual void lend(ConstBytes) {}
     virtual void end_loan() {}
 
-    // Fills the parts, in order. Returns how many bytes; 0: nothing is here for now. Errc::closed: the peer has ended.
+    // Fills the parts, in order. Returns the number of bytes; 0: no data for now. Errc::closed: the peer closed in order.
     virtual Result<size_t> receive(std::span<const MutableBytes> parts) = 0;
 
-    // Returns when what is asked for may be possible, when wake was called, or at the deadline (false).
-    // For up to `spin` it watches instead of sleeping.
+    // Returns true when an operation of `interest` may make progress or wake was called, and false at the deadline.
+    // Polls for up to `spin` before it sleeps.
     virtual Result<bool> wait(Interest interest, TimePoint deadline, microseconds spin) = 0;
 
-    // Ends a wait of another thread, or the next one. Never blocks.
+    // Makes a wait of another thread, or else the next wait, return. Never blocks.
     virtual void wake() = 0;
 
-    // False while the connection is broken and is being made again.
+    // False while the transport reconnects.
     virtual bool is_connected() const { return true; }
 
-    // `done` is called once, by another thread, if the connection is lost for good while nobody uses it. Before the first
-    // use. Only transports that look after idle connections do.
+    // Another thread calls `done` once if the connection is lost permanently while idle. Call this before the first use.
+    // Only transports that monitor idle connections support it.
     virtual void when_lost(std::function<void(const Error &)> done) { (void)done; }
 
-    // Ends the connection as if it had broken, not in an orderly way: so the peer sees it. To be destroyed after that.
+    // Resets the connection, so that the peer sees a failure and not an orderly close. Destroy the transport afterwards.
     virtual void break_off() {}
 
-    // "tcp", "unix", "rdma": for people.
+    // "tcp", "unix" or "rdma", for logs.
     virtual std::string_view kind() const = 0;
 };
 
-// A network over which nothing comes for so long though the peer's machine has to answer is as good as broken.
+// A network is considered lost after this long without an acknowledgement that the peer's machine owes.
 inline constexpr seconds network_patience{15};
 
-// Owns a connected, non-blocking stream socket (TCP or Unix). `patience`: if the peer's machine acknowledges nothing for
-// so long, wait fails with Errc::timed_out; for those who can connect again. 0: the operating system decides, after
-// minutes. Linux only, and never the fault of a peer that is busy or stopped: its machine acknowledges for it.
+// Takes a connected, non-blocking stream socket (TCP or Unix). `patience`: wait fails with Errc::timed_out if the peer's
+// machine acknowledges nothing for this long; for callers that can reconnect. 0: the operating system decides, after
+// minutes. A busy or stopped peer does not count as silent: its kernel acknowledges. Linux only.
 Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket, seconds patience = seconds(0));
 
 }  // namespace caravan::net

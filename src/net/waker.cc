@@ -15,7 +15,7 @@ namespace caravan::net {
 Result<Waker> Waker::make() {
     UniqueFd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!event) {
-        return fail(Errc::io, "cannot make an eventfd: {}", errno_text(errno));
+        return fail(Errc::io, "cannot create an eventfd: {}", errno_text(errno));
     }
     return Waker(std::move(event), UniqueFd());
 }
@@ -28,7 +28,7 @@ void Waker::wake() const {
 Result<Waker> Waker::make() {
     int ends[2];
     if (::pipe(ends) != 0) {
-        return fail(Errc::io, "cannot make a pipe: {}", errno_text(errno));
+        return fail(Errc::io, "cannot create a pipe: {}", errno_text(errno));
     }
     for (const int fd : ends) {
         ::fcntl(fd, F_SETFD, FD_CLOEXEC);

@@ -1,4 +1,4 @@
-// Ends another thread's poll: an eventfd on Linux, a pipe elsewhere.
+// Wakes a thread out of poll(): an eventfd on Linux, a pipe elsewhere.
 #pragma once
 
 #include "base/error.h"
@@ -17,7 +17,7 @@ public:
 private:
     Waker(UniqueFd read_end, UniqueFd write_end) : read_end_(std::move(read_end)), write_end_(std::move(write_end)) {}
 
-    UniqueFd read_end_, write_end_;  // an eventfd is both, and in the first
+    UniqueFd read_end_, write_end_;  // an eventfd serves as both and is in read_end_
 };
 
 }  // namespace caravan::net

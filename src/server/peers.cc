@@ -163,7 +163,7 @@ void Peers::accept(uint64_t token, UniqueFd socket, std::vector<std::byte> first
     arrival.socket.reset(::dup(socket.get()));
     arrival.thread = std::thread(
         [this, &arrival, token, socket = std::move(socket), first = std::move(first), resumes]() mutable {
-            auto comer = net::open_for_token(std::move(socket), first, resumes);
+            auto comer = net::accept_with_token(std::move(socket), first, resumes);
             std::lock_guard when_done(mutex_);
             const UniqueFd connection = std::move(arrival.socket);
             if (!comer && !closed_) {
@@ -197,7 +197,7 @@ void Peers::when_resumed(std::function<void(uint64_t, UniqueFd)> done) {
     when_resumed_ = std::move(done);
 }
 
-void Peers::add_connection(uint64_t token, net::Comer comer, bool resumes, int socket) {
+void Peers::add_connection(uint64_t token, net::TokenConnection comer, bool resumes, int socket) {
     if (comer.resume) {
         const auto known = resumable_.find(token);
         // take_over() refuses attempts that arrive late.
@@ -213,7 +213,7 @@ void Peers::add_connection(uint64_t token, net::Comer comer, bool resumes, int s
     if (resumes) {
         auto resumable = std::make_unique<net::ResumableTransport>(
             std::move(comer.transport),
-            net::ResumableTransport::Options{.name = "another server", .grace = grace_, .reopen = {}});
+            net::ResumableTransport::Options{.name = "another server", .grace = grace_, .reconnect = {}});
         resumable_[token] = resumable.get();
         comer.transport = std::move(resumable);
     }

@@ -134,7 +134,7 @@ private:
     };
 
     Result<std::unique_ptr<net::Transport>> open_link(const net::Endpoint & endpoint, uint64_t token, TimePoint deadline) const;
-    void add_connection(uint64_t token, net::Comer comer, bool resumes, int socket);  // with mutex_ held
+    void add_connection(uint64_t token, net::TokenConnection comer, bool resumes, int socket);  // with mutex_ held
 
     const std::function<bool(uint64_t)> announce_;
     const seconds grace_;

@@ -327,7 +327,7 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
             auto resumable = std::make_unique<net::ResumableTransport>(
                 std::move(accepted->transport), net::ResumableTransport::Options{.name = given.message.text,
                                                                                  .grace = options.session_grace,
-                                                                                 .reopen = {}});
+                                                                                 .reconnect = {}});
             peers.register_resumable(token, *resumable);
             accepted->transport = std::move(resumable);
         }

@@ -166,6 +166,6 @@ def test_server_that_is_frozen_from_the_start_has_no_device(lab):
         began = time.monotonic()
         listed, done = lab.devices(server.endpoint, env={'GGML_RPC_CONNECT_TIMEOUT_S': 1})
         assert listed == [] and time.monotonic() - began < 6 * SLOW
-        assert done.lines(rf'RPC server {server.endpoint}: no RPC handshake: no answer in time')
+        assert done.lines(rf'RPC server {server.endpoint}: RPC handshake failed: no reply in time')
     finally:
         thaw()

@@ -65,7 +65,7 @@ def test_cable_pulled_out(lab, networks, side, outage):
     done = same_text(lab, client)
     assert 'is lost' not in done.log
     # TCP itself bears a short one.
-    assert bool(re.search('broke .*, and was made again over tcp', done.log)) == (outage > 15)
+    assert bool(re.search('lost .*; reconnected over tcp', done.log)) == (outage > 15)
 
 
 def test_path_that_forgets_the_connections(lab, networks):
@@ -79,4 +79,4 @@ def test_path_that_forgets_the_connections(lab, networks):
     server.wait_for('Connected again: 10.78.0.9', 30)
     assert time.monotonic() - begin > 10, 'a network may be silent for some seconds'
     done = same_text(lab, client)
-    assert re.search(r'broke \(the network has been silent for [^)]+\), and was made again over tcp', done.log)
+    assert re.search(r'lost \(the network has been silent for [^)]+\); reconnected over tcp', done.log)

@@ -69,7 +69,7 @@ def test_generation_goes_on_when_connections_are_reset(lab, count):
                 assert text(llama) == expected
         assert sum(proxy.cuts for proxy in via) >= ROUNDS
         log = llama.log()
-        assert 'was made again over tcp' in log and 'is lost' not in log
+        assert '; reconnected over tcp' in log and 'is lost' not in log
         assert llama.stop() == 0
     for server in servers:
         server.wait_idle()
@@ -143,7 +143,7 @@ def test_an_outage_of_some_seconds(lab, count, length):
         for proxy in via:
             proxy.refuses = False
         assert request.result(60) == expected
-        assert llama.count(f'was made again over tcp after [{length - 1}-9]') >= count
+        assert llama.count(f'reconnected over tcp after [{length - 1}-9]') >= count
 
 
 def test_an_orderly_end_is_none_while_the_lifeline_is_up(lab):

@@ -216,7 +216,7 @@ def test_unix_socket_in_use_is_not_taken(lab):
 def test_a_file_in_the_way_of_a_unix_socket_stays(lab):
     path = lab.folder / 'precious'
     path.write_text('data')
-    assert f'unix:{path}: a file that is no socket is there' in the_only_line(ask(lab, '-H', f'unix:{path}', rc=1))
+    assert f'unix:{path}: the file exists and is not a socket' in the_only_line(ask(lab, '-H', f'unix:{path}', rc=1))
     assert path.read_text() == 'data'
 
 

@@ -1,4 +1,4 @@
-"""RDMA over Soft-RoCE: our server in one lab machine, unmodified llama.cpp tools with our plug-in in the other."""
+"""RDMA over Soft-RoCE: rpc-server in one lab machine, unmodified llama.cpp tools with the plug-in in the other."""
 import os
 import pathlib
 import sys
@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT))
 import lab
 
 BIN = pathlib.Path(os.environ['CARAVAN_BIN'])          # built with GGML_RPC_RDMA=ON
-TCP_BIN = os.environ.get('CARAVAN_TCP_BIN', '')        # without it; "" if there is no such build
+TCP_BIN = os.environ.get('CARAVAN_TCP_BIN', '')        # built without it; "" if there is no such build
 if not os.path.exists(f'{TCP_BIN}/rpc-server'):
     TCP_BIN = ''
 MODEL = ROOT / 'models' / 'scribe-5m-q8_0.gguf'
@@ -20,18 +20,18 @@ PERPLEXITY = f'/usr/bin/llama-perplexity -m {MODEL} -f {TEXT} -c 64 --chunks 2 -
 
 
 def is_slow():
-    """Emulated machines: a tenth of the speed, so only what matters most is tried there."""
+    """True for emulated machines, a tenth as fast: only the most important tests run on them."""
     try:
         return lab.choose().name == 'tcg'
     except lab.Unavailable:
         return False
 
 
-not_emulated = pytest.mark.skipif(is_slow(), reason='takes long in an emulated machine')
+not_emulated = pytest.mark.skipif(is_slow(), reason='too slow in an emulated machine')
 
 
 class Lab:
-    """A pair of machines, and Caravan in them."""
+    """Caravan on a pair of machines."""
 
     def __init__(self, pair):
         self.pair, self.server_machine, self.client_machine = pair, pair.a, pair.b
@@ -54,7 +54,8 @@ class Lab:
         return {'GGML_BACKEND_PATH': f'{binary}/libggml-rpc-caravan.so', **more}
 
     def logits(self, endpoint='', binary=BIN, env=None, **run):
-        """(the bytes of all logits, what the tool printed) of the client machine; over RPC, or locally without."""
+        """Computes logits on the client machine, over RPC if there is an endpoint, else locally. Returns (logits as bytes,
+        output of the tool)."""
         self._files += 1
         file = self.pair.shared / f'logits-{self._files}'
         where = f'-ngl 99 --rpc {endpoint}' if endpoint else '--device none'
@@ -83,7 +84,7 @@ def pair():
 
 @pytest.fixture(scope='session')
 def local(pair):
-    """The logits without any RPC."""
+    """The logits computed without RPC."""
     return Lab(pair).logits()[0]
 
 

@@ -1,6 +1,5 @@
-// A client that changes to RDMA as it should and then does one wrong thing. Prints "activated", then "closed by the
-// server" when its session has ended; exit code 1 if that does not happen within 20 s. Or it does the wrong thing on the
-// way there.
+// A client that violates the protocol once: after a correct switch to RDMA, or during the negotiation. In the first case it
+// prints "activated", then "closed by the server" when its session has ended; exit code 1 if that takes over 20 s.
 //
 //   rdma-hostile HOST PORT oversized|empty|plain|credits|flood|tcp
 //   rdma-hostile HOST PORT facts|token|long-token|lie|verdict|long-verdict
@@ -25,9 +24,9 @@ using net::rdma::QueuePair;
 
 namespace {
 
-constexpr uint64_t token = 0x324e454b4f544d44;  // upgrade.cc's
-constexpr uint64_t sends = 1000;                // from here on, ids of sends; those of receives are slots
-constexpr uint32_t more_than_credits = 24;      // every slot of the server; a client may use 18
+constexpr uint64_t token = 0x324e454b4f544d44;  // as in upgrade.cc
+constexpr uint64_t sends = 1000;                // first wr_id of sends; the wr_id of a receive is its slot
+constexpr uint32_t more_than_credits = 24;      // all slots of the server; a client has 18 credits
 
 template <class T>
 T need(Result<T> result) {
@@ -51,13 +50,13 @@ void send(int socket, wire::Command command, const T & payload, uint64_t size = 
 }
 
 template <class T>
-T hear(int socket) {
+T receive_reply(int socket) {
     std::byte bytes[sizeof(uint64_t) + sizeof(T)];
     need(net::receive_exact(socket, bytes, soon()));
     return load<T>(bytes + sizeof(uint64_t));
 }
 
-// Sends what lies in send slot `slot` and after it; `size` 0: a message of nothing. Without `credits` it is a plain SEND.
+// Sends `size` bytes from send slot `slot` on; 0: an empty message. Without `credits` it is a plain SEND.
 void post(QueuePair & pair, uint32_t slot, uint32_t size, std::optional<uint32_t> credits) {
     ibv_sge sge{reinterpret_cast<uint64_t>(pair.send_slot(slot).data()), size, pair.lkey()};
     ibv_send_wr request{}, * bad = nullptr;
@@ -72,7 +71,7 @@ void post(QueuePair & pair, uint32_t slot, uint32_t size, std::optional<uint32_t
     }
 }
 
-// The completion of a send, or else of a receive.
+// Waits for the completion of a send, or else of a receive.
 void await(QueuePair & pair, bool is_send) {
     for (const TimePoint deadline = soon(); Clock::now() < deadline; ::sched_yield()) {
         ibv_wc completion{};
@@ -84,7 +83,7 @@ void await(QueuePair & pair, bool is_send) {
 }
 
 void attack(std::string_view what, QueuePair & pair, int socket) {
-    // The beginning of a long command: the server waits for the rest.
+    // The header of a long command: the server waits for the rest.
     constexpr wire::RequestHeader command{wire::Command::graph_compute, 1 << 20};
     store(pair.send_slot(0).data(), command);
     if (what == "oversized") {
@@ -131,17 +130,17 @@ int main(int argc, char ** argv) {
     const UniqueFd socket = need(net::connect_socket(
         {.host = argv[1], .port = static_cast<uint16_t>(std::atoi(argv[2])), .path = {}}, soon()));
     send(socket.get(), wire::Command::hello, net::own_extension());
-    hear<wire::HelloAnswer>(socket.get());
+    receive_reply<wire::HelloAnswer>(socket.get());
 
-    const auto wish = net::rdma::wish_from_environment(socket.get());
-    const auto choice = need(net::rdma::choose(net::rdma::scan_ports(), wish));
+    const auto criteria = net::rdma::criteria_from_environment(socket.get());
+    const auto choice = need(net::rdma::choose(net::rdma::scan_ports(), criteria));
     const auto pair = need(QueuePair::create(choice, {}));
     PeerFacts facts = pair->facts();
     if (what == "facts") {
         facts.depth = UINT32_MAX;
     }
     send(socket.get(), wire::command_rdma_offer, facts);
-    const auto answer = hear<wire::RdmaAnswer>(socket.get());
+    const auto answer = receive_reply<wire::RdmaAnswer>(socket.get());
     if (what == "facts") {
         std::printf("accepted %d: %.*s\n", answer.accepted, static_cast<int>(sizeof answer.reason), answer.reason);
         return answer.accepted;
@@ -170,7 +169,7 @@ int main(int argc, char ** argv) {
         return 0;
     }
     if (!is_closed(socket.get())) {
-        std::puts("the server goes on");
+        std::puts("the session is still open");
         return 1;
     }
     std::puts("closed by the server");

@@ -1,4 +1,4 @@
-"""rpc-bench where both transports are there."""
+"""rpc-bench on machines with both transports."""
 import json
 
 from conftest import BIN, MODEL, PORT, is_slow
@@ -7,7 +7,7 @@ EP = f'10.77.0.1:{PORT}'
 
 
 def bench(rig, *options, env=None):
-    """What it reports as JSON."""
+    """Runs rpc-bench and returns its JSON report."""
     file = rig.pair.shared / 'bench.json'
     code, output = rig.client_machine.run(f'{BIN}/rpc-bench --rpc {EP} -o json {" ".join(map(str, options))} >{file}',
                                           timeout=300, env=env)
@@ -15,7 +15,7 @@ def bench(rig, *options, env=None):
     return json.loads(file.read_text())
 
 
-def test_the_way_over_both_transports(rig):
+def test_the_link_over_both_transports(rig):
     rig.server()
     links = bench(rig, '--rounds', 2, '--time', 1)['links']
     assert [link['transport'] for link in links] == ['tcp', 'rdma']
@@ -36,8 +36,8 @@ def test_a_model_over_tcp_and_rdma(rig):
     rig.server()
     before = rig.client_machine.counters()['rdma_sends']
     tokens = 8 if is_slow() else 32
-    said = bench(rig, '-m', MODEL, '-t', 1, '-p', 0, '-n', tokens, '-r', 1, '--rounds', 2, '--against', 'tcp,rdma')
-    assert [arrangement['name'] for arrangement in said['arrangements']] == ['caravan', 'tcp', 'rdma']
-    assert all(len(arrangement['runs']) == 2 for arrangement in said['arrangements'])
-    # A message for each token, with 2 of 3 arrangements over RDMA.
+    report = bench(rig, '-m', MODEL, '-t', 1, '-p', 0, '-n', tokens, '-r', 1, '--rounds', 2, '--against', 'tcp,rdma')
+    assert [arrangement['name'] for arrangement in report['arrangements']] == ['caravan', 'tcp', 'rdma']
+    assert all(len(arrangement['runs']) == 2 for arrangement in report['arrangements'])
+    # At least one message for each token; 2 of 3 arrangements use RDMA.
     assert rig.client_machine.counters()['rdma_sends'] - before >= 2 * 2 * tokens

@@ -1,5 +1,5 @@
-"""Clients that change to RDMA and then do not keep to the protocol: their session ends with a line that says why, and
-the server goes on serving others."""
+"""Clients that switch to RDMA and then violate the protocol: the server logs why it ends their session, and continues to
+serve others."""
 
 import pytest
 
@@ -12,11 +12,11 @@ HOSTILE = BIN / 'rdma-hostile'
 UNIT = BIN / 'unit-net'
 
 ATTACKS = {
-    'oversized': 'the RDMA connection broke: local',  # length error; Soft-RoCE says QP operation error
+    'oversized': 'the RDMA connection failed: local',  # length error; Soft-RoCE reports a QP operation error
     'empty': 'the peer sent a malformed RDMA message',
     'plain': 'the peer sent a malformed RDMA message',
     'credits': 'the peer sent a malformed RDMA message',
-    'tcp': 'the peer spoke TCP after the change to RDMA',
+    'tcp': 'the peer sent data over TCP after switching to RDMA',
 }
 
 
@@ -38,7 +38,8 @@ def test_after_activation(rig, local, attack):
 
 @not_emulated
 def test_more_messages_than_credits(rig, local):
-    """The worker is stopped meanwhile, so that none can be given back. Without records, whose absence ends it sooner."""
+    """The worker is stopped meanwhile, so that it returns no credits. Resuming is off, because missing records would end the
+    session earlier."""
     server = rig.server()
     go = rig.pair.shared / 'go'
     client = rig.client_machine.start(f'while [ ! -e {go} ]; do sleep .05; done | {HOSTILE} 10.77.0.1 {PORT} flood',
@@ -47,7 +48,7 @@ def test_more_messages_than_credits(rig, local):
     rig.server_machine.run('kill -STOP $(pgrep -f [w]orker-control)', check=True)
     go.touch()
     client.wait_for('flooded')
-    rig.client_machine.run('sleep .5')  # on their way: nothing says when they have come
+    rig.client_machine.run('sleep .5')  # until the messages have arrived, which nothing reports
     rig.server_machine.run('kill -CONT $(pgrep -f [w]orker-control)', check=True)
     assert client.wait(30) == 0, client.output()
     server.wait_for('the peer sent more RDMA messages than it had credits for', 20)
@@ -55,22 +56,22 @@ def test_more_messages_than_credits(rig, local):
 
 
 @not_emulated
-def test_facts_that_make_no_sense(rig, local):
+def test_invalid_queue_pair_parameters(rig, local):
     rig.server()
     code, output = rig.client_machine.run(f'{HOSTILE} 10.77.0.1 {PORT} facts')
-    assert (code, output) == (0, "accepted 0: the peer's queue pair makes no sense\n")
+    assert (code, output) == (0, "accepted 0: the peer's queue pair parameters are invalid\n")
     serves_others(rig, local)
 
 
 @not_emulated
 @pytest.mark.parametrize('what, reason', [
-    ('lie', 'has heard over RDMA what was not said'),
-    ('token', 'something else than the token came over RDMA'),
-    ('long-token', 'something else than the token came over RDMA'),
-    ('verdict', 'the client did not say how to go on'),
-    ('long-verdict', 'the client did not say how to go on'),
+    ('lie', 'the client confirmed a token over RDMA that was never sent'),
+    ('token', 'the first message over RDMA is not the token'),
+    ('long-token', 'the first message over RDMA is not the token'),
+    ('verdict', 'the client did not send a verdict on RDMA'),
+    ('long-verdict', 'the client did not send a verdict on RDMA'),
 ])
-def test_on_the_way_to_rdma(rig, local, what, reason):
+def test_during_negotiation(rig, local, what, reason):
     server = rig.server()
     code, output = rig.client_machine.run(f'{HOSTILE} 10.77.0.1 {PORT} {what}')
     assert code == 0, output
@@ -81,6 +82,6 @@ def test_on_the_way_to_rdma(rig, local, what, reason):
 @not_emulated
 @pytest.mark.skipif(not UNIT.exists(), reason='no unit tests in this build')
 def test_unit_tests_with_a_device(rig):
-    """Those of set-up, which are skipped where there is no device."""
+    """The tests of set-up, which are skipped on machines without an RDMA device."""
     code, output = rig.server_machine.run(f"{UNIT} --gtest_filter='Rdma*'")
     assert code == 0 and 'SKIPPED' not in output, output

@@ -1,4 +1,4 @@
-"""Which transport a session gets, and that the log says why."""
+"""Which transport a session gets, and whether the log has the reason."""
 import re
 import subprocess
 
@@ -13,7 +13,7 @@ STOCK = '/usr/libexec/x86_64-linux-gnu/llama/bin/ggml-rpc-server'
 needs_tcp_build = pytest.mark.skipif(not TCP_BIN, reason='no build without RDMA')
 
 
-def test_rdma_is_chosen_by_itself(rig, local):
+def test_rdma_is_the_default(rig, local):
     rig.server()
     before = rig.client_machine.counters()
     logits, output = rig.logits(EP)
@@ -25,7 +25,7 @@ def test_rdma_is_chosen_by_itself(rig, local):
     assert re.search(r'confinement    : no_new_privs, no ptrace, capabilities: '
                      r'[^;]+(, seccomp, Landlock|; no seccomp: .+; no Landlock: )', rig.log())
     weights = conftest.MODEL.stat().st_size * 0.9
-    assert after['sent_bytes'] - before['sent_bytes'] > weights, 'the weights went another way'
+    assert after['sent_bytes'] - before['sent_bytes'] > weights, 'the weights were not sent over RDMA'
 
 
 def test_ipv6(rig, local):
@@ -37,8 +37,8 @@ def test_ipv6(rig, local):
 
 
 @not_emulated
-def test_address_on_a_bridge_and_the_gid_forced_by_hand(rig, local):
-    """The server's address is a bridge's, its RDMA device lies beside that: only its owner knows that they go together."""
+def test_address_on_a_bridge_with_a_forced_gid(rig, local):
+    """The server's address is on a bridge without an RDMA device: only the user knows which GID reaches it."""
     bridged = f'10.99.0.1:{PORT}'
     rig.server_machine.run('ip link add br1 type bridge && ip address add 10.99.0.1/24 dev br1 && ip link set br1 up',
                            check=True)
@@ -61,7 +61,7 @@ def test_address_on_a_bridge_and_the_gid_forced_by_hand(rig, local):
 
 @not_emulated
 def test_device_that_is_a_port_of_a_bridge(local):
-    """Soft-RoCE lists the bridge's GIDs and connects, and its packets end in the bridge: TCP, soon."""
+    """Soft-RoCE lists the bridge's GIDs and connects, but the bridge drops its packets: the session falls back to TCP."""
     with conftest.machines(a=lab.Config(bridge=True)) as pair:
         rig = Lab(pair)
         rig.server()
@@ -83,7 +83,7 @@ def test_three_clients_at_once(rig, local):
 
 
 def test_servers_are_linked_over_rdma(rig, local):
-    """Both in one machine: Soft-RoCE reaches itself."""
+    """Both servers are in one machine: Soft-RoCE supports loopback."""
     rig.server()
     rig.server(port=PORT + 1)
     logits, output = rig.logits(f'{EP},10.77.0.1:{PORT + 1}')
@@ -98,13 +98,13 @@ FALLBACKS = [
     ({'GGML_RDMA_GID': '77'}, {}, 'GGML_RDMA_GID=77 is not in the GID table of rxe0'),
     ({'GGML_RDMA_PORT': '9'}, {}, 'GGML_RDMA_PORT=9 does not exist'),
     ({}, {'GGML_RDMA_DEV': 'mlx5_7'}, 'server: GGML_RDMA_DEV=mlx5_7'),
-    # Its own link-local GID against the peer's IPv4: nothing gets through, and TCP it is.
+    # The client's link-local GID does not reach the server's IPv4 GID.
     ({'GGML_RDMA_GID': '0'}, {}, 'server: rxe0: moving the queue pair to RTR failed'),
 ]
 
 
 @pytest.mark.parametrize('client, server, reason', FALLBACKS[-1:] if is_slow() else FALLBACKS)
-def test_falls_back_and_says_why(rig, local, client, server, reason):
+def test_falls_back_and_logs_the_reason(rig, local, client, server, reason):
     rig.server(env=server)
     logits, output = rig.logits(EP, env=client)
     assert logits == local
@@ -112,12 +112,12 @@ def test_falls_back_and_says_why(rig, local, client, server, reason):
 
 
 @not_emulated
-def test_rdma_demanded_is_an_error_without(rig):
+def test_required_rdma_that_is_unavailable_is_an_error(rig):
     rig.server(env={'GGML_RPC_TRANSPORT': 'tcp'})
     code, output = rig.client_machine.run(f'{conftest.PERPLEXITY} -ngl 99 --rpc {EP}', timeout=60,
                                           env=rig.environment(GGML_RPC_TRANSPORT='rdma'))
     assert code > 0
-    assert 'no RDMA, which GGML_RPC_TRANSPORT=rdma asks for: the server has no RDMA' in output
+    assert 'GGML_RPC_TRANSPORT=rdma, but RDMA is not available: the server has no RDMA' in output
 
 
 def test_memlock_too_low(rig, local):
@@ -144,7 +144,7 @@ def test_server_built_without_rdma(rig, local):
 
 
 @needs_tcp_build
-def test_a_build_without_rdma_has_none():
+def test_a_build_without_rdma_contains_no_rdma_code():
     for name in ('rpc-server', 'libggml-rpc-caravan.so'):
         linked = subprocess.run(['ldd', f'{TCP_BIN}/{name}'], capture_output=True, text=True, check=True).stdout
         symbols = subprocess.run(['nm', '-C', f'{TCP_BIN}/{name}'], capture_output=True, text=True, check=True).stdout
@@ -175,7 +175,7 @@ def test_stock_client(rig, local):
 
 
 @not_emulated
-def test_mtu_is_the_smaller_and_the_right_device_is_found(local):
+def test_the_smaller_mtu_and_the_matching_device_are_used(local):
     """a: MTU 1024; b: 4096, and a second device, listed first, whose GIDs match nothing."""
     with conftest.machines(a=lab.Config(mtu=1500), b=lab.Config(spare=True)) as pair:
         rig = Lab(pair)

@@ -57,33 +57,33 @@ std::optional<uint32_t> env_index(const char * name, int64_t low, int64_t high, 
     return value < 0 ? std::nullopt : std::optional(static_cast<uint32_t>(value));
 }
 
-// The port's GID for the wish, or the reason why there is none.
-Result<GidEntry> gid_on(const PortFacts & port, const Wish & wish) {
-    if (wish.gid) {
-        const auto forced = std::ranges::find(port.gids, *wish.gid, &GidEntry::index);
+// The port's GID that meets the criteria, or the reason why there is none.
+Result<GidEntry> gid_on(const PortFacts & port, const Criteria & criteria) {
+    if (criteria.gid) {
+        const auto forced = std::ranges::find(port.gids, *criteria.gid, &GidEntry::index);
         if (forced == port.gids.end()) {
-            return fail(Errc::not_found, "GGML_RDMA_GID={} is not in the GID table of {} port {}", *wish.gid,
+            return fail(Errc::not_found, "GGML_RDMA_GID={} is not in the GID table of {} port {}", *criteria.gid,
                         port.device, port.port);
         }
         return *forced;
     }
-    if (!wish.local_address) {
+    if (!criteria.local_address) {
         return fail(Errc::unsupported, "the connection has no IP address");
     }
     const GidEntry * best = nullptr;
     std::string others;
     for (const GidEntry & entry : port.gids) {
-        if (entry.gid == *wish.local_address && (best == nullptr || entry.type > best->type)) {
+        if (entry.gid == *criteria.local_address && (best == nullptr || entry.type > best->type)) {
             best = &entry;
         } else if (is_usable(entry.gid)) {
             others += formatted("{}{}", others.empty() ? "" : ", ", text_of(entry.gid));
         }
     }
     if (best == nullptr && port.is_infiniband && !port.gids.empty()) {
-        return port.gids.front();  // found by LID: the GID need not be the address
+        return port.gids.front();  // addressed by LID: the GID need not match the address
     }
     if (best == nullptr) {
-        return fail(Errc::not_found, "no GID for {} on {}: found {}", text_of(*wish.local_address), port.device,
+        return fail(Errc::not_found, "no GID for {} on {}: found {}", text_of(*criteria.local_address), port.device,
                     others.empty() ? "none" : others);
     }
     return *best;
@@ -134,11 +134,11 @@ std::string why_none_is_active(const std::vector<PortFacts> & ports) {
                : formatted("{} port {} is not active", ports.front().device, ports.front().port);
 }
 
-Wish wish_from_environment(int socket) {
-    Wish wish;
-    wish.device = env_text("GGML_RDMA_DEV");
-    wish.gid = env_index("GGML_RDMA_GID", 0, 65535, "the GID of the connection's address");
-    wish.port = env_index("GGML_RDMA_PORT", 1, 255, "any port");
+Criteria criteria_from_environment(int socket) {
+    Criteria criteria;
+    criteria.device = env_text("GGML_RDMA_DEV");
+    criteria.gid = env_index("GGML_RDMA_GID", 0, 65535, "the GID of the connection's address");
+    criteria.port = env_index("GGML_RDMA_PORT", 1, 255, "any port");
     sockaddr_storage address{};
     socklen_t length = sizeof address;
     if (::getsockname(socket, reinterpret_cast<sockaddr *>(&address), &length) == 0) {
@@ -146,30 +146,30 @@ Wish wish_from_environment(int socket) {
         if (address.ss_family == AF_INET) {
             std::ranges::copy(v4_prefix, gid.begin());
             std::memcpy(gid.data() + v4_prefix.size(), &reinterpret_cast<sockaddr_in &>(address).sin_addr, 4);
-            wish.local_address = gid;
+            criteria.local_address = gid;
         } else if (address.ss_family == AF_INET6) {
             std::memcpy(gid.data(), &reinterpret_cast<sockaddr_in6 &>(address).sin6_addr, gid.size());
-            wish.local_address = gid;
+            criteria.local_address = gid;
         }
     }
-    return wish;
+    return criteria;
 }
 
-Result<Choice> choose(const std::vector<PortFacts> & ports, const Wish & wish) {
+Result<Choice> choose(const std::vector<PortFacts> & ports, const Criteria & criteria) {
     if (ports.empty()) {
         return fail(Errc::not_found, "no RDMA device");
     }
     std::optional<Error> first;
     bool saw_device = false;
     for (const PortFacts & port : ports) {
-        if (wish.device && port.device != *wish.device) {
+        if (criteria.device && port.device != *criteria.device) {
             continue;
         }
         saw_device = true;
-        if (wish.port && port.port != *wish.port) {
+        if (criteria.port && port.port != *criteria.port) {
             continue;
         }
-        auto gid = port.is_active ? gid_on(port, wish)
+        auto gid = port.is_active ? gid_on(port, criteria)
                                   : fail(Errc::unavailable, "{} port {} is not active", port.device, port.port);
         if (gid) {
             return Choice{port.device, port.port, port.is_infiniband, port.lid, port.mtu, *gid};
@@ -183,10 +183,10 @@ Result<Choice> choose(const std::vector<PortFacts> & ports, const Wish & wish) {
         for (const PortFacts & port : ports) {
             names += formatted("{}{}", names.empty() ? "" : ", ", port.device);
         }
-        return fail(Errc::not_found, "GGML_RDMA_DEV={} is not among the RDMA devices: {}", *wish.device, names);
+        return fail(Errc::not_found, "GGML_RDMA_DEV={} is not among the RDMA devices: {}", *criteria.device, names);
     }
     return std::unexpected(first.value_or(
-        Error{Errc::not_found, formatted("GGML_RDMA_PORT={} does not exist", wish.port.value_or(0))}));
+        Error{Errc::not_found, formatted("GGML_RDMA_PORT={} does not exist", criteria.port.value_or(0))}));
 }
 
 std::string text_of(const Gid & gid) {

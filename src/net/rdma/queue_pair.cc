@@ -17,10 +17,10 @@ namespace {
 
 constexpr uint32_t wanted_inline = 316;
 constexpr uint8_t hop_limit = 64;
-// 4.096 µs * 2^14 = 67 ms until a packet is sent again, 6 times: a dead peer is noticed in about half a second. (rxe
-// takes 7 for "for ever".)
+// A packet is retransmitted after 4.096 µs * 2^14 = 67 ms, 6 times: a dead peer is detected in about half a second. (rxe
+// interprets 7 as unlimited.)
 constexpr uint8_t ack_timeout = 14, retries = 6;
-// Credits make sure that a receive is posted for every message, so a receiver that is not ready is an error.
+// Credits guarantee that a receive is posted for every message, so receiver-not-ready (RNR) is an error.
 constexpr uint8_t rnr_timer = 12, rnr_retries = 3;
 
 ibv_mtu mtu_code(uint32_t bytes) {
@@ -70,7 +70,7 @@ ibv_context * open_device(const std::string & name) {
 const SetUpCalls & real_calls() {
     static const SetUpCalls none{};
     if (!load_verbs()) {
-        return none;  // and there is no device to call them for
+        return none;  // without libibverbs there is no device
     }
     static const SetUpCalls calls{
         .alloc_pd = verbs().alloc_pd,
@@ -100,7 +100,7 @@ Result<std::unique_ptr<QueuePair>> QueuePair::create(const Choice & choice, cons
     const size_t size = size_t{geometry.slot_size} * geometry.depth * 2;
     self->memory_.reset(static_cast<std::byte *>(std::aligned_alloc(4096, size)));
     if (self->memory_ == nullptr) {
-        return fail(Errc::no_memory, "no memory for the rings");
+        return fail(Errc::no_memory, "cannot allocate memory for the rings");
     }
     std::memset(self->memory_.get(), 0, size);
     self->mr_.reset(calls.reg_mr(self->pd_.get(), self->memory_.get(), size, IBV_ACCESS_LOCAL_WRITE));
@@ -123,7 +123,7 @@ Result<std::unique_ptr<QueuePair>> QueuePair::create(const Choice & choice, cons
                 .max_inline_data = wanted_inline};
     self->qp_.reset(calls.create_qp(self->pd_.get(), &init));
     if (self->qp_ == nullptr) {
-        init.cap.max_inline_data = 0;  // not every device has it
+        init.cap.max_inline_data = 0;  // some devices do not support inline data
         self->qp_.reset(calls.create_qp(self->pd_.get(), &init));
     }
     if (self->qp_ == nullptr) {
@@ -134,7 +134,8 @@ Result<std::unique_ptr<QueuePair>> QueuePair::create(const Choice & choice, cons
     ibv_qp_attr attributes{};
     attributes.qp_state = IBV_QPS_INIT;
     attributes.port_num = choice.port;
-    // For the other side's empty probes. There is nothing to write to: nobody is told a key, and none allows it.
+    // Required by the peer's empty probes (RDMA WRITE of 0 bytes). No memory is exposed: no key is sent, and no region allows
+    // remote writes.
     attributes.qp_access_flags = IBV_ACCESS_REMOTE_WRITE;
     errno = calls.modify_qp(self->qp_.get(), &attributes,
                             IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS);
@@ -163,10 +164,10 @@ Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
     constexpr uint32_t least_slot = 1024, most_slot = 16 << 20, least_depth = 8, most_depth = 4096;
     if (peer.slot_size < least_slot || peer.slot_size > most_slot || peer.depth < least_depth ||
         peer.depth > most_depth || peer.mtu < 256 || peer.qpn > 0xffffff || peer.psn > 0xffffff) {
-        return fail(Errc::protocol, "the peer's queue pair makes no sense");
+        return fail(Errc::protocol, "the peer's queue pair parameters are invalid");
     }
     if ((peer.is_infiniband != 0) != choice_.is_infiniband) {
-        return fail(Errc::unsupported, "one side is on InfiniBand, the other on Ethernet");
+        return fail(Errc::unsupported, "one end is on InfiniBand, the other on Ethernet");
     }
     peer_ = peer;
     send_slot_size_ = std::min<uint32_t>(peer.slot_size, geometry_.slot_size);

@@ -1,4 +1,4 @@
-// Set-up of one reliable connection: device, memory, completion queue, queue pair, and its way to RTS. The data path is
+// Set-up of one reliable connection: device, memory, completion queue, and queue pair up to state RTS. The data path is in
 // ring_transport.h.
 #pragma once
 
@@ -11,13 +11,13 @@
 
 namespace caravan::net::rdma {
 
-// Slots of a ring, each for one message.
+// The size of a ring. Each slot holds one message.
 struct Geometry {
     uint32_t slot_size = 64 * 1024;  // bytes
     uint32_t depth = 24;             // receive slots, and as many send slots
 };
 
-// What the other side must know of a queue pair. Sent as it is: both sides are little-endian.
+// The facts that the peer needs to connect to a queue pair. Sent as they are: both sides are little-endian.
 #pragma pack(push, 1)
 struct PeerFacts {
     uint32_t qpn = 0;
@@ -33,7 +33,7 @@ struct PeerFacts {
 #pragma pack(pop)
 static_assert(sizeof(PeerFacts) == 40);
 
-// The calls that set-up makes, so that tests can let each of them fail. The data path calls verbs directly.
+// The verbs that set-up calls; tests replace them to inject failures. The data path calls verbs directly.
 struct SetUpCalls {
     ibv_pd * (*alloc_pd)(ibv_context *);
     ibv_mr * (*reg_mr)(ibv_pd *, void *, size_t, int);
@@ -44,19 +44,21 @@ struct SetUpCalls {
 };
 const SetUpCalls & real_calls();
 
-// The wr_id of what set-up sends. Its completion may still come when the data path has begun.
+// The wr_id of sends during set-up. Their completions may arrive after the data path has started.
 inline constexpr uint64_t set_up_send_id = uint64_t{1} << 61;
 
 class QueuePair {
 public:
-    // In state INIT, its receive slots not yet posted. Errors name the call, and for memory the memlock limit.
+    // Creates a queue pair in state INIT, without posted receives. Errors name the failed call and, for memory, the memlock
+    // limit.
     static Result<std::unique_ptr<QueuePair>> create(const Choice & choice, const Geometry & geometry,
                                                      const SetUpCalls & calls = real_calls());
     ~QueuePair();
     QueuePair(const QueuePair &) = delete;
     QueuePair & operator=(const QueuePair &) = delete;
 
-    // To RTR and RTS towards the peer. The smaller MTU and slot size, and the peer's depth, are taken.
+    // Posts all receive slots and moves the queue pair to RTR and RTS towards the peer. Uses the smaller of both MTUs and
+    // slot sizes, and the peer's depth.
     Result<> connect(const PeerFacts & peer, const SetUpCalls & calls = real_calls());
 
     PeerFacts facts() const;

@@ -1,7 +1,4 @@
 #include "net/rdma/ring_transport.h"
-#include "base/formatted.h"
-#include "net/socket.h"
-#include "net/waker.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -18,13 +15,17 @@
 #include <optional>
 #include <utility>
 
+#include "base/formatted.h"
+#include "net/socket.h"
+#include "net/waker.h"
+
 namespace caravan::net::rdma {
 namespace {
 
-// A credit message is sent when a third of the data slots are owed, so at most three are on their way at once.
+// A credit message is sent when a third of the data slots are owed, so at most three are in flight.
 constexpr uint32_t reserved_slots = 6;
 constexpr uint32_t credit_share = 3;
-constexpr uint32_t signal_share = 4;  // every depth/4-th send asks for a completion
+constexpr uint32_t signal_share = 4;  // every depth/4-th send requests a completion
 constexpr seconds probe_after{5};     // of silence while waiting
 constexpr seconds probe_patience{10};
 constexpr unsigned ack_batch = 64;
@@ -95,7 +96,7 @@ public:
                 message.rest = message.rest.subspan(step);
                 total += step;
                 if (message.rest.empty()) {
-                    give_back(message.slot);
+                    release(message.slot);
                     ready_.pop_front();
                 }
             }
@@ -120,10 +121,10 @@ public:
             } while (Clock::now() < spin_end);
         }
         for (;;) {
-            // One event for each time of asking: what is asked for stays asked for until its event is taken.
+            // Each request yields one event and stays armed until that event is taken.
             if (!armed_) {
                 if (ibv_req_notify_cq(pair_->cq(), 0) != 0) {
-                    return fail(Errc::io, "asking for completion events failed");
+                    return fail(Errc::io, "cannot request completion events");
                 }
                 armed_ = true;
                 if (is_ready(interest)) {
@@ -143,7 +144,7 @@ public:
                 take_event();
             }
             if (fds[1].revents != 0) {
-                hear_side_channel();
+                check_side_channel();
             }
             if (fds[2].revents != 0) {
                 waker_.clear();
@@ -152,7 +153,7 @@ public:
             if (ready == 0) {
                 probe_if_silent();
             }
-            if (is_ready(interest)) {  // or broken
+            if (is_ready(interest)) {  // also after an error
                 return true;
             }
             if (ready == 0 && Clock::now() >= deadline) {
@@ -187,7 +188,7 @@ private:
         }
     }
 
-    // `data` lies in the send slot that is next in turn. Without any, the message gives back credits only.
+    // Sends `data`, which is in the next send slot. Without data, the message only returns credits.
     void post(ConstBytes data) {
         ibv_sge sge{reinterpret_cast<uint64_t>(data.data()), static_cast<uint32_t>(data.size()), pair_->lkey()};
         ibv_send_wr request{};
@@ -212,7 +213,7 @@ private:
         }
     }
 
-    void give_back(uint32_t slot) {
+    void release(uint32_t slot) {
         if (auto posted = pair_->post_receive(slot); !posted) {
             set_error(posted.error().code, posted.error().text);
             return;
@@ -235,7 +236,7 @@ private:
                 return_credits();
                 return;
             }
-            heard_ = true;
+            has_activity_ = true;
             for (const ibv_wc & completion : std::span(completions).first(static_cast<size_t>(count))) {
                 complete(completion);
             }
@@ -244,7 +245,7 @@ private:
 
     void complete(const ibv_wc & completion) {
         if (completion.status != IBV_WC_SUCCESS) {
-            set_error(Errc::io, formatted("the RDMA connection broke: {}", verbs().wc_status_str(completion.status)));
+            set_error(Errc::io, formatted("the RDMA connection failed: {}", verbs().wc_status_str(completion.status)));
             return;
         }
         if ((completion.wr_id & send_tag) != 0) {
@@ -298,7 +299,7 @@ private:
         }
     }
 
-    void hear_side_channel() {
+    void check_side_channel() {
         char byte = 0;
         const ssize_t got = ::recv(socket_.get(), &byte, 1, MSG_DONTWAIT | MSG_PEEK);
         if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
@@ -307,15 +308,15 @@ private:
         std::lock_guard lock(mutex_);
         progress();
         set_error(got > 0 ? Errc::protocol : got == 0 ? Errc::closed : Errc::reset,
-                  got > 0 ? "the peer spoke TCP after the change to RDMA" : "the peer closed the connection");
+                  got > 0 ? "the peer sent data over TCP after switching to RDMA" : "the peer closed the connection");
     }
 
     TimePoint next_probe() {
         std::lock_guard lock(mutex_);
-        if (std::exchange(heard_, false)) {
-            last_heard_ = Clock::now();
+        if (std::exchange(has_activity_, false)) {
+            last_activity_ = Clock::now();
         }
-        return probe_sent_ ? *probe_sent_ + probe_patience : last_heard_ + probe_after;
+        return probe_sent_ ? *probe_sent_ + probe_patience : last_activity_ + probe_after;
     }
 
     void probe_if_silent() {
@@ -323,8 +324,8 @@ private:
         progress();
         const TimePoint now = Clock::now();
         if (probe_sent_ && now >= *probe_sent_ + probe_patience) {
-            set_error(Errc::timed_out, "the RDMA connection is silent: the peer or the path to it has gone");
-        } else if (!probe_sent_ && now >= last_heard_ + probe_after) {
+            set_error(Errc::timed_out, "no reply to an RDMA probe: the peer or the network path is down");
+        } else if (!probe_sent_ && now >= last_activity_ + probe_after) {
             ibv_send_wr request{};
             request.wr_id = probe_tag;
             request.opcode = IBV_WR_RDMA_WRITE;
@@ -339,18 +340,18 @@ private:
     const Waker waker_;
     const uint32_t depth_;
 
-    std::mutex mutex_;  // a waiting thread completes what another one sends and receives
+    std::mutex mutex_;  // a waiting thread processes completions of other threads' operations
     std::optional<Error> error_;
-    uint32_t credits_;       // data messages that the peer has room for
-    uint32_t owed_ = 0;      // slots of ours that the peer does not know to be free
+    uint32_t credits_;       // data messages that may be sent
+    uint32_t owed_ = 0;      // credits not yet returned to the peer
     const uint32_t owed_limit_;
     const uint32_t signal_every_;
     uint64_t posted_ = 0, completed_ = 0;  // sends; slot = number % depth
     std::deque<Arrived> ready_;
-    bool heard_ = false;  // since last_heard_ was set: the clock is read before sleeping only
-    TimePoint last_heard_ = Clock::now();
+    bool has_activity_ = false;  // since last_activity_ was set: the clock is read only before sleeping
+    TimePoint last_activity_ = Clock::now();
     std::optional<TimePoint> probe_sent_;
-    bool armed_ = false;      // an event is asked for and not taken yet; waiting thread only
+    bool armed_ = false;      // an event was requested and not taken yet; waiting thread only
     unsigned unacknowledged_ = 0;  // completion events; waiting thread only
 };
 
@@ -363,7 +364,7 @@ Result<std::unique_ptr<Transport>> make_ring_transport(std::unique_ptr<QueuePair
     }
     ::fcntl(pair->channel()->fd, F_SETFL, ::fcntl(pair->channel()->fd, F_GETFL) | O_NONBLOCK);
     if (pair->peer_depth() <= reserved_slots || pair->geometry().depth <= reserved_slots) {
-        return fail(Errc::protocol, "rings of less than {} slots", reserved_slots + 1);
+        return fail(Errc::protocol, "a ring has fewer than {} slots", reserved_slots + 1);
     }
     return std::make_unique<RingTransport>(std::move(pair), std::move(socket), std::move(*waker));
 }

@@ -15,13 +15,13 @@ namespace {
 
 static_assert(sizeof(PeerFacts) == wire::queue_pair_facts_size);
 
-constexpr seconds token_patience{3};   // for a message over RDMA
+constexpr seconds token_patience{3};  // for a message over RDMA
 constexpr seconds verdict_patience{8};
-// Another one for another form of messages: peers that differ stay on TCP.
+// A changed message format gets another token, so that peers with different formats stay on TCP.
 constexpr uint64_t token = 0x324e454b4f544d44;
 
-// Until the token has come in. The completion of one's own may come before or after that.
-Result<> hear_token(QueuePair & pair, TimePoint deadline) {
+// Waits for the peer's token. The completion of this end's own send may arrive before or after it.
+Result<> receive_token(QueuePair & pair, TimePoint deadline) {
     for (;;) {
         ibv_wc completion{};
         const int count = ibv_poll_cq(pair.cq(), 1, &completion);
@@ -33,7 +33,7 @@ Result<> hear_token(QueuePair & pair, TimePoint deadline) {
             const auto slot = static_cast<uint32_t>(completion.wr_id);
             if (completion.byte_len != sizeof token ||
                 load<uint64_t>(pair.receive_slot(slot).data()) != token) {
-                return fail(Errc::protocol, "something else than the token came over RDMA");
+                return fail(Errc::protocol, "the first message over RDMA is not the token");
             }
             return pair.post_receive(slot);
         }
@@ -62,7 +62,7 @@ Result<> send_token(QueuePair & pair) {
 }
 
 Result<std::unique_ptr<QueuePair>> probe(int socket) {
-    auto choice = choose(scan_ports(), wish_from_environment(socket));
+    auto choice = choose(scan_ports(), criteria_from_environment(socket));
     if (!choice) {
         return std::unexpected(choice.error());
     }
@@ -91,7 +91,7 @@ Result<> send_verdict(int socket, bool use_rdma, TimePoint deadline) {
     return send_exact(socket, bytes, deadline);
 }
 
-// What the client says: RDMA, or not.
+// True: the client chose RDMA.
 Result<bool> receive_verdict(int socket) {
     std::byte bytes[sizeof(wire::RequestHeader) + sizeof(wire::RdmaVerdict)];
     if (auto got = receive_exact(socket, bytes, Clock::now() + verdict_patience); !got) {
@@ -100,7 +100,7 @@ Result<bool> receive_verdict(int socket) {
     const auto header = load<wire::RequestHeader>(bytes);
     const auto verdict = load<wire::RdmaVerdict>(bytes + sizeof header);
     if (header.command != wire::command_rdma_verdict || header.size != sizeof verdict) {
-        return fail(Errc::protocol, "the client did not say how to go on");
+        return fail(Errc::protocol, "the client did not send a verdict on RDMA");
     }
     return verdict.use_rdma == 1;
 }
@@ -133,31 +133,31 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
         return std::unexpected(sent.error());
     }
     uint64_t size = 0;
-    wire::RdmaAnswer heard{};
+    wire::RdmaAnswer reply{};
     auto got = receive_exact(socket.get(), mutable_bytes(&size, sizeof size), deadline);
-    if (got && size != sizeof heard) {
-        got = fail(Errc::protocol, "an answer of {} bytes to the offer of RDMA", size);
+    if (got && size != sizeof reply) {
+        got = fail(Errc::protocol, "unexpected reply of {} bytes to RDMA_OFFER", size);
     }
-    got = got ? receive_exact(socket.get(), mutable_bytes(&heard, sizeof heard), deadline) : got;
+    got = got ? receive_exact(socket.get(), mutable_bytes(&reply, sizeof reply), deadline) : got;
     if (!got) {
         return std::unexpected(got.error());
     }
-    if (heard.accepted != 1) {
-        const std::string_view reason(heard.reason, strnlen(heard.reason, sizeof heard.reason));
+    if (reply.accepted != 1) {
+        const std::string_view reason(reply.reason, strnlen(reply.reason, sizeof reply.reason));
         return Upgrade{nullptr, formatted("server: {}", printable(reason))};
     }
     const auto verify = [&]() -> Result<> {
-        if (auto connected = (*pair)->connect(load<PeerFacts>(heard.queue_pair)); !connected) {
+        if (auto connected = (*pair)->connect(load<PeerFacts>(reply.queue_pair)); !connected) {
             return connected;
         }
         if (auto sent = send_token(**pair); !sent) {
             return sent;
         }
-        return hear_token(**pair, Clock::now() + token_patience);
+        return receive_token(**pair, Clock::now() + token_patience);
     };
     const auto verified = verify();
-    if (auto told = send_verdict(socket.get(), verified.has_value(), deadline); !told) {
-        return std::unexpected(told.error());
+    if (auto sent = send_verdict(socket.get(), verified.has_value(), deadline); !sent) {
+        return std::unexpected(sent.error());
     }
     if (!verified) {
         return Upgrade{nullptr, verified.error().text};
@@ -169,27 +169,28 @@ Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offered) {
     auto pair = probe(socket.get());
     auto connected = pair ? (*pair)->connect(load<PeerFacts>(offered.queue_pair)) : std::unexpected(pair.error());
     const PeerFacts facts = connected ? (*pair)->facts() : PeerFacts{};
-    if (auto told = answer_offer(socket.get(), connected ? &facts : nullptr, connected ? "" : connected.error().text);
-        !told) {
-        return std::unexpected(told.error());
+    if (auto sent = answer_offer(socket.get(), connected ? &facts : nullptr, connected ? "" : connected.error().text);
+        !sent) {
+        return std::unexpected(sent.error());
     }
     if (!connected) {
         return Upgrade{nullptr, connected.error().text};
     }
-    auto verified = hear_token(**pair, Clock::now() + token_patience);
+    auto verified = receive_token(**pair, Clock::now() + token_patience);
     if (verified) {
         verified = send_token(**pair);
     }
-    // The verdict tells whether that was heard. Its completion is left to the transport: data may come in before it.
+    // The verdict tells whether the client received the token. The transport handles the completion of that send, because
+    // data may arrive before it.
     const auto use_rdma = receive_verdict(socket.get());
     if (!use_rdma) {
         return std::unexpected(use_rdma.error());
     }
     if (!*use_rdma) {
-        return Upgrade{nullptr, verified ? "the client could not use the path" : verified.error().text};
+        return Upgrade{nullptr, verified ? "the client cannot use the network path" : verified.error().text};
     }
     if (!verified) {
-        return fail(Errc::protocol, "the client has heard over RDMA what was not said");
+        return fail(Errc::protocol, "the client confirmed a token over RDMA that was never sent");
     }
     return activate(std::move(*pair), socket);
 }

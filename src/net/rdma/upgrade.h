@@ -1,16 +1,15 @@
-// Changing a fresh Caravan-to-Caravan connection from TCP to RDMA. Whatever goes wrong with RDMA at any step on either
-// side, the socket stays usable and both sides know that the session goes on over TCP. Only if TCP fails while they agree
-// (an answer that does not come in time is such a failure: it may come later, in the middle of a session) is the
-// connection to be given up.
+// Switches a fresh connection between two Caravan peers from TCP to RDMA. If RDMA fails at any step on either side, the
+// socket stays usable, and both sides agree to continue over TCP. Drop the connection only if TCP fails during the
+// negotiation. A late reply counts as such a failure: it could arrive in the middle of a session.
 //
 //   client: queue pair to INIT, offer      ->
-//                                          <- server: its own, connected to ours, answer
+//                                          <- server: queue pair connected to the client's, reply
 //   client: connect, token over RDMA       ->
 //                                          <- server: token over RDMA
 //   client: verdict over TCP               ->
 //
-// The verdict is yes only if the client has heard the server over RDMA, which speaks only after it has heard the
-// client: so both directions have carried a message before either side commits.
+// The verdict is yes only if the client received the server's token, which the server sends only after it received the
+// client's. So both directions have carried a message before either side commits.
 #pragma once
 
 #include <memory>
@@ -22,14 +21,14 @@
 
 namespace caravan::net::rdma {
 
-// What both sides agreed on.
+// The transport that both sides agreed on.
 struct Upgrade {
     std::unique_ptr<Transport> transport;  // null: TCP
-    std::string why_not;                   // then: the reason, for the log
+    std::string why_not;                   // the reason for TCP, for the log
 };
-// Each takes the socket only if it returns a transport. Logs what it does. Error: the sides do not agree on anything.
+// The client's side. Moves from `socket` only if it returns a transport. Error: the sides did not reach an agreement.
 Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline);
-// `offer` has arrived; the answer and the rest are exchanged here.
+// The server's side, after it received `offer`. Otherwise the same.
 Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offer);
 
 }  // namespace caravan::net::rdma

@@ -24,7 +24,7 @@ Result<Verbs> load_library() {
     }
     Verbs out{};
     std::string missing;
-    // dlsym() finds the default version of a symbol, as the linker does.
+    // dlsym() selects the default version of a symbol, as the linker does.
     const auto find = [&](auto & function, const char * name) {
         function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(::dlsym(library, name));
         if (function == nullptr && missing.empty()) {
@@ -54,7 +54,7 @@ Result<Verbs> load_library() {
     find(out.ack_cq_events, "ibv_ack_cq_events");
     find(out.wc_status_str, "ibv_wc_status_str");
     if (!missing.empty()) {
-        return fail(Errc::unsupported, "{} is too old: it has no {}", library_name, missing);
+        return fail(Errc::unsupported, "{} is too old: it lacks {}", library_name, missing);
     }
     return out;
 }

@@ -1,7 +1,7 @@
-// libibverbs, loaded while the program runs: a build with RDMA also runs where the library is not installed.
+// libibverbs, loaded at run time, so that a build with RDMA also runs where the library is not installed.
 //
-// The header's inline functions that go through a device's own table (ibv_post_send, ibv_poll_cq, ...) are called as they
-// are. Functions and macros that need the library are called through Verbs only: a call to one of them does not link.
+// Inline functions of the header that dispatch through the device's own table (ibv_post_send, ibv_poll_cq, ...) are called
+// directly. Functions and macros that need the library are called through Verbs: a direct call does not link.
 #pragma once
 
 #include <infiniband/verbs.h>
@@ -36,11 +36,10 @@ struct Verbs {
     const char * (*wc_status_str)(ibv_wc_status);
 };
 
-// Loads the library when first called; it stays loaded. The error says why it cannot be used, in words for the log.
-// Threads: any.
+// The first call loads the library, which stays loaded. The error is worded for the log. Threads: any.
 const Result<Verbs> & load_verbs();
 
-// Precondition: load_verbs() succeeded, as it has wherever there is a device.
+// Precondition: load_verbs() succeeded, which the existence of a device implies.
 inline const Verbs & verbs() { return *load_verbs(); }
 
 }  // namespace caravan::net::rdma

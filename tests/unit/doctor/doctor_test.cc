@@ -319,7 +319,7 @@ TEST(DoctorEndpoint, SilentAndRefusingServersGetAdvice) {
     const Patience patience{.answer = milliseconds(50)};
     EndpointFacts facts = examine_endpoint(endpoint, patience);
     EXPECT_EQ(facts.stage, Stage::no_handshake);
-    EXPECT_EQ(facts.failure, "no answer in time");
+    EXPECT_EQ(facts.failure, "no reply in time");
     EXPECT_TRUE(facts.advice.contains("one client at a time")) << facts.advice;
     EXPECT_EQ(facts.local_address, "127.0.0.1");
     EXPECT_TRUE(facts.is_local);

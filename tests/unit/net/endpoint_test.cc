@@ -49,10 +49,10 @@ TEST(Endpoint, TextReadsBackAsTheSameEndpoint) {
     EXPECT_EQ(parsed("::1").text(), "[::1]:50052");
     EXPECT_EQ(parsed("host").text(), "host:50052");
     EXPECT_EQ(parsed("unix:/x").text(), "unix:/x");
-    EXPECT_EQ(parsed("unix").text(), "[unix]:50052") << "a host of this name is no path";
+    EXPECT_EQ(parsed("unix").text(), "[unix]:50052") << "a host with this name is not a path";
 }
 
-TEST(Endpoint, MalformedIsRefusedWithAReason) {
+TEST(Endpoint, RefusesMalformedTextWithAReason) {
     for (const char * text :
          {"", ":", ":5000", "[::1", "[::1]7000", "[::1]x7000", "[::1]:", "[]", "[]:7000", "::1]", "[::1]]:5", "host:", "host:0",
           "host:65536", "host:99999999999999999999", "host:12x", "host:x12", "host:-1", "host:+1", "host: 12", "host:12 ",
@@ -64,20 +64,20 @@ TEST(Endpoint, MalformedIsRefusedWithAReason) {
     }
 }
 
-// Two colons make an IPv6 address only if it is one.
-TEST(Endpoint, ColonsThatAreNoIpv6AddressAreRefused) {
+// Text with two colons must be a valid IPv6 address.
+TEST(Endpoint, RefusesColonsOutsideIpv6Addresses) {
     for (const char * text : {"a:b:c", "host:80:90", "host::80", "[host:80]:90", ":::", "1:2:3:4:5:6:7:8:9"}) {
         EXPECT_FALSE(parse_endpoint(text)) << '"' << text << '"';
     }
 }
 
-TEST(Endpoint, AMessageThatNamesTheEndpointNamesItOnce) {
+TEST(Endpoint, WithoutEndpointStripsThePrefixOnly) {
     const Endpoint endpoint = parsed("[fd00::1]:7");
     EXPECT_EQ(without_endpoint(endpoint, "[fd00::1]:7: cannot connect"), "cannot connect");
     EXPECT_EQ(without_endpoint(endpoint, "cannot connect to [fd00::1]:7"), "cannot connect to [fd00::1]:7");
 }
 
-TEST(Endpoint, AHostToListenOnHasNoPort) {
+TEST(Endpoint, ListenHostRefusesAPort) {
     EXPECT_EQ(parse_listen_host("0.0.0.0"), "0.0.0.0");
     EXPECT_EQ(parse_listen_host("::1"), "::1");
     EXPECT_EQ(parse_listen_host("[::1]"), "::1");
@@ -94,7 +94,7 @@ TEST(Endpoint, AHostToListenOnHasNoPort) {
     }
 }
 
-TEST(Advice, SaysHowTheServerMustBeStartedToBeReached) {
+TEST(Advice, ShowsHowToStartAReachableServer) {
     EXPECT_TRUE(connect_advice(parsed("10.0.0.1:7"), Errc::unavailable).contains("rpc-server runs there with -H 0.0.0.0 -p 7"));
     EXPECT_TRUE(connect_advice(parsed("[fd00::1]:7"), Errc::unavailable).contains("-H :: -p 7"));
     EXPECT_EQ(connect_advice(parsed("localhost:7"), Errc::unavailable), "check that rpc-server runs on this machine with -p 7");

@@ -28,8 +28,8 @@ struct Line {
     WirePeer peer;
 };
 
-// Two messages of a 3-byte head and a body, wherever the stream is cut in two, and whether the first part came before
-// or after the reader existed.
+// Two messages of a 3-byte header and a body, with the stream split at every position, and the first part received before
+// or after the Inbound was created.
 TEST(Inbound, MessagesSplitAnywhere) {
     const auto stream = bytes_of(std::string_view("one12345two6789"));
     for (const bool handed_over : {false, true}) {
@@ -59,7 +59,7 @@ TEST(Inbound, MessagesSplitAnywhere) {
     }
 }
 
-TEST(Inbound, EveryByteOnItsOwn) {
+TEST(Inbound, EveryByteSentSeparately) {
     Line line;
     const auto stream = noise(4000);
     Inbound in(*line.transport, {}, long_stall, microseconds{0});
@@ -78,7 +78,7 @@ TEST(Inbound, EveryByteOnItsOwn) {
     }
 }
 
-// The limit comes while it waits, from another thread, and counts from the last message.
+// Another thread sets the limit during a wait. The silence counts from the last message.
 TEST(Inbound, SilenceBetweenMessagesIsLimitedOnRequest) {
     Line line;
     Inbound in(*line.transport, {}, long_stall, microseconds{0});
@@ -100,7 +100,7 @@ TEST(Inbound, SilenceBetweenMessagesIsLimitedOnRequest) {
     EXPECT_GE(Clock::now() - begin, milliseconds(990));
 }
 
-TEST(Inbound, PeekDoesNotTake) {
+TEST(Inbound, PeekDoesNotConsume) {
     Line line;
     ASSERT_TRUE(line.peer.send(bytes_of(std::string_view("abc"))));
     Inbound in(*line.transport, {}, long_stall, microseconds{0});
@@ -109,7 +109,7 @@ TEST(Inbound, PeekDoesNotTake) {
     EXPECT_EQ(in.bytes_taken(), 0u);
 }
 
-// The longest peek is possible wherever the buffer stands.
+// The longest peek works at every fill level of the buffer.
 TEST(Inbound, LongPeeksAtEveryOffset) {
     Line line;
     const auto stream = noise(3 << 20);
@@ -124,7 +124,7 @@ TEST(Inbound, LongPeeksAtEveryOffset) {
     }
 }
 
-TEST(Inbound, ALongPayloadGoesWhereItBelongsAndTheNextMessageIsWhole) {
+TEST(Inbound, ALongPayloadLeavesTheNextMessageIntact) {
     Line line;
     const auto payload = noise(10 << 20);
     std::jthread sender([&] {
@@ -140,7 +140,7 @@ TEST(Inbound, ALongPayloadGoesWhereItBelongsAndTheNextMessageIsWhole) {
     EXPECT_EQ(in.bytes_taken(), 8 + payload.size());
 }
 
-TEST(Inbound, PiecesAddUpAndStopAtTheirEnd) {
+TEST(Inbound, ReadPiecesStopsAtTheGivenSize) {
     Line line;
     const auto payload = noise(1 << 20);
     std::jthread sender([&] { EXPECT_TRUE(line.peer.send(payload + bytes_of(std::string_view("next")))); });
@@ -152,10 +152,10 @@ TEST(Inbound, PiecesAddUpAndStopAtTheirEnd) {
     }));
     EXPECT_EQ(collected, payload);
     EXPECT_EQ(text_of(in.peek(4, true).value().first(4)), "next");
-    ASSERT_TRUE(in.read_pieces(0, [](ConstBytes) { FAIL() << "nothing was asked for"; }));
+    ASSERT_TRUE(in.read_pieces(0, [](ConstBytes) { FAIL() << "no bytes were requested"; }));
 }
 
-TEST(Inbound, APeerThatStopsWithinAMessageIsGivenUp) {
+TEST(Inbound, StallWithinAHeaderTimesOut) {
     Line line;
     ASSERT_TRUE(line.peer.send(bytes_of(std::string_view("he"))));
     Inbound in(*line.transport, {}, milliseconds(30), microseconds{0});
@@ -166,7 +166,7 @@ TEST(Inbound, APeerThatStopsWithinAMessageIsGivenUp) {
     EXPECT_GE(Clock::now() - start, milliseconds(30));
 }
 
-TEST(Inbound, APeerThatStopsWithinAPayloadIsGivenUp) {
+TEST(Inbound, StallWithinAPayloadTimesOut) {
     Line line;
     ASSERT_TRUE(line.peer.send(bytes_of(std::string_view("half"))));
     Inbound in(*line.transport, {}, milliseconds(30), microseconds{0});
@@ -181,9 +181,8 @@ TEST(Inbound, APeerThatStopsWithinAPayloadIsGivenUp) {
     EXPECT_EQ(read.error().code, Errc::timed_out);
 }
 
-// The stall is short and the first byte comes after several of it: the reader tells when by taking the wait of the
-// transport apart.
-TEST(Inbound, SilenceBetweenMessagesIsNoStall) {
+// The first byte arrives after several times the stall limit. A stub of wait() checks the deadlines.
+TEST(Inbound, SilenceBetweenMessagesIsNotAStall) {
     struct Slow final : Transport {
         Result<size_t> send(std::span<const ConstBytes>) override { return size_t{0}; }
         Result<size_t> receive(std::span<const MutableBytes> parts) override {
@@ -207,7 +206,7 @@ TEST(Inbound, SilenceBetweenMessagesIsNoStall) {
     EXPECT_EQ(slow.waits, 5);
 }
 
-TEST(Inbound, TheEndIsClosedWhereverItComes) {
+TEST(Inbound, EndOfStreamIsClosedAtAnyPosition) {
     for (const char * sent : {"", "he"}) {
         Line line;
         ASSERT_TRUE(line.peer.send(bytes_of(std::string_view(sent))));
@@ -223,7 +222,7 @@ TEST(Inbound, TheEndIsClosedWhereverItComes) {
     }
 }
 
-TEST(SendAll, EverythingArrivesHoweverFullTheSocket) {
+TEST(SendAll, DeliversEverythingThroughAFullSocket) {
     Line line;
     const auto head = bytes_of(std::string_view("head")), payload = noise(4 << 20);
     std::vector<std::byte> got;
@@ -238,14 +237,14 @@ TEST(SendAll, EverythingArrivesHoweverFullTheSocket) {
     EXPECT_EQ(got, head + payload);
 }
 
-TEST(SendAll, NothingIsSentAtOnce) {
+TEST(SendAll, NothingToSendReturnsAtOnce) {
     Line line;
     EXPECT_TRUE(send_all(*line.transport, {}, long_stall));
     EXPECT_TRUE(send_all(*line.transport, {ConstBytes(), ConstBytes()}, long_stall));
     EXPECT_EQ(line.peer.unread(), 0u);
 }
 
-TEST(SendAll, APeerThatDoesNotReadIsGivenUp) {
+TEST(SendAll, PeerThatDoesNotReadTimesOut) {
     Line line;
     const auto payload = noise(8 << 20);
     const auto sent = send_all(*line.transport, {ConstBytes(payload)}, milliseconds(30));
@@ -253,7 +252,7 @@ TEST(SendAll, APeerThatDoesNotReadIsGivenUp) {
     EXPECT_EQ(sent.error().code, Errc::timed_out);
 }
 
-TEST(SendAll, APeerThatLeftIsAnError) {
+TEST(SendAll, ClosedPeerIsAReset) {
     Line line;
     line.peer.close();
     const auto payload = noise(100);

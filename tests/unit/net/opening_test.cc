@@ -1,4 +1,4 @@
-// Sessions and links seen from where they are opened, with a server that is driven by hand.
+// Opening sessions and links on a scripted server.
 #include "net/opening.h"
 
 #include <gtest/gtest.h>
@@ -30,7 +30,7 @@ std::vector<std::byte> one_byte() {
 
 TimePoint soon() { return Clock::now() + test::patience; }
 
-// Of a session that is used until it fails.
+// Opens a session and uses it until it fails.
 Error end_of(const Endpoint & endpoint, size_t to_receive = 1) {
     auto opened = open_client(endpoint, true, soon());
     if (!opened) {
@@ -48,13 +48,13 @@ void close_sessions(WirePeer & peer, wire::Command first) {
     }
 }
 
-TEST(Opening, ASessionOfWhichTheServerKnowsNothingIsBegunAnewEightTimesAtMost) {
+TEST(Opening, RestartsAnUnknownSessionAtMostEightTimes) {
     Server server(close_sessions);
     EXPECT_EQ(end_of(server.endpoint()).code, Errc::closed);
     EXPECT_EQ(server.count(wire::command_records), 8);
 }
 
-TEST(Opening, ASessionThatTheClientHasHeardOfIsNotBegunAnew) {
+TEST(Opening, DoesNotRestartASessionAfterReceivingData) {
     Server server([](WirePeer & peer, wire::Command first) {
         if (first == wire::command_records) {
             peer.send(one_byte());
@@ -63,10 +63,10 @@ TEST(Opening, ASessionThatTheClientHasHeardOfIsNotBegunAnew) {
     });
     EXPECT_EQ(end_of(server.endpoint(), 2).code, Errc::closed);
     EXPECT_EQ(server.count(wire::command_records), 1);
-    EXPECT_EQ(server.count(wire::command_resume), 1) << "what is gone stays gone";
+    EXPECT_EQ(server.count(wire::command_resume), 1) << "the refusal is permanent";
 }
 
-TEST(Opening, AServerThatCannotResumeAnyMoreEndsTheSession) {
+TEST(Opening, EndsTheSessionIfTheServerNoLongerResumes) {
     for (const wire::Extension later : {wire::Extension{.features = wire::feature_native, .token = 78},
                                         wire::Extension{.features = Server::resumable.features, .token = 0}}) {
         // The first connection is the session's, the second its lifeline.
@@ -77,7 +77,7 @@ TEST(Opening, AServerThatCannotResumeAnyMoreEndsTheSession) {
     }
 }
 
-TEST(Opening, NonsenseInAnswerToResumeIsTheEnd) {
+TEST(Opening, EndsTheSessionAfterAMalformedReplyToResume) {
     for (const uint64_t size : {uint64_t{0}, uint64_t{7}, uint64_t{9}, UINT64_MAX}) {
         Server server([&](WirePeer & peer, wire::Command first) {
             if (first == wire::command_records) {
@@ -92,7 +92,7 @@ TEST(Opening, NonsenseInAnswerToResumeIsTheEnd) {
     }
 }
 
-TEST(Opening, ALinkIsOneOnceItIsAccepted) {
+TEST(Opening, OpensALinkThatTheServerAccepts) {
     Server server([](WirePeer & peer, wire::Command first) {
         if (first == wire::command_link) {
             peer.send(link_answer);
@@ -103,7 +103,7 @@ TEST(Opening, ALinkIsOneOnceItIsAccepted) {
     EXPECT_EQ(server.count(wire::command_link), 1);
 }
 
-TEST(Opening, ALinkThatIsNotAcceptedIsNone) {
+TEST(Opening, RefusedLinkIsAnError) {
     Server refuses([](WirePeer & peer, wire::Command) {
         auto other = link_answer;
         other.back() = std::byte{0};
@@ -118,31 +118,31 @@ TEST(Opening, ALinkThatIsNotAcceptedIsNone) {
     EXPECT_EQ(open_link(stock.endpoint(), 5, soon()).error().code, Errc::unsupported);
 }
 
-// The server's side: `sent` is what comes with a token.
-Result<Comer> comer_with(const std::vector<std::byte> & sent, WirePeer & peer) {
+// The server's side. `sent` is what the peer sends after its HELLO with a token.
+Result<TokenConnection> connection_with(const std::vector<std::byte> & sent, WirePeer & peer) {
     auto pair = test::socket_pair();
     peer = WirePeer(std::move(pair.far));
     peer.send(ConstBytes(sent).subspan(sizeof(wire::RequestHeader)));
     peer.end_sending();
     set_non_blocking(pair.near.get(), true);
-    return open_for_token(std::move(pair.near), ConstBytes(sent).first(sizeof(wire::RequestHeader)), true);
+    return accept_with_token(std::move(pair.near), ConstBytes(sent).first(sizeof(wire::RequestHeader)), true);
 }
 
-TEST(Opening, WhoComesWithATokenLinksOrResumes) {
+TEST(Opening, AcceptsLinkAndResumeWithAToken) {
     WirePeer peer;
-    const auto link = comer_with(test::message(wire::command_link), peer);
+    const auto link = connection_with(test::message(wire::command_link), peer);
     ASSERT_TRUE(link) << link.error().text;
     EXPECT_FALSE(link->resume);
     EXPECT_EQ(peer.receive(link_answer.size()), std::vector(link_answer.begin(), link_answer.end()));
 
-    const auto resume = comer_with(test::message(wire::command_resume, bytes_of(wire::ResumeRequest{9, 3})), peer);
+    const auto resume = connection_with(test::message(wire::command_resume, bytes_of(wire::ResumeRequest{9, 3})), peer);
     ASSERT_TRUE(resume) << resume.error().text;
     ASSERT_TRUE(resume->resume);
     EXPECT_EQ(+resume->resume->received, 9u);
     EXPECT_EQ(+resume->resume->attempt, 3u);
 }
 
-TEST(Opening, WhoComesWithATokenAndDoesAnythingElseIsSentAway) {
+TEST(Opening, RefusesOtherCommandsWithAToken) {
     const std::vector<std::byte> attacks[] = {
         test::message(wire::Command::device_count),
         test::message(wire::command_records),
@@ -152,13 +152,13 @@ TEST(Opening, WhoComesWithATokenAndDoesAnythingElseIsSentAway) {
     };
     for (const auto & attack : attacks) {
         WirePeer peer;
-        EXPECT_FALSE(comer_with(attack, peer)) << attack.size();
+        EXPECT_FALSE(connection_with(attack, peer)) << attack.size();
     }
 }
 
 constexpr wire::Extension with_queue{.features = Server::resumable.features | wire::feature_admission, .token = 77};
 
-TEST(Opening, AServerThatNamesPlacesWithoutEndIsGivenUp) {
+TEST(Opening, EndlessQueuePositionsTimeOut) {
     std::atomic<bool> stop = false;
     Server server(
         [&](WirePeer & peer, wire::Command) {
@@ -180,7 +180,7 @@ TEST(Opening, AServerThatNamesPlacesWithoutEndIsGivenUp) {
     EXPECT_EQ(opened.error().code, Errc::timed_out);
 }
 
-TEST(Opening, AServerThatAcceptsALinkByteByByteIsGivenUp) {
+TEST(Opening, LinkReplySentByteByByteTimesOut) {
     std::atomic<bool> stop = false;
     Server server([&](WirePeer & peer, wire::Command first) {
         if (first == wire::command_link) {

@@ -1,4 +1,4 @@
-// Which device, port and GID a connection takes, with ports made up: no device is needed.
+// The choice of device, port and GID, with made-up ports: no RDMA device is needed.
 #ifdef GGML_RPC_RDMA
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
@@ -19,7 +19,7 @@ Gid gid(const char * text) {
     return out;
 }
 
-// What a RoCE adapter with one IPv4 and one IPv6 address shows.
+// A RoCE adapter with one IPv4 and one IPv6 address.
 PortFacts ethernet(std::string device, const char * v4, const char * v6 = "fd77::9") {
     PortFacts port{.device = std::move(device), .port = 1, .is_active = true, .mtu = 4096};
     port.gids = {{gid("fe80::1"), 0, Type::roce_v1},
@@ -35,15 +35,15 @@ PortFacts infiniband(std::string device, uint16_t lid) {
             .gids = {{gid("fe80::2:c903:ef:1"), 0, Type::infiniband}}};
 }
 
-Wish at(const char * address) { return {.local_address = gid(address)}; }
+Criteria at(const char * address) { return {.local_address = gid(address)}; }
 
-std::string refusal(const std::vector<PortFacts> & ports, const Wish & wish) {
-    auto choice = choose(ports, wish);
+std::string refusal(const std::vector<PortFacts> & ports, const Criteria & criteria) {
+    auto choice = choose(ports, criteria);
     EXPECT_FALSE(choice) << choice->device;
     return choice ? "" : choice.error().text;
 }
 
-TEST(RdmaChoose, KnowsWhetherAnyPortCanBeUsed) {
+TEST(RdmaChoose, ReportsWhetherAnyPortIsUsable) {
     PortFacts down = ethernet("mlx5_0", "::ffff:10.0.0.2");
     down.is_active = false;
     EXPECT_EQ(why_none_is_active({}), "no RDMA device");
@@ -51,7 +51,7 @@ TEST(RdmaChoose, KnowsWhetherAnyPortCanBeUsed) {
     EXPECT_EQ(why_none_is_active({down, ethernet("mlx5_1", "::ffff:10.0.0.3")}), "");
 }
 
-TEST(RdmaChoose, TakesTheGidOfTheConnectionsAddress) {
+TEST(RdmaChoose, ChoosesTheGidOfTheConnectionsAddress) {
     const auto choice = choose({ethernet("mlx5_0", "::ffff:10.0.0.2")}, at("::ffff:10.0.0.2"));
     ASSERT_TRUE(choice) << choice.error().text;
     EXPECT_EQ(choice->device, "mlx5_0");
@@ -61,14 +61,14 @@ TEST(RdmaChoose, TakesTheGidOfTheConnectionsAddress) {
     EXPECT_EQ(choice->gid.gid, gid("::ffff:10.0.0.2"));
 }
 
-TEST(RdmaChoose, PrefersRoceV2WhateverTheOrder) {
+TEST(RdmaChoose, PrefersRoceV2InAnyOrder) {
     PortFacts port = ethernet("mlx5_0", "::ffff:10.0.0.2");
     EXPECT_EQ(choose({port}, at("::ffff:10.0.0.2"))->gid.index, 3u);
     std::ranges::reverse(port.gids);
     EXPECT_EQ(choose({port}, at("::ffff:10.0.0.2"))->gid.index, 3u);
 }
 
-TEST(RdmaChoose, TakesRoceV1IfThereIsNothingElse) {
+TEST(RdmaChoose, FallsBackToRoceV1) {
     PortFacts port = ethernet("mlx4_0", "::ffff:10.0.0.2");
     std::erase_if(port.gids, [](const GidEntry & entry) { return entry.type == Type::roce_v2; });
     const auto choice = choose({port}, at("::ffff:10.0.0.2"));
@@ -82,25 +82,25 @@ TEST(RdmaChoose, IPv6) {
     EXPECT_EQ(choice->gid.index, 5u);
 }
 
-TEST(RdmaChoose, LinkLocalAddressIsTakenIfTheConnectionHasIt) {
+TEST(RdmaChoose, ChoosesALinkLocalGidForALinkLocalConnection) {
     const auto choice = choose({ethernet("mlx5_0", "::ffff:10.0.0.2")}, at("fe80::1"));
     ASSERT_TRUE(choice) << choice.error().text;
     EXPECT_EQ(choice->gid.index, 1u);
 }
 
-TEST(RdmaChoose, OfTwoDevicesTheOneThatMatches) {
+TEST(RdmaChoose, ChoosesTheMatchingDevice) {
     const std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.1.2")};
     EXPECT_EQ(choose(ports, at("::ffff:10.0.0.2"))->device, "mlx5_0");
     EXPECT_EQ(choose(ports, at("::ffff:10.0.1.2"))->device, "mlx5_1");
 }
 
-TEST(RdmaChoose, OfTwoPortsTheOneThatMatches) {
+TEST(RdmaChoose, ChoosesTheMatchingPort) {
     std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_0", "::ffff:10.0.1.2")};
     ports[1].port = 2;
     EXPECT_EQ(choose(ports, at("::ffff:10.0.1.2"))->port, 2);
 }
 
-TEST(RdmaChoose, AnInactivePortIsPassedOver) {
+TEST(RdmaChoose, SkipsInactivePorts) {
     std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.0.2")};
     ports[0].is_active = false;
     EXPECT_EQ(choose(ports, at("::ffff:10.0.0.2"))->device, "mlx5_1");
@@ -108,18 +108,18 @@ TEST(RdmaChoose, AnInactivePortIsPassedOver) {
     EXPECT_EQ(refusal(ports, at("::ffff:10.0.0.2")), "mlx5_0 port 1 is not active");
 }
 
-TEST(RdmaChoose, NoMatchNamesWhatThereIs) {
+TEST(RdmaChoose, ErrorListsTheGidsOfThePort) {
     EXPECT_EQ(refusal({ethernet("mlx5_0", "::ffff:10.0.0.2", "fd77::2")}, at("::ffff:192.168.1.9")),
               "no GID for 192.168.1.9 on mlx5_0: found 10.0.0.2, 10.0.0.2, fd77::2");
 }
 
-TEST(RdmaChoose, LinkLocalAndEmptyGidsAreNotNamed) {
+TEST(RdmaChoose, ErrorOmitsLinkLocalAndEmptyGids) {
     PortFacts port = ethernet("mlx5_0", "::ffff:10.0.0.2");
     port.gids = {{gid("fe80::1"), 0, Type::roce_v2}, {Gid{}, 1, Type::roce_v2}};
     EXPECT_EQ(refusal({port}, at("::ffff:192.168.1.9")), "no GID for 192.168.1.9 on mlx5_0: found none");
 }
 
-TEST(RdmaChoose, TheFirstReasonIsTold) {
+TEST(RdmaChoose, ReportsTheFirstReason) {
     std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.1.2")};
     ports[0].is_active = false;
     EXPECT_EQ(refusal(ports, at("::ffff:9.9.9.9")), "mlx5_0 port 1 is not active");
@@ -127,7 +127,7 @@ TEST(RdmaChoose, TheFirstReasonIsTold) {
 
 TEST(RdmaChoose, NoDevice) { EXPECT_EQ(refusal({}, at("::ffff:10.0.0.2")), "no RDMA device"); }
 
-TEST(RdmaChoose, NoDeviceIsTheReasonEvenIfOneIsWished) {
+TEST(RdmaChoose, NoDeviceTakesPrecedenceOverTheRequestedDevice) {
     EXPECT_EQ(refusal({}, {.device = "mlx5_0", .local_address = gid("::ffff:10.0.0.2")}), "no RDMA device");
 }
 
@@ -135,47 +135,47 @@ TEST(RdmaChoose, NoAddress) {
     EXPECT_EQ(refusal({ethernet("mlx5_0", "::ffff:10.0.0.2")}, {}), "the connection has no IP address");
 }
 
-TEST(RdmaChoose, WishedDevice) {
+TEST(RdmaChoose, RequestedDevice) {
     const std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.0.2")};
-    Wish wish = at("::ffff:10.0.0.2");
-    wish.device = "mlx5_1";
-    EXPECT_EQ(choose(ports, wish)->device, "mlx5_1");
-    wish.device = "mlx5_7";
-    EXPECT_EQ(refusal(ports, wish), "GGML_RDMA_DEV=mlx5_7 is not among the RDMA devices: mlx5_0, mlx5_1");
+    Criteria criteria = at("::ffff:10.0.0.2");
+    criteria.device = "mlx5_1";
+    EXPECT_EQ(choose(ports, criteria)->device, "mlx5_1");
+    criteria.device = "mlx5_7";
+    EXPECT_EQ(refusal(ports, criteria), "GGML_RDMA_DEV=mlx5_7 is not among the RDMA devices: mlx5_0, mlx5_1");
 }
 
-TEST(RdmaChoose, WishedDeviceWithoutTheAddressIsNotReplacedByAnother) {
+TEST(RdmaChoose, DoesNotReplaceTheRequestedDevice) {
     const std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.1.2")};
-    Wish wish = at("::ffff:10.0.0.2");
-    wish.device = "mlx5_1";
-    EXPECT_TRUE(refusal(ports, wish).starts_with("no GID for 10.0.0.2 on mlx5_1"));
+    Criteria criteria = at("::ffff:10.0.0.2");
+    criteria.device = "mlx5_1";
+    EXPECT_TRUE(refusal(ports, criteria).starts_with("no GID for 10.0.0.2 on mlx5_1"));
 }
 
-TEST(RdmaChoose, WishedGidIsTakenWhateverItIs) {
-    Wish wish = at("::ffff:10.0.0.2");
-    wish.gid = 0;
+TEST(RdmaChoose, RequestedGidIsUsedUnchecked) {
+    Criteria criteria = at("::ffff:10.0.0.2");
+    criteria.gid = 0;
     const std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2")};
-    const auto choice = choose(ports, wish);
+    const auto choice = choose(ports, criteria);
     ASSERT_TRUE(choice) << choice.error().text;
     EXPECT_EQ(choice->gid.gid, gid("fe80::1"));
     EXPECT_EQ(choice->gid.type, Type::roce_v1);
-    wish.local_address.reset();  // a connection by name of a Unix socket, say
-    EXPECT_TRUE(choose(ports, wish));
-    wish.gid = 4;  // a hole in the table
-    EXPECT_EQ(refusal(ports, wish), "GGML_RDMA_GID=4 is not in the GID table of mlx5_0 port 1");
+    criteria.local_address.reset();  // for example, a Unix socket
+    EXPECT_TRUE(choose(ports, criteria));
+    criteria.gid = 4;  // a hole in the table
+    EXPECT_EQ(refusal(ports, criteria), "GGML_RDMA_GID=4 is not in the GID table of mlx5_0 port 1");
 }
 
-TEST(RdmaChoose, WishedPort) {
+TEST(RdmaChoose, RequestedPort) {
     std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_0", "::ffff:10.0.0.2")};
     ports[1].port = 2;
-    Wish wish = at("::ffff:10.0.0.2");
-    wish.port = 2;
-    EXPECT_EQ(choose(ports, wish)->port, 2);
-    wish.port = 3;
-    EXPECT_EQ(refusal(ports, wish), "GGML_RDMA_PORT=3 does not exist");
+    Criteria criteria = at("::ffff:10.0.0.2");
+    criteria.port = 2;
+    EXPECT_EQ(choose(ports, criteria)->port, 2);
+    criteria.port = 3;
+    EXPECT_EQ(refusal(ports, criteria), "GGML_RDMA_PORT=3 does not exist");
 }
 
-TEST(RdmaChoose, InfiniBandIsFoundByLid) {
+TEST(RdmaChoose, InfiniBandIsAddressedByLid) {
     const auto choice = choose({infiniband("mlx5_0", 17)}, at("::ffff:10.0.0.2"));
     ASSERT_TRUE(choice) << choice.error().text;
     EXPECT_TRUE(choice->is_infiniband);
@@ -183,39 +183,39 @@ TEST(RdmaChoose, InfiniBandIsFoundByLid) {
     EXPECT_EQ(choice->gid.index, 0u);
 }
 
-TEST(RdmaWish, AddressOfTheSocket) {
+TEST(RdmaCriteria, AddressOfTheSocket) {
     auto listeners = listen_on("127.0.0.1", 0);
     ASSERT_TRUE(listeners) << listeners.error().text;
     auto socket = connect_socket(listeners->front().endpoint, Clock::now() + seconds(5));
     ASSERT_TRUE(socket) << socket.error().text;
-    const Wish wish = wish_from_environment(socket->get());
-    ASSERT_TRUE(wish.local_address);
-    EXPECT_EQ(*wish.local_address, gid("::ffff:127.0.0.1"));
-    EXPECT_EQ(text_of(*wish.local_address), "127.0.0.1");
+    const Criteria criteria = criteria_from_environment(socket->get());
+    ASSERT_TRUE(criteria.local_address);
+    EXPECT_EQ(*criteria.local_address, gid("::ffff:127.0.0.1"));
+    EXPECT_EQ(text_of(*criteria.local_address), "127.0.0.1");
 }
 
-TEST(RdmaWish, AUnixSocketHasNoAddress) {
+TEST(RdmaCriteria, AUnixSocketHasNoAddress) {
     int ends[2];
     ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
     const UniqueFd near(ends[0]), far(ends[1]);
-    EXPECT_FALSE(wish_from_environment(near.get()).local_address);
+    EXPECT_FALSE(criteria_from_environment(near.get()).local_address);
 }
 
-TEST(RdmaWish, Environment) {
+TEST(RdmaCriteria, Environment) {
     ::setenv("GGML_RDMA_DEV", "mlx5_3", 1);
     ::setenv("GGML_RDMA_GID", "0", 1);
     ::setenv("GGML_RDMA_PORT", "2", 1);
-    const Wish wish = wish_from_environment(-1);
+    const Criteria criteria = criteria_from_environment(-1);
     ::setenv("GGML_RDMA_DEV", "", 1);
     ::setenv("GGML_RDMA_GID", "three", 1);
     ::setenv("GGML_RDMA_PORT", "0", 1);
-    const Wish nothing = wish_from_environment(-1);
+    const Criteria nothing = criteria_from_environment(-1);
     for (const char * name : {"GGML_RDMA_DEV", "GGML_RDMA_GID", "GGML_RDMA_PORT"}) {
         ::unsetenv(name);
     }
-    EXPECT_EQ(wish.device, "mlx5_3");
-    EXPECT_EQ(wish.gid, 0u);
-    EXPECT_EQ(wish.port, 2u);
+    EXPECT_EQ(criteria.device, "mlx5_3");
+    EXPECT_EQ(criteria.gid, 0u);
+    EXPECT_EQ(criteria.port, 2u);
     EXPECT_FALSE(nothing.device || nothing.gid || nothing.port || nothing.local_address);
 }
 

@@ -1,5 +1,5 @@
-// Set-up of a queue pair with each of its calls failing in turn. Needs an RDMA device, so it is skipped on most
-// computers; tests/rdma/test_hostile.py runs it in a lab machine, on Soft-RoCE.
+// Set-up of a queue pair, with failures injected into each of its calls. Skipped without an RDMA device;
+// tests/rdma/test_hostile.py runs it in a lab machine, on Soft-RoCE.
 #ifdef GGML_RPC_RDMA
 #include <gtest/gtest.h>
 
@@ -38,7 +38,7 @@ protected:
         if (port == ports.end()) {
             GTEST_SKIP() << "no RDMA device";
         }
-        // Of the last GID: an address that is not link-local, if there is one.
+        // The last GID is not link-local if the port has another one.
         choice = {port->device, port->port, port->is_infiniband, port->lid, port->mtu, port->gids.back()};
     }
     std::string refusal(const SetUpCalls & calls) const {
@@ -53,7 +53,7 @@ protected:
         EXPECT_FALSE(connected);
         return connected ? "" : connected.error().text;
     }
-    // A peer that could be connected to.
+    // The parameters of a valid peer.
     PeerFacts peer() const {
         auto other = QueuePair::create(choice, geometry);
         EXPECT_TRUE(other);
@@ -64,13 +64,13 @@ protected:
     Geometry geometry{4096, 16};
 };
 
-TEST(RdmaSetUpNoDevice, ADeviceThatHasGone) {
+TEST(RdmaSetUpNoDevice, MissingDeviceIsAnError) {
     auto pair = QueuePair::create({.device = "mlx5_99"}, {});
     ASSERT_FALSE(pair);
     EXPECT_TRUE(pair.error().text.starts_with("mlx5_99: opening the device failed")) << pair.error().text;
 }
 
-TEST_F(RdmaSetUp, WorksToBeginWith) {
+TEST_F(RdmaSetUp, ConnectsWithoutFailures) {
     auto one = QueuePair::create(choice, geometry), two = QueuePair::create(choice, geometry);
     ASSERT_TRUE(one && two);
     const auto connected = (*one)->connect((*two)->facts());
@@ -80,7 +80,7 @@ TEST_F(RdmaSetUp, WorksToBeginWith) {
     EXPECT_EQ((*one)->peer_qpn(), (*two)->qpn());
 }
 
-TEST_F(RdmaSetUp, EachCallThatFailsIsNamed) {
+TEST_F(RdmaSetUp, NamesTheFailedCall) {
     SetUpCalls calls = real_calls();
     calls.alloc_pd = [](ibv_context *) -> ibv_pd * { errno = EPERM; return nullptr; };
     EXPECT_EQ(refusal(calls), choice.device + ": ibv_alloc_pd failed: Operation not permitted");
@@ -107,7 +107,7 @@ TEST_F(RdmaSetUp, EachCallThatFailsIsNamed) {
     EXPECT_EQ(refusal(failing_modify(0)), choice.device + ": moving the queue pair to INIT failed: Invalid argument");
 }
 
-TEST_F(RdmaSetUp, ADeviceWithoutInlineDataWillDo) {
+TEST_F(RdmaSetUp, WorksWithoutInlineData) {
     SetUpCalls calls = real_calls();
     calls.create_qp = [](ibv_pd * pd, ibv_qp_init_attr * init) -> ibv_qp * {
         if (init->cap.max_inline_data > 0) {
@@ -119,36 +119,36 @@ TEST_F(RdmaSetUp, ADeviceWithoutInlineDataWillDo) {
     EXPECT_TRUE(QueuePair::create(choice, geometry, calls));
 }
 
-TEST_F(RdmaSetUp, ConnectingThatFailsIsNamed) {
+TEST_F(RdmaSetUp, NamesTheFailedTransition) {
     EXPECT_EQ(refusal_to_connect(peer(), failing_modify(0)),
               choice.device + ": moving the queue pair to RTR failed: Invalid argument");
     EXPECT_EQ(refusal_to_connect(peer(), failing_modify(1)),
               choice.device + ": moving the queue pair to RTS failed: Invalid argument");
 }
 
-TEST_F(RdmaSetUp, ThePeersFactsAreChecked) {
-    const std::string nonsense = "the peer's queue pair makes no sense";
+TEST_F(RdmaSetUp, RefusesInvalidPeerParameters) {
+    const std::string invalid = "the peer's queue pair parameters are invalid";
     const auto with = [&](auto change) {
         PeerFacts facts = peer();
         change(facts);
         return refusal_to_connect(facts);
     };
-    EXPECT_EQ(with([](PeerFacts & facts) { facts.slot_size = 0; }), nonsense);
-    EXPECT_EQ(with([](PeerFacts & facts) { facts.slot_size = 1 << 30; }), nonsense);
-    EXPECT_EQ(with([](PeerFacts & facts) { facts.depth = 1; }), nonsense);
-    EXPECT_EQ(with([](PeerFacts & facts) { facts.depth = UINT32_MAX; }), nonsense);
-    EXPECT_EQ(with([](PeerFacts & facts) { facts.mtu = 0; }), nonsense);
-    EXPECT_EQ(with([](PeerFacts & facts) { facts.qpn = UINT32_MAX; }), nonsense);
-    EXPECT_EQ(with([](PeerFacts & facts) { facts.psn = 1 << 24; }), nonsense);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.slot_size = 0; }), invalid);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.slot_size = 1 << 30; }), invalid);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.depth = 1; }), invalid);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.depth = UINT32_MAX; }), invalid);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.mtu = 0; }), invalid);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.qpn = UINT32_MAX; }), invalid);
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.psn = 1 << 24; }), invalid);
     EXPECT_EQ(with([](PeerFacts & facts) { facts.is_infiniband ^= 1; }),
-              "one side is on InfiniBand, the other on Ethernet");
+              "one end is on InfiniBand, the other on Ethernet");
 }
 
-TEST_F(RdmaSetUp, TheSmallerMtuAndSlotAreTaken) {
+TEST_F(RdmaSetUp, UsesTheSmallerMtuAndSlotSize) {
     auto pair = QueuePair::create(choice, geometry);
     ASSERT_TRUE(pair);
     PeerFacts facts = peer();
-    facts.mtu = 1000;  // between two
+    facts.mtu = 1000;  // rounded down to 512
     facts.slot_size = 2048;
     facts.depth = 9;
     const auto connected = (*pair)->connect(facts);

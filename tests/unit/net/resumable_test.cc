@@ -1,4 +1,4 @@
-// ResumableTransport over pairs of Unix sockets that are cut, again and again, at any byte.
+// ResumableTransport over pairs of Unix sockets that are cut repeatedly, at any byte.
 #include "net/resumable.h"
 
 #include <gtest/gtest.h>
@@ -39,7 +39,7 @@ Pair make_pair_of_transports(int buffer = 0) {
     return pair;
 }
 
-// Lets so many bytes arrive, in both directions together, and then fails; what was sent and has not arrived is lost.
+// Delivers a number of bytes, counted over both directions, and then fails. Bytes sent and not yet delivered are lost.
 class Cut final : public Transport {
 public:
     Cut(std::unique_ptr<Transport> inner, std::shared_ptr<std::atomic<int64_t>> left)
@@ -51,7 +51,7 @@ public:
         }
         for (const ConstBytes part : parts) {
             if (!part.empty()) {
-                const std::array one{part};  // a short send, often
+                const std::array one{part};  // often a short send
                 return inner_->send(one);
             }
         }
@@ -76,7 +76,7 @@ private:
         if (moved) {
             *left_ -= static_cast<int64_t>(*moved);
         } else if (moved.error().code == Errc::closed) {
-            return fail(Errc::io, "cut at the other end");
+            return fail(Errc::io, "cut at the peer");
         }
         return moved;
     }
@@ -84,7 +84,7 @@ private:
     std::shared_ptr<std::atomic<int64_t>> left_;
 };
 
-// Loses or alters some of what it is given in one piece with the header of a record, if that is not long.
+// Drops or corrupts some checksummed records that are passed together with their header.
 class Damage final : public Transport {
 public:
     Damage(std::unique_ptr<Transport> inner, unsigned seed) : inner_(std::move(inner)), random_(seed) {}
@@ -117,17 +117,17 @@ private:
     std::mt19937 random_;
 };
 
-// Two ends whose connections last for a random number of bytes, or (`longest` is 0) damage what they carry.
+// Two ends whose connections last for a random number of bytes or, if `longest` is 0, corrupt data.
 struct Flaky {
     explicit Flaky(unsigned seed, int64_t longest) : random(seed), longest(longest) {
         Pair pair = connect();
         passive = std::make_unique<ResumableTransport>(
-            std::move(pair.far), ResumableTransport::Options{.name = "active", .grace = seconds(20), .reopen = {}});
+            std::move(pair.far), ResumableTransport::Options{.name = "active", .grace = seconds(20), .reconnect = {}});
         active = std::make_unique<ResumableTransport>(
             std::move(pair.near),
             ResumableTransport::Options{.name = "passive", .grace = seconds(20),
-                                        .reopen = [this](const ResumableTransport::Attempt & attempt) {
-                                            return reopen(attempt.request, attempt.deadline);
+                                        .reconnect = [this](const ResumableTransport::Attempt & attempt) {
+                                            return reconnect(attempt.request, attempt.deadline);
                                         }});
     }
     Pair connect() {
@@ -144,7 +144,7 @@ struct Flaky {
         pair.far = std::make_unique<Cut>(std::move(pair.far), left);
         return pair;
     }
-    Result<ResumableTransport::Reopened> reopen(wire::ResumeRequest request, TimePoint deadline) {
+    Result<ResumableTransport::Reconnected> reconnect(wire::ResumeRequest request, TimePoint deadline) {
         Pair pair = connect();
         if (random() % 8 == 0) {
             return fail(Errc::timed_out, "no luck");
@@ -161,12 +161,12 @@ struct Flaky {
             const std::array parts{mutable_bytes(&answer, sizeof answer).subspan(got)};
             const auto more = pair.near->receive(parts);
             if (!more || (*more == 0 && !pair.near->wait({.read = true}, deadline, microseconds{0}))) {
-                return fail(Errc::timed_out, "cut in the answer");
+                return fail(Errc::timed_out, "cut in the reply");
             }
             got += *more;
         }
         EXPECT_EQ(answer.size, sizeof answer.answer);
-        return ResumableTransport::Reopened{std::move(pair.near), answer.answer.received};
+        return ResumableTransport::Reconnected{std::move(pair.near), answer.answer.received};
     }
     std::mt19937 random;
     const int64_t longest;
@@ -194,7 +194,7 @@ void send_stream(Transport & transport, uint64_t size, unsigned seed) {
         if (lends) {
             transport.end_loan();
         }
-        std::ranges::fill(bytes, std::byte{0xee});  // it is ours again
+        std::ranges::fill(bytes, std::byte{0xee});  // the transport must not use it any more
         sent += bytes.size();
     }
 }
@@ -214,7 +214,7 @@ void receive_stream(Transport & transport, uint64_t size, unsigned seed) {
     }
 }
 
-TEST(Resumable, NothingIsLostAndNothingTwiceInBothDirections) {
+TEST(Resumable, DeliversEachByteOnceInBothDirections) {
     for (unsigned seed = 0; seed < 6; ++seed) {
         Flaky flaky(seed, seed % 2 == 0 ? 30'000 : 3'000'000);
         const uint64_t size = seed % 2 == 0 ? 1'000'000 : 30'000'000;
@@ -223,7 +223,7 @@ TEST(Resumable, NothingIsLostAndNothingTwiceInBothDirections) {
             std::atomic<bool> done = false;
             std::thread sender([&] {
                 send_stream(*from, size, seed);
-                while (!done) {  // a session waits for the next command
+                while (!done) {  // as a session that waits for the next command
                     (void)from->wait({.read = true}, Clock::now() + milliseconds(10), microseconds{0});
                 }
             });
@@ -235,7 +235,7 @@ TEST(Resumable, NothingIsLostAndNothingTwiceInBothDirections) {
     }
 }
 
-// Requests and answers, each side's next message depending on the other's last.
+// Each message depends on the peer's last one.
 TEST(Resumable, PingPongAcrossCuts) {
     Flaky flaky(7, 2000);
     constexpr int rounds = 2000;
@@ -259,8 +259,8 @@ TEST(Resumable, PingPongAcrossCuts) {
     EXPECT_GT(flaky.connections, 20);
 }
 
-// The last message of a side may be the one that is lost: what follows a second later tells of it.
-TEST(Resumable, WhatWasLostOrAlteredIsSentAgain) {
+// The last message of a side may be lost: the probe a second later reveals it.
+TEST(Resumable, RetransmitsLostAndCorruptedRecords) {
     Flaky flaky(3, 0);
     constexpr int rounds = 200;
     std::vector<std::byte> request(2000), answer(300);
@@ -294,11 +294,11 @@ void connect(Ends & ends, seconds grace, Errc refusal) {
     Pair pair = make_pair_of_transports();
     ends.passive_fd = pair.far_fd;
     ends.passive = std::make_unique<ResumableTransport>(
-        std::move(pair.far), ResumableTransport::Options{.name = "active", .grace = grace, .reopen = {}});
+        std::move(pair.far), ResumableTransport::Options{.name = "active", .grace = grace, .reconnect = {}});
     ends.active = std::make_unique<ResumableTransport>(
         std::move(pair.near), ResumableTransport::Options{.name = "passive", .grace = grace,
-                                                          .reopen = [&ends, refusal](const ResumableTransport::Attempt &)
-                                                              -> Result<ResumableTransport::Reopened> {
+                                                          .reconnect = [&ends, refusal](const ResumableTransport::Attempt &)
+                                                              -> Result<ResumableTransport::Reconnected> {
                                                               ++ends.tries;
                                                               return fail(refusal, "not now");
                                                           }});
@@ -317,7 +317,7 @@ Error end_of(Transport & transport) {
     }
 }
 
-TEST(Resumable, AServerThatHasEndedTheSessionIsAskedOnce) {
+TEST(Resumable, APermanentRefusalIsNotRetried) {
     Ends ends;
     connect(ends, seconds(60), Errc::closed);
     ends.passive.reset();
@@ -325,7 +325,7 @@ TEST(Resumable, AServerThatHasEndedTheSessionIsAskedOnce) {
     EXPECT_EQ(ends.tries, 1);
 }
 
-TEST(Resumable, TheActiveEndGivesUpInTime) {
+TEST(Resumable, TheActiveEndGivesUpAfterTheGracePeriod) {
     Ends ends;
     connect(ends, seconds(1), Errc::timed_out);
     ends.passive.reset();
@@ -335,14 +335,14 @@ TEST(Resumable, TheActiveEndGivesUpInTime) {
     EXPECT_GE(ends.tries, 3);
 }
 
-TEST(Resumable, APeerThatAlwaysComesBackAndNeverSpeaksIsGivenUp) {
+TEST(Resumable, ConnectionsWithoutProgressDoNotExtendTheGracePeriod) {
     Pair pair = make_pair_of_transports();
     std::atomic<int> tries = 0;
     ResumableTransport active(
         std::move(pair.near),
-        {.name = "passive", .grace = seconds(1), .reopen = [&tries](const ResumableTransport::Attempt &) {
+        {.name = "passive", .grace = seconds(1), .reconnect = [&tries](const ResumableTransport::Attempt &) {
              ++tries;
-             return Result<ResumableTransport::Reopened>({make_pair_of_transports().near, 0});
+             return Result<ResumableTransport::Reconnected>({make_pair_of_transports().near, 0});
          }});
     pair.far.reset();
     const TimePoint begin = Clock::now();
@@ -352,7 +352,7 @@ TEST(Resumable, APeerThatAlwaysComesBackAndNeverSpeaksIsGivenUp) {
     EXPECT_LT(tries, 20);
 }
 
-TEST(Resumable, APeerThatClosesIsNotWaitedFor) {
+TEST(Resumable, AnOrderlyCloseEndsThePassiveEndAtOnce) {
     Ends ends;
     connect(ends, seconds(60), Errc::closed);
     ends.active.reset();
@@ -361,18 +361,18 @@ TEST(Resumable, APeerThatClosesIsNotWaitedFor) {
     EXPECT_LT(Clock::now() - begin, seconds(5));
 }
 
-TEST(Resumable, APeerThatWasCutOffIsForgottenInTime) {
+TEST(Resumable, ThePassiveEndGivesUpAfterTheGracePeriod) {
     Pair pair = make_pair_of_transports();
     auto left = std::make_shared<std::atomic<int64_t>>(0);
     ResumableTransport passive(std::make_unique<Cut>(std::move(pair.far), left),
-                               {.name = "active", .grace = seconds(1), .reopen = {}});
+                               {.name = "active", .grace = seconds(1), .reconnect = {}});
     const TimePoint begin = Clock::now();
     EXPECT_EQ(end_of(passive).code, Errc::timed_out);
     EXPECT_GE(Clock::now() - begin, milliseconds(900));
     EXPECT_LT(Clock::now() - begin, seconds(8));
 }
 
-// A peer that breaks the rules, with a raw socket.
+// A peer on a raw socket that violates the protocol.
 struct Hostile {
     explicit Hostile() {
         int ends[2];
@@ -380,9 +380,9 @@ struct Hostile {
         raw = UniqueFd(ends[0]);
         transport = std::make_unique<ResumableTransport>(
             *make_socket_transport(UniqueFd(ends[1])),
-            ResumableTransport::Options{.name = "hostile", .grace = seconds(60), .reopen = {}});
+            ResumableTransport::Options{.name = "hostile", .grace = seconds(60), .reconnect = {}});
     }
-    void say(wire::RecordHeader header) {
+    void send(wire::RecordHeader header) {
         header.check = wire::record_check(0, header, {});
         ASSERT_EQ(::write(raw.get(), &header, sizeof header), static_cast<ssize_t>(sizeof header));
     }
@@ -390,19 +390,19 @@ struct Hostile {
     std::unique_ptr<ResumableTransport> transport;
 };
 
-TEST(Resumable, HostileRecordsEndIt) {
+TEST(Resumable, HostileRecordsCloseTheTransport) {
     {
         Hostile peer;
-        peer.say({wire::max_record + 1, 0, 0});
+        peer.send({wire::max_record + 1, 0, 0});
         EXPECT_EQ(end_of(*peer.transport).code, Errc::protocol);
     }
     {
         Hostile peer;
-        peer.say({0, 0, 1});  // acknowledges what was never sent
+        peer.send({0, 0, 1});  // acknowledges bytes that were never sent
         EXPECT_EQ(end_of(*peer.transport).code, Errc::protocol);
     }
     {
-        Hostile peer;  // nothing but acknowledgements costs nothing
+        Hostile peer;  // standalone acknowledgements are harmless
         std::array<wire::RecordHeader, 1000> many{};
         many.fill({0, wire::record_check(0, {}, {}), 0});
         ASSERT_EQ(::write(peer.raw.get(), many.data(), sizeof many), static_cast<ssize_t>(sizeof many));
@@ -415,14 +415,14 @@ TEST(Resumable, HostileRecordsEndIt) {
         }
     }
     {
-        Hostile peer;  // resumes at a place that was never reached
+        Hostile peer;  // resumes at a position that was never sent
         Pair pair = make_pair_of_transports();
         EXPECT_FALSE(peer.transport->take_over(std::move(pair.far), {1, 1}));
         EXPECT_EQ(end_of(*peer.transport).code, Errc::protocol);
     }
 }
 
-TEST(Resumable, AnAttemptThatComesLateReplacesNothing) {
+TEST(Resumable, StaleAttemptsAreRefused) {
     Hostile peer;
     Pair second = make_pair_of_transports(), first = make_pair_of_transports();
     ASSERT_TRUE(peer.transport->take_over(std::move(second.far), {0, 2}));
@@ -438,8 +438,8 @@ TEST(Resumable, AnAttemptThatComesLateReplacesNothing) {
     EXPECT_EQ(got, byte);
 }
 
-// While its lifeline is up, not even an orderly end of its connection is the peer's own.
-TEST(Resumable, AWatchedPeerEndsWhenItIsSaidTo) {
+// While a lifeline watches the peer, even an orderly close of the connection does not mean that the peer has exited.
+TEST(Resumable, AWatchedPeerEndsOnlyThroughPeerEnded) {
     Hostile peer;
     peer.transport->watch_peer(true);
     peer.raw.reset();
@@ -451,8 +451,8 @@ TEST(Resumable, AWatchedPeerEndsWhenItIsSaidTo) {
     EXPECT_EQ(end_of(*peer.transport).code, Errc::closed);
 }
 
-// It never acknowledges: what is kept for it is bounded, and so is what it can make the other side keep.
-TEST(Resumable, APeerThatAcknowledgesNothingGetsAWindow) {
+// The replay buffer for a peer that never acknowledges is bounded.
+TEST(Resumable, APeerThatAcknowledgesNothingGetsOneWindow) {
     Hostile peer;
     const std::vector<std::byte> bytes(1 << 20);
     std::thread reader([fd = peer.raw.get()] {
@@ -473,7 +473,7 @@ TEST(Resumable, APeerThatAcknowledgesNothingGetsAWindow) {
     EXPECT_EQ(sent, wire::resume_window);
 }
 
-TEST(ReplayBuffer, KeepsItsBytesWhileItGrowsAndWraps) {
+TEST(ReplayBuffer, KeepsBytesAcrossGrowthAndWrapAround) {
     ReplayBuffer buffer;
     std::mt19937 random(1);
     std::vector<std::byte> piece;

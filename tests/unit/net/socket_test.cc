@@ -17,7 +17,7 @@ using test::WirePeer;
 
 TimePoint in_10_s() { return Clock::now() + seconds(10); }
 
-// Of the process and the test, and removed with it.
+// Removed by the destructor.
 class TemporaryFolder {
 public:
     TemporaryFolder() {
@@ -31,7 +31,7 @@ private:
     std::filesystem::path path_;
 };
 
-// Connects, and shows that bytes pass both ways.
+// Connects and transfers bytes in both directions.
 void exchange(const Listener & listener) {
     auto client = connect_socket(listener.endpoint, in_10_s());
     ASSERT_TRUE(client) << client.error().text;
@@ -65,7 +65,7 @@ bool has_ipv6() {
     return tried.has_value();
 }
 
-TEST(Socket, PortZeroTakesAFreePortAndSaysWhich) {
+TEST(Socket, PortZeroBindsAFreePort) {
     const auto listeners = listen_on("127.0.0.1", 0);
     ASSERT_TRUE(listeners) << listeners.error().text;
     ASSERT_EQ(listeners->size(), 1u);
@@ -87,33 +87,32 @@ TEST(Socket, Ipv6) {
     exchange(listeners->front());
 }
 
-TEST(Socket, ANameIsListenedOnAtEachOfItsAddressesWithOnePort) {
+TEST(Socket, AllAddressesOfANameShareOnePort) {
     const auto listeners = listen_on("localhost", 0);
     ASSERT_TRUE(listeners) << listeners.error().text;
     for (const Listener & listener : *listeners) {
         EXPECT_EQ(listener.endpoint.port, listeners->front().endpoint.port);
         exchange(listener);
     }
-    // Whichever address the client tries first.
     EXPECT_TRUE(connect_socket({.host = "localhost", .port = listeners->front().endpoint.port}, in_10_s()));
 }
 
-TEST(Socket, EveryAddressIsBeyondLoopback) {
+TEST(Socket, TheWildcardAddressIsBeyondLoopback) {
     const auto listeners = listen_on("0.0.0.0", 0);
     ASSERT_TRUE(listeners) << listeners.error().text;
     EXPECT_TRUE(listeners->front().beyond_loopback);
     EXPECT_TRUE(connect_socket({.host = "127.0.0.1", .port = listeners->front().endpoint.port}, in_10_s()));
 }
 
-TEST(Socket, NobodyWaitingIsNotAnError) {
+TEST(Socket, AcceptWithoutAClientIsNotAnError) {
     const auto listeners = listen_on("127.0.0.1", 0);
     ASSERT_TRUE(listeners);
-    const auto nobody = accept_socket(listeners->front().fd.get());
-    ASSERT_TRUE(nobody) << nobody.error().text;
-    EXPECT_FALSE(*nobody);
+    const auto accepted = accept_socket(listeners->front().fd.get());
+    ASSERT_TRUE(accepted) << accepted.error().text;
+    EXPECT_FALSE(*accepted);
 }
 
-TEST(Socket, APortInUseIsAnErrorThatNamesIt) {
+TEST(Socket, APortInUseIsAnErrorWithThePort) {
     const auto first = listen_on("127.0.0.1", 0);
     ASSERT_TRUE(first);
     const uint16_t port = first->front().endpoint.port;
@@ -123,7 +122,7 @@ TEST(Socket, APortInUseIsAnErrorThatNamesIt) {
     EXPECT_TRUE(second.error().text.contains(std::to_string(port))) << second.error().text;
 }
 
-TEST(Socket, APortIsFreeAgainAfterItsListener) {
+TEST(Socket, APortCanBeReusedAfterItsListenerCloses) {
     auto first = listen_on("127.0.0.1", 0);
     ASSERT_TRUE(first);
     const Endpoint endpoint = first->front().endpoint;
@@ -134,7 +133,7 @@ TEST(Socket, APortIsFreeAgainAfterItsListener) {
     exchange(second->front());
 }
 
-TEST(Socket, NobodyListeningIsRefusedWithTheEndpointsName) {
+TEST(Socket, RefusedConnectionNamesTheEndpoint) {
     Endpoint endpoint;
     {
         const auto listeners = listen_on("127.0.0.1", 0);
@@ -147,15 +146,15 @@ TEST(Socket, NobodyListeningIsRefusedWithTheEndpointsName) {
     EXPECT_TRUE(refused.error().text.contains(endpoint.text())) << refused.error().text;
 }
 
-TEST(Socket, HostsThatDoNotExistAreErrors) {
+TEST(Socket, UnknownHostsAreErrors) {
     const auto refused = connect_socket({.host = "no such host", .port = 5}, in_10_s());
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Errc::not_found);
     EXPECT_FALSE(listen_on("no such host", 0));
-    EXPECT_FALSE(listen_on("192.0.2.1", 0));  // documentation range: no machine has it
+    EXPECT_FALSE(listen_on("192.0.2.1", 0));  // an address of the documentation range
 }
 
-TEST(UnixSocket, BytesPass) {
+TEST(UnixSocket, TransfersBytes) {
     const TemporaryFolder folder;
     const auto listeners = listen_on("unix:" + folder / "s", 0);
     ASSERT_TRUE(listeners) << listeners.error().text;
@@ -166,7 +165,7 @@ TEST(UnixSocket, BytesPass) {
 TEST(UnixSocket, AStaleFileIsReplaced) {
     const TemporaryFolder folder;
     const std::string path = folder / "s";
-    ASSERT_TRUE(listen_on("unix:" + path, 0));  // gone at once, its file stays
+    ASSERT_TRUE(listen_on("unix:" + path, 0));  // closed at once; its file stays
     ASSERT_TRUE(std::filesystem::exists(path));
     const auto listeners = listen_on("unix:" + path, 0);
     ASSERT_TRUE(listeners) << listeners.error().text;
@@ -181,13 +180,13 @@ TEST(UnixSocket, ALiveListenerIsLeftAlone) {
     const auto second = listen_on("unix:" + path, 0);
     ASSERT_FALSE(second);
     EXPECT_EQ(second.error().code, Errc::unavailable);
-    // The probe that found it alive waits in its queue.
+    // The connection that detected the live listener is still in its queue.
     const auto probe = accept_socket(first->front().fd.get());
     EXPECT_TRUE(probe);
     exchange(first->front());
 }
 
-TEST(UnixSocket, AFileThatIsNoSocketIsLeftAlone) {
+TEST(UnixSocket, AFileThatIsNotASocketIsLeftAlone) {
     const TemporaryFolder folder;
     const std::string path = folder / "s";
     std::ofstream(path) << "precious";
@@ -197,7 +196,7 @@ TEST(UnixSocket, AFileThatIsNoSocketIsLeftAlone) {
     EXPECT_EQ(content, "precious");
 }
 
-TEST(UnixSocket, ATooLongPathIsAnErrorBothWays) {
+TEST(UnixSocket, ATooLongPathIsAnErrorForBothEnds) {
     const std::string path = "/tmp/" + std::string(sizeof(sockaddr_un::sun_path), 'x');
     const auto listened = listen_on("unix:" + path, 0);
     ASSERT_FALSE(listened);
@@ -216,15 +215,15 @@ TEST(UnixSocket, TheLongestPathWorks) {
     exchange(listeners->front());
 }
 
-TEST(UnixSocket, NoFileIsRefused) {
+TEST(UnixSocket, AMissingFileIsUnavailable) {
     const TemporaryFolder folder;
     const auto refused = connect_socket({.kind = Endpoint::Kind::unix_socket, .path = folder / "s"}, in_10_s());
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Errc::unavailable);
 }
 
-// A listener whose queue is full answers EAGAIN, which is not "in progress": what comes back must be connected.
-TEST(UnixSocket, AFullQueueIsNotTakenForAConnection) {
+// connect() to a listener with a full queue returns EAGAIN, not EINPROGRESS: every returned socket must be connected.
+TEST(UnixSocket, AFullQueueIsNotAConnection) {
     const TemporaryFolder folder;
     const std::string path = folder / "s";
     const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM, 0));
@@ -243,10 +242,10 @@ TEST(UnixSocket, AFullQueueIsNotTakenForAConnection) {
         sockaddr_storage peer{};
         socklen_t length = sizeof peer;
         ASSERT_EQ(::getpeername(connected->get(), reinterpret_cast<sockaddr *>(&peer), &length), 0)
-            << "connection " << i << " was reported, but is none";
+            << "socket " << i << " is not connected";
         waiting.push_back(std::move(*connected));
     }
-    FAIL() << "the queue never filled";
+    FAIL() << "the queue is not full";
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ protected:
     WirePeer peer;
 };
 
-TEST_F(SocketTransport, PartsGoOutAndComeInInOrder) {
+TEST_F(SocketTransport, TransfersPartsInOrder) {
     const auto a = bytes_of(std::string_view("one ")), b = bytes_of(std::string_view("two ")),
                c = bytes_of(std::string_view("three"));
     const std::array out{ConstBytes(a), ConstBytes(b), ConstBytes(), ConstBytes(c)};
@@ -59,7 +59,7 @@ TEST_F(SocketTransport, PartsGoOutAndComeInInOrder) {
     EXPECT_EQ(test::text_of(ConstBytes(second).first(5)), "defgh");
 }
 
-TEST_F(SocketTransport, MorePartsThanItLooksAtLeaveTheRest) {
+TEST_F(SocketTransport, SendsAtMostMaxParts) {
     const auto byte = bytes_of(std::string_view("x"));
     const std::vector<ConstBytes> parts(max_parts + 10, ConstBytes(byte));
     const auto sent = transport->send(parts);
@@ -69,12 +69,12 @@ TEST_F(SocketTransport, MorePartsThanItLooksAtLeaveTheRest) {
     EXPECT_EQ(peer.unread(), *sent);
 }
 
-TEST_F(SocketTransport, NothingHereIsZeroNotAnError) {
+TEST_F(SocketTransport, ReceiveWithoutDataReturnsZero) {
     std::vector<std::byte> buffer(10);
     EXPECT_EQ(receive(buffer).value(), 0u);
 }
 
-TEST_F(SocketTransport, AFullSocketTakesWhatFitsAndThenNothing) {
+TEST_F(SocketTransport, AFullSocketReturnsZero) {
     const auto payload = noise(8 << 20);
     size_t total = 0;
     for (;;) {
@@ -94,7 +94,7 @@ TEST_F(SocketTransport, AFullSocketTakesWhatFitsAndThenNothing) {
     EXPECT_GT(send(payload).value(), 0u);
 }
 
-TEST_F(SocketTransport, WhatThePeerSentBeforeItLeftIsStillRead) {
+TEST_F(SocketTransport, ReceivesDataSentBeforeTheClose) {
     ASSERT_TRUE(peer.send(bytes_of(std::string_view("bye"))));
     peer.close();
     std::vector<std::byte> buffer(10);
@@ -105,7 +105,7 @@ TEST_F(SocketTransport, WhatThePeerSentBeforeItLeftIsStillRead) {
     EXPECT_EQ(end.error().code, Errc::closed);
 }
 
-TEST_F(SocketTransport, SendingToAPeerThatLeftIsAnErrorAndNoSignal) {
+TEST_F(SocketTransport, SendToAClosedPeerIsAnErrorWithoutSignal) {
     peer.close();
     const auto sent = send(bytes_of(std::string_view("anyone?")));
     ASSERT_FALSE(sent);
@@ -123,7 +123,7 @@ TEST_F(SocketTransport, WaitEndsAtItsDeadline) {
     EXPECT_FALSE(transport->wait({.read = true}, Clock::now() - seconds(1), microseconds{0}).value());
 }
 
-TEST_F(SocketTransport, WaitSeesBytesThatAreHere) {
+TEST_F(SocketTransport, WaitReturnsForAvailableData) {
     ASSERT_TRUE(peer.send(bytes_of(std::string_view("x"))));
     for (const microseconds spin : {microseconds{0}, microseconds{50}}) {
         EXPECT_TRUE(transport->wait({.read = true}, no_deadline, spin).value());
@@ -185,7 +185,7 @@ TEST_F(SocketTransport, BothDirectionsAtOnceFromTwoThreads) {
     EXPECT_EQ(got, there);
 }
 
-TEST_F(SocketTransport, SaysWhatItIs) {
+TEST_F(SocketTransport, ReportsItsKind) {
     EXPECT_EQ(transport->kind(), "unix");
     const auto listeners = listen_on("127.0.0.1", 0);
     ASSERT_TRUE(listeners);
@@ -194,7 +194,7 @@ TEST_F(SocketTransport, SaysWhatItIs) {
     EXPECT_EQ((*make_socket_transport(std::move(*client)))->kind(), "tcp");
 }
 
-// A transport with little patience, and its peer's socket.
+// A transport with a short patience, and its peer's socket.
 struct Impatient {
     std::unique_ptr<Transport> transport;
     UniqueFd peer;
@@ -216,7 +216,7 @@ void fill(Transport & transport) {
     }
 }
 
-TEST(NetworkSilence, APeerThatReadsNothingIsNotSilent) {
+TEST(NetworkSilence, APeerThatDoesNotReadIsNotSilent) {
     const Impatient ends = impatient();
     fill(*ends.transport);
     const auto ready = ends.transport->wait({.read = true}, Clock::now() + 3 * patience, microseconds{0});
@@ -225,8 +225,8 @@ TEST(NetworkSilence, APeerThatReadsNothingIsNotSilent) {
 }
 
 #ifdef __linux__
-// In a process of its own, whose loopback network is nobody else's. Returns its exit status: 0 if all was well,
-// `no_network` if such a thing is not allowed here.
+// Runs `check` in a child process with a network namespace of its own. Returns its exit status: 0 for success,
+// `no_network` if namespaces are not permitted here.
 constexpr int no_network = 77;
 
 bool loopback(bool up) {
@@ -238,7 +238,7 @@ bool loopback(bool up) {
 }
 
 template <class Check>
-int on_a_network_of_its_own(Check check) {
+int in_own_network_namespace(Check check) {
     const pid_t pid = ::fork();
     if (pid == 0) {
         if ((::unshare(CLONE_NEWNET) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) || !loopback(true)) {
@@ -252,10 +252,10 @@ int on_a_network_of_its_own(Check check) {
     return WEXITSTATUS(status);
 }
 
-TEST(NetworkSilence, EndsAWaitForWhoeverCanConnectAgain) {
-    const int status = on_a_network_of_its_own([] {
+TEST(NetworkSilence, TimesOutForCallersThatCanReconnect) {
+    const int status = in_own_network_namespace([] {
         Impatient ends = impatient();
-        // Nothing was said for longer than the patience: that is no silence.
+        // An idle connection is not silent.
         if (ends.transport->wait({.read = true}, Clock::now() + 2 * patience, microseconds{0}).value() || !loopback(false)) {
             return 1;
         }
@@ -272,7 +272,7 @@ TEST(NetworkSilence, EndsAWaitForWhoeverCanConnectAgain) {
         if (Clock::now() - begin < patience) {
             return 4;
         }
-        // The peer, if the network is back, must not take it for a good-bye.
+        // After the network recovers, the peer must see a reset, not an orderly close.
         loopback(true);
         ends.transport->break_off();
         ends.transport.reset();
@@ -283,13 +283,13 @@ TEST(NetworkSilence, EndsAWaitForWhoeverCanConnectAgain) {
         return got < 0 && errno == ECONNRESET ? 0 : 5;
     });
     if (status == no_network) {
-        GTEST_SKIP() << "no network namespace can be made here";
+        GTEST_SKIP() << "network namespaces are not permitted here";
     }
     EXPECT_EQ(status, 0);
 }
 
-TEST(NetworkSilence, IsBorneIfItIsShort) {
-    const int status = on_a_network_of_its_own([] {
+TEST(NetworkSilence, ToleratesAShortOutage) {
+    const int status = in_own_network_namespace([] {
         const Impatient ends = impatient();
         const std::vector<std::byte> bytes = test::noise(10);
         const std::array parts{ConstBytes(bytes)};
@@ -306,7 +306,7 @@ TEST(NetworkSilence, IsBorneIfItIsShort) {
         return ends.transport->wait({.read = true}, Clock::now() + 2 * patience, microseconds{0}) ? 0 : 4;
     });
     if (status == no_network) {
-        GTEST_SKIP() << "no network namespace can be made here";
+        GTEST_SKIP() << "network namespaces are not permitted here";
     }
     EXPECT_EQ(status, 0);
 }

@@ -199,7 +199,7 @@ TEST(Peers, CloseAbortsHandshakes) {
     auto session = test::socket_pair();
     auto transport = std::make_unique<net::ResumableTransport>(
         transport_of(std::move(session.near)),
-        net::ResumableTransport::Options{.name = "a client", .grace = seconds(0), .reopen = {}});
+        net::ResumableTransport::Options{.name = "a client", .grace = seconds(0), .reconnect = {}});
     peers.register_resumable(7, *transport);
     const UniqueFd slow = begin_resuming(peers, 7);
     EXPECT_FALSE(is_closed(slow));

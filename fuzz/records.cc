@@ -1,6 +1,6 @@
 // The records of a resumable session, from a hostile peer, over a connection and the one that replaces it.
 #include "kit.h"
-#include "net/resumable.h"
+#include "net/resume/resumable_transport.h"
 
 extern "C" int LLVMFuzzerInitialize(int *, char ***) {
     caravan::fuzz::be_quiet();

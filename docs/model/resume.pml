@@ -1,4 +1,4 @@
-// Records, acknowledgements, the window and resuming: src/net/resumable.{h,cc}, wire/extension.h.
+// Records, acknowledgements, the window and resuming: src/net/resume/, wire/extension.h.
 //
 // End 0 is active (the client), end 1 is passive (the server). The value of each byte is its position in the stream, so the
 // receiver can check that it is the next one. A call that holds the transport's lock is a single step. A connection is a

@@ -12,7 +12,7 @@
 #include "net/faults.h"
 #include "net/handshake.h"
 #include "net/inbound.h"
-#include "net/resumable.h"
+#include "net/resume/resumable_transport.h"
 
 namespace caravan::net {
 namespace {

@@ -28,7 +28,7 @@
 #include "net/inbound.h"
 #include "net/lookup.h"
 #include "net/networks.h"
-#include "net/resumable.h"
+#include "net/resume/resumable_transport.h"
 #include "net/socket.h"
 #include "wire/native.h"
 

@@ -1,4 +1,4 @@
-#include "net/replay_buffer.h"
+#include "net/resume/replay_buffer.h"
 
 #include <algorithm>
 #include <bit>

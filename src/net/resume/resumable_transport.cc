@@ -1,4 +1,4 @@
-#include "net/resumable.h"
+#include "net/resume/resumable_transport.h"
 
 #include <algorithm>
 #include <array>
@@ -21,14 +21,9 @@ constexpr uint64_t acknowledge_after = wire::resume_window / 8;
 // A send with less window than this looks for acknowledgements first.
 constexpr uint64_t low_window = wire::max_record;
 constexpr seconds probe_after{1};
-// A connection that is lost sooner without progress counts as a failed attempt.
-constexpr seconds min_lifetime{5};
 // How often the active end checks an idle connection.
 constexpr seconds poll_interval{1};
 constexpr seconds attempt_timeout{3};
-constexpr milliseconds min_backoff{50}, max_backoff{500};
-// After a reset the peer either knows about it and reconnects soon, or its process has exited.
-constexpr seconds grace_after_reset{5};
 
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
 constexpr bool checks = false;  // a fuzzer cannot compute checksums
@@ -49,7 +44,8 @@ void append_bytes(std::vector<std::byte> & to, ConstBytes bytes) { to.insert(to.
 }  // namespace
 
 ResumableTransport::ResumableTransport(std::unique_ptr<Transport> transport, Options options)
-    : options_(std::move(options)), inner_(std::move(transport)), kind_(inner_->kind()), staging_(staging_size) {
+    : options_(std::move(options)), inner_(std::move(transport)), kind_(inner_->kind()), staging_(staging_size),
+      policy_(!options_.reconnect, options_.grace, jittered) {
     if (options_.reconnect) {
         keeper_ = std::thread([this] { run_keeper(); });
     }
@@ -446,30 +442,16 @@ void ResumableTransport::on_connection_lost(const std::shared_ptr<Transport> & t
         return;  // already replaced
     }
     drop_connection();
-    const bool is_passive = !options_.reconnect;
-    if (peer_has_ended_) {
+    if (policy_.peer_has_ended()) {
         error = {Errc::closed, "the peer closed the connection"};
     }
-    const bool is_the_peers = peer_has_ended_ || (error.code == Errc::closed && !peer_is_watched_);
-    if (options_.grace.count() == 0 || (is_passive && (is_the_peers || error.code == Errc::protocol))) {
+    const auto grace = policy_.on_lost(error.code, consumed_ + replay_.begin(), lost_at_);
+    if (!grace) {
         close_with(std::move(error));
         return;
     }
     loss_reason_ = error.text;
-    next_attempt_at_ = lost_at_;
-    const bool may_have_ended = is_passive && error.code == Errc::reset && !peer_was_watched_;
-    const seconds grace = may_have_ended ? std::min(options_.grace, grace_after_reset) : options_.grace;
-    // A connection without progress counts as a failed attempt: the deadline stays, and the back-off grows.
-    const uint64_t progress = consumed_ + replay_.begin();
-    if (progress != progress_ || lost_at_ - reconnected_at_ > min_lifetime) {
-        progress_ = progress;
-        give_up_at_ = lost_at_ + grace;
-        backoff_ = min_backoff;
-    } else {
-        next_attempt_at_ = lost_at_ + jittered(backoff_);
-        backoff_ = std::min(2 * backoff_, max_backoff);
-    }
-    log_debug("connection to {} lost ({}); waiting up to {} s for a new one", options_.name, loss_reason_, grace.count());
+    log_debug("connection to {} lost ({}); waiting up to {} s for a new one", options_.name, loss_reason_, grace->count());
     changed_.notify_all();
 }
 
@@ -484,7 +466,7 @@ Result<> ResumableTransport::continue_over(std::unique_ptr<Transport> transport,
     inner_ = std::move(transport);
     kind_ = inner_->kind();
     acknowledged_ = arrived_ = consumed_;
-    reconnected_at_ = Clock::now();
+    policy_.on_reconnected(Clock::now());
     const double lost_s = std::chrono::duration<double>(Clock::now() - lost_at_).count();
     log_warning("connection to {} lost ({}); reconnected over {} after {:.1f} s, {} retransmitted",
                 options_.name, loss_reason_, kind_, lost_s, counted(replay_.end() - on_wire_, "byte"));
@@ -519,13 +501,12 @@ Result<> ResumableTransport::take_over(std::unique_ptr<Transport> transport, wir
 
 void ResumableTransport::watch_peer(bool is_watched) {
     Lock lock(mutex_);
-    peer_is_watched_ = is_watched;
-    peer_was_watched_ = peer_was_watched_ || is_watched;
+    policy_.watch_peer(is_watched);
 }
 
 void ResumableTransport::peer_ended() {
     Lock lock(mutex_);
-    peer_has_ended_ = true;  // data sent before is still received
+    policy_.peer_ended();  // data sent before is still received
     if (!inner_) {
         close_with({Errc::closed, "the peer closed the connection"});
     }
@@ -538,8 +519,8 @@ void ResumableTransport::wait_reconnected(Lock & lock, TimePoint deadline) {
             try_reconnect(lock, deadline);
             continue;
         }
-        changed_.wait_until(lock, std::min(deadline, give_up_at_));
-        if (!inner_ && !is_reconnecting_ && Clock::now() >= give_up_at_) {
+        changed_.wait_until(lock, std::min(deadline, policy_.give_up_at()));
+        if (!inner_ && !is_reconnecting_ && Clock::now() >= policy_.give_up_at()) {
             close_with({Errc::timed_out,
                         formatted("connection lost ({}), and {} did not reconnect", loss_reason_, options_.name)});
         }
@@ -549,11 +530,11 @@ void ResumableTransport::wait_reconnected(Lock & lock, TimePoint deadline) {
 // Makes one attempt, or waits for its time. Releases the lock meanwhile.
 void ResumableTransport::try_reconnect(Lock & lock, TimePoint deadline) {
     const TimePoint now = Clock::now();
-    if (now < next_attempt_at_) {
-        changed_.wait_until(lock, std::min({deadline, next_attempt_at_, give_up_at_}));
+    if (now < policy_.next_attempt_at()) {
+        changed_.wait_until(lock, std::min({deadline, policy_.next_attempt_at(), policy_.give_up_at()}));
         return;
     }
-    if (now >= give_up_at_) {
+    if (now >= policy_.give_up_at()) {
         close_with({Errc::timed_out, formatted("connection lost ({}), and reconnecting failed for {} s", loss_reason_,
                                         options_.grace.count())});
         return;
@@ -581,8 +562,7 @@ void ResumableTransport::try_reconnect(Lock & lock, TimePoint deadline) {
         close_with({error.code, formatted("{}; {}", loss_reason_, error.text)});
         return;
     }
-    next_attempt_at_ = Clock::now() + jittered(backoff_);
-    backoff_ = std::min(2 * backoff_, max_backoff);
+    policy_.on_attempt_failed(Clock::now());
 }
 
 // The active end's thread: detects the loss of a connection that no other thread uses.

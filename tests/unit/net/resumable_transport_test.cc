@@ -1,5 +1,5 @@
 // ResumableTransport over pairs of Unix sockets that are cut repeatedly, at any byte.
-#include "net/resumable.h"
+#include "net/resume/resumable_transport.h"
 
 #include <gtest/gtest.h>
 #include <poll.h>

@@ -18,7 +18,8 @@
 #include <thread>
 #include <vector>
 
-#include "net/replay_buffer.h"
+#include "net/resume/reconnect_policy.h"
+#include "net/resume/replay_buffer.h"
 #include "net/transport.h"
 #include "wire/extension.h"
 
@@ -122,13 +123,11 @@ private:
     size_t stash_begin_ = 0;
 
     // Reconnecting.
-    TimePoint lost_at_{}, reconnected_at_{}, give_up_at_{}, next_attempt_at_{};
-    uint64_t progress_ = 0;  // bytes in both directions at the last loss
-    milliseconds backoff_{0};
+    ReconnectPolicy policy_;
+    TimePoint lost_at_{};
     std::string loss_reason_;
     bool is_reconnecting_ = false;
     bool woken_ = false;
-    bool peer_is_watched_ = false, peer_was_watched_ = false, peer_has_ended_ = false;
     uint32_t last_attempt_ = 0;  // number of the last attempt, made or accepted
 
     int waiting_ = 0;

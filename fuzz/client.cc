@@ -50,7 +50,7 @@ void use(Connection & session, Connection & other) {
     require(buffer.size >= 4096 && buffer.base + buffer.size > buffer.base, "a buffer has at least the requested size");
     Sum sum(buffer.base);
     if (session.is_native()) {
-        (void)session.supports(0, client::encode_question(*sum.c));
+        (void)session.supports(0, client::encode_op_query(*sum.c));
     }
     const auto region = [](const ggml_tensor * tensor) { return client::encode_region(*tensor, Sum::handle); };
     const std::vector<std::byte> ones(64, std::byte{1});

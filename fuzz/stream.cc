@@ -30,7 +30,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
         (void)stream.take_launch_failure();
     }
     for (size_t i = 0; i < answers.size(); ++i) {
-        fuzz::require(stream.is_answered(tickets[i]), "no reply is awaited for ever");
+        fuzz::require(stream.is_done(tickets[i]), "no reply is awaited for ever");
     }
     return 0;
 }

@@ -32,7 +32,7 @@ Loaded loaded_by(const Child & child, const std::string & plugin) {
     Loaded out;
     std::error_code error;
     for (const Child::Line & line : child.err) {
-        out.refused |= line.text.contains("steps aside");
+        out.refused |= line.text.contains("plug-in is disabled");
         const size_t at = line.text.find(initialized);
         if (at == line.text.npos) {
             continue;

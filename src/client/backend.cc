@@ -1,5 +1,5 @@
-// Back-ends and events. A server runs one session's commands strictly in order, so most ordering is free: a
-// write after a launch cannot overtake it, and an event needs to wait only for answers that the program can see.
+// Back-ends and events. A server executes the commands of a session in order, so a write cannot overtake a launch, and an
+// event waits only for replies that the program can observe.
 
 #include <algorithm>
 #include <memory>
@@ -31,7 +31,7 @@ void free_backend(ggml_backend_t backend) {
 }
 
 void set_tensor_async(ggml_backend_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
-    // The data is taken before this returns, which is more than is asked for.
+    // This copies or sends the data before it returns; ggml does not require that.
     const ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
     buffer->calls.set_tensor(buffer, tensor, data, offset, size);
 }
@@ -71,7 +71,7 @@ bool cpy_tensor_async(ggml_backend_t from, ggml_backend_t to, const ggml_tensor 
         connection.transfer(*source->connection, read, range_of(*src), written, range_of(*dst));
         return true;
     }
-    // The CPU computes synchronously, so what lies in its memory is final.
+    // The CPU computes synchronously, so the data in its memory is final.
     const bool from_cpu = ggml_backend_dev_type(ggml_backend_get_device(from)) == GGML_BACKEND_DEVICE_TYPE_CPU;
     if (from_cpu && to != from && src->buffer != nullptr && ggml_backend_buffer_is_host(src->buffer)) {
         connection.set(written, range_of(*dst), 0, const_bytes(src->data, ggml_nbytes(src)), false);
@@ -95,7 +95,7 @@ void mark_weights(Connection & connection, const ggml_cgraph & graph) {
     }
 }
 
-// Does the graph use memory of a server that is lost? The back-end may be newer than the loss, and have another session.
+// Whether the graph uses memory of a lost server. The back-end may have been made after the loss, with a new session.
 bool uses_lost_memory(const ggml_cgraph & graph) {
     const auto is_lost = [](const ggml_tensor * tensor) {
         const BufferContext * buffer = tensor == nullptr ? nullptr : context_of(*tensor);
@@ -131,8 +131,8 @@ void event_record(ggml_backend_t backend, ggml_backend_event_t event) {
     self(event).ticket = self(backend).connection->last_ticket();
 }
 
-// What this back-end is given later comes later on its server too, and data from another server arrives by a
-// transfer, which carries the order with it. Only the event of a device that is not ours needs waiting for.
+// Later commands of this back-end execute later on its server, and transfers from other servers keep their order. Only an
+// event of another back-end's device must be waited for.
 void event_wait(ggml_backend_t, ggml_backend_event_t event) {
     if (event->device->calls.event_synchronize != synchronize_event) {
         ggml_backend_event_synchronize(event);

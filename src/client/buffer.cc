@@ -16,7 +16,7 @@ void free_buffer(ggml_backend_buffer_t buffer) {
     delete &self(buffer);
 }
 
-// The buffer's start in the server's address space: a number to calculate with, not memory.
+// The buffer's base in the server's address space; never dereferenced.
 void * get_base(ggml_backend_buffer_t buffer) { return reinterpret_cast<void *>(self(buffer).remote.base); }
 
 wire::Region region(ggml_backend_buffer_t buffer, const ggml_tensor * tensor) {
@@ -41,8 +41,8 @@ void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void *
 
 void get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
     Connection & connection = *self(buffer).connection;
-    // ggml copies between devices with this, and kernels do not check the row numbers that they index with: row 0 is in
-    // range. What is computed from it is not a number all the same, since the rest of the server's data is not.
+    // ggml copies between devices with this, and kernels do not check row indices, so absent integers are 0, which is in
+    // range. Results are NaN all the same, because the server's other data is absent too.
     const auto absent = is_integer(tensor->type) ? Stream::Absent::zeroes : Stream::Absent::nan;
     connection.await(connection.get(region(buffer, tensor), range_of(*tensor, offset, size), offset,
                                     mutable_bytes(data, size), absent));

@@ -1,6 +1,6 @@
-// How a session's commands are written into its stream, in one of the two dialects.
+// Encodes a session's commands into its stream, in one of the two dialects.
 //
-// Nothing is sent here, and no answer expected: Connection does that. Threads: the stream's lock is held.
+// Neither sends nor expects replies; Connection does. Threads: the caller holds the stream's lock.
 #pragma once
 
 #include <memory>
@@ -11,7 +11,7 @@
 
 namespace caravan::client {
 
-// The program's read of a result.
+// A read of a result by the program.
 struct ResultRead {
     wire::Region region;
     Range range;
@@ -20,24 +20,24 @@ struct ResultRead {
     bool operator==(const ResultRead &) const = default;
 };
 
-// What followed a graph's last launch without delay.
+// The command that followed a graph's last launch without delay.
 struct LaunchHabit {
-    bool read_at_once = false;       // a read, by the program or for a relay, or a push
-    std::optional<ResultRead> read;  // by the program
+    bool immediate_read = false;     // a read by the program or a relay, or a push
+    std::optional<ResultRead> read;  // a read by the program
 };
 
-// A graph that the server keeps.
+// A graph that the server stores.
 struct KeptGraph {
     Footprint footprint;
     LaunchHabit habit;
 };
 
-// A launch that is encoded, but not yet in the stream.
+// An encoded launch that was not appended to the stream yet.
 struct Launch {
     bool is_empty = true;          // nothing to compute
-    KeptGraph * kept = nullptr;    // null: the server does not keep it
-    Footprint own;                 // if it is not kept
-    std::vector<std::byte> bytes;  // of the whole message
+    KeptGraph * kept = nullptr;    // null if the server does not store the graph
+    Footprint own;                 // used if it does not
+    std::vector<std::byte> bytes;  // the whole message
     const Footprint & footprint() const { return kept != nullptr ? kept->footprint : own; }
 };
 
@@ -47,16 +47,16 @@ public:
 
     virtual void initialize(const wire::Region & region) = 0;
     virtual void fill(const wire::Region & region, uint64_t offset, uint64_t size, uint8_t value) = 0;
-    // `size` bytes are to follow.
+    // The caller appends `size` bytes.
     virtual void write(const wire::Region & region, uint64_t offset, uint64_t size, bool keep) = 0;
     virtual void read(const wire::Region & region, uint64_t offset, uint64_t size) = 0;
-    // True: an answer of one byte comes, 0 if it could not be done. False: it is done, there is none.
+    // True if the server replies with one byte, 0 on failure. False if it does not reply and cannot fail.
     virtual bool copy(const wire::Region & from, const wire::Region & to) = 0;
     virtual Launch prepare(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of) = 0;
-    // A buffer was freed: what the server may have forgotten is forgotten.
+    // A buffer was freed: forgets the graphs that the server may have dropped.
     virtual void forget_graphs() = 0;
 
-    // The same in both dialects. `size * n_copies` bytes are to follow the first.
+    // The same in both dialects. After write_2d() the caller appends `size * n_copies` bytes.
     void write_2d(const wire::Region & region, uint64_t offset, uint64_t size, uint64_t n_copies, uint64_t stride);
     void read_2d(const wire::Region & region, uint64_t offset, uint64_t size, uint64_t n_copies, uint64_t stride);
 
@@ -78,14 +78,14 @@ protected:
 
 std::unique_ptr<Commands> make_stock_commands(Stream & stream);
 
-// Beyond the stock dialect, to a Caravan server only.
+// Additional commands of the native dialect.
 class NativeCommands : public Commands {
 public:
-    // Sends to the other end of the link / receives what the server that was given the token sends. No answers.
+    // The server sends the region over the link / receives it over the link with the token. No replies.
     virtual void push(uint16_t link, const wire::Region & region) = 0;
     virtual void take(uint64_t token, const wire::Region & region) = 0;
 
-    // `digest`: BLAKE3. An answer of one byte comes, 1 if the server had the bytes.
+    // `digest` is a BLAKE3. The server replies with one byte, 1 if it had the data.
     virtual void find(const wire::Region & region, uint64_t offset, uint64_t size, ConstBytes digest) = 0;
 
     template <class Request>

@@ -16,41 +16,41 @@ namespace {
 
 using wire::Command;
 
-// Up to this size a write is copied into the batch; a longer one leaves from the caller's memory, uncopied.
+// Writes up to this size are copied into the batch; longer ones are sent from the caller's memory.
 constexpr size_t copy_limit = 64 * 1024;
-// A batch that has grown so far leaves even if nothing asks for it.
+// A batch of this size is sent even if no command needs it.
 constexpr size_t batch_limit = 1024 * 1024;
-// A get that comes sooner than this after a launch counts as "at once".
-constexpr microseconds at_once{100};
-// The server is asked for so many weights without waiting for the first answer.
+// A read that follows a launch within this time is immediate.
+constexpr microseconds immediate_read_limit{100};
+// FINDs sent before the reply to the first is awaited.
 constexpr size_t max_pending_finds = 64;
-// So many weights in a row that the server did not have: it will not have the rest, so stop hashing.
-constexpr int hopeless = 8;
-// After more new graphs than this in a row, and if the last result came sooner than that, a round trip that only confirms a
-// launch costs too much.
+// After this many misses in a row the server is assumed to have none of the weights: hashing stops.
+constexpr int max_consecutive_misses = 8;
+// After more than this many new graphs in a row, and if the last result took less than short_step, a round trip that only
+// confirms a launch costs too much.
 constexpr int max_new_graphs = 8;
 constexpr milliseconds short_step{5};
 
-// So long a silence is worth a line in the log, though it may be a long computation.
-constexpr seconds long_silence{10};
-// Nothing was sent or awaited for so long: a server is asked something before a launch counts as successful.
-constexpr seconds long_idle{1};
+// A stall of this length is logged, although it may be a long computation.
+constexpr seconds stall_threshold{10};
+// A connection that was idle for longer is probed before a launch is reported as successful.
+constexpr seconds idle_before_probe{1};
 
 std::atomic<uint64_t> next_id = 0;
 
-// False: the server is not full, only not ready yet.
-bool report_place(const net::Endpoint & endpoint, const wire::AdmissionAnswer & place) {
+// False if the server is not full but only starting a worker.
+bool report_queue_place(const net::Endpoint & endpoint, const wire::AdmissionAnswer & place) {
     if (place.reason == wire::AdmissionAnswer::Reason::starting) {
         log_debug("{}: waiting for a worker process to start", endpoint.text());
         return false;
     }
-    tell_person(formatted("RPC server {} is full: {}; waiting for up to {} s (GGML_RPC_TIMEOUT_S)", endpoint.text(),
+    notify_user(formatted("RPC server {} is full: {}; waiting for up to {} s (GGML_RPC_TIMEOUT_S)", endpoint.text(),
                           net::describe(place), answer_timeout().count()));
     return true;
 }
 
-// Logs the loss of a server once, or ends the program if it wishes that: then no thread returns from here, so that none
-// gives the program a failure before it ends.
+// Logs the loss of a server once. With GGML_RPC_ON_LOSS=exit it ends the program instead; no thread returns from here then,
+// so the program receives no failure before it ends.
 void report_loss(const net::Endpoint & endpoint, const Error & error, LossReport & report) {
     if (report.is_needless) {
         return;
@@ -59,8 +59,7 @@ void report_loss(const net::Endpoint & endpoint, const Error & error, LossReport
         end_program(formatted("RPC server {} is lost: {} (GGML_RPC_ON_LOSS=exit)", endpoint.text(), error.text));
     }
     if (!report.is_logged.exchange(true)) {
-        log_error("RPC server {} is lost: {}. Its devices answer with failure from now on; load the model again once "
-                  "the server is back",
+        log_error("RPC server {} is lost: {}. Calls to its devices fail; load the model again once the server is back",
                   endpoint.text(), error.text);
     }
 }
@@ -74,7 +73,7 @@ std::unique_ptr<net::Transport> watched(std::unique_ptr<net::Transport> transpor
     return transport;
 }
 
-// Data that a lost server should have sent. No tensor of numbers that anybody computed looks like this.
+// Whether this is the content of a read that failed. No computed tensor of numbers has all bits set.
 bool is_absent(uint32_t type, ConstBytes data) {
     const auto has_all_bits = [](std::byte b) { return b == static_cast<std::byte>(Stream::Absent::nan); };
     return !data.empty() && has_all_bits(data.front()) && has_all_bits(data.back()) && !is_integer(type) &&
@@ -86,11 +85,11 @@ bool is_absent(uint32_t type, ConstBytes data) {
 Connection::Connection(net::Endpoint endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport, bool native)
     : endpoint_(std::move(endpoint)),
       purpose_(purpose),
-      loss_report_(std::make_shared<LossReport>(purpose == Purpose::questions)),
+      loss_report_(std::make_shared<LossReport>(purpose == Purpose::queries)),
       stream_(watched(std::move(transport), endpoint_, loss_report_), answer_timeout(), poll_time()),
       loading_(endpoint_.text(), stderr_terminal()), opened_ns_(Trace::now_ns()), id_(next_id++) {
     if (purpose == Purpose::session) {
-        stream_.note_silences(endpoint_.text(), long_silence);
+        stream_.log_stalls(endpoint_.text(), stall_threshold);
     }
     if (native) {
         auto commands = make_native_commands(stream_);
@@ -105,10 +104,10 @@ Connection::~Connection() {
     if (!stream_.failure()) {
         loading_.end();
     }
-    loss_report_->is_needless = true;  // the program has all that it wanted
-    end_records();
+    loss_report_->is_needless = true;  // a loss no longer affects the program
+    finish_recording();
     for (const Relay & relay : relays_) {
-        relay.source->await(relay.ticket);  // its answer goes into our memory
+        relay.source->await(relay.ticket);  // the reply is received into memory of this stream
     }
     log_debug("{}: session closed, {} sends", endpoint_.text(), stream_.counts().sends);
 }
@@ -116,10 +115,10 @@ Connection::~Connection() {
 Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpoint, Purpose purpose) {
     const bool is_session = purpose == Purpose::session;
     bool has_waited = false;
-    TimePoint report_again{};  // a server may not fill the log
+    TimePoint report_again{};  // limits how much a server can log
     const net::Queueing queueing{.until = Clock::now() + answer_timeout(),
                                  .on_wait = [&](const wire::AdmissionAnswer & place) {
-                                     if (Clock::now() >= report_again && report_place(endpoint, place)) {
+                                     if (Clock::now() >= report_again && report_queue_place(endpoint, place)) {
                                          has_waited = true;
                                          report_again = Clock::now() + seconds(1);
                                      }
@@ -129,24 +128,24 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
         return std::unexpected(opened.error());
     }
     if (has_waited) {
-        tell_person(formatted("RPC server {} has room now: going on", endpoint.text()));
+        notify_user(formatted("RPC server {} has a free session: continuing", endpoint.text()));
     }
     const std::string kind(opened->transport->kind());
     if (is_session && net::built_with_rdma) {
-        log_info("RPC server {}: transport {}{}{}", endpoint.text(), kind, opened->why_not_rdma.empty() ? "" : ", because ",
-                 opened->why_not_rdma);
+        log_info("RPC server {}: transport {}{}", endpoint.text(), kind,
+                 opened->why_not_rdma.empty() ? "" : formatted(" ({})", opened->why_not_rdma));
     } else {
-        log_debug("{}: connected over {} for {}", endpoint.text(), kind, is_session ? "a session" : "questions");
+        log_debug("{}: connected over {} for {}", endpoint.text(), kind, is_session ? "a session" : "queries");
     }
     std::shared_ptr<Connection> connection(
         new Connection(endpoint, purpose, std::move(opened->transport), opened->peer_is_native));
     if (is_session) {
-        connection->begin_records();
+        connection->start_recording();
     }
     return connection;
 }
 
-void Connection::report() {
+void Connection::report_failure() {
     if (stream_.failure() && purpose_ == Purpose::session) {
         any_failed_ = true;
         report_loss(endpoint_, *stream_.failure(), *loss_report_);
@@ -158,12 +157,12 @@ bool Connection::failed() {
     return stream_.failure().has_value();
 }
 
-Result<> Connection::checked(Result<> sound) const {
+Result<> Connection::with_endpoint(Result<> sound) const {
     return sound ? sound : fail(sound.error().code, "{}: {}", endpoint_.text(), sound.error().text);
 }
 
-// The last one that was expected, and all before it.
-Result<> Connection::await_answer(Lock & lock) {
+// Waits for all expected replies.
+Result<> Connection::await_replies(Lock & lock) {
     await_locked(lock, stream_.last_ticket());
     if (stream_.failure()) {
         return fail(stream_.failure()->code, "{}: {}", endpoint_.text(), stream_.failure()->text);
@@ -171,27 +170,27 @@ Result<> Connection::await_answer(Lock & lock) {
     return {};
 }
 
-// A reply of one byte. One that is neither 0 nor 1 ends the session: what it stands for is not known.
-bool Connection::has_flag(uint8_t answer) {
-    if (auto sound = check_flag(answer); !sound) {
-        stream_.break_off(std::move(sound.error()));
-        report();
+// A reply of one byte. Any value but 0 and 1 ends the session: its meaning is unknown.
+bool Connection::decode_flag(uint8_t reply) {
+    if (auto sound = check_flag(reply); !sound) {
+        stream_.close(std::move(sound.error()));
+        report_failure();
         return false;
     }
-    return answer != 0;
+    return reply != 0;
 }
 
 Result<uint32_t> Connection::device_count() {
-    const auto count = ask<uint32_t>(Command::device_count);
-    const auto sound = count ? checked(check_device_count(*count)) : Result<>();
+    const auto count = query<uint32_t>(Command::device_count);
+    const auto sound = count ? with_endpoint(check_device_count(*count)) : Result<>();
     return sound ? count : std::unexpected(sound.error());
 }
 
 Result<std::vector<DeviceConstants>> Connection::constants(uint32_t count) {
-    constexpr uint32_t at_once = 16;  // devices: a server's answers fit into its socket
+    constexpr uint32_t devices_per_batch = 16;  // the replies fit into the server's socket buffer
     std::vector<DeviceConstants> all(count);
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     for (uint32_t device = 0; device < count; ++device) {
         DeviceConstants & of = all[device];
         const wire::DeviceRequest request{device};
@@ -203,98 +202,99 @@ Result<std::vector<DeviceConstants>> Connection::constants(uint32_t count) {
             commands_->post(wire::command_device_facts, request);
             stream_.expect(mutable_bytes(&of.facts, sizeof of.facts));
         }
-        if ((device + 1) % at_once == 0 || device + 1 == count) {
-            if (auto answered = await_answer(lock); !answered) {
-                return std::unexpected(answered.error());
+        if ((device + 1) % devices_per_batch == 0 || device + 1 == count) {
+            if (auto replied = await_replies(lock); !replied) {
+                return std::unexpected(replied.error());
             }
         }
     }
     for (const DeviceConstants & of : all) {
-        if (auto sound = checked(check_alignment(of.alignment).and_then([&] { return check_max_size(of.max_size); })); !sound) {
-            return std::unexpected(sound.error());
+        const auto sound = check_alignment(of.alignment).and_then([&] { return check_max_size(of.max_size); });
+        if (!sound) {
+            return std::unexpected(with_endpoint(sound).error());
         }
     }
     return all;
 }
 
 Result<DeviceMemory> Connection::memory(uint32_t device) {
-    const auto answer = ask<wire::DeviceMemoryAnswer>(Command::get_device_memory, wire::DeviceRequest{device});
-    if (!answer) {
-        return std::unexpected(answer.error());
+    const auto reply = query<wire::DeviceMemoryAnswer>(Command::get_device_memory, wire::DeviceRequest{device});
+    if (!reply) {
+        return std::unexpected(reply.error());
     }
-    if (auto sound = checked(check_memory(*answer)); !sound) {
+    if (auto sound = with_endpoint(check_memory(*reply)); !sound) {
         return std::unexpected(sound.error());
     }
-    return DeviceMemory{std::min<uint64_t>(answer->free, answer->total), answer->total};
+    return DeviceMemory{std::min<uint64_t>(reply->free, reply->total), reply->total};
 }
 
 Result<std::vector<uint64_t>> Connection::alloc_sizes(std::span<const wire::GetAllocSizeRequest> requests) {
     std::vector<uint64_t> sizes(requests.size());
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     for (size_t i = 0; i < requests.size(); ++i) {
         commands_->post(Command::get_alloc_size, requests[i]);
         stream_.expect(mutable_bytes(&sizes[i], sizeof sizes[i]));
     }
-    auto answered = await_answer(lock);
+    auto replied = await_replies(lock);
     for (const uint64_t size : sizes) {
-        answered = answered.and_then([&] { return checked(check_alloc_size(size)); });
+        replied = replied.and_then([&] { return with_endpoint(check_alloc_size(size)); });
     }
-    return answered ? Result<std::vector<uint64_t>>(std::move(sizes)) : std::unexpected(answered.error());
+    return replied ? Result<std::vector<uint64_t>>(std::move(sizes)) : std::unexpected(replied.error());
 }
 
 Result<std::vector<uint8_t>> Connection::supports(uint32_t device, std::span<const wire::GraphTensor> tensors) {
     std::vector<std::byte> difference;
     wire::encode_difference({}, tensors, difference);
     const auto n_nodes = std::ranges::count_if(tensors, [](const auto & tensor) { return tensor.is_node != 0; });
-    std::vector<uint8_t> answers(static_cast<size_t>(n_nodes));
+    std::vector<uint8_t> replies(static_cast<size_t>(n_nodes));
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     if (stream_.failure()) {
         return std::unexpected(*stream_.failure());
     }
     native_->post_native(wire::NativeCommand::supports,
                          wire::SupportsRequest{device, static_cast<uint32_t>(tensors.size())}, difference.size());
     std::ranges::copy(difference, stream_.append(difference.size()).begin());
-    await_locked(lock, stream_.expect(mutable_bytes(answers.data(), answers.size()), true));
+    await_locked(lock, stream_.expect(mutable_bytes(replies.data(), replies.size()), true));
     if (auto refusal = stream_.take_refusal()) {
-        log_debug("{}: a question about an op is refused: {}", endpoint_.text(), *refusal);
+        log_debug("{}: the server refused to report op support: {}", endpoint_.text(), *refusal);
         return std::vector<uint8_t>();
     }
-    std::ranges::for_each(answers, [&](uint8_t answer) { has_flag(answer); });
+    std::ranges::for_each(replies, [&](uint8_t reply) { decode_flag(reply); });
     if (stream_.failure()) {
         return std::unexpected(*stream_.failure());
     }
-    return answers;
+    return replies;
 }
 
 Result<RemoteBuffer> Connection::alloc_buffer(uint32_t device, uint64_t size, uint64_t alignment) {
-    auto answer = ask<wire::AllocBufferAnswer>(Command::alloc_buffer, wire::AllocBufferRequest{device, size});
-    if (!answer) {
-        return std::unexpected(answer.error());
+    auto reply = query<wire::AllocBufferAnswer>(Command::alloc_buffer, wire::AllocBufferRequest{device, size});
+    if (!reply) {
+        return std::unexpected(reply.error());
     }
-    if (answer->buffer == 0) {
+    if (reply->buffer == 0) {
         return fail(Errc::no_memory, "{}: the server cannot allocate {} on its device {}", endpoint_.text(), size_text(size),
                     device);
     }
-    const auto base = ask<uint64_t>(Command::buffer_get_base, wire::BufferRequest{answer->buffer});
+    const auto base = query<uint64_t>(Command::buffer_get_base, wire::BufferRequest{reply->buffer});
     if (!base) {
         return std::unexpected(base.error());
     }
-    auto sound = check_buffer(*answer, *base, size, alignment);
+    auto sound = check_buffer(*reply, *base, size, alignment);
     Lock lock(stream_.mutex());
-    if (sound && buffers_.contains(answer->buffer)) {
-        sound = fail(Errc::protocol, "the server gave two buffers the handle {:#x}", uint64_t{answer->buffer});
+    if (sound && buffers_.contains(reply->buffer)) {
+        sound = fail(Errc::protocol, "the server used the handle {:#x} for two buffers", uint64_t{reply->buffer});
     }
     if (!sound) {
         return fail(sound.error().code, "{}: {}", endpoint_.text(), sound.error().text);
     }
-    const RemoteBuffer buffer{answer->buffer, *base, answer->size};
+    const RemoteBuffer buffer{reply->buffer, *base, reply->size};
     const auto range_of = [](const RemoteBuffer & of) { return Range{of.base, of.base + of.size}; };
     if (std::ranges::any_of(buffers_, [&](const auto & other) {
             return range_of(other.second.remote).overlaps(range_of(buffer));
         })) {
-        before_other_command(lock);
+        begin_command(lock);
         append_held(idle_writes_.stop());
     }
     buffers_[buffer.handle].remote = buffer;
@@ -303,13 +303,13 @@ Result<RemoteBuffer> Connection::alloc_buffer(uint32_t device, uint64_t size, ui
 
 void Connection::free_buffer(const RemoteBuffer & buffer) {
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     idle_writes_.forget({buffer.base, buffer.base + buffer.size});
     if (stream_.failure()) {
         return;
     }
     buffers_.erase(buffer.handle);
-    note_write({buffer.base, buffer.base + buffer.size}, true);
+    record_write({buffer.base, buffer.base + buffer.size}, true);
     commands_->post(Command::free_buffer, wire::BufferRequest{buffer.handle});
     commands_->forget_graphs();
     last_launch_ = nullptr;
@@ -318,9 +318,9 @@ void Connection::free_buffer(const RemoteBuffer & buffer) {
 
 void Connection::clear_buffer(const RemoteBuffer & buffer, uint8_t value) {
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     idle_writes_.forget({buffer.base, buffer.base + buffer.size});
-    note_write({buffer.base, buffer.base + buffer.size}, true);
+    record_write({buffer.base, buffer.base + buffer.size}, true);
     if (!stream_.failure()) {
         commands_->post(Command::buffer_clear, wire::BufferClearRequest{buffer.handle, value});
     }
@@ -328,7 +328,7 @@ void Connection::clear_buffer(const RemoteBuffer & buffer, uint8_t value) {
 
 void Connection::init_tensor(const wire::Region & region) {
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     if (!stream_.failure()) {
         commands_->initialize(region);
     }
@@ -337,10 +337,10 @@ void Connection::init_tensor(const wire::Region & region) {
 void Connection::memset(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
                         uint8_t value) {
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     if (!stream_.failure() && size > 0) {
         append_held(idle_writes_.take_overlapping(range));
-        note_write(range, true);
+        record_write(range, true);
         commands_->fill(region, offset, size, value);
     }
 }
@@ -350,11 +350,11 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
     const bool hashed = is_weight && data.size() > (native_ != nullptr ? wire::find_threshold : wire::hash_threshold);
     Lock lock(stream_.mutex());
     const bool is_apart = std::ranges::none_of(finds_, [&](const PendingFind & find) { return find.range.overlaps(range); });
-    before_other_command(lock, is_weight && is_apart);
+    begin_command(lock, is_weight && is_apart);
     if (stream_.failure() || data.empty()) {
         return;
     }
-    note_write(range, is_weight || !is_absent(region.type, data));
+    record_write(range, is_weight || !is_absent(region.type, data));
     if (idle_writes_.hold(range, region, offset, data)) {
         return;
     }
@@ -362,21 +362,21 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
     if (!is_weight) {
         const TimePoint begin = launches_ == 0 ? Clock::now() : TimePoint();
         write(lock, region, offset, data, false);
-        idle_writes_.note_sent(range);
+        idle_writes_.record_sent(range);
         if (launches_ == 0) {
-            note_unmarked(region.buffer, data.size(), begin);
+            record_unmarked_write(region.buffer, data.size(), begin);
         }
         return;
     }
     const auto buffer = buffers_.find(region.buffer);
     loading_.begin(region.buffer, buffer == buffers_.end() ? 0 : buffer->second.remote.size, Clock::now());
-    if (!hashed || !found_by_hash(lock, region, range, offset, data)) {
+    if (!hashed || !find_on_server(lock, region, range, offset, data)) {
         write(lock, region, offset, data, hashed);
         loading_.add(data.size(), false, Clock::now());
     }
 }
 
-void Connection::note_unmarked(uint64_t handle, uint64_t bytes, TimePoint begin) {
+void Connection::record_unmarked_write(uint64_t handle, uint64_t bytes, TimePoint begin) {
     const auto buffer = buffers_.find(handle);
     if (buffer == buffers_.end()) {
         return;
@@ -403,7 +403,7 @@ void Connection::mark_as_weights(const RemoteBuffer & buffer) {
 void Connection::set_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
                         uint64_t n_copies, uint64_t stride_tensor, const std::byte * data, uint64_t stride_data) {
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     if (stream_.failure() || size == 0 || n_copies == 0) {
         return;
     }
@@ -413,7 +413,7 @@ void Connection::set_2d(const wire::Region & region, const Range & range, uint64
     for (uint64_t i = 0; i < n_copies; ++i) {
         std::memcpy(packed.data() + i * size, data + i * stride_data, size);
     }
-    note_write(range, !is_absent(region.type, packed));
+    record_write(range, !is_absent(region.type, packed));
     if (stream_.unsent() >= batch_limit) {
         flush(lock);
     }
@@ -422,15 +422,15 @@ void Connection::set_2d(const wire::Region & region, const Range & range, uint64
 Stream::Ticket Connection::get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest,
                                Stream::Absent absent, Reader reader) {
     Lock lock(stream_.mutex());
-    if (reader == Reader::program && foreseen_ == ResultRead{region, range, offset, dest.size()} && stream_.expects_later()) {
-        foreseen_.reset();
+    if (reader == Reader::program && prefetched_ == ResultRead{region, range, offset, dest.size()} && stream_.has_deferred()) {
+        prefetched_.reset();
         stream_.set_destination(dest, absent);
         last_launch_ = nullptr;
         last_read_ = stream_.last_ticket().number;
         return stream_.last_ticket();
     }
-    discard_foreseen();
-    settle_finds(lock);
+    discard_prefetched();
+    resolve_finds(lock);
     if (stream_.failure() || dest.empty() || is_undelivered(range)) {
         std::ranges::fill(dest, static_cast<std::byte>(absent));
         return {};
@@ -440,9 +440,9 @@ Stream::Ticket Connection::get(const wire::Region & region, const Range & range,
     const auto ticket = stream_.expect_data(dest, absent);
     if (reader == Reader::program) {
         last_read_ = ticket.number;
-        note_read(ResultRead{region, range, offset, dest.size()});
+        record_habit(ResultRead{region, range, offset, dest.size()});
     } else {
-        note_read();
+        record_habit();
     }
     if (relays_.empty()) {
         flush(lock);
@@ -450,18 +450,18 @@ Stream::Ticket Connection::get(const wire::Region & region, const Range & range,
     return ticket;
 }
 
-void Connection::note_read(std::optional<ResultRead> read) {
+void Connection::record_habit(std::optional<ResultRead> read) {
     if (last_launch_ != nullptr) {
-        const bool is_at_once = Clock::now() - last_launch_time_ < at_once;
-        last_launch_->habit = {is_at_once, is_at_once ? std::move(read) : std::nullopt};
+        const bool is_immediate = Clock::now() - last_launch_time_ < immediate_read_limit;
+        last_launch_->habit = {is_immediate, is_immediate ? std::move(read) : std::nullopt};
     }
     last_launch_ = held_launch_ = nullptr;
 }
 
-// The program does not read the result that was requested for it, or not next.
-void Connection::discard_foreseen() {
-    if (foreseen_) {
-        foreseen_.reset();
+// The program's next command does not read the prefetched result.
+void Connection::discard_prefetched() {
+    if (prefetched_) {
+        prefetched_.reset();
         stream_.discard();
         if (last_launch_ != nullptr) {
             last_launch_->habit.read.reset();
@@ -472,7 +472,7 @@ void Connection::discard_foreseen() {
 Stream::Ticket Connection::get_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
                                   uint64_t n_copies, uint64_t stride_tensor, MutableBytes dest) {
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     if (stream_.failure() || dest.empty() || is_undelivered(range)) {
         std::ranges::fill(dest, static_cast<std::byte>(Stream::Absent::nan));
         return {};
@@ -484,30 +484,30 @@ Stream::Ticket Connection::get_2d(const wire::Region & region, const Range & ran
 
 bool Connection::copy(const wire::Region & src, const Range & from, const wire::Region & dst, const Range & to) {
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     if (stream_.failure() || (from.begin == from.end && to.begin == to.end)) {
-        return true;  // there is nothing to copy, or nobody to tell; the caller's fallback would do no better
+        return true;  // nothing to copy, or no server; the caller's fallback would fail as well
     }
     append_held(idle_writes_.take_overlapping(from));
     append_held(idle_writes_.take_overlapping(to));
-    note_write(to, !is_undelivered(from));
+    record_write(to, !is_undelivered(from));
     if (!commands_->copy(src, dst)) {
         return true;
     }
     uint8_t done = 0;
     await_locked(lock, stream_.expect(mutable_bytes(&done, sizeof done)));
-    return has_flag(done) || stream_.failure();
+    return decode_flag(done) || stream_.failure();
 }
 
 ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of) {
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     if (stream_.failure()) {
-        report();
+        report_failure();
         return GGML_STATUS_FAILED;
     }
-    if (has_hashed_) {
-        has_hashed_ = false;
+    if (has_new_digests_) {
+        has_new_digests_ = false;
         KnownDigests::instance().save();
     }
     if (!is_reachable(lock)) {
@@ -521,7 +521,7 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     if (!undelivered_.empty()) {
         const Footprint footprint = collect_graph(graph, handle_of).footprint;
         if (std::ranges::any_of(undelivered_, [&](const Range & range) { return touches(footprint.touched, range); })) {
-            log_error("RPC server {} does not compute a graph: its input should have come from a server that is lost",
+            log_error("RPC server {}: graph not launched: its input was to come from a server that is lost",
                       endpoint_.text());
             return GGML_STATUS_FAILED;
         }
@@ -538,24 +538,24 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     has_unmarked_writes_.store(false, std::memory_order_relaxed);
     append_held(idle_writes_.take_for_launch(prepared.footprint()));
     std::ranges::copy(prepared.bytes, stream_.append(prepared.bytes.size()).begin());
-    stream_.note_launch();
+    stream_.count_launch();
     KeptGraph * launched = prepared.kept;
     last_launch_ = launched;
     last_launch_time_ = Clock::now();
-    new_graphs_in_a_row_ = launched != nullptr && launched->habit.read ? 0 : new_graphs_in_a_row_ + 1;
+    consecutive_new_graphs_ = launched != nullptr && launched->habit.read ? 0 : consecutive_new_graphs_ + 1;
     if (!reads_overlap_) {
         if (launched != nullptr && launched->habit.read && !is_undelivered(launched->habit.read->range)) {
-            foreseen_ = launched->habit.read;
-            return confirm_launch(lock, *foreseen_);
+            prefetched_ = launched->habit.read;
+            return confirm_launch(lock, *prefetched_);
         }
-        const auto output = is_worth_a_round_trip(launched) ? first_bytes_of_output(graph, handle_of) : std::nullopt;
+        const auto output = should_confirm(launched) ? first_bytes_of_output(graph, handle_of) : std::nullopt;
         if (output) {
             const auto status = confirm_launch(lock, *output);
             stream_.discard();
             return status;
         }
     }
-    if (launched != nullptr && launched->habit.read_at_once) {
+    if (launched != nullptr && launched->habit.immediate_read) {
         held_launch_ = launched;
     } else if (relays_.empty()) {
         flush(lock);
@@ -564,16 +564,16 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
 }
 
 ggml_status Connection::fail_launch(Lock & lock, const std::string & why) {
-    cause_is_sought_ = false;
-    log_error("RPC server {} could not compute a graph: {}", endpoint_.text(), why);
+    is_failure_investigated_ = false;
+    log_error("RPC server {}: graph not computed: {}", endpoint_.text(), why);
     lock.unlock();
-    suspect_links();
+    probe_link_sources();
     return GGML_STATUS_FAILED;
 }
 
-// A graph that was never launched before has no known read. Its output confirms the launch at the price of a round trip.
-bool Connection::is_worth_a_round_trip(const KeptGraph * launched) {
-    const bool is_short_step = last_result_time_ < short_step && new_graphs_in_a_row_ > max_new_graphs;
+// The read that follows a new graph is unknown, so its launch is confirmed by reading its output, which costs a round trip.
+bool Connection::should_confirm(const KeptGraph * launched) {
+    const bool is_short_step = last_result_time_ < short_step && consecutive_new_graphs_ > max_new_graphs;
     return launched != nullptr && !launched->habit.read && !is_short_step;
 }
 
@@ -591,15 +591,15 @@ std::optional<ResultRead> Connection::first_bytes_of_output(const ggml_cgraph & 
     return std::nullopt;
 }
 
-// The launch is in the batch. Sends it with the read and waits until the result begins to arrive.
+// The launch is in the batch. Sends it together with the read and waits until the result begins to arrive.
 ggml_status Connection::confirm_launch(Lock & lock, const ResultRead & read) {
     append_held(idle_writes_.take_overlapping(read.range));
     commands_->read(read.region, read.offset, read.size);
-    const auto ticket = stream_.expect_data_later(read.size);
+    const auto ticket = stream_.expect_deferred(read.size);
     const TimePoint begin = Clock::now();
-    settle(lock, ticket.position);
-    if (!stream_.await_begin(lock)) {
-        report();
+    fill_holes(lock, ticket.position);
+    if (!stream_.await_first_bytes(lock)) {
+        report_failure();
     }
     last_launch_time_ = Clock::now();
     last_result_time_ = last_launch_time_ - begin;
@@ -607,21 +607,21 @@ ggml_status Connection::confirm_launch(Lock & lock, const ResultRead & read) {
         return GGML_STATUS_FAILED;
     }
     if (const auto failure = stream_.take_launch_failure()) {
-        discard_foreseen();
+        discard_prefetched();
         return fail_launch(lock, *failure);
     }
     return GGML_STATUS_SUCCESS;
 }
 
-// Before a launch, whose success the program believes: nothing that comes later can tell it of a failure.
+// Called before a launch: its status is the last chance to report a lost server to the program.
 bool Connection::is_reachable(Lock & lock) {
-    if (stream_.idle_time() > long_idle && relays_.empty()) {
-        // A machine that was switched off closes no connection. One round trip, once after a pause.
+    if (stream_.idle_time() > idle_before_probe && relays_.empty()) {
+        // A machine that was switched off closes no connection, so an idle one is probed with a round trip.
         commands_->post(Command::device_count);
         uint32_t count = 0;
         await_locked(lock, stream_.expect(mutable_bytes(&count, sizeof count)));
     } else if (!stream_.confirm(lock)) {
-        report();
+        report_failure();
     }
     return !stream_.failure();
 }
@@ -630,8 +630,8 @@ bool Connection::is_undelivered(const Range & range) const {
     return std::ranges::any_of(undelivered_, [&](const Range & other) { return other.overlaps(range); });
 }
 
-// The program, or another server, writes a region.
-void Connection::note_write(const Range & range, bool is_delivered) {
+// The program or another server overwrites the region.
+void Connection::record_write(const Range & range, bool is_delivered) {
     if (!undelivered_.empty()) {
         std::erase_if(undelivered_, [&](const Range & old) { return old.begin >= range.begin && old.end <= range.end; });
     }
@@ -642,27 +642,27 @@ void Connection::note_write(const Range & range, bool is_delivered) {
 
 void Connection::synchronize() {
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     if (!relays_.empty()) {
         flush(lock);  // a launch may wait behind a relay
     }
-    // Writes may stay in the batch: they can only be seen through a later command.
+    // Writes may stay in the batch: only a later command can observe them.
     await_locked(lock, stream_.last_ticket());
-    find_cause(lock);
+    investigate_launch_failure(lock);
 }
 
 void Connection::await(Stream::Ticket ticket) {
     Lock lock(stream_.mutex());
     await_locked(lock, ticket);
-    find_cause(lock);
+    investigate_launch_failure(lock);
 }
 
-// A launch failed after its success was reported, and the program is about to be given absent data. If that is since the
-// server at the other end of a link is gone, the log names it now, or the program ends.
-void Connection::find_cause(Lock & lock) {
-    if (stream_.has_launch_failure() && !std::exchange(cause_is_sought_, true)) {
+// A launch failed after it was reported as successful, and the program is about to receive absent data. If the cause is a
+// lost server at the other end of a link, this logs that loss, or ends the program.
+void Connection::investigate_launch_failure(Lock & lock) {
+    if (stream_.has_launch_failure() && !std::exchange(is_failure_investigated_, true)) {
         lock.unlock();
-        suspect_links();
+        probe_link_sources();
         lock.lock();
     }
 }
@@ -670,18 +670,18 @@ void Connection::find_cause(Lock & lock) {
 Stream::Ticket Connection::last_ticket() {
     Lock lock(stream_.mutex());
     Stream::Ticket last = stream_.last_ticket();
-    if (foreseen_) {  // not visible to the program
+    if (prefetched_) {  // the program does not know of it
         --last.number;
     }
     return last;
 }
 
-// Any command but a get after a launch: the guess that a get would come was wrong, so the launch goes now.
-void Connection::before_other_command(Lock & lock, bool keeps_finds) {
+// Called before any command but a read after a launch: a launch that was held back for that read is sent now.
+void Connection::begin_command(Lock & lock, bool keeps_finds) {
     if (!keeps_finds) {
-        settle_finds(lock);
+        resolve_finds(lock);
     }
-    discard_foreseen();
+    discard_prefetched();
     if (last_launch_ != nullptr) {
         last_launch_->habit = {};
         last_launch_ = nullptr;
@@ -694,17 +694,17 @@ void Connection::before_other_command(Lock & lock, bool keeps_finds) {
     }
 }
 
-// Fills every hole before `position`. Gives up the lock while it waits for another server. Terminates for any pattern
-// of relays: it waits only for commands that came earlier in the program's order than the hole.
-void Connection::settle(Lock & lock, uint64_t position) {
+// Fills every hole before `position`. Releases the lock while it waits for another server. Terminates for any pattern of
+// relays, because it waits only for commands that precede the hole in program order.
+void Connection::fill_holes(Lock & lock, uint64_t position) {
     while (!relays_.empty() && relays_.front().hole < position) {
         const Relay relay = relays_.front();
         lock.unlock();
         relay.source->await(relay.ticket);
         lock.lock();
         if (!relays_.empty() && relays_.front().hole == relay.hole) {
-            if (is_absent(GGML_TYPE_F32, relay.bytes)) {  // launches that wait behind it were reported as successful
-                stream_.note_launch_failure(formatted("its input did not come from {}", relay.source->endpoint_.text()));
+            if (is_absent(GGML_TYPE_F32, relay.bytes)) {  // launches behind the hole were reported as successful
+                stream_.set_launch_failure(formatted("its input from {} did not arrive", relay.source->endpoint_.text()));
             }
             stream_.fill(relay.hole);
             relays_.pop_front();
@@ -714,20 +714,20 @@ void Connection::settle(Lock & lock, uint64_t position) {
 
 void Connection::flush(Lock & lock) {
     const uint64_t position = stream_.position();
-    settle(lock, position);
+    fill_holes(lock, position);
     if (!stream_.flush(lock, position)) {
-        report();
+        report_failure();
     }
 }
 
 void Connection::await_locked(Lock & lock, Stream::Ticket ticket) {
     if (ticket.number >= stream_.last_ticket().number) {
-        discard_foreseen();
+        discard_prefetched();
     }
     last_awaited_ = std::max(last_awaited_, ticket.number);
-    settle(lock, ticket.position);
+    fill_holes(lock, ticket.position);
     if (!stream_.await(lock, ticket)) {
-        report();
+        report_failure();
     }
 }
 
@@ -744,10 +744,10 @@ void Connection::write(Lock & lock, const wire::Region & region, uint64_t offset
         }
         return;
     }
-    settle(lock, UINT64_MAX);  // first: it may give up the lock, and the payload must follow its header
+    fill_holes(lock, UINT64_MAX);  // before the header: this may release the lock, and the payload must follow its header
     commands_->write(region, offset, data.size(), keep);
     if (!stream_.send(lock, data)) {
-        report();
+        report_failure();
     }
 }
 
@@ -757,79 +757,79 @@ void Connection::append_held(const std::vector<HeldWrite> & writes) {
     }
 }
 
-// Is it worth hashing a weight? A native server says whether it keeps any, a stock one does not.
-bool Connection::may_be_found(Lock & lock) {
+// Whether to hash a weight and query the server for it. A native server reports whether it keeps weights.
+bool Connection::should_look_up(Lock & lock) {
     if (native_ != nullptr && !has_cache_) {
         commands_->post(static_cast<Command>(wire::NativeCommand::facts));
         wire::SessionFacts facts{};
         await_locked(lock, stream_.expect(mutable_bytes(&facts, sizeof facts)));
-        has_cache_ = has_flag(facts.has_cache);
+        has_cache_ = decode_flag(facts.has_cache);
     }
-    return has_cache_.value_or(true) && misses_in_a_row_ < hopeless;
+    return has_cache_.value_or(true) && consecutive_misses_ < max_consecutive_misses;
 }
 
-// After a find, the next is expected to be one too, and not waited for: should the server not have it after all, the
-// bytes can be had from their file again. Such a weight is counted as loaded when its answer is looked at.
-bool Connection::found_by_hash(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset,
+// After a hit the next FIND is expected to be a hit too, and its reply is not awaited: after a miss the weight is sent from
+// its file. It counts as loaded once its reply was processed.
+bool Connection::find_on_server(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset,
                                ConstBytes data) {
-    if (!may_be_found(lock)) {
+    if (!should_look_up(lock)) {
         return false;
     }
     if (native_ != nullptr) {
         auto known = KnownDigests::instance().digest_of(data);
         native_->find(region, offset, data.size(), known.digest);
-        if (last_was_found_ && known.source) {
-            has_hashed_ = true;
+        if (last_find_hit_ && known.source) {
+            has_new_digests_ = true;
             PendingFind & find = finds_.emplace_back(PendingFind{region, range, offset, data.size(), std::move(*known.source)});
             find.ticket = stream_.expect(mutable_bytes(&find.found, sizeof find.found));
             flush(lock);
-            settle_finds(lock, max_pending_finds);
+            resolve_finds(lock, max_pending_finds);
             return true;
         }
     } else {
         commands_->post(Command::set_tensor_hash,
                         wire::SetTensorHashRequest{stock_tensor(region), offset, wire::fnv1a(data)});
     }
-    has_hashed_ = true;
+    has_new_digests_ = true;
     uint8_t found = 0;
     await_locked(lock, stream_.expect(mutable_bytes(&found, sizeof found)));
-    note_find(has_flag(found));
-    if (!last_was_found_ || stream_.failure()) {
+    record_find(decode_flag(found));
+    if (!last_find_hit_ || stream_.failure()) {
         return false;
     }
     loading_.add(data.size(), true, Clock::now());
     return true;
 }
 
-void Connection::note_find(bool found) {
-    last_was_found_ = found;
-    misses_in_a_row_ = found ? 0 : misses_in_a_row_ + 1;
+void Connection::record_find(bool found) {
+    last_find_hit_ = found;
+    consecutive_misses_ = found ? 0 : consecutive_misses_ + 1;
 }
 
-// Until at most `left` are pending. Another thread may be at the same while the lock is given up.
-void Connection::settle_finds(Lock & lock, size_t left) {
+// Until at most `left` are pending. Another thread may do the same while the lock is released.
+void Connection::resolve_finds(Lock & lock, size_t left) {
     while (finds_.size() > left) {
-        const uint64_t number = settled_finds_;
+        const uint64_t number = resolved_finds_;
         await_locked(lock, finds_.front().ticket);
-        settle(lock, UINT64_MAX);  // so that what is written below is queued before the lock is given up
-        if (settled_finds_ != number) {
+        fill_holes(lock, UINT64_MAX);  // so that the write below is queued before the lock is released
+        if (resolved_finds_ != number) {
             continue;
         }
         const PendingFind find = std::move(finds_.front());
         finds_.pop_front();
-        ++settled_finds_;
-        note_find(has_flag(find.found));
+        ++resolved_finds_;
+        record_find(decode_flag(find.found));
         if (stream_.failure()) {
             continue;
         }
-        if (last_was_found_) {
+        if (last_find_hit_) {
             loading_.add(find.size, true, Clock::now());
             continue;
         }
         const auto weights = MappedWeights::map(find.source);
         if (!weights) {
-            stream_.break_off(weights.error());
-            report();
+            stream_.close(weights.error());
+            report_failure();
             return;
         }
         write(lock, find.region, find.offset, weights->bytes(), true);

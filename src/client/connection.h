@@ -1,12 +1,12 @@
-// One session with one server: commands, in the dialect that both speak, over a Stream.
+// One session with one server: sends commands, in the dialect that both peers support, over a Stream.
 //
-// Threads: any, at any time. Ownership: buffers, back-ends and events share it; the session ends with the last of them.
-// Failure: sticky and logged once. A failed connection sends nothing, its data is absent (Stream::Absent), and launch()
-// returns GGML_STATUS_FAILED. It never comes back; RemoteServer opens a new one for who asks next.
+// Threads: any. Ownership: shared by buffers, back-ends and events; the last of them closes the session.
+// Failure: sticky and logged once. A failed connection sends nothing, its reads return absent data (Stream::Absent), and
+// launch() returns GGML_STATUS_FAILED. It never recovers; RemoteServer opens a new connection for the next caller.
 //
-// Absent data: what a lost server should have sent has all bits set, and so is recognized when the program writes it to
-// this server. It, and what another server should have sent straight to this one, is undelivered(): launch() fails for a
-// graph that reads it.
+// Absent data: reads from a lost server return bytes with all bits set, which are recognized when the program writes them
+// to this server. A region that was last written with absent data, or with data that another server failed to send, is
+// undelivered: launch() fails for a graph that reads it.
 #pragma once
 
 #include <atomic>
@@ -30,15 +30,15 @@ namespace caravan::client {
 
 struct RemoteBuffer {
     uint64_t handle = 0;
-    uint64_t base = 0;  // the server's made-up address, never dereferenced here
+    uint64_t base = 0;  // virtual address, assigned by the server; never dereferenced here
     uint64_t size = 0;
 };
 
-// What never changes about a device.
+// Properties of a device that never change.
 struct DeviceConstants {
     uint64_t alignment = 0;
     uint64_t max_size = 0;
-    wire::DeviceFactsAnswer facts{};  // of a native server
+    wire::DeviceFactsAnswer facts{};  // native servers only
 };
 
 struct DeviceMemory {
@@ -46,82 +46,83 @@ struct DeviceMemory {
     uint64_t total = 0;
 };
 
-// Of a session's loss.
+// Whether the loss of a session must be reported. Threads: any.
 struct LossReport {
     explicit LossReport(bool needless) : is_needless(needless) {}
-    std::atomic<bool> is_needless;  // nothing of the program depends on the session
+    std::atomic<bool> is_needless;  // the program no longer depends on the session
     std::atomic<bool> is_logged = false;
 };
 
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
     enum class Purpose {
-        questions,  // the first four functions below; TCP
-        session,    // anything; over RDMA where both ends can, which is logged
+        queries,  // only the first four queries below; TCP
+        session,  // all functions; uses RDMA where both peers have it, and logs the transport
     };
-    // Connects and shakes hands within connect_timeout(). A server that is full may keep a session waiting, which is logged,
-    // for answer_timeout().
+    // Connects and completes the handshake within connect_timeout(). A full server may queue the client for up to
+    // answer_timeout(), which is logged. Fails with the error of net::open_client().
     static Result<std::shared_ptr<Connection>> open(const net::Endpoint & endpoint, Purpose purpose);
     ~Connection();
 
     const net::Endpoint & endpoint() const { return endpoint_; }
     bool failed();
-    // Has any session of this process failed, ever?
+    // Whether any session of this process has failed.
     static bool any_failed() { return any_failed_.load(std::memory_order_relaxed); }
-    // Does the server speak the native dialect?
+    // Whether the server uses the native dialect.
     bool is_native() const { return native_ != nullptr; }
 
-    // Questions. They block.
+    // Queries block until the reply arrives. They fail with the connection's error, or with Errc::protocol if the reply is
+    // out of bounds (reply_check.h).
     Result<uint32_t> device_count();
-    // Of the first `count` devices. From the front door, so before the first command of a session.
+    // Of the first `count` devices. Only the front door replies to this, so call it before any session command.
     Result<std::vector<DeviceConstants>> constants(uint32_t count);
     Result<DeviceMemory> memory(uint32_t device);
-    // All asked at once.
+    // Sends all requests in one batch.
     Result<std::vector<uint64_t>> alloc_sizes(std::span<const wire::GetAllocSizeRequest> requests);
-    // Native only. `tensors` has an encode_question() or several; the answers are those to their nodes, 1: yes;
-    // none at all if the server refuses the question.
+    // Native servers only. `tensors` is the concatenation of one or more encode_op_query(). Returns 1 (supported) or 0 for
+    // each node, or an empty vector if the server refuses the query.
     Result<std::vector<uint8_t>> supports(uint32_t device, std::span<const wire::GraphTensor> tensors);
 
-    // Buffers. A failed allocation on the server is Errc::no_memory. `alignment`: the device's.
+    // Buffers. Fails with Errc::no_memory if the server cannot allocate. `alignment` is that of the device, in bytes.
     Result<RemoteBuffer> alloc_buffer(uint32_t device, uint64_t size, uint64_t alignment = 1);
     void free_buffer(const RemoteBuffer & buffer);
     void clear_buffer(const RemoteBuffer & buffer, uint8_t value);
 
-    // Data. `region` is an encode_region(); `range` is where the bytes lie on the server. Writes return when `data` is
-    // no longer needed; reads return at once and the bytes are there when the ticket is done.
+    // Data. `region` is an encode_region(); `range` holds the bytes' addresses on the server. Writes return as soon as `data`
+    // may be reused. Reads return immediately; `dest` is filled once the ticket is done and must live until then.
     void init_tensor(const wire::Region & region);
     void memset(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size, uint8_t value);
     void set(const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data, bool is_weight);
     void set_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size, uint64_t n_copies,
                 uint64_t stride_tensor, const std::byte * data, uint64_t stride_data);
-    // `absent`: what `dest` holds if they cannot come.
+    // `absent`: the content of `dest` if the data cannot arrive.
     Stream::Ticket get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest,
                        Stream::Absent absent = Stream::Absent::nan) {
         return get(region, range, offset, dest, absent, Reader::program);
     }
-    // `dest` takes size * n_copies bytes, packed.
+    // `dest` holds size * n_copies bytes, without gaps.
     Stream::Ticket get_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
                           uint64_t n_copies, uint64_t stride_tensor, MutableBytes dest);
-    // Some programs, whisper.cpp among them, mark a buffer as one of weights only after they have filled it. So what was
-    // written before the first launch is remembered, and counts as weights if its buffer is marked by then.
+    // Some programs, for example whisper.cpp, mark a buffer as a weight buffer only after they have filled it. Bytes written
+    // before the first launch therefore count as weights if their buffer is marked by then.
     bool has_unmarked_writes() const { return has_unmarked_writes_.load(std::memory_order_relaxed); }
     void mark_as_weights(const RemoteBuffer & buffer);
-    // Within the server; false if it cannot.
+    // Copies within the server and waits for the result. False if the server cannot.
     bool copy(const wire::Region & src, const Range & from, const wire::Region & dst, const Range & to);
-    // From another server to this one, ordered as both servers' commands are. Returns at once. Straight from the one to
-    // the other if they can be linked, which is tried the first time and logged; else as relay().
+    // Copies from another server to this one, in order with both servers' commands. Returns immediately. Uses a link between
+    // the servers if there is one (the first call tries to make it and logs the result), else relay().
     void transfer(Connection & source, const wire::Region & src, const Range & from, const wire::Region & dst,
                   const Range & to);
-    // The same through this process: the bytes pass when they are needed.
+    // The same through this process. The bytes are forwarded when a later command needs them.
     void relay(Connection & source, const wire::Region & src, const Range & from, const wire::Region & dst,
                const Range & to);
 
-    // Computation. The server computes in the order of the commands. A launch whose result the program is about to read and
-    // wait for returns when the result begins to arrive, so that it fails if the server is lost or cannot compute the graph;
-    // any other returns when it is queued.
+    // Computation. The server executes commands in order. If the program is expected to read and await the result next, the
+    // launch returns when the result begins to arrive, and so fails if the server is lost or cannot compute the graph. Any
+    // other launch returns once it is queued.
     ggml_status launch(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of);
 
-    // Everything asked for so far / up to the ticket has arrived.
+    // Wait until all replies, or those up to the ticket, have arrived.
     void synchronize();
     void await(Stream::Ticket ticket);
     Stream::Ticket last_ticket();
@@ -133,18 +134,18 @@ private:
         uint64_t hole = 0;
         ConstBytes bytes;  // in the hole
     };
-    // From another server to this one.
+    // A link from another server to this one.
     struct Link {
-        uint64_t token = 0;   // 0: there is none
-        uint16_t number = 0;  // among the source's links
+        uint64_t token = 0;   // 0: no link
+        uint16_t number = 0;  // index among the source's links
         std::weak_ptr<Connection> source;
     };
-    // A weight that the server was asked to find, and probably has: the answer is looked at later.
+    // A FIND whose reply is not awaited yet, because it is expected to be a hit.
     struct PendingFind {
         wire::Region region;
         Range range;
         uint64_t offset = 0, size = 0;
-        WeightSource source;  // if it has not
+        WeightSource source;  // to upload from after a miss
         uint8_t found = 0;
         Stream::Ticket ticket{};
     };
@@ -156,114 +157,114 @@ private:
     Result<Link> make_link(Connection & source);
     Result<std::string> connect(const Link & link, const std::string & endpoint);
     bool push(const Link & link, const wire::Region & src, const Range & from);
-    void suspect_links();
+    void probe_link_sources();
     enum class Reader { program, relay };
     Stream::Ticket get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest,
                        Stream::Absent absent, Reader reader);
-    // A launch that was followed by this without delay is held back for it the next time.
-    void note_read(std::optional<ResultRead> read = std::nullopt);
-    void discard_foreseen();
+    // Records which read, if any, followed the last launch without delay.
+    void record_habit(std::optional<ResultRead> read = std::nullopt);
+    void discard_prefetched();
     ggml_status fail_launch(Lock & lock, const std::string & why);
     std::optional<ResultRead> first_bytes_of_output(const ggml_cgraph & graph, const HandleOf & handle_of) const;
-    bool is_worth_a_round_trip(const KeptGraph * launched);
+    bool should_confirm(const KeptGraph * launched);
     ggml_status confirm_launch(Lock & lock, const ResultRead & read);
     template <class Answer, class... Request>
-    Result<Answer> ask(wire::Command command, const Request &... request);
-    // Of an answer: what failed, on which server.
-    Result<> checked(Result<> sound) const;
-    Result<> await_answer(Lock & lock);
-    bool has_flag(uint8_t answer);
-    void note_unmarked(uint64_t handle, uint64_t bytes, TimePoint begin);
-    void settle(Lock & lock, uint64_t position);
+    Result<Answer> query(wire::Command command, const Request &... request);
+    // Adds the endpoint to the error.
+    Result<> with_endpoint(Result<> sound) const;
+    Result<> await_replies(Lock & lock);
+    bool decode_flag(uint8_t reply);
+    void record_unmarked_write(uint64_t handle, uint64_t bytes, TimePoint begin);
+    void fill_holes(Lock & lock, uint64_t position);
     void flush(Lock & lock);
     void await_locked(Lock & lock, Stream::Ticket ticket);
-    void before_other_command(Lock & lock, bool keeps_finds = false);
+    void begin_command(Lock & lock, bool keeps_finds = false);
     void write(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data, bool keep);
     void append_write(const wire::Region & region, uint64_t offset, ConstBytes data, bool keep);
     void append_held(const std::vector<HeldWrite> & writes);
     bool is_reachable(Lock & lock);
-    void find_cause(Lock & lock);
+    void investigate_launch_failure(Lock & lock);
     bool is_undelivered(const Range & range) const;
-    void note_write(const Range & range, bool is_delivered);
-    bool may_be_found(Lock & lock);
-    bool found_by_hash(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data);
-    void note_find(bool found);
-    void settle_finds(Lock & lock, size_t left = 0);
-    void report();
+    void record_write(const Range & range, bool is_delivered);
+    bool should_look_up(Lock & lock);
+    bool find_on_server(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data);
+    void record_find(bool found);
+    void resolve_finds(Lock & lock, size_t left = 0);
+    void report_failure();
     // For GGML_RPC_TRACE and GGML_RPC_STATS.
-    void begin_records();
-    void end_records();
-    void take_spans(SessionStats & stats, uint64_t end_ns);
+    void start_recording();
+    void finish_recording();
+    void collect_spans(SessionStats & stats, uint64_t end_ns);
     Tally tally() const;
 
     const net::Endpoint endpoint_;
     const Purpose purpose_;
-    // Shared with the transport, whose own thread finds losses while nothing else uses the connection.
+    // Shared with the transport, whose thread detects a loss while the connection is idle.
     const std::shared_ptr<LossReport> loss_report_;
     Stream stream_;
-    std::optional<int64_t> clock_ahead_ns_;  // of the server's clock; if it records what it serves
-    uint64_t quickest_ns_ = UINT64_MAX;      // of the questions for its clock
-    bool is_recorded_ = false;               // for GGML_RPC_STATS
+    std::optional<int64_t> clock_offset_ns_;   // server clock minus ours; set if the server records spans
+    uint64_t min_round_trip_ns_ = UINT64_MAX;  // of the clock queries
+    bool records_stats_ = false;               // for GGML_RPC_STATS
 
     // All below is guarded by stream_.mutex().
     std::unique_ptr<Commands> commands_;
-    NativeCommands * native_ = nullptr;  // the same, if it is that; never changed
+    NativeCommands * native_ = nullptr;  // commands_ if native, else null; constant
     IdleWrites idle_writes_;
     std::deque<Relay> relays_;
-    KeptGraph * held_launch_ = nullptr;  // launched, but still in the batch: the get that follows goes with it
-    KeptGraph * last_launch_ = nullptr;  // the command before this one was its launch
+    KeptGraph * held_launch_ = nullptr;     // a launch that stays in the batch until the read that should follow
+    KeptGraph * last_launch_ = nullptr;     // set if the previous command launched it
     TimePoint last_launch_time_{};
-    std::optional<ResultRead> foreseen_;  // sent with the launch, because it followed the last time; not asked for yet
-    uint64_t last_read_ = 0;              // number of the program's last read since the last launch, if not awaited yet
-    uint64_t last_awaited_ = 0;           // number of the last answer that was waited for
-    bool reads_overlap_ = false;          // the program launches the next graph before it awaits what it read of the last one
-    int new_graphs_in_a_row_ = 0;
+    std::optional<ResultRead> prefetched_;  // sent with the launch, and not yet requested by the program
+    uint64_t last_read_ = 0;                // ticket number of the program's last read since the last launch
+    uint64_t last_awaited_ = 0;             // ticket number of the last awaited reply
+    bool reads_overlap_ = false;            // the program launches again before it awaits its last read
+    int consecutive_new_graphs_ = 0;
     std::chrono::nanoseconds last_result_time_{};  // from a launch until its result began to arrive
-    int misses_in_a_row_ = 0;            // of weights that were asked for by hash
-    std::optional<bool> has_cache_;      // the server, if it is native
-    bool has_hashed_ = false;            // since the last launch
-    bool last_was_found_ = false;        // of those
-    std::deque<PendingFind> finds_;      // empty whenever another command than one for weights is queued
-    uint64_t settled_finds_ = 0;
+    int consecutive_misses_ = 0;            // of lookups by hash
+    std::optional<bool> has_cache_;         // whether the server keeps weights; native servers only
+    bool has_new_digests_ = false;          // since the last launch
+    bool last_find_hit_ = false;
+    std::deque<PendingFind> finds_;         // empty whenever a command that is no weight upload is queued
+    uint64_t resolved_finds_ = 0;
     struct Buffer {
         RemoteBuffer remote;
-        uint64_t unmarked = 0;          // bytes that were written before the first launch, and not as weights
-        TimePoint first{}, last{};      // of these writes
+        uint64_t unmarked = 0;      // bytes written before the first launch, and not as weights
+        TimePoint first{}, last{};  // times of these writes
     };
     std::unordered_map<uint64_t, Buffer> buffers_;  // by handle
-    std::atomic<bool> has_unmarked_writes_ = false;  // also read without the lock
-    bool cause_is_sought_ = false;  // of a launch failure that was not taken yet
-    std::vector<Range> undelivered_;  // last written with absent data
+    std::atomic<bool> has_unmarked_writes_ = false;  // read without the lock too
+    bool is_failure_investigated_ = false;  // the launch failure that was not taken yet
+    std::vector<Range> undelivered_;        // regions last written with absent data
     Loading loading_;
     uint64_t launches_ = 0;
     const uint64_t opened_ns_;
-    Tally at_open_, at_load_;  // when the program had its session / when the last weights were loaded
+    Tally at_open_, at_load_;  // counts when the session was opened, and when the last weights were loaded
 
-    std::mutex links_mutex_;  // taken before stream_.mutex(), and by one connection at a time
-    std::unordered_map<uint64_t, Link> links_;  // by the source's id: what the first try came to
+    std::mutex links_mutex_;  // locked before stream_.mutex(); a thread holds that of one connection only
+    std::unordered_map<uint64_t, Link> links_;  // by the source's id; a failed attempt is stored too
     std::atomic<uint16_t> next_link_ = 0;
-    std::atomic<bool> links_suspect_ = false;  // a launch failed: perhaps since a link broke, so they are made anew
+    std::atomic<bool> links_stale_ = false;  // a launch failed, perhaps because a link broke: connect again
     static inline std::atomic<bool> any_failed_ = false;
-    const uint64_t id_;                        // unlike any other connection's of this process
+    const uint64_t id_;  // unique in the process
 };
 
 template <class Answer, class... Request>
-Result<Answer> Connection::ask(wire::Command command, const Request &... request) {
+Result<Answer> Connection::query(wire::Command command, const Request &... request) {
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     if (stream_.failure()) {
         return std::unexpected(*stream_.failure());
     }
     commands_->post(command, request...);
-    Answer answer{};
-    await_locked(lock, stream_.expect(mutable_bytes(&answer, sizeof answer), true));
+    Answer reply{};
+    await_locked(lock, stream_.expect(mutable_bytes(&reply, sizeof reply), true));
     if (stream_.failure()) {
         return fail(stream_.failure()->code, "{}: {}", endpoint_.text(), stream_.failure()->text);
     }
     if (auto refusal = stream_.take_refusal()) {
         return fail(Errc::unavailable, "{}: {}", endpoint_.text(), *refusal);
     }
-    return answer;
+    return reply;
 }
 
 }  // namespace caravan::client

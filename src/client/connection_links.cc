@@ -1,4 +1,4 @@
-// What goes from one server to another: over links between them, or through this process.
+// Copies from one server to another: over a link between them, or relayed through this process.
 #include <algorithm>
 
 #include "base/log.h"
@@ -13,7 +13,7 @@ Connection::Link Connection::link_from(Connection & source) {
         return {};
     }
     std::lock_guard lock(links_mutex_);
-    if (links_suspect_.exchange(false)) {
+    if (links_stale_.exchange(false)) {
         links_.clear();
     }
     if (const auto known = links_.find(source.id_); known != links_.end()) {
@@ -21,32 +21,32 @@ Connection::Link Connection::link_from(Connection & source) {
     }
     const auto made = make_link(source);
     if (!made) {
-        log_info("RPC servers {} and {} do not reach each other ({}): what they exchange passes through this machine",
-                 source.endpoint_.text(), endpoint_.text(), made.error().text);
+        log_info("RPC servers: no direct link from {} to {} ({}); relaying through the client", source.endpoint_.text(),
+                 endpoint_.text(), made.error().text);
     }
     return links_[source.id_] = made.value_or(Link{});
 }
 
 Result<Connection::Link> Connection::make_link(Connection & source) {
-    const auto token = ask<uint64_t>(static_cast<Command>(wire::NativeCommand::invite));
+    const auto token = query<uint64_t>(static_cast<Command>(wire::NativeCommand::invite));
     if (!token) {
         return std::unexpected(token.error());
     }
     if (*token == 0) {
-        return fail(Errc::unavailable, "{} takes no links", endpoint_.text());
+        return fail(Errc::unavailable, "{} does not accept links", endpoint_.text());
     }
     const Link link{*token, source.next_link_++, source.weak_from_this()};
     const auto kind = source.connect(link, endpoint_.text());
     if (!kind) {
         return std::unexpected(kind.error());
     }
-    log_info("RPC server {} sends straight to {}, over {}", source.endpoint_.text(), endpoint_.text(), *kind);
+    log_info("RPC server {} sends directly to {} over {}", source.endpoint_.text(), endpoint_.text(), *kind);
     return link;
 }
 
 Result<std::string> Connection::connect(const Link & link, const std::string & endpoint) {
     Lock lock(stream_.mutex());
-    before_other_command(lock);
+    begin_command(lock);
     if (stream_.failure()) {
         return std::unexpected(*stream_.failure());
     }
@@ -57,7 +57,7 @@ Result<std::string> Connection::connect(const Link & link, const std::string & e
     if (auto refusal = stream_.take_refusal()) {
         return fail(Errc::unavailable, "{}", *refusal);
     }
-    const std::string kind = has_flag(is_rdma) ? "rdma" : "tcp";
+    const std::string kind = decode_flag(is_rdma) ? "rdma" : "tcp";
     if (stream_.failure()) {
         return std::unexpected(*stream_.failure());
     }
@@ -76,26 +76,26 @@ void Connection::transfer(Connection & source, const wire::Region & src, const R
     }
     const bool is_pushed = source.push(link, src, from);
     Lock lock(stream_.mutex());
-    before_other_command(lock);
-    note_write(to, is_pushed);
+    begin_command(lock);
+    record_write(to, is_pushed);
     if (is_pushed && !stream_.failure()) {
         append_held(idle_writes_.take_overlapping(to));
         native_->take(link.token, dst);
-        stream_.note_launch();  // a server reports a broken link so
+        stream_.count_launch();  // the server reports a failed TAKE as a failed launch
     }
 }
 
 bool Connection::push(const Link & link, const wire::Region & src, const Range & from) {
     Lock lock(stream_.mutex());
-    discard_foreseen();
-    settle_finds(lock);
+    discard_prefetched();
+    resolve_finds(lock);
     if (stream_.failure() || is_undelivered(from)) {
         return false;
     }
     append_held(idle_writes_.take_overlapping(from));
     native_->push(link.number, src);
-    note_read();
-    flush(lock);  // the other server waits for this, and the program perhaps for that server
+    record_habit();
+    flush(lock);  // the target waits for this data, and the program may wait for the target
     return !stream_.failure();
 }
 
@@ -103,17 +103,17 @@ void Connection::relay(Connection & source, const wire::Region & src, const Rang
                        const Range & to) {
     {
         Lock lock(stream_.mutex());
-        before_other_command(lock);
+        begin_command(lock);
         if (stream_.failure() || from.end == from.begin) {
             return;
         }
         if (!relays_.empty()) {
-            flush(lock);  // what the last relay feeds starts now, while the source works on this one
+            flush(lock);  // starts what depends on the last relay while the source computes this one
         }
     }
     std::vector<std::byte> bytes(from.end - from.begin);
     const auto ticket = source.get(src, from, 0, bytes, Stream::Absent::nan, Reader::relay);
-    const bool is_read = ticket.number != 0 && !source.failed();  // its lock is never taken while ours is held
+    const bool is_read = ticket.number != 0 && !source.failed();  // a thread locks one connection at a time
     Lock lock(stream_.mutex());
     if (stream_.failure()) {
         lock.unlock();
@@ -121,12 +121,12 @@ void Connection::relay(Connection & source, const wire::Region & src, const Rang
         return;
     }
     append_held(idle_writes_.take_overlapping(to));
-    if (!is_read) {  // it is lost, or never got what is to be copied
-        note_write(to, false);
+    if (!is_read) {  // the source is lost, or its data is undelivered
+        record_write(to, false);
         return;
     }
-    note_write(to, true);
-    // Held back from its header on: a server does not wait long for the rest of a message.
+    record_write(to, true);
+    // The hole begins at the header: a server does not wait long for the rest of a message.
     const uint64_t begin = stream_.position();
     const ConstBytes in_hole(bytes);
     commands_->write(dst, 0, bytes.size(), false);
@@ -134,10 +134,10 @@ void Connection::relay(Connection & source, const wire::Region & src, const Rang
     relays_.push_back({source.shared_from_this(), ticket, begin, in_hole});
 }
 
-// After a failed launch. Perhaps a link broke since the server at its other end is gone: that one is asked something, so
-// that the log names the server that is to blame.
-void Connection::suspect_links() {
-    links_suspect_ = true;
+// After a failed launch, which may be the consequence of a lost server at the other end of a link: probes the sources of
+// all links, so that such a loss is logged.
+void Connection::probe_link_sources() {
+    links_stale_ = true;
     std::vector<std::shared_ptr<Connection>> sources;
     {
         std::lock_guard lock(links_mutex_);

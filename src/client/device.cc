@@ -13,12 +13,13 @@ void get_memory(ggml_backend_dev_t device, size_t * free, size_t * total) {
     *free = *total = 0;
     const auto memory = self(device).server().memory(self(device).index());
     if (!memory) {
-        if (servers_are_required()) {  // 0 bytes would make the program place the model elsewhere
+        if (servers_are_required()) {  // with 0 bytes the program would place the model elsewhere
             end_program(formatted("RPC server {}: {}, and GGML_RPC_REQUIRE=1 is set",
                                   self(device).server().endpoint().text(), memory.error().text));
         }
-        log_error("{}: cannot ask for the memory of device {}: {}", self(device).server().endpoint().text(),
-                  self(device).index(), memory.error().text);
+        const net::Endpoint & endpoint = self(device).server().endpoint();
+        log_error("RPC server {}: cannot query the memory of device {}: {}", endpoint.text(), self(device).index(),
+                  net::without_endpoint(endpoint, memory.error().text));
         return;
     }
     *free = memory->free;
@@ -44,7 +45,7 @@ constexpr ggml_backend_device_calls calls{
     .get_name = [](ggml_backend_dev_t device) { return self(device).name().c_str(); },
     .get_description = [](ggml_backend_dev_t device) { return self(device).description().c_str(); },
     .get_memory = get_memory,
-    // Whatever the remote device is: programs use the devices of type GPU, and know of RPC only among those.
+    // Also for a remote CPU: programs offload to devices of type GPU only.
     .get_type = [](ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_GPU; },
     .get_props = get_props,
     .init_backend = [](ggml_backend_dev_t device, const char *) { return new_backend(self(device)); },

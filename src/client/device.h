@@ -1,5 +1,5 @@
-// The objects that ggml sees: devices, buffer types, buffers, back-ends, events. C function tables over RemoteServer
-// and Connection. All of it obeys abi/ggml_abi.h.
+// The objects that ggml uses: devices, buffer types, buffers, back-ends and events, as C function tables over RemoteServer
+// and Connection. They follow abi/ggml_abi.h.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,7 @@ namespace caravan::client {
 // One device of one server. Lives as long as the process.
 class Device {
 public:
-    // `name` is "RPC0", "RPC1", …: unique in the process. `registry` is what ggml_backend_dev_backend_reg returns.
+    // `name` is "RPC0", "RPC1", …: unique in the process. `registry` is returned by ggml_backend_dev_backend_reg().
     Device(RemoteServer & server, uint32_t index, std::string name, ggml_backend_reg_t registry);
     Device(const Device &) = delete;
     Device & operator=(const Device &) = delete;
@@ -21,8 +21,8 @@ public:
     RemoteServer & server() const { return server_; }
     uint32_t index() const { return index_; }
     const std::string & name() const { return name_; }
-    // The name of its buffer type, buffers and back-ends: "RPC0[host:port]", with the device's index at its server. The
-    // stock plug-in uses the same names, and command lines contain them (-ot 'exps=RPC0[host:port]').
+    // The name of its buffer type, buffers and back-ends: "RPC0[host:port]", with the device's index on its server. These are
+    // the stock plug-in's names, because command lines contain them (-ot 'exps=RPC0[host:port]').
     const std::string & buffer_type_name() const { return buffer_type_name_; }
     const std::string & description() const { return description_; }
 
@@ -37,22 +37,23 @@ private:
     ggml_backend_buffer_type buffer_type_;
 };
 
-// Null if it is not one of ours.
+// Null if the type belongs to another back-end.
 Device * device_of(ggml_backend_buffer_type_t type);
 
 // buffer.cc
 ggml_backend_buffer_type make_buffer_type(Device & device, ggml_backend_dev_t ggml_device);
 
-// The connection and handle behind a buffer, both null if it is not one of ours.
+// The connection and handle of a buffer.
 struct BufferContext {
     std::shared_ptr<Connection> connection;
     RemoteBuffer remote;
 };
+// Null if the buffer belongs to another back-end.
 BufferContext * context_of(ggml_backend_buffer_t buffer);
-// The buffer in which a tensor (or what it is a view of) lies.
+// The context of the buffer that holds the tensor, or the source of its view.
 BufferContext * context_of(const ggml_tensor & tensor);
 
-// backend.cc: a stream of computation on one device. Null, with a line in the log, if the server cannot be reached.
+// backend.cc. Null if the server cannot be reached, which is logged.
 ggml_backend_t new_backend(Device & device);
 ggml_backend_event_t new_event(ggml_backend_dev_t device);
 void free_event(ggml_backend_dev_t device, ggml_backend_event_t event);

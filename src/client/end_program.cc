@@ -16,10 +16,10 @@ void end_program(std::string_view line) {
     while (is_ending.exchange(true)) {
         ::pause();
     }
-    std::fflush(stdout);  // the text that the program has generated so far
-    // On a terminal the generated text, which seldom ends with a newline, stands before the line.
+    std::fflush(stdout);  // text that the program has generated
+    // On a terminal the line follows generated text, which seldom ends with a newline.
     const std::string_view new_line = ::isatty(STDERR_FILENO) != 0 && ::isatty(STDOUT_FILENO) != 0 ? "\n" : "";
-    // Not through ggml's log: a program may print that in another thread, which would not get to it.
+    // Not through ggml's log: a program may print that in another thread, which might not run again.
     const std::string whole = formatted("{}error: {}: the program ends with code {}\n", new_line, line, exit_code_unavailable);
     [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, whole.data(), whole.size());
     std::_Exit(exit_code_unavailable);

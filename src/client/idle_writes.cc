@@ -6,7 +6,7 @@
 namespace caravan::client {
 namespace {
 
-// Enough for every input of every copy of a pipeline; beyond it regions are simply sent.
+// Enough for every input of every copy of a pipeline. Writes of further regions are sent.
 constexpr size_t max_regions = 64;
 constexpr size_t max_held_bytes = 64 << 20;
 
@@ -63,7 +63,7 @@ bool IdleWrites::hold(const Range & range, const wire::Region & region, uint64_t
     return true;
 }
 
-void IdleWrites::note_sent(const Range & range) {
+void IdleWrites::record_sent(const Range & range) {
     if (!is_stopped_ && sent_since_launch_.size() < max_regions) {
         sent_since_launch_.push_back(range);
     }

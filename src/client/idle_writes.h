@@ -1,17 +1,16 @@
-// Writes that no computation reads need not be sent.
+// Holds back writes that no computation reads.
 //
-// llama.cpp sets some inputs of a graph although only nodes that are not computed read them (8 bytes for each element
-// of the embedding, for every token). Which ones is known only when the graph is launched. So: a region that was
-// written before a launch, and that the launched graph does not touch, or overwrites before it reads it, is called
-// idle. The next write of exactly that region is held here instead of being sent. It is sent after all as soon as
-// anything might see it: a graph that touches the region, or any other read, write or copy that overlaps it. A graph
-// that overwrites it makes it void.
+// llama.cpp sets some inputs of a graph that only uncomputed nodes read (8 bytes for each element of the embedding, for every
+// token). Which inputs these are is known only at the launch. A region is idle if it was written before a launch and the
+// launched graph does not touch it, or overwrites it before reading it. The next write of exactly that region is held here
+// instead of being sent. It is sent before any command that might observe it: a graph that touches the region, or a read,
+// write or copy that overlaps it. A graph that overwrites the region discards the held write.
 //
-// Why that is safe: the server's memory differs from what the program wrote only in the held regions, and every
-// command that reads or writes an overlapping region is preceded by the held write, unless it overwrites all of it. The
-// first write of a region is always sent, so the server never holds bytes there that the program did not write.
+// Why this is safe: the server's memory differs from what the program wrote only in held regions, and every command that
+// reads or writes an overlapping region is preceded by the held write, unless it overwrites the whole region. The first write
+// of a region is always sent, so the server never holds bytes there that the program did not write.
 //
-// Pure bookkeeping over addresses: no I/O. One object for each connection, guarded by the connection's lock.
+// Bookkeeping over addresses only: no I/O. One object per connection, guarded by the connection's lock.
 #pragma once
 
 #include <cstdint>
@@ -37,10 +36,10 @@ void normalize(Ranges & ranges);
 bool touches(const Ranges & ranges, const Range & range);
 bool covers(const Ranges & ranges, const Range & range);
 
-// What a graph does to memory.
+// The memory accesses of a graph.
 struct Footprint {
-    Ranges touched;      // read before it is overwritten, or written in part
-    Ranges overwritten;  // written as a whole before anything of it is read
+    Ranges touched;      // read before they are overwritten, or written in part
+    Ranges overwritten;  // written completely before any read
 };
 
 struct HeldWrite {
@@ -52,21 +51,21 @@ struct HeldWrite {
 
 class IdleWrites {
 public:
-    // The program writes a region. True: the data was held, send nothing. False: take_overlapping(range), then send.
+    // Offers a write. True if it is held: send nothing. False: call take_overlapping(range), then send.
     bool hold(const Range & range, const wire::Region & region, uint64_t offset, ConstBytes data);
 
-    // A region was written (that is, sent).
-    void note_sent(const Range & range);
+    // Records that a write of the region was sent.
+    void record_sent(const Range & range);
 
-    // The held writes that a command on `range`, or a graph, must not overtake, oldest first.
+    // Removes and returns the held writes that must be sent before a command on `range`, or a launch, oldest first.
     std::vector<HeldWrite> take_overlapping(const Range & range);
     std::vector<HeldWrite> take_for_launch(const Footprint & graph);
 
-    // Addresses do not identify bytes any more: two buffers have the same ones, as with servers whose devices have
-    // address spaces of their own for each buffer. Nothing is held from now on; returns what is, oldest first.
+    // Stops holding writes, because addresses are ambiguous: two buffers overlap, as on servers whose devices use a separate
+    // address space for each buffer. Removes and returns all held writes, oldest first.
     std::vector<HeldWrite> stop();
 
-    // The buffer is gone.
+    // Drops everything in the range of a buffer that was freed or cleared.
     void forget(const Range & range);
 
 private:

@@ -19,7 +19,7 @@ struct Mapping {
     const std::byte * begin = nullptr;
 };
 
-// The read-only mapping of a file in which all of `data` lies. Linux; elsewhere nothing is found.
+// The read-only file mapping that contains all of `data`. Linux only; elsewhere none is found.
 std::optional<Mapping> find_mapping(ConstBytes data) {
     const std::unique_ptr<std::FILE, int (*)(std::FILE *)> maps(std::fopen("/proc/self/maps", "re"), std::fclose);
     const auto wanted = reinterpret_cast<uintptr_t>(data.data());
@@ -46,7 +46,7 @@ std::optional<Mapping> find_mapping(ConstBytes data) {
 }  // namespace
 
 KnownDigests & KnownDigests::instance() {
-    // Never destroyed: connections may end at the very end of the process.
+    // Never destroyed: connections may outlive static objects.
     static KnownDigests & only =
         *new KnownDigests(cache::default_directory().transform([](const auto & path) { return path / "client"; })
                               .value_or(std::filesystem::path()));
@@ -61,7 +61,7 @@ KnownDigests::KnownDigests(const std::filesystem::path & directory) {
     if (layout) {
         layout_ = std::move(*layout);
     } else {
-        log_debug("digests of weights are not remembered: {}", layout.error().text);
+        log_debug("digests of weights are not saved: {}", layout.error().text);
     }
 }
 
@@ -73,7 +73,7 @@ std::optional<KnownDigests::Place> KnownDigests::place_of(ConstBytes data) {
     const UniqueFd fd(::open(mapping->path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     const auto stamp = fd ? cache::FileStamp::of(fd.get()) : std::nullopt;
     if (!stamp || stamp->inode != mapping->inode) {
-        return std::nullopt;  // another file has taken its name
+        return std::nullopt;  // the path names another file now
     }
     auto [entry, is_new] = files_.try_emplace(mapping->path);
     File & file = entry->second;
@@ -118,7 +118,7 @@ void KnownDigests::save() {
         if (file.is_changed && layout_) {
             file.is_changed = false;
             if (auto saved = cache::save_digests(*layout_, file.digests); !saved) {
-                log_debug("digests of {} are not remembered: {}", path, saved.error().text);
+                log_debug("digests of {} are not saved: {}", path, saved.error().text);
             }
         }
     }

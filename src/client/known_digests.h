@@ -1,8 +1,8 @@
-// Digests of weights that lie in a file mapped into this process, remembered across runs: a model that is loaded again
+// Digests of weights in files that are mapped into this process. They are saved across runs, so a model that is loaded again
 // is not hashed again.
 //
-// A digest is remembered for a file's path, inode, size and time of modification, and a place in it. Weights that do
-// not come straight from a file (a program may read them into memory of its own) are hashed every time.
+// A digest is stored by the file's path, inode, size and modification time, and the extent in the file. Weights outside a
+// mapped file (a program may read them into its own memory) are hashed every time.
 //
 // Threads: any.
 #pragma once
@@ -22,19 +22,19 @@ namespace caravan::client {
 
 class KnownDigests {
 public:
-    // In llama.cpp's cache folder. Where there is none, or it cannot be written, nothing is remembered.
+    // Uses llama.cpp's cache folder. Saves nothing if there is none or it is not writable.
     static KnownDigests & instance();
     explicit KnownDigests(const std::filesystem::path & directory);
 
     using Digest = std::array<std::byte, cache::digest_size>;
     struct Known {
         Digest digest;
-        std::optional<WeightSource> source;  // if they come from a file
+        std::optional<WeightSource> source;  // if the data lies in a mapped file
     };
-    // Computed, if it is not known.
+    // Hashes the data unless its digest is stored.
     Known digest_of(ConstBytes data);
 
-    // Writes down what is new.
+    // Writes new digests to disk. Failures are logged at debug level.
     void save();
 
 private:

@@ -13,9 +13,9 @@
 namespace caravan::client {
 namespace {
 
-constexpr milliseconds between_lines{200};
-constexpr uint64_t most_padding = 4096;
-constexpr std::string_view rewrite = "\r\033[K";  // to the first column, and all behind it is gone
+constexpr milliseconds redraw_interval{200};
+constexpr uint64_t max_padding = 4096;
+constexpr std::string_view rewrite = "\r\033[K";  // return to the first column and clear the line
 
 // A line that wraps cannot be rewritten.
 size_t terminal_width() {
@@ -33,7 +33,7 @@ double LoadedWeights::gigabytes_per_second() const {
 
 std::string LoadedWeights::share_text() const {
     return from_cache == 0 ? ""
-                           : formatted(", {:.0f} % from its cache",
+                           : formatted(", {:.0f} % already on the server",
                                        100 * static_cast<double>(from_cache) / static_cast<double>(bytes));
 }
 
@@ -54,51 +54,51 @@ void Loading::begin(uint64_t buffer, uint64_t buffer_size, TimePoint time) {
     }
 }
 
-// Between weights there may be padding.
-bool Loading::is_nearly_done() const { return now_.bytes + pieces_ * most_padding >= expected_; }
+// Buffers may have padding between weights.
+bool Loading::is_nearly_done() const { return current_.bytes + pieces_ * max_padding >= expected_; }
 
 void Loading::add(uint64_t bytes, bool from_cache, TimePoint time) {
-    now_.bytes += bytes;
-    now_.from_cache += from_cache ? bytes : 0;
-    now_.time = std::max(now_.time, time - begin_);
+    current_.bytes += bytes;
+    current_.from_cache += from_cache ? bytes : 0;
+    current_.time = std::max(current_.time, time - begin_);
     ++pieces_;
     if (is_nearly_done()) {
-        if (is_shown_) {
+        if (is_line_open_) {
             finish_line();
         }
-    } else if (terminal_ && time - shown_ >= between_lines) {
+    } else if (terminal_ && time - shown_ >= redraw_interval) {
         shown_ = time;
-        is_shown_ = true;
-        const std::string line = formatted("RPC server {}: {} of {} of weights, {:.2f} GB/s{}", endpoint_,
-                                           size_text(now_.bytes), size_text(expected_), now_.gigabytes_per_second(),
-                                           now_.share_text());
+        is_line_open_ = true;
+        const std::string line = formatted("RPC server {}: {} of {}, {:.2f} GB/s{}", endpoint_,
+                                           size_text(current_.bytes), size_text(expected_), current_.gigabytes_per_second(),
+                                           current_.share_text());
         terminal_(formatted("{}{}", rewrite, std::string_view(line).substr(0, terminal_width() - 1)));
     }
 }
 
 void Loading::finish_line() {
-    terminal_(formatted("{}RPC server {}: {}\n", rewrite, endpoint_, now_.text()));
-    is_shown_ = false;
-    told_ = now_.bytes;
+    terminal_(formatted("{}RPC server {}: {}\n", rewrite, endpoint_, current_.text()));
+    is_line_open_ = false;
+    reported_bytes_ = current_.bytes;
 }
 
 void Loading::end() {
     if (!is_under_way()) {
         return;
     }
-    if (is_shown_) {
+    if (is_line_open_) {
         finish_line();
-    } else if (now_.bytes == 0) {
-        // The server was lost before it answered.
-    } else if (told_ == 0 || told_ + pieces_ * most_padding < now_.bytes) {
-        log_info("RPC server {}: {}", endpoint_, now_.text());
+    } else if (current_.bytes == 0) {
+        // The server was lost before it replied.
+    } else if (reported_bytes_ == 0 || reported_bytes_ + pieces_ * max_padding < current_.bytes) {
+        log_info("RPC server {}: {}", endpoint_, current_.text());
     }
-    total_.bytes += now_.bytes;
-    total_.from_cache += now_.from_cache;
-    total_.time += now_.time;
-    now_ = {};
+    total_.bytes += current_.bytes;
+    total_.from_cache += current_.from_cache;
+    total_.time += current_.time;
+    current_ = {};
     buffers_.clear();
-    expected_ = pieces_ = told_ = 0;
+    expected_ = pieces_ = reported_bytes_ = 0;
 }
 
 Loading::Terminal stderr_terminal() {
@@ -108,7 +108,7 @@ Loading::Terminal stderr_terminal() {
     return [](std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); };
 }
 
-void tell_person(const std::string & line) {
+void notify_user(const std::string & line) {
     if (const auto terminal = stderr_terminal()) {
         terminal(line + "\n");
     } else {

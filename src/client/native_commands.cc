@@ -1,4 +1,4 @@
-// Slots: the client decides what is in each, and the server has it the same way.
+// The native dialect. The client assigns regions and graphs to slots; the server's slots follow.
 
 #include <algorithm>
 #include <array>
@@ -48,7 +48,7 @@ public:
     bool copy(const wire::Region & from, const wire::Region & to) override {
         slot_of(from);
         const uint16_t to_slot = slot_of(to);
-        const uint16_t from_slot = slot_of(from);  // `to` may have taken its slot
+        const uint16_t from_slot = slot_of(from);  // again: `to` may have replaced it
         post_native(NativeCommand::copy, wire::CopyRequest{from_slot, to_slot});
         return false;
     }
@@ -87,7 +87,7 @@ public:
             return out;
         }
         GraphSlot & slot = graphs_[oldest_graph()];
-        // The graph that was sent last for this device is the most alike; one that is in the slot may be as good.
+        // The graph that was last sent for this device is usually the most similar.
         const uint16_t base = last_graph_.contains(device) ? last_graph_[device] : wire::no_base;
         std::vector<std::byte> difference;
         wire::encode_difference(base == wire::no_base ? std::span<const wire::GraphTensor>() : graphs_[base].tensors,
@@ -96,15 +96,15 @@ public:
         append(out.bytes, wire::GraphRequest{device, index_of(slot), base, static_cast<uint32_t>(tensors.size())});
         out.bytes.insert(out.bytes.end(), difference.begin(), difference.end());
         // The read is not inherited: it may be of a buffer that does not exist any more.
-        const bool read_at_once = base != wire::no_base && graphs_[base].kept.habit.read_at_once;
+        const bool immediate_read = base != wire::no_base && graphs_[base].kept.habit.immediate_read;
         slot = {.device = device, .uid = graph.uid, .on_server = true, .used = ++clock_, .tensors = std::move(tensors),
-                .kept = {std::move(collected.footprint), {.read_at_once = read_at_once}}};
+                .kept = {std::move(collected.footprint), {.immediate_read = immediate_read}}};
         last_graph_[device] = index_of(slot);
         out.kept = &slot.kept;
         return out;
     }
 
-    // The server drops only those that needed the buffer, but which ones is its business. Their tensors stay good as
+    // The server drops only graphs that used the buffer, but the client does not know which. Their tensors remain valid as
     // the base of a difference.
     void forget_graphs() override {
         for (GraphSlot & slot : graphs_) {
@@ -115,8 +115,8 @@ public:
 private:
     struct GraphSlot {
         uint32_t device = 0;
-        uint64_t uid = 0;        // ggml's; 0: the program gave none
-        bool on_server = false;  // the server still has it, so it can be launched again
+        uint64_t uid = 0;        // ggml's; 0: none
+        bool on_server = false;  // can be launched by its slot
         uint64_t used = 0;
         std::vector<wire::GraphTensor> tensors;
         KeptGraph kept;
@@ -131,7 +131,7 @@ private:
         return {static_cast<wire::Command>(command), size};
     }
 
-    // Declares it if need be. The slots are taken in turn.
+    // Declares the region if it has no slot. Slots are reused in rotation.
     uint16_t slot_of(const wire::Region & region) {
         if (const auto known = slots_.find(region); known != slots_.end()) {
             return known->second;
@@ -158,8 +158,8 @@ private:
             graphs_, [&](const GraphSlot & slot) { return slot.on_server && slot.uid == uid && slot.device == device; });
         return use(found);
     }
-    // A graph without a uid, or with a new one, may be one that the server has. To launch that one again saves building
-    // it, and GPU back-ends keep what they prepared for it (CUDA graphs).
+    // A graph without a uid, or with a new one, may equal one that the server has. Launching that one saves building it, and
+    // GPU back-ends keep what they prepared for it (CUDA graphs).
     GraphSlot * find_equal(uint32_t device, const std::vector<wire::GraphTensor> & tensors) {
         const size_t size = tensors.size() * sizeof tensors[0];
         return use(std::ranges::find_if(graphs_, [&](const GraphSlot & slot) {
@@ -187,7 +187,7 @@ private:
     std::vector<std::optional<wire::Region>> declared_{wire::max_tensor_slots};
     uint16_t next_slot_ = 0;
     std::vector<GraphSlot> graphs_{wire::max_graph_slots};
-    std::unordered_map<uint32_t, uint16_t> last_graph_;  // by device: the slot of the graph that was sent last
+    std::unordered_map<uint32_t, uint16_t> last_graph_;  // by device: slot of the graph that was last sent
     uint64_t clock_ = 0;
 };
 

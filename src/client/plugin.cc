@@ -1,4 +1,4 @@
-// The entry points of the plug-in: what ggml's loader calls, and the functions that ggml-rpc.h declares.
+// The plug-in's entry points: those that ggml's loader calls, and the functions of ggml-rpc.h.
 
 #include <cstdio>
 #include <string>
@@ -16,8 +16,8 @@ namespace {
 
 using namespace caravan;
 
-// Into ggml's log, where the program has routed it. Debug lines were asked for by GGML_RPC_DEBUG, so they go to stderr
-// even if the program hides its own.
+// Writes to ggml's log, which the program may have redirected. Debug lines, which GGML_RPC_DEBUG enables, go to stderr even
+// if the program hides its own.
 void write_to_ggml_log(LogLevel level, std::string_view line) {
     constexpr size_t longest = 4096;  // bytes; names of servers, tensors and files may contain anything
     const std::string whole = formatted("{}{}\n", level == LogLevel::debug ? "rpc debug: " : "", printable(line, longest));
@@ -36,13 +36,13 @@ void write_to_ggml_log(LogLevel level, std::string_view line) {
              whole.c_str(), user_data);
 }
 
-// True if this ggml is one that we fit. Says why not, once.
-bool fits() {
+// Whether the plug-in supports this ggml. If not, logs the reason once.
+bool is_compatible() {
     static const bool result = [] {
         set_log_sink(write_to_ggml_log);
         const auto checked = abi::check();
         if (!checked) {
-            log_warning("Caravan's RPC plug-in steps aside: {}", checked.error().text);
+            log_warning("Caravan's RPC plug-in is disabled: {}", checked.error().text);
         }
         return checked.has_value();
     }();
@@ -53,15 +53,15 @@ bool fits() {
 
 extern "C" {
 
-// Above stock's (which has no score and so is taken only if nobody scores), and above 0, which means "unusable".
-GGML_BACKEND_API int ggml_backend_score(void) { return fits() ? 100 : 0; }
+// ggml loads the plug-in with the highest score; the stock one has none, and 0 means "unusable".
+GGML_BACKEND_API int ggml_backend_score(void) { return is_compatible() ? 100 : 0; }
 
 GGML_BACKEND_API ggml_backend_reg_t ggml_backend_init(void) {
-    if (!fits()) {
+    if (!is_compatible()) {
         return nullptr;
     }
     const ggml_backend_reg_t ours = client::Registry::instance().main_entry();
-    client::displace_other_rpc(ours);
+    client::unload_other_rpc(ours);
     client::register_before_cpu(ours);
     return ours;
 }

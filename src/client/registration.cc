@@ -33,7 +33,7 @@ bool pin_library(ggml_backend_reg_t reg) {
 
 }  // namespace
 
-void displace_other_rpc(ggml_backend_reg_t ours) {
+void unload_other_rpc(ggml_backend_reg_t ours) {
     const char * path = std::getenv("GGML_BACKEND_PATH");
     std::error_code error;
     if (path == nullptr || !std::filesystem::equivalent(path, plugin_path(), error)) {
@@ -42,7 +42,7 @@ void displace_other_rpc(ggml_backend_reg_t ours) {
     for (size_t i = ggml_backend_reg_count(); i-- > 0;) {
         const ggml_backend_reg_t reg = ggml_backend_reg_get(i);
         if (reg != ours && std::string_view(ggml_backend_reg_name(reg)) == "RPC") {
-            log_debug("displacing another RPC back-end");
+            log_debug("unloading another RPC back-end");
             ggml_backend_unload(reg);
         }
     }
@@ -63,8 +63,8 @@ void register_before_cpu(ggml_backend_reg_t ours) {
     }
     for (const ggml_backend_reg_t reg : earlier) {
         if (!pin_library(reg)) {
-            log_warning("the devices of GGML_RPC_SERVERS come after the CPU, since the library of the {} back-end cannot be "
-                        "pinned: programs that give ggml's scheduler all devices in this order abort. Install the "
+            log_warning("the library of the {} back-end cannot be pinned, so the devices of GGML_RPC_SERVERS follow the "
+                        "CPU: programs that pass all devices to ggml's scheduler in this order abort. Install the "
                         "plug-in in ggml's back-end folder instead",
                         ggml_backend_reg_name(reg));
             return;

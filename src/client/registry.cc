@@ -27,26 +27,27 @@ void * get_proc_address(ggml_backend_reg_t, const char * name) {
     return nullptr;
 }
 
-// A server that the user named gives no device. ggml's programs go on without it and end with code 0, so these lines are
-// all that tells the user why the model is slow, or does not fit.
+// A server that the user named is not available. ggml's programs continue without it and exit with code 0, so only these
+// lines explain why the model is slow or does not fit.
 void report_missing(const std::string & reason, const std::string & advice) {
-    const std::string remedy = advice.empty() ? "start the server, or correct its name: HOST:PORT, [IPV6]:PORT or unix:PATH" : advice;
+    const std::string remedy =
+        advice.empty() ? "start the server, or correct the endpoint: HOST:PORT, [IPV6]:PORT or unix:PATH" : advice;
     if (servers_are_required()) {
         end_program(formatted("{}, and GGML_RPC_REQUIRE=1 is set: {}", reason, remedy));
     }
     const std::string frame(100, '*');
     log_error("{}", frame);
-    log_error("{}: no device from it", reason);
-    log_error("The program goes on WITHOUT the devices of this server: the model may run on the local CPU.");
+    log_error("{}", reason);
+    log_error("The program continues WITHOUT the devices of this server: the model may run on the local CPU.");
     log_error("What to do: {}.", remedy);
-    log_error("GGML_RPC_REQUIRE=1 ends the program instead.");
+    log_error("Set GGML_RPC_REQUIRE=1 to end the program instead.");
     log_error("{}", frame);
 }
 
 }  // namespace
 
 Registry & Registry::instance() {
-    // Never destroyed: ggml may use devices until the very end of the process.
+    // Never destroyed: ggml may use devices until the process exits.
     static Registry & only = *new Registry();
     return only;
 }
@@ -80,35 +81,35 @@ Registry::Registry() {
 }
 
 Result<std::vector<Device *>> Registry::reach(const std::string & text) {
-    // Not when the plug-in is loaded: programs load it without using it, an rpc-server for one.
+    // Not when the plug-in is loaded: programs such as rpc-server load it without using it.
     [[maybe_unused]] static const bool is_checked = (check_environment(net::injects_faults), true);
     const auto endpoint = net::parse_endpoint(text);
     if (!endpoint) {
         return std::unexpected(endpoint.error());
     }
     if (const auto known = devices_by_endpoint_.find(endpoint->text()); known != devices_by_endpoint_.end()) {
-        return fail(Errc::invalid_argument, "{} is named twice", endpoint->text());
+        return fail(Errc::invalid_argument, "{} is listed twice", endpoint->text());
     }
     auto server = RemoteServer::reach(*endpoint);
     if (!server) {
         return std::unexpected(server.error());
     }
     if ((*server)->device_count() == 0) {
-        return fail(Errc::not_found, "RPC server {}: it has no devices", endpoint->text());
+        return fail(Errc::not_found, "RPC server {}: no devices", endpoint->text());
     }
     std::vector<Device *> devices;
     for (uint32_t index = 0; index < (*server)->device_count(); ++index) {
         devices.push_back(&devices_.emplace_back(**server, index, formatted("RPC{}", devices_.size()), main_entry()));
     }
-    warn_of_many();
+    warn_if_too_many();
     servers_.push_back(std::move(*server));
     devices_by_endpoint_[endpoint->text()] = devices;
     return devices;
 }
 
-// ggml's scheduler takes 16 back-ends, the CPU among them, and aborts a program that gives it more. With -sm tensor many
-// devices are one back-end, so this is no reason to refuse a server.
-void Registry::warn_of_many() {
+// ggml's scheduler accepts 16 back-ends including the CPU, and aborts the program if there are more. With -sm tensor many
+// devices form one back-end, so the server is not refused.
+void Registry::warn_if_too_many() {
     size_t count = devices_.size();
     for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
         const ggml_backend_dev_t device = ggml_backend_dev_get(i);
@@ -117,9 +118,9 @@ void Registry::warn_of_many() {
     }
     if (count > max_devices_in_use && !has_warned_) {
         has_warned_ = true;
-        log_warning("more than {} devices are registered. ggml's scheduler takes {} beside the CPU and aborts the program if "
-                    "it uses more, unless it splits tensors over them (-sm tensor): select devices with -dev, such as "
-                    "-dev RPC0,RPC1",
+        log_warning("more than {} devices are registered. ggml's scheduler accepts {} beside the CPU and aborts the program "
+                    "if it uses more, unless tensors are split over them (-sm tensor): select devices with -dev, for "
+                    "example -dev RPC0,RPC1",
                     max_devices_in_use, max_devices_in_use);
     }
 }
@@ -137,7 +138,7 @@ ggml_backend_reg_t Registry::add_server(const char * text) {
     }
     std::vector<Device *> devices;
     if (devices_by_endpoint_.contains(endpoint->text())) {
-        log_info("RPC server {} is in use already, by GGML_RPC_SERVERS", endpoint->text());
+        log_info("RPC server {} is already in use through GGML_RPC_SERVERS", endpoint->text());
     } else {
         auto reached = reach(text);
         if (!reached) {

@@ -1,6 +1,6 @@
-// The plug-in's registry: which servers are known, and the "RPC" entry that ggml finds.
+// The plug-in's servers, and the "RPC" entry in ggml's registry.
 //
-// One object for the process: ggml asks for it again at every load and expects the same pointers.
+// One object per process: ggml requests it at every load and expects the same pointers. Threads: any.
 #pragma once
 
 #include <deque>
@@ -22,12 +22,12 @@ public:
     // The entry named "RPC". Its own devices are those of GGML_RPC_SERVERS.
     ggml_backend_reg_t main_entry() { return &main_entry_.reg; }
 
-    // The entry of one endpoint ("RPC[host:port]"), with its devices; the same entry if it was added before, an empty
-    // one if GGML_RPC_SERVERS has it already. Null, with a line in the log, if the endpoint is malformed or
-    // unreachable.
+    // The entry of one endpoint ("RPC[host:port]") with its devices. Returns the same entry if it was added before, and an
+    // entry without devices if GGML_RPC_SERVERS contains the endpoint. Null if the endpoint is malformed or unreachable,
+    // which is logged.
     ggml_backend_reg_t add_server(const char * endpoint);
 
-    // The one device of an endpoint, for the functions of ggml-rpc.h. Null if there is none.
+    // A device of an endpoint, for the functions of ggml-rpc.h. Adds the server if needed. Null if there is none.
     Device * find_device(const char * endpoint, uint32_t index);
 
 private:
@@ -39,7 +39,7 @@ private:
 
     Registry();
     Result<std::vector<Device *>> reach(const std::string & endpoint);
-    void warn_of_many();
+    void warn_if_too_many();
 
     std::mutex mutex_;
     Entry main_entry_;

@@ -14,11 +14,11 @@
 namespace caravan::client {
 namespace {
 
-constexpr size_t max_remembered = 16 * 1024;
-constexpr size_t max_asked_ahead = 256;  // questions: what one model needs on several devices
-constexpr seconds retry_questions{10};     // after a server did not answer
-constexpr seconds memory_lasts{1};         // while no session of this process changes it
-constexpr seconds retry_opening{10};       // of a session, after one for which there was no time left
+constexpr size_t max_cached = 16 * 1024;   // results of each kind and device
+constexpr size_t max_history = 256;        // queries; enough for the ops of one model
+constexpr seconds query_retry_delay{10};   // after a failed query
+constexpr seconds memory_lifetime{1};      // of a cached value, while no session of this process changes it
+constexpr seconds open_retry_delay{10};    // after opening a session timed out
 
 wire::Tensor shape_of(const ggml_tensor & tensor) {
     wire::Tensor out = stock_tensor(encode_region(tensor, 0));
@@ -28,16 +28,16 @@ wire::Tensor shape_of(const ggml_tensor & tensor) {
     return out;
 }
 
-using Question = std::vector<wire::GraphTensor>;  // an encode_question()
+using OpQuery = std::vector<wire::GraphTensor>;  // see encode_op_query()
 
-std::string key_of(const Question & question) {
-    return {reinterpret_cast<const char *>(question.data()), question.size() * sizeof(wire::GraphTensor)};
+std::string key_of(const OpQuery & query) {
+    return {reinterpret_cast<const char *>(query.data()), query.size() * sizeof(wire::GraphTensor)};
 }
 
-// Its tensors after those of `all`.
-void append_question(Question & all, const Question & question) {
+// Appends the tensors of `query` to `all`.
+void append_query(OpQuery & all, const OpQuery & query) {
     const auto first = static_cast<uint32_t>(all.size());
-    for (wire::GraphTensor tensor : question) {
+    for (wire::GraphTensor tensor : query) {
         for (int i = 0; i < wire::max_sources; ++i) {
             tensor.src[i] = tensor.src[i] == 0 ? 0 : tensor.src[i] + first;
         }
@@ -45,35 +45,35 @@ void append_question(Question & all, const Question & question) {
     }
 }
 
-// What any device of any server was asked by this process: programs spread one model over all devices. Threads: any.
-template <class Question>
-class AskedQuestions {
+// The queries that this process has sent for any device of any server. Threads: any.
+template <class Query>
+class QueryHistory {
 public:
-    static AskedQuestions & instance() {
-        static AskedQuestions & only = *new AskedQuestions();  // sessions may end after static objects
+    static QueryHistory & instance() {
+        static QueryHistory & only = *new QueryHistory();  // sessions may end after static objects
         return only;
     }
 
-    // Those to which `answers` has none. Adds this one, which is not among them.
-    template <class Answers>
-    std::vector<std::pair<std::string, Question>> unanswered(const Answers & answers, const std::string & key,
-                                                             const Question & question) {
+    // The other queries that have no result in `results`. Adds this query to the history.
+    template <class Results>
+    std::vector<std::pair<std::string, Query>> missing_from(const Results & results, const std::string & key,
+                                                            const Query & query) {
         std::lock_guard lock(mutex_);
-        std::vector<std::pair<std::string, Question>> out;
-        for (const auto & [other, asked] : questions_) {
-            if (other != key && !answers.contains(other)) {
-                out.emplace_back(other, asked);
+        std::vector<std::pair<std::string, Query>> out;
+        for (const auto & [other_key, other] : queries_) {
+            if (other_key != key && !results.contains(other_key)) {
+                out.emplace_back(other_key, other);
             }
         }
-        if (questions_.size() < max_asked_ahead) {
-            questions_.emplace(key, question);
+        if (queries_.size() < max_history) {
+            queries_.emplace(key, query);
         }
         return out;
     }
 
 private:
     std::mutex mutex_;
-    std::unordered_map<std::string, Question> questions_;
+    std::unordered_map<std::string, Query> queries_;
 };
 
 template <size_t size>
@@ -94,7 +94,7 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::reach(const net::Endpoint & 
 
 Result<std::unique_ptr<RemoteServer>> RemoteServer::try_to_reach(const net::Endpoint & endpoint) {
     std::unique_ptr<RemoteServer> server(new RemoteServer(endpoint));
-    auto connection = Connection::open(endpoint, Connection::Purpose::questions);
+    auto connection = Connection::open(endpoint, Connection::Purpose::queries);
     if (!connection) {
         return std::unexpected(connection.error());
     }
@@ -123,7 +123,7 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::try_to_reach(const net::Endp
 Result<std::shared_ptr<Connection>> RemoteServer::session() {
     std::lock_guard lock(mutex_);
     auto live = session_locked();
-    kept_for_questions_.reset();
+    query_session_.reset();
     return live;
 }
 
@@ -131,29 +131,29 @@ Result<std::shared_ptr<Connection>> RemoteServer::session_locked() {
     if (auto live = session_.lock(); live != nullptr && !live->failed()) {
         return live;
     }
-    if (Clock::now() < no_opening_until_) {
-        return std::unexpected(failed_opening_);
+    if (Clock::now() < no_open_until_) {
+        return std::unexpected(open_error_);
     }
     auto opened = Connection::open(endpoint_, Connection::Purpose::session);
     if (opened) {
         session_ = *opened;
         std::ranges::fill(last_memory_, LastMemory{});
-    } else if (servers_are_required()) {  // without a session the program would use other devices, or fail with its own code
+    } else if (servers_are_required()) {  // the program would go on with other devices, or exit with another code
         end_program(formatted("RPC server {}, and GGML_RPC_REQUIRE=1 is set", opened.error().text));
     } else if (opened.error().code == Errc::timed_out) {
-        failed_opening_ = opened.error();
-        no_opening_until_ = Clock::now() + retry_opening;
+        open_error_ = opened.error();
+        no_open_until_ = Clock::now() + open_retry_delay;
     }
     return opened;
 }
 
-// Programs ask several times in a row before they load a model, each time over a connection of its own.
+// Programs query the memory several times before they load a model, each time over a connection of its own.
 Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
     std::shared_ptr<Connection> live;
     {
         std::lock_guard lock(mutex_);
         live = session_.lock();
-        if ((live == nullptr || live->failed()) && Clock::now() < last_memory_[device].good_until) {
+        if ((live == nullptr || live->failed()) && Clock::now() < last_memory_[device].valid_until) {
             return last_memory_[device].memory;
         }
     }
@@ -161,31 +161,32 @@ Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
         return live->memory(device);
     }
     const auto memory = retry_after_reset([&]() -> Result<DeviceMemory> {
-        const auto opened = Connection::open(endpoint_, Connection::Purpose::questions);
+        const auto opened = Connection::open(endpoint_, Connection::Purpose::queries);
         return opened ? (*opened)->memory(device) : std::unexpected(opened.error());
     });
     if (memory) {
         std::lock_guard lock(mutex_);
-        last_memory_[device] = {*memory, Clock::now() + memory_lasts};
+        last_memory_[device] = {*memory, Clock::now() + memory_lifetime};
     }
     return memory;
 }
 
-Result<std::shared_ptr<Connection>> RemoteServer::session_for_questions() {
+Result<std::shared_ptr<Connection>> RemoteServer::session_for_queries() {
     std::lock_guard lock(mutex_);
     const bool is_held = !session_.expired();
     auto session = session_locked();
     if (session && !is_held) {
-        kept_for_questions_ = *session;
+        query_session_ = *session;
     }
     return session;
 }
 
-// Hundreds of these questions come in a row: waiting for a server that does not answer once is enough.
-void RemoteServer::report_unanswered(std::string_view question, const Error & error, bool has_session) {
-    no_questions_until_ = Clock::now() + retry_questions;
+// Programs send hundreds of queries in a row: after a failure the next ones must not wait for the server again.
+void RemoteServer::report_failed_query(std::string_view query, const Error & error, bool has_session) {
+    no_queries_until_ = Clock::now() + query_retry_delay;
     if (has_session) {
-        log_error("{}: cannot ask {}: {}", endpoint_.text(), question, error.text);
+        log_error("RPC server {}: cannot query {}: {}", endpoint_.text(), query,
+                  net::without_endpoint(endpoint_, error.text));
     } else {
         log_error("RPC server {}{}{}", error.text, error.advice.empty() ? "" : "; what to do: ", error.advice);
     }
@@ -198,44 +199,44 @@ bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
     if (!is_native_ || abi::moves_no_data(node.op) || ggml_is_empty(&node)) {
         return true;
     }
-    const Question question = encode_question(node);
-    std::string key = key_of(question);
-    std::vector<std::pair<std::string, Question>> others;
+    const OpQuery query = encode_op_query(node);
+    std::string key = key_of(query);
+    std::vector<std::pair<std::string, OpQuery>> others;
     {
         std::lock_guard lock(mutex_);
-        auto & answers = supported_[device];
-        if (const auto known = answers.find(key); known != answers.end()) {
+        auto & results = supported_[device];
+        if (const auto known = results.find(key); known != results.end()) {
             return known->second;
         }
-        if (answers.size() >= max_remembered) {
-            answers.clear();
+        if (results.size() >= max_cached) {
+            results.clear();
         }
-        others = AskedQuestions<Question>::instance().unanswered(answers, key, question);
+        others = QueryHistory<OpQuery>::instance().missing_from(results, key, query);
     }
-    if (Clock::now() < no_questions_until_.load()) {
+    if (Clock::now() < no_queries_until_.load()) {
         return true;
     }
-    Question all = question;
-    for (const auto & [other, asked] : others) {
-        append_question(all, asked);
+    OpQuery all = query;
+    for (const auto & [other_key, other] : others) {
+        append_query(all, other);
     }
-    auto live = session_for_questions();
-    auto answer = live ? (*live)->supports(device, all) : std::unexpected(live.error());
-    if (answer && answer->empty() && !others.empty()) {
-        others.clear();  // one of them is refused: that must not be held against this one
-        answer = (*live)->supports(device, question);
+    auto live = session_for_queries();
+    auto reply = live ? (*live)->supports(device, all) : std::unexpected(live.error());
+    if (reply && reply->empty() && !others.empty()) {
+        others.clear();  // the server refused one of the queries, perhaps not this one
+        reply = (*live)->supports(device, query);
     }
-    if (!answer) {
-        report_unanswered(formatted("whether it supports {}", ggml_op_name(node.op)), answer.error(), live.has_value());
-        return true;  // the launch will fail by itself
+    if (!reply) {
+        report_failed_query(formatted("support of {}", ggml_op_name(node.op)), reply.error(), live.has_value());
+        return true;  // the launch will fail
     }
-    const bool is_supported = !answer->empty() && answer->front() != 0;
+    const bool is_supported = !reply->empty() && reply->front() != 0;
     if (!is_supported) {
         log_debug("{}: device {} does not support {} ({})", endpoint_.text(), device, ggml_op_name(node.op), node.name);
     }
     std::lock_guard lock(mutex_);
     for (size_t i = 0; i < others.size(); ++i) {
-        supported_[device][others[i].first] = (*answer)[i + 1] != 0;
+        supported_[device][others[i].first] = (*reply)[i + 1] != 0;
     }
     return supported_[device][std::move(key)] = is_supported;
 }
@@ -255,7 +256,7 @@ size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
             request.tensor.src[i] = request.src[i].id;
         }
     }
-    // Without ids of its own, addresses, names and device, the request is its own key.
+    // The request has no addresses, names or device yet, so its bytes are the key.
     const std::string key(reinterpret_cast<const char *>(&request), sizeof request);
     std::vector<std::pair<std::string, wire::GetAllocSizeRequest>> all{{key, request}};
     {
@@ -264,33 +265,33 @@ size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
         if (const auto known = sizes.find(key); known != sizes.end()) {
             return std::max(bytes, known->second);
         }
-        if (sizes.size() >= max_remembered) {
+        if (sizes.size() >= max_cached) {
             sizes.clear();
         }
-        auto others = AskedQuestions<wire::GetAllocSizeRequest>::instance().unanswered(sizes, key, request);
-        if (is_native_) {  // a stock server ends the session over what it cannot read
+        auto others = QueryHistory<wire::GetAllocSizeRequest>::instance().missing_from(sizes, key, request);
+        if (is_native_) {  // a stock server ends the session if it cannot read a request
             std::ranges::move(others, std::back_inserter(all));
         }
     }
-    if (Clock::now() < no_questions_until_.load()) {
+    if (Clock::now() < no_queries_until_.load()) {
         return bytes;
     }
     std::vector<wire::GetAllocSizeRequest> requests;
-    for (const auto & [other, asked] : all) {
-        requests.push_back(asked);
+    for (const auto & [other_key, other] : all) {
+        requests.push_back(other);
         requests.back().device = device;
     }
-    auto live = session_for_questions();
-    const auto answers = live ? (*live)->alloc_sizes(requests) : std::unexpected(live.error());
-    if (!answers) {
-        report_unanswered("for the size of a tensor", answers.error(), live.has_value());
+    auto live = session_for_queries();
+    const auto replies = live ? (*live)->alloc_sizes(requests) : std::unexpected(live.error());
+    if (!replies) {
+        report_failed_query("the size of a tensor", replies.error(), live.has_value());
         return bytes;
     }
     std::lock_guard lock(mutex_);
     for (size_t i = 0; i < all.size(); ++i) {
-        alloc_sizes_[device][all[i].first] = (*answers)[i];
+        alloc_sizes_[device][all[i].first] = (*replies)[i];
     }
-    return std::max<size_t>(bytes, answers->front());
+    return std::max<size_t>(bytes, replies->front());
 }
 
 }  // namespace caravan::client

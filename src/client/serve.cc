@@ -16,12 +16,12 @@ namespace {
 std::vector<std::string> candidates() {
     const std::filesystem::path folder = std::filesystem::path(plugin_path()).parent_path();
     std::vector<std::string> out{(folder / "rpc-server").string()};
-    // In the prefix that both were installed below (cmake --install --prefix).
+    // In the prefix that both were installed to (cmake --install --prefix).
     const std::string subfolder = "/" CARAVAN_BACKEND_DIR_BELOW_PREFIX;
     if (const std::string name = folder.string(); name.ends_with(subfolder)) {
         out.push_back(name.substr(0, name.size() - subfolder.size()) + "/bin/rpc-server");
     }
-    out.insert(out.end(), {CARAVAN_INSTALLED_SERVER, "rpc-server"});  // without a slash: execvp looks on PATH
+    out.insert(out.end(), {CARAVAN_INSTALLED_SERVER, "rpc-server"});  // without a slash: execvp searches PATH
     return out;
 }
 

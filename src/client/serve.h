@@ -1,4 +1,4 @@
-// ggml_backend_rpc_start_server for programs that ask the plug-in to be a server (llama.cpp's own ggml-rpc-server).
+// ggml_backend_rpc_start_server(), for programs that use the plug-in as a server (llama.cpp's ggml-rpc-server).
 #pragma once
 
 #include <string>
@@ -8,11 +8,11 @@
 
 namespace caravan::client {
 
-// The file that this code was loaded from.
+// The path of the library that contains this code; "" if unknown.
 std::string plugin_path();
 
-// Replaces this process by Caravan's rpc-server, found beside the plug-in, in the folder that Caravan was installed
-// to, or on PATH. Returns only if that is impossible.
+// Replaces this process by Caravan's rpc-server, found beside the plug-in, in the folder that Caravan was installed to, or
+// on PATH. Returns only on failure.
 Error become_server(const std::string & endpoint, const char * cache_dir, size_t n_threads,
                     const std::vector<std::string> & devices);
 

@@ -14,7 +14,7 @@ namespace caravan::client {
 namespace {
 
 const std::string & file_name() {
-    static const std::string & only = *new std::string([] {  // sessions may end after static objects
+    static const std::string & only = *new std::string([] {  // never destroyed: sessions may outlive static objects
         const char * file = std::getenv("GGML_RPC_STATS");
         return file == nullptr ? "" : file;
     }());
@@ -49,7 +49,7 @@ std::string json_string(std::string_view text) {
     return out + "\"";
 }
 
-bool stats_are_wanted() { return !file_name().empty(); }
+bool stats_enabled() { return !file_name().empty(); }
 
 std::string to_json(const SessionStats & stats) {
     std::string served;

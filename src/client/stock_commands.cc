@@ -56,7 +56,7 @@ public:
         return out;
     }
 
-    // A stock server forgets every graph whenever any buffer is freed.
+    // A stock server drops all graphs whenever any buffer is freed.
     void forget_graphs() override { kept_.clear(); }
 
 private:

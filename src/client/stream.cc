@@ -11,24 +11,24 @@
 namespace caravan::client {
 namespace {
 
-constexpr size_t answer_header_size = sizeof(uint64_t);
+constexpr size_t reply_header_size = sizeof(uint64_t);
 constexpr size_t max_spare = 4;
-// Sooner after the last answer, or the last look, the peer is not looked at again.
-constexpr uint64_t trust_ns = 1'000'000;
+// The connection is not checked again sooner than this after the last reply or check.
+constexpr uint64_t probe_interval_ns = 1'000'000;
 
 // A server's text, for the log.
-std::string safe_text(ConstBytes bytes) {
+std::string printable_text(ConstBytes bytes) {
     return printable({reinterpret_cast<const char *>(bytes.data()), bytes.size()}, wire::max_error_text);
 }
 
 }  // namespace
 
-Stream::Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanoseconds silence, microseconds spin)
+Stream::Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanoseconds timeout, microseconds spin)
     : transport_(std::move(transport)),
-      silence_(silence),
+      timeout_(timeout),
       spin_(spin),
-      last_heard_ns_(Trace::now_ns()),
-      last_used_ns_(last_heard_ns_) {}
+      last_received_ns_(Trace::now_ns()),
+      last_used_ns_(last_received_ns_) {}
 
 MutableBytes Stream::append(size_t size) {
     if (outbox_.empty() || !outbox_.back().growing) {
@@ -57,54 +57,54 @@ void Stream::append_hole(uint64_t begin, std::vector<std::byte> bytes) {
 
 void Stream::fill(uint64_t begin) { std::erase(holes_, begin); }
 
-void Stream::make_absent(const Awaited & awaited) {
+void Stream::make_absent(const PendingReply & awaited) {
     std::ranges::fill(awaited.dest, static_cast<std::byte>(awaited.absent));
 }
 
-Stream::Ticket Stream::expect(Awaited awaited) {
+Stream::Ticket Stream::expect(PendingReply awaited) {
     discard();
     ++expected_;
     expected_position_ = queued_;
     if (failure_) {
         make_absent(awaited);
-        answered_ = expected_;
+        completed_ = expected_;
     } else {
-        awaited_.push_back(std::move(awaited));
+        pending_.push_back(std::move(awaited));
     }
     return last_ticket();
 }
 
-Stream::Ticket Stream::expect_data_later(size_t size) {
-    const Ticket ticket = expect(Awaited{{}, size, false, true, Absent::nan});
-    later_ = ticket.number;
+Stream::Ticket Stream::expect_deferred(size_t size) {
+    const Ticket ticket = expect(PendingReply{{}, size, false, true, Absent::nan});
+    deferred_ = ticket.number;
     return ticket;
 }
 
 void Stream::set_destination(MutableBytes dest, Absent absent) {
-    const uint64_t number = std::exchange(later_, 0);
-    if (number <= answered_) {  // the stream has failed since
+    const uint64_t number = std::exchange(deferred_, 0);
+    if (number <= completed_) {  // the stream has failed since
         std::ranges::fill(dest, static_cast<std::byte>(absent));
         return;
     }
-    Awaited & awaited = awaited_[number - answered_ - 1];
+    PendingReply & awaited = pending_[number - completed_ - 1];
     awaited.dest = dest;
     awaited.absent = absent;
     if (watched_) {
-        transport_->wake();  // the watching thread did not wait for these bytes
+        transport_->wake();  // the watching thread does not wait to read yet
     }
 }
 
 void Stream::discard() {
-    if (later_ > answered_) {
-        Awaited & awaited = awaited_[later_ - answered_ - 1];
+    if (deferred_ > completed_) {
+        PendingReply & awaited = pending_[deferred_ - completed_ - 1];
         awaited.own.resize(awaited.size);
         set_destination(awaited.own, Absent::nan);
     }
-    later_ = 0;
+    deferred_ = 0;
 }
 
-bool Stream::is_held_up() const {
-    return !awaited_.empty() && !has_destination(awaited_.front()) && arrived_ == answer_header_size &&
+bool Stream::needs_destination() const {
+    return !pending_.empty() && !has_destination(pending_.front()) && arrived_ == reply_header_size &&
            header_ >> wire::answer_kind_shift == 0;
 }
 
@@ -115,7 +115,7 @@ std::optional<std::string> Stream::take_launch_failure() {
     return std::exchange(launch_failure_, std::nullopt);
 }
 
-void Stream::note_launch_failure(std::string text) {
+void Stream::set_launch_failure(std::string text) {
     if (!launch_failure_) {
         launch_failure_ = std::move(text);
     }
@@ -123,16 +123,16 @@ void Stream::note_launch_failure(std::string text) {
 
 Result<> Stream::confirm(Lock & lock) {
     const uint64_t now = Trace::now_ns();
-    if (failure_ || now - last_heard_ns_ < trust_ns) {
+    if (failure_ || now - last_received_ns_ < probe_interval_ns) {
         return pump(lock, [] { return true; });
     }
-    last_heard_ns_ = now;
-    if (!watched_) {  // else another thread looks just now
+    last_received_ns_ = now;
+    if (!watched_) {  // else another thread is watching the transport
         auto ready = transport_->wait({.read = true}, Clock::now(), microseconds{0});
         if (!ready) {
-            break_off(std::move(ready.error()));
-        } else if (*ready && awaited_.empty()) {
-            hear_unasked();
+            close(std::move(ready.error()));
+        } else if (*ready && pending_.empty()) {
+            read_unsolicited();
         } else if (*ready) {
             pull();
         }
@@ -155,7 +155,7 @@ Result<> Stream::send(Lock & lock, ConstBytes payload) {
         outbox_.push_back(std::move(segment));
         queued_ += payload.size();
     }
-    const bool lends = !std::exchange(lending_, true);  // another thread may be here, sleeping
+    const bool lends = !std::exchange(lending_, true);  // another thread may be in here, sleeping
     if (lends) {
         transport_->lend(payload);
     }
@@ -168,11 +168,11 @@ Result<> Stream::send(Lock & lock, ConstBytes payload) {
 }
 
 Result<> Stream::await(Lock & lock, Ticket ticket) {
-    if (is_answered(ticket)) {
+    if (is_done(ticket)) {
         return pump(lock, [] { return true; });
     }
-    auto result = timed_pump("wait", counts_.waiting_ns, lock, [&] { return is_answered(ticket); });
-    last_heard_ns_ = last_used_ns_;
+    auto result = timed_pump("wait", counts_.waiting_ns, lock, [&] { return is_done(ticket); });
+    last_received_ns_ = last_used_ns_;
     if (sends_at_round_trip_ != counts_.sends) {
         sends_at_round_trip_ = counts_.sends;
         ++counts_.round_trips;
@@ -180,11 +180,11 @@ Result<> Stream::await(Lock & lock, Ticket ticket) {
     return result;
 }
 
-Result<> Stream::await_begin(Lock & lock) {
-    const uint64_t number = later_;
+Result<> Stream::await_first_bytes(Lock & lock) {
+    const uint64_t number = deferred_;
     auto result = timed_pump("wait", counts_.waiting_ns, lock,
-                             [&] { return answered_ >= number || (answered_ + 1 == number && is_held_up()); });
-    last_heard_ns_ = last_used_ns_;
+                             [&] { return completed_ >= number || (completed_ + 1 == number && needs_destination()); });
+    last_received_ns_ = last_used_ns_;
     if (sends_at_round_trip_ != counts_.sends) {
         sends_at_round_trip_ = counts_.sends;
         ++counts_.round_trips;
@@ -208,15 +208,15 @@ Result<> Stream::timed_pump(const char * name, uint64_t & ns, Lock & lock, Done 
     return result;
 }
 
-void Stream::break_off(Error error) {
+void Stream::close(Error error) {
     if (failure_) {
         return;
     }
     failure_ = std::move(error);
-    std::ranges::for_each(awaited_, make_absent);
-    awaited_.clear();
-    answered_ = expected_;
-    retired_ = std::move(outbox_);  // the memory of holes stays where it is
+    std::ranges::for_each(pending_, make_absent);
+    pending_.clear();
+    completed_ = expected_;
+    retired_ = std::move(outbox_);  // keeps the memory of holes
     outbox_.clear();
     holes_.clear();
     sent_ = queued_;
@@ -250,7 +250,7 @@ bool Stream::push() {
     if (count > 0) {
         auto sent = transport_->send(std::span(parts).first(count));
         if (!sent) {
-            break_off(std::move(sent.error()));
+            close(std::move(sent.error()));
             return true;
         }
         taken = *sent;
@@ -259,7 +259,7 @@ bool Stream::push() {
     }
     const bool moved = taken > 0;
     sent_ += taken;
-    steps_ += moved && !can_push() ? 1 : 0;
+    milestones_ += moved && !can_push() ? 1 : 0;
     while (!outbox_.empty()) {
         Segment & front = outbox_.front();
         const size_t step = std::min(taken, front.rest().size());
@@ -293,38 +293,38 @@ Result<size_t> Stream::receive(std::span<const MutableBytes> parts) {
     return total;
 }
 
-// False: it ended the stream.
-bool Stream::hear_launch_failure(const std::string & text) {
+// False if this closed the stream.
+bool Stream::count_launch_failure(const std::string & text) {
     if (failed_launches_ == launches_) {
-        break_off(Error{Errc::protocol, "the server reports more failed launches than were sent: " + text});
+        close(Error{Errc::protocol, "the server reported more failed launches than were sent: " + text});
         return false;
     }
     ++failed_launches_;
-    note_launch_failure(text);
+    set_launch_failure(text);
     return true;
 }
 
-// A text has come in the place of the first awaited answer, or before it, and with it perhaps what follows. False: it
-// is not whole yet, or it ended the stream.
-bool Stream::hear_text() {
-    const Awaited & awaited = awaited_.front();
+// Receives a text that arrives instead of the first pending reply or before it, possibly with bytes that follow. False if it
+// is incomplete or closed the stream.
+bool Stream::read_text_reply() {
+    const PendingReply & awaited = pending_.front();
     const MutableBytes dest = awaited.dest;
     const auto kind = static_cast<wire::AnswerKind>(header_ >> wire::answer_kind_shift);
     const uint64_t size = header_ & wire::answer_size_mask;
     if (size > wire::max_error_text || kind > wire::AnswerKind::refused) {
-        break_off(Error{Errc::protocol, "an answer that makes no sense"});
+        close(Error{Errc::protocol, "malformed reply header"});
         return false;
     }
-    // What is in the answer's place goes back to the front of what was received.
-    const auto here = dest.first(arrived_ - answer_header_size);
+    // Bytes that were received into the reply's memory belong to the text and what follows it.
+    const auto here = dest.first(arrived_ - reply_header_size);
     surplus_.insert(surplus_.begin(), here.begin(), here.end());
-    arrived_ = answer_header_size;
+    arrived_ = reply_header_size;
     if (surplus_.size() < size) {
         std::array<std::byte, wire::max_error_text> more;
         const std::array parts{MutableBytes(more).first(size - surplus_.size())};
         auto got = receive_from_transport(parts);
         if (!got) {
-            break_off(std::move(got.error()));
+            close(std::move(got.error()));
             return false;
         }
         surplus_.insert(surplus_.end(), more.begin(), more.begin() + static_cast<ptrdiff_t>(*got));
@@ -332,56 +332,56 @@ bool Stream::hear_text() {
             return false;
         }
     }
-    const std::string text = safe_text(ConstBytes(surplus_).first(size));
+    const std::string text = printable_text(ConstBytes(surplus_).first(size));
     surplus_.erase(surplus_.begin(), surplus_.begin() + static_cast<ptrdiff_t>(size));
     arrived_ = 0;
     switch (kind) {
-        case wire::AnswerKind::launch_failed: return hear_launch_failure(text);
+        case wire::AnswerKind::launch_failed: return count_launch_failure(text);
         case wire::AnswerKind::refused:
             if (!awaited.may_be_refused) {
-                break_off(Error{Errc::protocol, "the server refuses what cannot be refused: " + text});
+                close(Error{Errc::protocol, "the server refused a request that cannot be refused: " + text});
                 return false;
             }
             refusal_ = text;
             make_absent(awaited);
-            awaited_.pop_front();
-            ++answered_;
+            pending_.pop_front();
+            ++completed_;
             return true;
         default:
-            break_off(Error{Errc::protocol, "the server ended the session: " + text});
+            close(Error{Errc::protocol, "the server ended the session: " + text});
             return false;
     }
 }
 
-// Something has come though nothing is awaited: the text of a failed launch, or of the session's end. What else it may be
-// stays for the next answer, which it will not fit.
-void Stream::hear_unasked() {
-    std::array<std::byte, answer_header_size + wire::max_error_text> bytes;
+// Receives bytes that arrive while no reply is pending: the text of a failed launch, or of the session's end. Any other bytes
+// stay in surplus_, where the next reply's header will not match.
+void Stream::read_unsolicited() {
+    std::array<std::byte, reply_header_size + wire::max_error_text> bytes;
     const std::array parts{MutableBytes(bytes).subspan(std::min(surplus_.size(), bytes.size()))};
     if (parts[0].empty()) {
         return;
     }
     auto got = receive_from_transport(parts);
     if (!got) {
-        break_off(std::move(got.error()));
+        close(std::move(got.error()));
         return;
     }
     surplus_.insert(surplus_.end(), parts[0].begin(), parts[0].begin() + static_cast<ptrdiff_t>(*got));
-    while (surplus_.size() >= answer_header_size) {
+    while (surplus_.size() >= reply_header_size) {
         const auto header = load<uint64_t>(surplus_.data());
         const auto kind = static_cast<wire::AnswerKind>(header >> wire::answer_kind_shift);
         const uint64_t size = header & wire::answer_size_mask;
         const bool is_text = kind == wire::AnswerKind::launch_failed || kind == wire::AnswerKind::ended;
-        if (!is_text || size > wire::max_error_text || surplus_.size() - answer_header_size < size) {
+        if (!is_text || size > wire::max_error_text || surplus_.size() - reply_header_size < size) {
             return;
         }
-        const std::string text = safe_text(ConstBytes(surplus_).subspan(answer_header_size, size));
-        surplus_.erase(surplus_.begin(), surplus_.begin() + static_cast<ptrdiff_t>(answer_header_size + size));
+        const std::string text = printable_text(ConstBytes(surplus_).subspan(reply_header_size, size));
+        surplus_.erase(surplus_.begin(), surplus_.begin() + static_cast<ptrdiff_t>(reply_header_size + size));
         if (kind == wire::AnswerKind::ended) {
-            break_off(Error{Errc::protocol, "the server ended the session: " + text});
+            close(Error{Errc::protocol, "the server ended the session: " + text});
             return;
         }
-        if (!hear_launch_failure(text)) {
+        if (!count_launch_failure(text)) {
             return;
         }
     }
@@ -389,111 +389,110 @@ void Stream::hear_unasked() {
 
 bool Stream::pull() {
     bool moved = false;
-    while (!awaited_.empty()) {
-        const MutableBytes dest = awaited_.front().dest;
-        const size_t size = awaited_.front().size;
-        if (is_held_up()) {
+    while (!pending_.empty()) {
+        const MutableBytes dest = pending_.front().dest;
+        const size_t size = pending_.front().size;
+        if (needs_destination()) {
             return moved;
         }
-        if (arrived_ == answer_header_size && header_ >> wire::answer_kind_shift != 0) {
-            if (!hear_text()) {
+        if (arrived_ == reply_header_size && header_ >> wire::answer_kind_shift != 0) {
+            if (!read_text_reply()) {
                 return moved;
             }
             moved = true;
             continue;
         }
-        const size_t whole = answer_header_size + size;
+        const size_t whole = reply_header_size + size;
         std::array<MutableBytes, 2> parts;
         size_t count = 0;
-        if (arrived_ < answer_header_size) {
-            parts[count++] = mutable_bytes(&header_, answer_header_size).subspan(arrived_);
+        if (arrived_ < reply_header_size) {
+            parts[count++] = mutable_bytes(&header_, reply_header_size).subspan(arrived_);
         }
         if (!dest.empty()) {
-            parts[count++] = dest.subspan(arrived_ > answer_header_size ? arrived_ - answer_header_size : 0);
+            parts[count++] = dest.subspan(arrived_ > reply_header_size ? arrived_ - reply_header_size : 0);
         }
         auto got = receive(std::span(parts).first(count));
         if (!got) {
-            break_off(std::move(got.error()));
+            close(std::move(got.error()));
             return true;
         }
         if (*got == 0) {
             return moved;
         }
         moved = true;
-        steps_ += arrived_ == 0 ? 1 : 0;
+        milestones_ += arrived_ == 0 ? 1 : 0;
         arrived_ += *got;
-        if (arrived_ >= answer_header_size && header_ >> wire::answer_kind_shift != 0) {
-            if (!hear_text()) {
+        if (arrived_ >= reply_header_size && header_ >> wire::answer_kind_shift != 0) {
+            if (!read_text_reply()) {
                 return true;
             }
             continue;
         }
-        if (arrived_ >= answer_header_size && header_ != size) {
-            break_off(Error{Errc::protocol, formatted("an answer of {} bytes came where {} bytes were expected",
-                                                      header_, size)});
+        if (arrived_ >= reply_header_size && header_ != size) {
+            close(Error{Errc::protocol, formatted("reply of {} bytes where {} were expected", header_, size)});
             return true;
         }
         if (arrived_ == whole) {
-            ++answered_;
-            ++steps_;
-            if (awaited_.front().is_data && (launch_failure_ || answered_ <= absent_until_)) {
-                make_absent(awaited_.front());  // it was computed from, or left by, a launch that failed
+            ++completed_;
+            ++milestones_;
+            if (pending_.front().is_data && (launch_failure_ || completed_ <= absent_until_)) {
+                make_absent(pending_.front());  // the result of a failed launch, or computed from one
             }
-            awaited_.pop_front();
+            pending_.pop_front();
             arrived_ = 0;
         }
     }
     return moved;
 }
 
-Stream::Patience Stream::begin_patience() const {
+Stream::ProgressWatch Stream::start_watch() const {
     const TimePoint now = Clock::now();
-    return {now, now, moves_, counts_.bytes_sent + counts_.bytes_received, steps_};
+    return {now, now, transfers_, counts_.bytes_sent + counts_.bytes_received, milestones_};
 }
 
-void Stream::note_progress(Patience & patience) const {
-    if (patience.moves == moves_) {
+void Stream::update_watch(ProgressWatch & watch) const {
+    if (watch.transfers == transfers_) {
         return;
     }
     const TimePoint now = Clock::now();
     const uint64_t bytes = counts_.bytes_sent + counts_.bytes_received;
-    const std::chrono::duration<double> bought(static_cast<double>(bytes - patience.bytes) / least_rate);
-    if (patience.steps != steps_ || bought >= now - patience.since) {
-        patience.since = now;
+    const std::chrono::duration<double> bought(static_cast<double>(bytes - watch.bytes) / min_rate);
+    if (watch.milestones != milestones_ || bought >= now - watch.since) {
+        watch.since = now;
     } else {
-        patience.since += std::chrono::duration_cast<std::chrono::nanoseconds>(bought);
+        watch.since += std::chrono::duration_cast<std::chrono::nanoseconds>(bought);
     }
-    patience = {now, patience.since, moves_, bytes, steps_};
+    watch = {now, watch.since, transfers_, bytes, milestones_};
 }
 
-// When a silence is to be reported, or ends the stream.
-TimePoint Stream::next_look(const Patience & patience) const {
-    const bool is_noted = note_after_.count() == 0 || silent_since_ != TimePoint::max();
-    const TimePoint end = patience.since + silence_;
-    return is_noted ? end : std::min(end, patience.moved + note_after_);
+// When a stall must be logged or times out.
+TimePoint Stream::next_deadline(const ProgressWatch & watch) const {
+    const bool is_noted = stall_threshold_.count() == 0 || stalled_since_ != TimePoint::max();
+    const TimePoint end = watch.since + timeout_;
+    return is_noted ? end : std::min(end, watch.moved + stall_threshold_);
 }
 
-void Stream::give_up(const Patience & patience) {
-    const auto in_seconds = std::chrono::duration_cast<seconds>(silence_).count();
-    const bool is_silent = Clock::now() >= patience.moved + silence_;
-    break_off(Error{Errc::timed_out,
+void Stream::time_out(const ProgressWatch & watch) {
+    const auto in_seconds = std::chrono::duration_cast<seconds>(timeout_).count();
+    const bool is_silent = Clock::now() >= watch.moved + timeout_;
+    close(Error{Errc::timed_out,
                     is_silent ? formatted("no progress for {} s (GGML_RPC_TIMEOUT_S)", in_seconds)
-                              : formatted("less than {} bytes a second for {} s (GGML_RPC_TIMEOUT_S)", least_rate,
+                              : formatted("less than {} bytes/s for {} s (GGML_RPC_TIMEOUT_S)", min_rate,
                                           in_seconds)});
 }
 
-void Stream::note_silence(TimePoint since) {
-    silent_since_ = since;
+void Stream::log_stall(TimePoint since) {
+    stalled_since_ = since;
     const auto in_seconds = [](std::chrono::nanoseconds time) { return std::chrono::duration_cast<seconds>(time).count(); };
-    log_warning("RPC server {}: no progress for {} s: it computes, has stopped, or cannot be reached. The client gives "
-                "up after {} s (GGML_RPC_TIMEOUT_S)",
-                peer_, in_seconds(note_after_), in_seconds(silence_));
+    log_warning("RPC server {}: no progress for {} s: it is computing, stopped or unreachable. The time-out is {} s "
+                "(GGML_RPC_TIMEOUT_S)",
+                peer_, in_seconds(stall_threshold_), in_seconds(timeout_));
 }
 
-void Stream::note_end_of_silence() {
-    if (silent_since_ != TimePoint::max()) {
-        log_warning("RPC server {}: goes on after {:.1f} s without progress", peer_,
-                    std::chrono::duration<double>(Clock::now() - std::exchange(silent_since_, TimePoint::max())).count());
+void Stream::log_stall_end() {
+    if (stalled_since_ != TimePoint::max()) {
+        log_warning("RPC server {}: progress again after {:.1f} s", peer_,
+                    std::chrono::duration<double>(Clock::now() - std::exchange(stalled_since_, TimePoint::max())).count());
     }
 }
 
@@ -505,18 +504,18 @@ Result<> Stream::pump(Lock & lock, Done done) {
     if (done()) {
         return {};
     }
-    Patience patience = begin_patience();
+    ProgressWatch watch = start_watch();
     for (;;) {
         const bool out = push();
         const bool in = pull();
         if (out || in) {
-            ++moves_;
-            note_end_of_silence();
-            if (sleepers_ > 0) {
+            ++transfers_;
+            log_stall_end();
+            if (waiting_threads_ > 0) {
                 progress_.notify_all();
             }
             if (in && watched_) {
-                transport_->wake();  // what the watcher waits for may have come in here
+                transport_->wake();  // this thread may have received what the watcher waits for
             }
         }
         if (failure_) {
@@ -525,41 +524,41 @@ Result<> Stream::pump(Lock & lock, Done done) {
         if (done()) {
             return {};
         }
-        note_progress(patience);
-        if (const TimePoint now = Clock::now(); now >= patience.since + silence_) {
-            give_up(patience);
+        update_watch(watch);
+        if (const TimePoint now = Clock::now(); now >= watch.since + timeout_) {
+            time_out(watch);
             return std::unexpected(*failure_);
-        } else if (now >= next_look(patience)) {
-            note_silence(patience.moved);
+        } else if (now >= next_deadline(watch)) {
+            log_stall(watch.moved);
         }
         if (out || in) {
             continue;
         }
         if (watched_) {
-            if ((can_push() && !watch_.write) || (!awaited_.empty() && !is_held_up() && !watch_.read)) {
-                transport_->wake();  // it must look for more
+            if ((can_push() && !watch_.write) || (!pending_.empty() && !needs_destination() && !watch_.read)) {
+                transport_->wake();  // it must watch for more events
             }
-            ++sleepers_;
-            progress_.wait_until(lock, patience.since + silence_);
-            --sleepers_;
+            ++waiting_threads_;
+            progress_.wait_until(lock, watch.since + timeout_);
+            --waiting_threads_;
             if (failure_) {
                 return std::unexpected(*failure_);
             }
             continue;
         }
         watched_ = true;
-        watch_ = {.read = !awaited_.empty() && !is_held_up(), .write = can_push()};
+        watch_ = {.read = !pending_.empty() && !needs_destination(), .write = can_push()};
         const net::Interest interest = watch_;
-        const TimePoint until = next_look(patience);
+        const TimePoint until = next_deadline(watch);
         lock.unlock();
         auto waited = transport_->wait(interest, until, spin_);
         lock.lock();
         watched_ = false;
-        if (sleepers_ > 0) {
+        if (waiting_threads_ > 0) {
             progress_.notify_all();
         }
         if (!waited) {
-            break_off(std::move(waited.error()));
+            close(std::move(waited.error()));
         }
         if (failure_) {
             return std::unexpected(*failure_);

@@ -1,14 +1,13 @@
-// Commands out, answers in, over one transport, driven by the threads that call: there is no dispatcher thread.
+// Sends commands and receives replies over one transport. The calling threads do the I/O: there is no dispatcher thread.
 //
-// Outgoing bytes collect in a batch until a flush. Answers arrive in the order in which they were expected and land in
-// the memory given for them. Whoever waits moves bytes in both directions, so neither side can block on full buffers.
+// Outgoing bytes collect in a batch until a flush. Replies arrive in the order in which they were expected, and are received
+// into the memory given for them. A waiting thread moves bytes in both directions, so full buffers cannot deadlock.
 //
-// Threads: every function needs the lock of mutex() held. Functions that take the lock give it up while they sleep, so
-// that other threads can append and flush meanwhile. Of several waiting threads one watches the transport; the others
-// sleep until it reports.
+// Threads: every function requires the lock of mutex(). Functions with a Lock argument release it while they sleep, so that
+// other threads can append and flush. Of several waiting threads one watches the transport; it wakes the others.
 //
-// Failure is sticky. Once failure() is set, nothing is sent, what was and is expected is absent, and every wait returns at
-// once.
+// Failure is sticky. Once failure() is set, nothing is sent, all expected replies are absent, and every wait returns
+// immediately.
 #pragma once
 
 #include <condition_variable>
@@ -33,92 +32,92 @@ class Stream {
 public:
     using Lock = std::unique_lock<std::mutex>;
 
-    // The number-th answer, to a request that ends at byte `position` of all that was ever queued. number 0: none.
+    // Reply number `number` (from 1; 0: none), to a request that ends at byte `position` of the outgoing stream.
     struct Ticket {
         uint64_t number = 0;
         uint64_t position = 0;
     };
 
-    // Of what it sends or takes while something is awaited, a peer that is slower than this counts as silent: else one that
-    // sends a byte now and then would hold its client for ever. GPRS, the slowest network over which anybody would try
-    // this, has 1000 bytes a second; the texts and numbers of a handshake and most answers need no rate at all.
-    static constexpr uint64_t least_rate = 512;  // bytes a second
+    // A peer that transfers less than this while a thread waits counts as stalled: a trickle of single bytes must not hold the
+    // client for ever. GPRS, the slowest network in use, has 1000 bytes a second.
+    static constexpr uint64_t min_rate = 512;  // bytes a second
 
-    // `silence` is how long the peer may make no progress while something is awaited. It has so long anew whenever an
-    // answer begins or ends, or all that was queued has been sent; bytes in between give it the time that they take at
-    // least_rate.
-    Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanoseconds silence, microseconds spin);
+    // `timeout` is how long the peer may make no progress while a thread waits. It starts again whenever a reply begins or
+    // ends, or the batch has been sent; bytes in between extend it by the time that they take at min_rate.
+    Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanoseconds timeout, microseconds spin);
 
     std::mutex & mutex() { return mutex_; }
     const std::optional<Error> & failure() const { return failure_; }
     std::string_view transport_kind() const { return transport_->kind(); }
 
-    // `size` bytes at the end of the batch, to be filled before the lock is given up. Valid until the next append.
+    // `size` bytes at the end of the batch. Fill them before releasing the lock. Valid until the next append.
     MutableBytes append(size_t size);
 
-    // Bytes that are still being written by somebody else: a hole in the batch. Their memory stays where it is. Nothing
-    // from `begin` (a position not after this one: the start of the message) on is sent before fill(begin).
+    // Appends a hole: bytes that another connection is still receiving. Their memory is not moved. Nothing from `begin` (the
+    // position of the message's header) on is sent before fill(begin).
     void append_hole(uint64_t begin, std::vector<std::byte> bytes);
     void fill(uint64_t begin);
 
-    // What stands in the place of an answer that does not come, in all its bytes. `nan` is for tensors: not a number in
-    // every type of floating-point numbers, so nothing that is computed from it looks like a result.
+    // The value of each byte of a reply that does not arrive. `nan` is for tensors: it is NaN in every floating-point type,
+    // so results computed from it are NaN too.
     enum class Absent : uint8_t { zeroes = 0x00, nan = 0xff };
 
-    // An answer of exactly `dest.size()` bytes is to come. `dest` must live until the ticket is done. The server may
-    // refuse to answer only if the caller looks at take_refusal() then: zeroes must not pass for an answer.
-    Ticket expect(MutableBytes dest, bool may_be_refused = false) { return expect(Awaited{dest, dest.size(), may_be_refused}); }
-    // The same of data, which cannot be refused. It is absent too if a launch before it failed.
-    Ticket expect_data(MutableBytes dest, Absent absent) { return expect(Awaited{dest, dest.size(), false, true, absent}); }
-    // Data whose destination is not known yet. One at a time: set_destination() or discard() follows before anything else is
-    // expected or awaited.
-    Ticket expect_data_later(size_t size);
+    // Expects a reply of exactly `dest.size()` bytes. `dest` must live until the ticket is done. Set `may_be_refused` only if
+    // the caller checks take_refusal() afterwards: zeroes must not pass for a reply.
+    Ticket expect(MutableBytes dest, bool may_be_refused = false) { return expect(PendingReply{dest, dest.size(), may_be_refused}); }
+    // The same for tensor data, which cannot be refused. It is absent too if an earlier launch failed.
+    Ticket expect_data(MutableBytes dest, Absent absent) { return expect(PendingReply{dest, dest.size(), false, true, absent}); }
+    // Expects tensor data whose destination is not known yet. One at a time: call set_destination() or discard() before
+    // anything else is expected or awaited.
+    Ticket expect_deferred(size_t size);
     void set_destination(MutableBytes dest, Absent absent);
     void discard();
-    bool expects_later() const { return later_ != 0; }
-    // A command was appended that the server may report as a failed launch, once: a launch, or a TAKE.
-    void note_launch() { ++launches_; }
+    bool has_deferred() const { return deferred_ != 0; }
+    // Counts a command that the server may report as a failed launch once: a launch, or a TAKE.
+    void count_launch() { ++launches_; }
     Ticket last_ticket() const { return {expected_, expected_position_}; }
-    bool is_answered(Ticket ticket) const { return answered_ >= ticket.number; }
+    bool is_done(Ticket ticket) const { return completed_ >= ticket.number; }
 
     uint64_t position() const { return queued_; }
     size_t unsent() const { return queued_ - sent_; }
 
-    // Until the transport has taken everything before `position`. No hole may be left there.
+    // These block until done, and fail with failure(): Errc::timed_out after a stall, Errc::protocol for a malformed reply,
+    // else the transport's error.
+    //
+    // Until the transport has accepted everything before `position`. No hole may remain there.
     Result<> flush(Lock & lock, uint64_t position);
-    // The batch, then `payload` from the caller's memory, which is free again when this returns. No hole may be left.
+    // Sends the batch, then `payload` from the caller's memory, which may be reused afterwards. No hole may remain.
     Result<> send(Lock & lock, ConstBytes payload);
-    // Until the answer has arrived. No hole may be left before the ticket's position.
+    // Until the reply has arrived. No hole may remain before the ticket's position.
     Result<> await(Lock & lock, Ticket ticket);
+    // Until the reply of expect_deferred() begins to arrive: the server has executed all earlier commands.
+    Result<> await_first_bytes(Lock & lock);
 
-    // Until the first bytes of expect_data_later()'s reply have arrived: the server has done everything before it.
-    Result<> await_begin(Lock & lock);
-
-    // Checks that the connection is up, as far as this machine knows; not if data arrived within the last millisecond. Waits
-    // only if the connection is broken: until it is made again or lost. Call this before reporting a success that depends on
+    // Checks that the connection is up, as far as this machine knows, unless data arrived within the last millisecond. Blocks
+    // only while the connection is broken, until it is resumed or lost. Call this before reporting a success that depends on
     // the peer.
     Result<> confirm(Lock & lock);
-    // How long nothing was sent or awaited.
+    // Time since something was last sent or awaited.
     std::chrono::nanoseconds idle_time() const;
 
-    // A peer without progress for so long, while it is waited for, is reported in the log, and again when it goes on.
-    void note_silences(std::string peer, std::chrono::nanoseconds after) {
+    // Logs a stall of this length while a thread waits, and its end.
+    void log_stalls(std::string peer, std::chrono::nanoseconds after) {
         peer_ = std::move(peer);
-        note_after_ = after;
+        stall_threshold_ = after;
     }
 
-    // Sends and waits are traced from now on, as towards this server.
+    // Adds later sends and waits to the trace, under this endpoint.
     void trace_as(std::string endpoint) { traced_as_ = std::move(endpoint); }
 
-    // What a native server said instead of the last answer, whose bytes are absent then. Given once.
+    // Why the server refused the last request; the reply's bytes are absent then. Returned once.
     std::optional<std::string> take_refusal() { return std::exchange(refusal_, std::nullopt); }
-    // Why a launch failed whose success the program was told of. Given once. Data that was asked for before is absent.
+    // Why a launch failed that was reported as successful. Returned once. Data requested before this call is absent.
     std::optional<std::string> take_launch_failure();
     bool has_launch_failure() const { return launch_failure_.has_value(); }
-    void note_launch_failure(std::string text);
+    void set_launch_failure(std::string text);
 
-    // Ends the stream for a reason found elsewhere.
-    void break_off(Error error);
+    // Fails the stream with this error. Does nothing if it has failed already.
+    void close(Error error);
 
     const StreamCounts & counts() const { return counts_; }
 
@@ -127,7 +126,7 @@ private:
         std::vector<std::byte> own;
         ConstBytes external;  // used if own is empty
         size_t sent = 0;
-        bool growing = false;  // append may add to it
+        bool growing = false;  // append() may extend it
         ConstBytes rest() const { return (own.empty() ? external : ConstBytes(own)).subspan(sent); }
     };
 
@@ -135,77 +134,77 @@ private:
     Result<> pump(Lock & lock, Done done);
     template <class Done>
     Result<> timed_pump(const char * name, uint64_t & ns, Lock & lock, Done done);
-    // What one waiting thread has seen of the peer.
-    struct Patience {
-        TimePoint moved;  // when bytes came or went last
-        TimePoint since;  // the peer has `silence_` from then on
-        uint64_t moves, bytes, steps;
+    // The progress that one waiting thread has seen. The counters are those of the stream at the last update.
+    struct ProgressWatch {
+        TimePoint moved;  // last transfer of bytes
+        TimePoint since;  // start of the current time-out
+        uint64_t transfers, bytes, milestones;
     };
-    Patience begin_patience() const;
-    void note_progress(Patience & patience) const;
-    TimePoint next_look(const Patience & patience) const;
-    void give_up(const Patience & patience);
-    void note_silence(TimePoint since);
-    void note_end_of_silence();
+    ProgressWatch start_watch() const;
+    void update_watch(ProgressWatch & watch) const;
+    TimePoint next_deadline(const ProgressWatch & watch) const;
+    void time_out(const ProgressWatch & watch);
+    void log_stall(TimePoint since);
+    void log_stall_end();
     bool can_push() const { return sent_ < (holes_.empty() ? queued_ : holes_.front()); }
-    bool push();  // true if bytes went out
-    bool pull();  // true if bytes came in
+    bool push();  // true if bytes were sent
+    bool pull();  // true if bytes were received
     void retire_front();
     Result<size_t> receive(std::span<const MutableBytes> parts);
     Result<size_t> receive_from_transport(std::span<const MutableBytes> parts);
-    bool hear_text();
-    void hear_unasked();
-    struct Awaited {
+    bool read_text_reply();
+    void read_unsolicited();
+    struct PendingReply {
         MutableBytes dest;
-        size_t size = 0;  // of dest; of a reply without a destination, what dest will have
+        size_t size = 0;  // of dest, also before dest is known
         bool may_be_refused = false;
         bool is_data = false;
         Absent absent = Absent::zeroes;
         std::vector<std::byte> own = {};  // dest of a discarded reply
     };
-    Ticket expect(Awaited awaited);
-    bool has_destination(const Awaited & awaited) const { return awaited.dest.size() == awaited.size; }
-    // The header of the next reply has arrived, and the rest has no destination yet.
-    bool is_held_up() const;
-    bool hear_launch_failure(const std::string & text);
-    static void make_absent(const Awaited & awaited);
+    Ticket expect(PendingReply awaited);
+    bool has_destination(const PendingReply & awaited) const { return awaited.dest.size() == awaited.size; }
+    // Whether the header of the next reply has arrived but the rest has no destination yet.
+    bool needs_destination() const;
+    bool count_launch_failure(const std::string & text);
+    static void make_absent(const PendingReply & awaited);
 
     std::mutex mutex_;
     std::condition_variable progress_;
     std::unique_ptr<net::Transport> transport_;
-    const std::chrono::nanoseconds silence_;
+    const std::chrono::nanoseconds timeout_;
     const microseconds spin_;
     std::optional<Error> failure_;
 
     std::deque<Segment> outbox_;
-    std::deque<Segment> retired_;  // what was unsent at the failure
-    std::vector<std::vector<std::byte>> spare_;  // emptied segments' memory, to be used again
-    uint64_t queued_ = 0, sent_ = 0;             // bytes ever
-    std::deque<uint64_t> holes_;                 // where they begin, ascending
+    std::deque<Segment> retired_;                // unsent at the failure; keeps the memory of holes
+    std::vector<std::vector<std::byte>> spare_;  // memory of sent segments, for reuse
+    uint64_t queued_ = 0, sent_ = 0;             // total bytes
+    std::deque<uint64_t> holes_;                 // positions where holes begin, ascending
 
-    std::deque<Awaited> awaited_;
-    uint64_t later_ = 0;                 // number of the reply without a destination; 0: none
-    uint64_t expected_ = 0, answered_ = 0, expected_position_ = 0;
-    uint64_t header_ = 0;   // size field of the answer that is arriving
-    size_t arrived_ = 0;    // bytes of it, header included
-    std::vector<std::byte> surplus_;  // received into the place of an answer that did not come
+    std::deque<PendingReply> pending_;
+    uint64_t deferred_ = 0;  // number of the reply without a destination; 0: none
+    uint64_t expected_ = 0, completed_ = 0, expected_position_ = 0;
+    uint64_t header_ = 0;             // size field of the arriving reply
+    size_t arrived_ = 0;              // its bytes so far, header included
+    std::vector<std::byte> surplus_;  // received, but not part of the reply it was received into
     std::optional<std::string> refusal_, launch_failure_;
     uint64_t launches_ = 0, failed_launches_ = 0;
-    uint64_t absent_until_ = 0;  // data up to this answer comes from before a launch failure that was taken
-    uint64_t last_heard_ns_ = 0, last_used_ns_ = 0;
+    uint64_t absent_until_ = 0;  // data up to this reply was requested before a launch failure was taken
+    uint64_t last_received_ns_ = 0, last_used_ns_ = 0;
 
-    bool lending_ = false;     // a payload's memory, to the transport
-    bool watched_ = false;     // a thread sleeps on the transport,
-    net::Interest watch_;      // for this
-    int sleepers_ = 0;      // threads that sleep on progress_
-    uint64_t moves_ = 0;    // counts progress, for the time-out
-    uint64_t steps_ = 0;    // the same: answers that began or ended, batches that are sent
-    std::string peer_;      // for the log
-    std::chrono::nanoseconds note_after_{};  // 0: never
-    TimePoint silent_since_ = TimePoint::max();  // if the log has it
+    bool lending_ = false;      // the transport may read a payload's memory
+    bool watched_ = false;      // a thread sleeps on the transport,
+    net::Interest watch_;       // waiting for this
+    int waiting_threads_ = 0;   // threads that sleep on progress_
+    uint64_t transfers_ = 0;    // calls that moved bytes, for the time-out
+    uint64_t milestones_ = 0;   // replies that began or ended, and batches that were sent, for the time-out
+    std::string peer_;          // for the log
+    std::chrono::nanoseconds stall_threshold_{};  // 0: stalls are not logged
+    TimePoint stalled_since_ = TimePoint::max();  // set while a logged stall lasts
     StreamCounts counts_;
     uint64_t sends_at_round_trip_ = 0;  // counts_.sends at the last one
-    std::string traced_as_;  // empty: it is not
+    std::string traced_as_;  // empty: not traced
 };
 
 }  // namespace caravan::client

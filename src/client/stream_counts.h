@@ -1,4 +1,4 @@
-// What a stream has done so far.
+// Counters of a stream.
 #pragma once
 
 #include <cstdint>
@@ -6,13 +6,13 @@
 namespace caravan::client {
 
 struct StreamCounts {
-    uint64_t sends = 0;  // how often the transport took bytes
+    uint64_t sends = 0;  // calls in which the transport accepted bytes
     uint64_t bytes_sent = 0, bytes_received = 0;
-    // Waits for an answer that was not here when it was wanted. Those between two sends count as one: what came in
-    // behind the first answer has cost no trip of its own.
+    // Waits for a reply that had not arrived yet. Several waits between two sends count as one: the later replies cost no
+    // round trip of their own.
     uint64_t round_trips = 0;
-    uint64_t waiting_ns = 0;  // in such waits, what was sent during them included
-    uint64_t sending_ns = 0;  // until the transport had taken what was to leave at once
+    uint64_t waiting_ns = 0;  // in such waits, including sends during them
+    uint64_t sending_ns = 0;  // in flushes, until the transport had accepted the bytes
 
     StreamCounts operator-(const StreamCounts & before) const {
         return {sends - before.sends,

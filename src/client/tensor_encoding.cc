@@ -58,13 +58,13 @@ wire::GraphTensor encode_shape(const ggml_tensor & tensor) {
     return out;
 }
 
-// Does computing this node write each of its bytes? Not if its result lies in another tensor, of which it may change a
-// part only, nor if there are gaps between its elements.
+// Whether computing this node writes each of its bytes. Not if its result is a view of another tensor, of which it may change
+// only a part, or if there are gaps between its elements.
 bool overwrites_itself(const ggml_tensor & node) {
     return node.view_src == nullptr && node.op != GGML_OP_SET_ROWS && ggml_is_contiguous(&node);
 }
 
-// Ranges to which others are added in any order.
+// A set of addresses. Ranges are added in any order.
 class RangeSet {
 public:
     void add(Range range) {
@@ -79,7 +79,7 @@ public:
         }
         ends_.emplace(range.begin, range.end);
     }
-    // Adds what of `range` is not in here to `out`.
+    // Appends the parts of `range` that are not in this set to `out`.
     void subtract_from(Range range, Ranges & out) const {
         auto next = ends_.upper_bound(range.begin);
         if (next != ends_.begin()) {
@@ -102,7 +102,7 @@ public:
     }
 
 private:
-    std::map<uint64_t, uint64_t> ends_;  // by begin; apart from each other
+    std::map<uint64_t, uint64_t> ends_;  // by begin; disjoint, with gaps
 };
 
 Footprint footprint_of(const std::vector<const ggml_tensor *> & nodes, const HandleOf & handle_of) {
@@ -116,7 +116,7 @@ Footprint footprint_of(const std::vector<const ggml_tensor *> & nodes, const Han
     };
     for (const ggml_tensor * node : nodes) {
         if (abi::moves_no_data(node->op)) {
-            continue;  // who uses the result touches it
+            continue;  // nodes that use the result touch it
         }
         for (const ggml_tensor * src : node->src) {
             if (src != nullptr) {
@@ -183,7 +183,7 @@ wire::Region encode_region(const ggml_tensor & tensor, uint64_t handle) {
     return out;
 }
 
-// A message names one or two tensors by ids of any kind: their addresses will do.
+// The ids in a message need only be distinct, so they are the addresses.
 wire::Tensor stock_tensor(const wire::Region & region) {
     wire::Tensor out{};
     out.id = std::max<uint64_t>(region.address, 1);
@@ -299,7 +299,7 @@ std::vector<wire::GraphTensor> encode_native_graph(const CollectedGraph & graph,
     return out;
 }
 
-std::vector<wire::GraphTensor> encode_question(const ggml_tensor & node) {
+std::vector<wire::GraphTensor> encode_op_query(const ggml_tensor & node) {
     std::vector<wire::GraphTensor> out;
     std::array<uint32_t, GGML_MAX_SRC> references{};
     for (size_t i = 0; i < GGML_MAX_SRC; ++i) {
@@ -314,7 +314,7 @@ std::vector<wire::GraphTensor> encode_question(const ggml_tensor & node) {
             continue;
         }
         wire::GraphTensor & encoded = out.emplace_back(encode_shape(*src));
-        // What the source was made by tells a device nothing, and would make equal questions look different.
+        // The op that produced the source does not matter to a device, and would make equal queries differ.
         encoded.op = GGML_OP_NONE;
         encoded.flags = 0;
         encoded.view_offs = 0;

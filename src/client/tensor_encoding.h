@@ -1,4 +1,4 @@
-// ggml's tensors and graphs as the two dialects describe them.
+// Encodes ggml's tensors and graphs for the two dialects.
 #pragma once
 
 #include <cstdint>
@@ -11,31 +11,30 @@
 
 namespace caravan::client {
 
-// The server's handle for a buffer, 0 if the buffer is not one of this connection.
+// The server's handle for a buffer, 0 if the buffer belongs to another connection or back-end.
 using HandleOf = std::function<uint64_t(ggml_backend_buffer_t)>;
 
-// Can the dialect describe this node? Not if it carries a function pointer; nor, in the stock one, if a size or a stride
-// (of it or of a source) needs more than 32 bits.
+// Whether the dialect can describe this node: it has no function pointer and, in the stock dialect, no size or stride (its
+// own or of a source) of more than 32 bits.
 bool can_carry(const ggml_tensor & node, bool native);
 
-// Do back-ends pad this tensor's rows, so that it takes more than its bytes and the server must be told of it?
+// Whether back-ends pad this tensor's rows, so that it takes more than ggml_nbytes() and the server must initialize it.
 bool is_padded(const ggml_tensor & tensor);
 
-// Whole numbers, such as row numbers: every bit pattern of theirs is a value.
+// Integer types have no NaN: every bit pattern is a value.
 bool is_integer(uint32_t type);
 
-// Enough for the commands that name a region of one tensor: type, shape, strides, buffer, address.
+// The type, shape, strides, buffer and address of a tensor.
 wire::Region encode_region(const ggml_tensor & tensor, uint64_t handle);
 wire::Tensor stock_tensor(const wire::Region & region);
 
-// Where the tensor's bytes lie on the server.
+// The addresses of the tensor's bytes on the server.
 Range range_of(const ggml_tensor & tensor);
 Range range_of(const ggml_tensor & tensor, size_t offset, size_t size);
 
-// What a server needs of a graph, in an order in which sources come before those that use them. Nodes that are not
-// marked for computation, and those without elements, are left out, together with what only they need: a computed node gets its sources one level
-// deep, and the tensors that those are views of. Whatever the server's back-end does with unmarked nodes, it never
-// sees one.
+// The part of a graph that a server needs; sources precede the nodes that use them. Contains each computed node, its direct
+// sources, and the tensors that these are views of. Nodes that are not marked for computation or have no elements, and
+// tensors that only they need, are left out, so the server's back-end never processes an unmarked node.
 struct CollectedGraph {
     struct Entry {
         const ggml_tensor * tensor;
@@ -53,7 +52,7 @@ std::vector<std::byte> encode_stock_graph(const CollectedGraph & graph, uint64_t
                                           const HandleOf & handle_of);
 std::vector<wire::GraphTensor> encode_native_graph(const CollectedGraph & graph, const HandleOf & handle_of);
 
-// The question whether a device supports a node: its sources, then the node. Shapes only.
-std::vector<wire::GraphTensor> encode_question(const ggml_tensor & node);
+// Encodes a query whether a device supports a node: its sources, then the node, without addresses and names.
+std::vector<wire::GraphTensor> encode_op_query(const ggml_tensor & node);
 
 }  // namespace caravan::client

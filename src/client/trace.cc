@@ -16,7 +16,7 @@ constexpr size_t max_spans = 2'000'000;
 }  // namespace
 
 Trace & Trace::instance() {
-    static Trace & only = *new Trace();  // sessions may end after static objects
+    static Trace & only = *new Trace();  // never destroyed: sessions may outlive static objects
     return only;
 }
 

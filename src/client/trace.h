@@ -1,7 +1,7 @@
-// GGML_RPC_TRACE=FILE: a timeline of this process and the servers that it used, on this process's clock, in Chrome's
-// trace format (Perfetto opens it). Written whenever a session ends.
+// GGML_RPC_TRACE=FILE: a timeline of this process and its servers, on this process's clock, in Chrome's trace format
+// (Perfetto opens it). The file is written whenever a session ends.
 //
-// Threads: any. Without the variable everything here costs one comparison.
+// Threads: any. Costs one comparison if the variable is not set.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +19,9 @@ public:
     bool is_on() const { return !file_.empty(); }
     static uint64_t now_ns();  // steady clock
 
-    // A span of this process, towards the server at `endpoint`.
+    // A span of this process that concerns the server at `endpoint`.
     void add_own(std::string_view name, const std::string & endpoint, uint64_t begin_ns, uint64_t end_ns);
-    // A span of that server, in this process's time. Line 0 is that of its commands, n + 1 that of its device n.
+    // A span of that server, on this process's clock. Line 0 has its commands, line n + 1 its device n.
     void add_remote(std::string_view name, const std::string & endpoint, size_t line, uint64_t begin_ns,
                     uint64_t end_ns);
 

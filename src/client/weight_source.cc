@@ -17,7 +17,7 @@ Result<MappedWeights> MappedWeights::map(const WeightSource & source) {
         return fail(Errc::io, "cannot read {}: {}", source.path.string(), errno_text(errno));
     }
     if (cache::FileStamp::of(fd.get()) != source.stamp) {
-        return fail(Errc::not_found, "{} has changed while it was loaded", source.path.string());
+        return fail(Errc::not_found, "{} changed while it was being loaded", source.path.string());
     }
     const auto page = page_size();
     const uint64_t before = source.extent.offset % page;

@@ -1,4 +1,4 @@
-// Where weights lie in a file, so that they can be had again after the program has forgotten them.
+// The location of weights in a file, to read them again after the program has released them.
 #pragma once
 
 #include <filesystem>
@@ -11,14 +11,14 @@ namespace caravan::client {
 
 struct WeightSource {
     std::filesystem::path path;
-    cache::FileStamp stamp;  // of the file as it was
+    cache::FileStamp stamp;  // of the file when its weights were hashed
     cache::Extent extent;
 };
 
-// Those bytes, mapped for as long as this lives.
+// Maps these bytes during its lifetime.
 class MappedWeights {
 public:
-    // Errc::io if the file cannot be read, Errc::not_found if it has changed since.
+    // Fails with Errc::io if the file cannot be read, Errc::not_found if it has changed since.
     static Result<MappedWeights> map(const WeightSource & source);
     MappedWeights(MappedWeights && other) noexcept : mapped_(std::exchange(other.mapped_, {})), bytes_(other.bytes_) {}
     MappedWeights & operator=(MappedWeights &&) = delete;

@@ -1,4 +1,4 @@
-"""Servers that are none, or break the protocol: the client goes without them and never crashes."""
+"""Peers that are no RPC servers or violate the protocol: the client does not use them and never crashes."""
 import socket
 import struct
 import threading
@@ -15,8 +15,8 @@ GOOD_HELLO = answer(bytes([8, 0, 0, 0]) + bytes(24))
 
 
 class FakeServer:
-    """Answers each command by a table; `otherwise` for what is not in it. Bytes are the answer, b'' is silence, None hangs
-    up, and a function makes any of these from the first 4 KiB of the payload."""
+    """Replies to each command from a table, or with `otherwise`. Bytes are the reply, b'' sends none, None disconnects, and a
+    function returns any of these from the first 4 KiB of the payload."""
 
     def __init__(self, table, otherwise=None):
         self._table, self._otherwise = table, otherwise
@@ -40,11 +40,11 @@ class FakeServer:
                 while size > 0 and (got := peer.recv(min(size, 1 << 16))):
                     size -= len(got)
                     payload = (payload + got)[:4096]
-                said = self._table.get(number, self._otherwise)
-                said = said(payload) if callable(said) else said
-                if said is None:
+                reply = self._table.get(number, self._otherwise)
+                reply = reply(payload) if callable(reply) else reply
+                if reply is None:
                     break
-                peer.sendall(said)
+                peer.sendall(reply)
         except OSError:
             pass
         peer.close()
@@ -89,22 +89,22 @@ BUFFERS = {0: answer(struct.pack('<QQ', 1, 2**40)), 3: answer(struct.pack('<Q', 
     (PLAUSIBLE, None),
     (PLAUSIBLE, b''),
     (PLAUSIBLE, b'\xff' * 4096),
-    ({**PLAUSIBLE, 0: answer(bytes(16))}, None),                                # never any memory
-    ({**PLAUSIBLE, 0: answer(struct.pack('<QQ', 1, 1))}, answer(bytes(8))),     # less than was asked for
+    ({**PLAUSIBLE, 0: answer(bytes(16))}, None),                                # every allocation fails
+    ({**PLAUSIBLE, 0: answer(struct.pack('<QQ', 1, 1))}, answer(bytes(8))),     # less than requested
     ({**PLAUSIBLE, 0: answer(struct.pack('<QQ', 1, 2**64 - 1)), 3: answer(struct.pack('<Q', 2**64 - 4096))}, None),
-    ({**PLAUSIBLE, **BUFFERS}, None),                                           # takes all, hangs up when read from
+    ({**PLAUSIBLE, **BUFFERS}, None),                                           # accepts all, disconnects at the first read
     ({**PLAUSIBLE, **BUFFERS}, answer(b'short')),
     ({**PLAUSIBLE, **BUFFERS, 13: answer(struct.pack('<Q', 2**64 - 1))}, b'\xff' * 4096),
 ], ids=['hangs-up', 'silent', 'garbage', 'no-memory', 'too-small', 'overflow', 'hangs-up-later', 'short', 'vast'])
 def test_client_survives_a_fake_server(lab, table, otherwise):
-    """With devices that look well until they are used."""
+    """The devices look valid until they are used."""
     with FakeServer(table, otherwise) as fake:
         client = lab.start('llama-completion',
                            ['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 4, '-no-cnv', '-t', 1, '--no-warmup',
                             '-ngl', 99, '--rpc', fake.endpoint],
                            env={'GGML_RPC_TIMEOUT_S': 1, 'GGML_RPC_CONNECT_TIMEOUT_S': 1})
         done = lab.expect_exit(client, 20 * SLOW, rc=None)
-    # A failed read cannot be told to llama.cpp before the next launch: if that never comes, there is the line only.
+    # A failed read is reported to llama.cpp by the next launch. If there is none, only the log has the failure.
     assert done.rc == 1 or done.lines(rf'{fake.endpoint}.* (is lost|cannot)'), done.log
 
 
@@ -113,7 +113,7 @@ def numbers(*values):
 
 
 class Memory:
-    """Buffers of the sizes that were asked for, at addresses of their own, in which nothing is kept."""
+    """Buffers of the requested sizes at distinct addresses. They store nothing."""
 
     def __init__(self, size=lambda asked: asked, base=lambda handle: handle << 44):
         self.size, self.base, self.count = size, base, 0
@@ -155,8 +155,8 @@ GOOD, REFUSED = 0, 1
         'vast-tensors', 'one-base', 'high-base', 'odd-base', 'low-base', 'base-at-the-end', 'vast-buffers', 'small-buffers',
         'alignment-2^40', 'alignment-2^63'])
 def test_values_that_ggml_computes_with(lab, memory, table, rc):
-    """They run through ggml's allocator, which aborts the program if they break its rules. A server whose devices are
-    refused when it is reached is not used, which is no failure to llama.cpp."""
+    """ggml's allocator aborts the program if they break its rules. A server whose devices are refused at the first contact is
+    not used, which is no failure to llama.cpp."""
     with FakeServer({**memory.table(), **table}) as fake:
         client = lab.start('llama-completion',
                            ['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 4, '-c', 256, '-no-cnv', '-t', 1,
@@ -165,10 +165,10 @@ def test_values_that_ggml_computes_with(lab, memory, table, rc):
         lab.expect_exit(client, 20 * SLOW, rc=rc)
 
 
-# --- a connection that goes bad --------------------------------------------------------------------------------------
+# --- a connection that is spoiled ------------------------------------------------------------------------------------
 
 class Proxy:
-    """Between a client and a good server, until spoil() makes it go bad."""
+    """Forwards between a client and a server. spoil() changes what passes."""
 
     def __init__(self, server):
         host, port = server.endpoint.split(':')
@@ -179,7 +179,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def spoil(self, to_client=lambda data: data, to_server=lambda data: data):
-        """From now on what passes goes through these functions; None hangs up on both."""
+        """Filters all later data through these functions; None disconnects both peers."""
         self._to_client, self._to_server = to_client, to_server
 
     def _accept(self):
@@ -223,7 +223,7 @@ class Proxy:
     {'to_server': lambda data: b'\xff' * len(data)},
     {'to_server': lambda data: data[:5]},
 ], ids=['reset', 'garbage', 'short', 'reset-upwards', 'garbage-upwards', 'short-upwards'])
-def test_connection_goes_bad_in_mid_generation(lab, spoiled):
+def test_connection_is_spoiled_during_generation(lab, spoiled):
     server = lab.server()
     with Proxy(server) as proxy:
         llama = lab.llama_server([proxy], env={'GGML_RPC_TIMEOUT_S': 2, 'GGML_RPC_CONNECT_TIMEOUT_S': 1})

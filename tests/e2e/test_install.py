@@ -117,5 +117,5 @@ def test_other_ggml_version_is_refused_and_stock_is_used(lab):
     server = lab.server()
     done = lab.run(['llama-bench', '--rpc', server.endpoint, '--list-devices'], env={'LD_PRELOAD': preload})
     assert done.rc == 0
-    assert done.lines('steps aside: built for ggml 0.27'), done.log
+    assert done.lines('plug-in is disabled: built for ggml 0.27'), done.log
     assert done.lines(f'RPC0: {server.endpoint} '), 'the stock plug-in is used'

@@ -1,4 +1,4 @@
-"""A server is lost between two requests, or in the middle of one: no program gets a result that looks correct."""
+"""A server is lost between two requests, or during one: no program receives a result that looks correct."""
 import json
 import os
 import signal
@@ -17,7 +17,7 @@ EMBEDDING = ['--embedding', '--pooling', 'mean']
 
 
 def sockets(server):
-    """Unread bytes of each connection of its port. A process that was killed may be gone before its sockets are."""
+    """Unread bytes of each connection to the server's port. Sockets may outlive a killed process for a moment."""
     port = int(server.endpoint.rpartition(':')[2])
     lines = [line.split() for line in Path('/proc/net/tcp').read_text().splitlines()[1:]]
     return [int(fields[4].partition(':')[2], 16) for fields in lines
@@ -25,7 +25,7 @@ def sockets(server):
 
 
 def kill_worker(server):
-    """As the kernel does when memory runs out."""
+    """Kills the workers with SIGKILL, as the kernel does when memory runs out."""
     for worker in server.workers():
         os.kill(worker, signal.SIGKILL)
 
@@ -41,26 +41,26 @@ def first_token(llama):
 @pytest.mark.parametrize('request_of', [embedding, first_token])
 @pytest.mark.parametrize('lost', ['server', 'worker'])
 @pytest.mark.parametrize('doomed', [0, 1])
-@pytest.mark.parametrize('pause', [0, 2.5], ids=['at once', 'later'])
-def test_no_result_after_a_server_is_lost(lab, request_of, lost, doomed, pause):
+@pytest.mark.parametrize('pause', [0, 2.5], ids=['immediately', 'later'])
+def test_no_result_after_loss(lab, request_of, lost, doomed, pause):
     servers = [lab.server(), lab.server()]
     llama = lab.llama_server(servers, more=EMBEDDING if request_of is embedding else [])
-    for _ in range(2):  # the same graph again: its launch is held back for the read
+    for _ in range(2):  # the second launch of the graph is held back for the read
         assert request_of(llama)[0] == 200
     if lost == 'server':
         servers[doomed].kill()
     else:
         kill_worker(servers[doomed])
     eventually(lambda: not sockets(servers[doomed]), 'its connections are closed')
-    time.sleep(pause)  # the connection is looked at once a second while nobody uses it
+    time.sleep(pause)  # an idle connection is checked once a second
     for _ in range(2):
-        status, said = request_of(llama)
-        assert status == 500, said
+        status, body = request_of(llama)
+        assert status == 500, body
     assert llama.stop() == 0  # llama-server logs in a thread of its own
     assert llama.count(f'RPC server {servers[doomed].endpoint} is lost: ') == 1
 
 
-def test_no_result_after_a_stock_server_is_lost(lab):
+def test_no_result_after_loss_of_a_stock_server(lab):
     for doomed in range(2):
         servers = [lab.stock_server(), lab.stock_server()]
         llama = lab.llama_server(servers, more=EMBEDDING)
@@ -71,7 +71,7 @@ def test_no_result_after_a_stock_server_is_lost(lab):
         llama.kill()
 
 
-def test_a_loss_is_logged_while_the_program_is_idle(lab):
+def test_loss_is_logged_while_the_program_is_idle(lab):
     server = lab.server()
     llama = lab.llama_server([server])
     assert first_token(llama)[0] == 200
@@ -82,7 +82,7 @@ def test_a_loss_is_logged_while_the_program_is_idle(lab):
 
 
 def test_no_result_from_a_server_that_froze_while_idle(lab):
-    """It may as well be switched off: nothing closes the connection."""
+    """A machine that was switched off looks the same: nothing closes the connection."""
     server = lab.server()
     llama = lab.llama_server([server], more=EMBEDDING, env={'GGML_RPC_TIMEOUT_S': 2})
     assert embedding(llama)[0] == 200
@@ -92,9 +92,9 @@ def test_no_result_from_a_server_that_froze_while_idle(lab):
     assert embedding(llama)[0] == 500
 
 
-def test_memory_of_a_lost_server_is_not_computed_with(lab):
-    """By a back-end that is newer than the loss and has a session of its own. Numbers of rows that cannot be read are zero:
-    kernels do not check them."""
+def test_graph_on_lost_memory_fails(lab):
+    """Also on a back-end that was made after the loss, with a session of its own. Row indices that cannot be read are 0,
+    because kernels do not check them."""
     server = lab.server()
     program = lab.start('raw_ggml.py', [sys.executable, Path(__file__).parent / 'raw_ggml.py', 'lost'],
                         env={'GGML_RPC_SERVERS': server.endpoint})
@@ -102,14 +102,14 @@ def test_memory_of_a_lost_server_is_not_computed_with(lab):
     os.kill(server.workers()[0], signal.SIGKILL)  # the other one may still be starting
     eventually(lambda: not sockets(server), 'its connections are closed')
     program.signal(signal.SIGUSR1)
-    said = json.loads(lab.expect_exit(program).out.splitlines()[-1])
-    assert said['computed'] == 0 and said['lost'] != 0
-    assert said['numbers'] == [0xff] and said['rows'] == [0]
-    assert said['newer'] != 0 and program.count('the graph uses memory of an RPC server that is lost') == 1
+    out = json.loads(lab.expect_exit(program).out.splitlines()[-1])
+    assert out['computed'] == 0 and out['lost'] != 0
+    assert out['numbers'] == [0xff] and out['rows'] == [0]
+    assert out['newer'] != 0 and program.count('the graph uses memory of an RPC server that is lost') == 1
 
 
-def test_a_long_silence_is_noted(lab):
-    """A server that was stopped looks like one that computes for long."""
+def test_stall_is_logged(lab):
+    """A stopped server looks like one with a long computation."""
     server = lab.server()
     llama = lab.llama_server([server])
     worker = server.workers()[0]
@@ -118,27 +118,27 @@ def test_a_long_silence_is_noted(lab):
     llama.wait_for(rf'RPC server {server.endpoint}: no progress for 10 s')
     os.kill(worker, signal.SIGCONT)
     assert request.result(60 * SLOW)[0] == 200
-    llama.wait_for(rf'RPC server {server.endpoint}: goes on after 1\d\.\d s without progress')
+    llama.wait_for(rf'RPC server {server.endpoint}: progress again after 1\d\.\d s')
 
 
-def in_mid_request(llama, server, request_of):
-    """(status, answer) of a request whose worker is killed while it computes."""
+def lose_in_flight(llama, server, request_of):
+    """Kills the worker while a request is in flight. Returns the request's status and body."""
     worker = server.workers()[0]
     os.kill(worker, signal.SIGSTOP)
     request = InBackground(request_of, llama)
-    eventually(lambda: any(sockets(server)), 'the request has come to the server')
+    eventually(lambda: any(sockets(server)), 'the request has arrived at the server')
     os.kill(worker, signal.SIGKILL)
     return request.result(60 * SLOW)
 
 
 @pytest.mark.parametrize('doomed,count', [(0, 2), (1, 2), (0, 3), (1, 3)])
 def test_embedding_in_flight_fails(lab, doomed, count):
-    """With three servers, the last one computes what the one in the middle passes on."""
+    """With three servers, the last one computes with the results that the second one pushes."""
     servers = [lab.server() for _ in range(count)]
     llama = lab.llama_server(servers, more=EMBEDDING)
     assert embedding(llama)[0] == 200
-    status, said = in_mid_request(llama, servers[doomed], embedding)
-    assert status == 500, said
+    status, body = lose_in_flight(llama, servers[doomed], embedding)
+    assert status == 500, body
     assert embedding(llama)[0] == 500
 
 
@@ -152,7 +152,7 @@ def test_generated_text_ends_before_the_loss(lab, doomed):
     eventually(lambda: len(client.out()) > 100, 'llama-completion generates text')
     worker = servers[doomed].workers()[0]
     os.kill(worker, signal.SIGSTOP)
-    eventually(lambda: any(sockets(servers[doomed])), 'the next token has come to the server')
+    eventually(lambda: any(sockets(servers[doomed])), 'the next token has arrived at the server')
     os.kill(worker, signal.SIGKILL)
     assert client.wait() == 1
     text = client.out().rstrip('\n')
@@ -160,35 +160,35 @@ def test_generated_text_ends_before_the_loss(lab, doomed):
 
 
 @pytest.mark.parametrize('documents', [['the spirit of God'], ['the spirit of God', 'and the earth', 'was without form']])
-def test_reranking_yields_no_numbers_after_a_loss(lab, documents):
-    """What the scribe model says of relevance means nothing, but llama-server treats it as any other score."""
+def test_reranking_in_flight_fails(lab, documents):
+    """The scribe model's scores are meaningless, but llama-server treats them like any others."""
     servers = [lab.server(), lab.server()]
     llama = lab.llama_server(servers, more=['--rerank'])
 
     def rerank(llama):
         return llama.request('/rerank', {'query': 'God', 'documents': documents})
     assert rerank(llama)[0] == 200
-    status, said = in_mid_request(llama, servers[0], rerank)
-    assert status == 500, said
+    status, body = lose_in_flight(llama, servers[0], rerank)
+    assert status == 500, body
     assert rerank(llama)[0] == 500
 
 
 @pytest.mark.parametrize('tokens', [1, 8])
 @pytest.mark.parametrize('doomed', [0, 1])
 def test_completion_in_flight_fails(lab, doomed, tokens):
-    """Also for one token, whose result llama.cpp reads without being able to learn of a failure."""
+    """Also for a single token, whose result llama.cpp reads with a function that cannot fail."""
     servers = [lab.server(), lab.server()]
     llama = lab.llama_server(servers)
     assert first_token(llama)[0] == 200
-    status, said = in_mid_request(llama, servers[doomed],
+    status, body = lose_in_flight(llama, servers[doomed],
                                   lambda llama: llama.request('/completion', completion(PROMPT, tokens)))
-    assert status == 500, said
+    assert status == 500, body
 
 
 # --- GGML_RPC_ON_LOSS=exit -------------------------------------------------------------------------------------------
 
-def ended_by_loss(llama, server):
-    """One line, and the code that a service manager restarts a program for."""
+def expect_exit_by_loss(llama, server):
+    """One line, and the exit code on which a service manager restarts a program."""
     assert llama.wait(30 * SLOW) == 75
     line, = [line for line in llama.err().splitlines() if 'is lost' in line]
     assert line.startswith(f'error: RPC server {server.endpoint} is lost: ') and line.endswith('ends with code 75')
@@ -196,28 +196,28 @@ def ended_by_loss(llama, server):
 
 @pytest.mark.parametrize('when', ['idle', 'in flight'])
 @pytest.mark.parametrize('request_of', [embedding, first_token])
-def test_a_loss_ends_a_program_that_asks_for_it(lab, when, request_of):
+def test_on_loss_exit(lab, when, request_of):
     servers = [lab.server(), lab.server()]
     llama = lab.llama_server(servers, more=EMBEDDING if request_of is embedding else [], env={'GGML_RPC_ON_LOSS': 'exit'})
     assert request_of(llama)[0] == 200
     if when == 'idle':
         kill_worker(servers[0])
     else:
-        status, said = in_mid_request(llama, servers[0], request_of)
-        assert status == 0, said
-    ended_by_loss(llama, servers[0])
+        status, body = lose_in_flight(llama, servers[0], request_of)
+        assert status == 0, body
+    expect_exit_by_loss(llama, servers[0])
 
 
-def test_the_end_of_a_stock_server_ends_a_program_that_asks_for_it(lab):
+def test_on_loss_exit_with_a_stock_server(lab):
     server = lab.stock_server()
     llama = lab.llama_server([server], env={'GGML_RPC_ON_LOSS': 'exit'})
     assert first_token(llama)[0] == 200
     server.kill()
     assert first_token(llama)[0] == 0
-    ended_by_loss(llama, server)
+    expect_exit_by_loss(llama, server)
 
 
-def test_a_program_that_is_done_does_not_end_by_a_loss(lab):
+def test_on_loss_exit_ignores_the_end_of_sessions(lab):
     server = lab.server()
     done = lab.run(['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 4, '-no-cnv', '-t', 1, '--temp', 0,
                     *lab.where([server])], env={'GGML_RPC_ON_LOSS': 'exit'})

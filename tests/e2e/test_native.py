@@ -21,8 +21,8 @@ def test_servers_send_directly_to_each_other(lab):
     logits, log = lab.logits(servers, more=VERBOSE), lab.processes[-1].log()
     same(logits, local_logits(lab))
     assert [linked(server) for server in servers] == [False, True, True]
-    assert f'RPC server {servers[0].endpoint} sends straight to {servers[1].endpoint}, over tcp' in log
-    assert f'RPC server {servers[1].endpoint} sends straight to {servers[2].endpoint}, over tcp' in log
+    assert f'RPC server {servers[0].endpoint} sends directly to {servers[1].endpoint} over tcp' in log
+    assert f'RPC server {servers[1].endpoint} sends directly to {servers[2].endpoint} over tcp' in log
 
 
 def test_unreachable_servers_relay_through_client(lab):
@@ -30,7 +30,7 @@ def test_unreachable_servers_relay_through_client(lab):
     servers = [lab.server(), lab.server(host=f'unix:{lab.folder}/rpc.sock')]
     logits, log = lab.logits(servers, more=VERBOSE), lab.processes[-1].log()
     same(logits, local_logits(lab))
-    assert 'do not reach each other (' in log and 'links require TCP or RDMA' in log
+    assert 'no direct link from ' in log and 'links require TCP or RDMA' in log
     assert not any(linked(server) for server in servers)
 
 
@@ -38,12 +38,12 @@ def test_links_can_be_switched_off(lab):
     servers = [lab.server('--links', 'off'), lab.server()]
     logits, log = lab.logits(servers, more=VERBOSE), lab.processes[-1].log()
     same(logits, local_logits(lab))
-    assert 'do not reach each other (' in log and 'not within --links' not in log
+    assert 'no direct link from ' in log and 'not within --links' not in log
     assert servers[0].count('warning: cannot open the link to .* that the client requested: not within --links') == 1
     assert not any(linked(server) for server in servers)
 
 
-def test_links_flow_in_micro_batches(lab):
+def test_links_with_micro_batches(lab):
     servers = [lab.server() for _ in range(2)]
     more = ['-b', 64, '-ub', 16]
     same(lab.logits(servers, more=more), local_logits(lab, more=more))
@@ -69,14 +69,14 @@ def test_two_devices_of_one_server_compute_at_the_same_time(lab):
     assert {device for *_, device in computed} == {1, 2}
     for device in (1, 2):
         alone = sorted(span for span in computed if span[2] == device)
-        assert all(first[1] <= second[0] for first, second in zip(alone, alone[1:])), 'one after the other on each'
+        assert all(first[1] <= second[0] for first, second in zip(alone, alone[1:])), 'no overlap on one device'
     overlaps = sum(first[0] < second[1] and second[0] < first[1] for first in computed if first[2] == 1
                    for second in computed if second[2] == 2)
     assert overlaps > 10
 
 
 @pytest.mark.parametrize('dialect', ['native', 'stock'])
-def test_the_client_leaves_while_two_devices_compute(lab, dialect):
+def test_client_disconnects_while_two_devices_compute(lab, dialect):
     server = lab.server('-d', 'CPU', '-d', 'CPU')
     client = lab.endless_completion([server], env={'GGML_RPC_DIALECT': dialect})
     client.kill()
@@ -105,7 +105,7 @@ def test_supported_ops_are_the_devices_own(lab, op):
     def support(backend, env):
         done = lab.run([TEST_BACKEND_OPS, 'support', '-b', backend, '-o', op, '--output', 'csv'], env=env)
         rows = csv.reader(line for line in done.out.splitlines() if line.startswith(f'"{backend}'))
-        return [(name, case, answer) for _, name, case, _, _, answer, *_ in rows]
+        return [(name, case, is_supported) for _, name, case, _, _, is_supported, *_ in rows]
     ours = support('RPC0', {'GGML_RPC_SERVERS': server.endpoint})
     local = support('CPU', {})
     assert ours and ours == local
@@ -142,7 +142,7 @@ def hello(token):
     return struct.pack('<I8sIQ', 0, b'CARAVAN1', 2, token)
 
 
-def test_a_link_needs_an_invitation(lab):
+def test_link_without_invitation_is_dropped(lab):
     server = lab.server()
     for token in (1, 2**64 - 1):
         peer = stockwire.connect(server)

@@ -366,7 +366,7 @@ def test_max_sessions_makes_others_wait(lab):
     killer.result()
     said = lab.processes[-1].log()
     assert f'RPC server {server.endpoint} is full: 1 session is served, and this client is at place 1 of the queue' in said
-    assert f'RPC server {server.endpoint} has room now' in said
+    assert f'RPC server {server.endpoint} has a free session' in said
 
 
 def wait_in_vain(lab, server, env=()):
@@ -388,7 +388,7 @@ def test_one_time_out_for_the_whole_start(lab):
     assert waited < 4 + 3, 'shorter than the time to connect, 10 s'
     line, = (line for line in client.log().splitlines() if 'what to do: end a program that uses the server' in line)
     assert f'RPC server {server.endpoint}: no session in 4 s: 1 session is served, and this client is at place 1 of the queue' in line
-    assert 'no progress' not in client.log() and 'cannot ask' not in client.log()
+    assert 'no progress' not in client.log() and 'cannot query' not in client.log()
 
 
 def test_a_required_server_that_is_full_ends_the_program(lab):

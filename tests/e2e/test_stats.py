@@ -1,4 +1,4 @@
-"""What the plug-in tells of a session: its counts (GGML_RPC_STATS), and of the weights that it loaded."""
+"""The plug-in's reports of a session: its counts (GGML_RPC_STATS), and the line about loaded weights."""
 import json
 import re
 import subprocess
@@ -14,7 +14,7 @@ VERBOSE = ['-lv', 4]
 
 
 def computing(file):
-    """What GGML_RPC_STATS has of sessions that computed. A program may have others, to ask what a server supports."""
+    """The sessions in the GGML_RPC_STATS file that computed. A program may open others to query op support."""
     sessions = [json.loads(line) for line in file.read_text().splitlines()]
     return [session for session in sessions if session['launches'] > 0]
 
@@ -33,16 +33,16 @@ def test_each_session_has_a_line(lab):
         since = session['since_load']
         for name in ('sends', 'bytes_sent', 'bytes_received', 'round_trips', 'waiting_s', 'seconds'):
             assert 0 < since[name] <= session[name], name
-        assert since['launches'] == session['launches'] > 0, 'the weights came before the first launch'
-        # The model's weights are in what was sent, and not in what was sent since.
+        assert since['launches'] == session['launches'] > 0, 'the weights precede the first launch'
+        # The weights count as bytes sent, but not as bytes sent since the load.
         assert session['bytes_sent'] - since['bytes_sent'] >= session['weights']['bytes'] > 0
         assert session['waiting_s'] <= session['seconds']
     assert sum(session['weights']['bytes'] for session in sessions) == pytest.approx(2 * MODEL.stat().st_size, rel=0.1)
-    # What the servers themselves have counted.
+    # The servers' own counts.
     assert sum(session['launches'] for session in sessions) == sum(server.served() for server in servers)
 
 
-def test_stats_that_cannot_be_written_are_said(lab):
+def test_unwritable_stats_file_is_logged(lab):
     logits, log = lab.logits([lab.server()], env={'GGML_RPC_STATS': '/no/such/folder/stats'}), lab.processes[-1].log()
     same(logits, local_logits(lab))
     assert 'GGML_RPC_STATS: cannot write /no/such/folder/stats: No such file' in log
@@ -72,19 +72,19 @@ def test_parallel_sequences_cost_no_more_sends_than_one(lab, count):
         return each
 
     for sequences in (1, 32):
-        # Each server is sent one batch, and the logits of all sequences come in one answer. On a busy machine launches
-        # leave by themselves now and then, hardly so often three times in a row.
+        # Each server receives one batch, and one reply has the logits of all sequences. On a busy machine some launches are
+        # not held for their read, but hardly this many three times in a row.
         assert any(of_a_step(sequences)['sends'] <= 1.5 * count for _ in range(3)), sequences
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
 
-LOADED = r'RPC server {}: ([\d.]+ [KMG]iB) of weights in [\d.]+ s \([\d.]+ GB/s\)(?:, (\d+) % from its cache)?\n'
+LOADED = r'RPC server {}: ([\d.]+ [KMG]iB) of weights in [\d.]+ s \([\d.]+ GB/s\)(?:, (\d+) % already on the server)?\n'
 
 
 @pytest.fixture(scope='module')
 def big_model(tmp_path_factory):
-    """Nine tenths of its 69 MiB are in tensors above the 1 MiB from which weights are looked up."""
+    """Nine tenths of its 69 MiB are in tensors above 1 MiB, the threshold for looking weights up."""
     file = tmp_path_factory.mktemp('big') / 'big.gguf'
     subprocess.run([sys.executable, MAKE_MODELS, '--bench', '--out', file, '--layers', '1', '--d', '512', '--heads',
                     '8', '--kv-heads', '4', '--ff', '24576', '--vocab', '32000', '--type', 'q8_0'], check=True,
@@ -92,19 +92,19 @@ def big_model(tmp_path_factory):
     return file
 
 
-def test_one_line_says_what_was_loaded(lab, big_model):
+def test_load_is_logged_in_one_line(lab, big_model):
     server = lab.server('-c', env={'LLAMA_CACHE': lab.folder / 'cache'})
     for share in (None, (90, 100)):
         logits, log = lab.logits([server], big_model, chunks=1, more=VERBOSE), lab.processes[-1].log()
         same(logits, local_logits(lab, big_model, chunks=1))
-        said, = re.findall(LOADED.format(server.endpoint), log)
-        assert said[0].endswith('MiB')
-        assert said[1] == '' if share is None else share[0] <= int(said[1]) <= share[1]
-        assert '\r' not in log, 'a line is rewritten on a terminal only'
+        (size, percent), = re.findall(LOADED.format(server.endpoint), log)
+        assert size.endswith('MiB')
+        assert percent == '' if share is None else share[0] <= int(percent) <= share[1]
+        assert '\r' not in log, 'lines are redrawn on a terminal only'
 
 
-def test_weights_count_that_are_marked_when_they_are_there(lab):
-    """As by whisper.cpp."""
+def test_weights_count_if_marked_after_the_upload(lab):
+    """whisper.cpp does so."""
     server = lab.server()
     done = lab.run([sys.executable, Path(__file__).parent / 'raw_ggml.py', 'weights'],
                    env={'GGML_RPC_SERVERS': server.endpoint})

@@ -26,7 +26,7 @@ std::string all_from(int fd) {
     return text;
 }
 
-// Of a program that does this.
+// Runs `program` in a child process.
 Ended ended_by(const std::function<void()> & program) {
     int out[2], err[2];
     EXPECT_TRUE(::pipe(out) == 0 && ::pipe(err) == 0);
@@ -51,7 +51,7 @@ Ended ended_by(const std::function<void()> & program) {
     return ended;
 }
 
-TEST(EndProgram, LosesNoTextAndSaysWhy) {
+TEST(EndProgram, FlushesTextAndPrintsTheReason) {
     const Ended ended = ended_by([] {
         std::setvbuf(stdout, nullptr, _IOFBF, 4096);
         std::fputs("generated so far", stdout);

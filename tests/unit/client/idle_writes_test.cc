@@ -25,7 +25,7 @@ bool hold(IdleWrites & writes, Range range, uint32_t seed = 1) {
     return writes.hold(range, stamped(seed), seed, noise(range.end - range.begin, seed));
 }
 
-TEST(Ranges, NormalizedAreSortedAndApart) {
+TEST(Ranges, NormalizeSortsAndMerges) {
     Ranges ranges{{30, 40}, {0, 10}, {5, 7}, {10, 12}, {38, 50}, {0, 3}};
     normalize(ranges);
     EXPECT_EQ(ranges, (Ranges{{0, 12}, {30, 50}}));
@@ -34,7 +34,7 @@ TEST(Ranges, NormalizedAreSortedAndApart) {
     EXPECT_TRUE(none.empty());
 }
 
-TEST(Ranges, TouchesAgreesWithLookingAtEachByte) {
+TEST(Ranges, TouchesAgreesWithBytewiseCheck) {
     std::mt19937 random(4);
     for (int round = 0; round < 3000; ++round) {
         std::array<bool, 64> marked{};
@@ -50,43 +50,43 @@ TEST(Ranges, TouchesAgreesWithLookingAtEachByte) {
     }
 }
 
-TEST(IdleWrites, TheFirstWriteIsSentAndTheNextOfAnUntouchedRegionIsHeld) {
+TEST(IdleWrites, SecondWriteOfUntouchedRegionIsHeld) {
     IdleWrites writes;
     EXPECT_FALSE(hold(writes, {0, 8}));
-    writes.note_sent({0, 8});
-    EXPECT_FALSE(hold(writes, {0, 8})) << "before any launch nothing is known";
+    writes.record_sent({0, 8});
+    EXPECT_FALSE(hold(writes, {0, 8})) << "nothing is idle before a launch";
     EXPECT_TRUE(writes.take_for_launch(touching({{100, 200}})).empty());
     EXPECT_TRUE(hold(writes, {0, 8}));
     EXPECT_TRUE(writes.take_for_launch(touching({{100, 200}})).empty());
     EXPECT_TRUE(hold(writes, {0, 8}));
 }
 
-TEST(IdleWrites, ARegionThatTheGraphTouchesIsSentEveryTime) {
+TEST(IdleWrites, TouchedRegionIsAlwaysSent) {
     IdleWrites writes;
     for (int token = 0; token < 3; ++token) {
         EXPECT_FALSE(hold(writes, {0, 8}));
-        writes.note_sent({0, 8});
+        writes.record_sent({0, 8});
         EXPECT_TRUE(writes.take_for_launch(touching({{7, 9}})).empty());
     }
 }
 
-TEST(IdleWrites, ARegionThatTheGraphOverwritesIsHeldAndThenVoid) {
+TEST(IdleWrites, WriteToOverwrittenRegionIsHeldThenDropped) {
     IdleWrites writes;
-    writes.note_sent({0, 8});
+    writes.record_sent({0, 8});
     EXPECT_TRUE(writes.take_for_launch({{}, {{0, 16}}}).empty());
     EXPECT_TRUE(hold(writes, {0, 8}));
     EXPECT_TRUE(writes.take_for_launch({{}, {{0, 16}}}).empty());
-    EXPECT_TRUE(writes.take_overlapping({0, 8}).empty()) << "the graph's result is what is to be read now";
+    EXPECT_TRUE(writes.take_overlapping({0, 8}).empty()) << "the graph's result replaced it";
     EXPECT_TRUE(hold(writes, {0, 8}));
-    EXPECT_EQ(writes.take_for_launch({{}, {{0, 4}}}).size(), 1u) << "half of it is still to be seen";
-    writes.note_sent({0, 8});
+    EXPECT_EQ(writes.take_for_launch({{}, {{0, 4}}}).size(), 1u) << "only half of it was overwritten";
+    writes.record_sent({0, 8});
     writes.take_for_launch({{{6, 7}}, {{0, 16}}});
     EXPECT_FALSE(hold(writes, {0, 8})) << "read before it is overwritten";
 }
 
-TEST(IdleWrites, OnlyExactlyThatRegionIsHeld) {
+TEST(IdleWrites, OnlyTheExactRegionIsHeld) {
     IdleWrites writes;
-    writes.note_sent({8, 16});
+    writes.record_sent({8, 16});
     writes.take_for_launch({});
     for (const Range other : {Range{8, 15}, Range{9, 16}, Range{8, 17}, Range{0, 8}, Range{10, 12}}) {
         EXPECT_FALSE(hold(writes, other)) << other.begin << ' ' << other.end;
@@ -94,9 +94,9 @@ TEST(IdleWrites, OnlyExactlyThatRegionIsHeld) {
     EXPECT_TRUE(hold(writes, {8, 16}));
 }
 
-TEST(IdleWrites, AGraphThatTouchesAHeldWriteGetsItsLastData) {
+TEST(IdleWrites, GraphThatTouchesHeldWriteGetsTheLatestData) {
     IdleWrites writes;
-    writes.note_sent({0, 8});
+    writes.record_sent({0, 8});
     writes.take_for_launch({});
     ASSERT_TRUE(hold(writes, {0, 8}, 1));
     ASSERT_TRUE(hold(writes, {0, 8}, 2));
@@ -106,14 +106,14 @@ TEST(IdleWrites, AGraphThatTouchesAHeldWriteGetsItsLastData) {
     EXPECT_EQ(taken[0].data, noise(8, 2));
     EXPECT_EQ(taken[0].region.address, 2u);
     EXPECT_EQ(taken[0].offset, 2u);
-    EXPECT_FALSE(hold(writes, {0, 8})) << "it is not idle any more";
+    EXPECT_FALSE(hold(writes, {0, 8})) << "the region is no longer idle";
     EXPECT_TRUE(writes.take_overlapping({0, 100}).empty());
 }
 
-TEST(IdleWrites, AnOverlappingCommandTakesHeldWritesOnce) {
+TEST(IdleWrites, OverlappingCommandTakesHeldWritesOnce) {
     IdleWrites writes;
-    writes.note_sent({0, 8});
-    writes.note_sent({8, 16});
+    writes.record_sent({0, 8});
+    writes.record_sent({8, 16});
     writes.take_for_launch({});
     ASSERT_TRUE(hold(writes, {0, 8}, 1));
     ASSERT_TRUE(hold(writes, {8, 16}, 2));
@@ -123,15 +123,15 @@ TEST(IdleWrites, AnOverlappingCommandTakesHeldWritesOnce) {
     EXPECT_TRUE(writes.take_overlapping({0, 20}).empty());
 }
 
-TEST(IdleWrites, AForgottenBufferHoldsNothing) {
+TEST(IdleWrites, ForgottenBufferHoldsNothing) {
     IdleWrites writes;
-    writes.note_sent({0, 8});
+    writes.record_sent({0, 8});
     writes.take_for_launch({});
     ASSERT_TRUE(hold(writes, {0, 8}));
     writes.forget({0, 64});
     EXPECT_TRUE(writes.take_overlapping({0, 64}).empty());
     EXPECT_FALSE(hold(writes, {0, 8}));
-    writes.note_sent({0, 8});
+    writes.record_sent({0, 8});
     writes.forget({0, 64});
     writes.take_for_launch({});
     EXPECT_FALSE(hold(writes, {0, 8}));
@@ -141,7 +141,7 @@ TEST(IdleWrites, HeldMemoryIsBounded) {
     IdleWrites writes;
     constexpr uint64_t piece = 24 << 20;
     for (uint64_t i = 0; i < 4; ++i) {
-        writes.note_sent({i * piece, (i + 1) * piece});
+        writes.record_sent({i * piece, (i + 1) * piece});
     }
     writes.take_for_launch({});
     const std::vector<std::byte> data(piece);
@@ -151,13 +151,13 @@ TEST(IdleWrites, HeldMemoryIsBounded) {
     }
     EXPECT_GT(held, 0u);
     EXPECT_LE(held, uint64_t{64} << 20);
-    EXPECT_TRUE(writes.hold({0, piece}, {}, 0, data)) << "replacing takes no more room";
+    EXPECT_TRUE(writes.hold({0, piece}, {}, 0, data)) << "replacing needs no more memory";
 }
 
-TEST(IdleWrites, ManyRegionsAreAllStillCorrect) {
+TEST(IdleWrites, ManyRegions) {
     IdleWrites writes;
     for (uint64_t i = 0; i < 1000; ++i) {
-        writes.note_sent({i * 8, i * 8 + 8});
+        writes.record_sent({i * 8, i * 8 + 8});
     }
     writes.take_for_launch({});
     size_t held = 0;
@@ -168,8 +168,8 @@ TEST(IdleWrites, ManyRegionsAreAllStillCorrect) {
     EXPECT_EQ(writes.take_overlapping({0, 8000}).size(), held);
 }
 
-// The safety argument itself. Two memories: as the program meant it, where every write takes place at once, and as the
-// server sees it, where only what was sent does. Whatever reads, must read the same from both.
+// A model of the safety argument: the program's memory, where every write takes effect immediately, and the server's memory,
+// where only sent writes do. Every read must return the same bytes from both.
 class Model {
 public:
     explicit Model(uint32_t seed) : random_(seed) {
@@ -229,7 +229,7 @@ private:
         const uint64_t length = 1 + below(longest);
         return place(length);
     }
-    Range place(uint64_t length) {  // within one buffer, as every tensor lies
+    Range place(uint64_t length) {  // within one buffer
         const uint64_t begin = base + below(size / buffer_size) * buffer_size + below(buffer_size - length + 1);
         return {begin, begin + length};
     }
@@ -241,7 +241,7 @@ private:
     }
     void send_held(const std::vector<HeldWrite> & writes) {
         for (const HeldWrite & write : writes) {
-            // The command says where by tensor and offset, not by range.
+            // The command addresses the bytes by tensor and offset, not by range.
             EXPECT_EQ(write.region.address + write.offset, write.range.begin);
             send(write.range, write.data);
         }
@@ -254,7 +254,7 @@ private:
     void expect_same(const Range & range, const char * reader) {
         EXPECT_TRUE(std::equal(at(meant_, range.begin), at(meant_, range.begin) + (range.end - range.begin),
                                at(server_, range.begin)))
-            << reader << " saw something else at " << range.begin - base << ".." << range.end - base;
+            << reader << " read other bytes at " << range.begin - base << ".." << range.end - base;
     }
 
     void set(const Range & range, bool is_weight) {
@@ -269,7 +269,7 @@ private:
         send_held(writes_.take_overlapping(range));
         send(range, data);
         if (!is_weight) {
-            writes_.note_sent(range);
+            writes_.record_sent(range);
         }
     }
     void write_otherwise(const Range & range) {  // MEMSET, SET_TENSOR_2D
@@ -296,7 +296,7 @@ private:
         for (const Range & range : graph.reads) {
             expect_same(range, "a graph");
         }
-        for (Memory * memory : {&meant_, &server_}) {  // what it writes depends on all it reads, and on what was there
+        for (Memory * memory : {&meant_, &server_}) {  // a graph's output depends on its inputs and the previous content
             uint8_t sum = 17;
             for (const Range & range : graph.reads) {
                 for (uint64_t a = range.begin; a < range.end; ++a) {
@@ -313,7 +313,7 @@ private:
             }
         }
     }
-    void clear_buffer() {  // also: freed, and another one where it was
+    void clear_buffer() {  // or: free it and allocate another one at its address
         const uint64_t begin = base + below(size / buffer_size) * buffer_size;
         writes_.forget({begin, begin + buffer_size});
         for (Memory * memory : {&meant_, &server_}) {
@@ -329,7 +329,7 @@ private:
     size_t held_ = 0;
 };
 
-TEST(IdleWrites, WhateverReadsSeesWhatTheProgramWrote) {
+TEST(IdleWrites, EveryReadSeesTheProgramsWrites) {
     size_t held = 0;
     for (uint32_t seed = 1; seed <= 200 && !testing::Test::HasFailure(); ++seed) {
         SCOPED_TRACE(seed);

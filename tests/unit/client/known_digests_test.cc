@@ -27,7 +27,7 @@ protected:
         std::ofstream(model_).write(reinterpret_cast<const char *>(bytes.data()),
                                     static_cast<std::streamsize>(bytes.size()));
     }
-    // All of the file, for the rest of the test.
+    // Maps the whole file for the rest of the test.
     ConstBytes map() {
         const UniqueFd fd(::open(model_.c_str(), O_RDONLY));
         void * memory = ::mmap(nullptr, 3 * page, PROT_READ, MAP_SHARED, fd.get(), 0);
@@ -39,7 +39,7 @@ protected:
         hasher.update(data);
         return hasher.bytes();
     }
-    // What a later process would believe, made visible: the digest on disk is replaced by zeroes.
+    // Replaces the digests on disk by zeroes, so that a test can tell a saved digest from a computed one.
     void falsify() {
         for (const auto & entry : fs::recursive_directory_iterator(folder_ / "cache")) {
             if (entry.is_regular_file()) {
@@ -57,7 +57,7 @@ protected:
     const fs::path folder_, model_ = folder_ / "model.gguf";
 };
 
-TEST_F(KnownDigestsTest, IsTheDigestHoweverItIsFound) {
+TEST_F(KnownDigestsTest, DigestMatchesForAllParts) {
     const ConstBytes whole = map();
     KnownDigests known(folder_ / "cache");
     for (const ConstBytes part : {whole, whole.first(page), whole.subspan(page, page), whole.subspan(100, 333)}) {
@@ -68,7 +68,7 @@ TEST_F(KnownDigestsTest, IsTheDigestHoweverItIsFound) {
     EXPECT_EQ(known.digest_of(own).digest, computed(own));
 }
 
-TEST_F(KnownDigestsTest, ASecondProcessDoesNotHash) {
+TEST_F(KnownDigestsTest, SavedDigestIsNotComputedAgain) {
     const ConstBytes part = map().subspan(page, page);
     {
         KnownDigests known(folder_ / "cache");
@@ -77,11 +77,11 @@ TEST_F(KnownDigestsTest, ASecondProcessDoesNotHash) {
     }
     falsify();
     KnownDigests later(folder_ / "cache");
-    EXPECT_EQ(later.digest_of(part).digest, zeroes) << "it was computed";
+    EXPECT_EQ(later.digest_of(part).digest, zeroes) << "the saved digest was not used";
     EXPECT_EQ(later.digest_of(part.first(10)).digest, computed(part.first(10)));
 }
 
-TEST_F(KnownDigestsTest, AChangedFileIsHashedAgain) {
+TEST_F(KnownDigestsTest, ChangedFileIsHashedAgain) {
     {
         KnownDigests known(folder_ / "cache");
         known.digest_of(map());
@@ -95,7 +95,7 @@ TEST_F(KnownDigestsTest, AChangedFileIsHashedAgain) {
     EXPECT_EQ(later.digest_of(changed).digest, computed(changed));
 }
 
-TEST_F(KnownDigestsTest, MemoryThatCanBeWrittenIsNoFile) {
+TEST_F(KnownDigestsTest, WritableMappingIsHashedEveryTime) {
     const UniqueFd fd(::open(model_.c_str(), O_RDONLY));
     auto * memory = static_cast<std::byte *>(::mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd.get(), 0));
     ASSERT_NE(memory, MAP_FAILED);
@@ -106,10 +106,10 @@ TEST_F(KnownDigestsTest, MemoryThatCanBeWrittenIsNoFile) {
     ::munmap(memory, page);
 }
 
-TEST_F(KnownDigestsTest, AFileThatWasReplacedIsNotTheOneThatIsMapped) {
+TEST_F(KnownDigestsTest, ReplacedFileIsNotTheMappedOne) {
     const ConstBytes old = map();
     const auto other = test::noise(3 * page, 9);
-    for (const char * name : {"model.gguf", "model.gguf (deleted)"}) {  // the second is what the kernel calls it then
+    for (const char * name : {"model.gguf", "model.gguf (deleted)"}) {  // the kernel reports the second name after a replacement
         const fs::path place = folder_ / name, fresh = folder_ / "fresh";
         std::ofstream(fresh).write(reinterpret_cast<const char *>(other.data()), 3 * page);
         fs::rename(fresh, place);
@@ -119,7 +119,7 @@ TEST_F(KnownDigestsTest, AFileThatWasReplacedIsNotTheOneThatIsMapped) {
     }
 }
 
-TEST_F(KnownDigestsTest, MemoryBeyondTheMappingIsNoPartOfTheFile) {
+TEST_F(KnownDigestsTest, DataBeyondTheMappingHasNoSource) {
     auto * memory = static_cast<std::byte *>(
         ::mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     ASSERT_NE(memory, MAP_FAILED);
@@ -134,7 +134,7 @@ TEST_F(KnownDigestsTest, MemoryBeyondTheMappingIsNoPartOfTheFile) {
     ::munmap(memory, 2 * page);
 }
 
-TEST_F(KnownDigestsTest, WithoutAFolderItStillHashes) {
+TEST_F(KnownDigestsTest, WithoutFolderItStillHashes) {
     const ConstBytes whole = map();
     KnownDigests nowhere{fs::path()};
     EXPECT_EQ(nowhere.digest_of(whole).digest, computed(whole));

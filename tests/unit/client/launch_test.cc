@@ -1,4 +1,4 @@
-// When launches leave, what leaves with them, and when they return. Stock dialect, against a server that is played by hand.
+// When launches are sent, which reads are sent with them, and when they return. Stock dialect; the test plays the server.
 #include "client/connection.h"
 
 #include <gtest/gtest.h>
@@ -18,7 +18,7 @@ using test::Message;
 using test::noise;
 using wire::Command;
 
-TEST(Launch, TheWholeGraphFirstThenOnlyItsUid) {
+TEST(Launch, SendsTheGraphOnceThenItsUid) {
     Session session;
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
     for (int i = 0; i < 4; ++i) {
@@ -33,7 +33,7 @@ TEST(Launch, TheWholeGraphFirstThenOnlyItsUid) {
     }
 }
 
-TEST(Launch, EachDeviceKeepsItsOwnGraphs) {
+TEST(Launch, GraphsAreStoredPerDevice) {
     Session session;
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
     session.launch(graph, 0);
@@ -44,7 +44,7 @@ TEST(Launch, EachDeviceKeepsItsOwnGraphs) {
     session.expect_launch(Command::graph_recompute, 31);
 }
 
-TEST(Launch, UidZeroIsSentWholeEveryTime) {
+TEST(Launch, GraphWithoutUidIsSentEveryTime) {
     Session session;
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 0);
     for (int i = 0; i < 3; ++i) {
@@ -53,7 +53,7 @@ TEST(Launch, UidZeroIsSentWholeEveryTime) {
     }
 }
 
-TEST(Launch, AfterAnyBufferWasFreedTheGraphIsSentAgain) {
+TEST(Launch, GraphIsSentAgainAfterABufferIsFreed) {
     Session session;
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
     session.launch(graph);
@@ -70,8 +70,8 @@ TEST(Launch, AfterAnyBufferWasFreedTheGraphIsSentAgain) {
     session.expect_launch(Command::graph_recompute, 31);
 }
 
-// A stock server keeps 1024 graphs for each device; the next new one clears all.
-TEST(Launch, TheGraphAfter1024ClearsAllOthers) {
+// A stock server stores 1024 graphs per device; the next new one clears all.
+TEST(Launch, Graph1025ClearsAllOthers) {
     Session session;
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 1);
     const auto launched_as = [&](uint64_t uid) {
@@ -86,7 +86,7 @@ TEST(Launch, TheGraphAfter1024ClearsAllOthers) {
     }
     EXPECT_EQ(launched_as(1), Command::graph_recompute);
     EXPECT_EQ(launched_as(1024), Command::graph_recompute);
-    EXPECT_EQ(launched_as(0), Command::graph_compute) << "not kept, so it clears nothing";
+    EXPECT_EQ(launched_as(0), Command::graph_compute) << "not stored, so it clears nothing";
     EXPECT_EQ(launched_as(2), Command::graph_recompute);
     EXPECT_EQ(launched_as(1025), Command::graph_compute);
     EXPECT_EQ(launched_as(1025), Command::graph_recompute);
@@ -94,7 +94,7 @@ TEST(Launch, TheGraphAfter1024ClearsAllOthers) {
     EXPECT_EQ(launched_as(1024), Command::graph_compute);
 }
 
-TEST(Launch, UnmarkedNodesAreNotSentAndNothingLeftIsNoLaunch) {
+TEST(Launch, GraphWithoutMarkedNodesIsNotLaunched) {
     Session session;
     ggml_tensor * twice = session.kit.place(ggml_scale(session.kit.context(), session.kit.f32(8), 2));
     ggml_cgraph * graph = session.kit.graph({twice}, 31);
@@ -104,27 +104,27 @@ TEST(Launch, UnmarkedNodesAreNotSentAndNothingLeftIsNoLaunch) {
     EXPECT_EQ(session.peer.next().command, Command::device_count);
 }
 
-TEST(Launch, LeavesAtOnceTheFirstTime) {
+TEST(Launch, FirstLaunchIsSentImmediately) {
     Session session;
     ggml_tensor * source = session.kit.f32(8);
     ggml_cgraph * graph = session.doubled(source, 31);
     session.set(source, noise(32));
-    EXPECT_EQ(session.peer.unread(), 0u) << "inputs wait for the launch";
+    EXPECT_EQ(session.peer.unread(), 0u) << "inputs stay in the batch until the launch";
     session.launch(graph);
     EXPECT_EQ(session.peer.next().command, Command::set_tensor);
     session.expect_launch(Command::graph_compute, 31);
 }
 
-// The result of a's launch is copied to b through this process.
+// Relays the result of a's launch to b.
 void relay_result(Session & a, Session & b, const ggml_tensor * result) {
     ggml_tensor * to = b.kit.f32(8);
     b->relay(**a.connection, encode_region(*result, GraphKit::handle), range_of(*result),
              encode_region(*to, GraphKit::handle), range_of(*to));
 }
 
-// Launches, relays at once, until a launch was held back for the relay's read. How soon "at once" is depends on the clock,
-// so a busy machine may need a few rounds. False: never.
-bool held_back(Session & a, Session & b, ggml_cgraph * graph) {
+// Launches and relays immediately, until a launch is held back for the relay's read. Whether a read is immediate depends on
+// the clock, so a busy machine may need several rounds. False if no launch was held.
+bool learn_hold(Session & a, Session & b, ggml_cgraph * graph) {
     for (int round = 0; round < 200; ++round) {
         a.launch(graph);
         if (a.peer.unread() == 0) {
@@ -140,10 +140,10 @@ bool held_back(Session & a, Session & b, ggml_cgraph * graph) {
     return false;
 }
 
-TEST(Launch, OneThatIsRelayedAtOnceLeavesTogetherWithTheRead) {
+TEST(Launch, HeldLaunchIsSentWithTheRelaysRead) {
     Session session, target;
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-    ASSERT_TRUE(held_back(session, target, graph));
+    ASSERT_TRUE(learn_hold(session, target, graph));
     relay_result(session, target, graph->nodes[0]);
     session.expect_launch(Command::graph_recompute, 31);
     EXPECT_EQ(session.peer.next().command, Command::get_tensor);
@@ -152,19 +152,19 @@ TEST(Launch, OneThatIsRelayedAtOnceLeavesTogetherWithTheRead) {
     EXPECT_EQ(target.peer.next().from(sizeof(wire::SetTensorRequest)), noise(32, 9));
 }
 
-// A program that launches, reads the result at once and awaits it.
-class ReadAtOnce {
+// A program that launches, reads the result immediately and awaits it.
+class ImmediateReader {
 public:
-    explicit ReadAtOnce(Session & session, ggml_cgraph * graph) : session_(session), graph_(graph) {}
+    explicit ImmediateReader(Session & session, ggml_cgraph * graph) : session_(session), graph_(graph) {}
 
-    // One token: launch, read, await. True: the read was on its way before the program asked.
+    // One token: launch, read, await. True if the read was sent before the program requested it.
     bool round() {
         std::vector<std::byte> dest(32);
-        bool foreseen = false;
+        bool prefetched = false;
         std::jthread server([&] {
             session_.peer.next();
             EXPECT_EQ(session_.peer.next().command, Command::get_tensor);
-            foreseen = !is_read_;
+            prefetched = !is_read_;
             session_.peer.answer_bytes(noise(32, ++answers_));
         });
         EXPECT_EQ(session_.launch(graph_), GGML_STATUS_SUCCESS);
@@ -173,9 +173,9 @@ public:
         server.join();
         is_read_ = false;
         EXPECT_EQ(dest, noise(32, answers_));
-        return foreseen;
+        return prefetched;
     }
-    // Until a launch left together with the read that follows. False: never.
+    // Runs rounds until a launch is sent together with its read. False if none was.
     bool learn() {
         for (int i = 0; i < 200; ++i) {
             if (round()) {
@@ -192,18 +192,18 @@ private:
     uint32_t answers_ = 0;
 };
 
-TEST(Launch, OneWhoseResultIsAwaitedLeavesWithTheReadAndReturnsWithTheResult) {
+TEST(Launch, ConfirmedLaunchPrefetchesAndReturnsWithTheResult) {
     Session session;
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-    ReadAtOnce token(session, graph);
+    ImmediateReader token(session, graph);
     ASSERT_TRUE(token.learn());
     EXPECT_TRUE(token.round()) << "and again";
 }
 
-TEST(Launch, FailsIfTheServerIsLostBeforeTheResultThatFollows) {
+TEST(Launch, FailsIfTheServerIsLostBeforeThePrefetchedResult) {
     Session session;
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-    ASSERT_TRUE(ReadAtOnce(session, graph).learn());
+    ASSERT_TRUE(ImmediateReader(session, graph).learn());
     std::jthread server([&] {
         session.peer.next();
         session.peer.next();
@@ -215,7 +215,7 @@ TEST(Launch, FailsIfTheServerIsLostBeforeTheResultThatFollows) {
     EXPECT_EQ(dest, std::vector<std::byte>(32, std::byte{0xff}));
 }
 
-TEST(Launch, AnotherReadThanTheForeseenOneGetsItsOwnBytes) {
+TEST(Launch, OtherReadThanThePrefetchedOneGetsItsOwnBytes) {
     using Read = std::function<void(Session &, ggml_tensor * result, ggml_tensor * other, std::vector<std::byte> & dest)>;
     const std::pair<const char *, Read> reads[] = {
         {"another tensor", [](auto & session, auto *, auto * other, auto & dest) { session->await(session.get(other, dest)); }},
@@ -237,7 +237,7 @@ TEST(Launch, AnotherReadThanTheForeseenOneGetsItsOwnBytes) {
         Session session;
         ggml_tensor * other = session.kit.f32(8);
         ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-        ASSERT_TRUE(ReadAtOnce(session, graph).learn());
+        ASSERT_TRUE(ImmediateReader(session, graph).learn());
         std::jthread server([&] {
             session.peer.next();
             session.peer.next();
@@ -254,10 +254,10 @@ TEST(Launch, AnotherReadThanTheForeseenOneGetsItsOwnBytes) {
     }
 }
 
-TEST(Launch, AnEventBetweenItAndItsReadChangesNothing) {
+TEST(Launch, EventBeforeTheReadKeepsThePrefetch) {
     Session session;
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-    ASSERT_TRUE(ReadAtOnce(session, graph).learn());
+    ASSERT_TRUE(ImmediateReader(session, graph).learn());
     std::jthread server([&] {
         session.peer.next();
         session.peer.next();
@@ -270,16 +270,16 @@ TEST(Launch, AnEventBetweenItAndItsReadChangesNothing) {
     EXPECT_EQ(dest, noise(32, 7));
 }
 
-// A program that works on several batches at once launches the next one before it needs the last one's result.
-TEST(Launch, ResultsThatAreNotAwaitedBeforeTheNextLaunchDoNotHoldItUp) {
+// A program with several batches in flight launches the next one before it awaits the last result.
+TEST(Launch, LaunchDoesNotWaitForUnawaitedResults) {
     Session session;
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-    ASSERT_TRUE(ReadAtOnce(session, graph).learn());
+    ASSERT_TRUE(ImmediateReader(session, graph).learn());
     std::vector<std::byte> dest(32);
     session.peer.answer_bytes(noise(32));
     session.launch(graph);
     const auto first = session.get(graph->nodes[0], dest);
-    session.launch(graph);  // returns, though nothing answers
+    session.launch(graph);  // returns without a reply
     const auto second = session.get(graph->nodes[0], dest);
     session.peer.answer_bytes(noise(32, 2));
     session->await(first);
@@ -287,7 +287,7 @@ TEST(Launch, ResultsThatAreNotAwaitedBeforeTheNextLaunchDoNotHoldItUp) {
     EXPECT_EQ(dest, noise(32, 2));
 }
 
-TEST(Launch, TheFirstOfAGraphWithAnOutputReturnsWhenItIsComputed) {
+TEST(Launch, FirstLaunchOfGraphWithOutputReturnsWhenComputed) {
     Session session;
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
     graph->nodes[0]->flags |= GGML_TENSOR_FLAG_OUTPUT;
@@ -323,7 +323,7 @@ TEST(Launch, ManyNewGraphsWithShortStepsAreNotConfirmed) {
     EXPECT_LT(confirmed, graphs);
 }
 
-TEST(Launch, AHeldOneLeavesWhenAnythingElseComes) {
+TEST(Launch, HeldLaunchIsSentBeforeAnyOtherCommand) {
     const std::pair<const char *, std::function<void(Session &)>> others[] = {
         {"synchronize", [](Session & session) { session->synchronize(); }},
         {"set", [](Session & session) { session.set(session.kit.f32(8), noise(32)); }},
@@ -331,24 +331,24 @@ TEST(Launch, AHeldOneLeavesWhenAnythingElseComes) {
         {"free", [](Session & session) { session->free_buffer({GraphKit::handle, GraphKit::handle, 1 << 20}); }},
         {"memset", [](Session & session) { session->memset(wire::Tensor{}, {1, 2}, 0, 1, 7); }},
         {"init", [](Session & session) { session->init_tensor(wire::Tensor{}); }},
-        {"question", [](Session & session) { session.peer.answer(uint32_t{1}); EXPECT_TRUE(session->device_count()); }},
+        {"query", [](Session & session) { session.peer.answer(uint32_t{1}); EXPECT_TRUE(session->device_count()); }},
         {"launch", [](Session & session) { session.launch(session.doubled(session.kit.f32(8), 32)); }},
     };
     for (const auto & [name, other] : others) {
         SCOPED_TRACE(name);
         Session session, target;
         ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-        ASSERT_TRUE(held_back(session, target, graph));
+        ASSERT_TRUE(learn_hold(session, target, graph));
         other(session);
         ASSERT_GT(session.peer.unread(), 0u);
         session.expect_launch(Command::graph_recompute, 31);
     }
 }
 
-TEST(Launch, AHeldOneIsNotHeldAgainAfterAWrongGuess) {
+TEST(Launch, LaunchIsNotHeldAgainAfterAMisprediction) {
     Session session, target;
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
-    ASSERT_TRUE(held_back(session, target, graph));
+    ASSERT_TRUE(learn_hold(session, target, graph));
     session->synchronize();
     session.expect_launch(Command::graph_recompute, 31);
     session.launch(graph);

@@ -38,19 +38,19 @@ struct LoadingTest : testing::Test {
     Loading::Terminal terminal = [this](std::string_view text) { shown.emplace_back(text); };
 };
 
-TEST_F(LoadingTest, IsOneLineInTheLog) {
+TEST_F(LoadingTest, LogsOneLine) {
     Loading loading("a:1", {});
     load(loading, milliseconds(600), 600 * mib, false);
     load(loading, milliseconds(400), 400 * mib, true);
     EXPECT_TRUE(logged().empty());
     loading.end();
     EXPECT_EQ(logged(), std::vector<std::string>{
-                            "RPC server a:1: 1000 MiB of weights in 1.00 s (1.05 GB/s), 40 % from its cache"});
+                            "RPC server a:1: 1000 MiB of weights in 1.00 s (1.05 GB/s), 40 % already on the server"});
     loading.end();
-    EXPECT_EQ(logged().size(), 1u) << "nothing was loaded since";
+    EXPECT_EQ(logged().size(), 1u) << "nothing was loaded since then";
 }
 
-TEST_F(LoadingTest, EachModelHasItsLineAndTheTotalHasAll) {
+TEST_F(LoadingTest, EachModelHasALineAndTotalIsTheSum) {
     Loading loading("a:1", {});
     load(loading, milliseconds(100), mib, false);
     loading.end();
@@ -58,28 +58,28 @@ TEST_F(LoadingTest, EachModelHasItsLineAndTheTotalHasAll) {
     load(loading, milliseconds(100), 2 * mib, true);
     loading.end();
     ASSERT_EQ(logged().size(), 2u);
-    EXPECT_EQ(logged()[1], "RPC server a:1: 2 MiB of weights in 0.10 s (0.02 GB/s), 100 % from its cache");
+    EXPECT_EQ(logged()[1], "RPC server a:1: 2 MiB of weights in 0.10 s (0.02 GB/s), 100 % already on the server");
     EXPECT_EQ(loading.total().bytes, 3 * mib);
     EXPECT_EQ(loading.total().from_cache, 2 * mib);
     EXPECT_EQ(loading.total().time, milliseconds(200));
 }
 
-TEST_F(LoadingTest, OnATerminalALineIsRewrittenFiveTimesASecond) {
+TEST_F(LoadingTest, TerminalLineIsRedrawnFiveTimesASecond) {
     Loading loading("a:1", terminal);
     for (int i = 0; i < 990; ++i) {
         load(loading, milliseconds(1), mib, i < 50);
     }
     EXPECT_EQ(shown.size(), 4u);
-    EXPECT_EQ(shown[0], "\r\033[KRPC server a:1: 200 MiB of 1000 MiB of weights, 1.05 GB/s, 25 % from its cache");
+    EXPECT_EQ(shown[0], "\r\033[KRPC server a:1: 200 MiB of 1000 MiB, 1.05 GB/s, 25 % already on the server");
     load(loading, milliseconds(1), 10 * mib, false);
     ASSERT_EQ(shown.size(), 5u);
-    EXPECT_EQ(shown[4], "\r\033[KRPC server a:1: 1000 MiB of weights in 0.99 s (1.06 GB/s), 5 % from its cache\n");
+    EXPECT_EQ(shown[4], "\r\033[KRPC server a:1: 1000 MiB of weights in 0.99 s (1.06 GB/s), 5 % already on the server\n");
     loading.end();
     EXPECT_EQ(shown.size(), 5u);
-    EXPECT_TRUE(logged().empty()) << "it was said already";
+    EXPECT_TRUE(logged().empty()) << "the terminal has the line already";
 }
 
-TEST_F(LoadingTest, WhatComesAfterTheLineWasFinishedIsInTheLog) {
+TEST_F(LoadingTest, WeightsAfterTheCompletedLineAreLogged) {
     Loading loading("a:1", terminal);
     load(loading, milliseconds(300), 500 * mib, false);
     load(loading, milliseconds(10), 500 * mib, false);
@@ -87,22 +87,22 @@ TEST_F(LoadingTest, WhatComesAfterTheLineWasFinishedIsInTheLog) {
     buffer = 2;
     load(loading, milliseconds(10), 1000 * mib, false);
     loading.end();
-    EXPECT_EQ(shown.size(), 2u) << "too quick to be shown";
+    EXPECT_EQ(shown.size(), 2u) << "too quick to be drawn";
     EXPECT_EQ(logged(), std::vector<std::string>{"RPC server a:1: 1.9 GiB of weights in 0.32 s (6.55 GB/s)"});
 }
 
-TEST_F(LoadingTest, ALineThatIsLeftOverIsReplaced) {
+TEST_F(LoadingTest, OpenLineIsCompleted) {
     Loading loading("a:1", terminal);
     load(loading, milliseconds(300), 10 * mib, false);
     buffer = 2;
     load(loading, milliseconds(300), 10 * mib, false);
-    EXPECT_EQ(shown.back(), "\r\033[KRPC server a:1: 20 MiB of 1.9 GiB of weights, 0.03 GB/s");
+    EXPECT_EQ(shown.back(), "\r\033[KRPC server a:1: 20 MiB of 1.9 GiB, 0.03 GB/s");
     loading.end();
     EXPECT_EQ(shown.back(), "\r\033[KRPC server a:1: 20 MiB of weights in 0.60 s (0.03 GB/s)\n");
 }
 
-// Weights may begin before others have ended, and a buffer may be marked as one of weights when the last one is loaded.
-TEST_F(LoadingTest, TheTimeIsThatOfTheLastToEnd) {
+// Weights overlap in time, and a buffer may be marked as a weight buffer only after the last one was loaded.
+TEST_F(LoadingTest, TimeIsThatOfTheLastWeightToFinish) {
     Loading loading("a:1", {});
     load(loading, milliseconds(600), mib, false);
     loading.add(mib, false, now - milliseconds(400));
@@ -110,21 +110,21 @@ TEST_F(LoadingTest, TheTimeIsThatOfTheLastToEnd) {
     EXPECT_EQ(logged(), std::vector<std::string>{"RPC server a:1: 2 MiB of weights in 0.60 s (0.00 GB/s)"});
 }
 
-TEST_F(LoadingTest, NothingIsLoggedOfWeightsThatWereNeverAnswered) {
+TEST_F(LoadingTest, WeightsWithoutReplyAreNotLogged) {
     Loading loading("a:1", {});
     loading.begin(buffer, mib, now);
     loading.end();
     EXPECT_TRUE(logged().empty());
 }
 
-TEST_F(LoadingTest, AnEndpointControlsNoTerminal) {
+TEST_F(LoadingTest, EndpointIsPrintedWithoutControlCharacters) {
     Loading loading("unix:/\x1b[2J", terminal);
     load(loading, milliseconds(300), mib, false);
     ASSERT_EQ(shown.size(), 1u);
     EXPECT_TRUE(shown[0].starts_with("\r\033[KRPC server unix:/?[2J: ")) << shown[0];
 }
 
-TEST_F(LoadingTest, WhatIsQuickIsNotShownOnTheWay) {
+TEST_F(LoadingTest, QuickLoadIsOnlyLogged) {
     Loading loading("a:1", terminal);
     load(loading, milliseconds(199), mib, false);
     loading.end();

@@ -13,43 +13,43 @@ using test::ScriptedServer;
 using test::WirePeer;
 using wire::Command;
 
-// Answers questions about `devices` devices. Each has 4 MiB of memory free less one for each time that it is asked.
-class Questioned {
+// A server with `devices` devices. Each reports 4 MiB of free memory, less one byte for each query.
+class QueriedServer {
 public:
-    explicit Questioned(uint32_t devices, bool is_native = true)
+    explicit QueriedServer(uint32_t devices, bool is_native = true)
         : server([this, devices, is_native](WirePeer & peer, Command first) { serve(peer, first, devices, is_native); },
                  [is_native](size_t) {
                      return wire::Extension{.features = is_native ? wire::feature_native : 0u};
                  }) {}
 
-    std::atomic<uint64_t> asked_for_memory = 0;
-    std::optional<wire::DeviceMemoryAnswer> strange_memory;
-    std::atomic<int> asked_for_sizes = 0;  // sessions
-    std::atomic<bool> answers_about_sizes = true;
+    std::atomic<uint64_t> memory_queries = 0;
+    std::optional<wire::DeviceMemoryAnswer> fixed_memory;
+    std::atomic<int> size_sessions = 0;  // sessions that began with a size query
+    std::atomic<bool> replies_to_size_queries = true;
     std::mutex mutex;
-    std::multiset<std::pair<uint32_t, int64_t>> sizes_asked;  // device and length; but for the first question of a session
+    std::multiset<std::pair<uint32_t, int64_t>> size_queries;  // device and length; without the first query of each session
     ScriptedServer server;
 
 private:
-    // Until the client waits for nothing more: it asks for all constants at once.
+    // Replies to one connection. The client queries all constants in one batch.
     void serve(WirePeer & peer, Command first, uint32_t devices, bool is_native) {
         if (first == Command::get_device_memory) {
-            const uint64_t asked = ++asked_for_memory;
-            peer.answer(strange_memory.value_or(wire::DeviceMemoryAnswer{(4 << 20) - asked, 8 << 20}));
+            const uint64_t asked = ++memory_queries;
+            peer.answer(fixed_memory.value_or(wire::DeviceMemoryAnswer{(4 << 20) - asked, 8 << 20}));
             return;
         }
         if (first == Command::get_alloc_size) {
-            ++asked_for_sizes;
-            if (!answers_about_sizes) {
+            ++size_sessions;
+            if (!replies_to_size_queries) {
                 peer.close();
                 return;
             }
             peer.answer(uint64_t{1});
-            while (const auto question = peer.next_or_end()) {
-                const auto request = question->as<wire::GetAllocSizeRequest>();
+            while (const auto query = peer.next_or_end()) {
+                const auto request = query->as<wire::GetAllocSizeRequest>();
                 {
                     const std::lock_guard lock(mutex);
-                    sizes_asked.emplace(request.device, request.tensor.ne[0]);
+                    size_queries.emplace(request.device, request.tensor.ne[0]);
                 }
                 peer.answer(uint64_t{1});
             }
@@ -60,27 +60,27 @@ private:
         }
         peer.answer(devices);
         const uint32_t each = is_native ? 3 : 2;
-        std::vector<test::Message> questions;
+        std::vector<test::Message> queries;
         for (uint32_t i = 0; i < each * devices; ++i) {
-            questions.push_back(peer.next());
+            queries.push_back(peer.next());
         }
         for (uint32_t i = 0; i < each * devices; ++i) {
-            const test::Message & question = questions[i];
-            EXPECT_EQ(question.as<uint32_t>(), i / each);
-            if (question.command == wire::command_device_facts) {
+            const test::Message & query = queries[i];
+            EXPECT_EQ(query.as<uint32_t>(), i / each);
+            if (query.command == wire::command_device_facts) {
                 wire::DeviceFactsAnswer facts{};
                 std::strcpy(facts.name, "GPU\x1b[2J");
                 std::strcpy(facts.description, "fast\nerror: forged");
                 peer.answer(facts);
             } else {
-                peer.answer(uint64_t{64} << question.as<uint32_t>());
+                peer.answer(uint64_t{64} << query.as<uint32_t>());
             }
         }
     }
 };
 
-TEST(RemoteServer, KnowsTheConstantsOfItsDevices) {
-    Questioned of(3);
+TEST(RemoteServer, QueriesConstantsOverOneConnection) {
+    QueriedServer of(3);
     const auto server = RemoteServer::reach(of.server.endpoint());
     ASSERT_TRUE(server) << server.error().text;
     ASSERT_EQ((*server)->device_count(), 3u);
@@ -88,12 +88,12 @@ TEST(RemoteServer, KnowsTheConstantsOfItsDevices) {
     EXPECT_EQ((*server)->alignment(2), 256u);
     EXPECT_EQ((*server)->max_size(1), 128u);
     EXPECT_EQ((*server)->description(1), of.server.endpoint().text() + " (GPU?[2J: fast?error: forged)");
-    EXPECT_EQ(of.server.count(Command::device_count), 1) << "one connection for all";
+    EXPECT_EQ(of.server.count(Command::device_count), 1) << "one connection for all queries";
 }
 
-// llama.cpp asks four times for each device before it loads a model, and each takes a connection.
-TEST(RemoteServer, IsAskedForItsMemoryOnceInARow) {
-    Questioned of(2);
+// llama.cpp queries each device four times before it loads a model, each time over a new connection.
+TEST(RemoteServer, CachesMemory) {
+    QueriedServer of(2);
     const auto server = RemoteServer::reach(of.server.endpoint());
     ASSERT_TRUE(server) << server.error().text;
     for (int i = 0; i < 3; ++i) {
@@ -101,15 +101,15 @@ TEST(RemoteServer, IsAskedForItsMemoryOnceInARow) {
         EXPECT_EQ((*server)->memory(1).value().free, (4u << 20) - 2);
     }
     EXPECT_EQ(of.server.count(Command::get_device_memory), 2);
-    ASSERT_TRUE((*server)->session());  // which may change it, and is over
+    ASSERT_TRUE((*server)->session());  // which may have changed it, and is closed
     EXPECT_EQ((*server)->memory(0).value().free, (4u << 20) - 3);
 }
 
-// Programs add up what devices have.
-TEST(RemoteServer, HasNoMoreMemoryFreeThanInAllAndNoneBeyondReason) {
+// Programs add the memory of all devices.
+TEST(RemoteServer, LimitsFreeMemoryToTotalAndRefusesExcessiveTotal) {
     for (const uint64_t total : {uint64_t{8} << 20, UINT64_MAX}) {
-        Questioned of(1);
-        of.strange_memory = wire::DeviceMemoryAnswer{UINT64_MAX, total};
+        QueriedServer of(1);
+        of.fixed_memory = wire::DeviceMemoryAnswer{UINT64_MAX, total};
         const auto server = RemoteServer::reach(of.server.endpoint());
         ASSERT_TRUE(server) << server.error().text;
         const auto memory = (*server)->memory(0);
@@ -118,7 +118,7 @@ TEST(RemoteServer, HasNoMoreMemoryFreeThanInAllAndNoneBeyondReason) {
     }
 }
 
-// A row of blocks that back-ends pad. No other test has it: what is asked is remembered for the whole process.
+// A row of blocks that back-ends pad. Each has another length, because the process caches queries.
 struct PaddedRow {
     PaddedRow() : context(ggml_init({.mem_size = 4096, .mem_buffer = nullptr, .no_alloc = true}), ggml_free) {
         static int64_t blocks = 1001;
@@ -128,19 +128,19 @@ struct PaddedRow {
     ggml_tensor * tensor = nullptr;
 };
 
-TEST(RemoteServer, AsksForSizesTogetherWithThoseThatOtherDevicesWereAskedFor) {
+TEST(RemoteServer, SizeQueryRepeatsThoseOfOtherDevices) {
     for (const bool is_native : {true, false}) {
-        Questioned of(2, is_native);
+        QueriedServer of(2, is_native);
         const auto server = RemoteServer::reach(of.server.endpoint());
         ASSERT_TRUE(server) << server.error().text;
         const PaddedRow first, one, two;
         const auto times = [&](uint32_t device, const PaddedRow & row) {
             const std::lock_guard lock(of.mutex);
-            return of.sizes_asked.count({device, row.tensor->ne[0]});
+            return of.size_queries.count({device, row.tensor->ne[0]});
         };
         const auto size = [&](uint32_t device, const PaddedRow & row) { return (*server)->alloc_size(device, *row.tensor); };
         for (const PaddedRow * row : {&first, &one, &two}) {
-            EXPECT_EQ(size(0, *row), ggml_nbytes(row->tensor)) << "the server's answer is no size at all";
+            EXPECT_EQ(size(0, *row), ggml_nbytes(row->tensor)) << "the server's reply is smaller than the tensor";
         }
         EXPECT_EQ(size(1, one), ggml_nbytes(one.tensor));
         EXPECT_EQ(times(1, one), 1u);
@@ -153,15 +153,15 @@ TEST(RemoteServer, AsksForSizesTogetherWithThoseThatOtherDevicesWereAskedFor) {
     }
 }
 
-TEST(RemoteServer, IsNotAskedAgainAtOnceAfterItDidNotAnswer) {
-    Questioned of(1);
-    of.answers_about_sizes = false;
+TEST(RemoteServer, NoQueryForAWhileAfterAFailure) {
+    QueriedServer of(1);
+    of.replies_to_size_queries = false;
     const auto server = RemoteServer::reach(of.server.endpoint());
     ASSERT_TRUE(server) << server.error().text;
     const PaddedRow one, two;
     EXPECT_EQ((*server)->alloc_size(0, *one.tensor), ggml_nbytes(one.tensor));
     EXPECT_EQ((*server)->alloc_size(0, *two.tensor), ggml_nbytes(two.tensor));
-    EXPECT_EQ(of.asked_for_sizes, 1);
+    EXPECT_EQ(of.size_sessions, 1);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ TEST(ReplyCheck, DeviceCountIsBounded) {
     EXPECT_FALSE(check_device_count(UINT32_MAX));
 }
 
-TEST(ReplyCheck, AlignmentIsAPowerOfTwoOfAPageAtMost) {
+TEST(ReplyCheck, AlignmentIsAPowerOfTwoUpToAHugePage) {
     for (const uint64_t good : {uint64_t{1}, uint64_t{32}, uint64_t{4096}, max_alignment}) {
         EXPECT_TRUE(check_alignment(good)) << good;
     }
@@ -25,13 +25,13 @@ TEST(ReplyCheck, AlignmentIsAPowerOfTwoOfAPageAtMost) {
     }
 }
 
-TEST(ReplyCheck, BuffersHoldSomething) {
+TEST(ReplyCheck, MaxSizeIsNotZero) {
     EXPECT_FALSE(check_max_size(0));
     EXPECT_TRUE(check_max_size(1));
     EXPECT_TRUE(check_max_size(vast)) << "no limit";
 }
 
-TEST(ReplyCheck, MemoryOfAllDevicesCanBeAdded) {
+TEST(ReplyCheck, SumOfMemoryDoesNotOverflow) {
     EXPECT_TRUE(check_memory({0, 0}));
     EXPECT_TRUE(check_memory({max_device_memory, max_device_memory}));
     EXPECT_FALSE(check_memory({0, max_device_memory + 1}));
@@ -39,14 +39,14 @@ TEST(ReplyCheck, MemoryOfAllDevicesCanBeAdded) {
     EXPECT_LE(max_device_memory, uint64_t{INT64_MAX} / max_devices);
 }
 
-TEST(ReplyCheck, SizesOfTensorsCanBeAdded) {
+TEST(ReplyCheck, TensorSizeIsBounded) {
     EXPECT_TRUE(check_alloc_size(0));
     EXPECT_TRUE(check_alloc_size(max_tensor_size));
     EXPECT_FALSE(check_alloc_size(max_tensor_size + 1));
     EXPECT_FALSE(check_alloc_size(vast - 63)) << "becomes 0 when it is aligned";
 }
 
-TEST(ReplyCheck, BufferIsAsLargeAsAskedForAndLiesInTheAddressSpace) {
+TEST(ReplyCheck, BufferHasTheRequestedSizeAndAValidAddress) {
     constexpr uint64_t base = uint64_t{1} << 48;
     EXPECT_TRUE(check_buffer({1, 1000}, base, 1000, 32));
     EXPECT_TRUE(check_buffer({1, 4096}, base, 1000, 32)) << "rounded up";
@@ -68,14 +68,14 @@ TEST(ReplyCheck, FlagIsZeroOrOne) {
     EXPECT_FALSE(check_flag(255));
 }
 
-TEST(ReplyCheck, SpansLieInTheSession) {
+TEST(ReplyCheck, SpansAreWithinTheSession) {
     constexpr uint64_t opened = 1'000'000, age = 5000;
     const auto check = [](uint64_t begin, uint64_t end) {
         const std::array spans{wire::Span{begin, end, 0}};
         return check_spans(1, spans, opened, age).has_value();
     };
     EXPECT_TRUE(check(opened, opened + age));
-    EXPECT_TRUE(check(opened - 1000, opened - 10)) << "the clocks are compared only roughly, and 0 may be near";
+    EXPECT_TRUE(check(opened - 1000, opened - 10)) << "the clock offset is an estimate, and times may be near 0";
     EXPECT_FALSE(check(opened + 100, opened + 99));
     EXPECT_FALSE(check(opened, vast));
     EXPECT_FALSE(check(vast / 2, vast / 2 + 10));

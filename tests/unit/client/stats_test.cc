@@ -24,7 +24,7 @@ SessionStats a_session() {
             .served_ns = {{"LAUNCH", 600'000'000}, {"READ", 100'000'000}, {"TAKE", 900'000'000}}};
 }
 
-TEST(Stats, AreOneLineOfJson) {
+TEST(Stats, FormatAsOneLineOfJson) {
     const std::string line = to_json(a_session());
     EXPECT_FALSE(line.contains('\n'));
     const auto read = nlohmann::json::parse(line);

@@ -21,9 +21,9 @@ using test::operator+;
 using test::text_of;
 using test::WirePeer;
 
-constexpr std::chrono::nanoseconds long_silence = test::patience;
+constexpr std::chrono::nanoseconds long_timeout = test::patience;
 
-// Counts the calls that moved bytes out.
+// Counts the calls in which the transport accepted bytes.
 class Counting final : public net::Transport {
 public:
     Counting(std::unique_ptr<net::Transport> inner, std::atomic<int> & sends) : inner_(std::move(inner)), sends_(sends) {}
@@ -46,11 +46,11 @@ private:
 
 // A stream and its peer.
 struct Line {
-    explicit Line(std::chrono::nanoseconds silence) {
+    explicit Line(std::chrono::nanoseconds timeout) {
         auto pair = test::socket_pair();
         net::set_non_blocking(pair.near.get(), true);
         peer = WirePeer(std::move(pair.far));
-        stream.emplace(std::make_unique<Counting>(*net::make_socket_transport(std::move(pair.near)), sends), silence,
+        stream.emplace(std::make_unique<Counting>(*net::make_socket_transport(std::move(pair.near)), sends), timeout,
                        microseconds{20});
     }
 
@@ -64,14 +64,14 @@ struct Line {
 };
 
 struct StreamTest : testing::Test, Line {
-    StreamTest() : Line(long_silence) {}
+    StreamTest() : Line(long_timeout) {}
 };
 
 struct ImpatientStreamTest : testing::Test, Line {
     ImpatientStreamTest() : Line(milliseconds(40)) {}
 };
 
-TEST_F(StreamTest, ABatchLeavesInOnePieceAtTheFlush) {
+TEST_F(StreamTest, FlushSendsTheBatchInOnePiece) {
     auto held = lock();
     append("one ");
     append("two ");
@@ -85,10 +85,10 @@ TEST_F(StreamTest, ABatchLeavesInOnePieceAtTheFlush) {
     EXPECT_EQ(stream->counts().sends, 1u);
     EXPECT_EQ(stream->unsent(), 0u);
     ASSERT_TRUE(stream->flush(held, stream->position()));
-    EXPECT_EQ(stream->counts().sends, 1u) << "there was nothing to flush";
+    EXPECT_EQ(stream->counts().sends, 1u) << "nothing to flush";
 }
 
-TEST_F(StreamTest, APayloadFollowsItsBatchFromTheCallersMemory) {
+TEST_F(StreamTest, PayloadIsSentAfterTheBatch) {
     const auto payload = noise(4 << 20);
     const auto whole = bytes_of(std::string_view("head:")) + payload + bytes_of(std::string_view("next"));
     std::jthread reader([&] { EXPECT_EQ(peer.receive(whole.size()), whole); });
@@ -97,42 +97,42 @@ TEST_F(StreamTest, APayloadFollowsItsBatchFromTheCallersMemory) {
     {
         const auto mine = payload;
         ASSERT_TRUE(stream->send(held, mine));
-    }  // not needed any more
+    }  // `mine` may be freed after send()
     append("next");
     ASSERT_TRUE(stream->flush(held, stream->position()));
     ASSERT_TRUE(stream->send(held, {}));
 }
 
-TEST_F(StreamTest, AnswersLandInOrderInTheMemoryGivenForThem) {
+TEST_F(StreamTest, RepliesAreReceivedInOrderIntoTheirMemory) {
     std::string first(3, '?'), empty, second(5, '?');
     auto held = lock();
-    append("ask");
+    append("req");
     const auto one = expect(first);
-    append("ask");
+    append("req");
     const auto none = expect(empty);
-    append("ask");
+    append("req");
     const auto two = expect(second);
     ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("abc"))));
     ASSERT_TRUE(peer.answer_bytes({}));
     ASSERT_TRUE(stream->await(held, none));
     EXPECT_EQ(first, "abc");
-    EXPECT_TRUE(stream->is_answered(one));
-    EXPECT_FALSE(stream->is_answered(two));
+    EXPECT_TRUE(stream->is_done(one));
+    EXPECT_FALSE(stream->is_done(two));
     ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("defgh"))));
     ASSERT_TRUE(stream->await(held, two));
     EXPECT_EQ(second, "defgh");
-    EXPECT_EQ(peer.unread(), 9u) << "waiting flushes";
-    ASSERT_TRUE(stream->await(held, {})) << "no ticket is always done";
+    EXPECT_EQ(peer.unread(), 9u) << "await() flushes";
+    ASSERT_TRUE(stream->await(held, {})) << "an empty ticket is always done";
 }
 
-TEST_F(StreamTest, CountsWhatItDid) {
+TEST_F(StreamTest, CountsSendsBytesAndRoundTrips) {
     std::string first(3, '?'), second(3, '?'), third(3, '?');
     auto held = lock();
-    append("question");
+    append("requests");
     const auto one = expect(first), two = expect(second);
     ASSERT_TRUE(stream->flush(held, stream->position()));
     std::jthread server([&] {
-        EXPECT_EQ(text_of(peer.receive(8)), "question");
+        EXPECT_EQ(text_of(peer.receive(8)), "requests");
         ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("abc"))));
         ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("def"))));
         EXPECT_EQ(text_of(peer.receive(4)), "more");
@@ -140,11 +140,11 @@ TEST_F(StreamTest, CountsWhatItDid) {
     });
     ASSERT_TRUE(stream->await(held, one));
     ASSERT_TRUE(stream->await(held, two));
-    EXPECT_EQ(stream->counts().round_trips, 1u) << "both answers are to what was sent at once";
+    EXPECT_EQ(stream->counts().round_trips, 1u) << "both replies are to one send";
     append("more");
     const auto more = expect(third);
     ASSERT_TRUE(stream->await(held, more));
-    ASSERT_TRUE(stream->await(held, more)) << "it is here";
+    ASSERT_TRUE(stream->await(held, more)) << "it has arrived";
     const StreamCounts & counts = stream->counts();
     EXPECT_EQ(counts.round_trips, 2u);
     EXPECT_EQ(counts.sends, 2u);
@@ -155,27 +155,27 @@ TEST_F(StreamTest, CountsWhatItDid) {
     EXPECT_EQ((counts - counts).bytes_sent, 0u);
 }
 
-TEST_F(StreamTest, AnAnswerInSingleBytes) {
+TEST_F(StreamTest, ReplyInSingleBytes) {
     std::string dest(40, '?');
     const auto payload = noise(40);
     std::jthread server([&] {
-        EXPECT_EQ(text_of(peer.receive(3)), "ask");
+        EXPECT_EQ(text_of(peer.receive(3)), "req");
         for (const std::byte b : bytes_of(uint64_t{40}) + payload) {
             ASSERT_TRUE(peer.send({&b, 1}));
         }
     });
     auto held = lock();
-    append("ask");
+    append("req");
     ASSERT_TRUE(stream->await(held, expect(dest)));
     EXPECT_EQ(bytes_of(std::string_view(dest)), payload);
 }
 
-TEST(Stream, AnAnswerOfAnotherSizeEndsTheStreamAndReadsAsZeroes) {
+TEST(Stream, ReplyOfWrongSizeFailsTheStreamAndReadsAsZeroes) {
     for (const size_t wrong : {0u, 3u, 5u, 4000u}) {
-        Line fresh(long_silence);
+        Line fresh(long_timeout);
         std::string first(4, '?'), second(4, '?'), third(4, '?');
         auto held = fresh.lock();
-        fresh.append("ask");
+        fresh.append("req");
         const auto ticket = fresh.expect(first);
         const auto next = fresh.expect(second);
         ASSERT_TRUE(fresh.peer.answer_bytes(noise(wrong)));
@@ -183,29 +183,29 @@ TEST(Stream, AnAnswerOfAnotherSizeEndsTheStreamAndReadsAsZeroes) {
         ASSERT_FALSE(waited) << wrong;
         EXPECT_EQ(waited.error().code, Errc::protocol);
         ASSERT_TRUE(fresh.stream->failure());
-        EXPECT_TRUE(fresh.stream->is_answered(next));
+        EXPECT_TRUE(fresh.stream->is_done(next));
         EXPECT_FALSE(fresh.stream->await(held, next));
         fresh.expect(third);
         EXPECT_EQ(first + second + third, std::string(12, '\0'));
     }
 }
 
-// As a native server says why something cannot be.
-std::vector<std::byte> words(wire::AnswerKind kind, std::string_view text) {
+// A text of a native server: a refusal, a failed launch or the end of the session.
+std::vector<std::byte> text_reply(wire::AnswerKind kind, std::string_view text) {
     return bytes_of(uint64_t{text.size()} | uint64_t{static_cast<uint8_t>(kind)} << wire::answer_kind_shift) + bytes_of(text);
 }
 
-TEST(Stream, WordsInTheAnswersPlaceAndWhatFollowsThem) {
+TEST(Stream, TextsBetweenRepliesInPiecesOfAnySize) {
     for (const size_t piece : {size_t{1}, size_t{9}, size_t{1 << 20}}) {
-        Line line(long_silence);
+        Line line(long_timeout);
         std::string first(4, '?'), second(4, '?'), third(4, '?');
         auto held = line.lock();
-        line.stream->note_launch();
+        line.stream->count_launch();
         const auto one = line.expect(first), two = line.stream->expect(mutable_bytes(second.data(), second.size()), true),
                    three = line.expect(third);
         const std::string longest(wire::max_error_text, 'x');
-        const auto all = words(wire::AnswerKind::launch_failed, longest) + bytes_of(uint64_t{4}) +
-                         bytes_of(std::string_view("good")) + words(wire::AnswerKind::refused, "no\x1b") +
+        const auto all = text_reply(wire::AnswerKind::launch_failed, longest) + bytes_of(uint64_t{4}) +
+                         bytes_of(std::string_view("good")) + text_reply(wire::AnswerKind::refused, "no\x1b") +
                          bytes_of(uint64_t{4}) + bytes_of(std::string_view("last"));
         std::jthread server([&] {
             for (size_t at = 0; at < all.size(); at += piece) {
@@ -215,33 +215,33 @@ TEST(Stream, WordsInTheAnswersPlaceAndWhatFollowsThem) {
         EXPECT_TRUE(line.stream->await(held, one));
         EXPECT_EQ(line.stream->take_launch_failure(), longest);
         EXPECT_TRUE(line.stream->await(held, two));
-        EXPECT_EQ(line.stream->take_refusal(), "no?") << "it goes into a log";
+        EXPECT_EQ(line.stream->take_refusal(), "no?") << "texts are printed to a log";
         EXPECT_TRUE(line.stream->await(held, three));
         EXPECT_EQ(first + second + third, "good" + std::string(4, '\0') + "last");
         EXPECT_FALSE(line.stream->failure());
     }
 }
 
-TEST(Stream, ARefusalThatNobodyAsksForEndsTheSession) {
-    Line line(long_silence);
-    std::string answer(4, '?');
+TEST(Stream, UnexpectedRefusalFailsTheStream) {
+    Line line(long_timeout);
+    std::string reply(4, '?');
     auto held = line.lock();
-    const auto ticket = line.expect(answer);
-    line.peer.send(words(wire::AnswerKind::refused, "no"));
+    const auto ticket = line.expect(reply);
+    line.peer.send(text_reply(wire::AnswerKind::refused, "no"));
     EXPECT_EQ(line.stream->await(held, ticket).error().code, Errc::protocol);
-    EXPECT_EQ(answer, std::string(4, '\0'));
+    EXPECT_EQ(reply, std::string(4, '\0'));
 }
 
-// Each counts as progress, so a server that never stops would never time out.
-TEST(Stream, MoreFailedLaunchesThanWereSentEndTheSession) {
-    Line line(long_silence);
-    std::string answer(4, '?');
+// Each text counts as progress, so a server that sends them without end would never time out.
+TEST(Stream, MoreFailedLaunchesThanWereSentFailTheStream) {
+    Line line(long_timeout);
+    std::string reply(4, '?');
     auto held = line.lock();
-    line.stream->note_launch();
-    line.stream->note_launch();
-    const auto ticket = line.expect(answer);
+    line.stream->count_launch();
+    line.stream->count_launch();
+    const auto ticket = line.expect(reply);
     for (int i = 0; i < 3; ++i) {
-        line.peer.send(words(wire::AnswerKind::launch_failed, "no"));
+        line.peer.send(text_reply(wire::AnswerKind::launch_failed, "no"));
     }
     const auto waited = line.stream->await(held, ticket);
     ASSERT_FALSE(waited);
@@ -249,69 +249,69 @@ TEST(Stream, MoreFailedLaunchesThanWereSentEndTheSession) {
     EXPECT_EQ(line.stream->take_launch_failure(), "no");
 }
 
-// It was computed from, or left by, a launch that failed.
-TEST_F(StreamTest, DataBehindAFailedLaunchIsAbsentUntilTheFailureIsTaken) {
+// Data may be computed from, or left by, a launch that failed.
+TEST_F(StreamTest, DataAfterFailedLaunchIsAbsentUntilTheFailureIsTaken) {
     const std::string none(4, '\xff');
     std::string first(4, '?'), second(4, '?'), third(4, '?'), count(4, '?');
     auto held = lock();
     const auto expect_data = [&](std::string & dest) {
         return stream->expect_data(mutable_bytes(dest.data(), dest.size()), Stream::Absent::nan);
     };
-    stream->note_launch();
+    stream->count_launch();
     const auto one = expect_data(first);
     const auto number = expect(count);
-    const auto answer = bytes_of(uint64_t{4}) + bytes_of(std::string_view("data"));
-    peer.send(words(wire::AnswerKind::launch_failed, "no") + answer + answer);
+    const auto reply = bytes_of(uint64_t{4}) + bytes_of(std::string_view("data"));
+    peer.send(text_reply(wire::AnswerKind::launch_failed, "no") + reply + reply);
     ASSERT_TRUE(stream->await(held, number));
-    EXPECT_TRUE(stream->is_answered(one));
+    EXPECT_TRUE(stream->is_done(one));
     EXPECT_EQ(first, none);
-    EXPECT_EQ(count, "data") << "an answer, not data";
-    const auto two = expect_data(second);  // of a launch that had begun
+    EXPECT_EQ(count, "data") << "not tensor data";
+    const auto two = expect_data(second);  // requested before the failure is taken
     EXPECT_EQ(stream->take_launch_failure(), "no");
     const auto three = expect_data(third);
-    peer.send(answer + answer);
+    peer.send(reply + reply);
     ASSERT_TRUE(stream->await(held, three));
-    EXPECT_TRUE(stream->is_answered(two));
+    EXPECT_TRUE(stream->is_done(two));
     EXPECT_EQ(second, none);
     EXPECT_EQ(third, "data");
 }
 
-// A server whose results go straight to another one is never waited for.
-TEST_F(StreamTest, AFailedLaunchIsKnownThoughNothingIsAwaited) {
+// The client never awaits a reply of a server that pushes all its results to another one.
+TEST_F(StreamTest, FailedLaunchIsReceivedWithoutPendingReply) {
     auto held = lock();
-    stream->note_launch();
+    stream->count_launch();
     std::this_thread::sleep_for(milliseconds(3));
-    const auto text = words(wire::AnswerKind::launch_failed, "no");
+    const auto text = text_reply(wire::AnswerKind::launch_failed, "no");
     peer.send(ConstBytes(text).first(9));
     ASSERT_TRUE(stream->confirm(held));
-    EXPECT_FALSE(stream->take_launch_failure()) << "it is not whole yet";
+    EXPECT_FALSE(stream->take_launch_failure()) << "the text is incomplete";
     std::this_thread::sleep_for(milliseconds(3));
     peer.send(ConstBytes(text).subspan(9));
     ASSERT_TRUE(stream->confirm(held));
     EXPECT_EQ(stream->take_launch_failure(), "no");
-    std::string answer(4, '?');
-    const auto ticket = expect(answer);
+    std::string reply(4, '?');
+    const auto ticket = expect(reply);
     peer.send(bytes_of(uint64_t{4}) + bytes_of(std::string_view("good")));
     ASSERT_TRUE(stream->await(held, ticket));
-    EXPECT_EQ(answer, "good");
+    EXPECT_EQ(reply, "good");
 }
 
 std::mutex lines_mutex;
 std::vector<std::string> lines;
 
-TEST_F(StreamTest, ASilenceIsReportedWhenItIsLongAndWhenItEnds) {
+TEST_F(StreamTest, StallAndItsEndAreLogged) {
     lines.clear();
     set_log_sink([](LogLevel, std::string_view line) {
         const std::lock_guard guard(lines_mutex);
         lines.emplace_back(line);
     });
-    stream->note_silences("10.0.0.2:50052", milliseconds(30));
-    std::string answer(4, '?');
-    for (const int silence_ms : {0, 150}) {
+    stream->log_stalls("10.0.0.2:50052", milliseconds(30));
+    std::string reply(4, '?');
+    for (const int stall_ms : {0, 150}) {
         auto held = lock();
-        const auto ticket = expect(answer);
+        const auto ticket = expect(reply);
         std::jthread server([&] {
-            std::this_thread::sleep_for(milliseconds(silence_ms));
+            std::this_thread::sleep_for(milliseconds(stall_ms));
             peer.answer_bytes(bytes_of(std::string_view("good")));
         });
         ASSERT_TRUE(stream->await(held, ticket));
@@ -319,10 +319,10 @@ TEST_F(StreamTest, ASilenceIsReportedWhenItIsLongAndWhenItEnds) {
     set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
     ASSERT_EQ(lines.size(), 2u);
     EXPECT_TRUE(lines[0].starts_with("RPC server 10.0.0.2:50052: no progress for 0 s")) << lines[0];
-    EXPECT_TRUE(lines[1].starts_with("RPC server 10.0.0.2:50052: goes on after 0.")) << lines[1];
+    EXPECT_TRUE(lines[1].starts_with("RPC server 10.0.0.2:50052: progress again after 0.")) << lines[1];
 }
 
-TEST_F(StreamTest, APeerThatHasGoneIsNotConfirmed) {
+TEST_F(StreamTest, ConfirmFailsIfThePeerClosed) {
     auto held = lock();
     std::this_thread::sleep_for(milliseconds(3));
     ASSERT_TRUE(stream->confirm(held));
@@ -331,16 +331,16 @@ TEST_F(StreamTest, APeerThatHasGoneIsNotConfirmed) {
     EXPECT_FALSE(stream->confirm(held));
 }
 
-TEST_F(StreamTest, APeerThatHasGoneIsNotConfirmedWhileAnAnswerIsAwaited) {
-    std::string answer(4, '?');
+TEST_F(StreamTest, ConfirmFailsIfThePeerClosedWhileAReplyIsPending) {
+    std::string reply(4, '?');
     auto held = lock();
-    expect(answer);
+    expect(reply);
     std::this_thread::sleep_for(milliseconds(3));
     peer.close();
     EXPECT_FALSE(stream->confirm(held));
 }
 
-// A connection that is broken, until somebody waits for it: then it is made again, or lost.
+// A broken connection. wait() resumes it, or reports its loss.
 class Broken final : public net::Transport {
 public:
     explicit Broken(bool is_lost) : is_lost_(is_lost) {}
@@ -363,11 +363,11 @@ private:
     bool is_connected_ = false;
 };
 
-TEST(Stream, ABrokenConnectionIsConfirmedWhenItIsMadeAgain) {
+TEST(Stream, ConfirmWaitsUntilABrokenConnectionIsResumedOrLost) {
     for (const bool is_lost : {false, true}) {
         auto transport = std::make_unique<Broken>(is_lost);
         const Broken & connection = *transport;
-        Stream stream(std::move(transport), long_silence, microseconds{20});
+        Stream stream(std::move(transport), long_timeout, microseconds{20});
         std::this_thread::sleep_for(milliseconds(3));
         Stream::Lock held(stream.mutex());
         EXPECT_EQ(stream.confirm(held).has_value(), !is_lost);
@@ -375,47 +375,47 @@ TEST(Stream, ABrokenConnectionIsConfirmedWhenItIsMadeAgain) {
     }
 }
 
-TEST(Stream, WordsThatEndTheSession) {
-    Line line(long_silence);
-    std::string answer(4, '?');
+TEST(Stream, TextThatEndsTheSession) {
+    Line line(long_timeout);
+    std::string reply(4, '?');
     auto held = line.lock();
-    const auto ticket = line.expect(answer);
-    line.peer.send(words(wire::AnswerKind::ended, "that was too much"));
+    const auto ticket = line.expect(reply);
+    line.peer.send(text_reply(wire::AnswerKind::ended, "that was too much"));
     const auto waited = line.stream->await(held, ticket);
     ASSERT_FALSE(waited);
     EXPECT_TRUE(waited.error().text.contains("that was too much")) << waited.error().text;
-    EXPECT_EQ(answer, std::string(4, '\0'));
+    EXPECT_EQ(reply, std::string(4, '\0'));
 }
 
-TEST(Stream, WordsThatMakeNoSenseEndTheSession) {
+TEST(Stream, MalformedHeaderFailsTheStream) {
     const auto header = [](uint8_t kind, uint64_t size) { return size | uint64_t{kind} << wire::answer_kind_shift; };
     for (const uint64_t nonsense : {header(4, 4), header(255, 4), header(2, wire::max_error_text + 1), header(3, 1 << 20),
                                     header(1, wire::answer_size_mask), header(2, 4000)}) {
-        Line line(long_silence);
-        std::string answer(4, '?');
+        Line line(long_timeout);
+        std::string reply(4, '?');
         auto held = line.lock();
-        const auto ticket = line.expect(answer);
+        const auto ticket = line.expect(reply);
         ASSERT_TRUE(line.peer.send(bytes_of(nonsense) + std::vector(4000, std::byte{'x'})));
         const auto waited = line.stream->await(held, ticket);
         ASSERT_FALSE(waited) << nonsense;
         EXPECT_EQ(waited.error().code, Errc::protocol);
-        EXPECT_TRUE(waited.error().text.contains("makes no sense")) << waited.error().text;
+        EXPECT_TRUE(waited.error().text.contains("malformed reply header")) << waited.error().text;
     }
 }
 
-TEST(Stream, AServerThatLeavesInMidWord) {
-    Line line(long_silence);
-    std::string answer(4, '?');
+TEST(Stream, PeerThatClosesWithinAText) {
+    Line line(long_timeout);
+    std::string reply(4, '?');
     auto held = line.lock();
-    const auto ticket = line.expect(answer);
-    const auto all = words(wire::AnswerKind::refused, "half of this");
+    const auto ticket = line.expect(reply);
+    const auto all = text_reply(wire::AnswerKind::refused, "half of this");
     line.peer.send(ConstBytes(all).first(all.size() - 6));
     line.peer.close();
     EXPECT_EQ(line.stream->await(held, ticket).error().code, Errc::closed);
-    EXPECT_EQ(answer, std::string(4, '\0'));
+    EXPECT_EQ(reply, std::string(4, '\0'));
 }
 
-TEST_F(StreamTest, APeerThatLeavesInMidAnswerReadsAsZeroes) {
+TEST_F(StreamTest, PeerThatClosesWithinAReplyReadsAsZeroes) {
     std::string first(3, '?'), second(8, '?');
     auto held = lock();
     const auto one = expect(first);
@@ -423,19 +423,19 @@ TEST_F(StreamTest, APeerThatLeavesInMidAnswerReadsAsZeroes) {
     ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("abc"))));
     ASSERT_TRUE(peer.send(bytes_of(uint64_t{8}) + bytes_of(std::string_view("half"))));
     peer.close();
-    (void) stream->await(held, one);  // may have seen the end already
+    (void) stream->await(held, one);  // may have received the end already
     const auto waited = stream->await(held, two);
     ASSERT_FALSE(waited);
     EXPECT_EQ(waited.error().code, Errc::closed);
-    EXPECT_EQ(first, "abc") << "what came whole is kept";
+    EXPECT_EQ(first, "abc") << "a complete reply is kept";
     EXPECT_EQ(second, std::string(8, '\0'));
 }
 
-TEST_F(StreamTest, AfterItsEndNothingBlocks) {
+TEST_F(StreamTest, AfterAFailureNothingBlocks) {
     peer.close();
     std::string dest(4, '?');
     auto held = lock();
-    append("ask");
+    append("req");
     EXPECT_FALSE(stream->flush(held, stream->position()));
     ASSERT_TRUE(stream->failure());
     append("more");
@@ -445,21 +445,21 @@ TEST_F(StreamTest, AfterItsEndNothingBlocks) {
     EXPECT_FALSE(stream->await(held, ticket));
     const auto payload = noise(1 << 20);
     EXPECT_FALSE(stream->send(held, payload));
-    stream->break_off({Errc::io, "another reason"});
-    EXPECT_EQ(stream->failure()->code, Errc::reset) << "the first reason stays";
+    stream->close({Errc::io, "another reason"});
+    EXPECT_EQ(stream->failure()->code, Errc::reset) << "the first error is kept";
 }
 
-TEST_F(ImpatientStreamTest, ASilentPeerTimesOut) {
+TEST_F(ImpatientStreamTest, SilentPeerTimesOut) {
     std::string dest(4, '?');
     auto held = lock();
-    append("ask");
+    append("req");
     const auto waited = stream->await(held, expect(dest));
     ASSERT_FALSE(waited);
     EXPECT_EQ(waited.error().code, Errc::timed_out);
     EXPECT_EQ(dest, std::string(4, '\0'));
 }
 
-TEST_F(ImpatientStreamTest, APeerThatDoesNotReadTimesOut) {
+TEST_F(ImpatientStreamTest, PeerThatDoesNotReadTimesOut) {
     const auto payload = noise(8 << 20);
     auto held = lock();
     const auto sent = stream->send(held, payload);
@@ -467,24 +467,24 @@ TEST_F(ImpatientStreamTest, APeerThatDoesNotReadTimesOut) {
     EXPECT_EQ(sent.error().code, Errc::timed_out);
 }
 
-TEST(Stream, APeerThatSendsAByteNowAndThenTimesOut) {
+TEST(Stream, PeerThatTricklesTimesOut) {
     Line line(milliseconds(300));
     std::string dest(300, '?');
-    const auto answer = bytes_of(uint64_t{dest.size()}) + noise(dest.size());
+    const auto reply = bytes_of(uint64_t{dest.size()}) + noise(dest.size());
     std::jthread server([&](const std::stop_token & stop) {
-        for (size_t i = 0; i < answer.size() && !stop.stop_requested(); ++i) {
-            line.peer.send(ConstBytes(answer).subspan(i, 1));
+        for (size_t i = 0; i < reply.size() && !stop.stop_requested(); ++i) {
+            line.peer.send(ConstBytes(reply).subspan(i, 1));
             std::this_thread::sleep_for(milliseconds(10));  // 100 bytes a second
         }
     });
     auto held = line.lock();
-    line.append("ask");
+    line.append("req");
     const auto waited = line.stream->await(held, line.expect(dest));
-    ASSERT_FALSE(waited) << "it took each byte for progress";
+    ASSERT_FALSE(waited) << "single bytes must not count as progress";
     EXPECT_EQ(waited.error().code, Errc::timed_out);
 }
 
-// Takes a byte in ten milliseconds.
+// Accepts one byte every ten milliseconds.
 class TakesFewBytes final : public net::Transport {
 public:
     Result<size_t> send(std::span<const ConstBytes>) override {
@@ -504,7 +504,7 @@ private:
     TimePoint next_{};
 };
 
-TEST(Stream, APeerThatTakesAByteNowAndThenTimesOut) {
+TEST(Stream, PeerThatAcceptsATrickleTimesOut) {
     Stream stream(std::make_unique<TakesFewBytes>(), milliseconds(40), microseconds{0});
     Stream::Lock held(stream.mutex());
     (void)stream.append(200);
@@ -513,13 +513,13 @@ TEST(Stream, APeerThatTakesAByteNowAndThenTimesOut) {
     EXPECT_EQ(sent.error().code, Errc::timed_out);
 }
 
-// Slower than any network that is in use, but faster than least_rate. What is awaited takes longer than a silence may.
-TEST(Stream, ASlowNetworkIsWaitedFor) {
+// Slower than any network in use, but faster than min_rate. The reply takes longer than the time-out.
+TEST(Stream, SlowNetworkDoesNotTimeOut) {
     Line line(seconds(2));
     std::string dest(6000, '?');
-    const auto answer = bytes_of(uint64_t{dest.size()}) + noise(dest.size());
+    const auto reply = bytes_of(uint64_t{dest.size()}) + noise(dest.size());
     std::jthread server([&] {
-        for (ConstBytes rest = answer; !rest.empty();) {
+        for (ConstBytes rest = reply; !rest.empty();) {
             const size_t piece = std::min<size_t>(rest.size(), 200);
             if (!line.peer.send(rest.first(piece))) {
                 return;
@@ -529,28 +529,28 @@ TEST(Stream, ASlowNetworkIsWaitedFor) {
         }
     });
     auto held = line.lock();
-    line.append("ask");
+    line.append("req");
     const TimePoint begin = Clock::now();
     EXPECT_TRUE(line.stream->await(held, line.expect(dest)));
     EXPECT_GT(Clock::now() - begin, seconds(2));
     EXPECT_EQ(bytes_of(std::string_view(dest)), noise(dest.size()));
 }
 
-// The peer reads nothing until all its answers are taken, so both directions are full.
-TEST_F(StreamTest, FullInBothDirectionsIsNoDeadlock) {
+// The peer reads nothing until all its replies were accepted, so the buffers of both directions are full.
+TEST_F(StreamTest, FullBuffersInBothDirectionsDoNotDeadlock) {
     constexpr size_t piece = 1 << 20, pieces = 8;
-    const auto payload = noise(pieces * piece, 1), answers = noise(pieces * piece, 2);
+    const auto payload = noise(pieces * piece, 1), replies = noise(pieces * piece, 2);
     std::vector<std::byte> uploaded;
     std::jthread server([&] {
         for (size_t i = 0; i < pieces; ++i) {
             ASSERT_TRUE(peer.send(bytes_of(uint64_t{piece})));
-            ASSERT_TRUE(peer.send(ConstBytes(answers).subspan(i * piece, piece)));
+            ASSERT_TRUE(peer.send(ConstBytes(replies).subspan(i * piece, piece)));
         }
         uploaded = peer.receive(3 + payload.size());
     });
-    std::vector<std::byte> got(answers.size());
+    std::vector<std::byte> got(replies.size());
     auto held = lock();
-    append("ask");
+    append("req");
     Stream::Ticket last;
     for (size_t i = 0; i < pieces; ++i) {
         last = stream->expect(MutableBytes(got).subspan(i * piece, piece));
@@ -558,11 +558,11 @@ TEST_F(StreamTest, FullInBothDirectionsIsNoDeadlock) {
     ASSERT_TRUE(stream->send(held, payload));
     ASSERT_TRUE(stream->await(held, last));
     server.join();
-    EXPECT_EQ(got, answers);
-    EXPECT_EQ(uploaded, bytes_of(std::string_view("ask")) + payload);
+    EXPECT_EQ(got, replies);
+    EXPECT_EQ(uploaded, bytes_of(std::string_view("req")) + payload);
 }
 
-TEST_F(StreamTest, TwoThreadsWaitForDifferentAnswers) {
+TEST_F(StreamTest, TwoThreadsAwaitDifferentReplies) {
     constexpr int rounds = 300;
     std::jthread server([&] {
         for (int i = 0; i < 2 * rounds; ++i) {
@@ -573,18 +573,18 @@ TEST_F(StreamTest, TwoThreadsWaitForDifferentAnswers) {
     const auto client = [&](uint32_t start) {
         for (uint32_t i = 0; i < rounds; ++i) {
             const uint32_t number = start + i;
-            uint32_t answer = 0;
+            uint32_t reply = 0;
             auto held = lock();
             store(stream->append(4).data(), number);
-            ASSERT_TRUE(stream->await(held, stream->expect(mutable_bytes(&answer, 4))));
-            ASSERT_EQ(answer, number * 3);
+            ASSERT_TRUE(stream->await(held, stream->expect(mutable_bytes(&reply, 4))));
+            ASSERT_EQ(reply, number * 3);
         }
     };
     std::jthread other([&] { client(1'000'000); });
     client(0);
 }
 
-TEST_F(StreamTest, TheLaterTicketMayBeWaitedForFirst) {
+TEST_F(StreamTest, TicketsAreAwaitedInAnyOrder) {
     std::string first(1, '?'), second(1, '?');
     Stream::Ticket one, two;
     {
@@ -611,13 +611,13 @@ TEST_F(StreamTest, TheLaterTicketMayBeWaitedForFirst) {
     EXPECT_EQ(second, "2");
 }
 
-// One thread sleeps on the transport waiting to read; another has much to send meanwhile.
-TEST_F(StreamTest, AThreadCanSendWhileAnotherWaits) {
+// One thread sleeps on the transport to read while another sends a long payload.
+TEST_F(StreamTest, ThreadSendsWhileAnotherWaits) {
     std::string dest(4, '?');
     std::latch waiting(1);
     std::jthread waiter([&] {
         auto held = lock();
-        append("ask!");
+        append("req!");
         const auto ticket = expect(dest);
         waiting.count_down();
         EXPECT_TRUE(stream->await(held, ticket));
@@ -625,7 +625,7 @@ TEST_F(StreamTest, AThreadCanSendWhileAnotherWaits) {
     waiting.wait();
     const auto payload = noise(8 << 20);
     std::jthread server([&] {
-        EXPECT_EQ(peer.receive(4 + payload.size()), bytes_of(std::string_view("ask!")) + payload);
+        EXPECT_EQ(peer.receive(4 + payload.size()), bytes_of(std::string_view("req!")) + payload);
         EXPECT_TRUE(peer.answer_bytes(bytes_of(std::string_view("done"))));
     });
     {
@@ -636,10 +636,10 @@ TEST_F(StreamTest, AThreadCanSendWhileAnotherWaits) {
     EXPECT_EQ(dest, "done");
 }
 
-// One thread sleeps on the transport for its answer; another, that sends, takes the answer off the transport. The first
-// must hear of it: nothing more comes that would end its sleep.
-TEST(Stream, AnAnswerTakenByAnotherThreadEndsTheWait) {
-    struct Deaf final : net::Transport {  // its wait ends by wake() only
+// One thread sleeps on the transport to read its reply; another thread, which sends, receives that reply. It must wake the
+// first, because no further event will.
+TEST(Stream, ReplyReceivedByAnotherThreadEndsTheWait) {
+    struct Deaf final : net::Transport {  // only wake() ends its wait()
         Result<size_t> send(std::span<const ConstBytes> parts) override { return parts[0].size(); }
         Result<size_t> receive(std::span<const MutableBytes> parts) override {
             size_t taken = 0;
@@ -673,11 +673,11 @@ TEST(Stream, AnAnswerTakenByAnotherThreadEndsTheWait) {
     };
     auto owned = std::make_unique<Deaf>();
     Deaf & transport = *owned;
-    Stream stream(std::move(owned), long_silence, microseconds{0});
-    uint32_t answer = 0;
+    Stream stream(std::move(owned), long_timeout, microseconds{0});
+    uint32_t reply = 0;
     std::jthread waiter([&] {
         Stream::Lock held(stream.mutex());
-        EXPECT_TRUE(stream.await(held, stream.expect(mutable_bytes(&answer, sizeof answer))));
+        EXPECT_TRUE(stream.await(held, stream.expect(mutable_bytes(&reply, sizeof reply))));
     });
     transport.waiting.wait();
     {
@@ -687,11 +687,11 @@ TEST(Stream, AnAnswerTakenByAnotherThreadEndsTheWait) {
         EXPECT_TRUE(stream.flush(held, stream.position()));
     }
     waiter.join();
-    EXPECT_EQ(answer, 77u);
-    EXPECT_TRUE(transport.was_woken) << "it slept on although its answer was there";
+    EXPECT_EQ(reply, 77u);
+    EXPECT_TRUE(transport.was_woken) << "the reply had arrived, but the thread kept sleeping";
 }
 
-TEST_F(StreamTest, BreakingOffEndsTheWaitsOfOtherThreads) {
+TEST_F(StreamTest, CloseEndsTheWaitsOfOtherThreads) {
     std::string first(4, '?'), second(4, '?');
     std::latch waiting(2);
     const auto wait_on = [&](std::string & dest) {
@@ -707,14 +707,14 @@ TEST_F(StreamTest, BreakingOffEndsTheWaitsOfOtherThreads) {
     waiting.wait();
     {
         auto held = lock();
-        stream->break_off({Errc::io, "the reason"});
+        stream->close({Errc::io, "the reason"});
     }
     one.join();
     two.join();
     EXPECT_EQ(first + second, std::string(8, '\0'));
 }
 
-TEST_F(StreamTest, NothingFromAHoleOnLeavesBeforeItIsFilled) {
+TEST_F(StreamTest, NothingAfterAHoleIsSentBeforeItIsFilled) {
     auto held = lock();
     append("abc");
     std::vector<std::byte> bytes(3);
@@ -726,13 +726,13 @@ TEST_F(StreamTest, NothingFromAHoleOnLeavesBeforeItIsFilled) {
     ASSERT_TRUE(stream->flush(held, hole));
     EXPECT_EQ(text_of(peer.receive(3)), "abc");
     EXPECT_EQ(peer.unread(), 0u);
-    std::memcpy(memory, "def", 3);  // the memory stayed where it was
+    std::memcpy(memory, "def", 3);  // the memory was not moved
     stream->fill(hole);
     ASSERT_TRUE(stream->flush(held, stream->position()));
     EXPECT_EQ(text_of(peer.receive(6)), "defghi");
 }
 
-TEST_F(StreamTest, HolesMayBeFilledInAnyOrder) {
+TEST_F(StreamTest, HolesAreFilledInAnyOrder) {
     auto held = lock();
     std::vector<std::byte> one(1, std::byte{'?'}), two(1, std::byte{'?'});
     std::byte *first = one.data(), *second = two.data();
@@ -752,13 +752,13 @@ TEST_F(StreamTest, HolesMayBeFilledInAnyOrder) {
     EXPECT_EQ(text_of(peer.receive(4)), "1-2!");
 }
 
-TEST_F(StreamTest, AnAnswerToWhatStandsBeforeAHoleIsNotHeldUpByIt) {
+TEST_F(StreamTest, HoleDoesNotDelayRepliesToEarlierRequests) {
     std::string dest(2, '?');
     auto held = lock();
-    append("ask");
+    append("req");
     const auto ticket = expect(dest);
     const uint64_t hole = stream->position();
-    append("head");  // of the message that has the hole
+    append("head");  // the header of the message with the hole
     stream->append_hole(hole, std::vector<std::byte>(100));
     ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("ok"))));
     ASSERT_TRUE(stream->await(held, ticket));
@@ -767,24 +767,24 @@ TEST_F(StreamTest, AnAnswerToWhatStandsBeforeAHoleIsNotHeldUpByIt) {
     stream->fill(hole);
 }
 
-// Whoever fills a hole may come late: its memory is there until the stream goes.
-TEST_F(StreamTest, AHolesMemoryOutlivesTheFailure) {
+// A hole may be filled after the failure: its memory lives as long as the stream.
+TEST_F(StreamTest, MemoryOfAHoleOutlivesTheFailure) {
     auto held = lock();
     std::vector<std::byte> bytes(4096);
     std::byte * memory = bytes.data();
     const uint64_t hole = stream->position();
     stream->append_hole(hole, std::move(bytes));
-    stream->break_off({Errc::io, "gone"});
+    stream->close({Errc::io, "gone"});
     std::memset(memory, 1, 4096);
     stream->fill(hole);
     EXPECT_EQ(peer.unread(), 0u);
 }
 
-TEST_F(StreamTest, EndsWithAnswersAndHolesPending) {
+TEST_F(StreamTest, IsDestroyedWithRepliesAndHolesPending) {
     std::string dest(4, '?');
     {
         auto held = lock();
-        append("ask");
+        append("req");
         expect(dest);
         stream->append_hole(stream->position(), std::vector<std::byte>(10));
     }
@@ -793,7 +793,7 @@ TEST_F(StreamTest, EndsWithAnswersAndHolesPending) {
     EXPECT_EQ(dest, "????");
 }
 
-TEST_F(StreamTest, BatchesOfEverySizeAndReuseOfTheirMemory) {
+TEST_F(StreamTest, BatchesOfAllSizes) {
     std::vector<std::byte> sent;
     std::vector<std::byte> got;
     std::jthread reader([&] {

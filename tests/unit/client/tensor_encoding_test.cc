@@ -56,8 +56,8 @@ TEST(CanCarry, NoFunctionPointers) {
     EXPECT_FALSE(can_carry(*ggml_custom_4d(kit.context(), GGML_TYPE_F32, 1, 1, 1, 1, &a, 1, [](auto...) {}, 1, nullptr), false));
 }
 
-// A stride travels in 32 bits. Rows of 2^30 floats are 4 GiB: one byte too far.
-TEST(CanCarry, NoStridesOfFourGibibytesAnywhere) {
+// Strides have 32 bits in the stock dialect. Rows of 2^30 floats take 4 GiB, one byte too many.
+TEST(CanCarry, NoStridesOfFourGibibytes) {
     GraphKit kit;
     ggml_tensor * large = ggml_new_tensor_2d(kit.context(), GGML_TYPE_F32, int64_t{1} << 30, 2);
     ASSERT_EQ(large->nb[1], uint64_t{1} << 32);
@@ -83,7 +83,7 @@ TEST(CanCarry, NoExtentsBeyond32Bits) {
     EXPECT_TRUE(can_carry(*tensor, false));
 }
 
-TEST(EncodeRegion, DescribesTypeShapeAndPlace) {
+TEST(EncodeRegion, DescribesTypeShapeAndAddress) {
     GraphKit kit;
     const ggml_tensor * tensor = kit.place(ggml_new_tensor_3d(kit.context(), GGML_TYPE_Q8_0, 64, 3, 2));
     const wire::Tensor out = stock_tensor(encode_region(*tensor, GraphKit::handle));
@@ -94,10 +94,10 @@ TEST(EncodeRegion, DescribesTypeShapeAndPlace) {
     const uint32_t ne[] = {64, 3, 2, 1}, nb[] = {34, 68, 204, 408};
     EXPECT_EQ(std::memcmp(out.ne, ne, sizeof ne), 0);
     EXPECT_EQ(std::memcmp(out.nb, nb, sizeof nb), 0);
-    EXPECT_EQ(encode_region(*tensor, 0).address, 0u) << "another server's address is nobody's business";
+    EXPECT_EQ(encode_region(*tensor, 0).address, 0u) << "addresses of other servers are not sent";
 }
 
-TEST(RangeOf, CoversExactlyTheTensorsBytes) {
+TEST(RangeOf, CoversExactlyTheTensor) {
     GraphKit kit;
     const ggml_tensor * tensor = kit.f32(10, 3);
     const uint64_t data = reinterpret_cast<uint64_t>(tensor->data);
@@ -107,7 +107,7 @@ TEST(RangeOf, CoversExactlyTheTensorsBytes) {
     EXPECT_EQ(range_of(*every_other).end - range_of(*every_other).begin, 200u);
 }
 
-TEST(EncodeGraph, SourcesOneLevelDeepAndTheirViews) {
+TEST(EncodeGraph, ContainsDirectSourcesAndTheirViews) {
     GraphKit kit;
     ggml_tensor * a = kit.f32(8, 4);
     ggml_tensor * row = ggml_view_1d(kit.context(), a, 8, 32);
@@ -124,7 +124,7 @@ TEST(EncodeGraph, SourcesOneLevelDeepAndTheirViews) {
     EXPECT_EQ(+decoded.head.device, 3u);
     EXPECT_EQ(+decoded.head.uid, 77u);
     EXPECT_EQ(encoded.n_nodes, decoded.head.n_nodes);
-    // ggml marks the view as a node too; what matters is that the computed ones are there, in order.
+    // ggml marks the view as a node too. The computed nodes must be present and in order.
     const auto at = [&](const ggml_tensor * t) { return std::ranges::find(decoded.nodes, id_of(t)); };
     ASSERT_NE(at(sum), decoded.nodes.end());
     ASSERT_NE(at(twice), decoded.nodes.end());
@@ -149,7 +149,7 @@ TEST(EncodeGraph, SourcesOneLevelDeepAndTheirViews) {
     }
 }
 
-TEST(EncodeGraph, EveryNamedTensorIsGiven) {
+TEST(EncodeGraph, ContainsEveryReferencedTensor) {
     GraphKit kit;
     ggml_tensor * x = kit.f32(16, 4);
     for (int i = 0; i < 5; ++i) {
@@ -169,7 +169,7 @@ TEST(EncodeGraph, EveryNamedTensorIsGiven) {
     }
 }
 
-TEST(EncodeGraph, UnmarkedNodesAndWhatOnlyTheyNeedStayBehind) {
+TEST(EncodeGraph, OmitsUnmarkedNodesAndTheirSources) {
     GraphKit kit;
     ggml_tensor *a = kit.f32(8), *b = kit.f32(8), *unread = kit.f32(8);
     ggml_tensor * unmarked = kit.place(ggml_scale(kit.context(), unread, 2));
@@ -185,7 +185,7 @@ TEST(EncodeGraph, UnmarkedNodesAndWhatOnlyTheyNeedStayBehind) {
     EXPECT_FALSE(touches(encoded.touched, range_of(*unmarked)));
 }
 
-TEST(EncodeGraph, NodesWithoutElementsStayBehind) {
+TEST(EncodeGraph, OmitsNodesWithoutElements) {
     GraphKit kit;
     ggml_tensor *a = kit.f32(8, 3), *unread = kit.f32(8);
     ggml_tensor * nothing = kit.place(ggml_view_2d(kit.context(), a, 8, 0, a->nb[1], 0));
@@ -199,15 +199,15 @@ TEST(EncodeGraph, NodesWithoutElementsStayBehind) {
     EXPECT_EQ(test::encode_graph(*kit.graph({empty}, 6), 0, kit.handle_of()).n_nodes, 0u);
 }
 
-TEST(IsPadded, NotWithoutElements) {
+TEST(IsPadded, FalseWithoutElements) {
     GraphKit kit;
     EXPECT_TRUE(is_padded(*ggml_new_tensor_2d(kit.context(), GGML_TYPE_Q8_0, 32, 3)));
     EXPECT_FALSE(is_padded(*ggml_new_tensor_2d(kit.context(), GGML_TYPE_Q8_0, 32, 0)));
     EXPECT_FALSE(is_padded(*ggml_new_tensor_2d(kit.context(), GGML_TYPE_Q8_0, 0, 3)));
 }
 
-// An unmarked node that a computed one reads is a source: its place, but not how it came about.
-TEST(EncodeGraph, AnUnmarkedSourceHasNoSourcesOfItsOwn) {
+// An unmarked node that a computed one reads is a leaf: it has an address but no sources.
+TEST(EncodeGraph, UnmarkedSourceHasNoSources) {
     GraphKit kit;
     ggml_tensor *a = kit.f32(8), *b = kit.f32(8);
     ggml_tensor * before = kit.place(ggml_scale(kit.context(), a, 2));
@@ -223,7 +223,7 @@ TEST(EncodeGraph, AnUnmarkedSourceHasNoSourcesOfItsOwn) {
     EXPECT_TRUE(touches(encoded.touched, range_of(*before)));
 }
 
-TEST(EncodeGraph, TensorsOfOtherServersAreBlanked) {
+TEST(EncodeGraph, TensorOfAnotherServerHasNoAddress) {
     GraphKit kit;
     ggml_tensor *a = kit.f32(8), *elsewhere = kit.f32(8);
     elsewhere->buffer = kit.foreign();
@@ -236,8 +236,8 @@ TEST(EncodeGraph, TensorsOfOtherServersAreBlanked) {
     EXPECT_NE(+decoded.by_id.at(id_of(a)).data, 0u);
 }
 
-// Names and padding carry nothing of this process's memory.
-TEST(EncodeGraph, BytesBehindANamesEndAreZero) {
+// Names and padding must not leak this process's memory.
+TEST(EncodeGraph, BytesAfterANameAreZero) {
     GraphKit kit;
     ggml_tensor * a = kit.f32(8);
     std::memset(a->name, 'x', sizeof a->name);
@@ -252,18 +252,18 @@ TEST(EncodeGraph, BytesBehindANamesEndAreZero) {
     EXPECT_EQ(long_name.by_id.at(id_of(a)).name[63], '\0');
 }
 
-TEST(EncodeGraph, NothingToComputeIsNoNodes) {
+TEST(EncodeGraph, NothingToComputeHasNoNodes) {
     GraphKit kit;
     EXPECT_EQ(test::encode_graph(*kit.graph({kit.f32(8)}, 5), 0, kit.handle_of()).n_nodes, 0u);
 }
 
-TEST(Footprint, AResultThatTakesAnInputsPlaceBeforeAnythingReadsIt) {
+TEST(Footprint, ResultOverwritesUnreadInput) {
     GraphKit kit;
     ggml_tensor * input = kit.f32(8);
     ggml_tensor * doubled = kit.place(ggml_scale(kit.context(), input, 2));
     ggml_tensor * squared = kit.place(ggml_sqr(kit.context(), doubled));
     ggml_tensor * unread = kit.f32(8);
-    squared->data = unread->data;  // as ggml's allocator does with inputs that no computed node reads
+    squared->data = unread->data;  // as ggml's allocator does for inputs that no computed node reads
     const auto encoded = test::encode_graph(*kit.graph({squared}, 1), 0, kit.handle_of());
     EXPECT_TRUE(touches(encoded.touched, range_of(*input)));
     EXPECT_FALSE(touches(encoded.touched, range_of(*unread)));
@@ -274,7 +274,7 @@ TEST(Footprint, AResultThatTakesAnInputsPlaceBeforeAnythingReadsIt) {
     EXPECT_TRUE(touches(in_place.touched, range_of(*input)));
 }
 
-TEST(Footprint, WhatIsChangedInPartIsTouched) {
+TEST(Footprint, PartialWriteTouches) {
     GraphKit kit;
     ggml_tensor * cache = kit.f32(8, 16);
     ggml_tensor * rows = kit.f32(8, 2);

@@ -1,11 +1,15 @@
-// A session of the client with a server that a test plays by hand. For tests of src/client.
+// A session of the client with a server that the test plays. For tests of src/client.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <functional>
+#include <string>
 #include <thread>
+#include <vector>
 
+#include "base/formatted.h"
 #include "client/connection.h"
 #include "net/socket.h"
 #include "support/graph_kit.h"
@@ -21,8 +25,26 @@ using wire::Command;
 
 inline constexpr wire::HelloAnswer good_hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
 
-// One server, one session with it. Local sockets deliver before send returns, so most tests need one thread: an answer
-// may be sent before its question.
+// The hello of a server with the native dialect.
+inline wire::HelloAnswer native_hello() {
+    auto hello = good_hello;
+    wire::Extension extension;
+    extension.features = wire::feature_native;
+    std::memcpy(hello.capabilities, &extension, sizeof extension);
+    return hello;
+}
+
+// The names of the commands, each followed by a space.
+inline std::string command_names(const std::vector<Message> & messages) {
+    std::string out;
+    for (const Message & message : messages) {
+        out += formatted("{} ", wire::span_name(static_cast<uint8_t>(message.command)));
+    }
+    return out;
+}
+
+// A session and its server. Local sockets deliver before send() returns, so most tests need one thread: a reply may be sent
+// before its request.
 struct Session {
     // `greet` plays the server until the handshake is over.
     explicit Session(const std::function<void(WirePeer &)> & greet) {
@@ -59,7 +81,7 @@ struct Session {
     Stream::Ticket get(const ggml_tensor * tensor, MutableBytes dest) {
         return (*connection)->get(encode_region(*tensor, GraphKit::handle), range_of(*tensor, 0, dest.size()), 0, dest);
     }
-    // A graph of one node with a uid of its own.
+    // A graph of one node.
     ggml_cgraph * doubled(ggml_tensor * source, uint64_t uid) {
         return kit.graph({kit.place(ggml_scale(kit.context(), source, 2))}, uid);
     }
@@ -69,7 +91,7 @@ struct Session {
         EXPECT_EQ(message.as<uint64_t>(4), uid);
     }
 
-    // Sends all that was collected so far. Leaves a DEVICE_COUNT behind it.
+    // Flushes the batch. Appends a DEVICE_COUNT.
     void flush() {
         peer.answer(uint32_t{1});
         EXPECT_TRUE((*connection)->device_count());

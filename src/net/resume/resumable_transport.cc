@@ -16,11 +16,6 @@ constexpr size_t header_size = sizeof(wire::RecordHeader);
 constexpr size_t staging_size = 64 * 1024;
 // Received after a long record that goes directly to its destination: room for the next header and a short record.
 constexpr size_t look_ahead = 4096;
-// Send a standalone acknowledgement after this many bytes unless one can piggyback.
-constexpr uint64_t acknowledge_after = wire::resume_window / 8;
-// A send with less window than this looks for acknowledgements first.
-constexpr uint64_t low_window = wire::max_record;
-constexpr seconds probe_after{1};
 // How often the active end checks an idle connection.
 constexpr seconds poll_interval{1};
 constexpr seconds attempt_timeout{3};
@@ -30,14 +25,6 @@ constexpr bool checks = false;  // a fuzzer cannot compute checksums
 #else
 constexpr bool checks = true;
 #endif
-
-size_t total_size(std::span<const ConstBytes> parts) {
-    size_t size = 0;
-    for (const ConstBytes part : parts) {
-        size += part.size();
-    }
-    return size;
-}
 
 void append_bytes(std::vector<std::byte> & to, ConstBytes bytes) { to.insert(to.end(), bytes.begin(), bytes.end()); }
 
@@ -87,50 +74,24 @@ void ResumableTransport::wake() {
     }
 }
 
-uint64_t ResumableTransport::window_left() const { return wire::resume_window - (replay_.end() - replay_.begin()); }
-
-// Queues the header of a record with the next `length` bytes of the stream, which `data` begins with (unused for a long
-// record).
-void ResumableTransport::begin_record(uint64_t length, std::span<const ConstBytes> data) {
-    record_left_ = length;
-    wire::RecordHeader header{static_cast<uint32_t>(length), 0, consumed_};
-    header.check = wire::record_check(on_wire_, header, data);
-    append_bytes(control_, const_bytes(&header, sizeof header));
-    acknowledged_ = consumed_;
+// Sends what is unsent. True: everything was sent.
+bool ResumableTransport::pump_out() {
+    if (!inner_) {
+        return false;
+    }
+    const auto is_done = writer_.flush(*inner_, consumed_);
+    if (!is_done) {
+        on_send_failed(is_done.error());
+        return false;
+    }
+    return *is_done;
 }
 
-// Sends control_, then the stream up to `end` in records. True: everything was sent.
-bool ResumableTransport::pump_out(uint64_t end) {
-    while (inner_ && (!control_.empty() || on_wire_ < end)) {
-        if (record_left_ == 0 && on_wire_ < end) {
-            std::vector<ConstBytes> kept;
-            const uint64_t length = std::min<uint64_t>(end - on_wire_, wire::max_record);
-            for (uint64_t at = on_wire_; length <= wire::max_checked_record && at < on_wire_ + length;) {
-                kept.push_back(replay_.at(at, on_wire_ + length - at));
-                at += kept.back().size();
-            }
-            begin_record(length, kept);
-        }
-        const uint64_t size = std::min(record_left_, end - on_wire_);
-        const ConstBytes first = replay_.at(on_wire_, size);
-        const std::array parts{ConstBytes(control_), first, replay_.at(on_wire_ + first.size(), size - first.size())};
-        const auto inner = inner_;
-        const auto sent = inner->send(parts);
-        if (!sent) {
-            // Receives the peer's last data. Passes the error on, because afterwards receive() reports an orderly close.
-            pump_in(&sent.error());
-            on_connection_lost(inner, sent.error());
-            return false;
-        }
-        if (*sent == 0) {
-            return false;
-        }
-        const size_t of_control = std::min(*sent, control_.size());
-        control_.erase(control_.begin(), control_.begin() + static_cast<ptrdiff_t>(of_control));
-        on_wire_ += *sent - of_control;
-        record_left_ -= *sent - of_control;
-    }
-    return inner_ != nullptr;
+void ResumableTransport::on_send_failed(const Error & error) {
+    const auto inner = inner_;
+    // Receives the peer's last data. Passes the error on, because afterwards receive() reports an orderly close.
+    pump_in(&error);
+    on_connection_lost(inner, error);
 }
 
 Result<size_t> ResumableTransport::send(std::span<const ConstBytes> parts) {
@@ -138,56 +99,40 @@ Result<size_t> ResumableTransport::send(std::span<const ConstBytes> parts) {
     if (error_) {
         return std::unexpected(*error_);
     }
-    if (!pump_out(replay_.end())) {
+    if (!pump_out()) {
         return error_ ? Result<size_t>(std::unexpected(*error_)) : size_t{0};
     }
-    const size_t size = total_size(parts);
-    if (record_left_ == 0) {
-        if (window_left() < std::min<uint64_t>(size, low_window)) {
-            pump_in();
-        }
-        const uint64_t length = std::min({static_cast<uint64_t>(size), window_left(), uint64_t{wire::max_record}});
-        if (length == 0 || !inner_) {
-            return error_ ? Result<size_t>(std::unexpected(*error_)) : size_t{0};
-        }
-        // A record fits into the window, so it never waits for an acknowledgement in the middle.
-        begin_record(length, parts);
+    if (writer_.needs_acknowledgement(parts)) {
+        pump_in();
     }
-    const uint64_t begin = replay_.end();
-    uint64_t left = std::min<uint64_t>(size, record_left_);
-    const uint64_t end = begin + left;
-    for (const ConstBytes part : parts) {
-        const size_t step = std::min<uint64_t>(part.size(), left);
-        replay_.append(part.first(step));
-        left -= step;
+    if (!inner_ || !writer_.begin_record(parts, consumed_)) {
+        return error_ ? Result<size_t>(std::unexpected(*error_)) : size_t{0};
     }
-    pump_out(end);
-    // The caller keeps the bytes that were not sent, and passes them again.
-    const uint64_t sent = std::max(on_wire_, begin);
-    last_sent_ = Clock::now();
-    probed_ = false;
-    replay_.truncate(sent);
-    if (sent == begin && error_) {
+    const auto written = writer_.write(*inner_, parts, Clock::now(), consumed_);
+    if (written.error) {
+        on_send_failed(*written.error);
+    }
+    if (written.size == 0 && error_) {
         return std::unexpected(*error_);
     }
-    return sent - begin;
+    return written.size;
 }
 
 void ResumableTransport::lend(ConstBytes bytes) {
     Lock lock(mutex_);
-    replay_.lend(bytes);
+    writer_.lend(bytes);
 }
 
 void ResumableTransport::end_loan() {
     Lock lock(mutex_);
-    replay_.end_loan();
+    writer_.end_loan();
 }
 
 void ResumableTransport::on_acknowledged(uint64_t position) {
-    if (position > on_wire_) {
+    if (position > writer_.sent()) {
         close_with({Errc::protocol, "the peer acknowledged bytes that were never sent"});
-    } else if (position > replay_.begin()) {
-        replay_.forget(position);
+    } else {
+        writer_.on_acknowledged(position);
     }
 }
 
@@ -339,24 +284,16 @@ Result<size_t> ResumableTransport::receive(std::span<const MutableBytes> parts) 
 }
 
 void ResumableTransport::acknowledge_if_due() {
-    if (inner_ && consumed_ - acknowledged_ >= acknowledge_after && control_.empty() && record_left_ == 0) {
-        begin_record(0, {});
-        pump_out(replay_.end());
+    if (inner_ && writer_.acknowledge_if_due(consumed_)) {
+        pump_out();
     }
 }
 
-// The checksum covers a record's position, so a record reveals the loss of the one before it. After the last record an
-// empty one is sent for that purpose.
-TimePoint ResumableTransport::probe_time() const {
-    const bool is_due = inner_ && !probed_ && replay_.begin() < replay_.end() && !has_unsent() && record_left_ == 0;
-    return is_due ? last_sent_ + probe_after : no_deadline;
-}
+TimePoint ResumableTransport::probe_time() const { return inner_ ? writer_.probe_time() : no_deadline; }
 
 void ResumableTransport::probe() {
-    if (Clock::now() >= probe_time()) {
-        probed_ = true;
-        begin_record(0, {});
-        pump_out(replay_.end());
+    if (inner_ && writer_.probe_if_due(Clock::now(), consumed_)) {
+        pump_out();
     }
 }
 
@@ -373,7 +310,7 @@ Result<bool> ResumableTransport::wait(Interest interest, TimePoint deadline, mic
     }
     acknowledge_if_due();
     if (inner_) {
-        pump_out(replay_.end());
+        pump_out();
     }
     if (!inner_ && !error_) {
         ++waiting_;
@@ -386,9 +323,9 @@ Result<bool> ResumableTransport::wait(Interest interest, TimePoint deadline, mic
     if (error_) {
         return std::unexpected(*error_);
     }
-    const bool for_window = interest.write && window_left() == 0 && record_left_ == 0;
+    const bool for_window = interest.write && writer_.window_left() == 0 && !writer_.is_in_record();
     const Interest inner_interest{.read = interest.read || for_window,
-                                  .write = has_unsent() || (interest.write && !for_window)};
+                                  .write = writer_.has_unsent() || (interest.write && !for_window)};
     ++waiting_;
     changed_.wait(lock, [this] { return !keeper_polls_; });
     const auto inner = inner_;
@@ -431,8 +368,8 @@ void ResumableTransport::drop_connection() {
     inner_->wake();
     inner_->break_off();
     inner_.reset();
-    control_.clear();
-    record_left_ = incoming_left_ = 0;
+    writer_.on_lost();
+    incoming_left_ = 0;
     staging_begin_ = staging_end_ = 0;
     lost_at_ = Clock::now();
 }
@@ -445,7 +382,7 @@ void ResumableTransport::on_connection_lost(const std::shared_ptr<Transport> & t
     if (policy_.peer_has_ended()) {
         error = {Errc::closed, "the peer closed the connection"};
     }
-    const auto grace = policy_.on_lost(error.code, consumed_ + replay_.begin(), lost_at_);
+    const auto grace = policy_.on_lost(error.code, consumed_ + writer_.acknowledged(), lost_at_);
     if (!grace) {
         close_with(std::move(error));
         return;
@@ -457,20 +394,18 @@ void ResumableTransport::on_connection_lost(const std::shared_ptr<Transport> & t
 
 // Continues the stream over this connection from `received`, the position that the peer has reached.
 Result<> ResumableTransport::continue_over(std::unique_ptr<Transport> transport, uint64_t received) {
-    if (received < replay_.begin() || received > on_wire_) {
+    if (!writer_.resume(received, consumed_)) {
         close_with({Errc::protocol, "the peer resumed at an invalid position"});
         return std::unexpected(*error_);
     }
-    replay_.forget(received);
-    on_wire_ = received;
     inner_ = std::move(transport);
     kind_ = inner_->kind();
-    acknowledged_ = arrived_ = consumed_;
+    arrived_ = consumed_;
     policy_.on_reconnected(Clock::now());
     const double lost_s = std::chrono::duration<double>(Clock::now() - lost_at_).count();
     log_warning("connection to {} lost ({}); reconnected over {} after {:.1f} s, {} retransmitted",
-                options_.name, loss_reason_, kind_, lost_s, counted(replay_.end() - on_wire_, "byte"));
-    pump_out(replay_.end());
+                options_.name, loss_reason_, kind_, lost_s, counted(writer_.unsent_size(), "byte"));
+    pump_out();
     changed_.notify_all();
     return {};
 }
@@ -495,7 +430,7 @@ Result<> ResumableTransport::take_over(std::unique_ptr<Transport> transport, wir
         uint64_t size = sizeof(wire::ResumeAnswer);
         wire::ResumeAnswer answer;
     } answer{.answer = {consumed_}};
-    append_bytes(control_, const_bytes(&answer, sizeof answer));
+    writer_.queue(const_bytes(&answer, sizeof answer));
     return continue_over(std::move(transport), request.received);
 }
 
@@ -543,7 +478,7 @@ void ResumableTransport::try_reconnect(Lock & lock, TimePoint deadline) {
     // The peer retransmits what was received and not consumed.
     stash_.clear();
     stash_begin_ = 0;
-    const Attempt attempt{{consumed_, ++last_attempt_}, consumed_ == 0 && replay_.begin() == 0, now + attempt_timeout};
+    const Attempt attempt{{consumed_, ++last_attempt_}, consumed_ == 0 && writer_.acknowledged() == 0, now + attempt_timeout};
     lock.unlock();
     auto again = options_.reconnect(attempt);
     lock.lock();
@@ -589,7 +524,7 @@ void ResumableTransport::run_keeper() {
                 } else if (inner_ == inner && waiting_ == 0 && *ready) {
                     pump_in();
                 }
-                pump_out(replay_.end());
+                pump_out();
                 probe();
             }
         } else if (waiting_ == 0 && !is_reconnecting_) {

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "net/resume/reconnect_policy.h"
-#include "net/resume/replay_buffer.h"
+#include "net/resume/record_writer.h"
 #include "net/transport.h"
 #include "wire/extension.h"
 
@@ -74,19 +74,17 @@ public:
 private:
     using Lock = std::unique_lock<std::mutex>;
 
-    bool pump_out(uint64_t end);
+    bool pump_out();
+    void on_send_failed(const Error & error);
     void pump_in(const Error * known = nullptr);
     bool fill_staging(const Error * known = nullptr);
     bool has_record() const;
     bool next_record();
     void count_arrived(uint64_t size);
-    void begin_record(uint64_t length, std::span<const ConstBytes> data);
     void on_acknowledged(uint64_t position);
     void acknowledge_if_due();
     TimePoint probe_time() const;
     void probe();
-    uint64_t window_left() const;
-    bool has_unsent() const { return !control_.empty() || on_wire_ < replay_.end(); }
     bool may_receive() const;
     void drop_connection();
     void on_connection_lost(const std::shared_ptr<Transport> & transport, Error error);
@@ -104,17 +102,10 @@ private:
     std::optional<Error> error_;         // permanent
     std::function<void(const Error &)> when_lost_;
 
-    // Outgoing.
-    ReplayBuffer replay_;
-    uint64_t on_wire_ = 0;              // position up to which the stream was sent
-    std::vector<std::byte> control_;    // headers and replies, sent before stream data
-    uint64_t record_left_ = 0;          // bytes still due of the last record begun
-    TimePoint last_sent_{};
-    bool probed_ = true;                // since last_sent_
+    RecordWriter writer_;
 
     // Incoming.
     uint64_t consumed_ = 0;                // total bytes that receive() returned
-    uint64_t acknowledged_ = 0;                 // position last acknowledged to the peer
     std::vector<std::byte> staging_;    // received, not parsed
     size_t staging_begin_ = 0, staging_end_ = 0;
     uint64_t incoming_left_ = 0;        // bytes still missing of the current record

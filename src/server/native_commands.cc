@@ -15,22 +15,14 @@ uint64_t end_of(const wire::GraphTensor & tensor) {
 
 }  // namespace
 
-NativeCommands::NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, MemoryBudget & memory,
-                               Data & data, GraphRuns & runs, Spans & spans, Peers * peers)
-    : in_(in),
-      devices_(devices),
-      buffers_(buffers),
-      memory_(memory),
-      data_(data),
-      runs_(runs),
-      spans_(spans),
-      peers_(peers),
+NativeCommands::NativeCommands(SessionContext & context)
+    : context_(context),
       slots_(wire::max_tensor_slots),
       graphs_(wire::max_graph_slots),
-      lacks_input_(devices.count()),
-      is_stale_(devices.count()),
-      last_launched_(devices.count()) {
-    runs_.on_failed = [this](uint32_t device) {
+      lacks_input_(context.devices.count()),
+      is_stale_(context.devices.count()),
+      last_launched_(context.devices.count()) {
+    context_.runs.on_failed = [this](uint32_t device) {
         is_stale_[device] = true;
         if (last_launched_[device] != nullptr) {
             mark_results(*last_launched_[device], true);
@@ -39,7 +31,7 @@ NativeCommands::NativeCommands(net::Inbound & in, Devices & devices, BufferTable
 }
 
 Result<> NativeCommands::serve(wire::NativeCommand command, uint64_t size) {
-    data_.set_native();
+    context_.replies.set_native();
     switch (command) {
         case wire::NativeCommand::declare: return declare();
         case wire::NativeCommand::write: return write(size);
@@ -50,11 +42,11 @@ Result<> NativeCommands::serve(wire::NativeCommand command, uint64_t size) {
         case wire::NativeCommand::graph: return graph(size);
         case wire::NativeCommand::launch: return launch();
         case wire::NativeCommand::supports: return supports(size);
-        case wire::NativeCommand::invite: return data_.reply(peers_ == nullptr ? uint64_t{0} : peers_->invite());
+        case wire::NativeCommand::invite: return context_.replies.send(context_.peers == nullptr ? uint64_t{0} : context_.peers->invite());
         case wire::NativeCommand::connect: return connect(size);
         case wire::NativeCommand::push: return push();
         case wire::NativeCommand::take: return take_push();
-        case wire::NativeCommand::facts: return data_.reply(wire::SessionFacts{.has_cache = data_.has_cache()});
+        case wire::NativeCommand::facts: return context_.replies.send(wire::SessionFacts{.has_cache = context_.lookups.has_cache()});
         case wire::NativeCommand::find: return find();
         case wire::NativeCommand::clock: return clock();
         case wire::NativeCommand::spans: return spans();
@@ -73,7 +65,7 @@ void NativeCommands::drop_graphs_using(uint64_t buffer) {
 // Allocates memory as bytes arrive, because the announced size is not trusted.
 Result<std::vector<std::byte>> NativeCommands::read_payload(uint64_t size) {
     std::vector<std::byte> out;
-    auto read = in_.read_pieces(size, [&](ConstBytes piece) { out.insert(out.end(), piece.begin(), piece.end()); });
+    auto read = context_.in.read_pieces(size, [&](ConstBytes piece) { out.insert(out.end(), piece.begin(), piece.end()); });
     if (!read) {
         return std::unexpected(read.error());
     }
@@ -84,13 +76,13 @@ Result<CheckedRegion> NativeCommands::region(uint16_t slot, uint64_t offset, uin
     if (slot >= slots_.size() || !slots_[slot]) {
         return caravan::fail(Errc::not_found, "slot {} is not declared", slot);
     }
-    return checked_region(*slots_[slot], offset, size, buffers_);
+    return checked_region(*slots_[slot], offset, size, context_.buffers);
 }
 
 Result<CheckedRegion> NativeCommands::whole(uint16_t slot) { return region(slot, 0, 0); }
 
 Result<> NativeCommands::declare() {
-    const auto request = take_request<wire::DeclareRequest>(in_);
+    const auto request = take_request<wire::DeclareRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -103,38 +95,38 @@ Result<> NativeCommands::declare() {
 }
 
 Result<> NativeCommands::write(uint64_t size) {
-    const auto request = take_request<wire::WriteRequest>(in_);
+    const auto request = take_request<wire::WriteRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
     size -= sizeof *request;
     return region(request->slot, request->offset, size).and_then([&](CheckedRegion target) {
-        return data_.write(in_, target, size, request->keep != 0);
+        return context_.io.write(context_.in, target, size, request->keep != 0);
     });
 }
 
 Result<> NativeCommands::read() {
-    const auto request = take_request<wire::ReadRequest>(in_);
+    const auto request = take_request<wire::ReadRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
     return region(request->slot, request->offset, request->size).and_then([&](CheckedRegion source) {
-        return data_.read(source, request->size);
+        return context_.io.read(source, request->size);
     });
 }
 
 Result<> NativeCommands::fill() {
-    const auto request = take_request<wire::FillRequest>(in_);
+    const auto request = take_request<wire::FillRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
     return region(request->slot, request->offset, request->size).and_then([&](CheckedRegion target) {
-        return data_.fill(target, request->size, request->value);
+        return context_.io.fill(target, request->size, request->value);
     });
 }
 
 Result<> NativeCommands::copy() {
-    const auto request = take_request<wire::CopyRequest>(in_);
+    const auto request = take_request<wire::CopyRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -143,20 +135,20 @@ Result<> NativeCommands::copy() {
     if (!from || !to) {
         return std::unexpected(!from ? from.error() : to.error());
     }
-    return data_.copy(*from, *to);
+    return context_.io.copy(*from, *to);
 }
 
 Result<> NativeCommands::initialize() {
-    const auto request = take_request<wire::SlotRequest>(in_);
+    const auto request = take_request<wire::SlotRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
     const uint16_t slot = request->slot;
-    return whole(slot).and_then([&](CheckedRegion target) { return data_.initialize(target, *slots_[slot]); });
+    return whole(slot).and_then([&](CheckedRegion target) { return context_.io.initialize(target, *slots_[slot]); });
 }
 
 Result<> NativeCommands::graph(uint64_t size) {
-    const auto request = take_request<wire::GraphRequest>(in_);
+    const auto request = take_request<wire::GraphRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -165,7 +157,7 @@ Result<> NativeCommands::graph(uint64_t size) {
     if (slot >= graphs_.size() || (base >= graphs_.size() && base != wire::no_base)) {
         return caravan::fail(Errc::invalid_argument, "graph slots {} and {}: only {} exist", slot, base, graphs_.size());
     }
-    if (auto good = devices_.check(device); !good) {
+    if (auto good = context_.devices.check(device); !good) {
         return good;
     }
     KeptGraph & kept = graphs_[slot];
@@ -173,7 +165,7 @@ Result<> NativeCommands::graph(uint64_t size) {
     if (auto room = evict_graphs(needed, kept); !room) {
         return room;
     }
-    auto building = memory_.claim_host(needed);  // held while the payload arrives
+    auto building = context_.memory.claim_host(needed);  // held while the payload arrives
     const auto difference = building.and_then([&](const MemoryClaim &) { return read_payload(size - sizeof *request); });
     if (!difference) {
         return std::unexpected(difference.error());
@@ -189,7 +181,7 @@ Result<> NativeCommands::graph(uint64_t size) {
         return caravan::fail(Errc::no_memory, "the session's graphs exceed {} tensors in total", wire::max_session_tensors);
     }
     if (kept.built) {
-        if (auto waited = data_.synchronize(kept.device); !waited) {  // it may be running
+        if (auto waited = context_.synchronize(kept.device); !waited) {  // it may be running
             return waited;
         }
     }
@@ -199,7 +191,7 @@ Result<> NativeCommands::graph(uint64_t size) {
     kept.device = device;
     kept.is_given = true;
     *building = {};
-    auto claim = memory_.claim_host(kept.tensors.size() * sizeof(wire::GraphTensor));
+    auto claim = context_.memory.claim_host(kept.tensors.size() * sizeof(wire::GraphTensor));
     if (!claim) {
         return std::unexpected(claim.error());
     }
@@ -210,7 +202,7 @@ Result<> NativeCommands::graph(uint64_t size) {
 // Evicts the least recently launched built graphs until `bytes` of host memory are available. LAUNCH builds an evicted
 // graph again. Tensors stay, because later graphs may be sent as differences to them.
 Result<> NativeCommands::evict_graphs(uint64_t bytes, const KeptGraph & without) {
-    while (!memory_.fits_host(bytes)) {
+    while (!context_.memory.fits_host(bytes)) {
         KeptGraph * oldest = nullptr;
         for (KeptGraph & kept : graphs_) {
             if (kept.built && &kept != &without && (oldest == nullptr || kept.used < oldest->used)) {
@@ -218,9 +210,9 @@ Result<> NativeCommands::evict_graphs(uint64_t bytes, const KeptGraph & without)
             }
         }
         if (oldest == nullptr) {
-            return std::unexpected(memory_.claim_host(bytes).error());
+            return std::unexpected(context_.memory.claim_host(bytes).error());
         }
-        if (auto waited = data_.synchronize(oldest->device); !waited) {  // it may be running
+        if (auto waited = context_.synchronize(oldest->device); !waited) {  // it may be running
             return waited;
         }
         oldest->drop_built();
@@ -230,10 +222,10 @@ Result<> NativeCommands::evict_graphs(uint64_t bytes, const KeptGraph & without)
 
 Result<> NativeCommands::build(KeptGraph & kept) {
     return evict_graphs(building_bytes(0, kept.tensors.size()), kept)
-        .and_then([&] { return build_graph(describe_graph(kept.tensors), devices_.device(kept.device), buffers_); })
+        .and_then([&] { return build_graph(describe_graph(kept.tensors), context_.devices.device(kept.device), context_.buffers); })
         .and_then([&](Graph graph) {
-            runs_.count_built();
-            return memory_.claim_host(graph.bytes()).transform([&](MemoryClaim claim) {
+            context_.runs.count_built();
+            return context_.memory.claim_host(graph.bytes()).transform([&](MemoryClaim claim) {
                 kept.built = std::move(graph);
                 kept.built_memory = std::move(claim);
             });
@@ -246,12 +238,12 @@ Result<> NativeCommands::launch(KeptGraph & kept) {
     mark_results(kept, !launched);
     last_launched_[kept.device] = &kept;
     is_stale_[kept.device] = !launched;
-    return data_.report_failure(std::move(launched));
+    return context_.replies.report_failure(std::move(launched));
 }
 
 // Considers tensors that the graph only reads. (A KV cache is read and written; its unwritten parts stay valid.)
 bool NativeCommands::reads_stale(const KeptGraph & kept) const {
-    const StaleMemory & stale = data_.stale();
+    const StaleMemory & stale = context_.stale;
     return !stale.empty() && std::ranges::any_of(kept.tensors, [&](const wire::GraphTensor & tensor) {
         return tensor.is_node == 0 && stale.overlaps(tensor.address, end_of(tensor));
     });
@@ -259,7 +251,7 @@ bool NativeCommands::reads_stale(const KeptGraph & kept) const {
 
 // Marks or clears the graph's results, except views into older contents. Also used for a graph that is refused.
 void NativeCommands::mark_results(const KeptGraph & kept, bool are_stale) {
-    StaleMemory & stale = data_.stale();
+    StaleMemory & stale = context_.stale;
     if (!are_stale && stale.empty()) {
         return;
     }
@@ -288,35 +280,35 @@ Result<> NativeCommands::run(KeptGraph & kept) {
     if (reads_stale(kept)) {
         return caravan::fail(Errc::unavailable, "its input is the result of a failed launch");
     }
-    kept.used = runs_.launches();
-    return runs_.launch(kept.device, *kept.built);
+    kept.used = context_.runs.launches();
+    return context_.runs.launch(kept.device, *kept.built);
 }
 
 Result<> NativeCommands::launch() {
-    const auto request = take_request<wire::LaunchRequest>(in_);
+    const auto request = take_request<wire::LaunchRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
     const uint16_t slot = request->slot;
     if (slot >= graphs_.size() || !graphs_[slot].is_given) {
-        return data_.reply_text(wire::AnswerKind::launch_failed, formatted("graph slot {} is empty", slot));
+        return context_.replies.send_text(wire::AnswerKind::launch_failed, formatted("graph slot {} is empty", slot));
     }
     return launch(graphs_[slot]);
 }
 
 Result<> NativeCommands::supports(uint64_t size) {
-    const auto request = take_request<wire::SupportsRequest>(in_);
+    const auto request = take_request<wire::SupportsRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
-    if (auto good = devices_.check(request->device); !good) {
+    if (auto good = context_.devices.check(request->device); !good) {
         return good;
     }
     const uint64_t needed = building_bytes(size, std::min(uint32_t{request->n_tensors}, wire::max_graph_tensors));
     if (auto room = evict_graphs(needed, {}); !room) {
         return room;
     }
-    const auto building = memory_.claim_host(needed);
+    const auto building = context_.memory.claim_host(needed);
     const auto difference = building.and_then([&](const MemoryClaim &) { return read_payload(size - sizeof *request); });
     if (!difference) {
         return std::unexpected(difference.error());
@@ -325,15 +317,15 @@ Result<> NativeCommands::supports(uint64_t size) {
     if (!tensors) {
         return std::unexpected(tensors.error());
     }
-    const auto answers = supported_nodes(describe_graph(std::move(*tensors)), devices_.device(request->device));
+    const auto answers = supported_nodes(describe_graph(std::move(*tensors)), context_.devices.device(request->device));
     if (!answers) {
-        return data_.reply_text(wire::AnswerKind::refused, answers.error().text);
+        return context_.replies.send_text(wire::AnswerKind::refused, answers.error().text);
     }
-    return data_.reply_bytes(std::as_bytes(std::span(*answers)));
+    return context_.replies.send_bytes(std::as_bytes(std::span(*answers)));
 }
 
 Result<> NativeCommands::find() {
-    const auto request = take_request<wire::FindRequest>(in_);
+    const auto request = take_request<wire::FindRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -341,25 +333,25 @@ Result<> NativeCommands::find() {
     if (!target) {
         return std::unexpected(target.error());
     }
-    return data_.find_digest(*target, request->size, request->digest);
+    return context_.lookups.find_digest(*target, request->size, request->digest);
 }
 
 Result<> NativeCommands::clock() {
-    spans_.begin_recording();
-    return data_.reply(Spans::nanoseconds_of(Clock::now()));
+    context_.spans.begin_recording();
+    return context_.replies.send(Spans::nanoseconds_of(Clock::now()));
 }
 
 Result<> NativeCommands::spans() {
-    if (auto waited = data_.synchronize(); !waited) {  // includes the spans of running graphs
+    if (auto waited = context_.synchronize(); !waited) {  // includes the spans of running graphs
         return waited;
     }
     const auto answer = std::make_unique<wire::SpansAnswer>();
-    spans_.take(*answer);
-    return data_.reply(*answer);
+    context_.spans.take(*answer);
+    return context_.replies.send(*answer);
 }
 
 Result<> NativeCommands::connect(uint64_t size) {
-    const auto request = take_request<wire::ConnectRequest>(in_);
+    const auto request = take_request<wire::ConnectRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -368,16 +360,16 @@ Result<> NativeCommands::connect(uint64_t size) {
         return std::unexpected(text.error());
     }
     const std::string endpoint(reinterpret_cast<const char *>(text->data()), text->size());
-    const auto connected = peers_ == nullptr ? Result<std::string>(caravan::fail(Errc::unavailable, "this server offers no links"))
-                                             : peers_->connect(request->link, request->token, endpoint);
+    const auto connected = context_.peers == nullptr ? Result<std::string>(caravan::fail(Errc::unavailable, "this server offers no links"))
+                                             : context_.peers->connect(request->link, request->token, endpoint);
     if (!connected) {
-        return data_.reply_text(wire::AnswerKind::refused, connected.error().text);
+        return context_.replies.send_text(wire::AnswerKind::refused, connected.error().text);
     }
-    return data_.reply<uint8_t>(*connected == "rdma" ? 1 : 0);
+    return context_.replies.send<uint8_t>(*connected == "rdma" ? 1 : 0);
 }
 
 Result<> NativeCommands::push() {
-    const auto request = take_request<wire::PushRequest>(in_);
+    const auto request = take_request<wire::PushRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -385,17 +377,17 @@ Result<> NativeCommands::push() {
     if (!source) {
         return std::unexpected(source.error());
     }
-    PeerSender * sender = peers_ == nullptr ? nullptr : peers_->sender(request->link);
+    PeerSender * sender = context_.peers == nullptr ? nullptr : context_.peers->sender(request->link);
     if (sender == nullptr) {
         return caravan::fail(Errc::not_found, "no link {}", static_cast<uint16_t>(request->link));
     }
-    if (auto waited = data_.synchronize(source->device()); !waited) {
+    if (auto waited = context_.synchronize(source->device()); !waited) {
         return waited;
     }
-    const auto sent = is_stale_[source->device()] || data_.is_stale(*source)
+    const auto sent = is_stale_[source->device()] || context_.is_stale(*source)
                           ? sender->begin(wire::push_absent)
                           : sender->begin(source->tensor_bytes).and_then([&] {
-                                return data_.read_to(*source, [&](ConstBytes piece) { return sender->send(piece); });
+                                return context_.io.read_to(*source, [&](ConstBytes piece) { return sender->send(piece); });
                             });
     // The receiving server reports the failure to the client. This session continues.
     if (!sent && sender->first_failure()) {
@@ -405,7 +397,7 @@ Result<> NativeCommands::push() {
 }
 
 Result<> NativeCommands::take_push() {
-    const auto request = take_request<wire::TakeRequest>(in_);
+    const auto request = take_request<wire::TakeRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -413,18 +405,18 @@ Result<> NativeCommands::take_push() {
     if (!target) {
         return std::unexpected(target.error());
     }
-    PeerReceiver * receiver = peers_ == nullptr ? nullptr : peers_->receiver(request->token);
+    PeerReceiver * receiver = context_.peers == nullptr ? nullptr : context_.peers->receiver(request->token);
     if (receiver == nullptr) {
         return caravan::fail(Errc::not_found, "no server has connected with this token");
     }
     auto taken = receiver->begin(target->tensor_bytes).and_then([&] {
-        return data_.write(receiver->bytes(), *target, target->tensor_bytes, false);
+        return context_.io.write(receiver->bytes(), *target, target->tensor_bytes, false);
     });
     lacks_input_[target->device()] = lacks_input_[target->device()] || !taken;
     if (!taken) {
-        data_.stale().mark(target->address, target->address + target->tensor_bytes);
+        context_.stale.mark(target->address, target->address + target->tensor_bytes);
     }
-    return data_.report_failure(std::move(taken));
+    return context_.replies.report_failure(std::move(taken));
 }
 
 }  // namespace caravan::server

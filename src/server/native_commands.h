@@ -4,19 +4,15 @@
 #include <optional>
 #include <vector>
 
-#include "server/data.h"
-#include "server/graph_runs.h"
-#include "server/memory_budget.h"
-#include "server/peers.h"
+#include "server/session_context.h"
 #include "wire/native.h"
 
 namespace caravan::server {
 
 class NativeCommands {
 public:
-    // `peers` may be null; then links are refused.
-    NativeCommands(net::Inbound & in, Devices & devices, BufferTable & buffers, MemoryBudget & memory, Data & data,
-                   GraphRuns & runs, Spans & spans, Peers * peers);
+    // `context` must outlive this.
+    explicit NativeCommands(SessionContext & context);
 
     // Serves one command. `size`: payload bytes, within payload_bounds().
     Result<> serve(wire::NativeCommand command, uint64_t size);
@@ -66,14 +62,7 @@ private:
     Result<CheckedRegion> region(uint16_t slot, uint64_t offset, uint64_t size);
     Result<CheckedRegion> whole(uint16_t slot);
 
-    net::Inbound & in_;
-    Devices & devices_;
-    BufferTable & buffers_;
-    MemoryBudget & memory_;
-    Data & data_;
-    GraphRuns & runs_;
-    Spans & spans_;
-    Peers * const peers_;
+    SessionContext & context_;
     std::vector<std::optional<wire::Region>> slots_;
     std::vector<KeptGraph> graphs_;
     size_t kept_tensors_ = 0;  // in all graph slots

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "base/config.h"
 #include "base/counted.h"
 #include "base/log.h"
 #include "server/lent_memory.h"
@@ -33,24 +32,16 @@ Result<uint64_t> rows_span(const wire::Tensor2dRequest & request, std::optional<
 
 Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers,
                  uint64_t max_memory, MachineMemory * machine)
-    : in_(transport, already, client_stall, poll_time()),
-      devices_(devices),
-      peers_(peers),
-      machine_(machine),
-      runs_(devices, spans_),
-      memory_(buffers_, max_memory),
-      data_(transport, in_, runs_, buffers_, weights),
-      native_(in_, devices, buffers_, memory_, data_, runs_, spans_, peers),
-      graphs_(in_, devices, buffers_, memory_, data_, runs_) {
-    memory_.on_host_change = [this] { report_host_memory(); };
+    : context_(transport, already, devices, weights, peers, max_memory, machine), native_(context_), graphs_(context_) {
+    context_.memory.on_host_change = [this] { report_host_memory(); };
 }
 
 Error Session::run() {
     for (;;) {
         if (auto served = serve_one(); !served) {
-            (void)runs_.synchronize();
-            if (data_.is_native() && served.error().code != Errc::closed && served.error().code != Errc::reset) {
-                (void)data_.reply_text(wire::AnswerKind::ended, served.error().text);
+            (void)context_.runs.synchronize();
+            if (context_.replies.is_native() && served.error().code != Errc::closed && served.error().code != Errc::reset) {
+                (void)context_.replies.send_text(wire::AnswerKind::ended, served.error().text);
             }
             return std::move(served.error());
         }
@@ -59,18 +50,20 @@ Error Session::run() {
 
 std::string Session::summary() const {
     const auto in_seconds = [](std::chrono::nanoseconds time) { return std::chrono::duration<double>(time).count(); };
-    const double busy = in_seconds(runs_.busy());
+    const double busy = in_seconds(context_.runs.busy());
     std::string text = formatted("{} computed {}, {} MiB in, {} MiB out, at most {} MiB of buffers; {:.1f} s, "
                                  "{:.1f} s computing",
-                                 counted(runs_.built(), "graph"), counted(runs_.launches(), "time"), in_.bytes_taken() >> 20, data_.bytes_out() >> 20,
-                                 buffers_.peak_bytes() >> 20, in_seconds(Clock::now() - begin_), busy);
+                                 counted(context_.runs.built(), "graph"), counted(context_.runs.launches(), "time"),
+                                 context_.in.bytes_taken() >> 20, context_.replies.bytes_sent() >> 20,
+                                 context_.buffers.peak_bytes() >> 20, in_seconds(Clock::now() - begin_), busy);
     if (busy > 0) {
-        text += formatted(" ({:.1f} launches/s)", static_cast<double>(runs_.launches()) / busy);
+        text += formatted(" ({:.1f} launches/s)", static_cast<double>(context_.runs.launches()) / busy);
     }
-    const Data::WeightBytes & weights = data_.weight_bytes();
-    if (weights.received + weights.from_cache + weights.from_models > 0) {
-        text += formatted("; weights: {} MiB received, {} MiB from the cache, {} MiB from model files",
-                          weights.received >> 20, weights.from_cache >> 20, weights.from_models >> 20);
+    const uint64_t received = context_.io.weights_received(), from_cache = context_.lookups.bytes_from_cache(),
+                   from_models = context_.lookups.bytes_from_models();
+    if (received + from_cache + from_models > 0) {
+        text += formatted("; weights: {} MiB received, {} MiB from the cache, {} MiB from model files", received >> 20,
+                          from_cache >> 20, from_models >> 20);
     }
     return text;
 }
@@ -84,14 +77,14 @@ void Session::log_silence(TimePoint since) const {
 }
 
 Result<> Session::serve_one() {
-    if (in_.buffered_size() < sizeof(wire::RequestHeader)) {
-        if (auto waited = data_.reply_to_finds(); !waited) {
+    if (context_.in.buffered_size() < sizeof(wire::RequestHeader)) {
+        if (auto waited = context_.lookups.reply_to_finds(); !waited) {
             return waited;
         }
     }
-    const bool waits = in_.buffered_size() < sizeof(wire::RequestHeader);
+    const bool waits = context_.in.buffered_size() < sizeof(wire::RequestHeader);
     const TimePoint since = waits ? Clock::now() : TimePoint();
-    const auto bytes = in_.peek(sizeof(wire::RequestHeader), true);
+    const auto bytes = context_.in.peek(sizeof(wire::RequestHeader), true);
     if (waits) {
         log_silence(since);
     }
@@ -111,19 +104,19 @@ Result<> Session::serve_one() {
     if (size < bounds.low || size > bounds.high) {
         return fail(Errc::protocol, "{}: invalid payload size of {} bytes", name, size);
     }
-    in_.take(sizeof header);
+    context_.in.take(sizeof header);
     const bool goes_beside_finds =
         is_native && (native == wire::NativeCommand::find || native == wire::NativeCommand::declare);
-    if (auto waited = goes_beside_finds ? Result<>() : data_.reply_to_finds(); !waited) {
+    if (auto waited = goes_beside_finds ? Result<>() : context_.lookups.reply_to_finds(); !waited) {
         return waited;
     }
-    const TimePoint begin = spans_.is_recording() ? Clock::now() : TimePoint();
+    const TimePoint begin = context_.spans.is_recording() ? Clock::now() : TimePoint();
     command_.store(name, std::memory_order_relaxed);
     auto done = is_native ? native_.serve(native, size) : dispatch(command, size);
     command_.store(nullptr, std::memory_order_relaxed);
     report_host_memory();
     if (begin != TimePoint()) {
-        spans_.record(static_cast<uint8_t>(command), begin, Clock::now());
+        context_.spans.record(static_cast<uint8_t>(command), begin, Clock::now());
     }
     if (!done && done.error().code != Errc::closed && done.error().code != Errc::reset) {
         return fail(done.error().code, "{}: {}", name, done.error().text);
@@ -135,25 +128,25 @@ Result<> Session::dispatch(Command command, uint64_t size) {
     switch (command) {
         case Command::alloc_buffer: return alloc_buffer();
         case Command::get_alignment:
-            return take_request<wire::DeviceRequest>(in_).and_then([&](auto request) -> Result<> {
-                return devices_.check(request.device).and_then([&] {
-                    return data_.reply<uint64_t>(devices_.alignment(request.device));
+            return take_request<wire::DeviceRequest>(context_.in).and_then([&](auto request) -> Result<> {
+                return context_.devices.check(request.device).and_then([&] {
+                    return context_.replies.send<uint64_t>(context_.devices.alignment(request.device));
                 });
             });
         case Command::get_max_size:
-            return take_request<wire::DeviceRequest>(in_).and_then([&](auto request) -> Result<> {
-                return devices_.check(request.device).and_then([&] {
-                    return data_.reply<uint64_t>(ggml_backend_buft_get_max_size(devices_.buffer_type(request.device)));
+            return take_request<wire::DeviceRequest>(context_.in).and_then([&](auto request) -> Result<> {
+                return context_.devices.check(request.device).and_then([&] {
+                    return context_.replies.send<uint64_t>(ggml_backend_buft_get_max_size(context_.devices.buffer_type(request.device)));
                 });
             });
         case Command::get_device_memory: return get_device_memory();
-        case Command::device_count: return data_.reply<uint32_t>(devices_.count());
+        case Command::device_count: return context_.replies.send<uint32_t>(context_.devices.count());
         case Command::buffer_get_base:
-            return take_request<wire::BufferRequest>(in_).and_then([&](auto request) -> Result<> {
-                if (buffers_.find(request.buffer) == nullptr) {
+            return take_request<wire::BufferRequest>(context_.in).and_then([&](auto request) -> Result<> {
+                if (context_.buffers.find(request.buffer) == nullptr) {
                     return fail(Errc::not_found, "no buffer {:#x}", static_cast<uint64_t>(request.buffer));
                 }
-                return data_.reply(uint64_t{request.buffer});  // the handle of a buffer is its address
+                return context_.replies.send(uint64_t{request.buffer});  // the handle of a buffer is its address
             });
         case Command::free_buffer: return free_buffer();
         case Command::buffer_clear: return clear_buffer();
@@ -170,7 +163,7 @@ Result<> Session::dispatch(Command command, uint64_t size) {
         case Command::get_tensor_2d: return get_tensor_2d();
         case Command::comm_init: {
             // Declined. The client then reduces tensors itself.
-            return in_.read_pieces(size, [](ConstBytes) {}).and_then([&] { return data_.reply<uint8_t>(0); });
+            return context_.in.read_pieces(size, [](ConstBytes) {}).and_then([&] { return context_.replies.send<uint8_t>(0); });
         }
         case Command::hello:
         case Command::comm_allreduce:
@@ -180,110 +173,110 @@ Result<> Session::dispatch(Command command, uint64_t size) {
 }
 
 Result<> Session::get_device_memory() {
-    const auto request = take_request<wire::DeviceRequest>(in_);
+    const auto request = take_request<wire::DeviceRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
     const uint32_t device = request->device;
-    return devices_.check(device).and_then([&] {
-        const bool is_cpu = is_cpu_memory(devices_.buffer_type(device));
-        const uint64_t available = machine_ != nullptr && is_cpu ? machine_->free(buffers_.cpu_bytes()) : UINT64_MAX;
-        const auto memory = lent_memory(devices_.memory(available), device, memory_.max_bytes(), memory_.remaining());
-        return data_.reply(wire::DeviceMemoryAnswer{memory.free, memory.total});
+    return context_.devices.check(device).and_then([&] {
+        const bool is_cpu = is_cpu_memory(context_.devices.buffer_type(device));
+        const uint64_t available = context_.machine != nullptr && is_cpu ? context_.machine->free(context_.buffers.cpu_bytes()) : UINT64_MAX;
+        const auto memory = lent_memory(context_.devices.memory(available), device, context_.memory.max_bytes(), context_.memory.remaining());
+        return context_.replies.send(wire::DeviceMemoryAnswer{memory.free, memory.total});
     });
 }
 
 // Reports the machine memory that the client makes the session use in addition to buffers.
 void Session::report_host_memory() {
-    if (machine_ != nullptr) {
-        machine_->note_besides(memory_.host_bytes() + (peers_ == nullptr ? 0 : peers_->backlog()));
+    if (context_.machine != nullptr) {
+        context_.machine->note_besides(context_.memory.host_bytes() + (context_.peers == nullptr ? 0 : context_.peers->backlog()));
     }
 }
 
 Result<> Session::claim_machine_memory(uint32_t device, uint64_t size) {
-    const bool needs_claim = machine_ != nullptr && is_cpu_memory(devices_.buffer_type(device)) && size <= max_buffer_size;
-    return needs_claim ? machine_->claim(buffers_.cpu_bytes() + size) : Result<>();
+    const bool needs_claim = context_.machine != nullptr && is_cpu_memory(context_.devices.buffer_type(device)) && size <= max_buffer_size;
+    return needs_claim ? context_.machine->claim(context_.buffers.cpu_bytes() + size) : Result<>();
 }
 
 Result<> Session::alloc_buffer() {
-    const auto request = take_request<wire::AllocBufferRequest>(in_);
+    const auto request = take_request<wire::AllocBufferRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
-    if (auto good = devices_.check(request->device); !good) {
+    if (auto good = context_.devices.check(request->device); !good) {
         return good;
     }
     const auto address =
-        memory_.check_buffer(request->size)
+        context_.memory.check_buffer(request->size)
             .and_then([&] { return claim_machine_memory(request->device, request->size); })
             .and_then([&] {
-                return buffers_.allocate(devices_.buffer_type(request->device), request->device, request->size);
+                return context_.buffers.allocate(context_.devices.buffer_type(request->device), request->device, request->size);
             });
     if (!address) {
-        if (machine_ != nullptr) {
-            machine_->give_back(buffers_.cpu_bytes());  // the failed claim
+        if (context_.machine != nullptr) {
+            context_.machine->give_back(context_.buffers.cpu_bytes());  // the failed claim
         }
         log_warning("ALLOC_BUFFER refused: {}", address.error().text);
-        return data_.reply(wire::AllocBufferAnswer{0, 0});
+        return context_.replies.send(wire::AllocBufferAnswer{0, 0});
     }
-    return data_.reply(wire::AllocBufferAnswer{*address, request->size});
+    return context_.replies.send(wire::AllocBufferAnswer{*address, request->size});
 }
 
 Result<> Session::free_buffer() {
-    const auto request = take_request<wire::BufferRequest>(in_);
+    const auto request = take_request<wire::BufferRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
     const uint64_t buffer = request->buffer;
-    if (auto waited = data_.synchronize(); !waited) {
+    if (auto waited = context_.synchronize(); !waited) {
         return waited;
     }
     // Drops only the graphs that use the buffer. A stock server drops all graphs.
     graphs_.drop_graphs_using(buffer);
     native_.drop_graphs_using(buffer);
-    if (const BufferTable::Buffer * freed = buffers_.find(buffer)) {
-        data_.stale().clear(buffer, buffer + freed->size);
+    if (const BufferTable::Buffer * freed = context_.buffers.find(buffer)) {
+        context_.stale.clear(buffer, buffer + freed->size);
     }
-    const uint64_t before = buffers_.cpu_bytes();
-    if (!buffers_.free(buffer)) {
+    const uint64_t before = context_.buffers.cpu_bytes();
+    if (!context_.buffers.free(buffer)) {
         return fail(Errc::not_found, "no buffer {:#x}", buffer);
     }
-    if (machine_ != nullptr && buffers_.cpu_bytes() < before) {
-        machine_->give_back(buffers_.cpu_bytes());
+    if (context_.machine != nullptr && context_.buffers.cpu_bytes() < before) {
+        context_.machine->give_back(context_.buffers.cpu_bytes());
     }
     return {};
 }
 
 Result<> Session::clear_buffer() {
-    const auto request = take_request<wire::BufferClearRequest>(in_);
+    const auto request = take_request<wire::BufferClearRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
-    BufferTable::Buffer * buffer = buffers_.find(request->buffer);
+    BufferTable::Buffer * buffer = context_.buffers.find(request->buffer);
     if (buffer == nullptr) {
         return fail(Errc::not_found, "no buffer {:#x}", static_cast<uint64_t>(request->buffer));
     }
-    if (auto waited = data_.synchronize(buffer->device); !waited) {
+    if (auto waited = context_.synchronize(buffer->device); !waited) {
         return waited;
     }
     ggml_backend_buffer_clear(buffer->buffer.get(), request->value);
-    data_.stale().clear(request->buffer, request->buffer + buffer->size);
+    context_.stale.clear(request->buffer, request->buffer + buffer->size);
     return {};
 }
 
 Result<> Session::set_tensor(uint64_t size) {
-    const auto request = take_request<wire::SetTensorRequest>(in_);
+    const auto request = take_request<wire::SetTensorRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
     size -= sizeof *request;
-    return checked_region(request->tensor, request->offset, size, buffers_).and_then([&](CheckedRegion target) {
-        return data_.write(in_, target, size, request->cache != 0);
+    return checked_region(request->tensor, request->offset, size, context_.buffers).and_then([&](CheckedRegion target) {
+        return context_.io.write(context_.in, target, size, request->cache != 0);
     });
 }
 
 Result<> Session::set_tensor_2d(uint64_t size) {
-    const auto request = take_request<wire::Tensor2dRequest>(in_);
+    const auto request = take_request<wire::Tensor2dRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -292,13 +285,13 @@ Result<> Session::set_tensor_2d(uint64_t size) {
     if (!span) {
         return std::unexpected(span.error());
     }
-    return checked_region(request->tensor, request->offset, *span, buffers_).and_then([&](CheckedRegion target) {
-        return data_.write_rows(target, request->size, request->n_copies, request->stride);
+    return checked_region(request->tensor, request->offset, *span, context_.buffers).and_then([&](CheckedRegion target) {
+        return context_.io.write_rows(target, request->size, request->n_copies, request->stride);
     });
 }
 
 Result<> Session::set_tensor_hash() {
-    const auto request = take_request<wire::SetTensorHashRequest>(in_);
+    const auto request = take_request<wire::SetTensorHashRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -306,25 +299,25 @@ Result<> Session::set_tensor_hash() {
     const auto bytes = checked_bytes(request->tensor);
     const uint64_t offset = request->offset;
     if (!bytes || offset >= *bytes) {
-        return data_.reply<uint8_t>(0);
+        return context_.replies.send<uint8_t>(0);
     }
-    auto target = checked_region(request->tensor, offset, *bytes - offset, buffers_);
-    const auto found = target ? data_.find_fnv(*target, *bytes - offset, request->hash) : false;
-    return found.and_then([&](bool is_there) { return data_.reply<uint8_t>(is_there ? 1 : 0); });
+    auto target = checked_region(request->tensor, offset, *bytes - offset, context_.buffers);
+    const auto found = target ? context_.lookups.find_fnv(*target, *bytes - offset, request->hash) : false;
+    return found.and_then([&](bool is_there) { return context_.replies.send<uint8_t>(is_there ? 1 : 0); });
 }
 
 Result<> Session::get_tensor() {
-    const auto request = take_request<wire::GetTensorRequest>(in_);
+    const auto request = take_request<wire::GetTensorRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
-    return checked_region(request->tensor, request->offset, request->size, buffers_).and_then([&](CheckedRegion source) {
-        return data_.read(source, request->size);
+    return checked_region(request->tensor, request->offset, request->size, context_.buffers).and_then([&](CheckedRegion source) {
+        return context_.io.read(source, request->size);
     });
 }
 
 Result<> Session::get_tensor_2d() {
-    const auto request = take_request<wire::Tensor2dRequest>(in_);
+    const auto request = take_request<wire::Tensor2dRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
@@ -332,53 +325,53 @@ Result<> Session::get_tensor_2d() {
     if (!span) {
         return std::unexpected(span.error());
     }
-    return checked_region(request->tensor, request->offset, *span, buffers_).and_then([&](CheckedRegion source) -> Result<> {
+    return checked_region(request->tensor, request->offset, *span, context_.buffers).and_then([&](CheckedRegion source) -> Result<> {
         if (request->size * request->n_copies > source.tensor_bytes) {
             return fail(Errc::invalid_argument, "the rows overlap");
         }
-        return data_.read_rows(source, request->size, request->n_copies, request->stride);
+        return context_.io.read_rows(source, request->size, request->n_copies, request->stride);
     });
 }
 
 Result<> Session::copy_tensor() {
-    const auto request = take_request<wire::CopyTensorRequest>(in_);
+    const auto request = take_request<wire::CopyTensorRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
-    auto from = checked_region(request->src, 0, 0, buffers_);
-    auto to = checked_region(request->dst, 0, 0, buffers_);
+    auto from = checked_region(request->src, 0, 0, context_.buffers);
+    auto to = checked_region(request->dst, 0, 0, context_.buffers);
     if (!from || !to) {
         return std::unexpected(!from ? from.error() : to.error());
     }
-    return data_.copy(*from, *to).and_then([&] { return data_.reply<uint8_t>(1); });
+    return context_.io.copy(*from, *to).and_then([&] { return context_.replies.send<uint8_t>(1); });
 }
 
 Result<> Session::memset_tensor() {
-    const auto request = take_request<wire::MemsetTensorRequest>(in_);
+    const auto request = take_request<wire::MemsetTensorRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
-    return checked_region(request->tensor, request->offset, request->size, buffers_).and_then([&](CheckedRegion target) {
-        return data_.fill(target, request->size, request->value);
+    return checked_region(request->tensor, request->offset, request->size, context_.buffers).and_then([&](CheckedRegion target) {
+        return context_.io.fill(target, request->size, request->value);
     });
 }
 
 Result<> Session::init_tensor() {
-    const auto request = take_request<wire::Tensor>(in_);
+    const auto request = take_request<wire::Tensor>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
-    return checked_region(*request, 0, 0, buffers_).and_then([&](CheckedRegion target) {
-        return data_.initialize(target, *request);
+    return checked_region(*request, 0, 0, context_.buffers).and_then([&](CheckedRegion target) {
+        return context_.io.initialize(target, *request);
     });
 }
 
 Result<> Session::get_alloc_size() {
-    const auto request = take_request<wire::GetAllocSizeRequest>(in_);
+    const auto request = take_request<wire::GetAllocSizeRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
-    if (auto good = devices_.check(request->device); !good) {
+    if (auto good = context_.devices.check(request->device); !good) {
         return good;
     }
     // Uses shapes only, so buffers and addresses are ignored.
@@ -387,7 +380,7 @@ Result<> Session::get_alloc_size() {
         if (wired.op >= GGML_OP_COUNT) {
             return fail(Errc::invalid_argument, "op {} does not exist", static_cast<uint32_t>(wired.op));
         }
-        auto tensor = checked_tensor(wired, buffers_);
+        auto tensor = checked_tensor(wired, context_.buffers);
         if (tensor) {
             tensor->op = static_cast<ggml_op>(wired.op);
             std::memcpy(tensor->op_params, wired.op_params, sizeof tensor->op_params);
@@ -417,7 +410,7 @@ Result<> Session::get_alloc_size() {
         tensor->op = GGML_OP_NONE;
         std::ranges::fill(tensor->src, nullptr);
     }
-    return data_.reply<uint64_t>(ggml_backend_buft_get_alloc_size(devices_.buffer_type(request->device), &*tensor));
+    return context_.replies.send<uint64_t>(ggml_backend_buft_get_alloc_size(context_.devices.buffer_type(request->device), &*tensor));
 }
 
 }  // namespace caravan::server

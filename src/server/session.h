@@ -4,15 +4,8 @@
 
 #include <atomic>
 
-#include "cache/weights.h"
-#include "net/inbound.h"
-#include "server/buffer_table.h"
-#include "server/data.h"
-#include "server/devices.h"
-#include "server/graph_runs.h"
-#include "server/machine_memory.h"
-#include "server/memory_budget.h"
 #include "server/native_commands.h"
+#include "server/session_context.h"
 #include "server/stock_graphs.h"
 
 namespace caravan::server {
@@ -28,10 +21,10 @@ public:
     Error run();
 
     // Ends the session when the client sends no command for `limit`; 0: never. Thread-safe.
-    void limit_silence(seconds limit) { in_.limit_silence(limit); }
+    void limit_silence(seconds limit) { context_.in.limit_silence(limit); }
 
     // True if the session allocated a buffer or launched a graph.
-    bool did_work() const { return buffers_.peak_bytes() > 0 || runs_.launches() > 0; }
+    bool did_work() const { return context_.buffers.peak_bytes() > 0 || context_.runs.launches() > 0; }
     // For the log: "12 graphs computed 640 times, 97 MiB in, 2 MiB out, at most 530 MiB of buffers; 34.0 s, 21.5 s
     // computing (29.8 launches/s); weights: 96 MiB received, 400 MiB from the cache, 0 MiB from model files".
     std::string summary() const;
@@ -62,15 +55,7 @@ private:
 
     const TimePoint begin_ = Clock::now();
     std::atomic<const char *> command_ = nullptr;
-    net::Inbound in_;
-    Devices & devices_;
-    Peers * const peers_;
-    MachineMemory * const machine_;
-    BufferTable buffers_;
-    Spans spans_;
-    GraphRuns runs_;
-    MemoryBudget memory_;
-    Data data_;
+    SessionContext context_;
     NativeCommands native_;
     StockGraphs graphs_;
 };

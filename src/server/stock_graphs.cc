@@ -4,16 +4,8 @@
 
 namespace caravan::server {
 
-StockGraphs::StockGraphs(net::Inbound & in, Devices & devices, BufferTable & buffers, MemoryBudget & memory, Data & data,
-                         GraphRuns & runs)
-    : in_(in),
-      devices_(devices),
-      buffers_(buffers),
-      memory_(memory),
-      data_(data),
-      runs_(runs),
-      kept_(devices.count()),
-      unkept_(devices.count()) {}
+StockGraphs::StockGraphs(SessionContext & context)
+    : context_(context), kept_(context.devices.count()), unkept_(context.devices.count()) {}
 
 void StockGraphs::drop_graphs_using(uint64_t buffer) {
     for (auto & kept : kept_) {
@@ -26,7 +18,7 @@ void StockGraphs::drop_graphs_using(uint64_t buffer) {
 
 // Evicts the least recently launched graphs until `bytes` of host memory are available. False if that is not enough.
 bool StockGraphs::evict_graphs(uint64_t bytes) {
-    while (!memory_.fits_host(bytes)) {
+    while (!context_.memory.fits_host(bytes)) {
         std::unordered_map<uint64_t, KeptGraph> * holder = nullptr;
         std::unordered_map<uint64_t, KeptGraph>::iterator oldest;
         for (auto & kept : kept_) {
@@ -40,7 +32,7 @@ bool StockGraphs::evict_graphs(uint64_t bytes) {
         if (holder == nullptr) {
             return false;
         }
-        (void)runs_.synchronize();  // it may be running
+        (void)context_.runs.synchronize();  // it may be running
         holder->erase(oldest);
         evicted_ = true;
     }
@@ -50,45 +42,45 @@ bool StockGraphs::evict_graphs(uint64_t bytes) {
 Result<StockGraphs::KeptGraph> StockGraphs::keep(Graph graph) {
     const uint64_t bytes = graph.bytes();
     evict_graphs(bytes);
-    return memory_.claim_host(bytes).transform([&](MemoryClaim memory) {
-        return KeptGraph{std::move(graph), std::move(memory), runs_.launches()};
+    return context_.memory.claim_host(bytes).transform([&](MemoryClaim memory) {
+        return KeptGraph{std::move(graph), std::move(memory), context_.runs.launches()};
     });
 }
 
 Result<> StockGraphs::compute(uint64_t size) {
-    const auto first = in_.peek(sizeof(wire::GraphComputeRequest));
+    const auto first = context_.in.peek(sizeof(wire::GraphComputeRequest));
     if (!first) {
         return std::unexpected(first.error());
     }
     const uint64_t n_nodes = load<wire::GraphComputeRequest>(first->data()).n_nodes;
     const uint64_t needed = building_bytes(size, size / sizeof(wire::Tensor), std::min(n_nodes, size / sizeof(uint64_t)));
     evict_graphs(needed);
-    auto building = memory_.claim_host(needed);  // held while the payload arrives
+    auto building = context_.memory.claim_host(needed);  // held while the payload arrives
     if (!building) {
         return std::unexpected(building.error());
     }
     // Allocates memory as bytes arrive, because the announced size is not trusted.
     std::vector<std::byte> payload;
-    auto read = in_.read_pieces(size, [&](ConstBytes piece) { payload.insert(payload.end(), piece.begin(), piece.end()); });
+    auto read = context_.in.read_pieces(size, [&](ConstBytes piece) { payload.insert(payload.end(), piece.begin(), piece.end()); });
     if (!read) {
         return read;
     }
     const auto head = load<wire::GraphComputeRequest>(payload.data());
-    if (auto good = devices_.check(head.device); !good) {
+    if (auto good = context_.devices.check(head.device); !good) {
         return good;
     }
     auto graph = describe_stock_graph(payload).and_then([&](const GraphDescription & description) {
-        return build_graph(description, devices_.device(head.device), buffers_);
+        return build_graph(description, context_.devices.device(head.device), context_.buffers);
     });
     if (!graph) {
         return std::unexpected(graph.error());
     }
-    runs_.count_built();
+    context_.runs.count_built();
     payload = std::vector<std::byte>();  // = {} would keep the capacity
     *building = {};
     const uint64_t uid = head.uid;
     if (uid == 0) {
-        if (auto waited = data_.synchronize(head.device); !waited) {  // the replaced graph may be running
+        if (auto waited = context_.synchronize(head.device); !waited) {  // the replaced graph may be running
             return waited;
         }
         unkept_[head.device].reset();
@@ -98,27 +90,27 @@ Result<> StockGraphs::compute(uint64_t size) {
         return std::unexpected(keeping.error());
     }
     if (uid == 0) {
-        return runs_.launch(head.device, unkept_[head.device].emplace(std::move(*keeping)).graph);
+        return context_.runs.launch(head.device, unkept_[head.device].emplace(std::move(*keeping)).graph);
     }
     auto & kept = kept_[head.device];
     const bool is_new = !kept.contains(uid);
     if (!is_new || kept.size() >= wire::max_kept_graphs) {
-        if (auto waited = data_.synchronize(head.device); !waited) {  // the replaced graph may be running
+        if (auto waited = context_.synchronize(head.device); !waited) {  // the replaced graph may be running
             return waited;
         }
     }
     if (is_new && kept.size() >= wire::max_kept_graphs) {
         kept.clear();  // the client does the same
     }
-    return runs_.launch(head.device, kept.insert_or_assign(uid, std::move(*keeping)).first->second.graph);
+    return context_.runs.launch(head.device, kept.insert_or_assign(uid, std::move(*keeping)).first->second.graph);
 }
 
 Result<> StockGraphs::recompute() {
-    const auto request = take_request<wire::GraphRecomputeRequest>(in_);
+    const auto request = take_request<wire::GraphRecomputeRequest>(context_.in);
     if (!request) {
         return std::unexpected(request.error());
     }
-    if (auto good = devices_.check(request->device); !good) {
+    if (auto good = context_.devices.check(request->device); !good) {
         return good;
     }
     const auto found = kept_[request->device].find(uint64_t{request->uid});
@@ -127,8 +119,8 @@ Result<> StockGraphs::recompute() {
                     static_cast<uint32_t>(request->device),
                     evicted_ ? "; some graphs were evicted to stay within the memory limit" : "");
     }
-    found->second.used = runs_.launches();
-    return runs_.launch(request->device, found->second.graph);
+    found->second.used = context_.runs.launches();
+    return context_.runs.launch(request->device, found->second.graph);
 }
 
 }  // namespace caravan::server

@@ -6,16 +6,14 @@
 #include <unordered_map>
 #include <vector>
 
-#include "server/data.h"
-#include "server/graph_runs.h"
-#include "server/memory_budget.h"
+#include "server/session_context.h"
 
 namespace caravan::server {
 
 class StockGraphs {
 public:
-    StockGraphs(net::Inbound & in, Devices & devices, BufferTable & buffers, MemoryBudget & memory, Data & data,
-                GraphRuns & runs);
+    // `context` must outlive this.
+    explicit StockGraphs(SessionContext & context);
 
     // GRAPH_COMPUTE. `size`: payload bytes, within payload_bounds().
     Result<> compute(uint64_t size);
@@ -35,12 +33,7 @@ private:
     bool evict_graphs(uint64_t bytes);
     Result<KeptGraph> keep(Graph graph);
 
-    net::Inbound & in_;
-    Devices & devices_;
-    BufferTable & buffers_;
-    MemoryBudget & memory_;
-    Data & data_;
-    GraphRuns & runs_;
+    SessionContext & context_;
     std::vector<std::unordered_map<uint64_t, KeptGraph>> kept_;  // by device, by the client's uid
     std::vector<std::optional<KeptGraph>> unkept_;               // by device; uid 0, may still be running
     bool evicted_ = false;                                        // some graphs, for lack of host memory

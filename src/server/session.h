@@ -1,12 +1,13 @@
-// Serves one client from HELLO to the end of the connection: reads the frame of each command and serves those of the stock
-// dialect. stock_graphs.h has the stock dialect's graphs, native_commands.h the native dialect. One thread calls run().
+// Serves one client from HELLO to the end of the connection: reads the frame of each command and passes the command to the
+// stock or the native dialect. One thread calls run().
 #pragma once
 
 #include <atomic>
+#include <string>
 
-#include "server/native_commands.h"
+#include "server/native_dialect.h"
 #include "server/session_context.h"
-#include "server/stock_graphs.h"
+#include "server/stock_dialect.h"
 
 namespace caravan::server {
 
@@ -33,31 +34,15 @@ public:
 
 private:
     Result<> serve_one();
-    Result<> dispatch(wire::Command command, uint64_t size);
-
-    Result<> get_device_memory();
-    Result<> alloc_buffer();
+    Dialect & dialect_of(wire::Command command);
     void report_host_memory();
-    Result<> claim_machine_memory(uint32_t device, uint64_t size);
-    Result<> free_buffer();
-    Result<> clear_buffer();
-    Result<> set_tensor(uint64_t size);
-    Result<> set_tensor_2d(uint64_t size);
-    Result<> set_tensor_hash();
-    Result<> get_tensor();
-    Result<> get_tensor_2d();
-    Result<> copy_tensor();
-    Result<> memset_tensor();
-    Result<> init_tensor();
-    Result<> get_alloc_size();
-
     void log_silence(TimePoint since) const;
 
     const TimePoint begin_ = Clock::now();
     std::atomic<const char *> command_ = nullptr;
     SessionContext context_;
-    NativeCommands native_;
-    StockGraphs graphs_;
+    NativeDialect native_;
+    StockDialect stock_;
 };
 
 }  // namespace caravan::server

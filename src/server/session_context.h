@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <vector>
 
 #include "cache/weights.h"
@@ -55,10 +56,29 @@ struct SessionContext {
         stale.clear(tensor.address + offset, tensor.address + offset + size);
     }
 
+    // Reads the fixed part of a request and returns what `handler` returns for it.
+    template <class Request, class Handler>
+    Result<> serve(Handler handler) {
+        const auto bytes = in.peek(sizeof(Request));
+        if (!bytes) {
+            return std::unexpected(bytes.error());
+        }
+        const auto request = load<Request>(bytes->data());
+        in.take(sizeof request);
+        return handler(request);
+    }
+    // The same for a request whose member `device` must be the index of a device.
+    template <class Request, class Handler>
+    Result<> serve_on_device(Handler handler) {
+        return serve<Request>([&](const Request & request) {
+            return devices.check(request.device).and_then([&] { return handler(request); });
+        });
+    }
+
     net::Inbound in;
     Devices & devices;
-    cache::Weights * const cache;  // may be null
-    Peers * const peers;           // may be null: links are refused
+    cache::Weights * const cache;   // may be null
+    Peers * const peers;            // may be null: links are refused
     MachineMemory * const machine;  // may be null
     BufferTable buffers;
     Spans spans;
@@ -69,18 +89,8 @@ struct SessionContext {
     StagingBuffer staging;
     BufferIo io;
     WeightLookups lookups;
+    // Called before a buffer is freed, when no graph is running. Drops the graphs of all dialects that use it.
+    std::function<void(uint64_t buffer)> on_free;
 };
-
-// Reads the fixed part of a request.
-template <class Request>
-Result<Request> take_request(net::Inbound & in) {
-    const auto bytes = in.peek(sizeof(Request));
-    if (!bytes) {
-        return std::unexpected(bytes.error());
-    }
-    const auto request = load<Request>(bytes->data());
-    in.take(sizeof request);
-    return request;
-}
 
 }  // namespace caravan::server

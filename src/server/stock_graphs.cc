@@ -106,21 +106,16 @@ Result<> StockGraphs::compute(uint64_t size) {
 }
 
 Result<> StockGraphs::recompute() {
-    const auto request = take_request<wire::GraphRecomputeRequest>(context_.in);
-    if (!request) {
-        return std::unexpected(request.error());
-    }
-    if (auto good = context_.devices.check(request->device); !good) {
-        return good;
-    }
-    const auto found = kept_[request->device].find(uint64_t{request->uid});
-    if (found == kept_[request->device].end()) {
-        return fail(Errc::not_found, "no graph {} on device {}{}", static_cast<uint64_t>(request->uid),
-                    static_cast<uint32_t>(request->device),
-                    evicted_ ? "; some graphs were evicted to stay within the memory limit" : "");
-    }
-    found->second.used = context_.runs.launches();
-    return context_.runs.launch(request->device, found->second.graph);
+    return context_.serve_on_device<wire::GraphRecomputeRequest>([&](const auto & request) -> Result<> {
+        const auto found = kept_[request.device].find(uint64_t{request.uid});
+        if (found == kept_[request.device].end()) {
+            return fail(Errc::not_found, "no graph {} on device {}{}", static_cast<uint64_t>(request.uid),
+                        static_cast<uint32_t>(request.device),
+                        evicted_ ? "; some graphs were evicted to stay within the memory limit" : "");
+        }
+        found->second.used = context_.runs.launches();
+        return context_.runs.launch(request.device, found->second.graph);
+    });
 }
 
 }  // namespace caravan::server

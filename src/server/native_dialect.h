@@ -1,24 +1,27 @@
-// Serves the native dialect's commands (wire/native.h) of one session. Used by the session's thread only.
+// Serves the commands of the native dialect (wire/native.h). Used by the session's thread only.
 #pragma once
 
 #include <optional>
 #include <vector>
 
+#include "server/dialect.h"
+#include "server/graph_builder.h"
 #include "server/session_context.h"
 #include "wire/native.h"
 
 namespace caravan::server {
 
-class NativeCommands {
+class NativeDialect final : public Dialect {
 public:
     // `context` must outlive this.
-    explicit NativeCommands(SessionContext & context);
+    explicit NativeDialect(SessionContext & context);
 
-    // Serves one command. `size`: payload bytes, within payload_bounds().
-    Result<> serve(wire::NativeCommand command, uint64_t size);
-
-    // Drops built graphs that use `buffer`, which is about to be freed. No graph may be running.
-    void drop_graphs_using(uint64_t buffer);
+    const char * name_of(wire::Command command) const override;
+    wire::PayloadBounds bounds_of(wire::Command command) const override;
+    bool may_overtake_finds(wire::Command command) const override;
+    Result<> serve(wire::Command command, uint64_t size) override;
+    // Drops built graphs only. Their tensors stay as bases of later differences.
+    void drop_graphs_using(uint64_t buffer) override;
 
 private:
     struct KeptGraph {

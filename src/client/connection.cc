@@ -73,13 +73,6 @@ std::unique_ptr<net::Transport> watched(std::unique_ptr<net::Transport> transpor
     return transport;
 }
 
-// Whether this is the content of a read that failed. No computed tensor of numbers has all bits set.
-bool is_absent(uint32_t type, ConstBytes data) {
-    const auto has_all_bits = [](std::byte b) { return b == static_cast<std::byte>(Stream::Absent::nan); };
-    return !data.empty() && has_all_bits(data.front()) && has_all_bits(data.back()) && !is_integer(type) &&
-           std::ranges::all_of(data, has_all_bits);
-}
-
 }  // namespace
 
 Connection::Connection(net::Endpoint endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport, bool native)
@@ -106,9 +99,7 @@ Connection::~Connection() {
     }
     loss_report_->is_needless = true;  // a loss no longer affects the program
     finish_recording();
-    for (const Relay & relay : relays_) {
-        relay.source->await(relay.ticket);  // the reply is received into memory of this stream
-    }
+    relays_.await_sources();
     log_debug("{}: session closed, {} sends", endpoint_.text(), stream_.counts().sends);
 }
 
@@ -309,7 +300,7 @@ void Connection::free_buffer(const RemoteBuffer & buffer) {
         return;
     }
     buffers_.erase(buffer.handle);
-    record_write({buffer.base, buffer.base + buffer.size}, true);
+    undelivered_.record_write({buffer.base, buffer.base + buffer.size}, true);
     commands_->post(Command::free_buffer, wire::BufferRequest{buffer.handle});
     commands_->forget_graphs();
     last_launch_ = nullptr;
@@ -320,7 +311,7 @@ void Connection::clear_buffer(const RemoteBuffer & buffer, uint8_t value) {
     Lock lock(stream_.mutex());
     begin_command(lock);
     idle_writes_.forget({buffer.base, buffer.base + buffer.size});
-    record_write({buffer.base, buffer.base + buffer.size}, true);
+    undelivered_.record_write({buffer.base, buffer.base + buffer.size}, true);
     if (!stream_.failure()) {
         commands_->post(Command::buffer_clear, wire::BufferClearRequest{buffer.handle, value});
     }
@@ -340,7 +331,7 @@ void Connection::memset(const wire::Region & region, const Range & range, uint64
     begin_command(lock);
     if (!stream_.failure() && size > 0) {
         append_held(idle_writes_.take_overlapping(range));
-        record_write(range, true);
+        undelivered_.record_write(range, true);
         commands_->fill(region, offset, size, value);
     }
 }
@@ -354,7 +345,7 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
     if (stream_.failure() || data.empty()) {
         return;
     }
-    record_write(range, is_weight || !is_absent(region.type, data));
+    undelivered_.record_write(range, is_weight || !is_absent(region.type, data));
     if (idle_writes_.hold(range, region, offset, data)) {
         return;
     }
@@ -413,7 +404,7 @@ void Connection::set_2d(const wire::Region & region, const Range & range, uint64
     for (uint64_t i = 0; i < n_copies; ++i) {
         std::memcpy(packed.data() + i * size, data + i * stride_data, size);
     }
-    record_write(range, !is_absent(region.type, packed));
+    undelivered_.record_write(range, !is_absent(region.type, packed));
     if (stream_.unsent() >= batch_limit) {
         flush(lock);
     }
@@ -431,7 +422,7 @@ Stream::Ticket Connection::get(const wire::Region & region, const Range & range,
     }
     discard_prefetched();
     resolve_finds(lock);
-    if (stream_.failure() || dest.empty() || is_undelivered(range)) {
+    if (stream_.failure() || dest.empty() || undelivered_.overlaps(range)) {
         std::ranges::fill(dest, static_cast<std::byte>(absent));
         return {};
     }
@@ -473,7 +464,7 @@ Stream::Ticket Connection::get_2d(const wire::Region & region, const Range & ran
                                   uint64_t n_copies, uint64_t stride_tensor, MutableBytes dest) {
     Lock lock(stream_.mutex());
     begin_command(lock);
-    if (stream_.failure() || dest.empty() || is_undelivered(range)) {
+    if (stream_.failure() || dest.empty() || undelivered_.overlaps(range)) {
         std::ranges::fill(dest, static_cast<std::byte>(Stream::Absent::nan));
         return {};
     }
@@ -490,7 +481,7 @@ bool Connection::copy(const wire::Region & src, const Range & from, const wire::
     }
     append_held(idle_writes_.take_overlapping(from));
     append_held(idle_writes_.take_overlapping(to));
-    record_write(to, !is_undelivered(from));
+    undelivered_.record_write(to, !undelivered_.overlaps(from));
     if (!commands_->copy(src, dst)) {
         return true;
     }
@@ -518,13 +509,9 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     }
     reads_overlap_ = last_read_ > last_awaited_;
     last_read_ = 0;
-    if (!undelivered_.empty()) {
-        const Footprint footprint = collect_graph(graph, handle_of).footprint;
-        if (std::ranges::any_of(undelivered_, [&](const Range & range) { return touches(footprint.touched, range); })) {
-            log_error("RPC server {}: graph not launched: its input was to come from a server that is lost",
-                      endpoint_.text());
-            return GGML_STATUS_FAILED;
-        }
+    if (!undelivered_.empty() && undelivered_.touched_by(collect_graph(graph, handle_of).footprint)) {
+        log_error("RPC server {}: graph not launched: its input was to come from a server that is lost", endpoint_.text());
+        return GGML_STATUS_FAILED;
     }
     const Launch prepared = commands_->prepare(device, graph, handle_of);
     if (prepared.is_empty) {
@@ -544,7 +531,7 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     last_launch_time_ = Clock::now();
     consecutive_new_graphs_ = launched != nullptr && launched->habit.read ? 0 : consecutive_new_graphs_ + 1;
     if (!reads_overlap_) {
-        if (launched != nullptr && launched->habit.read && !is_undelivered(launched->habit.read->range)) {
+        if (launched != nullptr && launched->habit.read && !undelivered_.overlaps(launched->habit.read->range)) {
             prefetched_ = launched->habit.read;
             return confirm_launch(lock, *prefetched_);
         }
@@ -597,7 +584,7 @@ ggml_status Connection::confirm_launch(Lock & lock, const ResultRead & read) {
     commands_->read(read.region, read.offset, read.size);
     const auto ticket = stream_.expect_deferred(read.size);
     const TimePoint begin = Clock::now();
-    fill_holes(lock, ticket.position);
+    relays_.fill_before(lock, ticket.position);
     if (!stream_.await_first_bytes(lock)) {
         report_failure();
     }
@@ -624,20 +611,6 @@ bool Connection::is_reachable(Lock & lock) {
         report_failure();
     }
     return !stream_.failure();
-}
-
-bool Connection::is_undelivered(const Range & range) const {
-    return std::ranges::any_of(undelivered_, [&](const Range & other) { return other.overlaps(range); });
-}
-
-// The program or another server overwrites the region.
-void Connection::record_write(const Range & range, bool is_delivered) {
-    if (!undelivered_.empty()) {
-        std::erase_if(undelivered_, [&](const Range & old) { return old.begin >= range.begin && old.end <= range.end; });
-    }
-    if (!is_delivered) {
-        undelivered_.push_back(range);
-    }
 }
 
 void Connection::synchronize() {
@@ -694,27 +667,9 @@ void Connection::begin_command(Lock & lock, bool keeps_finds) {
     }
 }
 
-// Fills every hole before `position`. Releases the lock while it waits for another server. Terminates for any pattern of
-// relays, because it waits only for commands that precede the hole in program order.
-void Connection::fill_holes(Lock & lock, uint64_t position) {
-    while (!relays_.empty() && relays_.front().hole < position) {
-        const Relay relay = relays_.front();
-        lock.unlock();
-        relay.source->await(relay.ticket);
-        lock.lock();
-        if (!relays_.empty() && relays_.front().hole == relay.hole) {
-            if (is_absent(GGML_TYPE_F32, relay.bytes)) {  // launches behind the hole were reported as successful
-                stream_.set_launch_failure(formatted("its input from {} did not arrive", relay.source->endpoint_.text()));
-            }
-            stream_.fill(relay.hole);
-            relays_.pop_front();
-        }
-    }
-}
-
 void Connection::flush(Lock & lock) {
     const uint64_t position = stream_.position();
-    fill_holes(lock, position);
+    relays_.fill_before(lock, position);
     if (!stream_.flush(lock, position)) {
         report_failure();
     }
@@ -725,7 +680,7 @@ void Connection::await_locked(Lock & lock, Stream::Ticket ticket) {
         discard_prefetched();
     }
     last_awaited_ = std::max(last_awaited_, ticket.number);
-    fill_holes(lock, ticket.position);
+    relays_.fill_before(lock, ticket.position);
     if (!stream_.await(lock, ticket)) {
         report_failure();
     }
@@ -744,7 +699,7 @@ void Connection::write(Lock & lock, const wire::Region & region, uint64_t offset
         }
         return;
     }
-    fill_holes(lock, UINT64_MAX);  // before the header: this may release the lock, and the payload must follow its header
+    relays_.fill_before(lock, UINT64_MAX);  // before the header: this may release the lock, and the payload must follow its header
     commands_->write(region, offset, data.size(), keep);
     if (!stream_.send(lock, data)) {
         report_failure();
@@ -811,7 +766,7 @@ void Connection::resolve_finds(Lock & lock, size_t left) {
     while (finds_.size() > left) {
         const uint64_t number = resolved_finds_;
         await_locked(lock, finds_.front().ticket);
-        fill_holes(lock, UINT64_MAX);  // so that the write below is queued before the lock is released
+        relays_.fill_before(lock, UINT64_MAX);  // so that the write below is queued before the lock is released
         if (resolved_finds_ != number) {
             continue;
         }

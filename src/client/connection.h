@@ -4,9 +4,8 @@
 // Failure: sticky and logged once. A failed connection sends nothing, its reads return absent data (Stream::Absent), and
 // launch() returns GGML_STATUS_FAILED. It never recovers; RemoteServer opens a new connection for the next caller.
 //
-// Absent data: reads from a lost server return bytes with all bits set, which are recognized when the program writes them
-// to this server. A region that was last written with absent data, or with data that another server failed to send, is
-// undelivered: launch() fails for a graph that reads it.
+// Absent data: reads from a lost server return bytes with all bits set. launch() fails for a graph that reads a region which
+// was last written with absent data, or with data that another server failed to send (undelivered_regions.h).
 #pragma once
 
 #include <atomic>
@@ -19,10 +18,12 @@
 #include "client/commands.h"
 #include "client/idle_writes.h"
 #include "client/loading.h"
+#include "client/relays.h"
 #include "client/stats.h"
 #include "client/stream.h"
-#include "client/weight_source.h"
 #include "client/tensor_encoding.h"
+#include "client/undelivered_regions.h"
+#include "client/weight_source.h"
 #include "net/endpoint.h"
 #include "wire/extension.h"
 
@@ -128,12 +129,6 @@ public:
     Stream::Ticket last_ticket();
 
 private:
-    struct Relay {
-        std::shared_ptr<Connection> source;
-        Stream::Ticket ticket;
-        uint64_t hole = 0;
-        ConstBytes bytes;  // in the hole
-    };
     // A link from another server to this one.
     struct Link {
         uint64_t token = 0;   // 0: no link
@@ -175,7 +170,6 @@ private:
     Result<> await_replies(Lock & lock);
     bool decode_flag(uint8_t reply);
     void record_unmarked_write(uint64_t handle, uint64_t bytes, TimePoint begin);
-    void fill_holes(Lock & lock, uint64_t position);
     void flush(Lock & lock);
     void await_locked(Lock & lock, Stream::Ticket ticket);
     void begin_command(Lock & lock, bool keeps_finds = false);
@@ -184,8 +178,6 @@ private:
     void append_held(const std::vector<HeldWrite> & writes);
     bool is_reachable(Lock & lock);
     void investigate_launch_failure(Lock & lock);
-    bool is_undelivered(const Range & range) const;
-    void record_write(const Range & range, bool is_delivered);
     bool should_look_up(Lock & lock);
     bool find_on_server(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data);
     void record_find(bool found);
@@ -210,7 +202,7 @@ private:
     std::unique_ptr<Commands> commands_;
     NativeCommands * native_ = nullptr;  // commands_ if native, else null; constant
     IdleWrites idle_writes_;
-    std::deque<Relay> relays_;
+    Relays relays_{stream_};
     KeptGraph * held_launch_ = nullptr;     // a launch that stays in the batch until the read that should follow
     KeptGraph * last_launch_ = nullptr;     // set if the previous command launched it
     TimePoint last_launch_time_{};
@@ -234,7 +226,7 @@ private:
     std::unordered_map<uint64_t, Buffer> buffers_;  // by handle
     std::atomic<bool> has_unmarked_writes_ = false;  // read without the lock too
     bool is_failure_investigated_ = false;  // the launch failure that was not taken yet
-    std::vector<Range> undelivered_;        // regions last written with absent data
+    UndeliveredRegions undelivered_;
     Loading loading_;
     uint64_t launches_ = 0;
     const uint64_t opened_ns_;

@@ -77,7 +77,7 @@ void Connection::transfer(Connection & source, const wire::Region & src, const R
     const bool is_pushed = source.push(link, src, from);
     Lock lock(stream_.mutex());
     begin_command(lock);
-    record_write(to, is_pushed);
+    undelivered_.record_write(to, is_pushed);
     if (is_pushed && !stream_.failure()) {
         append_held(idle_writes_.take_overlapping(to));
         native_->take(link.token, dst);
@@ -89,7 +89,7 @@ bool Connection::push(const Link & link, const wire::Region & src, const Range &
     Lock lock(stream_.mutex());
     discard_prefetched();
     resolve_finds(lock);
-    if (stream_.failure() || is_undelivered(from)) {
+    if (stream_.failure() || undelivered_.overlaps(from)) {
         return false;
     }
     append_held(idle_writes_.take_overlapping(from));
@@ -122,16 +122,14 @@ void Connection::relay(Connection & source, const wire::Region & src, const Rang
     }
     append_held(idle_writes_.take_overlapping(to));
     if (!is_read) {  // the source is lost, or its data is undelivered
-        record_write(to, false);
+        undelivered_.record_write(to, false);
         return;
     }
-    record_write(to, true);
+    undelivered_.record_write(to, true);
     // The hole begins at the header: a server does not wait long for the rest of a message.
     const uint64_t begin = stream_.position();
-    const ConstBytes in_hole(bytes);
     commands_->write(dst, 0, bytes.size(), false);
-    stream_.append_hole(begin, std::move(bytes));
-    relays_.push_back({source.shared_from_this(), ticket, begin, in_hole});
+    relays_.add(source.shared_from_this(), ticket, begin, std::move(bytes));
 }
 
 // After a failed launch, which may be the consequence of a lost server at the other end of a link: probes the sources of

@@ -19,6 +19,7 @@
 #include "client/idle_writes.h"
 #include "client/loading.h"
 #include "client/relays.h"
+#include "client/server_links.h"
 #include "client/stats.h"
 #include "client/stream.h"
 #include "client/tensor_encoding.h"
@@ -129,12 +130,6 @@ public:
     Stream::Ticket last_ticket();
 
 private:
-    // A link from another server to this one.
-    struct Link {
-        uint64_t token = 0;   // 0: no link
-        uint16_t number = 0;  // index among the source's links
-        std::weak_ptr<Connection> source;
-    };
     // A FIND whose reply is not awaited yet, because it is expected to be a hit.
     struct PendingFind {
         wire::Region region;
@@ -148,10 +143,9 @@ private:
 
     Connection(net::Endpoint endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport, bool native);
 
-    Link link_from(Connection & source);
-    Result<Link> make_link(Connection & source);
-    Result<std::string> connect(const Link & link, const std::string & endpoint);
-    bool push(const Link & link, const wire::Region & src, const Range & from);
+    Result<ServerLink> make_link(Connection & source);
+    Result<std::string> connect(const ServerLink & link, const std::string & endpoint);
+    bool push(const ServerLink & link, const wire::Region & src, const Range & from);
     void probe_link_sources();
     enum class Reader { program, relay };
     Stream::Ticket get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest,
@@ -232,10 +226,8 @@ private:
     const uint64_t opened_ns_;
     Tally at_open_, at_load_;  // counts when the session was opened, and when the last weights were loaded
 
-    std::mutex links_mutex_;  // locked before stream_.mutex(); a thread holds that of one connection only
-    std::unordered_map<uint64_t, Link> links_;  // by the source's id; a failed attempt is stored too
-    std::atomic<uint16_t> next_link_ = 0;
-    std::atomic<bool> links_stale_ = false;  // a launch failed, perhaps because a link broke: connect again
+    ServerLinks links_;                    // from other servers
+    std::atomic<uint16_t> next_link_ = 0;  // number of the next link to another server
     static inline std::atomic<bool> any_failed_ = false;
     const uint64_t id_;  // unique in the process
 };

@@ -8,26 +8,7 @@ namespace caravan::client {
 
 using wire::Command;
 
-Connection::Link Connection::link_from(Connection & source) {
-    if (native_ == nullptr || source.native_ == nullptr) {
-        return {};
-    }
-    std::lock_guard lock(links_mutex_);
-    if (links_stale_.exchange(false)) {
-        links_.clear();
-    }
-    if (const auto known = links_.find(source.id_); known != links_.end()) {
-        return known->second;
-    }
-    const auto made = make_link(source);
-    if (!made) {
-        log_info("RPC servers: no direct link from {} to {} ({}); relaying through the client", source.endpoint_.text(),
-                 endpoint_.text(), made.error().text);
-    }
-    return links_[source.id_] = made.value_or(Link{});
-}
-
-Result<Connection::Link> Connection::make_link(Connection & source) {
+Result<ServerLink> Connection::make_link(Connection & source) {
     const auto token = query<uint64_t>(static_cast<Command>(wire::NativeCommand::invite));
     if (!token) {
         return std::unexpected(token.error());
@@ -35,7 +16,7 @@ Result<Connection::Link> Connection::make_link(Connection & source) {
     if (*token == 0) {
         return fail(Errc::unavailable, "{} does not accept links", endpoint_.text());
     }
-    const Link link{*token, source.next_link_++, source.weak_from_this()};
+    const ServerLink link{*token, source.next_link_++, source.weak_from_this()};
     const auto kind = source.connect(link, endpoint_.text());
     if (!kind) {
         return std::unexpected(kind.error());
@@ -44,7 +25,7 @@ Result<Connection::Link> Connection::make_link(Connection & source) {
     return link;
 }
 
-Result<std::string> Connection::connect(const Link & link, const std::string & endpoint) {
+Result<std::string> Connection::connect(const ServerLink & link, const std::string & endpoint) {
     Lock lock(stream_.mutex());
     begin_command(lock);
     if (stream_.failure()) {
@@ -66,7 +47,17 @@ Result<std::string> Connection::connect(const Link & link, const std::string & e
 
 void Connection::transfer(Connection & source, const wire::Region & src, const Range & from, const wire::Region & dst,
                           const Range & to) {
-    const Link link = link_from(source);
+    ServerLink link;
+    if (native_ != nullptr && source.native_ != nullptr) {
+        link = links_.link_from(source.id_, [&] {
+            auto made = make_link(source);
+            if (!made) {
+                log_info("RPC servers: no direct link from {} to {} ({}); relaying through the client",
+                         source.endpoint_.text(), endpoint_.text(), made.error().text);
+            }
+            return made;
+        });
+    }
     if (link.token == 0) {
         relay(source, src, from, dst, to);
         return;
@@ -85,7 +76,7 @@ void Connection::transfer(Connection & source, const wire::Region & src, const R
     }
 }
 
-bool Connection::push(const Link & link, const wire::Region & src, const Range & from) {
+bool Connection::push(const ServerLink & link, const wire::Region & src, const Range & from) {
     Lock lock(stream_.mutex());
     discard_prefetched();
     resolve_finds(lock);
@@ -135,17 +126,8 @@ void Connection::relay(Connection & source, const wire::Region & src, const Rang
 // After a failed launch, which may be the consequence of a lost server at the other end of a link: probes the sources of
 // all links, so that such a loss is logged.
 void Connection::probe_link_sources() {
-    links_stale_ = true;
-    std::vector<std::shared_ptr<Connection>> sources;
-    {
-        std::lock_guard lock(links_mutex_);
-        for (const auto & [id, link] : links_) {
-            if (auto source = link.source.lock()) {
-                sources.push_back(std::move(source));
-            }
-        }
-    }
-    for (const auto & source : sources) {
+    links_.mark_stale();
+    for (const auto & source : links_.sources()) {
         (void)source->device_count();
     }
 }

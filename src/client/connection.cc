@@ -20,16 +20,10 @@ using wire::Command;
 constexpr size_t copy_limit = 64 * 1024;
 // A batch of this size is sent even if no command needs it.
 constexpr size_t batch_limit = 1024 * 1024;
-// A read that follows a launch within this time is immediate.
-constexpr microseconds immediate_read_limit{100};
 // FINDs sent before the reply to the first is awaited.
 constexpr size_t max_pending_finds = 64;
 // After this many misses in a row the server is assumed to have none of the weights: hashing stops.
 constexpr int max_consecutive_misses = 8;
-// After more than this many new graphs in a row, and if the last result took less than short_step, a round trip that only
-// confirms a launch costs too much.
-constexpr int max_new_graphs = 8;
-constexpr milliseconds short_step{5};
 
 // A stall of this length is logged, although it may be a long computation.
 constexpr seconds stall_threshold{10};
@@ -303,7 +297,6 @@ void Connection::free_buffer(const RemoteBuffer & buffer) {
     undelivered_.record_write({buffer.base, buffer.base + buffer.size}, true);
     commands_->post(Command::free_buffer, wire::BufferRequest{buffer.handle});
     commands_->forget_graphs();
-    last_launch_ = nullptr;
     flush(lock);
 }
 
@@ -413,11 +406,11 @@ void Connection::set_2d(const wire::Region & region, const Range & range, uint64
 Stream::Ticket Connection::get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest,
                                Stream::Absent absent, Reader reader) {
     Lock lock(stream_.mutex());
-    if (reader == Reader::program && prefetched_ == ResultRead{region, range, offset, dest.size()} && stream_.has_deferred()) {
-        prefetched_.reset();
+    const ResultRead read{region, range, offset, dest.size()};
+    if (reader == Reader::program && prediction_.is_prefetched(read) && stream_.has_deferred()) {
+        prediction_.take_prefetched();
         stream_.set_destination(dest, absent);
-        last_launch_ = nullptr;
-        last_read_ = stream_.last_ticket().number;
+        prediction_.record_read(stream_.last_ticket().number);
         return stream_.last_ticket();
     }
     discard_prefetched();
@@ -430,10 +423,10 @@ Stream::Ticket Connection::get(const wire::Region & region, const Range & range,
     commands_->read(region, offset, dest.size());
     const auto ticket = stream_.expect_data(dest, absent);
     if (reader == Reader::program) {
-        last_read_ = ticket.number;
-        record_habit(ResultRead{region, range, offset, dest.size()});
+        prediction_.record_read(ticket.number);
+        prediction_.record_habit(read, Clock::now());
     } else {
-        record_habit();
+        prediction_.record_habit(std::nullopt, Clock::now());
     }
     if (relays_.empty()) {
         flush(lock);
@@ -441,22 +434,11 @@ Stream::Ticket Connection::get(const wire::Region & region, const Range & range,
     return ticket;
 }
 
-void Connection::record_habit(std::optional<ResultRead> read) {
-    if (last_launch_ != nullptr) {
-        const bool is_immediate = Clock::now() - last_launch_time_ < immediate_read_limit;
-        last_launch_->habit = {is_immediate, is_immediate ? std::move(read) : std::nullopt};
-    }
-    last_launch_ = held_launch_ = nullptr;
-}
-
 // The program's next command does not read the prefetched result.
 void Connection::discard_prefetched() {
-    if (prefetched_) {
-        prefetched_.reset();
+    if (prediction_.has_prefetched()) {
+        prediction_.discard_prefetched();
         stream_.discard();
-        if (last_launch_ != nullptr) {
-            last_launch_->habit.read.reset();
-        }
     }
 }
 
@@ -507,8 +489,7 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     if (auto failure = stream_.take_launch_failure()) {
         return fail_launch(lock, *failure);
     }
-    reads_overlap_ = last_read_ > last_awaited_;
-    last_read_ = 0;
+    prediction_.begin_launch();
     if (!undelivered_.empty() && undelivered_.touched_by(collect_graph(graph, handle_of).footprint)) {
         log_error("RPC server {}: graph not launched: its input was to come from a server that is lost", endpoint_.text());
         return GGML_STATUS_FAILED;
@@ -526,25 +507,19 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     append_held(idle_writes_.take_for_launch(prepared.footprint()));
     std::ranges::copy(prepared.bytes, stream_.append(prepared.bytes.size()).begin());
     stream_.count_launch();
-    KeptGraph * launched = prepared.kept;
-    last_launch_ = launched;
-    last_launch_time_ = Clock::now();
-    consecutive_new_graphs_ = launched != nullptr && launched->habit.read ? 0 : consecutive_new_graphs_ + 1;
-    if (!reads_overlap_) {
-        if (launched != nullptr && launched->habit.read && !undelivered_.overlaps(launched->habit.read->range)) {
-            prefetched_ = launched->habit.read;
-            return confirm_launch(lock, *prefetched_);
-        }
-        const auto output = should_confirm(launched) ? first_bytes_of_output(graph, handle_of) : std::nullopt;
-        if (output) {
-            const auto status = confirm_launch(lock, *output);
-            stream_.discard();
-            return status;
-        }
+    prediction_.launched(prepared.kept, Clock::now());
+    if (const ResultRead * read = prediction_.predicted_read(); read != nullptr && !undelivered_.overlaps(read->range)) {
+        const ResultRead prefetched = *read;
+        prediction_.prefetch(prefetched);
+        return confirm_launch(lock, prefetched);
     }
-    if (launched != nullptr && launched->habit.immediate_read) {
-        held_launch_ = launched;
-    } else if (relays_.empty()) {
+    const auto output = prediction_.should_confirm() ? first_bytes_of_output(graph, handle_of) : std::nullopt;
+    if (output) {
+        const auto status = confirm_launch(lock, *output);
+        stream_.discard();
+        return status;
+    }
+    if (!prediction_.hold() && relays_.empty()) {
         flush(lock);
     }
     return stream_.failure() ? GGML_STATUS_FAILED : GGML_STATUS_SUCCESS;
@@ -556,12 +531,6 @@ ggml_status Connection::fail_launch(Lock & lock, const std::string & why) {
     lock.unlock();
     probe_link_sources();
     return GGML_STATUS_FAILED;
-}
-
-// The read that follows a new graph is unknown, so its launch is confirmed by reading its output, which costs a round trip.
-bool Connection::should_confirm(const KeptGraph * launched) {
-    const bool is_short_step = last_result_time_ < short_step && consecutive_new_graphs_ > max_new_graphs;
-    return launched != nullptr && !launched->habit.read && !is_short_step;
 }
 
 std::optional<ResultRead> Connection::first_bytes_of_output(const ggml_cgraph & graph, const HandleOf & handle_of) const {
@@ -588,8 +557,7 @@ ggml_status Connection::confirm_launch(Lock & lock, const ResultRead & read) {
     if (!stream_.await_first_bytes(lock)) {
         report_failure();
     }
-    last_launch_time_ = Clock::now();
-    last_result_time_ = last_launch_time_ - begin;
+    prediction_.result_arrived(begin, Clock::now());
     if (stream_.failure()) {
         return GGML_STATUS_FAILED;
     }
@@ -643,7 +611,7 @@ void Connection::investigate_launch_failure(Lock & lock) {
 Stream::Ticket Connection::last_ticket() {
     Lock lock(stream_.mutex());
     Stream::Ticket last = stream_.last_ticket();
-    if (prefetched_) {  // the program does not know of it
+    if (prediction_.has_prefetched()) {  // the program does not know of it
         --last.number;
     }
     return last;
@@ -655,15 +623,8 @@ void Connection::begin_command(Lock & lock, bool keeps_finds) {
         resolve_finds(lock);
     }
     discard_prefetched();
-    if (last_launch_ != nullptr) {
-        last_launch_->habit = {};
-        last_launch_ = nullptr;
-    }
-    if (held_launch_ != nullptr) {
-        held_launch_ = nullptr;
-        if (relays_.empty()) {
-            flush(lock);
-        }
+    if (prediction_.end_launch() && relays_.empty()) {
+        flush(lock);
     }
 }
 
@@ -679,7 +640,7 @@ void Connection::await_locked(Lock & lock, Stream::Ticket ticket) {
     if (ticket.number >= stream_.last_ticket().number) {
         discard_prefetched();
     }
-    last_awaited_ = std::max(last_awaited_, ticket.number);
+    prediction_.record_await(ticket.number);
     relays_.fill_before(lock, ticket.position);
     if (!stream_.await(lock, ticket)) {
         report_failure();

@@ -17,6 +17,7 @@
 #include "abi/ggml_abi.h"
 #include "client/commands.h"
 #include "client/idle_writes.h"
+#include "client/launch_prediction.h"
 #include "client/loading.h"
 #include "client/relays.h"
 #include "client/server_links.h"
@@ -150,12 +151,9 @@ private:
     enum class Reader { program, relay };
     Stream::Ticket get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest,
                        Stream::Absent absent, Reader reader);
-    // Records which read, if any, followed the last launch without delay.
-    void record_habit(std::optional<ResultRead> read = std::nullopt);
     void discard_prefetched();
     ggml_status fail_launch(Lock & lock, const std::string & why);
     std::optional<ResultRead> first_bytes_of_output(const ggml_cgraph & graph, const HandleOf & handle_of) const;
-    bool should_confirm(const KeptGraph * launched);
     ggml_status confirm_launch(Lock & lock, const ResultRead & read);
     template <class Answer, class... Request>
     Result<Answer> query(wire::Command command, const Request &... request);
@@ -197,15 +195,7 @@ private:
     NativeCommands * native_ = nullptr;  // commands_ if native, else null; constant
     IdleWrites idle_writes_;
     Relays relays_{stream_};
-    KeptGraph * held_launch_ = nullptr;     // a launch that stays in the batch until the read that should follow
-    KeptGraph * last_launch_ = nullptr;     // set if the previous command launched it
-    TimePoint last_launch_time_{};
-    std::optional<ResultRead> prefetched_;  // sent with the launch, and not yet requested by the program
-    uint64_t last_read_ = 0;                // ticket number of the program's last read since the last launch
-    uint64_t last_awaited_ = 0;             // ticket number of the last awaited reply
-    bool reads_overlap_ = false;            // the program launches again before it awaits its last read
-    int consecutive_new_graphs_ = 0;
-    std::chrono::nanoseconds last_result_time_{};  // from a launch until its result began to arrive
+    LaunchPrediction prediction_;
     int consecutive_misses_ = 0;            // of lookups by hash
     std::optional<bool> has_cache_;         // whether the server keeps weights; native servers only
     bool has_new_digests_ = false;          // since the last launch

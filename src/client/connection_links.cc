@@ -85,7 +85,7 @@ bool Connection::push(const ServerLink & link, const wire::Region & src, const R
     }
     append_held(idle_writes_.take_overlapping(from));
     native_->push(link.number, src);
-    record_habit();
+    prediction_.record_habit(std::nullopt, Clock::now());
     flush(lock);  // the target waits for this data, and the program may wait for the target
     return !stream_.failure();
 }

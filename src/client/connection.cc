@@ -20,10 +20,6 @@ using wire::Command;
 constexpr size_t copy_limit = 64 * 1024;
 // A batch of this size is sent even if no command needs it.
 constexpr size_t batch_limit = 1024 * 1024;
-// FINDs sent before the reply to the first is awaited.
-constexpr size_t max_pending_finds = 64;
-// After this many misses in a row the server is assumed to have none of the weights: hashing stops.
-constexpr int max_consecutive_misses = 8;
 
 // A stall of this length is logged, although it may be a long computation.
 constexpr seconds stall_threshold{10};
@@ -333,8 +329,7 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
                      bool is_weight) {
     const bool hashed = is_weight && data.size() > (native_ != nullptr ? wire::find_threshold : wire::hash_threshold);
     Lock lock(stream_.mutex());
-    const bool is_apart = std::ranges::none_of(finds_, [&](const PendingFind & find) { return find.range.overlaps(range); });
-    begin_command(lock, is_weight && is_apart);
+    begin_command(lock, is_weight && !lookup_.overlaps(range));
     if (stream_.failure() || data.empty()) {
         return;
     }
@@ -479,10 +474,7 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
         report_failure();
         return GGML_STATUS_FAILED;
     }
-    if (has_new_digests_) {
-        has_new_digests_ = false;
-        KnownDigests::instance().save();
-    }
+    lookup_.save_digests();
     if (!is_reachable(lock)) {
         return GGML_STATUS_FAILED;
     }
@@ -660,7 +652,8 @@ void Connection::write(Lock & lock, const wire::Region & region, uint64_t offset
         }
         return;
     }
-    relays_.fill_before(lock, UINT64_MAX);  // before the header: this may release the lock, and the payload must follow its header
+    // Before the header: this may release the lock, and the payload must follow its header.
+    relays_.fill_before(lock, UINT64_MAX);
     commands_->write(region, offset, data.size(), keep);
     if (!stream_.send(lock, data)) {
         report_failure();
@@ -675,70 +668,62 @@ void Connection::append_held(const std::vector<HeldWrite> & writes) {
 
 // Whether to hash a weight and query the server for it. A native server reports whether it keeps weights.
 bool Connection::should_look_up(Lock & lock) {
-    if (native_ != nullptr && !has_cache_) {
+    if (native_ != nullptr && !lookup_.is_cache_known()) {
         commands_->post(static_cast<Command>(wire::NativeCommand::facts));
         wire::SessionFacts facts{};
         await_locked(lock, stream_.expect(mutable_bytes(&facts, sizeof facts)));
-        has_cache_ = decode_flag(facts.has_cache);
+        lookup_.set_cache(decode_flag(facts.has_cache));
     }
-    return has_cache_.value_or(true) && consecutive_misses_ < max_consecutive_misses;
+    return lookup_.is_worthwhile();
 }
 
-// After a hit the next FIND is expected to be a hit too, and its reply is not awaited: after a miss the weight is sent from
-// its file. It counts as loaded once its reply was processed.
+// A weight whose reply is not awaited counts as loaded once that reply was processed.
 bool Connection::find_on_server(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset,
                                ConstBytes data) {
     if (!should_look_up(lock)) {
         return false;
     }
     if (native_ != nullptr) {
-        auto known = KnownDigests::instance().digest_of(data);
+        auto known = lookup_.digest_of(data);
         native_->find(region, offset, data.size(), known.digest);
-        if (last_find_hit_ && known.source) {
-            has_new_digests_ = true;
-            PendingFind & find = finds_.emplace_back(PendingFind{region, range, offset, data.size(), std::move(*known.source)});
+        if (lookup_.expects_hit() && known.source) {
+            auto & find = lookup_.add({region, range, offset, data.size(), std::move(*known.source)});
             find.ticket = stream_.expect(mutable_bytes(&find.found, sizeof find.found));
             flush(lock);
-            resolve_finds(lock, max_pending_finds);
+            resolve_finds(lock, WeightLookup::max_pending);
             return true;
         }
     } else {
         commands_->post(Command::set_tensor_hash,
                         wire::SetTensorHashRequest{stock_tensor(region), offset, wire::fnv1a(data)});
     }
-    has_new_digests_ = true;
     uint8_t found = 0;
     await_locked(lock, stream_.expect(mutable_bytes(&found, sizeof found)));
-    record_find(decode_flag(found));
-    if (!last_find_hit_ || stream_.failure()) {
+    const bool is_hit = decode_flag(found);
+    lookup_.record(is_hit);
+    if (!is_hit || stream_.failure()) {
         return false;
     }
     loading_.add(data.size(), true, Clock::now());
     return true;
 }
 
-void Connection::record_find(bool found) {
-    last_find_hit_ = found;
-    consecutive_misses_ = found ? 0 : consecutive_misses_ + 1;
-}
-
 // Until at most `left` are pending. Another thread may do the same while the lock is released.
 void Connection::resolve_finds(Lock & lock, size_t left) {
-    while (finds_.size() > left) {
-        const uint64_t number = resolved_finds_;
-        await_locked(lock, finds_.front().ticket);
+    while (lookup_.pending() > left) {
+        const uint64_t taken = lookup_.taken();
+        await_locked(lock, lookup_.oldest().ticket);
         relays_.fill_before(lock, UINT64_MAX);  // so that the write below is queued before the lock is released
-        if (resolved_finds_ != number) {
+        if (lookup_.taken() != taken) {
             continue;
         }
-        const PendingFind find = std::move(finds_.front());
-        finds_.pop_front();
-        ++resolved_finds_;
-        record_find(decode_flag(find.found));
+        const WeightLookup::PendingFind find = lookup_.take_oldest();
+        const bool is_hit = decode_flag(find.found);
+        lookup_.record(is_hit);
         if (stream_.failure()) {
             continue;
         }
-        if (last_find_hit_) {
+        if (is_hit) {
             loading_.add(find.size, true, Clock::now());
             continue;
         }

@@ -25,7 +25,7 @@
 #include "client/stream.h"
 #include "client/tensor_encoding.h"
 #include "client/undelivered_regions.h"
-#include "client/weight_source.h"
+#include "client/weight_lookup.h"
 #include "net/endpoint.h"
 #include "wire/extension.h"
 
@@ -131,15 +131,6 @@ public:
     Stream::Ticket last_ticket();
 
 private:
-    // A FIND whose reply is not awaited yet, because it is expected to be a hit.
-    struct PendingFind {
-        wire::Region region;
-        Range range;
-        uint64_t offset = 0, size = 0;
-        WeightSource source;  // to upload from after a miss
-        uint8_t found = 0;
-        Stream::Ticket ticket{};
-    };
     using Lock = Stream::Lock;
 
     Connection(net::Endpoint endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport, bool native);
@@ -172,7 +163,6 @@ private:
     void investigate_launch_failure(Lock & lock);
     bool should_look_up(Lock & lock);
     bool find_on_server(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data);
-    void record_find(bool found);
     void resolve_finds(Lock & lock, size_t left = 0);
     void report_failure();
     // For GGML_RPC_TRACE and GGML_RPC_STATS.
@@ -196,12 +186,7 @@ private:
     IdleWrites idle_writes_;
     Relays relays_{stream_};
     LaunchPrediction prediction_;
-    int consecutive_misses_ = 0;            // of lookups by hash
-    std::optional<bool> has_cache_;         // whether the server keeps weights; native servers only
-    bool has_new_digests_ = false;          // since the last launch
-    bool last_find_hit_ = false;
-    std::deque<PendingFind> finds_;         // empty whenever a command that is no weight upload is queued
-    uint64_t resolved_finds_ = 0;
+    WeightLookup lookup_;  // none is pending whenever a command that is no weight upload is queued
     struct Buffer {
         RemoteBuffer remote;
         uint64_t unmarked = 0;      // bytes written before the first launch, and not as weights

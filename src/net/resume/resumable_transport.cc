@@ -7,31 +7,18 @@
 #include "base/counted.h"
 #include "base/log.h"
 #include "base/retry.h"
-#include "wire/record_check.h"
 
 namespace caravan::net {
 namespace {
 
-constexpr size_t header_size = sizeof(wire::RecordHeader);
-constexpr size_t staging_size = 64 * 1024;
-// Received after a long record that goes directly to its destination: room for the next header and a short record.
-constexpr size_t look_ahead = 4096;
 // How often the active end checks an idle connection.
 constexpr seconds poll_interval{1};
 constexpr seconds attempt_timeout{3};
 
-#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-constexpr bool checks = false;  // a fuzzer cannot compute checksums
-#else
-constexpr bool checks = true;
-#endif
-
-void append_bytes(std::vector<std::byte> & to, ConstBytes bytes) { to.insert(to.end(), bytes.begin(), bytes.end()); }
-
 }  // namespace
 
 ResumableTransport::ResumableTransport(std::unique_ptr<Transport> transport, Options options)
-    : options_(std::move(options)), inner_(std::move(transport)), kind_(inner_->kind()), staging_(staging_size),
+    : options_(std::move(options)), inner_(std::move(transport)), kind_(inner_->kind()),
       policy_(!options_.reconnect, options_.grace, jittered) {
     if (options_.reconnect) {
         keeper_ = std::thread([this] { run_keeper(); });
@@ -79,7 +66,7 @@ bool ResumableTransport::pump_out() {
     if (!inner_) {
         return false;
     }
-    const auto is_done = writer_.flush(*inner_, consumed_);
+    const auto is_done = writer_.flush(*inner_, reader_.consumed());
     if (!is_done) {
         on_send_failed(is_done.error());
         return false;
@@ -105,10 +92,10 @@ Result<size_t> ResumableTransport::send(std::span<const ConstBytes> parts) {
     if (writer_.needs_acknowledgement(parts)) {
         pump_in();
     }
-    if (!inner_ || !writer_.begin_record(parts, consumed_)) {
+    if (!inner_ || !writer_.begin_record(parts, reader_.consumed())) {
         return error_ ? Result<size_t>(std::unexpected(*error_)) : size_t{0};
     }
-    const auto written = writer_.write(*inner_, parts, Clock::now(), consumed_);
+    const auto written = writer_.write(*inner_, parts, Clock::now(), reader_.consumed());
     if (written.error) {
         on_send_failed(*written.error);
     }
@@ -128,163 +115,46 @@ void ResumableTransport::end_loan() {
     writer_.end_loan();
 }
 
-void ResumableTransport::on_acknowledged(uint64_t position) {
-    if (position > writer_.sent()) {
-        close_with({Errc::protocol, "the peer acknowledged bytes that were never sent"});
-    } else {
-        writer_.on_acknowledged(position);
+// Processes the acknowledgements just received, and the failure that ended receiving. `known`: the error of the connection,
+// if it has already failed.
+void ResumableTransport::on_received(const std::optional<RecordReader::Failure> & failure, const Error * known) {
+    writer_.on_acknowledged(reader_.acknowledged());
+    if (!failure) {
+        return;
     }
-}
-
-// True if the next header is staged, and its data too if the checksum covers them.
-bool ResumableTransport::has_record() const {
-    const size_t staged = staging_end_ - staging_begin_;
-    if (staged < header_size) {
-        return false;
+    if (failure->kind == RecordReader::Failure::Kind::protocol) {
+        close_with(failure->error);
+        return;
     }
-    const uint64_t length = load<wire::RecordHeader>(staging_.data() + staging_begin_).length;
-    return length > wire::max_checked_record || staged - header_size >= length;
-}
-
-void ResumableTransport::count_arrived(uint64_t size) {
-    incoming_left_ -= size;
-    arrived_ += size;
-}
-
-// Parses the next staged header. False: there is none, or it is invalid.
-bool ResumableTransport::next_record() {
-    if (error_ || !has_record()) {
-        return false;
-    }
-    const auto header = load<wire::RecordHeader>(staging_.data() + staging_begin_);
-    staging_begin_ += header_size;
-    const std::array staged{ConstBytes(staging_).subspan(staging_begin_, staging_end_ - staging_begin_)};
-    if (checks && header.check != wire::record_check(arrived_, header, staged)) {
-        const auto inner = inner_;
-        on_connection_lost(inner, {Errc::io, "received a record with a wrong checksum"});
-        return false;
-    }
-    if (header.length > wire::max_record) {
-        close_with({Errc::protocol, "the peer sent a record longer than the maximum"});
-        return false;
-    }
-    incoming_left_ = header.length;
-    on_acknowledged(header.acknowledged);
-    return !error_;
-}
-
-// Receives into staging_. False: no data. `known`: the error of the connection, if it has already failed.
-bool ResumableTransport::fill_staging(const Error * known) {
-    if (!inner_) {
-        return false;
-    }
-    if (staging_begin_ > 0) {
-        std::copy(staging_.begin() + static_cast<ptrdiff_t>(staging_begin_),
-                  staging_.begin() + static_cast<ptrdiff_t>(staging_end_), staging_.begin());
-        staging_end_ -= std::exchange(staging_begin_, 0);
-    }
-    const std::array parts{MutableBytes(staging_).subspan(staging_end_)};
+    const bool is_known = known != nullptr && failure->kind == RecordReader::Failure::Kind::connection;
     const auto inner = inner_;
-    const auto got = inner->receive(parts);
-    if (!got) {
-        on_connection_lost(inner, known != nullptr ? *known : got.error());
-        return false;
-    }
-    staging_end_ += *got;
-    return *got > 0;
+    on_connection_lost(inner, is_known ? *known : failure->error);
 }
 
-// Receives everything available to process acknowledgements, and stashes the stream data.
+// Receives everything available to process acknowledgements.
 void ResumableTransport::pump_in(const Error * known) {
-    do {
-        while (incoming_left_ > 0 ? staging_begin_ < staging_end_ : next_record()) {
-            const size_t step = std::min<uint64_t>(incoming_left_, staging_end_ - staging_begin_);
-            append_bytes(stash_, ConstBytes(staging_).subspan(staging_begin_, step));
-            staging_begin_ += step;
-            count_arrived(step);
-        }
-        if (stash_.size() - stash_begin_ > wire::resume_window) {
-            close_with({Errc::protocol, "the peer sent more than the window allows"});
-        }
-    } while (!error_ && fill_staging(known));
+    if (!error_) {
+        on_received(reader_.receive_ahead(inner_.get(), writer_.sent()), known);
+    }
 }
 
 Result<size_t> ResumableTransport::receive(std::span<const MutableBytes> parts) {
     Lock lock(mutex_);
-    size_t total = 0, part = 0, offset = 0;
-    const auto give = [&](ConstBytes bytes) {
-        const size_t step = std::min(bytes.size(), parts[part].size() - offset);
-        std::ranges::copy(bytes.first(step), parts[part].begin() + static_cast<ptrdiff_t>(offset));
-        offset += step;
-        total += step;
-        return step;
-    };
-    for (;;) {
-        while (part < parts.size() && offset == parts[part].size()) {
-            ++part;
-            offset = 0;
-        }
-        if (part == parts.size()) {
-            break;
-        }
-        if (stash_begin_ < stash_.size()) {
-            stash_begin_ += give(ConstBytes(stash_).subspan(stash_begin_));
-            if (stash_begin_ == stash_.size()) {
-                stash_.clear();
-                stash_begin_ = 0;
-            }
-        } else if (error_) {
-            break;
-        } else if (incoming_left_ > 0 && staging_begin_ < staging_end_) {
-            const size_t there = std::min<uint64_t>(incoming_left_, staging_end_ - staging_begin_);
-            const size_t step = give(ConstBytes(staging_).subspan(staging_begin_, there));
-            staging_begin_ += step;
-            count_arrived(step);
-        } else if (incoming_left_ == 0 && has_record()) {
-            next_record();
-        } else if (total > 0 || !inner_) {
-            break;
-        } else if (incoming_left_ <= look_ahead) {
-            if (!fill_staging()) {
-                break;
-            }
-        } else {
-            // Directly to the destination.
-            staging_begin_ = staging_end_ = 0;
-            std::array<MutableBytes, max_parts> places;
-            size_t count = 0;
-            uint64_t room = incoming_left_;
-            for (size_t i = part; i < parts.size() && count + 1 < places.size() && room > 0; ++i) {
-                const MutableBytes place = i == part ? parts[i].subspan(offset) : parts[i];
-                places[count++] = place.first(std::min<uint64_t>(place.size(), room));
-                room -= places[count - 1].size();
-            }
-            if (room == 0) {
-                places[count++] = MutableBytes(staging_).first(look_ahead);
-            }
-            const auto inner = inner_;
-            const auto got = inner->receive(std::span(places).first(count));
-            if (!got) {
-                on_connection_lost(inner, got.error());
-                break;
-            }
-            const uint64_t straight = std::min<uint64_t>(*got, incoming_left_ - room);
-            total += straight;
-            count_arrived(straight);
-            staging_end_ = *got - straight;
-            break;
-        }
+    if (error_) {
+        const size_t size = reader_.receive_stashed(parts);
+        return size > 0 ? Result<size_t>(size) : std::unexpected(*error_);
     }
-    consumed_ += total;
-    if (total == 0 && error_) {
+    const auto received = reader_.receive(inner_.get(), parts, writer_.sent());
+    on_received(received.failure, nullptr);
+    if (received.size == 0 && error_) {
         return std::unexpected(*error_);
     }
     acknowledge_if_due();
-    return total;
+    return received.size;
 }
 
 void ResumableTransport::acknowledge_if_due() {
-    if (inner_ && writer_.acknowledge_if_due(consumed_)) {
+    if (inner_ && writer_.acknowledge_if_due(reader_.consumed())) {
         pump_out();
     }
 }
@@ -292,20 +162,14 @@ void ResumableTransport::acknowledge_if_due() {
 TimePoint ResumableTransport::probe_time() const { return inner_ ? writer_.probe_time() : no_deadline; }
 
 void ResumableTransport::probe() {
-    if (inner_ && writer_.probe_if_due(Clock::now(), consumed_)) {
+    if (inner_ && writer_.probe_if_due(Clock::now(), reader_.consumed())) {
         pump_out();
     }
 }
 
-// True if receive() has data without the connection.
-bool ResumableTransport::may_receive() const {
-    return stash_begin_ < stash_.size() || (incoming_left_ == 0 && has_record()) ||
-           (incoming_left_ > 0 && staging_begin_ < staging_end_);
-}
-
 Result<bool> ResumableTransport::wait(Interest interest, TimePoint deadline, microseconds spin) {
     Lock lock(mutex_);
-    if (interest.read && may_receive()) {
+    if (interest.read && reader_.has_data()) {
         return true;
     }
     acknowledge_if_due();
@@ -369,8 +233,7 @@ void ResumableTransport::drop_connection() {
     inner_->break_off();
     inner_.reset();
     writer_.on_lost();
-    incoming_left_ = 0;
-    staging_begin_ = staging_end_ = 0;
+    reader_.on_lost();
     lost_at_ = Clock::now();
 }
 
@@ -382,7 +245,7 @@ void ResumableTransport::on_connection_lost(const std::shared_ptr<Transport> & t
     if (policy_.peer_has_ended()) {
         error = {Errc::closed, "the peer closed the connection"};
     }
-    const auto grace = policy_.on_lost(error.code, consumed_ + writer_.acknowledged(), lost_at_);
+    const auto grace = policy_.on_lost(error.code, reader_.consumed() + writer_.acknowledged(), lost_at_);
     if (!grace) {
         close_with(std::move(error));
         return;
@@ -394,13 +257,13 @@ void ResumableTransport::on_connection_lost(const std::shared_ptr<Transport> & t
 
 // Continues the stream over this connection from `received`, the position that the peer has reached.
 Result<> ResumableTransport::continue_over(std::unique_ptr<Transport> transport, uint64_t received) {
-    if (!writer_.resume(received, consumed_)) {
+    if (!writer_.resume(received, reader_.consumed())) {
         close_with({Errc::protocol, "the peer resumed at an invalid position"});
         return std::unexpected(*error_);
     }
     inner_ = std::move(transport);
     kind_ = inner_->kind();
-    arrived_ = consumed_;
+    reader_.resume();
     policy_.on_reconnected(Clock::now());
     const double lost_s = std::chrono::duration<double>(Clock::now() - lost_at_).count();
     log_warning("connection to {} lost ({}); reconnected over {} after {:.1f} s, {} retransmitted",
@@ -424,12 +287,11 @@ Result<> ResumableTransport::take_over(std::unique_ptr<Transport> transport, wir
         drop_connection();  // the peer detected the loss first
         loss_reason_ = "detected by the peer";
     }
-    stash_.clear();
-    stash_begin_ = 0;
+    reader_.drop_stash();
     struct {
         uint64_t size = sizeof(wire::ResumeAnswer);
         wire::ResumeAnswer answer;
-    } answer{.answer = {consumed_}};
+    } answer{.answer = {reader_.consumed()}};
     writer_.queue(const_bytes(&answer, sizeof answer));
     return continue_over(std::move(transport), request.received);
 }
@@ -476,9 +338,9 @@ void ResumableTransport::try_reconnect(Lock & lock, TimePoint deadline) {
     }
     is_reconnecting_ = true;
     // The peer retransmits what was received and not consumed.
-    stash_.clear();
-    stash_begin_ = 0;
-    const Attempt attempt{{consumed_, ++last_attempt_}, consumed_ == 0 && writer_.acknowledged() == 0, now + attempt_timeout};
+    reader_.drop_stash();
+    const bool may_restart = reader_.consumed() == 0 && writer_.acknowledged() == 0;
+    const Attempt attempt{{reader_.consumed(), ++last_attempt_}, may_restart, now + attempt_timeout};
     lock.unlock();
     auto again = options_.reconnect(attempt);
     lock.lock();

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "net/resume/reconnect_policy.h"
+#include "net/resume/record_reader.h"
 #include "net/resume/record_writer.h"
 #include "net/transport.h"
 #include "wire/extension.h"
@@ -77,15 +78,10 @@ private:
     bool pump_out();
     void on_send_failed(const Error & error);
     void pump_in(const Error * known = nullptr);
-    bool fill_staging(const Error * known = nullptr);
-    bool has_record() const;
-    bool next_record();
-    void count_arrived(uint64_t size);
-    void on_acknowledged(uint64_t position);
+    void on_received(const std::optional<RecordReader::Failure> & failure, const Error * known);
     void acknowledge_if_due();
     TimePoint probe_time() const;
     void probe();
-    bool may_receive() const;
     void drop_connection();
     void on_connection_lost(const std::shared_ptr<Transport> & transport, Error error);
     void close_with(Error error);
@@ -103,15 +99,7 @@ private:
     std::function<void(const Error &)> when_lost_;
 
     RecordWriter writer_;
-
-    // Incoming.
-    uint64_t consumed_ = 0;                // total bytes that receive() returned
-    std::vector<std::byte> staging_;    // received, not parsed
-    size_t staging_begin_ = 0, staging_end_ = 0;
-    uint64_t incoming_left_ = 0;        // bytes still missing of the current record
-    uint64_t arrived_ = 0;              // position up to which the stream was received
-    std::vector<std::byte> stash_;      // stream data received while looking for acknowledgements
-    size_t stash_begin_ = 0;
+    RecordReader reader_;
 
     // Reconnecting.
     ReconnectPolicy policy_;

@@ -8,7 +8,6 @@
 #include "client/end_program.h"
 #include "client/known_digests.h"
 #include "client/reply_check.h"
-#include "client/trace.h"
 #include "net/opening.h"
 
 namespace caravan::client {
@@ -70,7 +69,8 @@ Connection::Connection(net::Endpoint endpoint, Purpose purpose, std::unique_ptr<
       purpose_(purpose),
       loss_report_(std::make_shared<LossReport>(purpose == Purpose::queries)),
       stream_(watched(std::move(transport), endpoint_, loss_report_), answer_timeout(), poll_time()),
-      loading_(endpoint_.text(), stderr_terminal()), opened_ns_(Trace::now_ns()), id_(next_id++) {
+      loading_(endpoint_.text(), stderr_terminal()),
+      id_(next_id++) {
     if (purpose == Purpose::session) {
         stream_.log_stalls(endpoint_.text(), stall_threshold);
     }
@@ -124,6 +124,32 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
         connection->start_recording();
     }
     return connection;
+}
+
+void Connection::start_recording() {
+    if (is_native()) {
+        recorder_.synchronize_clock([&] { return query<uint64_t>(static_cast<Command>(wire::NativeCommand::clock)); });
+    }
+    if (recorder_.is_traced()) {
+        stream_.trace_as(endpoint_.text());
+    }
+    recorder_.opened(stream_.counts());
+}
+
+void Connection::finish_recording() {
+    recorder_.finish({.endpoint = endpoint_.text(),
+                      .dialect = is_native() ? "native" : "stock",
+                      .transport = std::string(stream_.transport_kind()),
+                      .whole = {},
+                      .since_load = {},
+                      .weights = loading_.total(),
+                      .round_trip_ns = {},
+                      .served_ns = {}},
+                     stream_.counts(), [&](wire::SpansAnswer & reply) {
+                         Lock lock(stream_.mutex());
+                         commands_->post(static_cast<Command>(wire::NativeCommand::spans));
+                         await_locked(lock, stream_.expect(mutable_bytes(&reply, sizeof reply)));
+                     });
 }
 
 void Connection::report_failure() {
@@ -339,10 +365,10 @@ void Connection::set(const wire::Region & region, const Range & range, uint64_t 
     }
     append_held(idle_writes_.take_overlapping(range));
     if (!is_weight) {
-        const TimePoint begin = launches_ == 0 ? Clock::now() : TimePoint();
+        const TimePoint begin = recorder_.launches() == 0 ? Clock::now() : TimePoint();
         write(lock, region, offset, data, false);
         idle_writes_.record_sent(range);
-        if (launches_ == 0) {
+        if (recorder_.launches() == 0) {
             record_unmarked_write(region.buffer, data.size(), begin);
         }
         return;
@@ -492,9 +518,9 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     }
     if (loading_.is_under_way()) {
         loading_.end();
-        at_load_ = tally();
+        recorder_.loaded(stream_.counts());
     }
-    ++launches_;
+    recorder_.count_launch();
     has_unmarked_writes_.store(false, std::memory_order_relaxed);
     append_held(idle_writes_.take_for_launch(prepared.footprint()));
     std::ranges::copy(prepared.bytes, stream_.append(prepared.bytes.size()).begin());

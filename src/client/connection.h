@@ -21,6 +21,7 @@
 #include "client/loading.h"
 #include "client/relays.h"
 #include "client/server_links.h"
+#include "client/session_recorder.h"
 #include "client/stats.h"
 #include "client/stream.h"
 #include "client/tensor_encoding.h"
@@ -165,21 +166,14 @@ private:
     bool find_on_server(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data);
     void resolve_finds(Lock & lock, size_t left = 0);
     void report_failure();
-    // For GGML_RPC_TRACE and GGML_RPC_STATS.
     void start_recording();
     void finish_recording();
-    void collect_spans(SessionStats & stats, uint64_t end_ns);
-    Tally tally() const;
 
     const net::Endpoint endpoint_;
     const Purpose purpose_;
     // Shared with the transport, whose thread detects a loss while the connection is idle.
     const std::shared_ptr<LossReport> loss_report_;
     Stream stream_;
-    std::optional<int64_t> clock_offset_ns_;   // server clock minus ours; set if the server records spans
-    uint64_t min_round_trip_ns_ = UINT64_MAX;  // of the clock queries
-    bool records_stats_ = false;               // for GGML_RPC_STATS
-
     // All below is guarded by stream_.mutex().
     std::unique_ptr<Commands> commands_;
     NativeCommands * native_ = nullptr;  // commands_ if native, else null; constant
@@ -197,9 +191,7 @@ private:
     bool is_failure_investigated_ = false;  // the launch failure that was not taken yet
     UndeliveredRegions undelivered_;
     Loading loading_;
-    uint64_t launches_ = 0;
-    const uint64_t opened_ns_;
-    Tally at_open_, at_load_;  // counts when the session was opened, and when the last weights were loaded
+    SessionRecorder recorder_;
 
     ServerLinks links_;                    // from other servers
     std::atomic<uint16_t> next_link_ = 0;  // number of the next link to another server

@@ -12,7 +12,6 @@ namespace caravan::client {
 namespace {
 
 constexpr size_t reply_header_size = sizeof(uint64_t);
-constexpr size_t max_spare = 4;
 // The connection is not checked again sooner than this after the last reply or check.
 constexpr uint64_t probe_interval_ns = 1'000'000;
 
@@ -30,33 +29,6 @@ Stream::Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanosecon
       last_received_ns_(Trace::now_ns()),
       last_used_ns_(last_received_ns_) {}
 
-MutableBytes Stream::append(size_t size) {
-    if (outbox_.empty() || !outbox_.back().growing) {
-        Segment segment;
-        if (!spare_.empty()) {
-            segment.own = std::move(spare_.back());
-            spare_.pop_back();
-        }
-        segment.growing = true;
-        outbox_.push_back(std::move(segment));
-    }
-    std::vector<std::byte> & bytes = outbox_.back().own;
-    const size_t at = bytes.size();
-    bytes.resize(at + size);
-    queued_ += size;
-    return MutableBytes(bytes).subspan(at);
-}
-
-void Stream::append_hole(uint64_t begin, std::vector<std::byte> bytes) {
-    queued_ += bytes.size();
-    Segment segment;
-    segment.own = std::move(bytes);
-    outbox_.push_back(std::move(segment));
-    holes_.push_back(begin);
-}
-
-void Stream::fill(uint64_t begin) { std::erase(holes_, begin); }
-
 void Stream::make_absent(const PendingReply & awaited) {
     std::ranges::fill(awaited.dest, static_cast<std::byte>(awaited.absent));
 }
@@ -64,7 +36,7 @@ void Stream::make_absent(const PendingReply & awaited) {
 Stream::Ticket Stream::expect(PendingReply awaited) {
     discard();
     ++expected_;
-    expected_position_ = queued_;
+    expected_position_ = outbox_.queued();
     if (failure_) {
         make_absent(awaited);
         completed_ = expected_;
@@ -145,21 +117,16 @@ std::chrono::nanoseconds Stream::idle_time() const {
 }
 
 Result<> Stream::flush(Lock & lock, uint64_t position) {
-    return timed_pump("send", counts_.sending_ns, lock, [&] { return sent_ >= position; });
+    return timed_pump("send", counts_.sending_ns, lock, [&] { return outbox_.sent() >= position; });
 }
 
 Result<> Stream::send(Lock & lock, ConstBytes payload) {
-    if (!payload.empty()) {
-        Segment segment;
-        segment.external = payload;
-        outbox_.push_back(std::move(segment));
-        queued_ += payload.size();
-    }
+    outbox_.append_external(payload);
     const bool lends = !std::exchange(lending_, true);  // another thread may be in here, sleeping
     if (lends) {
         transport_->lend(payload);
     }
-    auto sent = flush(lock, queued_);
+    auto sent = flush(lock, outbox_.queued());
     if (lends) {
         transport_->end_loan();
         lending_ = false;
@@ -216,36 +183,14 @@ void Stream::close(Error error) {
     std::ranges::for_each(pending_, make_absent);
     pending_.clear();
     completed_ = expected_;
-    retired_ = std::move(outbox_);  // keeps the memory of holes
-    outbox_.clear();
-    holes_.clear();
-    sent_ = queued_;
+    outbox_.close();
     transport_->wake();
     progress_.notify_all();
 }
 
-void Stream::retire_front() {
-    Segment & segment = outbox_.front();
-    if (segment.growing && spare_.size() < max_spare) {
-        segment.own.clear();
-        spare_.push_back(std::move(segment.own));
-    }
-    outbox_.pop_front();
-}
-
 bool Stream::push() {
-    if (outbox_.empty()) {
-        return false;
-    }
     std::array<ConstBytes, net::max_parts> parts;
-    size_t count = 0;
-    uint64_t room = (holes_.empty() ? queued_ : holes_.front()) - sent_;
-    for (auto it = outbox_.begin(); it != outbox_.end() && count < parts.size() && room > 0; ++it) {
-        if (const ConstBytes rest = it->rest(); !rest.empty()) {
-            parts[count++] = rest.first(std::min<uint64_t>(rest.size(), room));
-            room -= parts[count - 1].size();
-        }
-    }
+    const size_t count = outbox_.next_parts(parts);
     size_t taken = 0;
     if (count > 0) {
         auto sent = transport_->send(std::span(parts).first(count));
@@ -257,20 +202,9 @@ bool Stream::push() {
         counts_.sends += taken > 0 ? 1 : 0;
         counts_.bytes_sent += taken;
     }
-    const bool moved = taken > 0;
-    sent_ += taken;
-    milestones_ += moved && !can_push() ? 1 : 0;
-    while (!outbox_.empty()) {
-        Segment & front = outbox_.front();
-        const size_t step = std::min(taken, front.rest().size());
-        front.sent += step;
-        taken -= step;
-        if (!front.rest().empty()) {
-            break;
-        }
-        retire_front();
-    }
-    return moved;
+    outbox_.mark_sent(taken);
+    milestones_ += taken > 0 && !outbox_.is_ready() ? 1 : 0;
+    return taken > 0;
 }
 
 Result<size_t> Stream::receive_from_transport(std::span<const MutableBytes> parts) {
@@ -535,7 +469,7 @@ Result<> Stream::pump(Lock & lock, Done done) {
             continue;
         }
         if (watched_) {
-            if ((can_push() && !watch_.write) || (!pending_.empty() && !needs_destination() && !watch_.read)) {
+            if ((outbox_.is_ready() && !watch_.write) || (!pending_.empty() && !needs_destination() && !watch_.read)) {
                 transport_->wake();  // it must watch for more events
             }
             ++waiting_threads_;
@@ -547,7 +481,7 @@ Result<> Stream::pump(Lock & lock, Done done) {
             continue;
         }
         watched_ = true;
-        watch_ = {.read = !pending_.empty() && !needs_destination(), .write = can_push()};
+        watch_ = {.read = !pending_.empty() && !needs_destination(), .write = outbox_.is_ready()};
         const net::Interest interest = watch_;
         const TimePoint until = next_deadline(watch);
         lock.unlock();

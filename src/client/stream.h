@@ -22,6 +22,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "client/outbox.h"
 #include "client/stream_counts.h"
 #include "net/transport.h"
 #include "wire/native.h"
@@ -51,12 +52,12 @@ public:
     std::string_view transport_kind() const { return transport_->kind(); }
 
     // `size` bytes at the end of the batch. Fill them before releasing the lock. Valid until the next append.
-    MutableBytes append(size_t size);
+    MutableBytes append(size_t size) { return outbox_.append(size); }
 
     // Appends a hole: bytes that another connection is still receiving. Their memory is not moved. Nothing from `begin` (the
     // position of the message's header) on is sent before fill(begin).
-    void append_hole(uint64_t begin, std::vector<std::byte> bytes);
-    void fill(uint64_t begin);
+    void append_hole(uint64_t begin, std::vector<std::byte> bytes) { outbox_.append_hole(begin, std::move(bytes)); }
+    void fill(uint64_t begin) { outbox_.fill(begin); }
 
     // The value of each byte of a reply that does not arrive. `nan` is for tensors: it is NaN in every floating-point type,
     // so results computed from it are NaN too.
@@ -78,8 +79,8 @@ public:
     Ticket last_ticket() const { return {expected_, expected_position_}; }
     bool is_done(Ticket ticket) const { return completed_ >= ticket.number; }
 
-    uint64_t position() const { return queued_; }
-    size_t unsent() const { return queued_ - sent_; }
+    uint64_t position() const { return outbox_.queued(); }
+    size_t unsent() const { return outbox_.queued() - outbox_.sent(); }
 
     // These block until done, and fail with failure(): Errc::timed_out after a stall, Errc::protocol for a malformed reply,
     // else the transport's error.
@@ -122,14 +123,6 @@ public:
     const StreamCounts & counts() const { return counts_; }
 
 private:
-    struct Segment {
-        std::vector<std::byte> own;
-        ConstBytes external;  // used if own is empty
-        size_t sent = 0;
-        bool growing = false;  // append() may extend it
-        ConstBytes rest() const { return (own.empty() ? external : ConstBytes(own)).subspan(sent); }
-    };
-
     template <class Done>
     Result<> pump(Lock & lock, Done done);
     template <class Done>
@@ -146,10 +139,8 @@ private:
     void time_out(const ProgressWatch & watch);
     void log_stall(TimePoint since);
     void log_stall_end();
-    bool can_push() const { return sent_ < (holes_.empty() ? queued_ : holes_.front()); }
     bool push();  // true if bytes were sent
     bool pull();  // true if bytes were received
-    void retire_front();
     Result<size_t> receive(std::span<const MutableBytes> parts);
     Result<size_t> receive_from_transport(std::span<const MutableBytes> parts);
     bool read_text_reply();
@@ -176,12 +167,7 @@ private:
     const microseconds spin_;
     std::optional<Error> failure_;
 
-    std::deque<Segment> outbox_;
-    std::deque<Segment> retired_;                // unsent at the failure; keeps the memory of holes
-    std::vector<std::vector<std::byte>> spare_;  // memory of sent segments, for reuse
-    uint64_t queued_ = 0, sent_ = 0;             // total bytes
-    std::deque<uint64_t> holes_;                 // positions where holes begin, ascending
-
+    Outbox outbox_;
     std::deque<PendingReply> pending_;
     uint64_t deferred_ = 0;  // number of the reply without a destination; 0: none
     uint64_t expected_ = 0, completed_ = 0, expected_position_ = 0;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What a token pays for sessions that survive broken connections, and for confined workers: one server with all of it,
-one without either and one without both, interleaved in one run. Printed: medians, and of each round's ratios to the
-server that has all. Without --model a small random model is made, whose own work is short enough that the cost shows."""
+"""Measures what resumable sessions and confined workers cost per token: a default server, one without each of the two, and
+one without both, interleaved. Prints the medians of the times and of each round's ratio of the default to each server.
+Without --model it creates a small random model, whose own computing is short enough for the cost to show."""
 import argparse
 import pathlib
 import statistics
@@ -11,9 +11,9 @@ import tempfile
 from processes import Server, llama_bench, random_model
 
 SERVERS = {
-    'all of it': [],
-    'sessions end with their connection': ['--session-grace', '0'],
-    'workers are not confined': ['--no-confinement'],
+    'default': [],
+    '`--session-grace 0`': ['--session-grace', '0'],
+    '`--no-confinement`': ['--no-confinement'],
     'neither': ['--session-grace', '0', '--no-confinement'],
 }
 
@@ -40,11 +40,11 @@ def main():
         finally:
             for server in servers.values():
                 server.stop()
-    whole = times['all of it']
-    print('| server | µs/token (min-max) | all of it, to this |')
+    default = times['default']
+    print('| server | µs/token (min-max) | default, to this |')
     print('|---|---|---|')
     for name, each in times.items():
-        ratio = statistics.median(all_of_it / mine for all_of_it, mine in zip(whole, each))
+        ratio = statistics.median(base / mine for base, mine in zip(default, each))
         print(f'| {name} | {statistics.median(each):.0f} ({min(each):.0f}-{max(each):.0f}) | {ratio:.3f} |')
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What each fault does to text, session and server: Caravan's client and server against stock's, in the same trials.
+"""Tries faults and reports their effects on text, session and server: Caravan's client and server, and stock's, in turn.
 
-A text is that of llama-server, an unmodified program, and is compared with one that it gave before. Prints markdown,
-the table of docs/reliability.md. From the checkout: ./dev run python3 experiments/faults.py"""
+A text is that of an unmodified llama-server, compared with one of an earlier request. Prints the table of
+docs/reliability.md in Markdown. From the checkout: ./dev run python3 experiments/faults.py"""
 import argparse
 import collections
 import contextlib
@@ -24,7 +24,7 @@ from proxy import Proxy
 from system import RPC_SERVER, STOCK_SERVER, children, eventually, free_port
 
 TOKENS = 1000
-ANSWER_SECONDS = 90  # longer than a client goes on trying to reach a server
+ANSWER_SECONDS = 90  # longer than a client tries to reconnect
 PROBE_SECONDS = 10
 
 
@@ -35,14 +35,14 @@ class Trial:
         self.lab, self.ours, self.open = lab, ours, contextlib.ExitStack()
 
     def server(self, port=None):
-        """On a port of our choice, so that it can be started there again."""
+        """On a fixed port, so that it can be restarted there."""
         port = port or free_port()
         program = RPC_SERVER if self.ours else STOCK_SERVER
         server = self.lab.start('rpc-server', [program, '-H', '127.0.0.1', '-p', port, '-t', 1], ours=False,
                                 tool=not self.ours, kind=Server)
         server.endpoint, server.is_stock, server.port = f'127.0.0.1:{port}', not self.ours, port
         eventually(lambda: listens(server), 'the server listens', 20)
-        self.probe(server)  # it has served, as when its memory is looked at again
+        self.probe(server)  # it has served a client, as when its memory is measured later
         return server
 
     def proxy(self, server):
@@ -54,7 +54,7 @@ class Trial:
         return self.lab.llama_server(servers, ours=self.ours, slots=1, more=['--context-shift', *more])
 
     def probe(self, server):
-        """Seconds until a new client has been told the server's devices; None: not within PROBE_SECONDS."""
+        """Seconds until a new client has received the server's devices; None: not within PROBE_SECONDS."""
         begin = time.monotonic()
         client = self.lab.start('llama-bench', ['llama-bench', '--rpc', server.endpoint, '--list-devices'],
                                 ours=self.ours)
@@ -66,13 +66,13 @@ class Trial:
         return time.monotonic() - begin if 'RPC0: ' in client.log() else None
 
     def after(self, server, llama=None):
-        """The server, when the client has gone."""
+        """The state of the server after the client has left."""
         if llama is not None:
             llama.kill()
-        time.sleep(0.5)  # what its going does to the server has happened
+        time.sleep(0.5)  # the exit of the client has had its effect on the server
         if server.running() and self.probe(server) is not None:
             return 'serves the next client'
-        return f'serves nobody within {PROBE_SECONDS} s' if server.running() else f'died ({death(server)})'
+        return f'serves no client within {PROBE_SECONDS} s' if server.running() else f'died ({death(server)})'
 
 
 def listens(server):
@@ -93,10 +93,10 @@ def request(llama, n=TOKENS):
 
 
 def outcome(llama, answer, expected):
-    """What a request came to."""
-    status, said = answer
+    """The outcome of a request."""
+    status, body = answer
     if status == 200:
-        return 'the same' if said['content'] == expected else 'ANOTHER TEXT'
+        return 'the same' if body['content'] == expected else 'ANOTHER TEXT'
     if status == 0:
         deadline = time.monotonic() + 5
         while llama.running() and time.monotonic() < deadline:
@@ -105,28 +105,28 @@ def outcome(llama, answer, expected):
     return f'none: HTTP {status}'
 
 
-def in_mid_generation(trial, llama, fault):
-    """(what the request came to, the text expected)."""
+def during_generation(trial, llama, fault):
+    """(outcome of the request, expected text)."""
     for _ in range(5):
         begin = time.monotonic()
-        status, said = request(llama)
-        assert status == 200, said
+        status, body = request(llama)
+        assert status == 200, body
         seconds = time.monotonic() - begin
-        under_way = InBackground(request, llama)
+        in_flight = InBackground(request, llama)
         time.sleep(seconds * random.uniform(0.2, 0.6))
-        if under_way.is_alive():
+        if in_flight.is_alive():
             fault()
-            return outcome(llama, under_way.result(ANSWER_SECONDS + 30), said['content']), said['content']
-        under_way.result()
+            return outcome(llama, in_flight.result(ANSWER_SECONDS + 30), body['content']), body['content']
+        in_flight.result()
     raise AssertionError('the request always ended before the fault')
 
 
 def afterwards(llama, expected, n=TOKENS):
-    """Is the session still of use to the program?"""
+    """The state of the session: can the program still use it?"""
     if not llama.running():
         return 'lost'
-    what = outcome(llama, request(llama, n), expected)
-    return 'goes on' if what == 'the same' else f'lost: next request {what}'
+    result = outcome(llama, request(llama, n), expected)
+    return 'continues' if result == 'the same' else f'lost: next request {result}'
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def network_fault(trial, fault):
     server = trial.server()
     proxy = trial.proxy(server)
     llama = trial.llama([proxy])
-    text, expected = in_mid_generation(trial, llama, lambda: fault(proxy))
+    text, expected = during_generation(trial, llama, lambda: fault(proxy))
     return text, afterwards(llama, expected), trial.after(server, llama)
 
 
@@ -214,20 +214,20 @@ def reset_while_idle(trial):
 def server_killed(trial):
     server = trial.server()
     llama = trial.llama([server], '--sleep-idle-seconds', 2)
-    text, expected = in_mid_generation(trial, llama, server.kill)
+    text, expected = during_generation(trial, llama, server.kill)
     if not llama.running():
         return text, 'lost', 'killed'
     again = trial.server(server.port)
     time.sleep(4)  # the program unloads the model when it is idle, and loads it for the next request
     next_one = outcome(llama, request(llama), expected)
-    return text, f'lost; the program lives, and after a restart and a reload gives {next_one}', trial.after(again, llama)
+    return text, f'lost; the program lives, and gives {next_one} after a reload', trial.after(again, llama)
 
 
 def one_of_two_killed(trial):
     servers = [trial.server(), trial.server()]
     doomed, other = random.sample(servers, 2)
     llama = trial.llama(servers)
-    text, expected = in_mid_generation(trial, llama, doomed.kill)
+    text, expected = during_generation(trial, llama, doomed.kill)
     lost = 'lost; the program lives' if llama.running() else 'lost'
     return text, lost, 'the other one ' + trial.after(other, llama)
 
@@ -241,7 +241,7 @@ def crash(trial):
     llama = trial.llama([server])
     def fault():
         os.kill(max(set(server.workers()[:-1]) - set(before[:-1])) if trial.ours else server.pid, signal.SIGSEGV)
-    text, expected = in_mid_generation(trial, llama, fault)
+    text, expected = during_generation(trial, llama, fault)
     lost = 'lost; the program lives' if llama.running() else 'lost'
     other = f'another client\'s session {afterwards(idle, beside, 64)}; ' if idle else ''
     return text, lost, other + trial.after(server, llama)
@@ -250,7 +250,7 @@ def crash(trial):
 # --- clients ---------------------------------------------------------------------------------------------------------
 
 def resident(server):
-    """MiB of anonymous memory, in which weights are, of all its processes."""
+    """MiB of anonymous memory, which includes weights, of all its processes."""
     kib = 0
     for pid in [server.pid, *children(server.pid)]:
         with contextlib.suppress(OSError, StopIteration):
@@ -278,8 +278,8 @@ def silent_client(trial):
     server = trial.server()
     with stockwire.connect(server):
         others = trial.probe(server)
-    said = 'others are served meanwhile' if others is not None else f'nobody is served within {PROBE_SECONDS} s'
-    return '-', said, trial.after(server)
+    effect = 'other clients are served meanwhile' if others is not None else f'no client is served within {PROBE_SECONDS} s'
+    return '-', effect, trial.after(server)
 
 
 def garbage(trial):
@@ -295,18 +295,18 @@ def garbage(trial):
 
 
 def unsupported_op(trial):
-    """The program asks first, as ggml's scheduler does."""
+    """The program queries supports_op first, like ggml's scheduler."""
     server = trial.server()
     program = trial.lab.start('program', [sys.executable, ROOT / 'experiments/unsupported_op.py', server.endpoint],
                               ours=trial.ours)
     program.wait(60)
-    said = dict(line.split(': ') for line in program.out().splitlines() if ': ' in line)
-    if said.get('op') == 'not supported':
-        what = 'the program is told, and may compute it elsewhere'
+    results = dict(line.split(': ') for line in program.out().splitlines() if ': ' in line)
+    if results.get('op') == 'not supported':
+        effect = 'refused; the program may compute it elsewhere'
     else:
-        went = f'goes on with {said["op"]}' if 'op' in said else f'died ({death(program)})'
-        what = f'taken for supported: the program {went}'
-    return what, 'goes on' if said.get('sum') == '2' else 'lost', trial.after(server)
+        end = f'continues with {results["op"]}' if 'op' in results else f'died ({death(program)})'
+        effect = f'accepted: the program {end}'
+    return effect, 'continues' if results.get('sum') == '2' else 'lost', trial.after(server)
 
 
 def two_clients(trial):
@@ -320,25 +320,25 @@ def two_clients(trial):
         trial.lab.processes[-1].kill()
         return 'the second gets none', f'the second waits, {PROBE_SECONDS} s and more', trial.after(server, llama)
     harness.same(finish(), harness.local_logits(trial.lab))
-    return outcome(llama, request(llama, 64), expected), 'both go on', trial.after(server, llama)
+    return outcome(llama, request(llama, 64), expected), 'both continue', trial.after(server, llama)
 
 
 FAULTS = {
-    'connection reset in mid-generation': reset_in_generation,
+    'connection reset during generation': reset_in_generation,
     'connection reset after each MB while weights load': reset_while_loading,
     'connection reset while idle': reset_while_idle,
     'every second connection reset within its first 300 bytes while a model is loaded': reset_while_opening,
-    'a bit of a message altered in mid-generation': altered,
-    'a message lost in mid-generation': lost,
-    'network silent for 3 s in mid-generation': silence,
-    'outage of 3 s in mid-generation: reset, and nothing connects': outage,
-    'outage of 10 s in mid-generation': long_outage,
-    'server killed in mid-generation, then started again': server_killed,
-    'one of two servers killed in mid-generation': one_of_two_killed,
+    'a bit of a message altered during generation': altered,
+    'a message lost during generation': lost,
+    'network silent for 3 s during generation': silence,
+    'outage of 3 s during generation: reset, and no connection succeeds': outage,
+    'outage of 10 s during generation': long_outage,
+    'server killed during generation, then restarted': server_killed,
+    'one of two servers killed during generation': one_of_two_killed,
     'SIGSEGV in the process that computes': crash,
-    'client killed in mid-generation': client_killed,
+    'client killed during generation': client_killed,
     'an op that the device lacks': unsupported_op,
-    'a client that connects and says nothing': silent_client,
+    'a client that connects and sends nothing': silent_client,
     'garbage on the port, of six kinds': garbage,
     'two clients at once': two_clients,
 }
@@ -356,27 +356,27 @@ def one_trial(fault, ours):
 
 
 def summary(values):
-    """What all trials came to: each outcome once, with how often, if there are several."""
+    """Each outcome of the trials once, with its number if there are several."""
     groups = collections.defaultdict(list)
     for value in values:
         text, number = value if isinstance(value, tuple) else (value, None)
         groups[text].append(number)
-    said = []
+    parts = []
     for text, numbers in sorted(groups.items(), key=lambda group: -len(group[1])):
         if numbers[0] is not None:
             text = text.format(f'{statistics.median(numbers):.2f} ({min(numbers):.2f}-{max(numbers):.2f})')
-        said.append(text if len(groups) == 1 else f'{text} ({len(numbers)} of {len(values)})')
-    return '; '.join(said)
+        parts.append(text if len(groups) == 1 else f'{text} ({len(numbers)} of {len(values)})')
+    return '; '.join(parts)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=5, help='trials of each fault and kind [5]')
-    parser.add_argument('--only', default='', help='faults whose name has this in it [all]')
+    parser.add_argument('--only', default='', help='faults whose name contains this [all]')
     options = parser.parse_args()
     if STOCK_SERVER is None:
         sys.exit("the stock ggml-rpc-server is not installed: nothing to compare with")
-    print('| fault | Caravan: text | session | server | tried | stock: text; session; server |\n|---|---|---|---|---|---|')
+    print('| fault | Caravan: text | session | server | trials | stock: text; session; server |\n|---|---|---|---|---|---|---|')
     for name, fault in FAULTS.items():
         if options.only not in name:
             continue

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How long a model takes to load: Caravan against the stock back-end, by rpc-bench, whose rounds are interleaved.
+"""Measures the time to load a model with Caravan and with the stock back-end, by rpc-bench, in interleaved rounds.
 
-Cold: servers without a cache. Cached: servers with -c that have all of the model; a round that fills the caches is not
-counted. The file is in the page cache. Without --model a random one of 1.1 GiB (q8_0) is made in TMPDIR."""
+Cold: servers without a cache. Cached: servers with -c that have the complete model; the round that fills the caches does
+not count. The file is in the page cache. Without --model it creates a random model of 1.1 GiB (q8_0) in TMPDIR."""
 import argparse
 import json
 import os
@@ -22,7 +22,7 @@ def arguments():
 
 
 def measure(model, rounds, *options, folder):
-    """What rpc-bench says of the arrangements with servers that have these options."""
+    """The arrangements in the report of rpc-bench, with servers that have these options."""
     caches = {name: {'LLAMA_CACHE': str(folder / name)} for name in ('ours', 'stock')}
     with Server(*options, environment=caches['ours']) as ours, \
             Server(*options, stock=True, environment=caches['stock']) as stock:

@@ -1,4 +1,4 @@
-"""Servers and llama-bench runs, for the benchmarks and the demonstration. Everything started here ends with the caller."""
+"""Servers and llama-bench runs, for the experiments and the demonstration. All processes end with the caller."""
 import ctypes
 import glob
 import json
@@ -23,7 +23,7 @@ def end_with_parent():
 
 
 def stock_server_program():
-    """llama.cpp's own server, or None where it is not installed."""
+    """The path of llama.cpp's own server; None if it is not installed."""
     found = glob.glob('/usr/libexec/*/llama/bin/ggml-rpc-server') + glob.glob('/usr/bin/ggml-rpc-server')
     return found[0] if found else None
 
@@ -35,7 +35,7 @@ def free_port():
 
 
 class Server:
-    """An RPC server process: ours, or stock's."""
+    """A process of Caravan's or the stock RPC server."""
 
     def __init__(self, *options, stock=False, threads=1, environment=None):
         program = stock_server_program() if stock else BIN / 'rpc-server'
@@ -56,7 +56,7 @@ class Server:
         if not self.endpoint:
             self.stop()
             raise RuntimeError(f'{program} did not start:\n' + ''.join(self.log))
-        # From here on nobody reads the pipe; it is large enough for the lines of a benchmark.
+        # The pipe is not read from here on; it is large enough for the log of an experiment.
         while time.monotonic() < deadline:
             host, port = self.endpoint.rsplit(':', 1)
             try:
@@ -82,7 +82,7 @@ class Server:
 
 
 def caravan_environment():
-    """Makes an unmodified tool load our plug-in."""
+    """The environment in which an unmodified tool loads Caravan's plug-in."""
     return {**os.environ, 'GGML_BACKEND_PATH': str(PLUGIN)}
 
 
@@ -91,7 +91,7 @@ def stock_environment():
 
 
 def real_tool(name):
-    """The installed tool, not our launcher of the same name."""
+    """The installed tool, not Caravan's launcher of the same name."""
     for folder in os.environ['PATH'].split(':'):
         path = pathlib.Path(folder) / name
         if path.exists() and path.resolve().parent != BIN.resolve():
@@ -100,7 +100,7 @@ def real_tool(name):
 
 
 def random_model(file, **shape):
-    """A llama of random weights: layers, d, heads, kv_heads, ff, vocab, type, as make_models.py --bench takes them."""
+    """A llama of random weights: layers, d, heads, kv_heads, ff, vocab, type, as options of make_models.py --bench."""
     options = [word for name, value in shape.items() for word in (f'--{name.replace("_", "-")}', str(value))]
     subprocess.run([sys.executable, ROOT / 'tests' / 'models' / 'make_models.py', '--bench', '--out', file, *options],
                    check=True, stdout=subprocess.DEVNULL)
@@ -113,7 +113,7 @@ def need_stock_server():
 
 
 def llama_bench(model, *options, endpoints=(), caravan=True, under=(), timeout=300):
-    """One llama-bench run, as a child of the command `under`; a list of its result rows (dictionaries)."""
+    """Runs llama-bench once, as a child of the command `under`. Returns its result rows (dictionaries)."""
     command = [*map(str, under), real_tool('llama-bench'), '-m', str(model), '-o', 'json', *map(str, options)]
     command += ['--rpc', ','.join(endpoints), '-ngl', '99'] if endpoints else ['-ngl', '0', '--device', 'none']
     done = subprocess.run(command, env=caravan_environment() if caravan else stock_environment(), text=True,

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A prompt in micro-batches over one server and over several: Caravan against the stock back-end, interleaved.
+"""Measures a prompt in micro-batches on one server and on several, with Caravan and with the stock back-end, interleaved.
 
-With k micro-batches and s servers that have equal shares, an ideal pipeline is k s / (k + s - 1) times as fast as one
-server: it is full but for the first and last s - 1 steps. The servers compute with one thread each, so what they need
-is as many free cores as there are servers. Without --model a random one of 98 MiB (q8_0) is made."""
+With k micro-batches and s servers with equal shares, an ideal pipeline is k s / (k + s - 1) times as fast as one server: it
+is full except in the first and last s - 1 steps. Each server computes with one thread, so the machine needs as many free
+cores as there are servers. Without --model it creates a random model of 98 MiB (q8_0)."""
 import argparse
 import pathlib
 import statistics

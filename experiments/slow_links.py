@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Tokens per second over three servers whose links have a delay: Caravan against the stock back-end, interleaved.
+"""Measures tokens per second on three servers with delayed links, with Caravan and with the stock back-end, interleaved.
 
-In one of the lab's machines: the client and each server in a network namespace of its own, joined by a bridge; what
-leaves a namespace is delayed. From the checkout: ./dev run python3 experiments/slow_links.py"""
+In one machine of the lab, client and servers have a network namespace each, joined by a bridge; netem delays outgoing
+packets. From the checkout: ./dev run python3 experiments/slow_links.py"""
 import argparse
 import json
 import os
@@ -23,7 +23,7 @@ PORTS = {'stock': 50051, 'Caravan': 50052}
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=5, help='[5]')
-    parser.add_argument('--delay', default='1ms', help='of each link, one way, as tc takes it [1ms]')
+    parser.add_argument('--delay', default='1ms', help='one-way delay of each link, in the syntax of tc [1ms]')
     parser.add_argument('--servers', type=int, default=3, help='[3]')
     parser.add_argument('--tokens', type=int, default=64, help='[64]')
     parser.add_argument('--model', type=pathlib.Path, default=MODEL, help='under the checkout [models/scribe-5m]')
@@ -70,7 +70,7 @@ def main():
             print(f'round {number + 1} of {options.rounds}: {rows[-1]}', file=sys.stderr)
         kind = machines.backend.name
     ratio = statistics.median(row['Caravan'] / row['stock'] for row in rows)
-    print(f'Machine: {kind}; {options.servers} servers, {options.delay} on each link and way; medians of '
+    print(f'Machine: {kind}; {options.servers} servers, {options.delay} on each link, one way; medians of '
           f'{options.rounds} rounds; model {options.model.name}.\n')
     print('| | tokens/s | of stock |\n|---|---|---|')
     for kind in PORTS:

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Mixed load on one machine for a time: does anything fail, change or grow?
+"""Runs mixed load on one machine for a time, and detects failures, wrong results and growth.
 
-Two servers, one with a weight cache. Clients of ours reach them, and the servers each other, through proxies that reset
-connections, refuse them or fall silent for a moment. Clients come and go, are killed in mid-generation and mid-load;
-stock clients and hostile bytes come straight. All that is computed is compared with what this machine's CPU computes
-without RPC. Ends with 1 if a request failed or gave something else, a server or a worker died, anything remained after
-the last client, or memory grew beyond the bounds at the end of this help:
+Two servers, one with a weight cache. Caravan's clients reach them, and the servers each other, through proxies that reset
+connections, refuse them or fall silent for a moment. Clients start and exit, and are killed while they generate or load;
+stock clients and hostile bytes connect directly. All results are compared with those of this machine's CPU without RPC.
+Exits with 1 if a request failed or returned a different result, a server or a worker died, resources remained after the
+last client, or a process grew by more than
 
-  resident memory of a server, the lasting client or its workers: 24 MiB from the first quarter (after a tenth of the
-  time, for warming up) to the last; their open files and threads: 8
+  24 MiB of resident memory, 8 open files or 8 threads (servers, the long-lived client and its workers) between the first
+  quarter of the time, after a tenth for warming up, and the last
 
 From the checkout: ./dev soak [SECONDS]"""
 import argparse
@@ -39,18 +39,18 @@ from proxy import Proxy
 from system import MAKE_MODELS, MODEL, STOCK_SERVER, eventually
 
 PROMPTS = [(PROMPT, 200), ('And it came to pass', 40), ('The king said', 8)]
-REQUEST_SECONDS = 150  # beyond what a client goes on trying to reach a server
-GRACE_SECONDS = 60     # sessions whose client died during an outage wait so long for it
+REQUEST_SECONDS = 150  # longer than a client tries to reconnect
+GRACE_SECONDS = 60     # how long sessions wait for a client that died during an outage
 SAMPLE_SECONDS = 10
 WARM_UP = 0.1
 CACHE_SIZE = '20M'     # one of the large models fits, not both
 BOUNDS = {'MiB': 24, 'open files': 8, 'threads': 8}
 
 
-# --- what clients do -------------------------------------------------------------------------------------------------
+# --- clients -----------------------------------------------------------------------------------------------------
 
 class World:
-    """What each client knows."""
+    """State that all client processes share."""
 
     def __init__(self, servers, proxies, texts, logits, large, reports, over):
         self.direct = [types.SimpleNamespace(endpoint=server.endpoint) for server in servers]
@@ -69,7 +69,7 @@ def ask(world, llama):
     prompt, n = random.choice(PROMPTS)
     status, answer = llama.request('/completion', completion(prompt, n), timeout=REQUEST_SECONDS)
     assert status == 200, f'llama-server answered {status}: {answer}\n{tail(llama.log())}'
-    assert answer['content'] == world.texts[prompt, n], f'another text: {answer["content"]!r}'
+    assert answer['content'] == world.texts[prompt, n], f'different text: {answer["content"]!r}'
     world.count('requests answered')
 
 
@@ -80,14 +80,14 @@ def ask_twice_at_once(world, llama):
 
 
 def ended_well(world, llama):
-    world.count('sessions made again by clients', llama.count('; reconnected over tcp'))
+    world.count('sessions resumed, by clients', llama.count('; reconnected over tcp'))
     assert llama.stop() == 0, f'llama-server ended with {llama.popen.returncode}'
 
 
 def lasting(lab, world):
-    """One client from beginning to end."""
+    """One client for the whole time."""
     llama = lab.llama_server(world.proxied, more=['--cache-ram', 0])
-    world.reports.put(('watch', 'lasting client', llama.pid))
+    world.reports.put(('watch', 'long-lived client', llama.pid))
     while not world.over.is_set():
         random.choice([ask, ask, ask_twice_at_once])(world, llama)
         time.sleep(random.uniform(0, 1))
@@ -102,7 +102,7 @@ def visiting(lab, world):
         return ended_well(world, llama)
     if random.random() < 0.5:
         InBackground(llama.request, '/completion', completion(PROMPT, 400))
-        eventually(lambda: any(slot['is_processing'] for slot in llama.request('/slots')[1]), 'a request is at work')
+        eventually(lambda: any(slot['is_processing'] for slot in llama.request('/slots')[1]), 'a request is processed')
     llama.kill()
     world.count('llama-server killed')
 
@@ -128,7 +128,7 @@ def killed_generating(lab, world):
     client = lab.endless_completion(world.some(world.proxied))
     time.sleep(random.uniform(0, 1))
     client.kill()
-    world.count('killed in mid-generation')
+    world.count('killed while generating')
 
 
 def killed_loading(lab, world):
@@ -143,7 +143,7 @@ def stock(lab, world):
     if random.random() < 0.2:
         client = lab.endless_completion(servers, ours=False)
         client.kill()
-        return world.count('stock client killed in mid-generation')
+        return world.count('stock client killed while generating')
     harness.same(lab.logits(servers, ours=False), world.logits)
     world.count('logits computed by a stock client')
 
@@ -155,7 +155,7 @@ def caravan_hello():
 
 
 def hostile_bytes():
-    """(what it is, bytes)."""
+    """(kind, bytes)."""
     hello = random.choice([stockwire.command(stockwire.HELLO, bytes(24)), caravan_hello()])
     number = random.choice([*range(24), *range(64, 82), *range(128, 136), random.randrange(256)])
     nonsense = stockwire.command(number, random.randbytes(random.choice([0, 1, 8, 296, 312, 592, 5000])))
@@ -193,7 +193,7 @@ def end_with_parent():
 
 
 def live(client, world, seed):
-    """The life of one process of clients: the same again and again."""
+    """One process of clients: runs `client` repeatedly."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     random.seed(seed)
@@ -202,21 +202,21 @@ def live(client, world, seed):
             lab = harness.Lab(pathlib.Path(folder))
             try:
                 client(lab, world)
-            except Exception as error:  # noqa: BLE001: whatever it is, it is reported
+            except Exception as error:  # noqa: BLE001: every failure is reported
                 story = '\n\n'.join(f'$ {title}\n{log}' for title, log in lab.story())
-                # The tools say little; what the plug-in said first says why.
+                # The tools print little; the first error of the plug-in has the reason.
                 why = re.search(r' E (.*RPC.*)', story)
-                what = f'{type(error).__name__}: {error}'.split('\n')[0] + (f': {why[1]}' if why else '')
-                world.reports.put(('failure', client.__name__, what, f'{error}\n\n{story}'))
+                summary = f'{type(error).__name__}: {error}'.split('\n')[0] + (f': {why[1]}' if why else '')
+                world.reports.put(('failure', client.__name__, summary, f'{error}\n\n{story}'))
             finally:
                 lab.close()
         world.over.wait(random.uniform(0, 2))
 
 
-# --- what the network does -------------------------------------------------------------------------------------------
+# --- the network -------------------------------------------------------------------------------------------------
 
 class Trouble(threading.Thread):
-    """Resets, outages and silence, at random, until it is stopped.
+    """Causes resets, outages and silence at random until it is stopped.
 
     Outages are shorter than the 5 s for which a server keeps a session after all its connections were reset.
     """
@@ -238,7 +238,7 @@ class Trouble(threading.Thread):
                 self.cut(some, self.rng.uniform(0.3, 2) if kind == 'outage' else 0)
                 self.done.wait(self.rng.uniform(0, 0.1))
             if kind == 'outage':
-                self.done.wait(4)  # clients come back after growing pauses; two outages in a row would be a longer one
+                self.done.wait(4)  # clients reconnect after growing pauses; a second outage at once would prolong the first
 
     def frozen(self, proxies, seconds):
         for proxy in proxies:
@@ -260,7 +260,7 @@ class Trouble(threading.Thread):
         self.join()
 
 
-# --- what is watched -------------------------------------------------------------------------------------------------
+# --- measurements -------------------------------------------------------------------------------------------------
 
 def measure(pid):
     try:
@@ -269,7 +269,7 @@ def measure(pid):
         return {'MiB': int(values['VmRSS'].split()[0]) / 1024, 'threads': int(values['Threads']),
                 'open files': len(os.listdir(f'/proc/{pid}/fd'))}
     except (OSError, KeyError):
-        return {}  # it has just ended
+        return {}  # it has just exited
 
 
 def folder_mib(folder):
@@ -306,7 +306,7 @@ class Record:
 
 
 def large_models(folder):
-    """Their larger tensors are above the 1 MiB from which weights are cached."""
+    """Models with tensors of more than 1 MiB, which are cached."""
     files = [folder / f'large-{width}.gguf' for width in (8192, 8448)]
     for file in files:
         subprocess.run([sys.executable, MAKE_MODELS, '--bench', '--out', file, '--layers', '2', '--d', '256', '--heads',
@@ -333,7 +333,7 @@ class Soak:
                         lab.server(name='server B')]
         self.cache = cache
         for server in self.servers:
-            lab.devices(server.endpoint)  # it has served, as when it is looked at again at the end
+            lab.devices(server.endpoint)  # it has served a client, as when it is measured at the end
         self.before = [eventually(lambda: self.at_rest(server), 'a server at rest') for server in self.servers]
 
     @staticmethod
@@ -348,8 +348,8 @@ class Soak:
             self.record.add(server.name, {
                 **measure(server.pid), 'children': len(server.workers()),
                 'sessions': server.accepted() - server.ended()})
-            # The oldest serves the lasting client. Its process started when the server did.
-            self.record.add(f'{server.name}, lasting session', measure(self.oldest[server.name]))
+            # The oldest worker serves the long-lived client. It started with the server.
+            self.record.add(f'{server.name}, long-lived session', measure(self.oldest[server.name]))
         self.record.add('cache', {'MiB': folder_mib(self.cache)})
         for who, pid in self.watched.items():
             self.record.add(who, measure(pid))
@@ -387,7 +387,7 @@ class Soak:
             actor = spawn.Process(target=live, args=(client, world, f'{self.seed}-{number}'), name=client.__name__)
             actor.start()
             actors.append(actor)
-            if client is lasting:  # the first session of all
+            if client is lasting:  # the first session
                 deadline = time.monotonic() + 60
                 while not self.watched and time.monotonic() < deadline:
                     time.sleep(0.1)
@@ -412,7 +412,7 @@ class Soak:
         self.counts.update(trouble.counts)
         for actor in actors:
             if actor.is_alive():
-                self.fail(actor.name, 'it did not come to an end')
+                self.fail(actor.name, 'it did not exit')
                 actor.kill()
             actor.join()
         self.read_reports(reports)
@@ -431,10 +431,10 @@ class Soak:
                 server.wait_idle(GRACE_SECONDS + 30)
                 eventually(lambda: self.at_rest(server) == before, 'as before the first client', 30)
             except AssertionError as error:
-                self.fail(server.name, f'not at rest, {self.what_is_left(server)} instead of {before}: {error}',
+                self.fail(server.name, f'not at rest, {self.remains(server)} instead of {before}: {error}',
                           tail(server.log(), 20000))
             self.counts['sessions served'] += server.count(r'Client connection closed \(session')
-            self.counts['sessions resumed, as servers say'] += server.count('Connected again')
+            self.counts['sessions resumed, by servers'] += server.count('Connected again')
             if died := server.count('died of'):
                 self.fail(server.name, f'{died} workers died of a signal', '\n'.join(
                     line for line in server.log().splitlines() if 'died of' in line))
@@ -442,7 +442,7 @@ class Soak:
                 self.fail(server.name, f'it stopped with status {server.popen.returncode}', tail(server.log()))
 
     @staticmethod
-    def what_is_left(server):
+    def remains(server):
         return {'sessions': server.accepted() - server.ended(), 'children': len(server.workers()), **measure(server.pid)}
 
     def report(self):
@@ -465,8 +465,8 @@ class Soak:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('seconds', type=int, nargs='?', default=3600, help='[3600]')
-    parser.add_argument('--seed', type=int, default=random.randrange(10**6), help='of what happens when [random]')
-    parser.add_argument('--keep', type=pathlib.Path, help='folder for the logs of what failed [a temporary one]')
+    parser.add_argument('--seed', type=int, default=random.randrange(10**6), help='seed of the random events [random]')
+    parser.add_argument('--keep', type=pathlib.Path, help='folder for the logs of failures [a temporary one]')
     options = parser.parse_args()
     keep = options.keep or pathlib.Path(tempfile.mkdtemp(prefix='soak-'))
     keep.mkdir(parents=True, exist_ok=True)

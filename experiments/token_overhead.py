@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What RPC adds to a generated token: Caravan against the stock back-end, interleaved in one run.
+"""Measures the time that RPC adds to a generated token, with Caravan and with the stock back-end, interleaved.
 
 Each round runs llama-bench once in every arrangement; the overhead of a round is its time per token minus that of the
-local run of the same round. Printed: medians over the rounds, and the ratio to stock. Without --model a small random
-model is made, whose own work is short enough that the overhead shows."""
+local run of the same round. Prints medians over the rounds, and the ratio to stock. Without --model it creates a small
+random model, whose own computing is short enough for the overhead to show."""
 import argparse
 import pathlib
 import statistics
@@ -25,7 +25,7 @@ def arguments():
 
 def microseconds_per_token(model, options, arrangement):
     row, = llama_bench(model, '-t', 1, '-p', 0, '-n', options.tokens, '-r', options.repetitions, **arrangement)
-    # The median repetition: one that was disturbed does not count.
+    # The median repetition, so that a disturbed one has no effect.
     return statistics.median(1e6 / rate for rate in row['samples_ts'])
 
 
@@ -69,7 +69,7 @@ def main():
         print(line, f'{statistics.median(overhead[name]):.0f} ({min(overhead[name]):.0f}-{max(overhead[name]):.0f}) | '
                     f'{ratio:.2f} |')
     if options.check and worst > 1 / 3:
-        sys.exit(f'an overhead is {worst:.2f} of stock\'s: the bar is a third')
+        sys.exit(f'an overhead is {worst:.2f} of stock\'s: the limit is a third')
 
 
 if __name__ == '__main__':

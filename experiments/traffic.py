@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What a generated token costs on the way: system calls and bytes of the client, by strace, ours and stock's.
+"""Counts the system calls and bytes of the client per generated token, by strace, with Caravan and with stock.
 
 Each arrangement runs llama-bench twice, with N and with 2 N tokens: the difference belongs to the tokens alone. Only
-calls on sockets are counted (sendto, sendmsg, recvfrom, recvmsg) that moved bytes. Counts hardly differ between rounds;
+calls on sockets that moved bytes are counted (sendto, sendmsg, recvfrom, recvmsg). Counts hardly differ between rounds;
 medians are printed."""
 import argparse
 import pathlib
@@ -57,7 +57,7 @@ def main():
                              for tokens in (options.tokens, 2 * options.tokens))
                 rounds[name].append([(m - f) / options.tokens for f, m in zip(few, many)])
             print(f'round {number + 1} of {options.rounds} done', file=sys.stderr)
-    print('| a token with | sends | bytes up | receives | bytes down |\n|---|---|---|---|---|')
+    print('| per generated token | sends | bytes up | receives | bytes down |\n|---|---|---|---|---|')
     for name, measured in rounds.items():
         sends, up, receives, down = (statistics.median(column) for column in zip(*measured))
         print(f'| {name} | {sends:.2f} | {up:.0f} | {receives:.2f} | {down:.0f} |')

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Caravan's transports against bare verbs and plain TCP, in the lab's two machines, interleaved in one run.
+"""Compares Caravan's transports with bare verbs and plain TCP, in the lab's two machines, interleaved.
 
-Each round measures all of them: round trips, an upload, and llama-bench over both transports. Printed: medians over the
-rounds, and the ratio to the floor of the same round. Soft-RoCE says nothing of speed; the ratios say what Caravan adds.
+Each round measures all of them: round trips, an upload, and llama-bench over both transports. Prints medians over the
+rounds, and the ratio to the baseline of the same round. Soft-RoCE is not representative of the speed of adapters; the
+ratios show what Caravan adds.
 From the checkout, with a build that has RDMA: ./dev run python3 experiments/transport_lab.py"""
 import argparse
 import json
@@ -18,8 +19,8 @@ import lab
 BIN = pathlib.Path(os.environ.get('CARAVAN_BIN', ROOT / 'build' / 'bin'))
 MODEL = ROOT / 'models' / 'scribe-5m-q8_0.gguf'
 SIZES = {'64': '64 B', str(6 << 10): '6 KB', str(600 << 10): '600 KB'}
-WAYS = {'copies': 'copied through slots on both sides', 'registers': 'sent from pages registered for it, copied there',
-        'writes': 'from pages registered for it, RDMA WRITE to its place'}
+METHODS = {'copies': 'copied through slots on both sides', 'registers': 'sent from registered pages, copied at the server',
+           'writes': 'from registered pages, RDMA WRITE to the destination'}
 LINES = {  # name: (program, port, GGML_RPC_TRANSPORT)
     'verbs': ('verbs-floor', 7001, None),
     'tcp': ('tcp-floor', 7002, None),
@@ -34,7 +35,7 @@ def arguments():
     parser.add_argument('--megabytes', type=int, default=256, help='of an upload [256]')
     parser.add_argument('--tokens', type=int, default=64, help='per llama-bench run [64]')
     parser.add_argument('--model', type=pathlib.Path, default=MODEL, help='under the checkout [models/scribe-5m]')
-    parser.add_argument('--check', action='store_true', help='exit 1 if a bar is missed')
+    parser.add_argument('--check', action='store_true', help='exit 1 if a limit is missed')
     return parser.parse_args()
 
 
@@ -97,16 +98,16 @@ def main():
               f'{ratio:.2f} | {"" if bar is None else f"{bar:g}" + ("" if ok else ", missed")} |')
 
     print(f'Machines: {kind}; medians of {options.rounds} rounds; model {options.model.name}.\n')
-    print('| | floor | transport | Caravan | ratio | bar |\n|---|---|---|---|---|---|')
+    print('| | baseline | transport | Caravan | ratio | limit |\n|---|---|---|---|---|---|')
     for floor, ours in (('verbs', 'Caravan RDMA'), ('tcp', 'Caravan TCP')):
         for key, what in SIZES.items():
             report(f'round trip {what}', key, 'µs', floor, ours,
                    1.3 if floor == 'verbs' and key != str(600 << 10) else None)
         report(f'upload {options.megabytes} MB', 'upload', 'MB/s', floor, ours, 0.8 if floor == 'verbs' else None)
-    print('\n| upload from the caller\'s memory to its place, bare verbs | MB/s | of the floor |\n|---|---|---|')
-    for way, what in WAYS.items():
-        ratio = statistics.median(row['verbs'][way] / row['verbs']['upload'] for row in rows)
-        print(f'| {what} | {median(rows, "verbs", way):.0f} | {ratio:.2f} |')
+    print('\n| upload from the caller\'s memory to its destination, bare verbs | MB/s | of the baseline |\n|---|---|---|')
+    for method, text in METHODS.items():
+        ratio = statistics.median(row['verbs'][method] / row['verbs']['upload'] for row in rows)
+        print(f'| {text} | {median(rows, "verbs", method):.0f} | {ratio:.2f} |')
     print('\n| llama-bench | tokens/s | sends per token, to the server | from the server |\n|---|---|---|---|')
     for transport in ('rdma', 'tcp'):
         rate, there, back = (median(rows, 'tokens', transport, i) for i in range(3))

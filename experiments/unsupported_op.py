@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Asks the device behind an RPC server whether it computes an op that CPUs lack, and relies on the answer.
+"""Queries whether the device of an RPC server supports an op that CPUs lack, and computes it if so.
 
     unsupported_op.py HOST:PORT
 
 For experiments/faults.py: an unmodified ggml program, through libggml's C interface. The op is CPY from F32 to IQ2_XXS, which
-has no quantizer on CPUs. Prints what came of it, and then of a sum on the same device."""
+has no quantizer on CPUs. Prints the result, and then that of a sum on the same device."""
 import ctypes
 import sys
 
@@ -45,7 +45,7 @@ add = function(base, 'ggml_add', pointer, pointer, pointer, pointer)
 
 
 def compute(backend, op, result_type):
-    """What the device says of op(256 ones, another tensor), and the status of computing it if it says yes."""
+    """Computes op(256 ones, another tensor) if the device supports it. Returns its status or value."""
     context = init(InitParams(1 << 20, None, True))
     one, other = new_tensor(context, F32, 256), new_tensor(context, result_type, 256)
     result = op(context, one, other)

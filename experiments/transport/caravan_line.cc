@@ -49,7 +49,7 @@ private:
     net::Inbound inbound_;
 };
 
-// What the front door does: HELLO, then the first command's header.
+// As a server does: HELLO, then the header of the first command.
 Result<std::unique_ptr<net::Transport>> accept_session(UniqueFd socket) {
     const TimePoint deadline = Clock::now() + patience;
     std::byte hello[sizeof(wire::RequestHeader) + sizeof(wire::HelloRequest)];
@@ -95,7 +95,7 @@ int serve(uint16_t port) {
         }
         Line line(std::move(*transport));
         measure::answer(line);
-        // Its end is the client's: an RDMA connection that is closed at once may lose its last message.
+        // The client closes first: an RDMA connection that is closed at once may lose its last message.
         pollfd nothing{-1, 0, 0};
         ::poll(&nothing, 1, 200);
     }
@@ -118,7 +118,7 @@ int main(int argc, char ** argv) {
     }
     Line line(std::move(opened->transport));
     if (line.kind() == "tcp") {
-        const wire::RequestHeader first{};  // in the place of an offer
+        const wire::RequestHeader first{};  // in place of an offer
         line.send(&first, sizeof first);
     }
     measure::measure(line, static_cast<uint64_t>(std::atoi(argv[4])));

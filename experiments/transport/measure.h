@@ -1,7 +1,7 @@
-// What the three programs of this folder measure, in the same way over anything that can send and receive: round trips
-// of several sizes, and one long upload. Standard library only.
+// The measurements that the three programs of this folder share: round trips of several sizes, and one long upload, over any
+// line that can send and receive. Standard library only.
 //
-//   PROGRAM serve PORT                 answers one client after the other; prints "ready"
+//   PROGRAM serve PORT                 serves one client after the other; prints "ready"
 //   PROGRAM connect HOST PORT MB       measures; prints "SIZE_IN_BYTES MICROSECONDS" lines and "upload MB_PER_SECOND"
 #pragma once
 
@@ -20,7 +20,7 @@
 namespace measure {
 
 using Clock = std::chrono::steady_clock;
-// Look this long, then sleep: as Caravan does.
+// How long to poll before sleeping, as in Caravan.
 inline const std::chrono::microseconds spin{std::getenv("GGML_RPC_POLL_US") ? std::atoi(std::getenv("GGML_RPC_POLL_US"))
                                                                             : 50};
 
@@ -33,7 +33,7 @@ struct Step {
     int count;
 };
 inline constexpr Step steps[] = {{64, 400}, {6 << 10, 300}, {600 << 10, 30}};
-inline constexpr size_t piece = 1 << 20;  // of an upload, for what takes bytes and not messages
+inline constexpr size_t piece = 1 << 20;  // of an upload, for lines that send bytes rather than messages
 
 [[noreturn]] inline void die(const std::string & what) {
     std::fprintf(stderr, "%s\n", what.c_str());

@@ -1,5 +1,5 @@
-// Round trips and an upload over plain TCP: the floor for Caravan's TCP transport. Waits as it does: looks for
-// GGML_RPC_POLL_US with sched_yield, then sleeps in poll.
+// Round trips and an upload over plain TCP: the baseline for Caravan's TCP transport. Waits like Caravan: polls
+// for GGML_RPC_POLL_US with sched_yield, then sleeps in poll.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>

@@ -1,6 +1,6 @@
-// Round trips and an upload over bare verbs: the floor for Caravan's RDMA transport. Messages of 64 KB through
-// registered slots, no copies, no credits, several sends on their way; TCP only to exchange what the queue pairs need.
-// Waits as Caravan does: polls the completion queue for GGML_RPC_POLL_US with sched_yield, then sleeps for an event.
+// Round trips and an upload over bare verbs: the baseline for Caravan's RDMA transport. Messages of 64 KB through
+// registered slots, no copies, no credits, several sends in flight; TCP only to exchange the data of the queue pairs.
+// Waits like Caravan: polls the completion queue for GGML_RPC_POLL_US with sched_yield, then sleeps for an event.
 #include <arpa/inet.h>
 #include <infiniband/verbs.h>
 #include <netinet/in.h>
@@ -30,7 +30,7 @@ void need(bool ok, const char * what) {
     }
 }
 
-// One connection; what it holds is the process's until it ends.
+// One connection. Its resources are freed when the process exits.
 class Line {
 public:
     explicit Line(int socket) {
@@ -95,11 +95,11 @@ public:
         need(ibv_modify_qp(qp_, &rts, IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
                                           IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC) == 0,
              "to RTS");
-        char ready = 1;  // both are in RTS
+        char ready = 1;  // both queue pairs are in RTS
         need(::send(socket, &ready, 1, 0) == 1 && ::recv(socket, &ready, 1, MSG_WAITALL) == 1, "exchange");
     }
 
-    // The data's place is the slots: what a program would have put there by itself.
+    // The data is in the slots, as if a program had written it there itself.
     void send(const void * data, size_t size) {
         if (size <= max_inline_) {
             while (posted_ - completed_ >= send_slots) {
@@ -125,12 +125,12 @@ public:
     }
     void upload(uint64_t size) { post_all(size); }
 
-    // The same from memory of the caller's, in pieces of measure::piece. copies: through the slots; registers: each
-    // piece is registered for as long as it is on its way, and sent from where it is; writes: so registered, and
-    // written to its place at the peer.
-    void upload_from(const char * source, uint64_t size, std::string_view way, uint64_t peer_address, uint32_t peer_key) {
+    // The same from the caller's memory, in pieces of measure::piece. copies: through the slots; registers: each piece is
+    // registered while it is in flight, and sent from the caller's memory; writes: registered likewise, and written to its
+    // destination at the peer.
+    void upload_from(const char * source, uint64_t size, std::string_view method, uint64_t peer_address, uint32_t peer_key) {
         for (uint64_t done = 0; done < size; done += measure::piece) {
-            if (way == "copies") {
+            if (method == "copies") {
                 for (uint64_t at = 0; at < measure::piece; at += slot_size) {
                     while (posted_ - completed_ >= send_slots) {
                         wait();
@@ -142,13 +142,13 @@ public:
             }
             ibv_mr * piece = ibv_reg_mr(pd_, const_cast<char *>(source + done), measure::piece, 0);
             need(piece != nullptr, "ibv_reg_mr");
-            const uint32_t step = way == "writes" ? measure::piece : slot_size;
+            const uint32_t step = method == "writes" ? measure::piece : slot_size;
             for (uint64_t at = 0; at < measure::piece; at += step) {
                 while (posted_ - completed_ >= send_slots) {
                     wait();
                 }
                 post(const_cast<char *>(source + done + at), step, piece->lkey,
-                     way == "writes" ? peer_address + done : 0, peer_key);
+                     method == "writes" ? peer_address + done : 0, peer_key);
             }
             pieces_.push_back({posted_, piece});
             while (pieces_.size() > pieces_in_flight) {
@@ -252,7 +252,7 @@ private:
         return count > 0;
     }
 
-    // Until something has completed.
+    // Waits for a completion.
     void wait() {
         const auto spin_end = measure::Clock::now() + measure::spin;
         do {
@@ -274,7 +274,7 @@ private:
     }
 
     struct Piece {
-        uint64_t last;  // its last message
+        uint64_t last;  // number of its last message
         ibv_mr * mr;
     };
     static constexpr size_t pieces_in_flight = 4;
@@ -291,8 +291,8 @@ private:
     std::vector<ibv_wc> arrived_;
 };
 
-// How to bring a caller's memory to its place at the peer, three ways, over a connection of its own each.
-constexpr std::string_view ways[] = {"copies", "registers", "writes"};
+// Moves the caller's memory to its destination at the peer by three methods, each over its own connection.
+constexpr std::string_view methods[] = {"copies", "registers", "writes"};
 
 struct Place {
     uint64_t address;
@@ -301,32 +301,32 @@ struct Place {
 
 char * fresh_memory(uint64_t size) {
     char * memory = static_cast<char *>(std::aligned_alloc(4096, size));
-    std::memset(memory, 'y', size);  // of both sides alike: pages that are there
+    std::memset(memory, 'y', size);  // on both sides, so that the pages are resident
     return memory;
 }
 
 void send_ways(Line & line, uint64_t size) {
     char * source = fresh_memory(size);
-    for (const std::string_view way : ways) {
+    for (const std::string_view method : methods) {
         Place place{};
         line.receive(&place, sizeof place);
         const auto begin = measure::Clock::now();
-        line.upload_from(source, size, way, place.address, place.key);
+        line.upload_from(source, size, method, place.address, place.key);
         char done = 'd';
         line.send(&done, 1);
         line.receive(&done, 1);
         const double seconds = std::chrono::duration<double>(measure::Clock::now() - begin).count();
-        std::printf("%s %.1f\n", std::string(way).c_str(), static_cast<double>(size) / 1e6 / seconds);
+        std::printf("%s %.1f\n", std::string(method).c_str(), static_cast<double>(size) / 1e6 / seconds);
     }
 }
 
 void take_ways(Line & line, uint64_t size) {
     char * memory = fresh_memory(size);
-    const ibv_mr * mr = line.register_memory(memory, size);  // at the time a buffer is made
-    for (const std::string_view way : ways) {
+    const ibv_mr * mr = line.register_memory(memory, size);  // when a buffer is created
+    for (const std::string_view method : methods) {
         const Place place{reinterpret_cast<uint64_t>(memory), mr->rkey};
         line.send(&place, sizeof place);
-        if (way != "writes") {
+        if (method != "writes") {
             line.take_upload_into(memory, size);
         }
         char done = 0;
@@ -351,12 +351,12 @@ int main(int argc, char ** argv) {
         std::fflush(stdout);
         for (;;) {
             const int client = ::accept(fd, nullptr, nullptr);
-            if (::fork() == 0) {  // a process for each: nothing is left over
+            if (::fork() == 0) {  // a process for each client: its resources are freed at its exit
                 Line line(client);
                 const uint64_t size = measure::answer(line);
                 take_ways(line, size);
                 char byte;
-                [[maybe_unused]] auto end = ::recv(client, &byte, 1, 0);  // the last answer has arrived
+                [[maybe_unused]] auto end = ::recv(client, &byte, 1, 0);  // the last reply has arrived
                 std::_Exit(0);
             }
             ::close(client);

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The demonstration: a real language model whose layers live in two rpc-server processes.
+"""Demonstration: a real language model whose layers are spread over two rpc-server processes.
 
-Starts two servers on free ports, runs unmodified llama.cpp tools across them, compares with running locally and over
-the stock RPC back-end, and ends everything that it started. About a minute."""
+Starts two servers on free ports, runs unmodified llama.cpp tools with them, compares text and speed with local runs and
+with the stock RPC back-end, and stops all processes. Takes about a minute."""
 import pathlib
 import statistics
 import subprocess
@@ -24,7 +24,7 @@ def say(text=''):
 
 
 def complete(endpoints):
-    """The continuation of the prompt, always the most probable token."""
+    """The continuation of the prompt, with the most probable token at each step."""
     command = [real_tool('llama-completion'), '-m', str(MODEL), '-p', PROMPT, '-n', str(TOKENS), '--temp', '0',
                '-t', '1', '-no-cnv', '--no-warmup', '--no-perf', '-lv', '0', '--simple-io', '-nr', '-ngl', '99']
     command += ['--rpc', ','.join(endpoints)] if endpoints else ['--device', 'none']
@@ -36,7 +36,7 @@ def complete(endpoints):
 
 
 def both_texts(endpoints):
-    # llama-completion can lose the end of what it prints on a busy machine, with and without RPC: ask again then.
+    # On a busy machine llama-completion can lose the end of its output, with and without RPC: repeat then.
     for _ in range(5):
         local, remote = complete([]), complete(endpoints)
         if local == remote or not (local.startswith(remote) or remote.startswith(local)):
@@ -72,32 +72,32 @@ def main():
         ours = [first.endpoint, second.endpoint]
         say(f'==> Two rpc-servers are running: {ours[0]} and {ours[1]}')
         say(f'==> llama-completion --rpc {",".join(ours)} -m {MODEL.relative_to(ROOT)}')
-        say('    Half of the model\'s layers live in each server. It continues:')
+        say('    Each server has half of the model\'s layers. The prompt continues:')
         say()
         local, remote = both_texts(ours)
         for line in remote.splitlines():
             say(f'    | {line}')
         say()
         if local != remote:
-            sys.exit(f'==> Without RPC the text is another one, which must not be:\n{local}')
-        say('==> The same text, letter for letter, as without RPC.')
+            sys.exit(f'==> FAILED: the text differs from that without RPC:\n{local}')
+        say('==> The text is identical to that without RPC.')
         say()
         say(f'==> Speed, {ROUNDS} interleaved rounds of llama-bench, medians')
-        say('    (a tiny model on one machine: what you see is the cost of RPC, not the gain of more machines)')
+        say('    (a tiny model on one machine: this shows the cost of RPC, not the gain of more machines)')
         if stock_server_program():
             with Server(stock=True) as a, Server(stock=True) as b:
                 times = measure(ours, [a.endpoint, b.endpoint])
         else:
-            say('    (the stock rpc-server is not installed here: no comparison with it)')
+            say('    (the stock rpc-server is not installed: no comparison with it)')
             times = measure(ours, [])
         say()
         table(times)
     say()
     say(f'==> Done in {time.monotonic() - begin:.0f} s. Try next:')
-    say('    ./dev run rpc-server --help                     what a server can do')
+    say('    ./dev run rpc-server --help                     options of the server')
     say('    ./dev run rpc-server -H 0.0.0.0 -c              lend this machine\'s devices to your network')
-    say('    ./dev run llama-bench --rpc HOST:50052 -m FILE  use them from another one')
-    say('    ./dev test                                      prove it all on this machine')
+    say('    ./dev run llama-bench --rpc HOST:50052 -m FILE  use them from another machine')
+    say('    ./dev test                                      run all tests')
 
 
 if __name__ == '__main__':

@@ -1,19 +1,19 @@
 # shellcheck shell=bash
 # Runs a command inside the userland with bubblewrap. Sourced by ./dev.
 #
-# Only the file system changes: /usr and /etc are the userland's, read-only; everything else is the host's at its own
-# path. Network, pids and users are the host's too, so loopback servers and signals work as outside, and root keeps its
-# capabilities (network namespaces can be made).
+# Only the file system changes: /usr and /etc are those of the userland, read-only; everything else is the host's, at the
+# same path. Network, pids and users are the host's too, so loopback servers and signals work as outside, and root keeps its
+# capabilities (network namespaces can be created).
 
-# Fills BINDS. Parents come before what lies in them, or they would cover it.
+# Fills BINDS. A parent comes before its children, or it would hide them.
 userland_binds() { # TREE
   local tree=$1 path name
   local -a own=()
-  BINDS=(--dir /usr --dir /var) # bwrap would make them for the owner only
+  BINDS=(--dir /usr --dir /var) # bwrap would create them for the owner only
   for path in "$tree"/* "$tree"/usr/*; do
     name=${path#"$tree"}
     case $name in
-      /usr/local | /usr/src) ;; # left free: a checkout may lie there on the host
+      /usr/local | /usr/src) ;; # not bound: the host may have a checkout there
       /bin | /sbin | /lib* | /usr/*)
         if [ -L "$path" ]; then
           BINDS+=(--symlink "$(readlink "$path")" "$name")
@@ -30,7 +30,7 @@ userland_binds() { # TREE
   BINDS+=(--dev-bind /dev /dev --bind /proc /proc --bind /sys /sys --tmpfs /run --dir /var/lib
     --symlink /run /var/run --symlink /run/lock /var/lock --dir /run/lock)
 
-  # The host's other folders at the top: /home, /tmp, /data, ... A link stays a link.
+  # The host's other top-level folders: /home, /tmp, /data, ... Symbolic links are kept.
   for path in /*; do
     case $path in
       /bin | /sbin | /lib | /lib[0-9x]* | /usr | /etc | /var | /run | /dev | /proc | /sys) continue ;;
@@ -43,7 +43,7 @@ userland_binds() { # TREE
     fi
   done
 
-  # What is used from under /var, /run or /usr is bound by name, also by the name it has through links.
+  # Folders below /var, /run or /usr that are used are bound by name, also by their names through symbolic links.
   own=(/var/tmp "$ROOT" "$PWD" "$(pwd -P)" "$HOME" "$(realpath -m "$HOME")" "${TMPDIR:-/tmp}")
   while IFS= read -r -d '' path; do
     case $path in
@@ -59,26 +59,26 @@ userland_binds() { # TREE
   BINDS+=(--remount-ro /)
 }
 
-# enter TREE COMMAND...: does not come back. Exit code: the command's own; 128 + N when signal N ended it.
+# enter TREE COMMAND...: does not return. The exit code is that of the command; 128 + N if signal N ended it.
 enter() {
   local tree=$1 name
   shift
   command -v bwrap >/dev/null || need_tools
   if ! bwrap --bind / / --dev-bind /dev /dev true 2>/dev/null; then
     if [ "$(cat /proc/sys/kernel/apparmor_restrict_unprivileged_userns 2>/dev/null)" = 1 ] && [ "$EUID" != 0 ]; then
-      missing "AppArmor stops bubblewrap; run: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+      missing "AppArmor blocks bubblewrap; run: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
     fi
-    missing "bubblewrap may not mount here (a container?): give it CAP_SYS_ADMIN, or use one of Debian $SUITE itself"
+    missing "bubblewrap cannot mount here (a container?): give it CAP_SYS_ADMIN, or use a container of Debian $SUITE"
   fi
   userland_binds "$tree"
-  # Settings that name the host's libraries, compilers or locales would mislead the userland's programs.
+  # Variables that name the host's libraries, compilers or locales do not fit the userland's programs.
   unset LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT PYTHONHOME PYTHONPATH PERL5LIB GCONV_PATH LOCPATH LANGUAGE \
     CC CXX CMAKE_GENERATOR CMAKE_PREFIX_PATH CMAKE_TOOLCHAIN_FILE PKG_CONFIG_PATH GGML_BACKEND_PATH BASH_ENV ENV
   for name in "${!LC_@}"; do unset "$name"; done
   export LANG=C.UTF-8
   export PATH="$ROOT/build/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-  # Keyboard signals go to the command (same process group), not to bwrap, which would leave it behind. When bwrap is
-  # ended otherwise, the command gets SIGTERM.
+  # Keyboard signals reach the command (same process group), but not bwrap, which would exit before it. If bwrap ends
+  # otherwise, the command gets SIGTERM.
   trap '' INT QUIT
   exec bwrap "${BINDS[@]}" --chdir "$PWD" -- \
     setpriv --pdeathsig TERM env --default-signal=INT,QUIT "$@"

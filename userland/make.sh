@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Makes the userland: a Debian tree with the packages of userland/packages, in the cache. Sourced by ./dev.
+# Creates the userland: a Debian tree with the packages of userland/packages, in the cache. Sourced by ./dev.
 #
-# The archive's address, proxies, passwords and time-outs are those of this machine's own apt.
+# The archive's address, proxies, passwords and time-outs are those of this machine's apt.
 
 SUITE=forky
-FORMAT=1 # of the tree: count up when what lies in it changes for another reason than its packages
+FORMAT=1 # of the tree: increase it if its contents change for another reason than the packages
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/caravan
 
@@ -12,12 +12,12 @@ userland_key() {
   { echo "$FORMAT $SUITE $(uname -m)"; packages | sort; } | sha256sum | cut -c 1-12
 }
 
-# The tools that make and enter a userland, and the right to use them.
+# Checks the tools that create and enter a userland, and the rights to use them; installs tools as root.
 need_tools() {
   local -a lacks=()
   local fix=''
-  command -v apt-get >/dev/null || missing "no apt here: install ggml >= $GGML_MIN, llama.cpp and the libraries that \
-userland/packages names, then CARAVAN_USERLAND=system ./dev ..."
+  command -v apt-get >/dev/null || missing "apt is not installed: install ggml >= $GGML_MIN, llama.cpp and the libraries in \
+userland/packages, then run CARAVAN_USERLAND=system ./dev ..."
   command -v mmdebstrap >/dev/null || lacks+=(mmdebstrap)
   command -v bwrap >/dev/null || lacks+=(bubblewrap)
   [ -e "$KEYRING" ] || lacks+=(debian-archive-keyring)
@@ -30,22 +30,22 @@ userland/packages names, then CARAVAN_USERLAND=system ./dev ..."
   if ! grep -qsE "^($(id -un)|$EUID):" /etc/subuid || ! grep -qsE "^($(id -un)|$EUID):" /etc/subgid; then
     fix="${fix:+$fix && }sudo usermod --add-subuids 200000-265535 --add-subgids 200000-265535 $(id -un)"
   fi
-  [ -z "$fix" ] || missing "the userland cannot be made yet; run: $fix"
+  [ -z "$fix" ] || missing "cannot create the userland yet; run: $fix"
 }
 
-# The machine's own apt settings for fetching, as a file that apt and mmdebstrap read. Not its hooks.
+# The machine's apt settings for downloads, in the form that apt and mmdebstrap read. Without its hooks.
 apt_settings() {
   local file
   apt-config dump Acquire | grep -vE '^Acquire::(IndexTargets|Changelogs|Languages|CompressionTypes)\b'
   for file in /etc/apt/auth.conf /etc/apt/auth.conf.d/*; do
-    [ ! -e "$file" ] || [ -r "$file" ] || return 0 # root's passwords: an ordinary user fetches without
+    [ ! -e "$file" ] || [ -r "$file" ] || return 0 # root's passwords: an ordinary user downloads without them
   done
   echo 'Dir::Etc::netrc "/etc/apt/auth.conf";'
   echo 'Dir::Etc::netrcparts "/etc/apt/auth.conf.d";'
 }
 
-# Debian main archives in this machine's apt sources, best first. A machine that has never run apt-get update knows no
-# origin yet: such sources come last, and probe() looks at them.
+# Debian main archives in this machine's apt sources, best first. Before the first apt-get update the origin of a source is
+# unknown: such sources come last, and probe() checks them.
 archives() {
   if [ -n "${CARAVAN_MIRROR:-}" ]; then
     echo "$CARAVAN_MIRROR"
@@ -60,8 +60,8 @@ archives() {
     END { for (i = 1; i <= k; i++) print known[i]; for (i = 1; i <= u; i++) print unknown[i] }' | awk '!seen[$0]++'
 }
 
-# probe WORK ARCHIVE SETTING...: fetches the suite's signed Release file alone, which takes a second, into apt folders
-# of its own under WORK. WORK/probe.log has what apt said.
+# probe WORK ARCHIVE SETTING...: downloads only the suite's signed Release file, which takes a second, into separate apt
+# folders under WORK. WORK/probe.log has the output of apt.
 probe() {
   local work=$1 archive=$2
   shift 2
@@ -77,35 +77,35 @@ probe() {
     grep -qsx 'Origin: Debian' "$work"/lists/*Release
 }
 
-# Sets ARCHIVE, and appends to WORK/settings what its Release file needs.
+# Sets ARCHIVE, and appends the settings that its Release file needs to WORK/settings.
 choose_archive() {
   local work=$1 candidate found=''
   SIGNED_BY=''
   [ ! -e "$KEYRING" ] || SIGNED_BY="[signed-by=$KEYRING] "
   while read -r candidate; do
     found=yes ARCHIVE=$candidate
-    # Checked even where this machine's apt is told not to, so that an archive that stands still is not used unsaid.
+    # Dates are checked even if this machine's apt does not, so that an outdated archive causes a warning.
     if probe "$work" "$ARCHIVE" 'Acquire::Check-Date "true"' 'Acquire::Check-Valid-Until "true"'; then
       return
     fi
     grep -qE 'is expired|not valid yet' "$work/probe.log" || continue
     if probe "$work" "$ARCHIVE" 'Acquire::Check-Valid-Until "false"'; then
-      note "warning: the archive's $SUITE Release file is past its valid-until date; signature good, going on with it"
+      note "warning: the archive's $SUITE Release file is past its valid-until date; its signature is good, so it is used"
       echo 'Acquire::Check-Valid-Until "false";' >>"$work/settings"
       return
     fi
   done < <(archives)
   if [ -z "$found" ]; then
-    missing "apt on this machine names no Debian archive; name one: CARAVAN_MIRROR=URL ./dev ..."
+    missing "this machine's apt has no Debian archive; name one: CARAVAN_MIRROR=URL ./dev ..."
   fi
   tail -n 5 "$work/probe.log" >&2
-  missing "Debian $SUITE cannot be fetched from $ARCHIVE (apt's words are above); see: apt-get update"
+  missing "Debian $SUITE cannot be fetched from $ARCHIVE (apt's output is above); try apt-get update"
 }
 
-# Shows mmdebstrap's phases with the seconds gone: one line that is rewritten on a terminal, else a line a phase.
+# Shows mmdebstrap's phases with the elapsed seconds: one rewritten line on a terminal, otherwise a line per phase.
 show_phases() { # LOG
   local line='' phase='starting' start=$SECONDS tty='' rc
-  trap '' INT TERM # it ends when mmdebstrap does, which has to clean up first and must not lose its stderr
+  trap '' INT TERM # it ends with mmdebstrap, which cleans up first and needs its stderr
   [ ! -t 2 ] || tty=yes
   while :; do
     rc=0
@@ -130,15 +130,14 @@ show_phases() { # LOG
   [ -z "$tty" ] || printf '\r\033[K' >&2
 }
 
-# bootstrap MODE TREE LOG: fills TREE. Its own temporary tree goes to TMPDIR.
-# Dropped: what a build never reads, device files (they come from the host), and the apt settings, which may hold a
-# proxy's password.
+# bootstrap MODE TREE LOG: fills TREE. Its temporary tree is in TMPDIR. Omits files that a build never reads, device files
+# (the host's are used), and the apt settings, which may contain a proxy's password.
 bootstrap() {
   local mode=$1 tree=$2 log=$3
   local -a include settings alone=()
   mapfile -t include < <(packages)
-  mapfile -t settings <"$WORK/settings" # not given as a file: in unshare mode mmdebstrap may not read this folder
-  [ "$mode" != root ] || alone=(unshare --mount) # its mounts end with it, whatever happens
+  mapfile -t settings <"$WORK/settings" # not passed as a file: in unshare mode mmdebstrap cannot read this folder
+  [ "$mode" != root ] || alone=(unshare --mount) # its mounts end with it
   {
     "${alone[@]}" mmdebstrap --variant=apt --mode="$mode" --format=tar "${settings[@]/#/--aptopt=}" \
       --dpkgopt='force-unsafe-io' \
@@ -153,11 +152,11 @@ bootstrap() {
   } 3>&1 | show_phases "$log"
 }
 
-# Ends a bootstrap that is under way and removes what is not finished.
+# Stops a running bootstrap and removes unfinished files.
 abandon() {
   trap - EXIT
   if [ -n "$JOB" ]; then
-    note "stopping, and removing what was begun"
+    note "stopping, and removing unfinished files"
     kill -TERM -- "-$JOB" 2>/dev/null || true
     wait "$JOB" 2>/dev/null || true
   fi
@@ -166,13 +165,13 @@ abandon() {
   rm -rf "$TMPDIR" "$WORK"
 }
 
-# Made beside its place and renamed, under a lock: another clone either finds it whole or not at all.
+# Created under another name and renamed, under a lock: another clone finds a complete userland or none.
 make_userland() { # KEY
   local key=$1 mode=unshare start log=$CACHE/userland.log
   mkdir -p "$CACHE"
   exec {lock}>"$CACHE/userland.lock"
   if ! flock -n "$lock"; then
-    note "another ./dev is making the userland; waiting for it"
+    note "another ./dev is creating the userland; waiting for it"
     flock "$lock"
   fi
   if [ -e "$CACHE/userland-$key/etc/caravan-userland" ]; then
@@ -181,7 +180,7 @@ make_userland() { # KEY
   fi
   start=$SECONDS
   [ "$EUID" != 0 ] || mode=root
-  rm -rf "$CACHE"/.making-* # left by one that was killed: the lock says that nobody is at it now
+  rm -rf "$CACHE"/.making-* # left by a killed ./dev: this one holds the lock
   # Globals, for abandon(). /var/tmp and not /tmp, which is memory on many machines.
   WORK=$CACHE/.making-$key JOB='' TMPDIR_BEFORE=${TMPDIR:-}
   TMPDIR=$(mktemp -d "${TMPDIR:-/var/tmp}/caravan-userland.XXXXXX")
@@ -189,13 +188,13 @@ make_userland() { # KEY
   trap abandon EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
-  chmod 755 "$TMPDIR" # in unshare mode another id works in it
+  chmod 755 "$TMPDIR" # in unshare mode a subordinate user id needs access
   mkdir -p "$WORK/tree"
   apt_settings >"$WORK/settings"
   choose_archive "$WORK"
-  note "making the Debian $SUITE userland, once for all clones, in about a minute: $CACHE/userland-$key"
+  note "creating the Debian $SUITE userland, once for all clones, in about a minute: $CACHE/userland-$key"
   : >"$log"
-  # A job with a process group of its own: then the traps above run at once, and abandon() ends it in good order.
+  # A job in its own process group: the traps above run at once, and abandon() can stop it with its children.
   set -m
   (bootstrap "$mode" "$WORK/tree" "$log") </dev/null &
   JOB=$!
@@ -203,10 +202,10 @@ make_userland() { # KEY
   if ! wait "$JOB"; then
     JOB=''
     tail -n 20 "$log" >&2
-    missing "the userland could not be made; all that was said: less $log"
+    missing "creating the userland failed; see the complete log: less $log"
   fi
   JOB=''
-  # Files that enter.sh lays the host's own over must be there, and be plain files.
+  # enter.sh binds the host's files over these, so they must exist and be plain files.
   (cd "$WORK/tree/etc" && rm -f resolv.conf hosts && touch resolv.conf hosts passwd group)
   echo "$key" >"$WORK/tree/etc/caravan-userland"
   mv -T "$WORK/tree" "$CACHE/userland-$key"
@@ -215,5 +214,5 @@ make_userland() { # KEY
   trap - INT TERM
   if [ -n "$TMPDIR_BEFORE" ]; then TMPDIR=$TMPDIR_BEFORE; else unset TMPDIR; fi
   exec {lock}>&-
-  note "userland made in $((SECONDS - start)) s"
+  note "userland created in $((SECONDS - start)) s"
 }

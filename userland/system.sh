@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Does this system itself have what Caravan needs? Sourced by ./dev.
+# Checks whether this system has the dependencies of Caravan. Sourced by ./dev.
 
 GGML_MIN=0.27
 
@@ -9,8 +9,8 @@ at_least() { # WANTED HAVE
   [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]
 }
 
-# Prints what the system lacks, one a line; nothing when it is equipped. The compilers and libraries are asked, not the
-# package manager: they may have come from anywhere.
+# Prints missing dependencies, one a line. Checks compilers and libraries rather than packages, which may come from any
+# source.
 system_lacks() {
   local tool header have
   pkg-config --atleast-version="$GGML_MIN" ggml 2>/dev/null || echo "ggml >= $GGML_MIN with its headers"
@@ -37,7 +37,7 @@ system_lacks() {
   fi
 }
 
-# Does the system's own apt offer a ggml that is new enough?
+# True if this system's apt offers a recent enough ggml.
 apt_offers() {
   local offered
   command -v apt-cache >/dev/null || return 1
@@ -45,7 +45,7 @@ apt_offers() {
   [ -n "$offered" ] && [ "$offered" != '(none)' ] && dpkg --compare-versions "$offered" ge "$GGML_MIN"
 }
 
-# apt_get_install PACKAGE...: as root. The lists are fetched only if the first try fails without them.
+# apt_get_install PACKAGE...: needs root. Updates the package lists only if the first attempt fails.
 apt_get_install() {
   local -a install=(apt-get install -y --no-install-recommends "$@")
   local out
@@ -58,5 +58,5 @@ apt_get_install() {
   fi
   tail -n 20 "$out" >&2
   rm -f "$out"
-  missing "apt-get could not install them; mend apt, then: ${install[*]}"
+  missing "apt-get failed (its output is above); fix that, then run: ${install[*]}"
 }

@@ -12,7 +12,6 @@
 
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -23,6 +22,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "client/outbox.h"
+#include "client/reply_reader.h"
 #include "client/stream_counts.h"
 #include "net/transport.h"
 #include "wire/native.h"
@@ -59,25 +59,23 @@ public:
     void append_hole(uint64_t begin, std::vector<std::byte> bytes) { outbox_.append_hole(begin, std::move(bytes)); }
     void fill(uint64_t begin) { outbox_.fill(begin); }
 
-    // The value of each byte of a reply that does not arrive. `nan` is for tensors: it is NaN in every floating-point type,
-    // so results computed from it are NaN too.
-    enum class Absent : uint8_t { zeroes = 0x00, nan = 0xff };
+    using Absent = ReplyReader::Absent;
 
     // Expects a reply of exactly `dest.size()` bytes. `dest` must live until the ticket is done. Set `may_be_refused` only if
     // the caller checks take_refusal() afterwards: zeroes must not pass for a reply.
-    Ticket expect(MutableBytes dest, bool may_be_refused = false) { return expect(PendingReply{dest, dest.size(), may_be_refused}); }
+    Ticket expect(MutableBytes dest, bool may_be_refused = false) { return expect({dest, dest.size(), may_be_refused}); }
     // The same for tensor data, which cannot be refused. It is absent too if an earlier launch failed.
-    Ticket expect_data(MutableBytes dest, Absent absent) { return expect(PendingReply{dest, dest.size(), false, true, absent}); }
+    Ticket expect_data(MutableBytes dest, Absent absent) { return expect({dest, dest.size(), false, true, absent}); }
     // Expects tensor data whose destination is not known yet. One at a time: call set_destination() or discard() before
     // anything else is expected or awaited.
     Ticket expect_deferred(size_t size);
     void set_destination(MutableBytes dest, Absent absent);
     void discard();
-    bool has_deferred() const { return deferred_ != 0; }
+    bool has_deferred() const { return replies_.deferred() != 0; }
     // Counts a command that the server may report as a failed launch once: a launch, or a TAKE.
-    void count_launch() { ++launches_; }
-    Ticket last_ticket() const { return {expected_, expected_position_}; }
-    bool is_done(Ticket ticket) const { return completed_ >= ticket.number; }
+    void count_launch() { replies_.count_launch(); }
+    Ticket last_ticket() const { return {replies_.expected(), expected_position_}; }
+    bool is_done(Ticket ticket) const { return replies_.completed() >= ticket.number; }
 
     uint64_t position() const { return outbox_.queued(); }
     size_t unsent() const { return outbox_.queued() - outbox_.sent(); }
@@ -111,11 +109,11 @@ public:
     void trace_as(std::string endpoint) { traced_as_ = std::move(endpoint); }
 
     // Why the server refused the last request; the reply's bytes are absent then. Returned once.
-    std::optional<std::string> take_refusal() { return std::exchange(refusal_, std::nullopt); }
+    std::optional<std::string> take_refusal() { return replies_.take_refusal(); }
     // Why a launch failed that was reported as successful. Returned once. Data requested before this call is absent.
-    std::optional<std::string> take_launch_failure();
-    bool has_launch_failure() const { return launch_failure_.has_value(); }
-    void set_launch_failure(std::string text);
+    std::optional<std::string> take_launch_failure() { return replies_.take_launch_failure(); }
+    bool has_launch_failure() const { return replies_.has_launch_failure(); }
+    void set_launch_failure(std::string text) { replies_.set_launch_failure(std::move(text)); }
 
     // Fails the stream with this error. Does nothing if it has failed already.
     void close(Error error);
@@ -142,23 +140,8 @@ private:
     bool push();  // true if bytes were sent
     bool pull();  // true if bytes were received
     Result<size_t> receive(std::span<const MutableBytes> parts);
-    Result<size_t> receive_from_transport(std::span<const MutableBytes> parts);
-    bool read_text_reply();
-    void read_unsolicited();
-    struct PendingReply {
-        MutableBytes dest;
-        size_t size = 0;  // of dest, also before dest is known
-        bool may_be_refused = false;
-        bool is_data = false;
-        Absent absent = Absent::zeroes;
-        std::vector<std::byte> own = {};  // dest of a discarded reply
-    };
-    Ticket expect(PendingReply awaited);
-    bool has_destination(const PendingReply & awaited) const { return awaited.dest.size() == awaited.size; }
-    // Whether the header of the next reply has arrived but the rest has no destination yet.
-    bool needs_destination() const;
-    bool count_launch_failure(const std::string & text);
-    static void make_absent(const PendingReply & awaited);
+    Ticket expect(ReplyReader::PendingReply reply);
+    uint64_t milestones() const { return batches_ + replies_.milestones(); }
 
     std::mutex mutex_;
     std::condition_variable progress_;
@@ -168,15 +151,8 @@ private:
     std::optional<Error> failure_;
 
     Outbox outbox_;
-    std::deque<PendingReply> pending_;
-    uint64_t deferred_ = 0;  // number of the reply without a destination; 0: none
-    uint64_t expected_ = 0, completed_ = 0, expected_position_ = 0;
-    uint64_t header_ = 0;             // size field of the arriving reply
-    size_t arrived_ = 0;              // its bytes so far, header included
-    std::vector<std::byte> surplus_;  // received, but not part of the reply it was received into
-    std::optional<std::string> refusal_, launch_failure_;
-    uint64_t launches_ = 0, failed_launches_ = 0;
-    uint64_t absent_until_ = 0;  // data up to this reply was requested before a launch failure was taken
+    ReplyReader replies_;
+    uint64_t expected_position_ = 0;
     uint64_t last_received_ns_ = 0, last_used_ns_ = 0;
 
     bool lending_ = false;      // the transport may read a payload's memory
@@ -184,7 +160,7 @@ private:
     net::Interest watch_;       // waiting for this
     int waiting_threads_ = 0;   // threads that sleep on progress_
     uint64_t transfers_ = 0;    // calls that moved bytes, for the time-out
-    uint64_t milestones_ = 0;   // replies that began or ended, and batches that were sent, for the time-out
+    uint64_t batches_ = 0;      // batches that were sent, for the time-out
     std::string peer_;          // for the log
     std::chrono::nanoseconds stall_threshold_{};  // 0: stalls are not logged
     TimePoint stalled_since_ = TimePoint::max();  // set while a logged stall lasts

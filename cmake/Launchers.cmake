@@ -1,5 +1,5 @@
-# Targets named after llama.cpp's tools: each makes, in bin/, a launcher for the installed tool that loads our plug-in.
-# (An installed Caravan needs none: ggml finds it by itself.)
+# Targets named after llama.cpp's tools: each creates, in bin/, a launcher that runs the installed tool with the plug-in.
+# (An installed Caravan needs none: ggml finds the plug-in.)
 set(CMAKE_IGNORE_PATH ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
 foreach(tool IN ITEMS llama-bench llama-batched-bench llama-cli llama-completion llama-perplexity llama-server)
   find_program(CARAVAN_PROGRAM_${tool} ${tool})

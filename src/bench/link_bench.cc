@@ -16,8 +16,8 @@ constexpr std::array<uint64_t, 10> sizes{64,        256,        1 << 10,   4 << 
                                          64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20};
 constexpr uint64_t most_memory = 64 << 20;      // bytes of the server's first device, for each link
 constexpr uint32_t most_round_trips = 1000;     // in one round
-constexpr std::chrono::hours whole{24};         // no further limit: the rounds bound the measurements
-constexpr seconds upgrade_patience{10};         // limit of negotiating RDMA
+constexpr std::chrono::hours unlimited{24};     // no further limit: the rounds bound the measurements
+constexpr seconds upgrade_limit{10};             // limit of negotiating RDMA
 
 // An open session, with a region of the server's memory.
 class Session {
@@ -29,7 +29,7 @@ public:
             return count ? fail(Errc::unavailable, "the server has no device") : std::unexpected(count.error());
         }
         const auto memory =
-            session->peer_.ask<wire::DeviceMemoryAnswer>(wire::Command::get_device_memory, wire::DeviceRequest{0});
+            session->peer_.request<wire::DeviceMemoryAnswer>(wire::Command::get_device_memory, wire::DeviceRequest{0});
         if (!memory) {
             return std::unexpected(memory.error());
         }
@@ -65,7 +65,7 @@ public:
 
 private:
     Session(std::unique_ptr<net::Transport> transport, milliseconds silence)
-        : peer_(std::move(transport), {.answer = silence, .whole = whole}) {}
+        : peer_(std::move(transport), {.reply = silence, .total = unlimited}) {}
 
     // The first round trip is not counted; at least one is.
     Result<std::vector<double>> round_trips(uint64_t size, milliseconds time) {
@@ -116,7 +116,7 @@ OpenLink open_link(const net::Endpoint & endpoint, bool for_session, millisecond
                               answer_timeout().count(), net::describe(place)));
             }
         }};
-    auto opened = net::open_client(endpoint, for_session, Clock::now() + silence + upgrade_patience, queueing);
+    auto opened = net::open_client(endpoint, for_session, Clock::now() + silence + upgrade_limit, queueing);
     if (!opened) {
         opened.error().text = net::without_endpoint(endpoint, opened.error().text);
         out.fail_with(opened.error());

@@ -58,25 +58,25 @@ wire::Tensor Region::tensor() const {
     return out;
 }
 
-Conversation::Conversation(std::unique_ptr<net::Transport> transport, const Patience & patience)
-    : stream_(std::make_unique<BoundedTransport>(std::move(transport), patience.whole), patience.answer, poll_time()),
+Conversation::Conversation(std::unique_ptr<net::Transport> transport, const Limits & limits)
+    : stream_(std::make_unique<BoundedTransport>(std::move(transport), limits.total), limits.reply, poll_time()),
       lock_(stream_.mutex()) {}
 
 Result<uint32_t> Conversation::device_count() {
     store(stream_.append(sizeof(wire::RequestHeader)).data(), wire::RequestHeader{Command::device_count, 0});
-    return answer<uint32_t>();
+    return receive<uint32_t>();
 }
 
 Result<Region> Conversation::allocate(uint64_t free, uint64_t most) {
     for (uint64_t size = std::clamp(free / 4 / mebibyte * mebibyte, mebibyte, most); size >= mebibyte; size /= 2) {
-        const auto buffer = ask<wire::AllocBufferAnswer>(Command::alloc_buffer, wire::AllocBufferRequest{0, size});
+        const auto buffer = request<wire::AllocBufferAnswer>(Command::alloc_buffer, wire::AllocBufferRequest{0, size});
         if (!buffer) {
             return std::unexpected(buffer.error());
         }
         if (buffer->buffer == 0) {
             continue;
         }
-        const auto base = ask<uint64_t>(Command::buffer_get_base, wire::BufferRequest{buffer->buffer});
+        const auto base = request<uint64_t>(Command::buffer_get_base, wire::BufferRequest{buffer->buffer});
         if (!base) {
             return std::unexpected(base.error());
         }

@@ -14,10 +14,10 @@
 
 namespace caravan::doctor {
 
-struct Patience {
-    milliseconds answer{5000};    // limit of a period without progress
+struct Limits {
+    milliseconds reply{5000};     // limit of a period without progress
     milliseconds bandwidth{500};  // approximate duration of each bandwidth measurement
-    milliseconds whole{30'000};   // limit of all measurements of one connection; ends those of a peer that trickles
+    milliseconds total{30'000};   // limit of all measurements of one connection; ends those of a peer that trickles
 };
 
 // A region of the server's memory, seen as a row of floats.
@@ -30,15 +30,15 @@ struct Region {
 
 class Conversation {
 public:
-    Conversation(std::unique_ptr<net::Transport> transport, const Patience & patience);
+    Conversation(std::unique_ptr<net::Transport> transport, const Limits & limits);
 
     std::string kind() const { return std::string(stream_.transport_kind()); }
     const std::optional<Error> & failure() const { return stream_.failure(); }
 
-    template <class Answer, class Request>
-    Result<Answer> ask(wire::Command command, const Request & request) {
-        post(command, request);
-        return answer<Answer>();
+    template <class Reply, class Request>
+    Result<Reply> request(wire::Command command, const Request & payload) {
+        post(command, payload);
+        return receive<Reply>();
     }
     Result<uint32_t> device_count();
 
@@ -60,9 +60,9 @@ private:
         store(at.data(), wire::RequestHeader{command, sizeof request + extra});
         store(at.data() + sizeof(wire::RequestHeader), request);
     }
-    template <class Answer>
-    Result<Answer> answer() {
-        Answer out{};
+    template <class Reply>
+    Result<Reply> receive() {
+        Reply out{};
         if (auto done = await(stream_.expect(mutable_bytes(&out, sizeof out))); !done) {
             return std::unexpected(done.error());
         }

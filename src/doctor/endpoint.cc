@@ -18,7 +18,7 @@ namespace {
 using Stage = EndpointFacts::Stage;
 
 // Limit of negotiating RDMA on each side if no message arrives.
-constexpr seconds upgrade_patience{10};
+constexpr seconds upgrade_limit{10};
 
 std::string local_address(int socket) {
     sockaddr_storage address{};
@@ -81,8 +81,8 @@ void set_failure(const net::Endpoint & endpoint, const Error & error, EndpointFa
 }
 
 // Examines the server by a connection that only makes the handshake.
-void examine_handshake(const net::Endpoint & endpoint, const Patience & patience, EndpointFacts & out) {
-    const auto socket = net::connect_socket(endpoint, Clock::now() + patience.answer);
+void examine_handshake(const net::Endpoint & endpoint, const Limits & limits, EndpointFacts & out) {
+    const auto socket = net::connect_socket(endpoint, Clock::now() + limits.reply);
     if (!socket) {
         out.stage = stage_of(socket.error());
         set_failure(endpoint, socket.error(), out);
@@ -95,7 +95,7 @@ void examine_handshake(const net::Endpoint & endpoint, const Patience & patience
         out.choice = choose_for(socket->get());
     }
 #endif
-    const auto answer = send_hello(socket->get(), Clock::now() + patience.answer);
+    const auto answer = send_hello(socket->get(), Clock::now() + limits.reply);
     if (!answer) {
         out.stage = Stage::no_handshake;
         set_failure(endpoint, {answer.error().code, answer.error().text, net::handshake_advice(answer.error().code)}, out);
@@ -118,8 +118,8 @@ void examine_handshake(const net::Endpoint & endpoint, const Patience & patience
 }
 
 // Opens a session as a program would, and measures it if it uses RDMA.
-void try_session(const net::Endpoint & endpoint, const Patience & patience, const OnWait & on_wait, EndpointFacts & out) {
-    const net::Queueing queueing{.until = Clock::now() + patience.answer, .on_wait = [&](const wire::AdmissionAnswer & place) {
+void try_session(const net::Endpoint & endpoint, const Limits & limits, const OnWait & on_wait, EndpointFacts & out) {
+    const net::Queueing queueing{.until = Clock::now() + limits.reply, .on_wait = [&](const wire::AdmissionAnswer & place) {
                                      const bool is_new = !out.queue;
                                      out.queue = place;
                                      if (is_new && on_wait && place.reason != wire::AdmissionAnswer::Reason::starting) {
@@ -127,7 +127,7 @@ void try_session(const net::Endpoint & endpoint, const Patience & patience, cons
                                      }
                                  }};
     const bool may_be_rdma = out.choice && out.choice->found && out.server_has_rdma;
-    const auto limit = patience.answer + (may_be_rdma ? upgrade_patience : seconds(0));
+    const auto limit = limits.reply + (may_be_rdma ? upgrade_limit : seconds(0));
     auto opened = net::open_client(endpoint, true, Clock::now() + limit, queueing);
     if (!opened) {
         out.why_not_rdma = net::without_endpoint(endpoint, opened.error().text);
@@ -137,14 +137,14 @@ void try_session(const net::Endpoint & endpoint, const Patience & patience, cons
     out.transport = opened->transport->kind();
     out.why_not_rdma = opened->why_not_rdma;
     if (out.transport == "rdma") {
-        out.rdma = measure(std::move(opened->transport), patience);
+        out.rdma = measure(std::move(opened->transport), limits);
     }
 }
 
-void measure_plain(const net::Endpoint & endpoint, const Patience & patience, EndpointFacts & out) {
-    auto opened = net::open_client(endpoint, false, Clock::now() + patience.answer);
+void measure_plain(const net::Endpoint & endpoint, const Limits & limits, EndpointFacts & out) {
+    auto opened = net::open_client(endpoint, false, Clock::now() + limits.reply);
     if (opened) {
-        out.plain = measure(std::move(opened->transport), patience);
+        out.plain = measure(std::move(opened->transport), limits);
     } else {
         out.plain = Measured{.transport = "tcp", .failure = std::string(net::without_endpoint(endpoint, opened.error().text))};
     }
@@ -152,14 +152,14 @@ void measure_plain(const net::Endpoint & endpoint, const Patience & patience, En
 
 }  // namespace
 
-EndpointFacts examine_endpoint(const net::Endpoint & endpoint, const Patience & patience, const OnWait & on_wait) {
+EndpointFacts examine_endpoint(const net::Endpoint & endpoint, const Limits & limits, const OnWait & on_wait) {
     EndpointFacts out;
     out.endpoint = endpoint.text();
-    examine_handshake(endpoint, patience, out);
+    examine_handshake(endpoint, limits, out);
     if (out.stage == Stage::reached) {
-        try_session(endpoint, patience, on_wait, out);
+        try_session(endpoint, limits, on_wait, out);
         if (!out.queue) {
-            measure_plain(endpoint, patience, out);
+            measure_plain(endpoint, limits, out);
         }
     }
     return out;

@@ -47,11 +47,11 @@ struct EndpointFacts {
     std::optional<Measured> plain, rdma;  // over TCP or a Unix socket; over RDMA
 };
 
-// Called once if the server is full and the session is queued, for `patience.answer` at most.
+// Called once if the server is full and the session is queued, for `limits.reply` at most.
 using OnWait = std::function<void(const wire::AdmissionAnswer & place)>;
 
 // Opens several connections, one after the other: a stock server serves one at a time. Takes some seconds; if the peer stops
-// replying, little more than `patience.answer`.
-EndpointFacts examine_endpoint(const net::Endpoint & endpoint, const Patience & patience, const OnWait & on_wait = {});
+// replying, little more than `limits.reply`.
+EndpointFacts examine_endpoint(const net::Endpoint & endpoint, const Limits & limits, const OnWait & on_wait = {});
 
 }  // namespace caravan::doctor

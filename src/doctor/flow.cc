@@ -28,8 +28,8 @@ Result<double> rate_to_server(Conversation & peer, const Region & region, size_t
         }
     } while (Clock::now() < start + time);
     // The reply comes after the server has received all of it.
-    if (auto answer = peer.ask<uint64_t>(wire::Command::get_alignment, wire::DeviceRequest{0}); !answer) {
-        return std::unexpected(answer.error());
+    if (auto reply = peer.request<uint64_t>(wire::Command::get_alignment, wire::DeviceRequest{0}); !reply) {
+        return std::unexpected(reply.error());
     }
     return static_cast<double>(sent * size) / seconds_since(start);
 }

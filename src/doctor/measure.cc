@@ -20,8 +20,8 @@ Result<> measure_latency(Conversation & peer, Measured & out) {
     const TimePoint end = Clock::now() + most_latency_time;
     for (uint32_t i = 0; i < warm_up + most_round_trips && (times.empty() || Clock::now() < end); ++i) {
         const TimePoint start = Clock::now();
-        if (auto answer = peer.ask<uint64_t>(Command::get_alignment, wire::DeviceRequest{0}); !answer) {
-            return std::unexpected(answer.error());
+        if (auto reply = peer.request<uint64_t>(Command::get_alignment, wire::DeviceRequest{0}); !reply) {
+            return std::unexpected(reply.error());
         }
         if (i >= warm_up) {
             times.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
@@ -48,13 +48,13 @@ Result<> measure_flow(Conversation & peer, const Region & region, milliseconds t
     return {};
 }
 
-Result<> measure_all(Conversation & peer, const Patience & patience, Measured & out) {
+Result<> measure_all(Conversation & peer, const Limits & limits, Measured & out) {
     const auto count = peer.device_count();
     if (!count || *count == 0) {
         return count ? Result<>{} : std::unexpected(count.error());
     }
     out.devices = *count;
-    const auto memory = peer.ask<wire::DeviceMemoryAnswer>(Command::get_device_memory, wire::DeviceRequest{0});
+    const auto memory = peer.request<wire::DeviceMemoryAnswer>(Command::get_device_memory, wire::DeviceRequest{0});
     if (!memory) {
         return std::unexpected(memory.error());
     }
@@ -69,17 +69,17 @@ Result<> measure_all(Conversation & peer, const Patience & patience, Measured & 
     if (!region) {
         return done ? std::unexpected(region.error()) : done;
     }
-    done = done ? measure_flow(peer, *region, patience.bandwidth, out) : done;
+    done = done ? measure_flow(peer, *region, limits.bandwidth, out) : done;
     return done ? peer.release(*region) : done;
 }
 
 }  // namespace
 
-Measured measure(std::unique_ptr<net::Transport> transport, const Patience & patience) {
-    Conversation peer(std::move(transport), patience);
+Measured measure(std::unique_ptr<net::Transport> transport, const Limits & limits) {
+    Conversation peer(std::move(transport), limits);
     Measured out;
     out.transport = peer.kind();
-    if (auto done = measure_all(peer, patience, out); !done) {
+    if (auto done = measure_all(peer, limits, out); !done) {
         out.failure = done.error().text;
     }
     return out;

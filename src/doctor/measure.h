@@ -18,7 +18,7 @@ struct Measured {
     std::string failure;                           // why it ended early; "" if it did not
 };
 
-// Takes about 2 s if the peer replies, and never more than `patience.whole`. Uses up to 64 MiB of the first device meanwhile.
-Measured measure(std::unique_ptr<net::Transport> transport, const Patience & patience);
+// Takes about 2 s if the peer replies, and never more than `limits.total`. Uses up to 64 MiB of the first device meanwhile.
+Measured measure(std::unique_ptr<net::Transport> transport, const Limits & limits);
 
 }  // namespace caravan::doctor

@@ -55,7 +55,7 @@ void log_to_stderr(LogLevel level, std::string_view text) {
 int main(int argc, char ** argv) {
     std::vector<std::string> names;
     bool as_json = false;
-    int answer_s = 5, bandwidth_ms = 500;
+    int reply_s = 5, bandwidth_ms = 500;
 
     CLI::App app{"Diagnoses this machine's RDMA devices and the network path to RPC servers, with advice for each fault.",
                  "rpc-doctor"};
@@ -71,7 +71,7 @@ int main(int argc, char ** argv) {
                       ->type_name("MILLISECONDS")
                       ->check(tools::whole_number(10, 60'000, "--time 500"))
                       ->capture_default_str();
-    auto * timeout = app.add_option("--timeout", answer_s,
+    auto * timeout = app.add_option("--timeout", reply_s,
                                     "give up on a server that does not reply, or has no free session, for this long")
                          ->type_name("SECONDS")
                          ->check(tools::whole_number(1, 300, "--timeout 5"))
@@ -94,15 +94,15 @@ int main(int argc, char ** argv) {
     }
     set_log_sink(log_to_stderr);
 
-    doctor::Patience patience{.answer = seconds(answer_s), .bandwidth = milliseconds(bandwidth_ms)};
-    patience.whole += 2 * patience.bandwidth;
+    doctor::Limits limits{.reply = seconds(reply_s), .bandwidth = milliseconds(bandwidth_ms)};
+    limits.total += 2 * limits.bandwidth;
     doctor::Report report{app.version(), doctor::examine_machine(), {}};
     for (const net::Endpoint & endpoint : endpoints) {
         const auto on_wait = [&](const wire::AdmissionAnswer & place) {
-            std::fprintf(stderr, "%s: waiting for a session, for %d s at most: %s\n", endpoint.text().c_str(), answer_s,
+            std::fprintf(stderr, "%s: waiting for a session, for %d s at most: %s\n", endpoint.text().c_str(), reply_s,
                          net::describe(place).c_str());
         };
-        report.endpoints.push_back(doctor::examine_endpoint(endpoint, patience, on_wait));
+        report.endpoints.push_back(doctor::examine_endpoint(endpoint, limits, on_wait));
     }
     const std::string text = as_json ? doctor::json(report) : doctor::page(report);
     std::fwrite(text.data(), 1, text.size(), stdout);

@@ -316,20 +316,20 @@ TEST(DoctorEndpoint, SilentAndRefusingServersGetAdvice) {
     auto listeners = net::listen_on("127.0.0.1", 0);
     ASSERT_TRUE(listeners.has_value());
     const net::Endpoint endpoint = listeners->front().endpoint;
-    const Patience patience{.answer = milliseconds(50)};
-    EndpointFacts facts = examine_endpoint(endpoint, patience);
+    const Limits limits{.reply = milliseconds(50)};
+    EndpointFacts facts = examine_endpoint(endpoint, limits);
     EXPECT_EQ(facts.stage, Stage::no_handshake);
     EXPECT_EQ(facts.failure, "no reply in time");
     EXPECT_TRUE(facts.advice.contains("one client at a time")) << facts.advice;
     EXPECT_EQ(facts.local_address, "127.0.0.1");
     EXPECT_TRUE(facts.is_local);
     listeners->clear();
-    facts = examine_endpoint(endpoint, patience);
+    facts = examine_endpoint(endpoint, limits);
     EXPECT_EQ(facts.stage, Stage::unreachable);
     EXPECT_EQ(facts.failure, "cannot connect: Connection refused");
     EXPECT_EQ(facts.advice, formatted("check that rpc-server runs on this machine with -p {}", endpoint.port));
     EXPECT_FALSE(facts.plain.has_value());
-    facts = examine_endpoint({.host = "no.such.host.invalid"}, patience);
+    facts = examine_endpoint({.host = "no.such.host.invalid"}, limits);
     EXPECT_EQ(facts.stage, Stage::no_address);
     EXPECT_TRUE(facts.advice.contains("getent hosts")) << facts.advice;
 }
@@ -342,7 +342,7 @@ TEST(DoctorEndpoint, ServerThatClosesConnectionsGetsAdvice) {
             [[maybe_unused]] const auto closed_at_once = net::accept_socket(listeners->front().fd.get());
         }
     });
-    const EndpointFacts facts = examine_endpoint(listeners->front().endpoint, {.answer = seconds(30)});
+    const EndpointFacts facts = examine_endpoint(listeners->front().endpoint, {.reply = seconds(30)});
     EXPECT_EQ(facts.stage, Stage::no_handshake);
     EXPECT_TRUE(facts.failure_code == Errc::closed || facts.failure_code == Errc::reset) << facts.failure;
     EXPECT_TRUE(facts.advice.contains("server's log")) << facts.advice;
@@ -372,7 +372,7 @@ private:
 
 TEST(DoctorMeasure, TricklingPeerCannotExceedTheTimeLimit) {
     const Measured measured = measure(std::make_unique<TricklingTransport>(),
-                                      {.answer = milliseconds(60'000), .whole = milliseconds(50)});
+                                      {.reply = milliseconds(60'000), .total = milliseconds(50)});
     EXPECT_TRUE(measured.failure.contains("not finished")) << measured.failure;
     EXPECT_EQ(measured.round_trips, 0u);
 }

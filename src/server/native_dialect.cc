@@ -19,6 +19,7 @@ NativeDialect::NativeDialect(SessionContext & context)
     : context_(context),
       slots_(wire::max_tensor_slots),
       graphs_(wire::max_graph_slots),
+      store_(context, 1, [&context](uint32_t device) { return context.synchronize(device); }),
       lacks_input_(context.devices.count()),
       is_stale_(context.devices.count()),
       last_launched_(context.devices.count()) {
@@ -67,13 +68,7 @@ Result<> NativeDialect::serve(wire::Command command, uint64_t size) {
     return fail(Errc::protocol, "unknown command");
 }
 
-void NativeDialect::drop_graphs_using(uint64_t buffer) {
-    for (KeptGraph & kept : graphs_) {
-        if (kept.built && kept.built->uses(buffer)) {
-            kept.drop_built();
-        }
-    }
-}
+void NativeDialect::drop_graphs_using(uint64_t buffer) { store_.drop_using(buffer); }
 
 // Allocates memory as bytes arrive, because the announced size is not trusted.
 Result<std::vector<std::byte>> NativeDialect::read_payload(uint64_t size) {
@@ -160,7 +155,7 @@ Result<> NativeDialect::graph(uint64_t size) {
         }
         KeptGraph & kept = graphs_[slot];
         const uint64_t needed = building_bytes(size, std::min(uint32_t{request.n_tensors}, wire::max_graph_tensors));
-        if (auto room = evict_graphs(needed, kept); !room) {
+        if (auto room = store_.evict(needed, built(kept)); !room) {
             return room;
         }
         auto building = context_.memory.claim_host(needed);  // held while the payload arrives
@@ -178,12 +173,12 @@ Result<> NativeDialect::graph(uint64_t size) {
         if (kept_tensors_ > wire::max_session_tensors) {
             return fail(Errc::no_memory, "the session's graphs exceed {} tensors in total", wire::max_session_tensors);
         }
-        if (kept.built) {
+        if (built(kept) != nullptr) {
             if (auto waited = context_.synchronize(kept.device); !waited) {  // it may be running
                 return waited;
             }
         }
-        kept.drop_built();
+        store_.erase(0, slot);
         kept.tensors_memory = {};
         kept.tensors = std::move(*tensors);
         kept.device = device;
@@ -198,37 +193,17 @@ Result<> NativeDialect::graph(uint64_t size) {
     });
 }
 
-// Evicts the least recently launched built graphs until `bytes` of host memory are available. LAUNCH builds an evicted
-// graph again. Tensors stay, because later graphs may be sent as differences to them.
-Result<> NativeDialect::evict_graphs(uint64_t bytes, const KeptGraph & without) {
-    while (!context_.memory.fits_host(bytes)) {
-        KeptGraph * oldest = nullptr;
-        for (KeptGraph & kept : graphs_) {
-            if (kept.built && &kept != &without && (oldest == nullptr || kept.used < oldest->used)) {
-                oldest = &kept;
-            }
-        }
-        if (oldest == nullptr) {
-            return std::unexpected(context_.memory.claim_host(bytes).error());
-        }
-        if (auto waited = context_.synchronize(oldest->device); !waited) {  // it may be running
-            return waited;
-        }
-        oldest->drop_built();
-    }
-    return {};
-}
-
-Result<> NativeDialect::build(KeptGraph & kept) {
-    return evict_graphs(building_bytes(0, kept.tensors.size()), kept)
-        .and_then([&] { return build_graph(describe_graph(kept.tensors), context_.devices.device(kept.device), context_.buffers); })
+// LAUNCH builds an evicted graph again. Its tensors stay, because later graphs may be sent as differences to them.
+Result<StoredGraph *> NativeDialect::build(const KeptGraph & kept) {
+    return store_.evict(building_bytes(0, kept.tensors.size()))
+        .and_then([&] {
+            return build_graph(describe_graph(kept.tensors), context_.devices.device(kept.device), context_.buffers);
+        })
         .and_then([&](Graph graph) {
             context_.runs.count_built();
-            return context_.memory.claim_host(graph.bytes()).transform([&](MemoryClaim claim) {
-                kept.built = std::move(graph);
-                kept.built_memory = std::move(claim);
-            });
-        });
+            return store_.claim(kept.device, std::move(graph));
+        })
+        .transform([&](StoredGraph graph) { return &store_.insert(0, slot_of(kept), std::move(graph)); });
 }
 
 // Reports a failure to the client and continues the session.
@@ -262,14 +237,17 @@ void NativeDialect::mark_results(const KeptGraph & kept, bool are_stale) {
 }
 
 Result<> NativeDialect::run(KeptGraph & kept) {
-    if (!kept.built) {
-        if (auto built = build(kept); !built) {
-            log_warning("refused a graph: {}", built.error().text);
-            return built;
+    StoredGraph * graph = built(kept);
+    if (graph == nullptr) {
+        const auto rebuilt = build(kept);
+        if (!rebuilt) {
+            log_warning("refused a graph: {}", rebuilt.error().text);
+            return std::unexpected(rebuilt.error());
         }
+        graph = *rebuilt;
     }
     bool lacks_input = false;
-    for (const uint32_t device : kept.built->devices) {
+    for (const uint32_t device : graph->graph.devices) {
         lacks_input = lacks_input || lacks_input_[device];
         lacks_input_[device] = false;
     }
@@ -279,8 +257,7 @@ Result<> NativeDialect::run(KeptGraph & kept) {
     if (reads_stale(kept)) {
         return fail(Errc::unavailable, "its input is the result of a failed launch");
     }
-    kept.used = context_.runs.launches();
-    return context_.runs.launch(kept.device, *kept.built);
+    return store_.launch(*graph);
 }
 
 Result<> NativeDialect::launch() {
@@ -296,7 +273,7 @@ Result<> NativeDialect::launch() {
 Result<> NativeDialect::supports(uint64_t size) {
     return context_.serve_on_device<wire::SupportsRequest>([&](const auto & request) -> Result<> {
         const uint64_t needed = building_bytes(size, std::min(uint32_t{request.n_tensors}, wire::max_graph_tensors));
-        if (auto room = evict_graphs(needed, {}); !room) {
+        if (auto room = store_.evict(needed); !room) {
             return room;
         }
         const auto building = context_.memory.claim_host(needed);

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "server/dialect.h"
-#include "server/graph_builder.h"
+#include "server/graph_store.h"
 #include "server/session_context.h"
 #include "wire/native.h"
 
@@ -27,16 +27,8 @@ private:
     struct KeptGraph {
         std::vector<wire::GraphTensor> tensors;  // base of later differences
         MemoryClaim tensors_memory;
-        std::optional<Graph> built;  // none if building failed, a buffer was freed, or it was evicted
-        MemoryClaim built_memory;
         uint32_t device = 0;
         bool is_given = false;
-        uint64_t used = 0;  // number of its last launch
-
-        void drop_built() {
-            built.reset();
-            built_memory = {};
-        }
     };
 
     Result<> declare();
@@ -51,8 +43,9 @@ private:
     Result<> run(KeptGraph & kept);
     bool reads_stale(const KeptGraph & kept) const;
     void mark_results(const KeptGraph & kept, bool are_stale);
-    Result<> evict_graphs(uint64_t bytes, const KeptGraph & without);
-    Result<> build(KeptGraph & kept);
+    Result<StoredGraph *> build(const KeptGraph & kept);
+    uint64_t slot_of(const KeptGraph & kept) const { return static_cast<uint64_t>(&kept - graphs_.data()); }
+    StoredGraph * built(const KeptGraph & kept) { return store_.find(0, slot_of(kept)); }
     Result<> supports(uint64_t size);
     Result<> find();
     Result<> clock();
@@ -68,6 +61,7 @@ private:
     SessionContext & context_;
     std::vector<std::optional<wire::Region>> slots_;
     std::vector<KeptGraph> graphs_;
+    GraphStore store_;  // by slot. A graph is missing if building failed, a buffer was freed, or it was evicted
     size_t kept_tensors_ = 0;  // in all graph slots
     // By device. They keep outdated results from being sent to other servers or computed from.
     std::vector<bool> lacks_input_;  // TAKE failed since the last launch

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <optional>
-#include <unordered_map>
 #include <vector>
 
+#include "server/graph_store.h"
 #include "server/session_context.h"
 
 namespace caravan::server {
@@ -24,19 +24,9 @@ public:
     void drop_graphs_using(uint64_t buffer);
 
 private:
-    struct KeptGraph {
-        Graph graph;
-        MemoryClaim memory;
-        uint64_t used = 0;  // number of its last launch
-    };
-
-    bool evict_graphs(uint64_t bytes);
-    Result<KeptGraph> keep(Graph graph);
-
     SessionContext & context_;
-    std::vector<std::unordered_map<uint64_t, KeptGraph>> kept_;  // by device, by the client's uid
-    std::vector<std::optional<KeptGraph>> unkept_;               // by device; uid 0, may still be running
-    bool evicted_ = false;                                        // some graphs, for lack of host memory
+    GraphStore store_;                               // by device, by the client's uid
+    std::vector<std::optional<StoredGraph>> unkept_;  // by device; uid 0, may still be running
 };
 
 }  // namespace caravan::server

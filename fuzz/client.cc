@@ -1,5 +1,5 @@
 // Most functions of a client's session, with a server that sends the input. Each connection gets the input from its start.
-#include "client/connection.h"
+#include "client/session/connection.h"
 
 #include "hostile_server.h"
 

@@ -1,6 +1,6 @@
 // The queries of a client before its first session, with a server that sends the input. Each connection gets the input from
 // its start.
-#include "client/remote_server.h"
+#include "client/session/remote_server.h"
 
 #include "hostile_server.h"
 

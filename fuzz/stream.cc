@@ -1,6 +1,6 @@
 // A client's stream with a server that sends the input: u8 number of expected replies, for each of them u8 half of its size,
 // and the server's bytes.
-#include "client/stream.h"
+#include "client/session/stream.h"
 
 #include "kit.h"
 

@@ -279,7 +279,7 @@ inline wait_ends(e, c) {
     skip
 }
 
-// Sends and receives as far as either makes progress (client/stream.cc).
+// Sends and receives as far as either makes progress (client/session/stream.cc).
 active proctype client() {
     byte c, received;
     bool has_moved;

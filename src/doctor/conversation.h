@@ -9,7 +9,7 @@
 #include <string>
 
 #include "base/clock.h"
-#include "client/stream.h"
+#include "client/session/stream.h"
 #include "wire/stock.h"
 
 namespace caravan::doctor {

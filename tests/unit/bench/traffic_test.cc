@@ -4,7 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "client/stats.h"
+#include "client/observe/stats.h"
 
 namespace caravan::client {
 namespace {

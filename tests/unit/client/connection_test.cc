@@ -1,5 +1,5 @@
 // A session: handshake, queries, buffers, data and graphs, with a server that the test plays.
-#include "client/connection.h"
+#include "client/session/connection.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "client/end_program.h"
+#include "client/session/end_program.h"
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>

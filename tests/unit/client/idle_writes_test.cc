@@ -1,4 +1,4 @@
-#include "client/idle_writes.h"
+#include "client/session/idle_writes.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "client/known_digests.h"
+#include "client/weights/known_digests.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

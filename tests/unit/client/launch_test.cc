@@ -1,5 +1,5 @@
 // When launches are sent, which reads are sent with them, and when they return. Stock dialect; the test plays the server.
-#include "client/connection.h"
+#include "client/session/connection.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "client/loading.h"
+#include "client/weights/loading.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Lost servers: which launches fail, and which data is absent.
-#include "client/connection.h"
+#include "client/session/connection.h"
 
 #include <gtest/gtest.h>
 

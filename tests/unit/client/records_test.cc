@@ -1,5 +1,5 @@
 // Sessions that are recorded for GGML_RPC_STATS.
-#include "client/connection.h"
+#include "client/session/connection.h"
 
 #include <gtest/gtest.h>
 

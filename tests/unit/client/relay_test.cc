@@ -1,5 +1,5 @@
 // Copies between two servers through the client.
-#include "client/connection.h"
+#include "client/session/connection.h"
 
 #include <gtest/gtest.h>
 

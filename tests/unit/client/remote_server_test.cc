@@ -1,4 +1,4 @@
-#include "client/remote_server.h"
+#include "client/session/remote_server.h"
 
 #include <gtest/gtest.h>
 

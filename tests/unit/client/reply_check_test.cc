@@ -1,4 +1,4 @@
-#include "client/reply_check.h"
+#include "client/session/reply_check.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "client/stats.h"
+#include "client/observe/stats.h"
 
 #include <gtest/gtest.h>
 

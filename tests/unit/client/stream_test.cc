@@ -1,4 +1,4 @@
-#include "client/stream.h"
+#include "client/session/stream.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "client/tensor_encoding.h"
+#include "client/encode/tensor_encoding.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Weights: lookups by hash or digest, uploads, and what counts as loaded.
-#include "client/connection.h"
+#include "client/session/connection.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

@@ -6,7 +6,7 @@
 #include <memory>
 
 #include "abi/ggml_abi.h"
-#include "client/tensor_encoding.h"
+#include "client/encode/tensor_encoding.h"
 
 namespace caravan::test {
 

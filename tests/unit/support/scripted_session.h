@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/formatted.h"
-#include "client/connection.h"
+#include "client/session/connection.h"
 #include "net/socket.h"
 #include "support/graph_kit.h"
 #include "support/wire_peer.h"

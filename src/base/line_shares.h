@@ -1,4 +1,4 @@
-// A LineLimit that several share: no one of them can use up what all may have. Time is passed in.
+// A LineLimit shared by several keys: no key can use up the common limit. The caller passes the time in. Not thread-safe.
 #pragma once
 
 #include <algorithm>
@@ -11,26 +11,26 @@ namespace caravan {
 
 class LineShares {
 public:
-    // All together, and each. A key is whoever causes lines: an address.
+    // The common limit, and the limit of each key. A key is the cause of lines, such as an address.
     LineShares(double burst, double per_second, double burst_each, double per_second_each)
         : all_(burst, per_second), burst_each_(burst_each), per_second_each_(per_second_each) {}
 
     bool admits(const std::string & key, TimePoint now) {
-        // Checked first, so what is one too many of its own takes nothing from the others.
+        // The key's own limit is checked first: lines above it must not consume the common limit.
         const bool is_admitted = own(key, now).admits(now) && all_.admits(now);
         suppressed_ += is_admitted ? 0 : 1;
         return is_admitted;
     }
-    // Lines that were taken, and not written after all.
+    // Returns tokens of lines that were taken and not written.
     void give_back(const std::string & key, uint32_t lines) {
         if (const auto found = owns_.find(key); found != owns_.end()) {
             found->second.limit.give_back(lines);
         }
         all_.give_back(lines);
     }
-    // Lines that were too many since this was asked last.
+    // The number of suppressed lines since the previous call.
     uint64_t take_suppressed() { return std::exchange(suppressed_, 0); }
-    // Room for up to `most` lines.
+    // Takes tokens for up to `most` lines, and returns their number.
     uint32_t take(const std::string & key, uint32_t most, TimePoint now) {
         uint32_t taken = 0;
         while (taken < most && admits(key, now)) {

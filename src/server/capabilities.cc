@@ -19,7 +19,7 @@
 namespace caravan::server {
 namespace {
 
-constexpr long faccessat2 = 439;  // on all processors
+constexpr long faccessat2 = 439;  // on all architectures
 
 bool set_capabilities(uint32_t effective, uint32_t permitted) {
     __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
@@ -27,8 +27,8 @@ bool set_capabilities(uint32_t effective, uint32_t permitted) {
     return ::syscall(SYS_capset, &header, data.data()) == 0;
 }
 
-// Other failures (it is not there, the file system is read-only) are none that a capability mends. Where the call itself is
-// not there (ENOSYS; EPERM in some containers) nothing is known.
+// A capability does not help with other errors (missing file, read-only file system). Without the system call (ENOSYS; EPERM in
+// some containers) the permission is unknown, and counts as missing.
 bool is_missing_permission(const std::filesystem::path & path, int access) {
     return ::syscall(faccessat2, AT_FDCWD, path.c_str(), access, AT_EACCESS) != 0 &&
            (errno == EACCES || errno == ENOSYS || errno == EPERM);
@@ -46,12 +46,12 @@ std::string drop_capabilities(const FileRules & files) {
         return "none";
     }
     const rlimit any{RLIM_INFINITY, RLIM_INFINITY};
-    // A container may lack the right to. Without RDMA nobody needs it.
+    // A container may lack the privilege for it. Only RDMA needs it.
     const bool may_lock = ::setrlimit(RLIMIT_MEMLOCK, &any) == 0 || ::access("/dev/infiniband", F_OK) != 0;
     ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
     constexpr uint32_t read = 1u << CAP_DAC_READ_SEARCH, write = 1u << CAP_DAC_OVERRIDE, lock = 1u << CAP_IPC_LOCK;
     uint32_t kept = now[0].permitted & (read | write | lock);
-    // Which of them are needed shows without them.
+    // Drops the effective set first, to test which paths are inaccessible without capabilities.
     if (!set_capabilities(0, kept)) {
         return formatted("all: cannot drop them: {}", errno_text(errno));
     }

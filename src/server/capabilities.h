@@ -1,4 +1,4 @@
-// Linux capabilities: what root may do that other users may not. A server that root runs has them all.
+// Linux capabilities: the privileges of root. A server that root runs has all of them.
 #pragma once
 
 #include <string>
@@ -7,12 +7,12 @@
 
 namespace caravan::server {
 
-// Drops all capabilities of the calling thread, and of those that it starts from now on, for ever. One that overrides
-// permissions of files is kept if what `files` name (of models and the store) cannot be used without: another user's model
-// in a folder of his own. How much memory may be locked, which RDMA needs, is no longer limited then; where that limit cannot
-// be lifted, the capability to lock more is kept.
+// Drops the capabilities of the calling thread, and of threads that it starts later, irreversibly. A capability that overrides
+// file permissions is kept if a path of `files` (models and the store) is inaccessible without it, such as a model in another
+// user's private folder. Lifts the limit of locked memory (RLIMIT_MEMLOCK), which RDMA needs; where it cannot, it keeps the
+// capability to lock memory.
 //
-// In words: what is kept, and whether there are threads that keep all.
+// Returns text for the log: the kept capabilities, and whether other threads keep all.
 std::string drop_capabilities(const FileRules & files);
 
 }  // namespace caravan::server

@@ -21,8 +21,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What a worker may still load or look up once it serves: providers of RDMA, names of other servers, the machine's
-// shape. Of /etc and /proc only what is not secret.
+// Files that a serving worker may read: libraries (RDMA providers), name resolution, hardware topology. Only files of /etc and
+// /proc that are not secret.
 constexpr const char * system_files[] = {
     "/usr", "/lib", "/lib64", "/opt", "/nix/store", "/gnu/store",
     "/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services",
@@ -32,9 +32,9 @@ constexpr const char * system_files[] = {
     "/dev/zero", "/dev/random", "/dev/urandom",
 };
 
-// What ggml's back-ends open below /dev, by the first part of the name: NVIDIA (Jetson too), DRM (AMD, Intel, Vulkan), AMD's
-// compute, neural processors, WSL, Ascend, Moore Threads, Adreno, Mali, Hexagon, RDMA. Never disks, memory or terminals,
-// which root could write.
+// Prefixes of the device names that ggml's back-ends open below /dev: NVIDIA (with Jetson), DRM (AMD, Intel, Vulkan), AMD
+// compute, neural processors, WSL, Ascend, Moore Threads, Adreno, Mali, Hexagon, RDMA. No disks, memory or terminals, which
+// root could write.
 constexpr std::string_view driver_devices[] = {
     "nvidia", "nvhost", "nvmap", "dri", "kfd", "accel", "dxg", "davinci", "devmm", "hisi_hdc", "mtgpu", "kgsl", "mali",
     "fastrpc", "adsprpc", "dma_heap", "udmabuf", "infiniband", "null", "zero", "random", "urandom",
@@ -59,9 +59,9 @@ fs::path folder_from(const char * variable, const fs::path & otherwise) {
     return value != nullptr && *value != '\0' ? fs::path(value) : otherwise;
 }
 
-// Where drivers keep compiled kernels and shaders. Sessions that could only read them compiled for 47 s on an H200
-// (docs/gpu.md), so sessions with GPUs can write these folders, although a worker that is taken over can plant code for later
-// ones there.
+// The folders in which drivers cache compiled kernels and shaders. Sessions with read-only access compiled for 47 s on an H200
+// (docs/gpu.md), so sessions with GPUs can write these folders, although a compromised worker can plant code for later sessions
+// there.
 std::vector<fs::path> driver_caches() {
     const fs::path home = folder_from("HOME", "/nonexistent");
     const fs::path cache = folder_from("XDG_CACHE_HOME", home / ".cache");
@@ -73,15 +73,14 @@ std::vector<fs::path> driver_caches() {
     return folders;
 }
 
-// OpenMP then sets the processors of its threads by their ids, which a filter cannot tell from those of others.
+// OpenMP then sets CPU affinities by thread id, and a filter cannot tell its threads from those of other processes.
 bool binds_threads_to_processors() {
     return std::ranges::any_of(std::initializer_list<const char *>{"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY",
                                                                    "KMP_AFFINITY"},
                                [](const char * name) { return std::getenv(name) != nullptr; });
 }
 
-// The higher, the more likely the kernel ends this process first if the machine runs out of memory: never the supervisor,
-// with which all sessions would go.
+// Raises oom_score_adj, so that the OOM killer prefers a worker to the supervisor, whose exit would end all sessions.
 void offer_to_oom_killer() {
     constexpr int half_of_all_memory = 500;
     int now = half_of_all_memory;
@@ -133,7 +132,7 @@ Confinement worker_confinement(bool cpus_only, FileRules own) {
         return confinement;
     }
     std::ranges::copy(system_files, std::back_inserter(files.readable));
-    files.readable.emplace_back("/proc/self/exe");  // by its inode: an upgrade may have replaced the file of this name
+    files.readable.emplace_back("/proc/self/exe");  // by its inode: an upgrade may have replaced the file at its path
     files.devices = {"/dev/null", "/dev/infiniband"};
     return confinement;
 }
@@ -148,7 +147,7 @@ Confined confine(const Confinement & confinement) {
         }
     };
     offer_to_oom_killer();
-    // A core dump would hold the client's data.
+    // A core dump would contain the client's data.
     const rlimit nothing{0, 0};
     ::setrlimit(RLIMIT_CORE, &nothing);
 #ifdef __linux__
@@ -162,7 +161,7 @@ Confined confine(const Confinement & confinement) {
     note("no ptrace", set(PR_SET_DUMPABLE, 0), "without ");
     note(("capabilities: " + drop_capabilities(confinement.files)).c_str(), {});
 #endif
-    // The files first: a filter may one day refuse what that needs.
+    // Before the system-call filter, which might refuse calls that Landlock needs.
     auto files = restrict_files(confinement.files);
     const bool binds_threads = binds_threads_to_processors();
     const auto filter = refuse_syscalls(confinement.network, binds_threads);

@@ -1,5 +1,6 @@
-// What a process that reads hostile bytes gives up, for the rest of its life, before it reads the first of them:
-// no_new_privs, being traced, core dumps, capabilities (capabilities.h), system calls (syscall_filter.h), files (landlock.h).
+// The sandbox of processes that parse untrusted input. It is irreversible and set up before the first untrusted byte is read:
+// no_new_privs, no tracing, no core dumps, and limits on capabilities (capabilities.h), system calls (syscall_filter.h) and
+// files (landlock.h).
 #pragma once
 
 #include <string>
@@ -16,24 +17,24 @@ struct Confinement {
     FileRules files;
 };
 
-// A session's worker: it reads its own libraries, and uses `own` files. With devices that are no CPUs it reads anywhere, and
-// writes drivers' devices and their caches of compiled code. A worker that has fallen to its client can plant code there, which
-// later sessions run: without these caches each session compiles anew, for minutes (docs/gpu.md).
+// For a worker: it may read its libraries and use the files of `own`. With other devices than CPUs it may read any file, and
+// write driver devices and the drivers' caches of compiled code. A compromised worker can plant code in these caches, which
+// later sessions run; without them each session recompiles for up to minutes (docs/gpu.md).
 Confinement worker_confinement(bool cpus_only, FileRules own);
 
-// To keep weights in the store: files are made in its tmp/, and moved. Digests of model files are read only.
+// To store weights: files are created in tmp/ of the store and moved into place. Digests of model files are read-only.
 FileRules store_rules(const cache::Layout & store);
-// What a session is to reach of this machine's files: the store, and of the model folders the model files that were found.
+// For a session: the store, and the model files that were found in the model folders.
 FileRules weight_rules(const cache::WeightOptions & options, const cache::Weights & weights);
-// Of the process that looks through model files: it writes down their digests, and nothing else.
+// For the indexer of model files: it writes their digests only.
 FileRules indexer_rules(const cache::Layout & store);
 
 struct Confined {
-    std::string text;       // what is in force, and what is missing and why
-    bool is_sealed = false;  // no thread can write a file in a `receiving` place, by this or another name
+    std::string text;       // the limits in force, and which are missing and why
+    bool is_sealed = false;  // no thread can write a file in a `receiving` folder under any name
 };
 
-// All that this system can do, for all threads where it can.
+// Applies every limit that this system supports, to all threads where possible.
 Confined confine(const Confinement & confinement);
 
 }  // namespace caravan::server

@@ -18,7 +18,7 @@ void ControlMessage::set_text(std::string_view from) {
 }
 
 Result<ControlLine> make_control_line() {
-    constexpr int in_flight = 12 * 1024;  // bytes, which the kernel doubles; a message takes about 1300 with its overhead
+    constexpr int in_flight = 12 * 1024;  // bytes, doubled by the kernel; a message takes about 1300
     int ends[2];
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) != 0) {
         return fail(Errc::io, "cannot make a socket pair: {}", errno_text(errno));
@@ -67,12 +67,12 @@ Result<std::optional<ReceivedControl>> receive_control(int fd, Descriptors descr
     header.msg_iovlen = 1;
     if (descriptors == Descriptors::accept_one) {
         header.msg_control = space;
-        header.msg_controllen = CMSG_LEN(sizeof(int));  // CMSG_SPACE has room for a second one
+        header.msg_controllen = CMSG_LEN(sizeof(int));  // CMSG_SPACE would fit a second one
     }
     ssize_t got = 0;
     do {
-        got = ::recvmsg(fd, &header, MSG_CMSG_CLOEXEC);  // closes descriptors that have no room
-        // The other process has exited with messages unread; its own last ones follow.
+        got = ::recvmsg(fd, &header, MSG_CMSG_CLOEXEC);  // the kernel closes descriptors that do not fit
+        // ECONNRESET: the other process exited with unread messages. Its own last messages follow.
     } while (got < 0 && (errno == EINTR || errno == ECONNRESET));
     if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
         return std::nullopt;
@@ -87,7 +87,7 @@ Result<std::optional<ReceivedControl>> receive_control(int fd, Descriptors descr
             received.attached.reset(descriptor);
         }
     }
-    // The socket keeps the bounds of messages.
+    // SOCK_SEQPACKET preserves message boundaries.
     if (got != static_cast<ssize_t>(sizeof received.message)) {
         return fail(Errc::protocol, "a torn message between server and worker");
     }

@@ -18,9 +18,9 @@ namespace {
 using wire::Command;
 
 constexpr size_t header_size = sizeof(wire::RequestHeader);
-constexpr seconds refusal_patience{5};  // until a refused client closes its connection
+constexpr seconds refusal_patience{5};  // for a refused client to close its connection
 
-// The text is "name: description".
+// device.text is "name: description".
 wire::DeviceFactsAnswer facts_of(const ControlMessage & device) {
     wire::DeviceFactsAnswer out{};
     const std::string_view text = device.text;
@@ -38,7 +38,7 @@ wire::DeviceFactsAnswer facts_of(const ControlMessage & device) {
 FrontDoor::FrontDoor(UniqueFd socket, std::string peer, bool may_resume)
     : socket_(std::move(socket)), peer_(std::move(peer)), may_resume_(may_resume), deadline_(Clock::now() + patience) {}
 
-// True once `size` bytes of the command are here. Takes no byte beyond them: the rest is the worker's.
+// Returns true once `size` bytes of the command have arrived. Reads no further bytes: the worker reads the rest.
 Result<bool> FrontDoor::fill(size_t size) {
     while (size_ < size) {
         const ssize_t got = ::recv(socket_.get(), bytes_.data() + size_, size - size_, MSG_DONTWAIT);
@@ -64,8 +64,8 @@ Result<> FrontDoor::send_answer(const Answer & payload) {
     std::array<std::byte, sizeof(uint64_t) + sizeof payload> bytes;
     store(bytes.data(), uint64_t{sizeof payload});
     store(bytes.data() + sizeof(uint64_t), payload);
-    // A few bytes into a socket that has not been written to, or whose answers were read: there is room, or the peer
-    // does not play by the rules.
+    // A short write means that the peer violates the protocol: replies are small, and a client reads each one before it sends
+    // the next request.
     if (::send(socket_.get(), bytes.data(), bytes.size(), net::send_flags) != static_cast<ssize_t>(bytes.size())) {
         return fail(Errc::closed, "does not read its answers");
     }
@@ -80,7 +80,7 @@ Result<> FrontDoor::answer(const Answer & payload) {
     return sent;
 }
 
-// A stock client is answered as a stock server would: with zeroes.
+// Replies to a stock client as a stock server does: with zero bytes in place of the extension.
 Result<> FrontDoor::greet() {
     greeted_ = true;
     const auto extension = load<wire::Extension>(bytes_.data() + header_size);
@@ -102,7 +102,7 @@ Result<> FrontDoor::greet() {
     return answer(hello);
 }
 
-// Closing a socket with unread bytes resets the connection, which may take the reason from its receiver.
+// Reads and discards input: to close a socket with unread bytes resets the connection, and the client may lose the reason.
 Result<> FrontDoor::discard() {
     std::array<std::byte, 4096> bytes;
     for (int pieces = 0; pieces < 16; ++pieces) {
@@ -124,7 +124,7 @@ Result<> FrontDoor::refuse(std::string_view reason) {
     return say_refusal();
 }
 
-// At the first command that is not about RDMA: a client expects the reason for a missing upgrade in a form of its own.
+// Sends the refusal in reply to the first command other than an RDMA offer, whose reply has a format of its own.
 Result<> FrontDoor::say_refusal() {
     if (!is_native_) {
         return fail(Errc::closed, "is refused: {}", refusal_);
@@ -181,7 +181,7 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
             return refuse(outage).transform([] { return Wants::more; });
         }
         if (token_ != 0 && command == wire::command_resume && header.size == sizeof(wire::ResumeRequest)) {
-            // Whole: a connection that is closed with something unread ends as if the network had cut it.
+            // Reads the whole request: a close with unread bytes resets the connection, like a network fault.
             const auto whole = fill(header_size + sizeof(wire::ResumeRequest));
             if (!whole || !*whole) {
                 return whole ? Result<Wants>(Wants::more) : std::unexpected(whole.error());

@@ -1,5 +1,5 @@
-// A client before it has a session: its handshake, then the questions that need no device of its own. One object for
-// each connection, driven by the supervisor's loop; never blocks.
+// A connection without a session: its handshake, then the queries that need no worker of its own. One object for each
+// connection, for the supervisor's thread only; never blocks.
 #pragma once
 
 #include <array>
@@ -19,13 +19,13 @@ namespace caravan::server {
 
 class FrontDoor {
 public:
-    // How long a client may take for its handshake, or for the rest of a command that it has begun.
+    // The time-out of the handshake, and of a partly received command.
     static constexpr seconds patience{10};
 
-    // At most so many commands are answered by one advance(): a client that sends without end waits for the others.
+    // The most commands that one advance() handles, so that a busy client cannot starve the others.
     static constexpr int commands_at_once = 16;
 
-    // `may_resume`: sessions may outlive their connections.
+    // Takes ownership of `socket`. `may_resume`: a session over this connection may be resumed.
     FrontDoor(UniqueFd socket, std::string peer, bool may_resume);
 
     int fd() const { return socket_.get(); }
@@ -33,35 +33,36 @@ public:
     TimePoint deadline() const { return deadline_; }
 
     enum class Wants {
-        more,     // nothing now: watch the socket
-        memory,   // memory_device() of a device, to be given to answer_memory()
-        session,  // a worker: hand over with release()
+        more,     // more input: poll the socket
+        memory,   // the memory of memory_device(), passed to answer_memory()
+        session,  // a worker: release() the socket to it
     };
-    // Reads what is there, up to a limit: if more is left, the socket stays readable. `devices`: what the workers announced. `outage`: why the server serves nobody; empty if it
-    // does. Error: drop it (Errc::closed: it left by itself).
+    // Reads and handles a bounded amount of input; the socket stays readable if more is left. `devices`: as reported by a
+    // worker. `outage`: why the server refuses sessions; empty if it does not. On an error the caller drops the connection
+    // (Errc::closed: the client has closed it).
     Result<Wants> advance(const std::vector<ControlMessage> & devices, std::string_view outage = {});
-    // Ends the connection of a client that waits for memory or a session. One that speaks the native dialect is sent
-    // `reason` first, and closes the connection itself: call advance() until it fails, or the deadline has passed.
+    // Refuses a client that waits for memory or a session. A client of the native dialect receives `reason` and closes the
+    // connection itself: call advance() until it fails or the deadline passes. Returns an error for other clients.
     Result<> refuse(std::string_view reason);
     bool is_refused() const { return !refusal_.empty(); }
 
     bool is_greeted() const { return greeted_; }
-    // Not 0: it wants a link with the session that this belongs to, or to resume it.
+    // The token that the client presented, to open a link with a session or to resume a session or link; 0: none.
     uint64_t token() const { return token_; }
-    // What the session that may begin here can be resumed with; 0: it cannot.
+    // The token that resumes the session that may begin over this connection; 0: it cannot be resumed.
     uint64_t session_token() const { return session_token_; }
-    // Can the peer resume?
+    // Whether both sides support to resume.
     bool resumes() const { return resumes_; }
-    // Wants::session: because of this.
+    // Wants::session: the command that needs the session.
     wire::Command first_command() const;
 
     uint32_t memory_device() const;
     Result<> answer_memory(uint64_t free, uint64_t total);
 
-    // Wants::session: tells a client that asked for ADMISSION where it is in the queue. Nothing to others.
+    // Wants::session: sends the position in the queue to a client that requested ADMISSION; does nothing for others.
     Result<> tell_place(const wire::AdmissionAnswer & place);
 
-    // What the worker needs besides the socket.
+    // Bytes received already, which the worker parses before those of the socket.
     ConstBytes prefix() const { return ConstBytes(bytes_).first(size_); }
     UniqueFd release() { return std::move(socket_); }
 
@@ -78,14 +79,14 @@ private:
     UniqueFd socket_;
     std::string peer_;
     bool greeted_ = false;
-    bool is_caravan_ = false;  // has shown that it is one of ours
-    bool is_native_ = false;   // and speaks the native dialect, as we do
+    bool is_caravan_ = false;  // the peer is a Caravan client
+    bool is_native_ = false;   // and both sides speak the native dialect
     std::string refusal_;
     bool refusal_is_sent_ = false, offer_is_declined_ = false;
     const bool may_resume_;
     bool resumes_ = false;
     uint64_t token_ = 0, session_token_ = 0;
-    std::array<std::byte, 64> bytes_{};  // of the command that is arriving
+    std::array<std::byte, 64> bytes_{};  // of the command being received
     size_t size_ = 0;
     TimePoint deadline_;
 };

@@ -29,12 +29,12 @@ int run_indexer(int line, const WorkerOptions & options) {
     ::setpriority(PRIO_PROCESS, 0, lowest_priority);
     const std::vector<cache::ModelFile> models = cache::models_to_index(weights.directory, weights.model_dirs);
     if (options.confined) {
-        (void)cache::open_digests(weights.directory);  // it fails again, and says so, below
+        (void)cache::open_digests(weights.directory);  // index_models() reports an error
         FileRules files = indexer_rules(cache::layout_in(weights.directory));
         for (const cache::ModelFile & model : models) {
             files.readable_files.push_back(model.target);
         }
-        // What is in force is for the workers to say: they have a line to the supervisor.
+        // The result is ignored: the workers report the confinement to the supervisor.
         confine({.network = Network::none, .files = std::move(files)});
     }
     const auto stop = [line] {

@@ -1,13 +1,12 @@
-// The process that looks through the model files (--model-dir), beside the server and with the lowest priority: a first
-// look may take minutes, and workers find what is known so far.
+// The process that indexes the model files (--model-dir), with the lowest priority: the first run may take minutes. Workers use
+// the digests that exist so far.
 #pragma once
 
 #include "server/worker.h"
 
 namespace caravan::server {
 
-// `line_fd`: from the supervisor; when it closes, this ends. Says in the log what was found. Returns the process's exit
-// code.
+// Exits when the supervisor's end of `line_fd` closes. Logs its result. Returns the exit code of the process.
 int run_indexer(int line_fd, const WorkerOptions & options);
 
 }  // namespace caravan::server

@@ -1,5 +1,5 @@
-// The kernel's interface is written down here (from its documentation, userspace-api/landlock): the headers of older
-// distributions know less than the kernels that are run with them.
+// The kernel interface is declared here (source: kernel documentation, userspace-api/landlock), because the headers of older
+// distributions lack features of the kernels that run with them.
 #include "server/landlock.h"
 
 #if defined(__linux__)
@@ -21,7 +21,7 @@
 namespace caravan::server {
 namespace {
 
-// The same numbers on all processors.
+// The same numbers on all architectures.
 constexpr long create_ruleset = 444, add_rule = 445, restrict_self = 446;
 constexpr uint32_t ask_version = 1;     // flag of create_ruleset
 constexpr int rule_path_beneath = 1;    // type of add_rule
@@ -50,7 +50,7 @@ constexpr uint64_t using_devices = reading | write_file | truncate | control_dev
 constexpr uint64_t bind_tcp = bit(0);                               // of Ruleset::net
 constexpr uint64_t abstract_unix_sockets = bit(0), signals = bit(1);  // of Ruleset::scoped
 
-// What a kernel with this version of the interface can be asked to restrict.
+// All accesses that a kernel with this ABI version can restrict.
 Ruleset restricted_by(int version) {
     Ruleset all{all_of_version_2, 0, 0};
     all.fs |= version >= 3 ? truncate : 0;
@@ -70,7 +70,7 @@ std::string why_not(int error) {
     }
 }
 
-// What cannot be opened now, for whatever reason, is not to be used later either.
+// A path that cannot be opened now, for any reason, gets no rule and stays inaccessible.
 Result<> allow(int ruleset, uint64_t handled, const std::filesystem::path & path, uint64_t access, bool follow_links) {
     const UniqueFd place = follow_links ? UniqueFd(::open(path.c_str(), O_PATH | O_CLOEXEC))
                                         : cache::open_without_links(path, O_PATH);
@@ -105,7 +105,7 @@ Result<FileLimits> restrict_files(const FileRules & rules) {
     if (version < 2) {
         return fail(Errc::unsupported, "this kernel's is too old: it came of age with Linux 5.19");
     }
-    // A kernel that knows less of the structure takes it if the rest is zero.
+    // A kernel with a smaller structure accepts this one if the additional fields are zero.
     const Ruleset handled = restricted_by(version);
     const UniqueFd ruleset(static_cast<int>(::syscall(create_ruleset, &handled, sizeof handled, 0)));
     if (!ruleset) {

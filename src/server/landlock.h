@@ -1,4 +1,4 @@
-// Landlock: what a process may still do with files, by their place in the file system.
+// Landlock: limits the file accesses of the process by path.
 #pragma once
 
 #include <filesystem>
@@ -8,30 +8,31 @@
 
 namespace caravan::server {
 
-// Each entry stands for all below it. What does not exist when the rules come into force is nobody's to use later.
+// Each entry includes everything below it. A path that does not exist when the rules are applied stays inaccessible.
 struct FileRules {
     bool read_anywhere = false;
     std::vector<std::filesystem::path> readable;
-    std::vector<std::filesystem::path> readable_files;  // without symbolic links in their paths, or they do not count
-    std::vector<std::filesystem::path> writable;   // also: to read, and to make, rename and remove files in
-    std::vector<std::filesystem::path> caches;     // as writable, if this user may: no capability is kept for them
-    // To read, to remove files from, and to move files to that were made in a writable place. What is there is not written,
-    // nor moved to where it could be.
+    std::vector<std::filesystem::path> readable_files;  // ignored if the path has a symbolic link
+    std::vector<std::filesystem::path> writable;   // also to read, and to create, rename and remove files
+    std::vector<std::filesystem::path> caches;     // as writable, but no capability is kept to access them
+    // To read, to remove files from, and as the target of moves from a writable folder. Files there can be neither written nor
+    // moved to a writable folder.
     std::vector<std::filesystem::path> receiving;
-    std::vector<std::filesystem::path> devices;   // to read, write and control what is there
+    std::vector<std::filesystem::path> devices;   // to read, write and ioctl
 };
 
 struct FileLimits {
-    bool all_threads = false;  // else only the calling thread, and those that it starts from now on
+    bool all_threads = false;  // false: the calling thread and those that it starts later only
     bool no_tcp_bind = false;
-    bool no_truncation = false;  // of files that are not writable
+    bool no_truncation = false;  // of files outside writable folders
 };
 
-// For ever. Nothing is executed any more, and where the kernel can tell, no TCP port is bound and no process outside is
-// signalled. The process must have no_new_privs. Errc::unsupported says why the kernel cannot do it.
+// Applies the rules, irreversibly. Also forbids to execute files and, where the kernel supports it, to bind TCP ports and to
+// signal other processes. The process must have no_new_privs. Errc::unsupported: the kernel has no usable Landlock; the text
+// states the reason.
 Result<FileLimits> restrict_files(const FileRules & rules);
 
-// Of this process, besides the calling one.
+// Whether this process has other threads than the calling one.
 bool has_more_threads();
 
 }  // namespace caravan::server

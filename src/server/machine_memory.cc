@@ -13,7 +13,7 @@
 namespace caravan::server {
 namespace {
 
-// The supervisor answers at once, unless the machine is very busy.
+// The supervisor replies immediately, unless the machine is overloaded.
 constexpr seconds patience{10};
 
 uint64_t promised(const Holding & session) { return session.allocated - std::min(session.allocated, session.touched); }
@@ -98,7 +98,7 @@ uint64_t MachineMemory::free(uint64_t bytes) { return ask(bytes).value_or(Answer
 void MachineMemory::answered(const ControlMessage & answer) {
     std::lock_guard lock(mutex_);
     if (answer.number != asked_) {
-        return;  // to a question that was given up
+        return;  // reply to a claim that has timed out
     }
     answered_ = answer.number;
     answer_ = {answer.count != 0, answer.memory_free};

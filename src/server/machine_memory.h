@@ -1,6 +1,6 @@
-// The machine's memory, which the sessions on CPU devices share. The kernel hands memory out when it is touched, so what
-// a session has allocated and not touched yet looks free to everybody else. The supervisor therefore keeps account of
-// what each session has allocated, and a session asks it before it allocates more.
+// The accounting of host memory, which sessions on CPU devices share. The kernel commits memory when it is touched, so memory
+// that a session has allocated and not yet touched looks available. The supervisor therefore keeps account of the allocations
+// of each session, and a session requests memory from it before it allocates.
 #pragma once
 
 #include <sys/types.h>
@@ -16,41 +16,40 @@
 
 namespace caravan::server {
 
-// Bytes that processes could still take without swapping (MemAvailable); UINT64_MAX if the system does not tell.
+// Bytes available without swapping (MemAvailable); UINT64_MAX if unknown.
 uint64_t available_memory();
-// Bytes of memory that the process has touched; 0 if the system does not tell.
+// Resident bytes of the process; 0 if unknown.
 uint64_t resident_memory(pid_t pid);
 
-// Of one session, bytes.
+// Host memory of one session, in bytes.
 struct Holding {
     uint64_t allocated = 0;  // buffers of CPU devices
-    uint64_t touched = 0;    // of them. What else its process touched does not make this more
+    uint64_t touched = 0;    // resident bytes of these buffers, without other memory of the process
 };
-// Of `available` bytes, those that no session was promised.
+// `available` less the bytes that sessions have allocated and not touched.
 uint64_t unpromised(uint64_t available, std::span<const Holding> sessions);
-// May a session that has touched `touched` bytes have `bytes` allocated in all? As far as its own process is concerned
-// the kernel decides, as ever: a lone session may have more than is available, and map it from files.
+// Whether a session that has touched `touched` bytes may allocate `bytes` in total. Without other sessions the limit is the
+// kernel's: a lone session may exceed the available memory and map its buffers from files.
 bool may_allocate(uint64_t bytes, uint64_t touched, uint64_t available, std::span<const Holding> others);
 
-// The session's side: asks the supervisor. Threads: the session's, but for answered().
+// The worker's side: sends claims to the supervisor. For the session's thread, except answered().
 class MachineMemory {
 public:
     using Send = std::function<bool(const ControlMessage & message)>;
     explicit MachineMemory(Send send) : send_(std::move(send)) {}
 
-    // Before the session's buffers take `bytes` in all. Errc::no_memory.
+    // Requests `bytes` in total for the session's buffers, before they grow. Errc::no_memory if refused.
     Result<> claim(uint64_t bytes);
-    // They take `bytes` in all now, less than before.
+    // Reports that the buffers have shrunk to `bytes` in total.
     void give_back(uint64_t bytes);
-    // What any session may still claim.
+    // Bytes that any session may still claim. `bytes`: the current total of the buffers.
     uint64_t free(uint64_t bytes);
 
-    // Besides its buffers the session takes `bytes` of host memory: graphs, and what is kept for other servers. The supervisor
-    // is told of large changes: its measure of what the session has touched contains them, and they must not pass for bytes
-    // of buffers.
+    // Sets the host memory of the session outside its buffers: graphs, and data kept for other servers. Large changes are
+    // reported to the supervisor, which subtracts these bytes from the resident memory of the worker.
     void note_besides(uint64_t bytes);
 
-    // The supervisor's answer has come. Any thread.
+    // Accepts the supervisor's reply. Any thread.
     void answered(const ControlMessage & answer);
 
 private:
@@ -64,10 +63,10 @@ private:
 
     static constexpr uint64_t worth_noting = 16 << 20;
     const Send send_;
-    uint64_t bytes_ = 0, besides_ = 0, noted_besides_ = 0;  // the session's thread only
+    uint64_t bytes_ = 0, besides_ = 0, noted_besides_ = 0;  // session's thread only
     std::mutex mutex_;
     std::condition_variable changed_;
-    uint32_t asked_ = 0, answered_ = 0;  // numbers of questions
+    uint32_t asked_ = 0, answered_ = 0;  // numbers of claims
     Answer answer_;
 };
 

@@ -19,16 +19,16 @@
 namespace caravan::server {
 namespace {
 
-constexpr size_t max_text = LogOutput::max_line - 96;  // leaves room for what is put around it
+constexpr size_t max_text = LogOutput::max_line - 96;  // leaves space for prefix and suffix
 
-// Programs look for these lines as they are (docs/rdma.md).
+// Prefix of lines that programs parse (docs/rdma.md), so they are written unchanged.
 constexpr std::string_view verbatim = "RDMA ";
 
-// Lines of one kind, where they go, and how many they may be.
+// Lines of one kind: their output and rate limit.
 class Channel {
 public:
     Channel(LogOutput & output, double burst, double per_second) : Channel(output, burst, per_second, burst, per_second) {}
-    // No cause of lines has more than its share.
+    // With a limit for each key in addition to the common one.
     Channel(LogOutput & output, double burst, double per_second, double burst_each, double per_second_each)
         : output_(output), limit_(std::in_place, burst, per_second, burst_each, per_second_each) {}
     explicit Channel(LogOutput & output) : output_(output) {}
@@ -77,13 +77,13 @@ private:
 struct ServerLog {
     LogOutput out{STDOUT_FILENO}, err{STDERR_FILENO};
     Channel events{out, 1000, 100, 300, 30};
-    Channel debug{err};  // the user asked for all of it
+    Channel debug{err};  // requested by the user, so unlimited
     Channel notes{err, 500, 20}, errors{err, 500, 20};
-    std::string suffix;  // set before there are threads
+    std::string suffix;  // set before threads start
     uint32_t session_lines = 0;
 };
 
-// Never destroyed: threads may log until the process has ended.
+// Never destroyed: threads may log until the process exits.
 ServerLog & server_log() {
     static ServerLog & only = *new ServerLog();
     return only;
@@ -113,7 +113,7 @@ void fill_standard_descriptors() {
 
 void begin_server_log() {
     fill_standard_descriptors();
-    ::tzset();  // before files are out of reach
+    ::tzset();  // before confinement makes its files inaccessible
     (void)server_log();
     set_log_sink(write_line);
 }

@@ -1,8 +1,8 @@
-// The log of a server's process: the supervisor's, a worker's, the indexer's. Events (clients that come and go) go to
-// stdout, everything else to stderr, each line with a timestamp unless journald reads it and adds its own.
+// The log of a server process: supervisor, worker or indexer. Events (clients that connect and leave) go to stdout, other lines
+// to stderr. Each line has a timestamp, unless journald reads it and adds its own.
 //
-// No line makes the process wait, controls a terminal or forges another line, whatever a peer or a file name puts into
-// it, and the number of lines is bounded: what nobody reads, and what is too much, is dropped and counted.
+// Logging never blocks. Text from peers and file names is escaped, so it cannot control a terminal or forge a line. Lines above
+// the rate limits, or that the reader of the output does not read, are dropped and counted.
 #pragma once
 
 #include <cstdint>
@@ -13,26 +13,24 @@
 
 namespace caravan::server {
 
-// From now on, for log.h too. Opens what is missing of the descriptors 0 to 2 as /dev/null, so that no socket takes
-// their places.
+// Starts the log, also for log.h. Opens missing descriptors of 0 to 2 as /dev/null, so that no socket gets these numbers.
 void begin_server_log();
-// Writes what is still to be reported of lines that were left out. For the end of the process.
+// Writes pending counts of dropped lines. Call it before the process exits.
 void end_server_log();
 
-// Lines name this session from now on. `lines`: how many lines of each kind it may log at once; later ones
-// are admitted one a second.
+// Later lines name this session. `lines`: the burst of lines of each kind; further lines are limited to one a second.
 void begin_session_log(uint64_t session, uint32_t lines);
-// How many of them were not logged yet. Any thread.
+// The number of `lines` not used yet. Any thread.
 uint32_t unused_session_lines();
 
-// Of a client at this address: none alone can cause so many lines that those of others are suppressed.
+// Logs an event about a client. The rate limit of each address keeps one client from suppressing the lines of others.
 void event_line(const std::string & address, std::string_view line);
 template <class... Args>
 void log_event(const std::string & address, std::format_string<Args...> format, Args &&... args) {
     event_line(address, formatted(format, std::forward<Args>(args)...));
 }
 
-// For a person at the command line: one or more lines to stdout, an error to stderr. Neither stamped nor limited.
+// For interactive use: print_lines() writes to stdout, print_error() to stderr, without time-stamps and limits.
 void print_lines(std::string_view lines);
 void print_error(std::string_view text);
 

@@ -6,7 +6,7 @@
 namespace caravan::server {
 namespace {
 
-constexpr size_t max_remembered = 4096;  // addresses that had a session
+constexpr size_t max_remembered = 4096;  // addresses in last_begun_
 
 }  // namespace
 
@@ -25,7 +25,7 @@ void SessionSlots::note_begun(const std::string & address) {
     ++held_;
     ++by_address_[address];
     if (last_begun_.size() >= max_remembered) {
-        last_begun_.clear();  // all are alike again
+        last_begun_.clear();  // all addresses then rank equal
     }
     last_begun_[address] = ++begun_;
 }
@@ -46,7 +46,7 @@ SessionSlots::Verdict SessionSlots::verdict(const std::string & address) const {
 
 std::vector<size_t> SessionSlots::order(const std::vector<std::string> & waiting) const {
     struct Place {
-        size_t turn;  // sessions that its address holds, and would get before it
+        size_t turn;  // sessions of its address, held and earlier in the queue
         uint64_t last_begun;
         size_t arrival;
         auto operator<=>(const Place &) const = default;

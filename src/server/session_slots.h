@@ -1,5 +1,5 @@
-// Which address may begin another session: no address alone can hold all of them, and who holds few comes before who holds
-// many. A policy: no I/O. One thread.
+// The admission policy: which address may begin another session. No address can hold all slots, and addresses with fewer
+// sessions come first. No I/O. Not thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -13,17 +13,17 @@ namespace caravan::server {
 
 class SessionSlots {
 public:
-    // `max_per_address` below `max_sessions`: the last slot is kept for an address that holds none.
+    // If `max_per_address` is below `max_sessions`, the last slot is reserved for an address without a session.
     SessionSlots(size_t max_sessions, size_t max_per_address);
 
-    // The addresses of the sessions that are served now, one for each session.
+    // Sets the addresses of the current sessions, one entry for each session.
     void set_held(const std::vector<std::string> & addresses);
-    // `address` has been given a session, which the next set_held() contains.
+    // Records that `address` has begun a session. The next set_held() includes it.
     void note_begun(const std::string & address);
 
     enum class Verdict {
         free,
-        server_full,   // or only the slot is left that is kept for other addresses
+        server_full,   // or only the reserved slot is free, and the address has a session
         address_full,  // it holds max_per_address
     };
     Verdict verdict(const std::string & address) const;
@@ -31,15 +31,15 @@ public:
     size_t held() const { return held_; }
     size_t held_by(const std::string & address) const;
 
-    // The order in which waiting clients are served: `waiting` has the address of each, in the order of their arrival. Gives
-    // positions in `waiting`. Addresses take turns: first who holds fewest, then whose last session began longest ago.
+    // The order in which waiting clients get sessions, as indices into `waiting`, which has the address of each client in order
+    // of arrival. Addresses take turns: fewest sessions first, then the one whose last session began longest ago.
     std::vector<size_t> order(const std::vector<std::string> & waiting) const;
 
 private:
     const size_t max_sessions_, max_per_address_;
     size_t held_ = 0;
     std::unordered_map<std::string, size_t> by_address_;
-    std::unordered_map<std::string, uint64_t> last_begun_;  // a count of sessions, not a time
+    std::unordered_map<std::string, uint64_t> last_begun_;  // value of begun_, not a time
     uint64_t begun_ = 0;
 };
 

@@ -24,15 +24,15 @@
 namespace caravan::server {
 namespace {
 
-constexpr int accepts_at_once = 64;       // of a listener, before the others have their turn
-constexpr seconds accept_pause{1};        // after a failure such as too many open files
+constexpr int accepts_at_once = 64;       // per listener and round
+constexpr seconds accept_pause{1};        // after an error such as too many open files
 constexpr milliseconds give_pause{100};   // after a client could not be handed to a worker
-constexpr seconds drop_report_pause{10};  // between two lines about dropped connections
-constexpr seconds time_to_stay{1};        // for a waiting client, before an idle session ends for it
-constexpr milliseconds time_to_end{500};  // for an idle session, before another one is asked
+constexpr seconds drop_report_pause{10};  // between log lines about dropped connections
+constexpr seconds time_to_stay{1};        // waiting time of a client before an idle session is ended for it
+constexpr milliseconds time_to_end{500};  // for an asked session to end, before another one is asked
 constexpr seconds last_grace{2};          // between SIGTERM and SIGKILL for a worker
-// The main process wakes up this often, to notice that it did not run. No one tells a process that it was stopped: SIGCONT
-// also comes without a stop (timeout(1) sends it).
+// The supervisor wakes up at this interval to detect that it was stopped. SIGCONT cannot show it, since it also comes without
+// a stop (timeout(1) sends it).
 constexpr seconds heartbeat{5}, noted_lateness{3};
 
 #ifdef POLLRDHUP
@@ -68,15 +68,15 @@ Result<> catch_signals() {
     return {};
 }
 
-// Descriptors for sessions and clients without one, as far as this process may have them. How many clients without a session
-// there may be; `options`: with fewer sessions if need be.
+// Raises the limit of open files as needed and permitted. Returns the permitted number of clients without a session. Reduces
+// the sessions in `options` if the limit is too low.
 size_t fit_open_files(ServerOptions & options) {
-    constexpr size_t own = 16;  // listeners, signals, standard streams, the spare worker, one that starts, the indexer
+    constexpr size_t own = 16;  // listeners, signals, standard streams, the spare worker, a loading worker, the indexer
     constexpr size_t of_session = 2, of_busy_session = 1 + WorkerPool::max_connections;
     constexpr size_t most = 256, least = 8;
-    // Descriptors that are sent and not received yet count for this user. The kernel lets a process send while they are no more
-    // than its own limit, up to 253 with one message. So a worker that has fallen to its client must not be able to bring them
-    // to this process's limit, with what the lines to other workers hold (worker_process.cc).
+    // Descriptors in flight count per user. The kernel lets a process send descriptors while their number is within its own
+    // limit, up to 253 with one message. A worker's limit therefore lies below this process's by one such message and the
+    // descriptors in flight to all workers, so that a compromised worker cannot stop this process from sending (control.h).
     constexpr size_t of_message = 253, of_line = 24;
     constexpr size_t usual_of_worker = 4096, least_of_worker = 256;
     const auto sessions = static_cast<size_t>(options.max_sessions);
@@ -146,19 +146,19 @@ private:
     IndexerProcess indexer_;
     SessionSlots slots_;
     WaitingClients waiting_;
-    std::set<uint32_t> asked_devices_;  // about whose memory the spare worker has been asked
+    std::set<uint32_t> asked_devices_;  // devices whose memory was queried from the spare worker
     uint64_t next_session_ = 1;
     TimePoint accept_again_ = TimePoint::min(), report_again_ = TimePoint::min();
-    TimePoint contend_at_ = no_deadline, asked_idle_at_ = TimePoint();  // when idle sessions are asked to end; were asked last
-    size_t unreported_ = 0;  // connections that were dropped since the last line about them
-    int stop_requests_ = 0, stop_signal_ = 0;  // the signal of the first one
+    TimePoint contend_at_ = no_deadline, asked_idle_at_ = TimePoint();  // when idle sessions are asked to end next, and were asked last
+    size_t unreported_ = 0;  // dropped connections since the last log line about them
+    int stop_requests_ = 0, stop_signal_ = 0;  // stop_signal_: the first one
     TimePoint give_again_ = TimePoint::min();
-    bool giving_fails_ = false;      // and a line has said so
-    bool cores_are_shared_ = false;  // and a line has said so
+    bool giving_fails_ = false;      // and this was logged
+    bool cores_are_shared_ = false;  // and this was logged
     bool draining_ = false;
 };
 
-// The devices are known, and shown, before the first client can connect to anything that works.
+// Waits until the first worker has loaded: the devices are known and printed before clients are accepted.
 Result<> Supervisor::first_worker() {
     workers_.want_spare();
     while (workers_.spare() == nullptr && stop_requests_ == 0) {
@@ -195,7 +195,7 @@ void Supervisor::spawn_indexer() {
     indexer_ = std::move(*indexer);
 }
 
-// Reads from each connection at once: its HELLO may be here already, and then it is not among the silent ones.
+// Reads from each new connection immediately: its HELLO may have arrived already, and then it does not count as silent.
 void Supervisor::accept_all(net::Listener & listener) {
     const bool may_resume = options_.worker.session_grace.count() > 0 &&
                             listener.endpoint.kind == net::Endpoint::Kind::tcp;  // no network breaks a Unix socket
@@ -235,7 +235,7 @@ void Supervisor::advance(WaitingClient & client) {
     place(client);
 }
 
-// Gives a client what it wants, if that can be had now. New sessions are serve_queue()'s.
+// Serves what a client wants if possible now, except new sessions (serve_queue()).
 void Supervisor::place(WaitingClient & client) {
     if (client.wants == FrontDoor::Wants::session && client.client.token() != 0) {
         place_by_token(client);
@@ -246,8 +246,7 @@ void Supervisor::place(WaitingClient & client) {
     }
 }
 
-// Why nobody is given a session now; empty: somebody may be. While the server stops, only what belongs to its sessions is let
-// in.
+// Why no client gets a new session now; empty if clients may. A draining server accepts only connections of existing sessions.
 std::string_view Supervisor::outage() const { return draining_ ? "the server is stopping" : std::string_view(workers_.outage()); }
 
 void Supervisor::refuse(WaitingClient & client) {
@@ -257,7 +256,7 @@ void Supervisor::refuse(WaitingClient & client) {
     }
 }
 
-// One question for each device at a time, for all who ask.
+// One query for each device at a time, for all clients that wait for its memory.
 void Supervisor::ask_memory(WaitingClient & client) {
     const uint32_t device = client.client.memory_device();
     if (device >= workers_.devices().size()) {
@@ -313,7 +312,7 @@ bool Supervisor::give_session(WaitingClient & client) {
     return true;
 }
 
-// Gives sessions to those who wait for one, and tells the others where they are in the queue.
+// Gives sessions to waiting clients, and sends the others their position in the queue.
 void Supervisor::serve_queue() {
     std::vector<std::string> held;
     for (const WorkerProcess & worker : workers_.all()) {
@@ -354,8 +353,8 @@ void Supervisor::tell_place(WaitingClient & client, uint32_t position, SessionSl
 }
 
 // A session that is idle for longer than --idle-limit ends while a client of another address waits. The supervisor does not
-// know which sessions are idle, so it asks as many as there are waiting clients, and others a moment later. Only an address
-// with more sessions than the waiting client's loses one: nobody gains by pushing others out.
+// know which sessions are idle, so it asks as many as there are waiting clients, and others after time_to_end. Only an address
+// with more sessions than the waiting client's loses one, so clients cannot evict each other in turns.
 void Supervisor::contend() {
     const TimePoint now = Clock::now();
     std::vector<const WaitingClient *> waiting;
@@ -380,7 +379,7 @@ void Supervisor::contend() {
             worker.contended = contended;
         }
     };
-    std::vector<WorkerProcess *> serving;  // those first that were asked longest ago
+    std::vector<WorkerProcess *> serving;  // sorted: asked longest ago first
     for (WorkerProcess & worker : workers_.all()) {
         if (worker.state == WorkerProcess::State::serving && worker.control) {
             serving.push_back(&worker);
@@ -409,7 +408,7 @@ void Supervisor::contend() {
     }
 }
 
-// What is done in each round for all connections without a session.
+// Handles all connections without a session, once in each round.
 void Supervisor::tend_waiting() {
     for (WaitingClient & client : waiting_.all()) {
         if (client.closing) {
@@ -440,8 +439,8 @@ void Supervisor::report_dropped() {
     }
 }
 
-// Another server's worker, with the token of a link with one of our sessions; or one that comes back, with that of a
-// link or a session.
+// Hands over a connection that presented a token: from another server that opens a link with a session, or from a peer that
+// resumes a link or a session.
 void Supervisor::place_by_token(WaitingClient & client) {
     const bool resumes = client.client.first_command() == wire::command_resume;
     WorkerProcess * worker = workers_.owner(client.client.token());
@@ -449,7 +448,7 @@ void Supervisor::place_by_token(WaitingClient & client) {
         return other.wants_new_session() && other.client.session_token() == client.client.token();
     };
     if (worker == nullptr && std::ranges::any_of(waiting_.all(), waits)) {
-        return;  // for its session, which has no worker yet
+        return;  // until its session has a worker
     }
     client.closing = true;
     if (worker == nullptr) {
@@ -527,7 +526,7 @@ void Supervisor::handle_signals() {
     reap();
 }
 
-// A stop by a signal leaves no other trace than this.
+// A late wake-up is the only trace of a stop by a signal.
 void Supervisor::note_lateness(TimePoint wake_up) const {
     const auto late = Clock::now() - wake_up;
     if (late >= noted_lateness) {
@@ -536,7 +535,7 @@ void Supervisor::note_lateness(TimePoint wake_up) const {
     }
 }
 
-// Waits for something to happen, until the deadline at most, and deals with it.
+// Polls until the deadline at most, and handles the events.
 void Supervisor::round(TimePoint deadline) {
     std::vector<pollfd> fds;
     std::vector<std::function<void()>> actions;
@@ -564,7 +563,7 @@ void Supervisor::round(TimePoint deadline) {
         }
     }
     for (WaitingClient & client : waiting_.all()) {
-        // One that waits for us is not read from, but the end of its connection is noticed.
+        // A client that waits for the server is not read from; only the close of its connection is detected.
         if (client.wants == FrontDoor::Wants::more) {
             deadline = std::min(deadline, client.client.deadline());
             watch(client.client.fd(), [this, &client] { advance(client); });
@@ -583,8 +582,8 @@ void Supervisor::round(TimePoint deadline) {
     const int events = ::poll(fds.data(), static_cast<nfds_t>(fds.size()), poll_timeout_ms(wake_up));
     note_lateness(wake_up);
     if (events > 0) {
-        // Connections are accepted when all others have been read from. The signals come last: reaping a worker takes away
-        // what another action refers to.
+        // In reverse order: connections are accepted after all others were read from. Signals come last, since reaping a worker
+        // invalidates references of other actions.
         for (size_t i = fds.size(); i-- > 0;) {
             if (fds[i].revents != 0) {
                 actions[i]();
@@ -601,10 +600,10 @@ void Supervisor::round(TimePoint deadline) {
 void Supervisor::drain() {
     std::erase_if(listeners_, [](const net::Listener & listener) {
         return listener.endpoint.kind == net::Endpoint::Kind::unix_socket &&
-               ::unlink(listener.endpoint.path.c_str()) <= 0;  // there no session comes back
+               ::unlink(listener.endpoint.path.c_str()) <= 0;  // sessions over Unix sockets are not resumed
     });
     draining_ = true;
-    indexer_.line.reset();  // it ends by itself
+    indexer_.line.reset();  // the indexer then exits
     workers_.signal_all(SIGTERM, false);
     std::string rest;
     if (const size_t serving = workers_.serving(); serving > 0) {
@@ -634,7 +633,7 @@ Result<> Supervisor::run() {
     if (auto caught = catch_signals(); !caught) {
         return caught;
     }
-    // Nobody can connect before the devices are known to work; that the port is free is known before that.
+    // Binds before the devices load, to detect a port in use early; clients can connect only afterwards.
     auto listeners = net::bind_to(options_.host, options_.port);
     if (!listeners) {
         return std::unexpected(listeners.error());

@@ -1,8 +1,8 @@
-// The server's front: listens, shakes hands, answers what needs no device, and hands each client to a worker process
-// of its own. It loads no back-end and touches no tensor, so nothing that a client sends can make it fail.
+// The supervisor, the main process of the server: listens, performs handshakes, answers queries that need no device, and hands
+// each client to a worker process of its own. It loads no back-end and parses no tensor or graph.
 //
-// One thread, one poll loop. No client can hold it up: every socket is non-blocking, and a client that does not
-// complete its handshake is dropped after a while.
+// One thread, one poll loop. Every socket is non-blocking, and a client that does not complete its handshake in time is
+// dropped (FrontDoor::patience), so no client can block the others.
 #pragma once
 
 #include <chrono>
@@ -20,14 +20,14 @@ struct ServerOptions {
     uint16_t port = net::default_port;
     int max_sessions = 16;
     int max_per_address = 0;   // 0: one less than max_sessions
-    seconds idle_limit{600};   // for a session, while clients of other addresses wait; 0: none
-    seconds drain{5};          // after SIGTERM, how long sessions may go on; no_limit: until they end
+    seconds idle_limit{600};   // of a session while clients of other addresses wait; 0: no limit
+    seconds drain{5};          // time that sessions have to end after SIGTERM; no_limit: no deadline
     static constexpr seconds no_limit = seconds::max();
     WorkerOptions worker;
 };
 
-// Serves until SIGTERM or SIGINT, then drains. Returns once everything is over; an error means that it could not
-// start. Its log has begun (server_log.h).
+// Serves until SIGTERM or SIGINT, drains, and returns when all workers have exited. Returns an error if the server cannot
+// start. The caller has called begin_server_log().
 Result<> run_supervisor(const ServerOptions & options);
 
 }  // namespace caravan::server

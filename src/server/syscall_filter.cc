@@ -1,9 +1,9 @@
-// A list of what is refused, not of what is allowed: below us are GPU drivers, whose needs change with each release.
-// The list holds what acts on other processes or on the machine, and what no server needs once its back-ends are
-// loaded. What can be told from a device's or a library's point of view is answered with EPERM, so that a driver that
-// tries something can go on; what nothing harmless does ends the process, and the supervisor reports the signal.
+// A deny list, not an allow list: the needs of GPU drivers change with each release. It contains calls that act on other
+// processes or on the machine, and calls that no server needs once its back-ends are loaded. Calls that a driver or library
+// may try fail with EPERM, so that it can continue. Calls that only an exploit makes kill the process, and the supervisor
+// reports the signal.
 //
-// Written as plain BPF, with no library: a list of numbers and a few looks at arguments need none.
+// Plain BPF without a library: the filter is a list of numbers and a few tests of arguments.
 #include "server/syscall_filter.h"
 
 #if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))
@@ -36,20 +36,20 @@ constexpr uint32_t own_arch = AUDIT_ARCH_X86_64;
 #else
 constexpr uint32_t own_arch = AUDIT_ARCH_AARCH64;
 #endif
-constexpr uint32_t x32_bit = 0x40000000;  // on x86-64: the same calls by other numbers
+constexpr uint32_t x32_bit = 0x40000000;  // x86-64: the same calls under other numbers
 constexpr uint32_t allow = SECCOMP_RET_ALLOW;
 constexpr uint32_t end_process = SECCOMP_RET_KILL_PROCESS;
 constexpr uint32_t refuse = SECCOMP_RET_ERRNO | EPERM;
 constexpr uint32_t not_there = SECCOMP_RET_ERRNO | ENOSYS;
 
-// Without a fork before it, which is refused more gently, only an exploit gets here.
+// Programs fork before they exec, and fork fails with EPERM, so only an exploit makes these calls.
 constexpr uint32_t fatal_calls[] = {__NR_execve, __NR_execveat};
 
-// Newer than the headers of some distributions that run on newer kernels; the same numbers on all processors.
+// Missing in the headers of some distributions that run newer kernels. The numbers are the same on all architectures.
 constexpr uint32_t quotactl_fd = 443, fchmodat2 = 452, setxattrat = 463, removexattrat = 466, open_tree_attr = 467,
                    file_setattr = 469;
 
-// Numbers that this processor or these headers do not have are left out.
+// Without the calls that this architecture or these headers do not define.
 constexpr uint32_t refused_calls[] = {
 // Other processes.
 #ifdef __NR_fork
@@ -63,16 +63,16 @@ constexpr uint32_t refused_calls[] = {
 #ifdef __NR_process_mrelease
     __NR_process_mrelease,
 #endif
-    // What processes of one user share without files.
+    // System V IPC and POSIX message queues, which processes of one user share.
     __NR_shmget, __NR_shmat, __NR_shmctl, __NR_semget, __NR_semop, __NR_semtimedop, __NR_semctl, __NR_msgget, __NR_msgsnd,
     __NR_msgrcv, __NR_msgctl, __NR_mq_open, __NR_mq_unlink,
-    // Being a server. (bind stays: libc and libnl bind the netlink sockets that they ask with. Without listen nobody
-    // can connect to what is bound.)
+    // Listening sockets. bind is permitted: libc and libnl bind their netlink sockets, and without listen no peer can connect
+    // to a bound socket.
     __NR_listen, __NR_accept, __NR_accept4,
-    // Another user, other rights.
+    // Changes of user and capabilities.
     __NR_setuid, __NR_setgid, __NR_setreuid, __NR_setregid, __NR_setresuid, __NR_setresgid, __NR_setfsuid,
     __NR_setfsgid, __NR_setgroups, __NR_capset,
-    // File systems, and what of files Landlock does not look at.
+    // File systems, and file operations that Landlock does not control.
     __NR_mount, __NR_umount2, __NR_pivot_root, __NR_chroot, __NR_move_mount, __NR_open_tree, __NR_fsopen, __NR_fsconfig,
     __NR_fsmount, __NR_fspick, __NR_open_by_handle_at, __NR_linkat, __NR_fanotify_init, __NR_mknodat, __NR_fchmod, __NR_fchmodat,
     __NR_fchown, __NR_fchownat, __NR_setxattr, __NR_lsetxattr, __NR_fsetxattr, __NR_removexattr, __NR_lremovexattr,
@@ -86,7 +86,7 @@ constexpr uint32_t refused_calls[] = {
 #endif
     // Namespaces.
     __NR_unshare, __NR_setns,
-    // The kernel: its own programs and modules, and the parts of it that exploits like best.
+    // The kernel: its programs and modules, and subsystems that are frequent targets of exploits.
     __NR_bpf, __NR_perf_event_open, __NR_userfaultfd, __NR_io_uring_setup, __NR_io_uring_enter, __NR_io_uring_register,
     __NR_keyctl, __NR_add_key, __NR_request_key, __NR_init_module, __NR_finit_module, __NR_delete_module,
     __NR_kexec_load,
@@ -118,7 +118,7 @@ public:
         answer(what);
     }
 
-    // The rest of a rule for `call` that looks at arguments and always comes to an answer.
+    // Adds `rule`, which tests the arguments of `call` and must end with an answer in each case.
     template <class Rule>
     void on(uint32_t call, Rule rule) {
         skip_unless(call, 0);
@@ -127,7 +127,7 @@ public:
         program_[jump].jf = static_cast<uint8_t>(program_.size() - 1 - jump);
     }
 
-    // An argument's lower half: all that the kernel looks at in those that are used here.
+    // Loads the lower 32 bits of an argument: the kernel uses no others of the arguments tested here.
     void load_argument(size_t index) {
         load(offsetof(seccomp_data, args) + index * sizeof(uint64_t));
     }
@@ -164,7 +164,7 @@ private:
 };
 
 void add_process_rules(Filter & filter, bool may_bind_threads) {
-    // Threads only, in the same namespaces. clone3 has its flags where a filter cannot look; libc does without it.
+    // Threads only, in the same namespaces. A filter cannot read the flags of clone3; libc falls back to clone.
     constexpr uint32_t namespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
                                     CLONE_NEWPID | CLONE_NEWNET;
     filter.on(__NR_clone3, not_there);
@@ -174,7 +174,7 @@ void add_process_rules(Filter & filter, bool may_bind_threads) {
         filter.answer_unless(CLONE_THREAD, refuse);
         filter.answer(allow);
     });
-    // Signals to this process only: abort() is one.
+    // Signals to this process only, as abort() sends.
     const auto self = static_cast<uint32_t>(::getpid());
     for (const uint32_t call : {__NR_kill, __NR_tgkill, __NR_rt_sigqueueinfo, __NR_rt_tgsigqueueinfo}) {
         filter.on(call, [&] {
@@ -204,7 +204,7 @@ void add_process_rules(Filter & filter, bool may_bind_threads) {
             only_self(1);
         });
     }
-    // Signals to others when there is something to read.
+    // Signals to other processes when a descriptor becomes readable.
     filter.on(__NR_fcntl, [&] {
         filter.load_argument(1);
         filter.answer_if(F_SETSIG, refuse);
@@ -212,8 +212,8 @@ void add_process_rules(Filter & filter, bool may_bind_threads) {
         filter.answer_unless(F_SETOWN, allow);
         only_self(2);
     });
-    // Typing into the terminal that the server was started from, signals as above, and attributes of files that are open
-    // to read.
+    // Input into the terminal that the server was started from, signals as above, and attributes of files that are open for
+    // reading.
     filter.on(__NR_ioctl, [&] {
         filter.load_argument(1);
         filter.answer_if(TIOCSTI, refuse);
@@ -228,7 +228,7 @@ void add_process_rules(Filter & filter, bool may_bind_threads) {
 
 void add_network_rules(Filter & filter, Network network) {
     constexpr uint32_t type_bits = 0xf;  // without SOCK_CLOEXEC and the like
-    // One of datagrams could be connected anew, to any unix socket.
+    // A datagram socket could be reconnected to any Unix socket.
     filter.on(__NR_socketpair, [&] {
         filter.load_argument(1);
         filter.mask(type_bits);
@@ -239,7 +239,7 @@ void add_network_rules(Filter & filter, Network network) {
         filter.on(__NR_socket, refuse);
         return;
     }
-    // No unix sockets: on them listen the programs that act for others (containers, D-Bus, key agents).
+    // No Unix sockets: privileged services listen on them (container engines, D-Bus, key agents).
     filter.on(__NR_socket, [&] {
         filter.load_argument(0);
         filter.on(AF_NETLINK, [&] {
@@ -254,7 +254,7 @@ void add_network_rules(Filter & filter, Network network) {
                 filter.load_argument(1);
                 filter.mask(type_bits);
                 filter.answer_if(SOCK_STREAM, allow);
-                filter.answer_if(SOCK_DGRAM, allow);  // names are asked for with it
+                filter.answer_if(SOCK_DGRAM, allow);  // for DNS
                 filter.answer(refuse);
             });
         }

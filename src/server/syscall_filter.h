@@ -1,4 +1,4 @@
-// A seccomp filter: the system calls that a process which reads hostile bytes gives up.
+// A seccomp filter: refuses system calls to processes that parse untrusted input.
 #pragma once
 
 #include "base/error.h"
@@ -7,12 +7,12 @@ namespace caravan::server {
 
 enum class Network {
     none,     // no new socket
-    connect,  // to other servers, by name: TCP and UDP, and netlink as libc and RDMA use it
+    connect,  // outgoing TCP and UDP, and the netlink protocols that libc and RDMA use
 };
 
-// For all threads of the process, for ever. `may_bind_threads`: to processors, by their ids; those of other processes' too,
-// since a filter cannot tell. It must have no_new_privs, or be root. Errc::unsupported if the kernel has
-// no filters, or none are written for this processor.
+// Installs the filter for all threads of the process, irreversibly. `may_bind_threads`: permit to set the CPU affinity of
+// threads by their ids, including those of other processes, which a filter cannot distinguish. The process must have
+// no_new_privs or be root. Errc::unsupported: the kernel has no seccomp filters, or there is no filter for this architecture.
 Result<> refuse_syscalls(Network network, bool may_bind_threads = false);
 
 }  // namespace caravan::server

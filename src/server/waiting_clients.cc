@@ -16,7 +16,7 @@ FrontDoor make_door(UniqueFd socket, bool may_resume) {
     return {std::move(socket), std::move(peer), may_resume};
 }
 
-// How soon a client is dropped, among those of one address. One that has just come may have its HELLO on the way.
+// The order of dropping among clients of one address, highest first. The HELLO of a new connection may still be in flight.
 int dispensability(const WaitingClient & client, TimePoint now) {
     if (client.wants != FrontDoor::Wants::more) {
         return client.wants == FrontDoor::Wants::session ? 0 : 1;
@@ -50,17 +50,17 @@ void WaitingClients::bound() {
 
 void WaitingClients::drop(WaitingClient & client) {
     client.closing = true;
-    client.client.release();  // its descriptor is free now
+    client.client.release();  // closes the socket
 }
 
-// Of the address that has most.
+// Drops a client of the address that has the most.
 void WaitingClients::drop_one(bool of_queue, TimePoint now) {
     std::unordered_map<std::string, size_t> by_address;
     for (const WaitingClient & client : clients_) {
         by_address[client.address] += !client.closing && (!of_queue || client.wants_new_session()) ? 1 : 0;
     }
     const auto worth = [&](const WaitingClient & client) {
-        // Of those that are alike the oldest; of a queue the youngest.
+        // Ties: the longest silent client; in the queue, the newest one.
         const auto heard = client.heard.time_since_epoch();
         return std::tuple(by_address[client.address], dispensability(client, now), client.wants_new_session() ? heard : -heard);
     };

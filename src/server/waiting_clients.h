@@ -1,5 +1,5 @@
-// Connections that have no session: clients that shake hands, ask, or wait for a session. Their number is bounded, and when
-// there are too many the address that has most of them loses one. One thread.
+// Connections without a session: clients in their handshake, with a query, or in the queue for a session. Their number is
+// bounded: above the limit, the address with the most connections loses one. Not thread-safe.
 #pragma once
 
 #include <list>
@@ -16,36 +16,36 @@ namespace caravan::server {
 struct WaitingClient {
     WaitingClient(UniqueFd socket, bool may_resume);
 
-    // It wants a session that does not exist yet.
+    // It waits for a new session, not to resume one or for a link.
     bool wants_new_session() const { return !closing && wants == FrontDoor::Wants::session && client.token() == 0; }
 
     const std::string address;  // net::peer_address()
     FrontDoor client;
     FrontDoor::Wants wants = FrontDoor::Wants::more;
-    TimePoint heard = Clock::now();  // something was received
-    bool closing = false;            // to be removed at the end of the round
-    bool logged = false;             // session: a line says that it waits
-    wire::AdmissionAnswer place{};   // session: as it was told
+    TimePoint heard = Clock::now();  // when data was last received
+    bool closing = false;            // removed at the end of the round
+    bool logged = false;             // session: its wait was logged
+    wire::AdmissionAnswer place{};   // session: the last position that was sent to it
 };
 
 class WaitingClients {
 public:
-    // At most `capacity` connections; of these three quarters may wait for a session, so that questions find room.
+    // At most `capacity` connections. At most three quarters of them may wait for a session; the rest is for queries.
     explicit WaitingClients(size_t capacity);
 
     // A new connection. `socket` is non-blocking.
     WaitingClient & add(UniqueFd socket, bool may_resume);
-    // Drops those that are too many. To be called when all have been read from.
+    // Drops connections above the limits. Call it after all connections were read from.
     void bound();
-    // Closes the connection now; remove_closing() forgets it.
+    // Closes the connection; remove_closing() erases it from the list.
     void drop(WaitingClient & client);
     void remove_closing();
 
     std::list<WaitingClient> & all() { return clients_; }
-    // Those that want a new session, in the order in which they get one.
+    // Clients that wait for a new session, in the order in which they get one.
     std::vector<WaitingClient *> queue(const SessionSlots & slots);
 
-    // Connections that were dropped because of their number, since this was asked last.
+    // The number of connections that bound() has dropped since the previous call.
     size_t take_dropped() { return std::exchange(dropped_, 0); }
 
 private:

@@ -35,10 +35,10 @@
 namespace caravan::server {
 namespace {
 
-// After the client has gone, a session gets this long to notice by itself.
+// The time that a session has to end by itself after the client has left.
 constexpr milliseconds farewell{500};
 
-// ggml's log, which comes in pieces of lines: warnings and errors, or everything when debugging.
+// Logs ggml's warnings and errors, or everything when debugging. ggml passes lines in pieces.
 void quiet_log(ggml_log_level level, const char * text, void *) {
     static thread_local bool shown = false;
     static thread_local std::string line;
@@ -57,12 +57,12 @@ void quiet_log(ggml_log_level level, const char * text, void *) {
     }
 }
 
-// Watches, while the main thread computes, for a client that has hung up (the computation is for nobody), for a
-// supervisor that has gone, and for connections that come for this session: other servers' links, and those that
-// replace one that broke. Sleeps otherwise.
+// A thread that watches, while the main thread computes, whether the client has left (the computation is then aborted) or the
+// supervisor has exited, and accepts connections for this session: links of other servers, and replacements of broken
+// connections.
 class Watcher {
 public:
-    // `client`: a descriptor of its own. `token`: with which the session is resumed, 0 if it never is.
+    // `client`: a duplicate of the client's socket. `token`: resumes the session; 0: it cannot be resumed.
     Watcher(UniqueFd client, int control, uint64_t token, Devices & devices, Peers & peers, MachineMemory & machine,
             Session & session)
         : client_(std::move(client)),
@@ -95,7 +95,7 @@ public:
     }
 
 private:
-    // Of this session's client, or of a server that has a link with this session.
+    // A connection whose close shows that a process has exited: this session's client, or a server with a link.
     struct Lifeline {
         uint64_t token;
         UniqueFd socket;
@@ -121,7 +121,7 @@ private:
             }
             if (fds[1].revents != 0) {
                 hear_supervisor();
-                continue;  // perhaps with another lifeline
+                continue;  // lifelines_ may have changed
             }
             if (fds[3].revents != 0) {
                 char byte = 0;
@@ -134,13 +134,13 @@ private:
             }
             for (size_t i = lifelines_.size(); i-- > 0;) {
                 if (const short events = fds[others + i].revents; events != 0) {
-                    // A Unix socket hangs up in both directions when its peer closes it. A connection that was cut has
-                    // an error, which nobody else takes from this socket.
+                    // A Unix socket hangs up in both directions when its peer closes it. A broken connection has an error,
+                    // which no other thread reads from this socket.
                     lifeline_ended(i, (events & (POLLERR | POLLNVAL)) == 0);
                 }
             }
             if (has_ended_ && !client_) {
-                fds[0].revents = hang_up;  // its connection broke before
+                fds[0].revents = hang_up;  // its connection had already broken
             }
             if (fds[0].revents == 0) {
                 continue;
@@ -151,8 +151,8 @@ private:
                 client_.reset();  // the session may be resumed
                 continue;
             }
-            // Commands that came before the end are still read (an upload may be on its way into the cache), but a
-            // computation is broken off, and if even that does not help, the process ends here.
+            // The session still reads commands sent before the close (an upload may be on its way into the cache), but the
+            // computation is aborted. If the session does not end in time, the process exits here.
             devices_.abort_computation();
             pollfd stop{stop_[0], 0, 0};
             if (::poll(&stop, 1, static_cast<int>(farewell.count())) == 0) {
@@ -171,7 +171,7 @@ private:
     void hear_supervisor() {
         auto received = receive_control(control_, Descriptors::accept_one);
         if (!received) {
-            ::_exit(EXIT_SUCCESS);  // it has ended
+            ::_exit(EXIT_SUCCESS);  // the supervisor has exited
         }
         if (*received && (*received)->message.kind == ControlMessage::Kind::claim) {
             machine_.answered((*received)->message);
@@ -191,7 +191,7 @@ private:
         }
     }
 
-    // Instead of an earlier one of the same. What it belongs to may not be here yet: then it is made again.
+    // Replaces an earlier lifeline of the same token. If its session or link does not exist yet, the peer opens it again.
     void take_lifeline(Lifeline lifeline) {
         auto * const watched = peers_.resumable(lifeline.token);
         if (watched == nullptr) {
@@ -215,7 +215,7 @@ private:
 
     UniqueFd client_;
     std::vector<Lifeline> lifelines_;
-    bool has_ended_ = false;  // the client's process, as its lifeline says
+    bool has_ended_ = false;  // the client's process has exited, as its lifeline shows
     const int control_;
     const uint64_t token_;
     Devices & devices_;
@@ -224,7 +224,7 @@ private:
     Session & session_;
     int stop_[2] = {-1, -1}, resumed_[2] = {-1, -1};
     std::mutex mutex_;
-    UniqueFd next_client_;  // guarded by mutex_: the connection over which the session was resumed
+    UniqueFd next_client_;  // guarded by mutex_: duplicate of the socket that resumed the session
     std::thread thread_;
 };
 
@@ -253,8 +253,8 @@ bool announce(int control, const Devices & devices) {
     return send_control(control, {.kind = ControlMessage::Kind::ready});
 }
 
-// Host memory has one more limit, which holds for what ggml takes by itself as well. (Not with other devices: what their
-// drivers map is no measure of anything.)
+// Sets RLIMIT_DATA, which includes memory that ggml allocates itself. Only with CPU devices: the mappings of other drivers do
+// not measure their use of memory.
 void limit_memory(const WorkerOptions & options, const Devices & devices) {
     constexpr uint64_t for_computing = uint64_t{1} << 30;
     std::ifstream file("/proc/self/statm");
@@ -277,7 +277,7 @@ bool confine_worker(int control, const WorkerOptions & options, const Devices & 
         return send_control(control, message);
     }
     const Confined confined = confine(worker_confinement(devices.are_cpus(), weight_rules(options.weights, weights)));
-    // What drivers need may include a place in which the store lies.
+    // With other devices, the files that drivers write may include the store.
     if (confined.is_sealed && devices.are_cpus()) {
         weights.seal();
     }
@@ -285,7 +285,7 @@ bool confine_worker(int control, const WorkerOptions & options, const Devices & 
     return send_control(control, message);
 }
 
-// Closes files that the server inherited, and its terminal's input: no client may reach them.
+// Closes inherited descriptors and the terminal's input, so that a compromised worker cannot use them.
 void close_inherited(int control) {
 #ifdef __linux__
     const auto first = static_cast<unsigned>(STDERR_FILENO + 1), kept = static_cast<unsigned>(control);
@@ -309,7 +309,7 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
     UniqueFd client(::dup(given.attached.get()));
     net::Networks links = options.links.value_or(net::Networks());
     if (options.local_links && net::is_local_peer(client.get())) {
-        links.add(net::Networks::loopback());  // what another client calls loopback is another machine
+        links.add(net::Networks::loopback());  // for clients elsewhere, loopback is another machine
     }
     const uint64_t token = given.message.token;
     const ConstBytes first = ConstBytes(given.message.prefix).first(given.message.prefix_size);
@@ -321,7 +321,7 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
         Peers & peers = *new Peers([control](uint64_t link) {
             return send_control(control, {.kind = ControlMessage::Kind::invite, .token = link});
         }, options.session_grace, std::move(links));
-        // After the watcher has ended, and before the transport does.
+        // Closes the links after the watcher has ended, and before the transport is destroyed.
         const std::unique_ptr<Peers, void (*)(Peers *)> closing(&peers, [](Peers * open) { open->close(); });
         if (accepted->in_records) {
             auto resumable = std::make_unique<net::ResumableTransport>(
@@ -349,8 +349,8 @@ int run_worker(int control, const WorkerOptions & options) {
     close_inherited(control);
     ::signal(SIGINT, SIG_IGN);  // ^C reaches the whole process group; the supervisor decides
     ::signal(SIGPIPE, SIG_IGN);
-    ::signal(SIGIO, SIG_IGN);    // somebody opens a blob to write just when cache::Reader looks whether it is open
-    ::signal(SIGXFSZ, SIG_IGN);  // a limit on the size of files costs a cache entry, not the session
+    ::signal(SIGIO, SIG_IGN);    // a process opens a blob for writing while cache::Reader holds a lease
+    ::signal(SIGXFSZ, SIG_IGN);  // a file size limit must fail the write, not end the session
     if (!options.keep_backend_log) {
         ggml_log_set(quiet_log, nullptr);
     }
@@ -371,7 +371,7 @@ int run_worker(int control, const WorkerOptions & options) {
     }
     limit_memory(options, *devices);
     if (transport_mode() != TransportMode::tcp) {
-        net::why_no_rdma();  // loads libibverbs while every file can be read
+        net::why_no_rdma();  // loads libibverbs while all files are readable
     }
     ControlMessage cache{.kind = ControlMessage::Kind::cache};
     cache.set_text(weights.problem());
@@ -383,12 +383,12 @@ int run_worker(int control, const WorkerOptions & options) {
     for (;;) {
         auto received = receive_control(control, Descriptors::accept_one);
         if (!received || !*received) {
-            ::_exit(EXIT_SUCCESS);  // the supervisor has ended; as below
+            ::_exit(EXIT_SUCCESS);  // the supervisor has exited; _exit() as below
         }
         const ControlMessage & message = (*received)->message;
         if (message.kind == ControlMessage::Kind::session) {
             serve(std::move(**received), control, options, *devices, weights);
-            // Back-ends' own clean-up is not worth waiting for: the client's memory is to be free now.
+            // Skips the clean-up of the back-ends, so that the session's memory is free immediately.
             ::_exit(EXIT_SUCCESS);
         }
         if (message.kind == ControlMessage::Kind::memory && message.number < devices->count()) {

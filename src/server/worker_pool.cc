@@ -14,12 +14,12 @@
 namespace caravan::server {
 namespace {
 
-constexpr uint32_t max_session_lines = 100;  // that a session may log at once
-constexpr seconds answer_patience{15};   // for a spare worker's answer
-constexpr seconds exit_patience{10};     // for a process that has nothing more to do, besides what it may wait for
-constexpr uint64_t max_besides = uint64_t{2} << 30;  // bytes: of graphs and for other servers, at most
-constexpr int max_heard = 64;        // messages from one worker at a time
-constexpr int max_last_turns = 1000;  // of max_heard messages, from one that has exited: more than its socket holds
+constexpr uint32_t max_session_lines = 100;  // burst of a session
+constexpr seconds answer_patience{15};   // for a reply of the spare worker
+constexpr seconds exit_patience{10};     // for a process to exit once its work is done, besides session_grace
+constexpr uint64_t max_besides = uint64_t{2} << 30;  // bytes of graphs and data for other servers
+constexpr int max_heard = 64;        // messages from one worker per call
+constexpr int max_last_turns = 1000;  // of max_heard messages, after an exit: more than the socket holds
 constexpr uint32_t max_devices = 4096;  // of one server
 
 bool is_spare(const WorkerProcess & worker) {
@@ -86,7 +86,7 @@ Result<> WorkerPool::give_session(WorkerProcess & worker, ControlMessage message
         tokens_[message.token] = worker.pid;
     }
     if (std::exchange(worker.questions, 0) > 0) {
-        on_questions_lost();  // a serving worker is not believed about the machine
+        on_questions_lost();  // memory replies of a serving worker are not trusted
     }
     worker.state = WorkerProcess::State::serving;
     worker.began_with = resident_memory(worker.pid);
@@ -112,7 +112,7 @@ Result<> WorkerPool::give(WorkerProcess & worker, const ControlMessage & message
     return {};
 }
 
-// Nothing is handed over that cannot be watched: a worker that hangs after its client has left would never be killed.
+// Hands over only sockets that can be watched: otherwise a worker that hangs after its client has left is never killed.
 Result<> WorkerPool::give_watched(WorkerProcess & worker, const ControlMessage & message, int socket) {
     if (worker.connections.size() >= max_connections) {
         return fail(Errc::unavailable, "its session has too many connections already");
@@ -189,12 +189,12 @@ bool WorkerPool::ask_memory(uint32_t device) {
     return asked;
 }
 
-// A worker that serves a session may have fallen to its client: it is believed about itself, and only what it may say.
+// A serving worker may be compromised: its messages affect its own state only, and other kinds are ignored.
 bool WorkerPool::hear(WorkerProcess & worker) {
     for (int heard = 0; heard < max_heard; ++heard) {
         auto received = receive_control(worker.control.get(), Descriptors::refuse);
         if (!received) {
-            worker.control.reset();  // reap() says the rest
+            worker.control.reset();  // reap() logs the exit
             return false;
         }
         if (!*received) {
@@ -301,13 +301,13 @@ std::vector<Holding> WorkerPool::holdings(const WorkerProcess * without) const {
     return out;
 }
 
-// Of its session's buffers, about. Graphs and the like are not of them: a client makes them as large as it likes.
+// Resident bytes of its session's buffers, approximate. Excludes graphs, which a client can make arbitrarily large.
 uint64_t WorkerPool::touched_by(const WorkerProcess & worker) {
     const uint64_t resident = resident_memory(worker.pid), besides = worker.began_with + worker.besides;
     return resident - std::min(resident, besides);
 }
 
-// A worker that has fallen to its client may claim too much: no more of that counts than it could as well take.
+// A compromised worker may claim too much: its claims count only up to what it could allocate anyway.
 void WorkerPool::answer_claim(WorkerProcess & worker, const ControlMessage & claim) {
     worker.besides = std::min(claim.memory_free, max_besides);
     if (claim.number == 0 && claim.memory_total <= worker.allocated) {
@@ -380,7 +380,7 @@ bool WorkerPool::reap(pid_t pid, int status) {
     return true;
 }
 
-// Logged once for each cause, however often it is tried. The first worker's failure is the server's: its caller logs it.
+// Logs each cause once, not each attempt. If the first worker fails, the server fails, and its caller logs the error.
 void WorkerPool::start_failed() {
     const bool is_first = devices_.empty();
     std::string cause = (is_first ? "" : "this server cannot start worker processes: ") + std::exchange(start_failure_, {});

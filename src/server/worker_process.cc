@@ -23,7 +23,7 @@ extern char ** environ;
 namespace caravan::server {
 namespace {
 
-// This process's program file, whatever has happened to its name since: an upgrade replaces it.
+// The program file of this process, even if an upgrade has replaced the file at its path.
 constexpr const char * own_program = "/proc/self/exe";
 
 struct Child {
@@ -31,11 +31,11 @@ struct Child {
     UniqueFd line;
 };
 
-// libgomp's threads spin at each barrier, by default for so long that two sessions on the same cores hold each other up: it
-// reads this when it is loaded. A thousand turns take about as long as it takes to sleep and be woken.
+// libgomp's threads spin at each barrier, by default so long that two sessions on the same cores delay each other. libgomp
+// reads this variable when it is loaded. 1000 iterations take about as long as to sleep and wake up.
 constexpr const char * short_spinning = "GOMP_SPINCOUNT=1000";
 
-// A worker serves peers: what the name of a variable calls a secret is left out.
+// A worker reads untrusted input, so variables whose names suggest a secret are not passed to it.
 bool is_secret(const char * variable) {
     constexpr std::string_view marks[] = {"TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "APIKEY", "ACCESS_KEY",
                                           "PRIVATE_KEY", "_AUTH"};
@@ -58,14 +58,14 @@ std::vector<char *> worker_environment() {
     return variables;
 }
 
-// `open_files`: how many it may have; 0: as many as this process.
+// `open_files`: the child's limit of open files; 0: that of this process.
 Result<Child> start_child(const char * option, std::vector<std::string> arguments, size_t open_files) {
     auto line = make_control_line();
     if (!line) {
         return std::unexpected(line.error());
     }
     UniqueFd ours = std::move(line->supervisor);
-    const UniqueFd theirs = std::move(line->worker);  // the only descriptor without close-on-exec, and only until the spawn
+    const UniqueFd theirs = std::move(line->worker);  // without close-on-exec; closed after the spawn
 
     arguments.insert(arguments.begin(), {"rpc-server", option, std::to_string(theirs.get())});
     std::vector<char *> argv;
@@ -73,7 +73,7 @@ Result<Child> start_child(const char * option, std::vector<std::string> argument
         argv.push_back(argument.data());
     }
     argv.push_back(nullptr);
-    // A child starts with no signal blocked, whatever the server was started with, and handles none as the supervisor does.
+    // The child starts with no signal blocked and with default handlers, whatever the server inherited.
     posix_spawnattr_t attributes;
     posix_spawnattr_init(&attributes);
     sigset_t none;
@@ -119,7 +119,7 @@ void append_options(std::vector<std::string> & arguments, const WorkerOptions & 
 }  // namespace
 
 Result<WorkerProcess> start_worker(const WorkerOptions & options, bool beyond_loopback) {
-    // Networks come and go: looked up for each.
+    // Networks change, so they are looked up for each worker.
     const net::Networks links = options.links      ? *options.links
                                 : beyond_loopback ? net::Networks::of_interfaces()
                                                   : net::Networks::loopback();

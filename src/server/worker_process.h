@@ -1,5 +1,5 @@
-// The supervisor's side of the processes that it starts: workers, and one that looks through model files. Each is this
-// same program with a hidden option, followed by the number of a descriptor: its end of a line to the supervisor.
+// The child processes of the supervisor: workers, and the indexer of model files. Each runs this program with a hidden option
+// whose argument is the number of a descriptor: the child's end of a socket pair to the supervisor.
 #pragma once
 
 #include <sys/types.h>
@@ -16,36 +16,36 @@ struct WorkerProcess {
     pid_t pid = -1;
     UniqueFd control;  // non-blocking
 
-    enum class State { loading, spare, serving, retired } state = State::loading;  // retired: told to end, or killed
-    TimePoint deadline = no_deadline;  // it hangs if its state is the same by then
-    TimePoint stopped_at{};            // by a signal; unset: it runs
+    enum class State { loading, spare, serving, retired } state = State::loading;  // retired: asked to exit, or killed
+    TimePoint deadline = no_deadline;  // it hangs if its state has not changed by then
+    TimePoint stopped_at{};            // by a signal; unset: not stopped
     uint64_t session = 0;     // serving: its number
     uint64_t token = 0;       // serving: resumes the session
-    // serving: copies of its client's connections, watched for their end. Several while one replaces another.
+    // serving: duplicates of its client's connections, watched for their close. Several while one replaces another.
     std::list<UniqueFd> connections;
-    std::string client;       // serving: its peer
-    std::string address;      // serving: whose session it counts as
-    bool contended = false;   // serving: it knows that others wait for a session
-    TimePoint contended_at{};  // serving: when it was asked last to end if idle
-    bool told_to_end = false;  // serving: by us, with a signal
+    std::string client;       // serving: address and port of its peer
+    std::string address;      // serving: the address whose quota it counts against
+    bool contended = false;   // serving: it was notified that other clients wait
+    TimePoint contended_at{};  // serving: when it was last asked to end if idle
+    bool told_to_end = false;  // serving: the supervisor sent it a signal to end
     bool said_goodbye = false;  // serving: it has reported the end of its session
-    uint32_t lines = 0;         // serving: that it may log at once
-    size_t questions = 0;       // asked of it, not answered yet
-    size_t invitations = 0;     // tokens that it gave out
-    uint64_t allocated = 0;     // serving: of the machine's memory, by its session's buffers
-    uint64_t besides = 0;       // serving: of the machine's memory, by its session besides its buffers, about
-    uint64_t began_with = 0;    // serving: memory that it had touched before
+    uint32_t lines = 0;         // serving: its initial allowance of log lines
+    size_t questions = 0;       // pending queries to it
+    size_t invitations = 0;     // tokens that it registered for links
+    uint64_t allocated = 0;     // serving: bytes of host memory in its session's buffers
+    uint64_t besides = 0;       // serving: bytes of other host memory of its session, approximate
+    uint64_t began_with = 0;    // serving: resident bytes when its session began
 };
 
-// `beyond_loopback`: the server listens on more than that.
+// `beyond_loopback`: the server listens on other addresses than loopback.
 Result<WorkerProcess> start_worker(const WorkerOptions & options, bool beyond_loopback);
 
 struct IndexerProcess {
     pid_t pid = -1;
-    UniqueFd line;  // nothing is sent: that it closes tells the process that the supervisor has ended
+    UniqueFd line;  // carries no data: the process exits when it closes
 };
 
-Result<IndexerProcess> start_indexer(const WorkerOptions & options);  // the files' part of them
+Result<IndexerProcess> start_indexer(const WorkerOptions & options);  // uses options.weights, open_files and confined
 
 inline constexpr const char * worker_option = "--worker-control-fd";
 inline constexpr const char * local_links_option = "--links-of-local-clients";

@@ -149,7 +149,7 @@ private:
     std::set<uint32_t> asked_devices_;  // devices whose memory was queried from the spare worker
     uint64_t next_session_ = 1;
     TimePoint accept_again_ = TimePoint::min(), report_again_ = TimePoint::min();
-    TimePoint contend_at_ = no_deadline, asked_idle_at_ = TimePoint();  // when idle sessions are asked to end next, and were asked last
+    TimePoint contend_at_ = no_deadline, asked_idle_at_ = TimePoint();  // idle sessions: when to ask next, when asked last
     size_t unreported_ = 0;  // dropped connections since the last log line about them
     int stop_requests_ = 0, stop_signal_ = 0;  // stop_signal_: the first one
     TimePoint give_again_ = TimePoint::min();
@@ -198,7 +198,7 @@ void Supervisor::spawn_indexer() {
 // Reads from each new connection immediately: its HELLO may have arrived already, and then it does not count as silent.
 void Supervisor::accept_all(net::Listener & listener) {
     const bool may_resume = options_.worker.session_grace.count() > 0 &&
-                            listener.endpoint.kind == net::Endpoint::Kind::tcp;  // no network breaks a Unix socket
+                            listener.endpoint.kind == net::Endpoint::Kind::tcp;  // network faults do not affect Unix sockets
     for (int accepted = 0; accepted < accepts_at_once; ++accepted) {
         auto socket = net::accept_socket(listener.fd.get());
         if (!socket) {

@@ -33,7 +33,7 @@ public:
     // At most `capacity` connections. At most three quarters of them may wait for a session; the rest is for queries.
     explicit WaitingClients(size_t capacity);
 
-    // A new connection. `socket` is non-blocking.
+    // Adds a new connection and takes ownership of `socket`, which must be non-blocking.
     WaitingClient & add(UniqueFd socket, bool may_resume);
     // Drops connections above the limits. Call it after all connections were read from.
     void bound();

@@ -1,6 +1,6 @@
 // A server that links with a session: its first command, then its pushes.
 #include "kit.h"
-#include "net/handshake.h"
+#include "net/server_handshake.h"
 #include "server/peers.h"
 
 extern "C" int LLVMFuzzerInitialize(int *, char ***) {

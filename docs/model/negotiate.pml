@@ -1,4 +1,5 @@
-// The choice of the transport: src/net/handshake.cc, net/rdma/upgrade.cc, the server's front door. The sequence is HELLO;
+// The choice of the transport: src/net/{client,server}_handshake.cc, net/rdma/upgrade.cc, the server's front door. The
+// sequence is HELLO;
 // for a session, optionally ADMISSION with queue positions until the client is admitted (`place`, true); the RDMA offer and
 // its reply (`answer`); a token in each direction over RDMA; the verdict; and the first command on the chosen transport:
 // RECORDS, or LINK and its reply. One command and its result stand for the rest of the session.

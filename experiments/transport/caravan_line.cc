@@ -5,7 +5,9 @@
 #include "base/config.h"
 #include "measure.h"
 #include "net/exact_io.h"
+#include "net/hello.h"
 #include "net/opening.h"
+#include "net/server_handshake.h"
 #include "net/inbound.h"
 #include "net/socket.h"
 

@@ -6,6 +6,7 @@
 #include "base/formatted.h"
 #include "net/advice.h"
 #include "net/exact_io.h"
+#include "net/hello.h"
 #include "net/opening.h"
 #include "net/socket.h"
 #ifdef GGML_RPC_RDMA

@@ -7,7 +7,7 @@
 #include "base/counted.h"
 #include "base/formatted.h"
 #include "base/size_text.h"
-#include "net/handshake.h"
+#include "net/client_handshake.h"
 
 namespace caravan::doctor {
 namespace {

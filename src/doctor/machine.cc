@@ -11,7 +11,7 @@
 #include <string_view>
 
 #include "base/config.h"
-#include "net/handshake.h"
+#include "net/hello.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/device.h"
 #include "net/rdma/queue_pair.h"

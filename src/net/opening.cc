@@ -9,10 +9,11 @@
 
 #include "base/config.h"
 #include "base/retry.h"
+#include "net/client_handshake.h"
 #include "net/faults.h"
-#include "net/handshake.h"
 #include "net/inbound.h"
 #include "net/resume/resumable_transport.h"
+#include "net/server_handshake.h"
 
 namespace caravan::net {
 namespace {

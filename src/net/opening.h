@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "net/handshake.h"
+#include "net/client_handshake.h"
 
 namespace caravan::net {
 

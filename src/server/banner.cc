@@ -6,7 +6,7 @@
 #include "base/config.h"
 #include "base/counted.h"
 #include "base/size_text.h"
-#include "net/handshake.h"
+#include "net/hello.h"
 #include "wire/stock.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/device.h"

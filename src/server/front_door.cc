@@ -7,7 +7,7 @@
 
 #include "base/printable.h"
 #include "base/random.h"
-#include "net/handshake.h"
+#include "net/hello.h"
 #include "net/socket.h"
 #include "server/refusal.h"
 #include "wire/native.h"

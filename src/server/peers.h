@@ -24,11 +24,11 @@
 #include <vector>
 
 #include "base/unique_fd.h"
-#include "net/handshake.h"
 #include "net/inbound.h"
 #include "net/lookup.h"
 #include "net/networks.h"
 #include "net/resume/resumable_transport.h"
+#include "net/server_handshake.h"
 #include "net/socket.h"
 #include "wire/native.h"
 

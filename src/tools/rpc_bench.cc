@@ -9,7 +9,7 @@
 #include "bench/installed.h"
 #include "bench/plot.h"
 #include "bench/report.h"
-#include "net/handshake.h"
+#include "net/hello.h"
 #include "tools/command_line.h"
 #include "tools/rpc_bench_help.h"
 #include "wire/stock.h"

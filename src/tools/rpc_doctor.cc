@@ -5,7 +5,7 @@
 #include "base/log.h"
 #include "base/printable.h"
 #include "doctor/report.h"
-#include "net/handshake.h"
+#include "net/client_handshake.h"
 #include "tools/command_line.h"
 #include "wire/stock.h"
 

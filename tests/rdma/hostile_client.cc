@@ -14,7 +14,7 @@
 #include <string_view>
 
 #include "net/exact_io.h"
-#include "net/handshake.h"
+#include "net/hello.h"
 #include "net/rdma/queue_pair.h"
 #include "net/socket.h"
 

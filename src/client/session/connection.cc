@@ -8,6 +8,7 @@
 #include "client/session/end_program.h"
 #include "client/session/reply_check.h"
 #include "client/weights/known_digests.h"
+#include "net/hello.h"
 #include "net/opening.h"
 
 namespace caravan::client {

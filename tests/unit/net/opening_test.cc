@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "net/inbound.h"
+#include "net/server_handshake.h"
 #include "support/scripted_server.h"
 #include "wire/record_check.h"
 

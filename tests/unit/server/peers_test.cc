@@ -9,7 +9,7 @@
 #include <future>
 #include <set>
 
-#include "net/handshake.h"
+#include "net/server_handshake.h"
 #include "net/socket.h"
 #include "net/transport.h"
 #include "support/scripted_server.h"

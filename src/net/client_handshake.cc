@@ -1,0 +1,195 @@
+#include "net/client_handshake.h"
+
+#include "base/config.h"
+#include "base/printable.h"
+#include "net/advice.h"
+#include "net/exact_io.h"
+#include "net/hello.h"
+#include "net/socket.h"
+#include "wire/native.h"
+#ifdef GGML_RPC_RDMA
+#include "net/rdma/upgrade.h"
+#endif
+
+namespace caravan::net {
+namespace {
+
+constexpr size_t max_refusal = 1000;
+
+// HELLO, and the check of the server's version.
+Result<wire::HelloAnswer> greet(int socket, uint64_t token, TimePoint deadline) {
+    auto answer = exchange_hello(socket, token, deadline);
+    if (!answer) {
+        return fail(answer.error().code, "RPC handshake failed: {}", answer.error().text);
+    }
+    if (!is_compatible(*answer)) {
+        return fail(Errc::unsupported, "the server speaks RPC protocol {}.{}.{}, this client {}.{}", answer->major,
+                    answer->minor, answer->patch, wire::stock_major, wire::stock_minor);
+    }
+    return answer;
+}
+
+// Reads the reason that a server sends instead of a place in its queue.
+std::unexpected<Error> refusal(int socket, uint64_t size, TimePoint deadline) {
+    std::string text(std::min<uint64_t>(size, max_refusal), '\0');
+    if (auto got = receive_exact(socket, mutable_bytes(text.data(), text.size()), deadline); !got) {
+        return std::unexpected(got.error());
+    }
+    return fail(Errc::unavailable, "{}", printable(text));
+}
+
+Result<> await_admission(int socket, const Queueing & queueing, TimePoint deadline) {
+    const TimePoint began = Clock::now();
+    TimePoint until = deadline;  // the first reply does not wait for a session
+    const wire::RequestHeader request{wire::command_admission, 0};
+    if (auto sent = send_exact(socket, const_bytes(&request, sizeof request), deadline); !sent) {
+        return sent;
+    }
+    bool is_full = false;
+    const auto timed_out = [&](std::string_view why) {
+        return std::unexpected(Error{Errc::timed_out,
+                                     formatted("no session in {} s: {}",
+                                               std::chrono::round<seconds>(Clock::now() - began).count(), why),
+                                     is_full ? full_advice() : handshake_advice(Errc::timed_out)});
+    };
+    for (std::string why = "the server did not reply";;) {
+        struct {
+            uint64_t size = 0;
+            wire::AdmissionAnswer place{};
+        } answer;
+        auto got = receive_exact(socket, mutable_bytes(&answer.size, sizeof answer.size), until);
+        if (got && answer.size >> wire::answer_kind_shift == static_cast<uint64_t>(wire::AnswerKind::ended)) {
+            return refusal(socket, answer.size & wire::answer_size_mask, until);
+        }
+        if (got && answer.size != sizeof answer.place) {
+            return fail(Errc::protocol, "unexpected reply of {} bytes to ADMISSION", answer.size);
+        }
+        got = got ? receive_exact(socket, mutable_bytes(&answer.place, sizeof answer.place), until) : got;
+        if (!got) {
+            return got.error().code == Errc::timed_out ? timed_out(why) : got;
+        }
+        if (answer.place.position == 0) {
+            return {};
+        }
+        until = queueing.until;
+        is_full = answer.place.reason != wire::AdmissionAnswer::Reason::starting;
+        why = describe(answer.place);
+        if (queueing.on_wait) {
+            queueing.on_wait(answer.place);
+        }
+        if (Clock::now() >= until) {  // with replies in rapid succession no receive times out
+            return timed_out(why);
+        }
+    }
+}
+
+// The reason not to try RDMA, or "".
+std::string reason_to_skip_rdma(const wire::Extension & peer) {
+    if (!why_no_rdma().empty()) {
+        return "this client has no RDMA: " + why_no_rdma();
+    }
+    if (!peer.is_caravan()) {
+        return "the server is a stock one";
+    }
+    if ((peer.features & wire::feature_rdma) == 0) {
+        return "the server has no RDMA";
+    }
+    return "";
+}
+
+#ifdef GGML_RPC_RDMA
+// Switches to RDMA, or stays on TCP if both sides agreed on that. If the negotiation fails otherwise (a late reply could
+// arrive in the middle of the session), opens another connection without RDMA.
+Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & endpoint, uint64_t token,
+                          TimePoint deadline, const Queueing * queueing) {
+    auto upgraded = rdma::offer(socket, Clock::now() + (deadline - Clock::now()) / 2);
+    if (upgraded) {
+        opened.transport = std::move(upgraded->transport);
+        opened.why_not_rdma = std::move(upgraded->why_not);
+        return opened;
+    }
+    if (upgraded.error().code == Errc::reset || transport_mode() == TransportMode::rdma) {
+        return std::unexpected(upgraded.error());
+    }
+    socket.reset();
+    auto again = shake_hands(endpoint, token, false, deadline, queueing);
+    if (again) {
+        again->why_not_rdma = upgraded.error().text;
+    }
+    return again;
+}
+#endif
+
+}  // namespace
+
+std::string describe(const wire::AdmissionAnswer & place) {
+    const uint32_t position = place.position, sessions = place.sessions;
+    switch (place.reason) {
+        case wire::AdmissionAnswer::Reason::server_full:
+            return formatted("{} served, and this client is at place {} of the queue",
+                             sessions == 1 ? "1 session is" : formatted("{} sessions are", sessions), position);
+        case wire::AdmissionAnswer::Reason::address_full:
+            return formatted("this client's address has reached its limit of sessions (--max-per-address), and the client is "
+                             "at place {} of the queue", position);
+        default: return "no worker process is ready";
+    }
+}
+
+Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline,
+                              const Queueing * queueing) {
+    const auto patience = deadline - Clock::now();
+    auto socket = connect_socket(endpoint, deadline);
+    if (!socket) {
+        return std::unexpected(socket.error());
+    }
+    const auto answer = greet(socket->get(), token, deadline);
+    if (!answer) {
+        const Error & error = answer.error();
+        return std::unexpected(
+            Error{error.code, formatted("{}: {}", endpoint.text(), error.text), handshake_advice(error.code)});
+    }
+    const auto peer = load<wire::Extension>(answer->capabilities);
+    if (queueing != nullptr && peer.is_caravan() && (peer.features & wire::feature_admission) != 0) {
+        if (auto admitted = await_admission(socket->get(), *queueing, deadline); !admitted) {
+            Error & error = admitted.error();
+            return std::unexpected(
+                Error{error.code, formatted("{}: {}", endpoint.text(), error.text), std::move(error.advice)});
+        }
+        deadline = Clock::now() + patience;
+    }
+    Connected opened;
+    opened.peer_is_caravan = peer.is_caravan();
+    opened.peer_is_native = peer.is_caravan() && dialect_is_native() && (peer.features & wire::feature_native) != 0;
+    opened.token = peer.token;
+    // Connections of Unix sockets do not fail while both processes live.
+    opened.can_resume = peer.is_caravan() && endpoint.kind == Endpoint::Kind::tcp &&
+                        (peer.features & own_extension().features & wire::feature_resume) != 0;
+    if (may_be_rdma && transport_mode() == TransportMode::rdma && endpoint.kind == Endpoint::Kind::unix_socket) {
+        return fail(Errc::unavailable, "{}: GGML_RPC_TRANSPORT=rdma, but Unix sockets do not support RDMA", endpoint.text());
+    }
+    if (may_be_rdma && transport_mode() != TransportMode::tcp && endpoint.kind == Endpoint::Kind::tcp) {
+        opened.why_not_rdma = reason_to_skip_rdma(peer);
+#ifdef GGML_RPC_RDMA
+        if (opened.why_not_rdma.empty()) {
+            auto upgraded = upgrade(std::move(opened), *socket, endpoint, token, deadline, queueing);
+            if (!upgraded || upgraded->transport != nullptr) {
+                return upgraded;
+            }
+            opened = std::move(*upgraded);
+        }
+#endif
+        if (transport_mode() == TransportMode::rdma) {
+            return fail(Errc::unavailable, "{}: GGML_RPC_TRANSPORT=rdma, but RDMA is not available: {}", endpoint.text(),
+                        opened.why_not_rdma);
+        }
+    }
+    // A session that cannot be resumed waits for a silent network, which may recover.
+    auto transport = make_socket_transport(std::move(*socket), opened.can_resume ? network_patience : seconds(0));
+    if (!transport) {
+        return std::unexpected(transport.error());
+    }
+    opened.transport = std::move(*transport);
+    return opened;
+}
+
+}  // namespace caravan::net

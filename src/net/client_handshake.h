@@ -1,0 +1,44 @@
+// The client's side of a new connection: handshake, admission, and the choice of transport.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "net/endpoint.h"
+#include "net/transport.h"
+#include "wire/extension.h"
+
+namespace caravan::net {
+
+// An open connection, for the client.
+struct Opened {
+    std::unique_ptr<Transport> transport;  // for a session: a ResumableTransport if both ends support resuming
+    bool peer_is_caravan = false;
+    bool peer_is_native = false;  // both ends speak the native dialect
+    std::string why_not_rdma;  // empty if the transport is RDMA or RDMA was not requested
+};
+
+// An Opened on which no command has been sent.
+struct Connected : Opened {
+    uint64_t token = 0;       // from the server's HELLO
+    bool can_resume = false;  // both ends support resuming
+};
+
+// How a client waits in the queue of a full server.
+struct Queueing {
+    TimePoint until = TimePoint::min();  // the handshake's deadline applies if it is later
+    std::function<void(const wire::AdmissionAnswer & place)> on_wait;  // called whenever the place changes
+};
+
+// Why the client waits: "16 sessions are served, and this client is at place 2 of the queue".
+std::string describe(const wire::AdmissionAnswer & place);
+
+// Connects, performs the handshake and, if `may_be_rdma`, switches to RDMA where both ends support it. Refuses a peer of an
+// incompatible version (Errc::unsupported). `token` names the session of this connection; 0: none yet. `queueing` is for a
+// connection that starts a session; null: do not request admission. Time in the queue does not count against `deadline`.
+Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline,
+                              const Queueing * queueing = nullptr);
+
+}  // namespace caravan::net

@@ -1,0 +1,54 @@
+#include "net/hello.h"
+
+#include "base/config.h"
+#include "net/exact_io.h"
+#include "wire/native.h"
+#ifdef GGML_RPC_RDMA
+#include "net/rdma/verbs.h"
+#endif
+
+namespace caravan::net {
+
+const std::string & why_no_rdma() {
+#ifdef GGML_RPC_RDMA
+    static const std::string why = rdma::load_verbs() ? "" : rdma::load_verbs().error().text;
+#else
+    static const std::string why = "built without it (-DGGML_RPC_RDMA=ON)";
+#endif
+    return why;
+}
+
+wire::Extension own_extension() {
+    wire::Extension extension;
+    extension.features = wire::feature_admission | (dialect_is_native() ? wire::feature_native : 0);
+    if (reconnect_time().count() > 0) {
+        extension.features |= wire::feature_resume;
+    }
+    if (transport_mode() != TransportMode::tcp && why_no_rdma().empty()) {
+        extension.features |= wire::feature_rdma;
+    }
+    return extension;
+}
+
+Result<wire::HelloAnswer> exchange_hello(int socket, uint64_t token, TimePoint deadline) {
+    std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::HelloRequest)];
+    store(request, wire::RequestHeader{wire::Command::hello, sizeof(wire::HelloRequest)});
+    wire::Extension extension = own_extension();
+    extension.token = token;
+    store(request + sizeof(wire::RequestHeader), extension);
+    auto done = send_exact(socket, request, deadline);
+    uint64_t size = 0;
+    wire::HelloAnswer answer{};
+    done = done ? receive_exact(socket, mutable_bytes(&size, sizeof size), deadline) : done;
+    if (done && size != sizeof answer) {
+        done = fail(Errc::protocol, "the reply is not an RPC protocol message");
+    }
+    done = done ? receive_exact(socket, mutable_bytes(&answer, sizeof answer), deadline) : done;
+    return done ? Result<wire::HelloAnswer>(answer) : std::unexpected(done.error());
+}
+
+bool is_compatible(const wire::HelloAnswer & server) {
+    return server.major == wire::stock_major && server.minor <= wire::stock_minor;
+}
+
+}  // namespace caravan::net

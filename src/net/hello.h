@@ -1,0 +1,33 @@
+// HELLO, the first exchange on each connection: versions and capabilities.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "wire/extension.h"
+
+namespace caravan::net {
+
+#ifdef GGML_RPC_RDMA
+inline constexpr bool built_with_rdma = true;
+#else
+inline constexpr bool built_with_rdma = false;
+#endif
+
+// The reason why this program cannot use RDMA (build option, missing libibverbs), or "". The first call loads libibverbs.
+// Threads: any.
+const std::string & why_no_rdma();
+
+// The capabilities of this build and environment, for HELLO. The token is 0.
+wire::Extension own_extension();
+
+// The client's side: sends HELLO with own_extension() and `token`, and returns the reply of any version. Blocks.
+// Errc::protocol: the reply is not of the RPC protocol.
+Result<wire::HelloAnswer> exchange_hello(int socket, uint64_t token, TimePoint deadline);
+
+// True if this client can use a server of that version.
+bool is_compatible(const wire::HelloAnswer & server);
+
+}  // namespace caravan::net

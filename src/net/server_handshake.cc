@@ -1,0 +1,122 @@
+#include "net/server_handshake.h"
+
+#include "base/config.h"
+#include "base/log.h"
+#include "net/exact_io.h"
+#include "net/faults.h"
+#include "net/hello.h"
+#include "net/inbound.h"
+#ifdef GGML_RPC_RDMA
+#include "net/rdma/upgrade.h"
+#endif
+
+namespace caravan::net {
+namespace {
+
+// The command's header, or an empty one if more than a header has been received.
+wire::RequestHeader header_in(ConstBytes first) {
+    return first.size() == sizeof(wire::RequestHeader) ? load<wire::RequestHeader>(first.data()) : wire::RequestHeader{};
+}
+
+Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_resume) {
+    Accepted accepted;
+    accepted.first.assign(first.begin(), first.end());
+#ifdef GGML_RPC_RDMA
+    const auto header = header_in(first);
+    const bool is_offer = header.command == wire::command_rdma_offer && header.size == sizeof(wire::RdmaOffer);
+    if (is_offer && transport_mode() != TransportMode::tcp) {
+        wire::RdmaOffer offer{};
+        if (auto got = receive_exact(socket.get(), mutable_bytes(&offer, sizeof offer), Clock::now() + seconds(10)); !got) {
+            return std::unexpected(got.error());
+        }
+        accepted.first.clear();
+        auto upgraded = rdma::answer(socket, offer);
+        if (!upgraded) {
+            return std::unexpected(upgraded.error());
+        }
+        if (upgraded->transport != nullptr) {
+            accepted.transport = std::move(upgraded->transport);
+            return accepted;
+        }
+        log_info("RDMA not activated: {}; the session continues over TCP", upgraded->why_not);
+    }
+#endif
+    if (built_with_rdma && transport_mode() == TransportMode::rdma) {
+        return fail(Errc::unavailable, "GGML_RPC_TRANSPORT=rdma, but the client's session does not use RDMA");
+    }
+    // A session that cannot be resumed waits for a silent network, which may recover.
+    auto transport = make_socket_transport(std::move(socket), can_resume ? network_patience : seconds(0));
+    if (!transport) {
+        return std::unexpected(transport.error());
+    }
+    accepted.transport = std::move(*transport);
+    return accepted;
+}
+
+}  // namespace
+
+Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume) {
+    constexpr seconds patience{10};
+    wire::RequestHeader header = header_in(first);
+    if (header.command == wire::command_admission) {
+        std::byte admitted[sizeof(uint64_t) + sizeof(wire::AdmissionAnswer)] = {};
+        store(admitted, uint64_t{sizeof(wire::AdmissionAnswer)});
+        auto done = send_exact(socket.get(), admitted, Clock::now() + patience);
+        done = done ? receive_exact(socket.get(), mutable_bytes(&header, sizeof header), Clock::now() + patience) : done;
+        if (!done) {
+            return std::unexpected(done.error());
+        }
+        first = const_bytes(&header, sizeof header);
+    }
+    auto accepted = accept_transport(std::move(socket), first, can_resume);
+    if (!accepted) {
+        return accepted;
+    }
+    accepted->transport = with_faults(std::move(accepted->transport));
+    if (!can_resume) {
+        return accepted;
+    }
+    if (accepted->first.empty()) {
+        if (auto got = receive_whole(*accepted->transport, mutable_bytes(&header, sizeof header), Clock::now() + patience);
+            !got) {
+            return std::unexpected(got.error());
+        }
+        if (header.command != wire::command_records) {
+            return fail(Errc::protocol, "the session's first command is not RECORDS");
+        }
+    }
+    accepted->in_records = header.command == wire::command_records;
+    if (accepted->in_records) {
+        accepted->first.clear();
+    }
+    return accepted;
+}
+
+Result<TokenConnection> accept_with_token(UniqueFd socket, ConstBytes first, bool can_resume) {
+    auto accepted = accept_transport(std::move(socket), first, can_resume);
+    if (!accepted) {
+        return std::unexpected(accepted.error());
+    }
+    Inbound in(*accepted->transport, accepted->first, seconds(10), microseconds{0});
+    auto bytes = in.peek(sizeof(wire::RequestHeader));
+    if (!bytes) {
+        return std::unexpected(bytes.error());
+    }
+    const auto header = load<wire::RequestHeader>(bytes->data());
+    TokenConnection connection;
+    if (header.command == wire::command_resume && header.size == sizeof(wire::ResumeRequest)) {
+        bytes = in.peek(sizeof header + sizeof(wire::ResumeRequest));
+        if (!bytes) {
+            return std::unexpected(bytes.error());
+        }
+        connection.resume = load<wire::ResumeRequest>(bytes->data() + sizeof header);
+    } else if (header.command != wire::command_link) {
+        return fail(Errc::protocol, "the first command is neither LINK nor RESUME");
+    } else if (auto sent = send_all(*accepted->transport, {link_answer}, seconds(10)); !sent) {
+        return std::unexpected(sent.error());
+    }
+    connection.transport = with_faults(std::move(accepted->transport));
+    return connection;
+}
+
+}  // namespace caravan::net

@@ -1,0 +1,38 @@
+// The worker's side of a new connection, after the supervisor's front door has replied to HELLO: admission, and the choice of
+// transport.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "net/transport.h"
+#include "wire/extension.h"
+
+namespace caravan::net {
+
+// The worker's side of a session's connection. `first` is the header of the first command that the front door did not
+// handle. Replies to ADMISSION and RDMA_OFFER, and consumes RECORDS, which only a client that `can_resume` sends.
+struct Accepted {
+    std::unique_ptr<Transport> transport;
+    std::vector<std::byte> first;  // bytes already received of the session's first command
+    bool in_records = false;
+};
+Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume);
+
+// The reply to LINK: u64 1, u8 1.
+inline constexpr std::array link_answer{std::byte{1}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0},
+                                        std::byte{0}, std::byte{0}, std::byte{0}, std::byte{1}};
+
+// The worker's side of a connection whose HELLO carries a token: a new link (see open_link()), or an attempt to resume a
+// session or link. Replies to LINK; the caller replies to RESUME. Parameters as for open_server().
+struct TokenConnection {
+    std::unique_ptr<Transport> transport;
+    std::optional<wire::ResumeRequest> resume;  // absent: a new link
+};
+Result<TokenConnection> accept_with_token(UniqueFd socket, ConstBytes first, bool can_resume);
+
+}  // namespace caravan::net

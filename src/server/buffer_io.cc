@@ -163,7 +163,8 @@ Result<> BufferIo::copy(CheckedRegion & from, CheckedRegion & to) {
         destination < source + from.tensor_bytes) {
         return fail(Errc::invalid_argument, "source and destination overlap");
     }
-    if (auto waited = context_.synchronize(from.device()).and_then([&] { return context_.synchronize(to.device()); }); !waited) {
+    auto waited = context_.synchronize(from.device()).and_then([&] { return context_.synchronize(to.device()); });
+    if (!waited) {
         return waited;
     }
     ggml_backend_tensor_copy(&from.tensor, &to.tensor);

@@ -56,11 +56,13 @@ Result<> NativeDialect::serve(wire::Command command, uint64_t size) {
         case wire::NativeCommand::graph: return graph(size);
         case wire::NativeCommand::launch: return launch();
         case wire::NativeCommand::supports: return supports(size);
-        case wire::NativeCommand::invite: return context_.replies.send(context_.peers == nullptr ? uint64_t{0} : context_.peers->invite());
+        case wire::NativeCommand::invite:
+            return context_.replies.send(context_.peers == nullptr ? uint64_t{0} : context_.peers->invite());
         case wire::NativeCommand::connect: return connect(size);
         case wire::NativeCommand::push: return push();
         case wire::NativeCommand::take: return take_push();
-        case wire::NativeCommand::facts: return context_.replies.send(wire::SessionFacts{.has_cache = context_.lookups.has_cache()});
+        case wire::NativeCommand::facts:
+            return context_.replies.send(wire::SessionFacts{.has_cache = context_.lookups.has_cache()});
         case wire::NativeCommand::find: return find();
         case wire::NativeCommand::clock: return clock();
         case wire::NativeCommand::spans: return spans();

@@ -34,7 +34,8 @@ Result<> StockGraphs::compute(uint64_t size) {
     }
     // Allocates memory as bytes arrive, because the announced size is not trusted.
     std::vector<std::byte> payload;
-    auto read = context_.in.read_pieces(size, [&](ConstBytes piece) { payload.insert(payload.end(), piece.begin(), piece.end()); });
+    auto read = context_.in.read_pieces(
+        size, [&](ConstBytes piece) { payload.insert(payload.end(), piece.begin(), piece.end()); });
     if (!read) {
         return read;
     }
@@ -65,7 +66,8 @@ Result<> StockGraphs::compute(uint64_t size) {
     if (uid == 0) {
         return store_.launch(unkept_[head.device].emplace(std::move(*stored)));
     }
-    const bool is_new = store_.find(head.device, uid) == nullptr, is_full = store_.count(head.device) >= wire::max_kept_graphs;
+    const bool is_new = store_.find(head.device, uid) == nullptr;
+    const bool is_full = store_.count(head.device) >= wire::max_kept_graphs;
     if (!is_new || is_full) {
         if (auto waited = context_.synchronize(head.device); !waited) {  // the replaced graph may be running
             return waited;

@@ -25,7 +25,7 @@ public:
 
 private:
     SessionContext & context_;
-    GraphStore store_;                               // by device, by the client's uid
+    GraphStore store_;                                // by device, by the client's uid
     std::vector<std::optional<StoredGraph>> unkept_;  // by device; uid 0, may still be running
 };
 

@@ -115,7 +115,7 @@ def numbers(*values):
 class Memory:
     """Buffers of the requested sizes at distinct addresses. They store nothing."""
 
-    def __init__(self, size=lambda asked: asked, base=lambda handle: handle << 44):
+    def __init__(self, size=lambda requested: requested, base=lambda handle: handle << 44):
         self.size, self.base, self.count = size, base, 0
 
     def allocate(self, payload):
@@ -147,8 +147,8 @@ GOOD, REFUSED = 0, 1
     (Memory(base=lambda handle: (handle << 44) + 1), {}, REFUSED),
     (Memory(base=lambda handle: 4), {}, REFUSED),
     (Memory(base=lambda handle: 2**64 - 32), {}, REFUSED),
-    (Memory(size=lambda asked: 2**62), {}, REFUSED),
-    (Memory(size=lambda asked: asked - 1), {}, REFUSED),
+    (Memory(size=lambda requested: 2**62), {}, REFUSED),
+    (Memory(size=lambda requested: requested - 1), {}, REFUSED),
     (Memory(), {1: numbers(2**40)}, GOOD),
     (Memory(), {1: numbers(2**63)}, GOOD),
 ], ids=['good', 'alignment-1', 'max-1', 'max-all', 'no-memory', 'all-memory', 'free-beyond-total', 'size-near-overflow',

@@ -34,8 +34,8 @@ private:
     // Replies to one connection. The client queries all constants in one batch.
     void serve(WirePeer & peer, Command first, uint32_t devices, bool is_native) {
         if (first == Command::get_device_memory) {
-            const uint64_t asked = ++memory_queries;
-            peer.answer(fixed_memory.value_or(wire::DeviceMemoryAnswer{(4 << 20) - asked, 8 << 20}));
+            const uint64_t queries = ++memory_queries;
+            peer.answer(fixed_memory.value_or(wire::DeviceMemoryAnswer{(4 << 20) - queries, 8 << 20}));
             return;
         }
         if (first == Command::get_alloc_size) {

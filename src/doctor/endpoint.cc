@@ -5,7 +5,6 @@
 
 #include "base/formatted.h"
 #include "net/advice.h"
-#include "net/exact_io.h"
 #include "net/hello.h"
 #include "net/opening.h"
 #include "net/socket.h"
@@ -52,24 +51,6 @@ GidChoice choose_for(int socket) {
 }
 #endif
 
-Result<wire::HelloAnswer> send_hello(int socket, TimePoint deadline) {
-    std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::HelloRequest)];
-    store(request, wire::RequestHeader{wire::Command::hello, sizeof(wire::HelloRequest)});
-    store(request + sizeof(wire::RequestHeader), net::own_extension());
-    uint64_t size = 0;
-    wire::HelloAnswer answer{};
-    auto done = net::send_exact(socket, request, deadline);
-    done = done ? net::receive_exact(socket, mutable_bytes(&size, sizeof size), deadline) : done;
-    if (done && size != sizeof answer) {
-        done = fail(Errc::protocol, "its reply is not one of the RPC protocol");
-    }
-    done = done ? net::receive_exact(socket, mutable_bytes(&answer, sizeof answer), deadline) : done;
-    if (!done) {
-        return std::unexpected(done.error());
-    }
-    return answer;
-}
-
 Stage stage_of(const Error & error) {
     return error.code == Errc::timed_out ? Stage::silent : error.code == Errc::not_found ? Stage::no_address
                                                                                          : Stage::unreachable;
@@ -96,7 +77,7 @@ void examine_handshake(const net::Endpoint & endpoint, const Limits & limits, En
         out.choice = choose_for(socket->get());
     }
 #endif
-    const auto answer = send_hello(socket->get(), Clock::now() + limits.reply);
+    const auto answer = net::exchange_hello(socket->get(), 0, Clock::now() + limits.reply);
     if (!answer) {
         out.stage = Stage::no_handshake;
         set_failure(endpoint, {answer.error().code, answer.error().text, net::handshake_advice(answer.error().code)}, out);
@@ -106,7 +87,7 @@ void examine_handshake(const net::Endpoint & endpoint, const Limits & limits, En
     out.is_caravan = extension.is_caravan();
     out.server_has_rdma = out.is_caravan && (extension.features & wire::feature_rdma) != 0;
     out.version = formatted("{}.{}.{}", answer->major, answer->minor, answer->patch);
-    const bool fits = answer->major == wire::stock_major && answer->minor <= wire::stock_minor;
+    const bool fits = net::is_compatible(*answer);
     out.stage = fits ? Stage::reached : Stage::other_version;
     if (!fits) {
         set_failure(endpoint,

@@ -40,6 +40,7 @@ void record_session(const std::function<void(WirePeer &)> & spans) {
         }
     });
     session.connection = fail(Errc::io, "closed");
+    server.join();  // ThreadSanitizer reports a thread that is left
     std::fprintf(stderr, "ended\n");
     ::_exit(0);
 }

@@ -9,7 +9,9 @@ StoredGraph * GraphStore::find(size_t group, uint64_t id) {
 
 Result<StoredGraph> GraphStore::claim(uint32_t device, Graph graph) {
     const uint64_t bytes = graph.bytes();
-    (void)evict(bytes);  // the claim fails if that was not enough
+    if (auto evicted = evict(bytes); !evicted) {  // no memory, or a launch that the eviction waited for has failed
+        return std::unexpected(evicted.error());
+    }
     return context_.memory.claim_host(bytes).transform([&](MemoryClaim memory) {
         return StoredGraph{std::move(graph), std::move(memory), device, context_.runs.launches()};
     });

@@ -6,11 +6,7 @@ namespace caravan::server {
 
 StockGraphs::StockGraphs(SessionContext & context)
     : context_(context),
-      store_(context, context.devices.count(),
-             [&context](uint32_t) {
-                 (void)context.runs.synchronize();
-                 return Result<>();
-             }),
+      store_(context, context.devices.count(), [&context](uint32_t device) { return context.synchronize(device); }),
       unkept_(context.devices.count()) {}
 
 void StockGraphs::drop_graphs_using(uint64_t buffer) {
@@ -27,8 +23,7 @@ Result<> StockGraphs::compute(uint64_t size) {
     }
     const uint64_t n_nodes = load<wire::GraphComputeRequest>(first->data()).n_nodes;
     const uint64_t needed = building_bytes(size, size / sizeof(wire::Tensor), std::min(n_nodes, size / sizeof(uint64_t)));
-    (void)store_.evict(needed);  // the claim fails if that was not enough
-    auto building = context_.memory.claim_host(needed);  // held while the payload arrives
+    auto building = store_.evict(needed).and_then([&] { return context_.memory.claim_host(needed); });
     if (!building) {
         return std::unexpected(building.error());
     }

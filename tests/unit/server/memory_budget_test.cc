@@ -84,6 +84,27 @@ TEST(MemoryLimit, EvictsOldGraphs) {
     EXPECT_NE(client.end().text.find("were evicted"), std::string::npos) << client.end().text;
 }
 
+// A stock client can learn of a failed launch only by the end of its session. Stale bytes would pass for a result.
+TEST(MemoryLimit, EvictionReportsFailureOfRunningGraph) {
+    auto devices = two_cpu_devices();
+    SessionClient client({}, devices, 8 * mib);
+    devices.abort_computation();
+    wire::Tensor result{};
+    for (uint32_t device : {1, 0}) {  // the second graph needs the first one's memory
+        const uint64_t buffer = client.alloc(4096, device);
+        auto tensors = idle_tensors(4000);
+        for (uint64_t id = 1; id <= 3; ++id) {
+            tensors[id - 1] = f32_tensor(id, {4, 1, 1, 1}, buffer, client.base + 64 * id);
+        }
+        tensors[2] = test::node_of(tensors[2], GGML_OP_ADD, {1, 2});
+        client.peer.request(Command::graph_compute, graph_payload(device, device + 1, {3}, tensors));
+        result = device == 1 ? tensors[2] : result;
+    }
+    client.peer.ask(Command::get_tensor, wire::GetTensorRequest{result, 0, 16});
+    EXPECT_FALSE(client.peer.answered());
+    EXPECT_NE(client.end().text.find("could not compute"), std::string::npos) << client.end().text;
+}
+
 TEST(MemoryLimit, KeepsRecentlyLaunchedGraph) {
     BufferClient client(8 * mib);
     auto large = idle_tensors(1000);

@@ -534,9 +534,7 @@ ggml_status Connection::launch(uint32_t device, const ggml_cgraph & graph, const
     }
     const auto output = prediction_.should_confirm() ? first_bytes_of_output(graph, handle_of) : std::nullopt;
     if (output) {
-        const auto status = confirm_launch(lock, *output);
-        stream_.discard();
-        return status;
+        return confirm_launch(lock, *output);
     }
     if (!prediction_.hold() && relays_.empty()) {
         flush(lock);
@@ -577,6 +575,9 @@ ggml_status Connection::confirm_launch(Lock & lock, const ResultRead & read) {
         report_failure();
     }
     prediction_.result_arrived(begin, Clock::now());
+    if (!prediction_.has_prefetched()) {
+        stream_.discard();  // these bytes only confirm the launch
+    }
     if (stream_.failure()) {
         return GGML_STATUS_FAILED;
     }

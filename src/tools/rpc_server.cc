@@ -44,7 +44,7 @@ Environment:
   GGML_RPC_DEBUG=1        log every connection, and what ggml logs, too
   GGML_RPC_POLL_US=N      poll a session's socket for N microseconds before sleeping [50]
   GOMP_SPINCOUNT, OMP_WAIT_POLICY
-                          how threads of a CPU device wait for each other [GOMP_SPINCOUNT=1000, which lets sessions
+                          how threads of a CPU device wait for each other [GOMP_SPINCOUNT=300, which lets sessions
                           that compute at the same time take turns]
 
 Signals:

@@ -3,7 +3,7 @@
 // real ones.
 #pragma once
 
-#include "server/devices.h"
+#include "server/graph/devices.h"
 
 namespace caravan::fuzz {
 

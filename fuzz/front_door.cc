@@ -1,5 +1,5 @@
 // The front door: a client that has no session yet.
-#include "server/front_door.h"
+#include "server/supervisor/front_door.h"
 
 #include "kit.h"
 

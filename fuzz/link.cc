@@ -1,7 +1,7 @@
 // A server that links with a session: its first command, then its pushes.
 #include "kit.h"
 #include "net/server_handshake.h"
-#include "server/peers.h"
+#include "server/links/peers.h"
 
 extern "C" int LLVMFuzzerInitialize(int *, char ***) {
     caravan::fuzz::be_quiet();

@@ -2,7 +2,7 @@
 // difference, difference to the empty graph) and another one (u32 number of tensors, difference to the first).
 #include "device.h"
 #include "kit.h"
-#include "server/graph_builder.h"
+#include "server/graph/graph_builder.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     using namespace caravan;

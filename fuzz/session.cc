@@ -1,6 +1,6 @@
 // A complete session after HELLO. Built three times: stock_session and native_session build and check graphs without
 // computing them; computing_session computes them.
-#include "server/session.h"
+#include "server/session/session.h"
 
 #include "device.h"
 #include "kit.h"

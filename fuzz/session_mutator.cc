@@ -4,7 +4,7 @@
 #include <random>
 
 #include "base/bytes.h"
-#include "server/buffer_table.h"
+#include "server/graph/buffer_table.h"
 #include "wire/native.h"
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t * data, size_t size, size_t max_size);

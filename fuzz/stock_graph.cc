@@ -1,7 +1,7 @@
 // Payloads of GRAPH_COMPUTE: decoded, checked, built.
 #include "device.h"
 #include "kit.h"
-#include "server/graph_builder.h"
+#include "server/graph/graph_builder.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     using namespace caravan;

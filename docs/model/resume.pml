@@ -352,7 +352,7 @@ end:
     goto again
 }
 #else
-// Receives a command and sends the reply; receives nothing while it sends (server/session.cc).
+// Receives a command and sends the reply; receives nothing while it sends (server/session/session.cc).
 active proctype server() {
     byte c, left;
     bool has_moved;

@@ -1,4 +1,4 @@
-#include "server/buffer_table.h"
+#include "server/graph/buffer_table.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // What a confined process can still do. Each question is asked in a child process, which is confined first.
-#include "server/confinement.h"
+#include "server/confine/confinement.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -28,7 +28,7 @@
 #include "base/unique_fd.h"
 #include "cache/digest_file.h"
 #include "cache/weights.h"
-#include "server/syscall_filter.h"
+#include "server/confine/syscall_filter.h"
 #include "support/cpu_device.h"
 #include "support/temporary_folder.h"
 

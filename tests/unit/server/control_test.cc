@@ -1,5 +1,5 @@
 // The line between the supervisor and a worker, which may have fallen to its client.
-#include "server/control.h"
+#include "server/ipc/control.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

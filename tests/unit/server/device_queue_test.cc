@@ -1,4 +1,4 @@
-#include "server/device_queue.h"
+#include "server/graph/device_queue.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "server/devices.h"
+#include "server/graph/devices.h"
 
 #include <gtest/gtest.h>
 

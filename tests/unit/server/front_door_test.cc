@@ -1,4 +1,4 @@
-#include "server/front_door.h"
+#include "server/supervisor/front_door.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 #include "base/formatted.h"
-#include "server/graph_builder.h"
+#include "server/graph/graph_builder.h"
 
 #include <gtest/gtest.h>
 

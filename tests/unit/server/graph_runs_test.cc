@@ -1,4 +1,4 @@
-#include "server/graph_runs.h"
+#include "server/graph/graph_runs.h"
 
 #include <gtest/gtest.h>
 

@@ -1,12 +1,12 @@
 // Which row numbers are checked before a launch.
-#include "server/op_check.h"
+#include "server/ops/op_check.h"
 
 #include <gtest/gtest.h>
 
 #include <cstring>
 #include <vector>
 
-#include "server/graph_builder.h"
+#include "server/graph/graph_builder.h"
 #include "support/cpu_device.h"
 #include "support/wire_tensor.h"
 

@@ -1,5 +1,5 @@
 // The memory that devices report to clients.
-#include "server/lent_memory.h"
+#include "server/graph/lent_memory.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // How the machine's memory is divided among sessions.
-#include "server/machine_memory.h"
+#include "server/ipc/machine_memory.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "server/session.h"
+#include "server/session/session.h"
 #include "support/cpu_device.h"
 #include "support/wire_peer.h"
 

@@ -1,5 +1,5 @@
 // The memory limit of a session (--max-memory).
-#include "server/memory_budget.h"
+#include "server/session/memory_budget.h"
 
 #include <gtest/gtest.h>
 

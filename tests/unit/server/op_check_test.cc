@@ -1,5 +1,5 @@
 // Which nodes are accepted, and which changes of them are refused.
-#include "server/op_check.h"
+#include "server/ops/op_check.h"
 
 #include <gtest/gtest.h>
 
@@ -10,8 +10,8 @@
 #include <string>
 
 #include "base/formatted.h"
-#include "server/graph_builder.h"
-#include "server/op_table.h"
+#include "server/graph/graph_builder.h"
+#include "server/ops/op_table.h"
 #include "support/cpu_device.h"
 #include "support/op_nodes.h"
 

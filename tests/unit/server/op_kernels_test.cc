@@ -1,5 +1,5 @@
 // Nodes that check_op accepts do not make a CPU kernel leave its tensors.
-#include "server/op_check.h"
+#include "server/ops/op_check.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -9,7 +9,7 @@
 
 #include "base/formatted.h"
 #include "base/pages.h"
-#include "server/host_memory.h"
+#include "server/graph/host_memory.h"
 #include "support/cpu_device.h"
 #include "support/op_nodes.h"
 

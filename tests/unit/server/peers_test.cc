@@ -1,5 +1,5 @@
 // Links between the sessions of two servers.
-#include "server/peers.h"
+#include "server/links/peers.h"
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "server/session_slots.h"
+#include "server/supervisor/session_slots.h"
 
 #include <gtest/gtest.h>
 

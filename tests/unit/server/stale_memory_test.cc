@@ -1,4 +1,4 @@
-#include "server/stale_memory.h"
+#include "server/session/stale_memory.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "server/tensor_check.h"
+#include "server/graph/tensor_check.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "server/touch_ahead.h"
+#include "server/graph/touch_ahead.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "server/buffer_table.h"
+#include "server/graph/buffer_table.h"
 
 namespace caravan::server {
 namespace {

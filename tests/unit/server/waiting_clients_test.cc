@@ -1,4 +1,4 @@
-#include "server/waiting_clients.h"
+#include "server/supervisor/waiting_clients.h"
 
 #include <gtest/gtest.h>
 #include <netinet/in.h>

@@ -1,5 +1,5 @@
 // The supervisor's account of its workers, whose ends of the lines are played by the test.
-#include "server/worker_pool.h"
+#include "server/supervisor/worker_pool.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

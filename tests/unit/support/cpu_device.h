@@ -8,7 +8,7 @@
 
 #include <functional>
 
-#include "server/devices.h"
+#include "server/graph/devices.h"
 #include "support/wire_peer.h"
 
 namespace caravan::test {

@@ -12,7 +12,7 @@
 
 #include "base/formatted.h"
 #include "ggml.h"
-#include "server/op_check.h"
+#include "server/ops/op_check.h"
 
 namespace caravan::test {
 

@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "cache/weights.h"
-#include "server/session.h"
+#include "server/session/session.h"
 #include "support/cpu_device.h"
 #include "support/wire_tensor.h"
 

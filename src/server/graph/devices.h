@@ -1,0 +1,87 @@
+// The ggml devices that a server lends out.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "ggml-backend.h"
+#include "server/graph/device_queue.h"
+
+namespace caravan::server {
+
+struct DeviceFacts {
+    std::string name, description;
+    uint32_t type = 0;  // ggml_backend_dev_type
+    uint64_t alignment = 0, max_size = 0;  // bytes
+    uint64_t memory_free = 0, memory_total = 0;
+};
+
+struct DeviceMemory {
+    uint64_t free = 0, total = 0;  // bytes
+};
+
+// For each hardware id, the index of its first occurrence. An empty (unknown) id equals no other.
+std::vector<size_t> first_with_same_id(const std::vector<std::string> & ids);
+
+class Devices {
+public:
+    // Loads ggml's back-ends and initializes the devices `names`, in this order. If `names` is empty: all GPUs, or the CPU if
+    // there is no GPU. `threads` applies to CPU devices. Errc::not_found if a device does not exist, Errc::unavailable if it
+    // cannot be initialized.
+    static Result<Devices> open(const std::vector<std::string> & names, int threads);
+
+    // A text that names the devices which open({}) omits because another back-end provides the same hardware. Empty if there
+    // is none.
+    static std::string duplicates();
+
+    // One line for each device of this machine. Devices that open({}) chooses are marked.
+    static std::string describe_all();
+
+    // Errc::invalid_argument if `index` is out of range.
+    Result<> check(uint32_t index) const;
+    uint32_t count() const { return static_cast<uint32_t>(devices_.size()); }
+    ggml_backend_dev_t device(uint32_t index) const { return devices_[index].device; }
+    ggml_backend_buffer_type_t buffer_type(uint32_t index) const;
+    // Alignment of tensors in a buffer, bytes. At least a page on a CPU device, so that pages of files can be mapped there.
+    uint64_t alignment(uint32_t index) const;
+    DeviceFacts facts(uint32_t index) const;
+    // Current memory of each device. The CPU devices of a server share the machine's memory, so each reports an equal part.
+    // `available`: upper bound on the machine's free memory, because ggml reports all of it as free.
+    std::vector<DeviceMemory> memory(uint64_t available = UINT64_MAX) const;
+    bool are_cpus() const;  // true if every device is a CPU
+
+    // True if the device computes on a DeviceQueue. That is the case if there are several devices and the device's back-end
+    // blocks. Nothing may be running on such a device when compute() is called.
+    bool has_queue(uint32_t index) const { return devices_[index].queue != nullptr; }
+    // Starts a graph, which may still be running when this returns.
+    ggml_status compute(uint32_t index, ggml_cgraph * graph);
+    // True if a graph was started that synchronize() has not waited for.
+    bool is_running(uint32_t index) const { return devices_[index].running; }
+    // Waits for the graphs that were started on the device and returns their outcome, once for each launch. An asynchronous
+    // device does not report when it finished, so its time lasts from the first launch to the end of this wait.
+    Run synchronize(uint32_t index);
+
+    // Aborts running computations where the back-end supports it. Thread-safe.
+    void abort_computation() { aborted_->store(true, std::memory_order_relaxed); }
+
+private:
+    struct BackendDeleter {
+        void operator()(ggml_backend_t backend) const { ggml_backend_free(backend); }
+    };
+    struct Entry {
+        ggml_backend_dev_t device;
+        std::unique_ptr<ggml_backend, BackendDeleter> backend;
+        std::unique_ptr<DeviceQueue> queue;  // destroyed before the back-end
+        bool is_async = false;  // graph_compute_async returns before the graph is computed
+        bool running = false;
+        TimePoint begin{};      // of the first running launch; only if is_async
+    };
+    std::vector<Entry> devices_;
+    std::unique_ptr<std::atomic<bool>> aborted_ = std::make_unique<std::atomic<bool>>(false);
+};
+
+}  // namespace caravan::server

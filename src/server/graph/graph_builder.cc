@@ -1,0 +1,369 @@
+#include "server/graph/graph_builder.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <optional>
+#include <unordered_map>
+
+#include "abi/abi_check.h"
+#include "abi/moves_no_data.h"
+#include "server/graph/tensor_check.h"
+#include "server/ops/op_check.h"
+
+namespace caravan::server {
+namespace {
+
+template <class T>
+void sort_unique(std::vector<T> & values) {
+    std::ranges::sort(values);
+    const auto rest = std::ranges::unique(values);
+    values.erase(rest.begin(), rest.end());
+}
+
+// True for devices whose kernels are the CPU's or fall back to them.
+bool uses_cpu_kernels(ggml_backend_dev_t device) {
+    const auto type = ggml_backend_dev_type(device);
+    return type == GGML_BACKEND_DEVICE_TYPE_CPU || type == GGML_BACKEND_DEVICE_TYPE_ACCEL;
+}
+
+class Builder {
+public:
+    Builder(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers)
+        : description_(description), device_(device), is_cpu_(uses_cpu_kernels(device)), buffers_(buffers) {}
+
+    Result<Graph> build() {
+        if (auto done = make(); !done) {
+            return std::unexpected(done.error());
+        }
+        if (auto done = add_nodes(); !done) {
+            return std::unexpected(done.error());
+        }
+        static std::atomic<uint64_t> next_uid{1};
+        graph_.graph->uid = next_uid.fetch_add(1, std::memory_order_relaxed);
+        graph_.indices = fixed_indices({graph_.graph->nodes, static_cast<size_t>(graph_.graph->n_nodes)});
+        sort_unique(graph_.buffers);
+        for (const uint64_t buffer : graph_.buffers) {
+            graph_.devices.push_back(buffers_.find(buffer)->device);
+        }
+        sort_unique(graph_.devices);
+        return std::move(graph_);
+    }
+
+    Result<std::vector<uint8_t>> supported() {
+        if (auto done = make(); !done) {
+            return std::unexpected(done.error());
+        }
+        std::vector<uint8_t> answers;
+        for (const uint32_t position : description_.nodes) {
+            const ggml_tensor & node = *tensors_[position];
+            const bool is_supported = ggml_is_empty(&node) ||
+                                      (check_op(node, is_cpu_) && ggml_backend_dev_supports_op(device_, &node));
+            answers.push_back(is_supported ? 1 : 0);
+        }
+        return answers;
+    }
+
+private:
+    Result<> make() {
+        const size_t count = description_.tensors.size();
+        const size_t slots = std::max<size_t>({count, description_.nodes.size(), 1});
+        graph_.context.reset(ggml_init({.mem_size = count * ggml_tensor_overhead() +
+                                                    ggml_graph_overhead_custom(slots, false),
+                                        .mem_buffer = nullptr,
+                                        .no_alloc = true}));
+        if (graph_.context == nullptr) {
+            return fail(Errc::no_memory, "cannot allocate a graph of {} tensors", count);
+        }
+        graph_.graph = ggml_new_graph_custom(graph_.context.get(), slots, false);
+        tensors_.reserve(count);
+        for (size_t i = 0; i < count; ++i) {
+            if (auto made = make_tensor(description_.tensors[i]); !made) {
+                return fail(made.error().code, "tensor {} \"{}\": {}", i, printable_name(description_.tensors[i]),
+                            made.error().text);
+            }
+        }
+        return link();
+    }
+
+    Result<> make_tensor(const wire::GraphTensor & wired) {
+        const uint32_t op = wired.op;
+        if (!is_served(op)) {
+            return fail(Errc::invalid_argument, "op {} ({}) is not accepted from clients", op,
+                        op < GGML_OP_COUNT ? ggml_op_name(static_cast<ggml_op>(op)) : "unknown");
+        }
+        auto checked = checked_tensor(region_of(wired), buffers_);
+        if (!checked) {
+            return std::unexpected(checked.error());
+        }
+        ggml_tensor * tensor = ggml_new_tensor_1d(graph_.context.get(), GGML_TYPE_I8, 1);
+        *tensor = *checked;
+        tensor->op = static_cast<ggml_op>(op);
+        std::memcpy(tensor->op_params, wired.op_params, sizeof tensor->op_params);
+        tensor->flags = wired.flags;
+        std::memcpy(tensor->name, wired.name, sizeof tensor->name);
+        tensor->name[sizeof tensor->name - 1] = '\0';
+        tensors_.push_back(tensor);
+        if (tensor->buffer != nullptr) {
+            graph_.buffers.push_back(buffer_of(wired.address));
+        }
+        return {};
+    }
+
+    // `reference`: position plus 1, or 0 for none.
+    Result<ggml_tensor *> find(uint32_t reference) const {
+        if (reference > tensors_.size()) {
+            return fail(Errc::invalid_argument, "tensor {} is referenced but missing", reference - 1);
+        }
+        return reference == 0 ? nullptr : tensors_[reference - 1];
+    }
+
+    Result<> link() {
+        for (size_t i = 0; i < tensors_.size(); ++i) {
+            const wire::GraphTensor & wired = description_.tensors[i];
+            for (int s = 0; s < wire::max_sources; ++s) {
+                const auto src = find(wired.src[s]);
+                if (!src) {
+                    return std::unexpected(src.error());
+                }
+                tensors_[i]->src[s] = *src;
+            }
+            if (auto linked = link_view(*tensors_[i], wired); !linked) {
+                return fail(linked.error().code, "tensor {} \"{}\": {}", i, printable_name(wired), linked.error().text);
+            }
+            const size_t slot = abi::insert_slot(graph_.graph->visited, tensors_[i]);
+            if (slot != SIZE_MAX) {
+                graph_.graph->use_counts[slot] = std::max<int32_t>(wired.use_count, 0);
+            }
+        }
+        return {};
+    }
+
+    // Some back-ends (Vulkan) locate a view by its source and offset, others by its data, so both must agree. A view that is
+    // empty or has no data here needs no source.
+    Result<> link_view(ggml_tensor & tensor, const wire::GraphTensor & wired) const {
+        const auto found = find(wired.view_src);
+        if (!found) {
+            return std::unexpected(found.error());
+        }
+        if (*found != nullptr && description_.tensors[wired.view_src - 1].view_src != 0) {
+            return fail(Errc::invalid_argument, "its view source is itself a view");
+        }
+        if (tensor.data == nullptr || ggml_is_empty(&tensor)) {
+            return {};
+        }
+        const uint64_t offset = wired.view_offs;
+        if (*found == nullptr) {
+            return offset == 0 ? Result<>() : fail(Errc::invalid_argument, "it has view offset {} but no view source", offset);
+        }
+        const ggml_tensor & source = **found;
+        const uint64_t source_bytes = source.data == nullptr ? 0 : ggml_nbytes(&source);
+        if (source.buffer != tensor.buffer || offset > source_bytes || ggml_nbytes(&tensor) > source_bytes - offset ||
+            static_cast<std::byte *>(source.data) + offset != tensor.data) {
+            return fail(Errc::invalid_argument, "the view does not lie at offset {} of the {} bytes of its source",
+                        offset, source_bytes);
+        }
+        tensor.view_src = *found;
+        tensor.view_offs = offset;
+        return {};
+    }
+
+    Result<> add_nodes() {
+        for (size_t i = 0; i < description_.nodes.size(); ++i) {
+            ggml_tensor * node = tensors_[description_.nodes[i]];
+            // Back-ends skip these when computing but still inspect them, and the shapes of an empty node need not match.
+            if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0 || ggml_is_empty(node)) {
+                continue;
+            }
+            if (!abi::moves_no_data(node->op)) {
+                if (auto good = check_computable(*node); !good) {
+                    return fail(good.error().code, "node {} ({} \"{}\"): {}", i, ggml_op_name(node->op), node->name,
+                                good.error().text);
+                }
+                place_empty_sources(*node);
+            }
+            ggml_graph_add_node(graph_.graph, node);
+        }
+        return {};
+    }
+
+    // Back-ends assume that each source has a buffer, even an empty one.
+    static void place_empty_sources(const ggml_tensor & node) {
+        for (ggml_tensor * src : node.src) {
+            if (src != nullptr && src->data == nullptr && ggml_is_empty(src)) {
+                src->buffer = node.buffer;
+                src->data = node.data;
+            }
+        }
+    }
+
+    Result<> check_computable(const ggml_tensor & node) const {
+        const auto has_data = [](const ggml_tensor & tensor) {
+            return tensor.data != nullptr || ggml_nelements(&tensor) == 0;
+        };
+        if (!has_data(node)) {
+            return fail(Errc::invalid_argument, "its result has no buffer");
+        }
+        for (int s = 0; s < GGML_MAX_SRC; ++s) {
+            if (node.src[s] != nullptr && !has_data(*node.src[s])) {
+                return fail(Errc::invalid_argument, "its source {} has no data", s);
+            }
+        }
+        if (auto good = check_op(node, is_cpu_); !good) {
+            return good;
+        }
+        if (!ggml_backend_dev_supports_op(device_, &node)) {
+            return fail(Errc::unsupported, "device {} does not support it", ggml_backend_dev_name(device_));
+        }
+        return {};
+    }
+
+    const GraphDescription & description_;
+    const ggml_backend_dev_t device_;
+    const bool is_cpu_;
+    BufferTable & buffers_;
+    Graph graph_;
+    std::vector<ggml_tensor *> tensors_;
+};
+
+// Maps the ids of the stock dialect, which are arbitrary unique numbers, to positions.
+class Positions {
+public:
+    Result<> add(uint64_t id, uint32_t position) {
+        if (id == 0 || !by_id_.emplace(id, position).second) {
+            return fail(Errc::invalid_argument, "tensor {}: id {:#x} is 0 or not unique", position, id);
+        }
+        return {};
+    }
+    std::optional<uint32_t> find(uint64_t id) const {
+        const auto found = by_id_.find(id);
+        return found == by_id_.end() ? std::nullopt : std::optional(found->second);
+    }
+    // Position plus 1, or 0 for none, as in GraphTensor.
+    Result<uint32_t> reference(uint64_t id) const {
+        const auto position = find(id);
+        if (id != 0 && !position) {
+            return fail(Errc::invalid_argument, "tensor id {:#x} is referenced but missing", id);
+        }
+        return id == 0 ? 0 : *position + 1;
+    }
+
+private:
+    std::unordered_map<uint64_t, uint32_t> by_id_;
+};
+
+Result<wire::GraphTensor> from_stock(const wire::Tensor & wired, const Positions & positions) {
+    const uint64_t buffer = wired.buffer;
+    uint64_t address = wired.data;
+    const bool is_empty = std::ranges::contains(wire::Region(wired).ne, 0u);
+    if (is_empty && (buffer == 0 || buffer_of(address) != buffer)) {
+        address = buffer;  // ggml may place an empty view outside its buffer
+    }
+    if (buffer == 0 ? address != 0 : buffer_of(address) != buffer) {
+        return fail(Errc::invalid_argument, "address {:#x} lies outside buffer {:#x}", address, buffer);
+    }
+    wire::GraphTensor out{};
+    out.type = wired.type;
+    out.op = wired.op;
+    out.flags = wired.flags;
+    out.use_count = wired.use_count;
+    out.view_offs = wired.view_offs;
+    for (int i = 0; i < wire::max_dims; ++i) {
+        out.ne[i] = wired.ne[i];
+        out.nb[i] = wired.nb[i];
+    }
+    out.address = address;
+    std::memcpy(out.op_params, wired.op_params, sizeof out.op_params);
+    std::memcpy(out.name, wired.name, sizeof out.name);
+    for (int s = 0; s < wire::max_sources; ++s) {
+        const auto src = positions.reference(wired.src[s]);
+        if (!src) {
+            return std::unexpected(src.error());
+        }
+        out.src[s] = *src;
+    }
+    const auto view_src = positions.reference(wired.view_src);
+    if (!view_src) {
+        return std::unexpected(view_src.error());
+    }
+    out.view_src = *view_src;
+    return out;
+}
+
+}  // namespace
+
+uint64_t Graph::bytes() const { return ggml_get_mem_size(context.get()) + buffers.capacity() * sizeof(uint64_t); }
+
+uint64_t building_bytes(uint64_t wire_bytes, uint64_t n_tensors, uint64_t n_nodes) {
+    // A tensor is stored in the description, in the map of ids and in the graph; a node in each list of the graph.
+    constexpr uint64_t each_tensor = 1024, each_node = 64;
+    return 3 * wire_bytes + each_tensor * n_tensors + each_node * n_nodes;
+}
+
+bool Graph::uses(uint64_t buffer) const { return std::ranges::binary_search(buffers, buffer); }
+
+Result<GraphDescription> describe_stock_graph(ConstBytes bytes) {
+    wire::GraphComputeRequest head{};
+    if (bytes.size() < sizeof head + sizeof(uint32_t)) {
+        return fail(Errc::protocol, "the graph has only {} bytes", bytes.size());
+    }
+    head = load<wire::GraphComputeRequest>(bytes.data());
+    bytes = bytes.subspan(sizeof head);
+    const uint64_t ids_size = uint64_t{head.n_nodes} * sizeof(uint64_t);
+    if (ids_size > bytes.size() - sizeof(uint32_t)) {
+        return fail(Errc::protocol, "the graph is truncated within its {} nodes", static_cast<uint32_t>(head.n_nodes));
+    }
+    const ConstBytes ids = bytes.first(ids_size);
+    const auto n_tensors = load<uint32_t>(bytes.data() + ids_size);
+    const ConstBytes tensors = bytes.subspan(ids_size + sizeof(uint32_t));
+    if (uint64_t{n_tensors} * sizeof(wire::Tensor) != tensors.size()) {
+        return fail(Errc::protocol, "the graph announces {} tensors in {} bytes", n_tensors, tensors.size());
+    }
+    const auto wired = [&](size_t i) { return load<wire::Tensor>(tensors.data() + i * sizeof(wire::Tensor)); };
+    Positions positions;
+    for (uint32_t i = 0; i < n_tensors; ++i) {
+        if (auto added = positions.add(wired(i).id, i); !added) {
+            return std::unexpected(added.error());
+        }
+    }
+    GraphDescription out;
+    for (uint32_t i = 0; i < n_tensors; ++i) {
+        auto tensor = from_stock(wired(i), positions);
+        if (!tensor) {
+            return std::unexpected(tensor.error());
+        }
+        out.tensors.push_back(*tensor);
+    }
+    for (uint32_t i = 0; i < head.n_nodes; ++i) {
+        const auto position = positions.find(load<uint64_t>(ids.data() + i * sizeof(uint64_t)));
+        if (!position) {
+            return fail(Errc::invalid_argument, "node {} is not among the tensors", i);
+        }
+        out.nodes.push_back(*position);
+    }
+    return out;
+}
+
+GraphDescription describe_graph(std::vector<wire::GraphTensor> tensors) {
+    GraphDescription out{std::move(tensors), {}};
+    for (uint32_t i = 0; i < out.tensors.size(); ++i) {
+        if (out.tensors[i].is_node != 0) {
+            out.nodes.push_back(i);
+        }
+    }
+    return out;
+}
+
+Result<Graph> build_graph(const GraphDescription & description, ggml_backend_dev_t device, BufferTable & buffers) {
+    return Builder(description, device, buffers).build();
+}
+
+Result<std::vector<uint8_t>> supported_nodes(GraphDescription description, ggml_backend_dev_t device) {
+    for (wire::GraphTensor & tensor : description.tensors) {
+        tensor.address = 0;
+    }
+    BufferTable none;
+    return Builder(description, device, none).supported();
+}
+
+}  // namespace caravan::server

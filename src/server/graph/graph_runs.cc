@@ -1,0 +1,73 @@
+#include "server/graph/graph_runs.h"
+
+#include "base/formatted.h"
+#include "server/ops/op_check.h"
+
+namespace caravan::server {
+
+Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
+    ++launches_;
+    if (ggml_graph_n_nodes(graph.graph) == 0) {
+        return {};
+    }
+    if (devices_.has_queue(device)) {
+        if (auto before = synchronize(device); !before) {
+            return before;
+        }
+    }
+    bool is_exclusive = false;
+    for (const uint32_t other : graph.devices) {
+        if (other != device) {
+            is_exclusive = true;
+            if (auto before = synchronize(other); !before) {
+                return before;
+            }
+        }
+    }
+    if (auto good = check_indices(graph.indices); !good) {
+        return good;
+    }
+    const TimePoint begin = Clock::now();
+    const ggml_status status = devices_.compute(device, graph.graph);
+    busy_ += Clock::now() - begin;
+    if (status != GGML_STATUS_SUCCESS) {
+        return std::unexpected(failure(device, status));
+    }
+    return is_exclusive ? synchronize(device) : Result<>();
+}
+
+Result<> GraphRuns::synchronize(uint32_t device) {
+    if (!devices_.is_running(device)) {
+        return {};
+    }
+    const TimePoint begin = Clock::now();
+    const Run run = devices_.synchronize(device);
+    busy_ += run.end != TimePoint() ? run.end - run.begin : Clock::now() - begin;
+    if (run.end != TimePoint()) {
+        spans_.record(wire::computing(device), run.begin, run.end);
+    }
+    if (run.status == GGML_STATUS_SUCCESS) {
+        return {};
+    }
+    if (on_failed) {
+        on_failed(device);
+    }
+    return std::unexpected(failure(device, run.status));
+}
+
+Result<> GraphRuns::synchronize() {
+    Result<> all;
+    for (uint32_t device = 0; device < devices_.count(); ++device) {
+        if (auto waited = synchronize(device); !waited && all) {
+            all = std::move(waited);
+        }
+    }
+    return all;
+}
+
+Error GraphRuns::failure(uint32_t device, ggml_status status) const {
+    return {Errc::unsupported, formatted("device {} could not compute the graph: {}",
+                                         ggml_backend_dev_name(devices_.device(device)), ggml_status_to_string(status))};
+}
+
+}  // namespace caravan::server

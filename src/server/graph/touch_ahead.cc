@@ -1,0 +1,82 @@
+#include "server/graph/touch_ahead.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "base/pages.h"
+
+namespace caravan::server {
+namespace {
+
+// Bytes touched between two checks for a new request.
+constexpr size_t piece = size_t{2} << 20;
+
+// Touches the whole pages within `memory`. False if the kernel cannot.
+bool touch(MutableBytes memory) {
+#ifdef MADV_POPULATE_WRITE
+    const uint64_t page = page_size();
+    const auto address = reinterpret_cast<uintptr_t>(memory.data());
+    const uintptr_t begin = (address + page - 1) / page * page, end = (address + memory.size()) / page * page;
+    return begin >= end || ::madvise(reinterpret_cast<void *>(begin), end - begin, MADV_POPULATE_WRITE) == 0;
+#else
+    (void)memory;
+    return false;
+#endif
+}
+
+}  // namespace
+
+TouchAhead::~TouchAhead() {
+    {
+        std::lock_guard lock(mutex_);
+        stopping_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) {
+        thread_.join();
+    }
+}
+
+void TouchAhead::expect(MutableBytes memory) {
+    std::lock_guard lock(mutex_);
+    if (!supported_) {
+        return;
+    }
+    const bool extends = !expected_.empty() && expected_.data() + expected_.size() == memory.data();
+    expected_ = extends ? MutableBytes(expected_.data(), expected_.size() + memory.size()) : memory;
+    if (!thread_.joinable()) {
+        thread_ = std::thread([this] { work(); });
+    }
+    changed_.notify_all();
+}
+
+void TouchAhead::stop() {
+    std::unique_lock lock(mutex_);
+    expected_ = {};
+    changed_.wait(lock, [this] { return !touching_; });
+}
+
+void TouchAhead::work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+        changed_.wait(lock, [this] { return stopping_ || !expected_.empty(); });
+        if (stopping_) {
+            return;
+        }
+        const MutableBytes next = expected_.first(std::min(piece, expected_.size()));
+        expected_ = expected_.subspan(next.size());
+        touching_ = true;
+        lock.unlock();
+        const bool touched = touch(next);
+        lock.lock();
+        touching_ = false;
+        if (!touched) {
+            expected_ = {};
+            supported_ = false;
+        }
+        changed_.notify_all();
+    }
+}
+
+}  // namespace caravan::server

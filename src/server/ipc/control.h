@@ -1,0 +1,75 @@
+// The control protocol between the supervisor and a worker process: fixed-size messages over a socket pair, some with a file
+// descriptor attached. Both processes run the same binary, so messages carry no version and use the host's byte order.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "server/graph/devices.h"
+
+namespace caravan::server {
+
+// The most bytes received from a client before its socket is handed over: a request header and a small payload.
+inline constexpr size_t max_prefix = 32;
+
+struct ControlMessage {
+    enum class Kind : uint32_t {
+        // Each comment starts with the sender. Sizes are in bytes.
+        device,   // worker: facts of device `number` of `count`
+        confined, // worker: `text` describes its confinement (confinement.h)
+        cache,    // worker: `text`: why it cannot store weights, empty if it can; `count` 1: stored blobs are readable
+        note,     // worker: `text` for the log, logged once for all workers
+        ready,    // worker: loaded, waits for a session
+        failed,   // worker: cannot start; `text`: the reason
+        ended,    // worker: the session has ended; `text`: reason and summary; `count`: log lines of its allowance not used
+        memory,   // supervisor: queries device `number`; `memory_free`: the machine's free memory. The worker replies with
+                  // `memory_free` and `memory_total` of the device
+        claim,    // worker: its session needs `memory_total` of host memory for all its buffers, and uses `memory_free` of
+                  // other host memory. Unless `number` is 0 the supervisor replies with the same `number`; `count` 1: granted;
+                  // `memory_free`: what remains available
+        session,  // supervisor: serve the attached socket of the client `text` as session `number`; `token` resumes it (0: it
+                  // cannot be resumed); `count`: lines that it may log at once
+        invite,   // worker: hand over connections that present `token`
+        link,     // supervisor: the attached socket has presented `token`
+        contend,  // supervisor: end the session once it is idle for `number` seconds, since other clients wait (0: no limit)
+    };
+    Kind kind = Kind::ready;
+    uint32_t number = 0;
+    uint32_t count = 0;
+    uint32_t prefix_size = 0;
+    uint32_t type = 0;   // device: its type
+    uint32_t resumes = 0;  // link: 1 if the peer can resume
+    uint64_t token = 0;
+    uint64_t alignment = 0, max_size = 0, memory_free = 0, memory_total = 0;
+    std::byte prefix[max_prefix] = {};
+    char text[400] = {};
+
+    void set_text(std::string_view from);
+};
+
+struct ControlLine {
+    UniqueFd supervisor;  // non-blocking, close-on-exec
+    UniqueFd worker;      // inherited by the worker
+};
+// Makes a socket pair that buffers at most about twenty messages towards the worker: descriptors in flight count against a
+// limit of the user, across all processes (RLIMIT_NOFILE).
+Result<ControlLine> make_control_line();
+
+// Sends the whole message or nothing, with the descriptor `attached` unless it is -1. False: the socket buffer is full, or the
+// other process has exited, which receive_control() also reports.
+bool send_control(int fd, const ControlMessage & message, int attached = -1);
+
+struct ReceivedControl {
+    ControlMessage message;
+    UniqueFd attached;
+};
+// Whether a message may carry a descriptor. Workers send none unless they are compromised.
+enum class Descriptors { accept_one, refuse };
+// Returns nullopt if no message is pending and `fd` is non-blocking; Errc::closed if the other process has exited.
+Result<std::optional<ReceivedControl>> receive_control(int fd, Descriptors descriptors);
+
+}  // namespace caravan::server

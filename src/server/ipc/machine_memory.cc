@@ -1,0 +1,108 @@
+#include "server/ipc/machine_memory.h"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <string>
+
+#include "base/clock.h"
+#include "base/formatted.h"
+#include "base/pages.h"
+#include "base/size_text.h"
+
+namespace caravan::server {
+namespace {
+
+// The supervisor replies immediately, unless the machine is overloaded.
+constexpr seconds patience{10};
+
+uint64_t promised(const Holding & session) { return session.allocated - std::min(session.allocated, session.touched); }
+
+}  // namespace
+
+uint64_t available_memory() {
+    std::ifstream file("/proc/meminfo");
+    for (std::string name; file >> name; file.ignore(std::numeric_limits<std::streamsize>::max(), '\n')) {
+        if (uint64_t kibibytes = 0; name == "MemAvailable:" && file >> kibibytes) {
+            return kibibytes * 1024;
+        }
+    }
+    return UINT64_MAX;
+}
+
+uint64_t resident_memory(pid_t pid) {
+    std::ifstream file(formatted("/proc/{}/statm", pid));
+    uint64_t all = 0, resident = 0;
+    return file >> all >> resident ? resident * page_size() : 0;
+}
+
+uint64_t unpromised(uint64_t available, std::span<const Holding> sessions) {
+    for (const Holding & session : sessions) {
+        available -= std::min(available, promised(session));
+    }
+    return available;
+}
+
+bool may_allocate(uint64_t bytes, uint64_t touched, uint64_t available, std::span<const Holding> others) {
+    const bool is_alone = std::ranges::all_of(others, [](const Holding & other) { return other.allocated == 0; });
+    return is_alone || promised({bytes, touched}) <= unpromised(available, others);
+}
+
+Result<MachineMemory::Answer> MachineMemory::ask(uint64_t bytes) {
+    std::unique_lock lock(mutex_);
+    const ControlMessage question = message(++asked_, bytes);
+    lock.unlock();
+    if (!send_(question)) {
+        return fail(Errc::closed, "the supervisor has ended");
+    }
+    lock.lock();
+    if (!changed_.wait_for(lock, patience, [&] { return answered_ == asked_; })) {
+        return fail(Errc::timed_out, "the supervisor does not answer");
+    }
+    return answer_;
+}
+
+Result<> MachineMemory::claim(uint64_t bytes) {
+    const auto answer = ask(bytes);
+    if (!answer) {
+        return std::unexpected(answer.error());
+    }
+    if (!answer->is_granted) {
+        return fail(Errc::no_memory, "{} of the machine's memory in all, of which {} are left beside what is used and what "
+                    "other sessions were promised; end a session, or limit them with --max-memory",
+                    size_text(bytes), size_text(answer->free));
+    }
+    bytes_ = bytes;
+    return {};
+}
+
+void MachineMemory::give_back(uint64_t bytes) {
+    bytes_ = bytes;
+    send_(message(0, bytes));
+}
+
+void MachineMemory::note_besides(uint64_t bytes) {
+    besides_ = bytes;
+    if (std::max(besides_, noted_besides_) - std::min(besides_, noted_besides_) >= worth_noting) {
+        send_(message(0, bytes_));
+    }
+}
+
+ControlMessage MachineMemory::message(uint32_t number, uint64_t bytes) {
+    noted_besides_ = besides_;
+    return {.kind = ControlMessage::Kind::claim, .number = number, .memory_free = besides_, .memory_total = bytes};
+}
+
+uint64_t MachineMemory::free(uint64_t bytes) { return ask(bytes).value_or(Answer()).free; }
+
+void MachineMemory::answered(const ControlMessage & answer) {
+    std::lock_guard lock(mutex_);
+    if (answer.number != asked_) {
+        return;  // reply to a claim that has timed out
+    }
+    answered_ = answer.number;
+    answer_ = {answer.count != 0, answer.memory_free};
+    changed_.notify_all();
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,123 @@
+#include "server/session/session.h"
+
+#include "base/counted.h"
+#include "base/log.h"
+
+namespace caravan::server {
+namespace {
+
+constexpr seconds min_logged_silence{10};
+
+}  // namespace
+
+Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers,
+                 uint64_t max_memory, MachineMemory * machine)
+    : context_(transport, already, devices, weights, peers, max_memory, machine), native_(context_), stock_(context_) {
+    context_.memory.on_host_change = [this] { report_host_memory(); };
+    context_.on_free = [this](uint64_t buffer) {
+        native_.drop_graphs_using(buffer);
+        stock_.drop_graphs_using(buffer);
+    };
+}
+
+Error Session::run() {
+    for (;;) {
+        if (auto served = serve_one(); !served) {
+            (void)context_.runs.synchronize();
+            if (context_.replies.is_native() && served.error().code != Errc::closed && served.error().code != Errc::reset) {
+                (void)context_.replies.send_text(wire::AnswerKind::ended, served.error().text);
+            }
+            return std::move(served.error());
+        }
+    }
+}
+
+std::string Session::summary() const {
+    const auto in_seconds = [](std::chrono::nanoseconds time) { return std::chrono::duration<double>(time).count(); };
+    const double busy = in_seconds(context_.runs.busy());
+    std::string text = formatted("{} computed {}, {} MiB in, {} MiB out, at most {} MiB of buffers; {:.1f} s, "
+                                 "{:.1f} s computing",
+                                 counted(context_.runs.built(), "graph"), counted(context_.runs.launches(), "time"),
+                                 context_.in.bytes_taken() >> 20, context_.replies.bytes_sent() >> 20,
+                                 context_.buffers.peak_bytes() >> 20, in_seconds(Clock::now() - begin_), busy);
+    if (busy > 0) {
+        text += formatted(" ({:.1f} launches/s)", static_cast<double>(context_.runs.launches()) / busy);
+    }
+    const uint64_t received = context_.io.weights_received(), from_cache = context_.lookups.bytes_from_cache(),
+                   from_models = context_.lookups.bytes_from_models();
+    if (received + from_cache + from_models > 0) {
+        text += formatted("; weights: {} MiB received, {} MiB from the cache, {} MiB from model files", received >> 20,
+                          from_cache >> 20, from_models >> 20);
+    }
+    return text;
+}
+
+// Nothing else shows that a client or its network was stopped.
+void Session::log_silence(TimePoint since) const {
+    const auto silence = Clock::now() - since;
+    if (silence >= min_logged_silence) {
+        log_info("the client sent no command for {:.1f} s", std::chrono::duration<double>(silence).count());
+    }
+}
+
+Result<> Session::serve_one() {
+    if (context_.in.buffered_size() < sizeof(wire::RequestHeader)) {
+        if (auto waited = context_.lookups.reply_to_finds(); !waited) {
+            return waited;
+        }
+    }
+    const bool waits = context_.in.buffered_size() < sizeof(wire::RequestHeader);
+    const TimePoint since = waits ? Clock::now() : TimePoint();
+    const auto bytes = context_.in.peek(sizeof(wire::RequestHeader), true);
+    if (waits) {
+        log_silence(since);
+    }
+    if (!bytes) {
+        return std::unexpected(bytes.error());
+    }
+    const auto header = load<wire::RequestHeader>(bytes->data());
+    const wire::Command command = header.command;
+    const uint64_t size = header.size;
+    Dialect & dialect = dialect_of(command);
+    const wire::PayloadBounds bounds = dialect.bounds_of(command);
+    const char * name = dialect.name_of(command);
+    if (bounds.low > bounds.high) {
+        return fail(Errc::protocol, "command {} does not exist", static_cast<unsigned>(command));
+    }
+    if (size < bounds.low || size > bounds.high) {
+        return fail(Errc::protocol, "{}: invalid payload size of {} bytes", name, size);
+    }
+    context_.in.take(sizeof header);
+    if (auto waited = dialect.may_overtake_finds(command) ? Result<>() : context_.lookups.reply_to_finds(); !waited) {
+        return waited;
+    }
+    const TimePoint begin = context_.spans.is_recording() ? Clock::now() : TimePoint();
+    command_.store(name, std::memory_order_relaxed);
+    auto done = dialect.serve(command, size);
+    command_.store(nullptr, std::memory_order_relaxed);
+    report_host_memory();
+    if (begin != TimePoint()) {
+        context_.spans.record(static_cast<uint8_t>(command), begin, Clock::now());
+    }
+    if (!done && done.error().code != Errc::closed && done.error().code != Errc::reset) {
+        return fail(done.error().code, "{}: {}", name, done.error().text);
+    }
+    return done;
+}
+
+Dialect & Session::dialect_of(wire::Command command) {
+    if (wire::is_native(command)) {
+        return native_;
+    }
+    return stock_;
+}
+
+// Reports the machine memory that the client makes the session use in addition to buffers.
+void Session::report_host_memory() {
+    if (context_.machine != nullptr) {
+        const size_t backlog = context_.peers == nullptr ? 0 : context_.peers->backlog();
+        context_.machine->note_besides(context_.memory.host_bytes() + backlog);
+    }
+}
+
+}  // namespace caravan::server

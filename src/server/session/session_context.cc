@@ -1,0 +1,20 @@
+#include "server/session/session_context.h"
+
+#include "base/config.h"
+
+namespace caravan::server {
+
+SessionContext::SessionContext(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * cache,
+                               Peers * peers, uint64_t max_memory, MachineMemory * machine)
+    : in(transport, already, client_stall, poll_time()),
+      devices(devices),
+      cache(cache),
+      peers(peers),
+      machine(machine),
+      runs(devices, spans),
+      memory(buffers, max_memory),
+      replies(transport),
+      io(*this),
+      lookups(*this, cache) {}
+
+}  // namespace caravan::server

@@ -1,0 +1,46 @@
+// Serves the commands of the stock dialect (wire/stock.h). stock_graphs.h has its graphs.
+#pragma once
+
+#include "server/session/dialect.h"
+#include "server/session/session_context.h"
+#include "server/session/stock_graphs.h"
+
+namespace caravan::server {
+
+class StockDialect final : public Dialect {
+public:
+    // `context` must outlive this.
+    explicit StockDialect(SessionContext & context) : context_(context), graphs_(context) {}
+
+    const char * name_of(wire::Command command) const override { return wire::command_name(command); }
+    wire::PayloadBounds bounds_of(wire::Command command) const override { return wire::payload_bounds(command); }
+    bool may_overtake_finds(wire::Command) const override { return false; }
+    Result<> serve(wire::Command command, uint64_t size) override;
+    void drop_graphs_using(uint64_t buffer) override { graphs_.drop_graphs_using(buffer); }
+
+private:
+    Result<> get_alignment();
+    Result<> get_max_size();
+    Result<> get_device_memory();
+    Result<> alloc_buffer();
+    Result<> get_base();
+    Result<> free_buffer();
+    Result<> clear_buffer();
+    Result<> set_tensor(uint64_t size);
+    Result<> set_tensor_2d(uint64_t size);
+    Result<> set_tensor_hash();
+    Result<> get_tensor();
+    Result<> get_tensor_2d();
+    Result<> copy_tensor();
+    Result<> memset_tensor();
+    Result<> init_tensor();
+    Result<> get_alloc_size();
+    Result<> decline(uint64_t size);
+
+    Result<> claim_machine_memory(uint32_t device, uint64_t size);
+
+    SessionContext & context_;
+    StockGraphs graphs_;
+};
+
+}  // namespace caravan::server

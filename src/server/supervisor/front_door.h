@@ -1,0 +1,94 @@
+// A connection without a session: its handshake, then the queries that need no worker of its own. One object for each
+// connection, for the supervisor's thread only; never blocks.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "server/ipc/control.h"
+#include "wire/extension.h"
+#include "wire/stock.h"
+
+namespace caravan::server {
+
+class FrontDoor {
+public:
+    // The time-out of the handshake, and of a partly received command.
+    static constexpr seconds patience{10};
+
+    // The most commands that one advance() handles, so that a busy client cannot starve the others.
+    static constexpr int commands_at_once = 16;
+
+    // Takes ownership of `socket`. `may_resume`: a session over this connection may be resumed.
+    FrontDoor(UniqueFd socket, std::string peer, bool may_resume);
+
+    int fd() const { return socket_.get(); }
+    const std::string & peer() const { return peer_; }
+    TimePoint deadline() const { return deadline_; }
+
+    enum class Wants {
+        more,     // more input: poll the socket
+        memory,   // the memory of memory_device(), passed to answer_memory()
+        session,  // a worker: release() the socket to it
+    };
+    // Reads and handles a bounded amount of input; the socket stays readable if more is left. `devices`: as reported by a
+    // worker. `outage`: why the server refuses sessions; empty if it does not. On an error the caller drops the connection
+    // (Errc::closed: the client has closed it).
+    Result<Wants> advance(const std::vector<ControlMessage> & devices, std::string_view outage = {});
+    // Refuses a client that waits for memory or a session. A client of the native dialect receives `reason` and closes the
+    // connection itself: call advance() until it fails or the deadline passes. Returns an error for other clients.
+    Result<> refuse(std::string_view reason);
+    bool is_refused() const { return !refusal_.empty(); }
+
+    bool is_greeted() const { return greeted_; }
+    // The token that the client presented, to open a link with a session or to resume a session or link; 0: none.
+    uint64_t token() const { return token_; }
+    // The token that resumes the session that may begin over this connection; 0: it cannot be resumed.
+    uint64_t session_token() const { return session_token_; }
+    // Whether both sides support to resume.
+    bool resumes() const { return resumes_; }
+    // Wants::session: the command that needs the session.
+    wire::Command first_command() const;
+
+    uint32_t memory_device() const;
+    Result<> answer_memory(uint64_t free, uint64_t total);
+
+    // Wants::session: sends the position in the queue to a client that requested ADMISSION; does nothing for others.
+    Result<> tell_place(const wire::AdmissionAnswer & place);
+
+    // Bytes received already, which the worker parses before those of the socket.
+    ConstBytes prefix() const { return ConstBytes(bytes_).first(size_); }
+    UniqueFd release() { return std::move(socket_); }
+
+private:
+    Result<bool> fill(size_t size);
+    Result<> greet();
+    Result<> say_refusal();
+    Result<> discard();
+    template <class Answer>
+    Result<> send_answer(const Answer & payload);
+    template <class Answer>
+    Result<> answer(const Answer & payload);
+
+    UniqueFd socket_;
+    std::string peer_;
+    bool greeted_ = false;
+    bool is_caravan_ = false;  // the peer is a Caravan client
+    bool is_native_ = false;   // and both sides speak the native dialect
+    std::string refusal_;
+    bool refusal_is_sent_ = false, offer_is_declined_ = false;
+    const bool may_resume_;
+    bool resumes_ = false;
+    uint64_t token_ = 0, session_token_ = 0;
+    std::array<std::byte, 64> bytes_{};  // of the command being received
+    size_t size_ = 0;
+    TimePoint deadline_;
+};
+
+}  // namespace caravan::server

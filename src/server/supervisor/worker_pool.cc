@@ -1,0 +1,405 @@
+#include "server/supervisor/worker_pool.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+#include "server/ipc/server_log.h"
+#include "server/links/peers.h"
+
+namespace caravan::server {
+namespace {
+
+constexpr uint32_t max_session_lines = 100;  // burst of a session
+constexpr seconds answer_patience{15};   // for a reply of the spare worker
+constexpr seconds exit_patience{10};     // for a process to exit once its work is done, besides session_grace
+constexpr uint64_t max_besides = uint64_t{2} << 30;  // bytes of graphs and data for other servers
+constexpr int max_heard = 64;        // messages from one worker per call
+constexpr int max_last_turns = 1000;  // of max_heard messages, after an exit: more than the socket holds
+constexpr uint32_t max_devices = 4096;  // of one server
+
+bool is_spare(const WorkerProcess & worker) {
+    return worker.state == WorkerProcess::State::loading || worker.state == WorkerProcess::State::spare;
+}
+
+}  // namespace
+
+void WorkerPool::want_spare() {
+    if (std::ranges::any_of(workers_, is_spare) || stopping_ || Clock::now() < respawn_at_) {
+        return;
+    }
+    auto worker = start_worker(options_, beyond_loopback_);
+    if (!worker) {
+        start_failure_ = worker.error().text;
+        start_failed();
+        return;
+    }
+    worker->deadline = Clock::now() + options_.load_timeout;
+    workers_.push_back(std::move(*worker));
+}
+
+void WorkerPool::replace_spare() {
+    for (WorkerProcess & worker : workers_) {
+        if (is_spare(worker)) {
+            retire(worker, SIGTERM);
+        }
+    }
+    on_questions_lost();
+    want_spare();
+}
+
+void WorkerPool::retire(WorkerProcess & worker, int signal) {
+    worker.state = WorkerProcess::State::retired;
+    worker.deadline = signal == SIGKILL ? no_deadline : Clock::now() + exit_patience;
+    worker.connections.clear();
+    ::kill(worker.pid, signal);
+}
+
+size_t WorkerPool::serving() const {
+    return static_cast<size_t>(std::ranges::count(workers_, WorkerProcess::State::serving, &WorkerProcess::state));
+}
+
+WorkerProcess * WorkerPool::spare() {
+    const auto found = std::ranges::find(workers_, WorkerProcess::State::spare, &WorkerProcess::state);
+    return found == workers_.end() ? nullptr : &*found;
+}
+
+WorkerProcess * WorkerPool::owner(uint64_t token) {
+    const auto pid = tokens_.find(token);
+    const auto worker = pid == tokens_.end() ? workers_.end() : std::ranges::find(workers_, pid->second, &WorkerProcess::pid);
+    const bool is_there =
+        worker != workers_.end() && worker->control && worker->state != WorkerProcess::State::retired && !worker->said_goodbye;
+    return is_there ? &*worker : nullptr;
+}
+
+Result<> WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket) {
+    message.count = session_lines_.take(address, max_session_lines, Clock::now());
+    if (auto given = give_watched(worker, message, socket); !given) {
+        session_lines_.give_back(address, message.count);
+        return given;
+    }
+    if (message.token != 0) {
+        tokens_[message.token] = worker.pid;
+    }
+    if (std::exchange(worker.questions, 0) > 0) {
+        on_questions_lost();  // memory replies of a serving worker are not trusted
+    }
+    worker.state = WorkerProcess::State::serving;
+    worker.began_with = resident_memory(worker.pid);
+    worker.session = message.number;
+    worker.client = message.text;
+    worker.address = address;
+    worker.lines = message.count;
+    worker.token = message.token;
+    return {};
+}
+
+Result<> WorkerPool::give_connection(WorkerProcess & worker, const ControlMessage & message, int socket, bool resumes) {
+    return resumes ? give_watched(worker, message, socket) : give(worker, message, socket);
+}
+
+Result<> WorkerPool::give(WorkerProcess & worker, const ControlMessage & message, int socket) {
+    if (!worker.control) {
+        return fail(Errc::closed, "its worker process has died");
+    }
+    if (!send_control(worker.control.get(), message, socket)) {
+        return fail(Errc::unavailable, "its worker process cannot take a connection just now: {}", errno_text(errno));
+    }
+    return {};
+}
+
+// Hands over only sockets that can be watched: otherwise a worker that hangs after its client has left is never killed.
+Result<> WorkerPool::give_watched(WorkerProcess & worker, const ControlMessage & message, int socket) {
+    if (worker.connections.size() >= max_connections) {
+        return fail(Errc::unavailable, "its session has too many connections already");
+    }
+    UniqueFd copy(::fcntl(socket, F_DUPFD_CLOEXEC, 0));
+    if (!copy) {
+        return fail(Errc::unavailable, "its connection cannot be watched: {}", errno_text(errno));
+    }
+    if (auto given = give(worker, message, socket); !given) {
+        return given;
+    }
+    worker.deadline = no_deadline;
+    worker.connections.push_back(std::move(copy));
+    return {};
+}
+
+void WorkerPool::connection_closed(WorkerProcess & worker, std::list<UniqueFd>::iterator connection) {
+    worker.connections.erase(connection);
+    if (worker.connections.empty() && worker.state == WorkerProcess::State::serving) {
+        worker.deadline = Clock::now() + exit_patience + (worker.token != 0 ? options_.session_grace : seconds(0));
+    }
+}
+
+TimePoint WorkerPool::next_deadline() const {
+    TimePoint next = no_deadline;
+    for (const WorkerProcess & worker : workers_) {
+        next = std::min(next, worker.deadline);
+    }
+    return next;
+}
+
+void WorkerPool::kill_hanging() {
+    const TimePoint now = Clock::now();
+    for (WorkerProcess & worker : workers_) {
+        if (worker.deadline > now) {
+            continue;
+        }
+        const auto state = worker.state;
+        retire(worker, SIGKILL);
+        switch (state) {
+            case WorkerProcess::State::loading:
+                start_failure_ = formatted("a worker process did not load its devices within {} s (--load-timeout), and was "
+                                           "killed", options_.load_timeout.count());
+                start_failed();
+                on_questions_lost();
+                break;
+            case WorkerProcess::State::spare:
+                log_error("a worker process that waited for a session did not answer within {} s, and was killed",
+                          answer_patience.count());
+                on_questions_lost();
+                break;
+            case WorkerProcess::State::serving:
+                log_error("session {} with {} ended: its worker process {} hung {}, and was killed", worker.session,
+                          worker.client, worker.pid,
+                          worker.said_goodbye ? "at its end" : "after its client had left");
+                break;
+            case WorkerProcess::State::retired: break;
+        }
+    }
+}
+
+bool WorkerPool::ask_memory(uint32_t device) {
+    WorkerProcess * worker = spare();
+    const bool asked = worker != nullptr && device < devices_.size() &&
+                       send_control(worker->control.get(),
+                                    {.kind = ControlMessage::Kind::memory,
+                                     .number = device,
+                                     .memory_free = unpromised(available_memory(), holdings())});
+    if (asked) {
+        if (worker->questions++ == 0) {
+            worker->deadline = Clock::now() + answer_patience;
+        }
+    }
+    return asked;
+}
+
+// A serving worker may be compromised: its messages affect its own state only, and other kinds are ignored.
+bool WorkerPool::hear(WorkerProcess & worker) {
+    for (int heard = 0; heard < max_heard; ++heard) {
+        auto received = receive_control(worker.control.get(), Descriptors::refuse);
+        if (!received) {
+            worker.control.reset();  // reap() logs the exit
+            return false;
+        }
+        if (!*received) {
+            return false;
+        }
+        const ControlMessage & message = (*received)->message;
+        if (worker.state == WorkerProcess::State::retired) {
+            continue;
+        }
+        if (worker.state == WorkerProcess::State::loading) {
+            hear_loading(worker, message);
+        } else {
+            hear_serving(worker, message);
+        }
+    }
+    return true;
+}
+
+void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & message) {
+    switch (message.kind) {
+        case ControlMessage::Kind::confined:
+            if (!confinement_.empty() && confinement_ != message.text) {
+                log_warning("a worker process is not confined as those before it: {}", message.text);
+            }
+            confinement_ = message.text;
+            break;
+        case ControlMessage::Kind::cache:
+            cache_is_readable_ = message.count != 0;
+            if (cache_problem_ != message.text) {
+                cache_problem_ = message.text;
+                if (cache_problem_.empty()) {
+                    log_info("weight cache: weights are kept again");
+                } else {
+                    log_warning("{}; sessions go on, and weights are not kept", cache_problem_);
+                }
+            }
+            break;
+        case ControlMessage::Kind::note:
+            if (noted_ != message.text) {
+                noted_ = message.text;
+                log_info("{}", noted_);
+            }
+            break;
+        case ControlMessage::Kind::device:
+            if (message.number < message.count && message.count <= max_devices) {
+                devices_.resize(message.count);
+                devices_[message.number] = message;
+            }
+            break;
+        case ControlMessage::Kind::ready:
+            worker.state = WorkerProcess::State::spare;
+            worker.deadline = no_deadline;
+            if (!std::exchange(outage_, {}).empty()) {
+                log_info("worker processes start again: clients are served");
+            }
+            respawn_pause_ = min_respawn_pause;
+            break;
+        case ControlMessage::Kind::failed: start_failure_ = message.text; break;
+        default: break;
+    }
+}
+
+void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & message) {
+    switch (message.kind) {
+        case ControlMessage::Kind::ended:
+            if (worker.state == WorkerProcess::State::serving && !worker.said_goodbye) {
+                worker.said_goodbye = true;
+                worker.deadline = Clock::now() + exit_patience;
+                worker.connections.clear();
+                session_lines_.give_back(worker.address, std::min(message.count, worker.lines));
+                log_event(worker.address, "Client connection closed (session {}): {}", worker.session, message.text);
+            }
+            break;
+        case ControlMessage::Kind::memory:
+            if (worker.questions > 0) {
+                if (--worker.questions == 0 && worker.state == WorkerProcess::State::spare) {
+                    worker.deadline = no_deadline;
+                }
+                on_memory(message);
+            }
+            break;
+        case ControlMessage::Kind::claim:
+            if (worker.state == WorkerProcess::State::serving) {
+                answer_claim(worker, message);
+            }
+            break;
+        case ControlMessage::Kind::invite:
+            if (worker.invitations < Peers::max_links) {
+                ++worker.invitations;
+                tokens_.try_emplace(message.token, worker.pid);
+            }
+            break;
+        default: break;
+    }
+}
+
+std::vector<Holding> WorkerPool::holdings(const WorkerProcess * without) const {
+    std::vector<Holding> out;
+    for (const WorkerProcess & worker : workers_) {
+        if (&worker != without && worker.allocated > 0) {
+            out.push_back({worker.allocated, touched_by(worker)});
+        }
+    }
+    return out;
+}
+
+// Resident bytes of its session's buffers, approximate. Excludes graphs, which a client can make arbitrarily large.
+uint64_t WorkerPool::touched_by(const WorkerProcess & worker) {
+    const uint64_t resident = resident_memory(worker.pid), besides = worker.began_with + worker.besides;
+    return resident - std::min(resident, besides);
+}
+
+// A compromised worker may claim too much: its claims count only up to what it could allocate anyway.
+void WorkerPool::answer_claim(WorkerProcess & worker, const ControlMessage & claim) {
+    worker.besides = std::min(claim.memory_free, max_besides);
+    if (claim.number == 0 && claim.memory_total <= worker.allocated) {
+        worker.allocated = claim.memory_total;
+        return;
+    }
+    const std::vector<Holding> others = holdings(&worker);
+    const uint64_t available = available_memory(), touched = touched_by(worker);
+    const bool is_granted = claim.memory_total <= worker.allocated ||
+                            may_allocate(claim.memory_total, touched, available, others);
+    if (is_granted) {
+        const uint64_t most = available < UINT64_MAX - touched ? available + touched : UINT64_MAX;
+        worker.allocated = std::min({claim.memory_total, most, options_.max_memory});
+    }
+    if (claim.number == 0) {
+        return;
+    }
+    const Holding own{worker.allocated, touched};
+    send_control(worker.control.get(), {.kind = ControlMessage::Kind::claim,
+                                        .number = claim.number,
+                                        .count = is_granted ? 1u : 0u,
+                                        .memory_free = unpromised(unpromised(available, others), {&own, 1})});
+}
+
+void WorkerPool::note_stop(pid_t pid, bool is_stopped) {
+    const auto worker = std::ranges::find(workers_, pid, &WorkerProcess::pid);
+    if (worker == workers_.end() || worker->state == WorkerProcess::State::retired) {
+        return;
+    }
+    const std::string whose = worker->state == WorkerProcess::State::serving
+                                  ? formatted("session {} with {}", worker->session, worker->client)
+                                  : std::string("no session yet");
+    if (is_stopped) {
+        worker->stopped_at = Clock::now();
+        log_warning("worker process {} ({}) was stopped by a signal", pid, whose);
+    } else if (worker->stopped_at != TimePoint()) {
+        log_warning("worker process {} ({}) goes on after a stop of {:.1f} s", pid, whose,
+                    std::chrono::duration<double>(Clock::now() - std::exchange(worker->stopped_at, {})).count());
+    }
+}
+
+bool WorkerPool::reap(pid_t pid, int status) {
+    const auto worker = std::ranges::find(workers_, pid, &WorkerProcess::pid);
+    if (worker == workers_.end()) {
+        return false;
+    }
+    for (int turns = 0; worker->control && turns < max_last_turns && hear(*worker); ++turns) {
+    }
+    const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (worker->state == WorkerProcess::State::serving) {
+        if (worker->told_to_end && !worker->said_goodbye) {
+            log_event(worker->address, "Client connection closed (session {}): the server stopped", worker->session);
+        } else if (!clean || !worker->said_goodbye) {
+            log_error("session {} with {} ended: its worker process {} died of {}; other sessions are not affected",
+                      worker->session, worker->client, pid, describe_exit(status));
+        }
+    } else if (worker->state == WorkerProcess::State::spare && !stopping_) {
+        log_warning("a worker process that waited for a session died of {}; another one starts", describe_exit(status));
+        respawn_at_ = Clock::now() + min_respawn_pause;
+        on_questions_lost();
+    } else if (worker->state == WorkerProcess::State::loading && !stopping_) {
+        if (start_failure_.empty()) {
+            start_failure_ = formatted("a worker process ended while it started: {}", describe_exit(status));
+        }
+        start_failed();
+        on_questions_lost();
+    }
+    std::erase_if(tokens_, [&](const auto & token) { return token.second == pid; });
+    workers_.erase(worker);
+    return true;
+}
+
+// Logs each cause once, not each attempt. If the first worker fails, the server fails, and its caller logs the error.
+void WorkerPool::start_failed() {
+    const bool is_first = devices_.empty();
+    std::string cause = (is_first ? "" : "this server cannot start worker processes: ") + std::exchange(start_failure_, {});
+    if (!is_first && cause != outage_) {
+        log_error("{}. Clients are refused until it can; the next attempts follow every {} to {} s", cause,
+                  min_respawn_pause.count(), max_respawn_pause.count());
+    }
+    outage_ = std::move(cause);
+    respawn_at_ = Clock::now() + respawn_pause_;
+    respawn_pause_ = std::min(respawn_pause_ * 2, max_respawn_pause);
+}
+
+void WorkerPool::signal_all(int signal, bool serving_too) {
+    for (WorkerProcess & worker : workers_) {
+        if (serving_too || worker.state != WorkerProcess::State::serving) {
+            worker.told_to_end = true;
+            ::kill(worker.pid, signal);
+        }
+    }
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,105 @@
+// The worker processes of a server: one loaded spare, and one for each session, with the state that they reported. For the
+// supervisor's thread only.
+#pragma once
+
+#include <functional>
+#include <list>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/line_shares.h"
+#include "server/ipc/control.h"
+#include "server/ipc/machine_memory.h"
+#include "server/supervisor/worker_process.h"
+
+namespace caravan::server {
+
+class WorkerPool {
+public:
+    static constexpr size_t max_connections = 16;  // watched connections of one session
+
+    explicit WorkerPool(const WorkerOptions & options) : options_(options) {}
+
+    void set_beyond_loopback(bool is) { beyond_loopback_ = is; }  // whether the server listens on other addresses than loopback
+    // Starts a spare worker unless one exists. After a failure it does nothing until respawn_at().
+    void want_spare();
+    // Replaces the spare worker by a new one: a worker knows only the model files that existed when it started.
+    void replace_spare();
+    // Stops starting workers. Further exits are not logged.
+    void stop() { stopping_ = true; }
+
+    bool empty() const { return workers_.empty(); }
+    size_t serving() const;
+    WorkerProcess * spare();  // null: none has loaded
+    std::list<WorkerProcess> & all() { return workers_; }
+    // The worker that owns the session or link of `token`; null if there is none or its session has ended.
+    WorkerProcess * owner(uint64_t token);
+    // Hands a client's socket to `worker`, which must be the spare one and then serves the session. The pool keeps a duplicate
+    // of the socket until the connection closes. On an error nothing has changed, and the caller may retry.
+    Result<> give_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket);
+    // Hands over a connection that presented one of the worker's tokens. `resumes`: it resumes the session, so the pool watches
+    // it too. On an error nothing has changed.
+    Result<> give_connection(WorkerProcess & worker, const ControlMessage & message, int socket, bool resumes);
+    // The client or the network has closed one of worker.connections.
+    void connection_closed(WorkerProcess & worker, std::list<UniqueFd>::iterator connection);
+    // Queries the spare worker for the memory of a device. False: there is no spare worker, or no such device.
+    bool ask_memory(uint32_t device);
+
+    // Handles a bounded number of messages from the worker. Calls on_memory for memory replies. True: more may be pending.
+    bool hear(WorkerProcess & worker);
+    // A signal has stopped or continued the process `pid`, for example from a debugger.
+    void note_stop(pid_t pid, bool is_stopped);
+    // The process `pid` has exited with `wait_status`. False: it is not one of these workers.
+    bool reap(pid_t pid, int wait_status);
+    void signal_all(int signal, bool serving_too);
+
+    // Kills workers that have passed their deadline: while loading, with a pending query, or after their client left or their
+    // session ended. They no longer count as serving.
+    void kill_hanging();
+    TimePoint next_deadline() const;
+
+    // As the worker that loaded last reported them.
+    const std::vector<ControlMessage> & devices() const { return devices_; }
+    const std::string & confinement() const { return confinement_; }  // for the log
+    // Why the cache stores no uploaded weights; empty if it stores them or is off. Blobs stored before may still be readable.
+    const std::string & cache_problem() const { return cache_problem_; }
+    bool cache_is_readable() const { return cache_is_readable_; }
+    // Why no client can be served: the load error of the last worker. Empty if it has loaded or is loading.
+    const std::string & outage() const { return outage_; }
+    TimePoint respawn_at() const { return respawn_at_; }
+
+    std::function<void(const ControlMessage & answer)> on_memory;
+    std::function<void()> on_questions_lost;  // memory queries must be repeated
+
+private:
+    static constexpr seconds min_respawn_pause{2}, max_respawn_pause{30};  // doubles with each consecutive failure
+
+    Result<> give(WorkerProcess & worker, const ControlMessage & message, int socket);
+    Result<> give_watched(WorkerProcess & worker, const ControlMessage & message, int socket);
+    void hear_loading(WorkerProcess & worker, const ControlMessage & message);
+    void start_failed();
+    void retire(WorkerProcess & worker, int signal);
+    void hear_serving(WorkerProcess & worker, const ControlMessage & message);
+    void answer_claim(WorkerProcess & worker, const ControlMessage & claim);
+    static uint64_t touched_by(const WorkerProcess & worker);
+    std::vector<Holding> holdings(const WorkerProcess * without = nullptr) const;
+
+    const WorkerOptions & options_;
+    bool stopping_ = false, beyond_loopback_ = false;
+    std::list<WorkerProcess> workers_;
+    std::vector<ControlMessage> devices_;
+    std::string start_failure_;  // reported by the worker that is loading
+    std::string cache_problem_;  // from the worker that loaded last
+    bool cache_is_readable_ = false;
+    std::string outage_, confinement_, noted_;
+    seconds respawn_pause_ = min_respawn_pause;
+    std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links
+    // Limits the initial lines of all sessions, and of those of one address: a client can begin many sessions in a row. Each
+    // session may also log one line a second.
+    LineShares session_lines_{2000, 50, 500, 10};
+    TimePoint respawn_at_ = TimePoint::min();
+};
+
+}  // namespace caravan::server

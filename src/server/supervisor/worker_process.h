@@ -1,0 +1,57 @@
+// The child processes of the supervisor: workers, and the indexer of model files. Each runs this program with a hidden option
+// whose argument is the number of a descriptor: the child's end of a socket pair to the supervisor.
+#pragma once
+
+#include <sys/types.h>
+
+#include <list>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "server/worker/worker.h"
+
+namespace caravan::server {
+
+struct WorkerProcess {
+    pid_t pid = -1;
+    UniqueFd control;  // non-blocking
+
+    enum class State { loading, spare, serving, retired } state = State::loading;  // retired: asked to exit, or killed
+    TimePoint deadline = no_deadline;  // it hangs if its state has not changed by then
+    TimePoint stopped_at{};            // by a signal; unset: not stopped
+    uint64_t session = 0;     // serving: its number
+    uint64_t token = 0;       // serving: resumes the session
+    // serving: duplicates of its client's connections, watched for their close. Several while one replaces another.
+    std::list<UniqueFd> connections;
+    std::string client;       // serving: address and port of its peer
+    std::string address;      // serving: the address whose quota it counts against
+    bool contended = false;   // serving: it was notified that other clients wait
+    TimePoint contended_at{};  // serving: when it was last asked to end if idle
+    bool told_to_end = false;  // serving: the supervisor sent it a signal to end
+    bool said_goodbye = false;  // serving: it has reported the end of its session
+    uint32_t lines = 0;         // serving: its initial allowance of log lines
+    size_t questions = 0;       // pending queries to it
+    size_t invitations = 0;     // tokens that it registered for links
+    uint64_t allocated = 0;     // serving: bytes of host memory in its session's buffers
+    uint64_t besides = 0;       // serving: bytes of other host memory of its session, approximate
+    uint64_t began_with = 0;    // serving: resident bytes when its session began
+};
+
+// `beyond_loopback`: the server listens on other addresses than loopback.
+Result<WorkerProcess> start_worker(const WorkerOptions & options, bool beyond_loopback);
+
+struct IndexerProcess {
+    pid_t pid = -1;
+    UniqueFd line;  // carries no data: the process exits when it closes
+};
+
+Result<IndexerProcess> start_indexer(const WorkerOptions & options);  // uses options.weights, open_files and confined
+
+inline constexpr const char * worker_option = "--worker-control-fd";
+inline constexpr const char * local_links_option = "--links-of-local-clients";
+inline constexpr const char * indexer_option = "--indexer-line-fd";
+
+// "exit code 3", "signal 11 (Segmentation fault)".
+std::string describe_exit(int wait_status);
+
+}  // namespace caravan::server

@@ -10,15 +10,9 @@
 
 #include "cache/model_index.h"
 #include "cache/store.h"
+#include "cache/weight_options.h"
 
 namespace caravan::cache {
-
-struct WeightOptions {
-    std::filesystem::path directory;                // holds the store and the digests of model files
-    bool keep = false;                              // keep uploaded weights in the store
-    uint64_t max_bytes = 0;                         // size limit of the store; 0: no limit
-    std::vector<std::filesystem::path> model_dirs;  // absolute and canonical
-};
 
 // Only one thread at a time may use an object.
 class Weights {

@@ -21,6 +21,7 @@
 #include "server/supervisor/supervisor.h"
 #include "server/supervisor/worker_process.h"
 #include "server/worker/indexer.h"
+#include "server/worker/worker.h"
 #include "tools/command_line.h"
 #include "wire/stock.h"
 

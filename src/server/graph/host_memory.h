@@ -7,14 +7,12 @@
 
 #include "base/bytes.h"
 #include "ggml-backend.h"
+#include "server/ops/overread.h"
 
 namespace caravan::server {
 
 // True if HostMemory can back buffers of this type.
 inline bool is_cpu_memory(ggml_backend_buffer_type_t type) { return type == ggml_backend_cpu_buffer_type(); }
-
-// Readable bytes after each CPU buffer. Some of ggml's kernels read past the end of a tensor and discard the values.
-inline constexpr uint64_t overread_bytes = 4096;
 
 // Owns a mapping between two inaccessible guard pages. Movable.
 class HostMemory {

@@ -9,12 +9,14 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
-#include "server/graph/devices.h"
 
 namespace caravan::server {
 
 // The most bytes received from a client before its socket is handed over: a request header and a small payload.
 inline constexpr size_t max_prefix = 32;
+
+// The most tokens for links that a worker may register.
+inline constexpr size_t max_invitations = 256;
 
 struct ControlMessage {
     enum class Kind : uint32_t {
@@ -41,7 +43,8 @@ struct ControlMessage {
     uint32_t number = 0;
     uint32_t count = 0;
     uint32_t prefix_size = 0;
-    uint32_t type = 0;   // device: its type
+    uint32_t type = 0;   // device: its ggml_backend_dev_type
+    uint32_t is_cpu = 0;  // device: 1 if it computes with threads of this machine's processors
     uint32_t resumes = 0;  // link: 1 if the peer can resume
     uint64_t token = 0;
     uint64_t alignment = 0, max_size = 0, memory_free = 0, memory_total = 0;

@@ -1,13 +1,8 @@
 #include "server/ipc/machine_memory.h"
 
 #include <algorithm>
-#include <fstream>
-#include <limits>
-#include <string>
 
 #include "base/clock.h"
-#include "base/formatted.h"
-#include "base/pages.h"
 #include "base/size_text.h"
 
 namespace caravan::server {
@@ -16,37 +11,7 @@ namespace {
 // The supervisor replies immediately, unless the machine is overloaded.
 constexpr seconds patience{10};
 
-uint64_t promised(const Holding & session) { return session.allocated - std::min(session.allocated, session.touched); }
-
 }  // namespace
-
-uint64_t available_memory() {
-    std::ifstream file("/proc/meminfo");
-    for (std::string name; file >> name; file.ignore(std::numeric_limits<std::streamsize>::max(), '\n')) {
-        if (uint64_t kibibytes = 0; name == "MemAvailable:" && file >> kibibytes) {
-            return kibibytes * 1024;
-        }
-    }
-    return UINT64_MAX;
-}
-
-uint64_t resident_memory(pid_t pid) {
-    std::ifstream file(formatted("/proc/{}/statm", pid));
-    uint64_t all = 0, resident = 0;
-    return file >> all >> resident ? resident * page_size() : 0;
-}
-
-uint64_t unpromised(uint64_t available, std::span<const Holding> sessions) {
-    for (const Holding & session : sessions) {
-        available -= std::min(available, promised(session));
-    }
-    return available;
-}
-
-bool may_allocate(uint64_t bytes, uint64_t touched, uint64_t available, std::span<const Holding> others) {
-    const bool is_alone = std::ranges::all_of(others, [](const Holding & other) { return other.allocated == 0; });
-    return is_alone || promised({bytes, touched}) <= unpromised(available, others);
-}
 
 Result<MachineMemory::Answer> MachineMemory::ask(uint64_t bytes) {
     std::unique_lock lock(mutex_);

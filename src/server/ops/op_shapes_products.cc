@@ -1,8 +1,8 @@
 // Matrix products, attention and recurrences.
 #include <bit>
 
-#include "server/graph/host_memory.h"
 #include "server/ops/op_shape_terms.h"
+#include "server/ops/overread.h"
 
 namespace caravan::server::shapes {
 namespace {

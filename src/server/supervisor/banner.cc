@@ -15,7 +15,7 @@
 namespace caravan::server {
 namespace {
 
-bool is_cpu(const ControlMessage & device) { return device.type == GGML_BACKEND_DEVICE_TYPE_CPU; }
+bool is_cpu(const ControlMessage & device) { return device.is_cpu != 0; }
 
 size_t count_cpus(const WorkerPool & workers) {
     return static_cast<size_t>(std::ranges::count_if(workers.devices(), is_cpu));
@@ -93,7 +93,7 @@ std::string banner(const ServerOptions & options, std::span<const net::Listener>
                                   cores == 0 ? "" : ", on " + counted(cores, "core")));
     }
     line("sessions", formatted("at most {} at once, {} of one address{}", options.max_sessions, options.max_per_address,
-                               worker.max_memory == MemoryBudget::no_limit
+                               worker.max_memory == WorkerOptions::no_limit
                                    ? ""
                                    : ", with at most " + size_text(worker.max_memory) + " of memory each"));
     return text;

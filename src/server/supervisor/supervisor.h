@@ -11,7 +11,7 @@
 
 #include "base/error.h"
 #include "net/socket.h"
-#include "server/worker/worker.h"
+#include "server/ipc/worker_options.h"
 
 namespace caravan::server {
 

@@ -9,7 +9,6 @@
 
 #include "base/log.h"
 #include "server/ipc/server_log.h"
-#include "server/links/peers.h"
 
 namespace caravan::server {
 namespace {
@@ -282,7 +281,7 @@ void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & mes
             }
             break;
         case ControlMessage::Kind::invite:
-            if (worker.invitations < Peers::max_links) {
+            if (worker.invitations < max_invitations) {
                 ++worker.invitations;
                 tokens_.try_emplace(message.token, worker.pid);
             }

@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "base/line_shares.h"
 #include "server/ipc/control.h"
-#include "server/ipc/machine_memory.h"
+#include "server/supervisor/memory_accounts.h"
 #include "server/supervisor/worker_process.h"
 
 namespace caravan::server {

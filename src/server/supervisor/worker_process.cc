@@ -132,7 +132,7 @@ Result<WorkerProcess> start_worker(const WorkerOptions & options, bool beyond_lo
     for (const std::string & device : options.devices) {
         arguments.insert(arguments.end(), {"--device", device});
     }
-    if (options.max_memory != MemoryBudget::no_limit) {
+    if (options.max_memory != WorkerOptions::no_limit) {
         arguments.insert(arguments.end(), {"--max-memory", std::to_string(options.max_memory)});
     }
     append_options(arguments, options);

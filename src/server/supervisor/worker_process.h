@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "base/unique_fd.h"
-#include "server/worker/worker.h"
+#include "server/ipc/worker_options.h"
 
 namespace caravan::server {
 

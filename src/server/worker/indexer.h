@@ -2,7 +2,7 @@
 // the digests that exist so far.
 #pragma once
 
-#include "server/worker/worker.h"
+#include "server/ipc/worker_options.h"
 
 namespace caravan::server {
 

@@ -36,6 +36,10 @@
 namespace caravan::server {
 namespace {
 
+// The supervisor registers as many tokens as a session may issue.
+static_assert(Peers::max_links == max_invitations);
+static_assert(WorkerOptions::no_limit == MemoryBudget::no_limit);
+
 // The time that a session has to end by itself after the client has left.
 constexpr milliseconds farewell{500};
 
@@ -242,6 +246,7 @@ bool announce(int control, const Devices & devices) {
                                .number = i,
                                .count = devices.count(),
                                .type = facts.type,
+                               .is_cpu = facts.type == GGML_BACKEND_DEVICE_TYPE_CPU,
                                .alignment = facts.alignment,
                                .max_size = facts.max_size,
                                .memory_free = facts.memory_free,

@@ -2,7 +2,6 @@
 #include "server/ipc/machine_memory.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <thread>
 #include <vector>
@@ -17,29 +16,6 @@ namespace {
 using test::operator+;
 
 constexpr uint64_t mib = uint64_t{1} << 20;
-
-TEST(MachineMemoryTest, TheSystemTells) {
-    EXPECT_GT(available_memory(), uint64_t{1} << 20);
-    EXPECT_LT(available_memory(), UINT64_MAX);
-    EXPECT_GT(resident_memory(::getpid()), uint64_t{1} << 20);
-    EXPECT_EQ(resident_memory(0), 0u);
-}
-
-TEST(MachineMemoryTest, WhatIsAllocatedAndNotTouchedIsPromised) {
-    const std::vector<Holding> sessions{{10, 0}, {10, 4}, {10, 10}, {10, 300}, {0, 50}};
-    EXPECT_EQ(unpromised(100, sessions), 84u);
-    EXPECT_EQ(unpromised(12, sessions), 0u);
-    EXPECT_EQ(unpromised(100, {}), 100u);
-}
-
-TEST(MachineMemoryTest, ASessionMayHaveWhatOthersLeave) {
-    const std::vector<Holding> others{{40, 10}};
-    EXPECT_TRUE(may_allocate(70, 0, 100, others));
-    EXPECT_FALSE(may_allocate(71, 0, 100, others));
-    EXPECT_TRUE(may_allocate(171, 101, 100, others)) << "what it has touched is in use already";
-    EXPECT_FALSE(may_allocate(10, 0, 5, std::vector<Holding>{{40, 40}})) << "what others use is not available";
-    EXPECT_TRUE(may_allocate(1000, 0, 100, std::vector<Holding>{{0, 40}})) << "a lone session is the kernel's affair";
-}
 
 // A session over a local socket, and the supervisor's answers.
 struct AskingSession {

@@ -41,41 +41,41 @@ private:
 };
 
 void use(Connection & session, Connection & other) {
-    (void)session.device_count();
-    (void)session.constants(2);
-    (void)session.memory(0);
-    (void)session.alloc_sizes(std::vector<wire::GetAllocSizeRequest>(2));
-    const auto allocated = session.alloc_buffer(0, 4096);
+    (void)session.queries().device_count();
+    (void)session.queries().constants(2);
+    (void)session.queries().memory(0);
+    (void)session.queries().alloc_sizes(std::vector<wire::GetAllocSizeRequest>(2));
+    const auto allocated = session.buffers().alloc(0, 4096);
     const client::RemoteBuffer buffer = allocated.value_or(client::RemoteBuffer{Sum::handle, Sum::handle, 4096});
     require(buffer.size >= 4096 && buffer.base + buffer.size > buffer.base, "a buffer has at least the requested size");
     Sum sum(buffer.base);
     if (session.is_native()) {
-        (void)session.supports(0, client::encode_op_query(*sum.c));
+        (void)session.queries().supports(0, client::encode_op_query(*sum.c));
     }
     const auto region = [](const ggml_tensor * tensor) { return client::encode_region(*tensor, Sum::handle); };
     const std::vector<std::byte> ones(64, std::byte{1});
     std::vector<std::byte> got(64, std::byte{2}), rows(32, std::byte{2});
-    session.clear_buffer(buffer, 0);
-    session.init_tensor(region(sum.a));
+    session.buffers().clear(buffer, 0);
+    session.data().init_tensor(region(sum.a));
     for (int step = 0; step < 3; ++step) {
-        session.set(region(sum.a), client::range_of(*sum.a), 0, ones, false);
-        session.set(region(sum.b), client::range_of(*sum.b), 0, ones, false);
+        session.data().set(region(sum.a), client::range_of(*sum.a), 0, ones, false);
+        session.data().set(region(sum.b), client::range_of(*sum.b), 0, ones, false);
         (void)session.launch(0, *sum.graph, sum.handle_of());
-        session.await(session.get(region(sum.c), client::range_of(*sum.c), 0, got));
+        session.await(session.data().get(region(sum.c), client::range_of(*sum.c), 0, got));
     }
-    session.set_2d(region(sum.a), client::range_of(*sum.a), 0, 16, 2, 32, ones.data(), 16);
-    session.await(session.get_2d(region(sum.a), client::range_of(*sum.a), 0, 16, 2, 32, rows));
-    session.memset(region(sum.b), client::range_of(*sum.b), 0, 64, 7);
-    (void)session.copy(region(sum.a), client::range_of(*sum.a), region(sum.b), client::range_of(*sum.b));
-    session.transfer(other, region(sum.c), client::range_of(*sum.c), region(sum.a), client::range_of(*sum.a));
+    session.data().set_2d(region(sum.a), client::range_of(*sum.a), 0, 16, 2, 32, ones.data(), 16);
+    session.await(session.data().get_2d(region(sum.a), client::range_of(*sum.a), 0, 16, 2, 32, rows));
+    session.data().memset(region(sum.b), client::range_of(*sum.b), 0, 64, 7);
+    (void)session.data().copy(region(sum.a), client::range_of(*sum.a), region(sum.b), client::range_of(*sum.b));
+    session.transfers().transfer(other, region(sum.c), client::range_of(*sum.c), region(sum.a), client::range_of(*sum.a));
     (void)session.launch(0, *sum.graph, sum.handle_of());
     session.synchronize();
     other.synchronize();
     if (session.failed()) {
-        session.await(session.get(region(sum.c), client::range_of(*sum.c), 0, got));
+        session.await(session.data().get(region(sum.c), client::range_of(*sum.c), 0, got));
         require(std::ranges::all_of(got, [](std::byte b) { return b == std::byte{0xff}; }), "a lost server reads as NaN");
     }
-    session.free_buffer(buffer);
+    session.buffers().free(buffer);
 }
 
 }  // namespace

@@ -38,8 +38,8 @@ void set_tensor_async(ggml_backend_t, ggml_tensor * tensor, const void * data, s
 
 void get_tensor_async(ggml_backend_t, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
     if (const BufferContext * from = context_of(*tensor)) {
-        from->connection->get(encode_region(*tensor, from->remote.handle), range_of(*tensor, offset, size), offset,
-                              mutable_bytes(data, size));
+        from->connection->data().get(encode_region(*tensor, from->remote.handle), range_of(*tensor, offset, size), offset,
+                                     mutable_bytes(data, size));
     }
 }
 
@@ -66,15 +66,15 @@ bool cpy_tensor_async(ggml_backend_t from, ggml_backend_t to, const ggml_tensor 
     if (BufferContext * source = context_of(*src)) {
         const wire::Region read = encode_region(*src, source->remote.handle);
         if (source->connection == target->connection) {
-            return connection.copy(read, range_of(*src), written, range_of(*dst));
+            return connection.data().copy(read, range_of(*src), written, range_of(*dst));
         }
-        connection.transfer(*source->connection, read, range_of(*src), written, range_of(*dst));
+        connection.transfers().transfer(*source->connection, read, range_of(*src), written, range_of(*dst));
         return true;
     }
     // The CPU computes synchronously, so the data in its memory is final.
     const bool from_cpu = ggml_backend_dev_type(ggml_backend_get_device(from)) == GGML_BACKEND_DEVICE_TYPE_CPU;
     if (from_cpu && to != from && src->buffer != nullptr && ggml_backend_buffer_is_host(src->buffer)) {
-        connection.set(written, range_of(*dst), 0, const_bytes(src->data, ggml_nbytes(src)), false);
+        connection.data().set(written, range_of(*dst), 0, const_bytes(src->data, ggml_nbytes(src)), false);
         return true;
     }
     return false;
@@ -89,7 +89,7 @@ void mark_weights(Connection & connection, const ggml_cgraph & graph) {
             }
             const ggml_backend_buffer_t buffer = src->buffer == nullptr ? src->view_src->buffer : src->buffer;
             if (buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS) {
-                connection.mark_as_weights(found->remote);
+                connection.buffers().mark_as_weights(found->remote);
             }
         }
     }
@@ -112,7 +112,7 @@ bool uses_lost_memory(const ggml_cgraph & graph) {
 
 ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
     BackendContext & context = self(backend);
-    if (context.connection->has_unmarked_writes()) {
+    if (context.connection->buffers().has_unmarked_writes()) {
         mark_weights(*context.connection, *graph);
     }
     if (Connection::any_failed() && !context.connection->failed() && uses_lost_memory(*graph)) {

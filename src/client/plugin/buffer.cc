@@ -12,7 +12,7 @@ Device & owner(ggml_backend_buffer_type_t type) { return *static_cast<Device *>(
 BufferContext & self(ggml_backend_buffer_t buffer) { return *static_cast<BufferContext *>(buffer->context); }
 
 void free_buffer(ggml_backend_buffer_t buffer) {
-    self(buffer).connection->free_buffer(self(buffer).remote);
+    self(buffer).connection->buffers().free(self(buffer).remote);
     delete &self(buffer);
 }
 
@@ -25,18 +25,18 @@ wire::Region region(ggml_backend_buffer_t buffer, const ggml_tensor * tensor) {
 
 ggml_status init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor) {
     if (is_padded(*tensor)) {
-        self(buffer).connection->init_tensor(region(buffer, tensor));
+        self(buffer).connection->data().init_tensor(region(buffer, tensor));
     }
     return GGML_STATUS_SUCCESS;
 }
 
 void memset_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, uint8_t value, size_t offset, size_t size) {
-    self(buffer).connection->memset(region(buffer, tensor), range_of(*tensor, offset, size), offset, size, value);
+    self(buffer).connection->data().memset(region(buffer, tensor), range_of(*tensor, offset, size), offset, size, value);
 }
 
 void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
-    self(buffer).connection->set(region(buffer, tensor), range_of(*tensor, offset, size), offset,
-                                 const_bytes(data, size), buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    self(buffer).connection->data().set(region(buffer, tensor), range_of(*tensor, offset, size), offset,
+                                        const_bytes(data, size), buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
 }
 
 void get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
@@ -44,8 +44,8 @@ void get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void *
     // ggml copies between devices with this, and kernels do not check row indices, so absent integers are 0, which is in
     // range. Results are NaN all the same, because the server's other data is absent too.
     const auto absent = is_integer(tensor->type) ? Stream::Absent::zeroes : Stream::Absent::nan;
-    connection.await(connection.get(region(buffer, tensor), range_of(*tensor, offset, size), offset,
-                                    mutable_bytes(data, size), absent));
+    connection.await(connection.data().get(region(buffer, tensor), range_of(*tensor, offset, size), offset,
+                                           mutable_bytes(data, size), absent));
 }
 
 void set_tensor_2d(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t offset, size_t size,
@@ -53,9 +53,9 @@ void set_tensor_2d(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const voi
     if (n_copies == 0) {
         return;
     }
-    self(buffer).connection->set_2d(region(buffer, tensor),
-                                    range_of(*tensor, offset, (n_copies - 1) * stride_tensor + size), offset, size,
-                                    n_copies, stride_tensor, static_cast<const std::byte *>(data), stride_data);
+    self(buffer).connection->data().set_2d(region(buffer, tensor),
+                                           range_of(*tensor, offset, (n_copies - 1) * stride_tensor + size), offset, size,
+                                           n_copies, stride_tensor, static_cast<const std::byte *>(data), stride_data);
 }
 
 void get_tensor_2d(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset, size_t size,
@@ -65,9 +65,9 @@ void get_tensor_2d(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, voi
     }
     Connection & connection = *self(buffer).connection;
     std::vector<std::byte> packed(size * n_copies);
-    connection.await(connection.get_2d(region(buffer, tensor),
-                                       range_of(*tensor, offset, (n_copies - 1) * stride_tensor + size), offset, size,
-                                       n_copies, stride_tensor, packed));
+    connection.await(connection.data().get_2d(region(buffer, tensor),
+                                              range_of(*tensor, offset, (n_copies - 1) * stride_tensor + size), offset, size,
+                                              n_copies, stride_tensor, packed));
     for (size_t i = 0; i < n_copies; ++i) {
         std::copy_n(packed.data() + i * size, size, static_cast<std::byte *>(data) + i * stride_data);
     }
@@ -78,8 +78,8 @@ bool cpy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * src, ggml_tens
     if (from == nullptr || from->connection != self(buffer).connection) {
         return false;
     }
-    return self(buffer).connection->copy(encode_region(*src, from->remote.handle), range_of(*src),
-                                         region(buffer, dst), range_of(*dst));
+    return self(buffer).connection->data().copy(encode_region(*src, from->remote.handle), range_of(*src),
+                                                region(buffer, dst), range_of(*dst));
 }
 
 constexpr ggml_backend_buffer_calls buffer_calls{
@@ -93,7 +93,7 @@ constexpr ggml_backend_buffer_calls buffer_calls{
     .get_tensor_2d = get_tensor_2d,
     .cpy_tensor = cpy_tensor,
     .clear = [](ggml_backend_buffer_t buffer,
-                uint8_t value) { self(buffer).connection->clear_buffer(self(buffer).remote, value); },
+                uint8_t value) { self(buffer).connection->buffers().clear(self(buffer).remote, value); },
     .reset = nullptr,
 };
 
@@ -101,7 +101,7 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
     Device & device = owner(type);
     auto connection = device.server().session();
     const uint64_t alignment = device.server().alignment(device.index());
-    auto remote = connection ? (*connection)->alloc_buffer(device.index(), size, alignment)
+    auto remote = connection ? (*connection)->buffers().alloc(device.index(), size, alignment)
                              : std::unexpected(connection.error());
     if (!remote) {
         log_error("{}: {}", device.name(), remote.error().text);

@@ -98,11 +98,11 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::try_to_reach(const net::Endp
     if (!connection) {
         return std::unexpected(connection.error());
     }
-    const auto count = (*connection)->device_count();
+    const auto count = (*connection)->queries().device_count();
     if (!count) {
         return std::unexpected(count.error());
     }
-    const auto constants = (*connection)->constants(*count);
+    const auto constants = (*connection)->queries().constants(*count);
     if (!constants) {
         return std::unexpected(constants.error());
     }
@@ -158,11 +158,11 @@ Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
         }
     }
     if (live != nullptr && !live->failed()) {
-        return live->memory(device);
+        return live->queries().memory(device);
     }
     const auto memory = retry_after_reset([&]() -> Result<DeviceMemory> {
         const auto opened = Connection::open(endpoint_, Connection::Purpose::queries);
-        return opened ? (*opened)->memory(device) : std::unexpected(opened.error());
+        return opened ? (*opened)->queries().memory(device) : std::unexpected(opened.error());
     });
     if (memory) {
         std::lock_guard lock(mutex_);
@@ -221,10 +221,10 @@ bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
         append_query(all, other);
     }
     auto live = session_for_queries();
-    auto reply = live ? (*live)->supports(device, all) : std::unexpected(live.error());
+    auto reply = live ? (*live)->queries().supports(device, all) : std::unexpected(live.error());
     if (reply && reply->empty() && !others.empty()) {
         others.clear();  // the server refused one of the queries, perhaps not this one
-        reply = (*live)->supports(device, query);
+        reply = (*live)->queries().supports(device, query);
     }
     if (!reply) {
         report_failed_query(formatted("support of {}", ggml_op_name(node.op)), reply.error(), live.has_value());
@@ -282,7 +282,7 @@ size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
         requests.back().device = device;
     }
     auto live = session_for_queries();
-    const auto replies = live ? (*live)->alloc_sizes(requests) : std::unexpected(live.error());
+    const auto replies = live ? (*live)->queries().alloc_sizes(requests) : std::unexpected(live.error());
     if (!replies) {
         report_failed_query("the size of a tensor", replies.error(), live.has_value());
         return bytes;

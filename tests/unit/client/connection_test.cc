@@ -69,14 +69,14 @@ TEST(Queries, UseTheCommandsOfTheProtocol) {
     Session session;
     ASSERT_TRUE(session.connection);
     session.peer.answer(uint32_t{3});
-    EXPECT_EQ(session->device_count().value(), 3u);
+    EXPECT_EQ(session->queries().device_count().value(), 3u);
     session.peer.answer(uint64_t{64});
     session.peer.answer(UINT64_MAX);
-    const auto constants = session->constants(1).value();
+    const auto constants = session->queries().constants(1).value();
     EXPECT_EQ(constants.at(0).alignment, 64u);
     EXPECT_EQ(constants.at(0).max_size, UINT64_MAX);
     session.peer.answer(wire::DeviceMemoryAnswer{5, 6});
-    const auto memory = session->memory(0).value();
+    const auto memory = session->queries().memory(0).value();
     EXPECT_EQ(memory.free, 5u);
     EXPECT_EQ(memory.total, 6u);
     for (const auto & [command, payload] :
@@ -92,7 +92,7 @@ TEST(Buffers, AllocationQueriesTheBase) {
     Session session;
     session.peer.answer(wire::AllocBufferAnswer{42, 1024});
     session.peer.answer(uint64_t{0x7000});
-    const auto buffer = session->alloc_buffer(1, 1000);
+    const auto buffer = session->buffers().alloc(1, 1000);
     ASSERT_TRUE(buffer) << buffer.error().text;
     EXPECT_EQ(buffer->handle, 42u);
     EXPECT_EQ(buffer->base, 0x7000u);
@@ -104,7 +104,7 @@ TEST(Buffers, AllocationQueriesTheBase) {
 TEST(Buffers, FailedAllocationIsNoMemoryAndSessionContinues) {
     Session session;
     session.peer.answer(wire::AllocBufferAnswer{0, 0});
-    const auto buffer = session->alloc_buffer(0, uint64_t{1} << 40);
+    const auto buffer = session->buffers().alloc(0, uint64_t{1} << 40);
     ASSERT_FALSE(buffer);
     EXPECT_EQ(buffer.error().code, Errc::no_memory);
     EXPECT_FALSE(session->failed());
@@ -119,7 +119,7 @@ TEST(Buffers, InvalidReplyIsRefused) {
         Session session;
         session.peer.answer(answer);
         session.peer.answer(base);
-        const auto buffer = session->alloc_buffer(0, 1000);
+        const auto buffer = session->buffers().alloc(0, 1000);
         ASSERT_FALSE(buffer);
         EXPECT_EQ(buffer.error().code, Errc::protocol);
     }
@@ -168,8 +168,8 @@ TEST(Writes, ManySmallWritesAreSent) {
 TEST(Writes, EmptyWritesAreNotSent) {
     Session session;
     session.set(session.kit.f32(8), {});
-    session->memset(wire::Tensor{}, {1, 1}, 0, 0, 7);
-    session->set_2d(wire::Tensor{}, {1, 1}, 0, 0, 5, 8, nullptr, 8);
+    session->data().memset(wire::Tensor{}, {1, 1}, 0, 0, 7);
+    session->data().set_2d(wire::Tensor{}, {1, 1}, 0, 0, 5, 8, nullptr, 8);
     session.flush();
     EXPECT_EQ(session.peer.next().command, Command::device_count);
     EXPECT_EQ(session.get(session.kit.f32(8), {}).number, 0u);
@@ -191,7 +191,7 @@ TEST(Writes, UnreadInputIsSentOnceAndBeforeARead) {
         EXPECT_EQ(session.peer.unread(), 0u);
     }
     std::vector<std::byte> dest(4);
-    const auto ticket = session->get(encode_region(*unused, GraphKit::handle), range_of(*unused, 28, 4), 28, dest);
+    const auto ticket = session->data().get(encode_region(*unused, GraphKit::handle), range_of(*unused, 28, 4), 28, dest);
     const Message write = session.peer.next();
     EXPECT_EQ(write.command, Command::set_tensor);
     EXPECT_EQ(write.from(sizeof(wire::SetTensorRequest)), noise(32, 102));
@@ -204,7 +204,7 @@ TEST(Writes, UnreadInputIsSentOnceAndBeforeARead) {
 TEST(Writes, TwoDimensionalWritesArePacked) {
     Session session;
     const auto data = noise(100);
-    session->set_2d(encode_region(*session.kit.f32(64), GraphKit::handle), {0, 1}, 8, 4, 3, 32, data.data(), 10);
+    session->data().set_2d(encode_region(*session.kit.f32(64), GraphKit::handle), {0, 1}, 8, 4, 3, 32, data.data(), 10);
     session.flush();
     const Message message = session.peer.next();
     EXPECT_EQ(message.command, Command::set_tensor_2d);
@@ -226,7 +226,7 @@ TEST(Copy, ReturnsTheReply) {
         const wire::Region src = encode_region(*session.kit.f32(8), GraphKit::handle);
         const wire::Region dst = encode_region(*session.kit.f32(8), GraphKit::handle);
         session.peer.answer(done);
-        EXPECT_EQ(session->copy(src, {0, 32}, dst, {64, 96}), done != 0);
+        EXPECT_EQ(session->data().copy(src, {0, 32}, dst, {64, 96}), done != 0);
         const Message message = session.peer.next();
         EXPECT_EQ(message.command, Command::copy_tensor);
         EXPECT_EQ(message.payload, test::bytes_of(wire::CopyTensorRequest{stock_tensor(src), stock_tensor(dst)}));
@@ -235,7 +235,7 @@ TEST(Copy, ReturnsTheReply) {
 
 TEST(Copy, EmptyCopyIsNotSent) {
     Session session;
-    EXPECT_TRUE(session->copy(wire::Region(), {8, 8}, wire::Region(), {64, 64}));
+    EXPECT_TRUE(session->data().copy(wire::Region(), {8, 8}, wire::Region(), {64, 64}));
     session.flush();
     EXPECT_EQ(session.peer.next().command, Command::device_count);
 }
@@ -256,8 +256,8 @@ TEST(Threads, ConcurrentReadsWritesAndLaunches) {
         for (uint32_t i = 0; i < 100; ++i) {
             const uint64_t offset = start + i * 4;
             std::vector<std::byte> dest(64 + i * 100);
-            session->await(session->get(encode_region(*read, GraphKit::handle), range_of(*read, offset, dest.size()),
-                                        offset, dest));
+            session->await(session->data().get(encode_region(*read, GraphKit::handle), range_of(*read, offset, dest.size()),
+                                               offset, dest));
             ASSERT_TRUE(dest == noise(dest.size(), static_cast<uint32_t>(offset))) << offset;
         }
     };
@@ -299,7 +299,7 @@ TEST(NativeGraphs, EqualGraphIsLaunchedBySlot) {
         EXPECT_EQ(session.launch(session.kit.graph({other}, 0)), GGML_STATUS_SUCCESS);
         EXPECT_EQ(session.launch(session.kit.graph({result}, 0)), GGML_STATUS_SUCCESS);
         EXPECT_EQ(session.launch(session.kit.graph({result}, 0), 1), GGML_STATUS_SUCCESS) << "on another device";
-        session->free_buffer({});
+        session->buffers().free({});
         EXPECT_EQ(session.launch(session.kit.graph({result}, 0)), GGML_STATUS_SUCCESS);
         session.connection = fail(Errc::io, "closed");
     }
@@ -334,7 +334,7 @@ TEST(Replies, InvalidFlagEndsSession) {
         Session session;
         session.peer.answer<uint8_t>(2);
         const auto region = encode_region(*session.kit.f32(8), GraphKit::handle);
-        session->copy(region, {0, 32}, region, {64, 96});
+        session->data().copy(region, {0, 32}, region, {64, 96});
         EXPECT_TRUE(session->failed()) << "COPY_TENSOR";
     }
     {
@@ -347,7 +347,7 @@ TEST(Replies, InvalidFlagEndsSession) {
     {
         Session session(native_hello());
         session.peer.answer<uint8_t>(3);
-        EXPECT_FALSE(session->supports(0, encode_op_query(*session.doubled(session.kit.f32(8), 1)->nodes[0])));
+        EXPECT_FALSE(session->queries().supports(0, encode_op_query(*session.doubled(session.kit.f32(8), 1)->nodes[0])));
         EXPECT_TRUE(session->failed()) << "SUPPORTS";
     }
     {
@@ -373,12 +373,12 @@ TEST(Replies, DuplicateHandleIsRefused) {
     for (const bool is_first : {true, false}) {
         session.peer.answer(wire::AllocBufferAnswer{42, 1024});
         session.peer.answer(uint64_t{0x7000});
-        EXPECT_EQ(session->alloc_buffer(0, 1000).has_value(), is_first);
+        EXPECT_EQ(session->buffers().alloc(0, 1000).has_value(), is_first);
     }
-    session->free_buffer({.handle = 42, .base = 0x7000, .size = 1024});
+    session->buffers().free({.handle = 42, .base = 0x7000, .size = 1024});
     session.peer.answer(wire::AllocBufferAnswer{42, 1024});
     session.peer.answer(uint64_t{0x7000});
-    EXPECT_TRUE(session->alloc_buffer(0, 1000)) << "the handle is free again";
+    EXPECT_TRUE(session->buffers().alloc(0, 1000)) << "the handle is free again";
 }
 
 // The devices of a stock server may use a separate address space for each buffer: a graph that overwrites an address in one
@@ -400,7 +400,7 @@ TEST(Replies, NoInputIsHeldIfBuffersOverlap) {
     for (const uint64_t handle : {1, 2}) {
         session.peer.answer(wire::AllocBufferAnswer{handle, 1024});
         session.peer.answer(uint64_t{0x1000});
-        EXPECT_TRUE(session->alloc_buffer(0, 1000));
+        EXPECT_TRUE(session->buffers().alloc(0, 1000));
         EXPECT_EQ(session.peer.next().command, Command::alloc_buffer);
         EXPECT_EQ(session.peer.next().command, Command::buffer_get_base);
     }

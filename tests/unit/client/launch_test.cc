@@ -58,7 +58,7 @@ TEST(Launch, GraphIsSentAgainAfterABufferIsFreed) {
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
     session.launch(graph);
     session.launch(graph);
-    session->free_buffer({.handle = 99, .base = 0x9999'0000'0000'0000, .size = 64});
+    session->buffers().free({.handle = 99, .base = 0x9999'0000'0000'0000, .size = 64});
     session.launch(graph);
     session.launch(graph);
     session.expect_launch(Command::graph_compute, 31);
@@ -118,8 +118,8 @@ TEST(Launch, FirstLaunchIsSentImmediately) {
 // Relays the result of a's launch to b.
 void relay_result(Session & a, Session & b, const ggml_tensor * result) {
     ggml_tensor * to = b.kit.f32(8);
-    b->relay(**a.connection, encode_region(*result, GraphKit::handle), range_of(*result),
-             encode_region(*to, GraphKit::handle), range_of(*to));
+    b->transfers().relay(**a.connection, encode_region(*result, GraphKit::handle), range_of(*result),
+                         encode_region(*to, GraphKit::handle), range_of(*to));
 }
 
 // Launches and relays immediately, until a launch is held back for the relay's read. Whether a read is immediate depends on
@@ -327,11 +327,11 @@ TEST(Launch, HeldLaunchIsSentBeforeAnyOtherCommand) {
     const std::pair<const char *, std::function<void(Session &)>> others[] = {
         {"synchronize", [](Session & session) { session->synchronize(); }},
         {"set", [](Session & session) { session.set(session.kit.f32(8), noise(32)); }},
-        {"clear", [](Session & session) { session->clear_buffer({GraphKit::handle, GraphKit::handle, 1 << 20}, 0); }},
-        {"free", [](Session & session) { session->free_buffer({GraphKit::handle, GraphKit::handle, 1 << 20}); }},
-        {"memset", [](Session & session) { session->memset(wire::Tensor{}, {1, 2}, 0, 1, 7); }},
-        {"init", [](Session & session) { session->init_tensor(wire::Tensor{}); }},
-        {"query", [](Session & session) { session.peer.answer(uint32_t{1}); EXPECT_TRUE(session->device_count()); }},
+        {"clear", [](Session & session) { session->buffers().clear({GraphKit::handle, GraphKit::handle, 1 << 20}, 0); }},
+        {"free", [](Session & session) { session->buffers().free({GraphKit::handle, GraphKit::handle, 1 << 20}); }},
+        {"memset", [](Session & session) { session->data().memset(wire::Tensor{}, {1, 2}, 0, 1, 7); }},
+        {"init", [](Session & session) { session->data().init_tensor(wire::Tensor{}); }},
+        {"query", [](Session & session) { session.peer.answer(uint32_t{1}); EXPECT_TRUE(session->queries().device_count()); }},
         {"launch", [](Session & session) { session.launch(session.doubled(session.kit.f32(8), 32)); }},
     };
     for (const auto & [name, other] : others) {

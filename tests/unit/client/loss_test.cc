@@ -39,14 +39,14 @@ TEST(Loss, DuringReplyReadsAsNanAndLaunchesFail) {
     EXPECT_EQ(more, absent);
     session.set(tensor, noise(32));
     session.set(tensor, noise(1 << 20));
-    session->memset(encode_region(*tensor, GraphKit::handle), range_of(*tensor), 0, 32, 1);
-    session->set_2d(encode_region(*tensor, GraphKit::handle), range_of(*tensor), 0, 4, 2, 8, noise(16).data(), 4);
-    session->clear_buffer({1, 2, 3}, 0);
-    session->free_buffer({1, 2, 3});
+    session->data().memset(encode_region(*tensor, GraphKit::handle), range_of(*tensor), 0, 32, 1);
+    session->data().set_2d(encode_region(*tensor, GraphKit::handle), range_of(*tensor), 0, 4, 2, 8, noise(16).data(), 4);
+    session->buffers().clear({1, 2, 3}, 0);
+    session->buffers().free({1, 2, 3});
     session->synchronize();
-    EXPECT_FALSE(session->device_count());
-    EXPECT_FALSE(session->memory(0));
-    EXPECT_FALSE(session->alloc_buffer(0, 10));
+    EXPECT_FALSE(session->queries().device_count());
+    EXPECT_FALSE(session->queries().memory(0));
+    EXPECT_FALSE(session->buffers().alloc(0, 10));
 }
 
 // Longer than the interval in which the connection is not checked again.
@@ -87,8 +87,8 @@ TEST(Loss, OfRelaySourceFailsNextLaunchOfTarget) {
     Session a, b;
     ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8), *other = b.kit.f32(8);
     const auto relay = [&] {
-        b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
-                 encode_region(*to, GraphKit::handle), range_of(*to));
+        b->transfers().relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                             encode_region(*to, GraphKit::handle), range_of(*to));
     };
     a.peer.close();
     std::vector<std::byte> dest(32);
@@ -107,8 +107,8 @@ TEST(Loss, OfRelaySourceFailsNextLaunchOfTarget) {
 TEST(Loss, OfPendingRelaySourceMakesResultsAbsentAndFailsNextLaunch) {
     Session a, b;
     ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
-    b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
-             encode_region(*to, GraphKit::handle), range_of(*to));
+    b->transfers().relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                         encode_region(*to, GraphKit::handle), range_of(*to));
     EXPECT_EQ(b.launch(b.doubled(to, 10)), GGML_STATUS_SUCCESS);
     a.peer.close();
     std::vector<std::byte> dest(32);
@@ -125,7 +125,7 @@ TEST(Loss, LaunchThatReadsWrittenAbsentDataFails) {
     session.set(tensor, absent);  // the first half
     EXPECT_EQ(session.launch(session.doubled(tensor, 10)), GGML_STATUS_FAILED);
     EXPECT_EQ(session.launch(session.doubled(tensor, 10)), GGML_STATUS_FAILED) << "the data is still absent";
-    session->clear_buffer({GraphKit::handle, reinterpret_cast<uint64_t>(tensor->data), 1 << 20}, 0);
+    session->buffers().clear({GraphKit::handle, reinterpret_cast<uint64_t>(tensor->data), 1 << 20}, 0);
     EXPECT_EQ(session.launch(session.doubled(tensor, 11)), GGML_STATUS_SUCCESS);
     const std::vector<float> minus_infinity(8, -INFINITY);
     session.set(mask, const_bytes(minus_infinity.data(), 32));
@@ -147,16 +147,16 @@ TEST(Loss, AbsentDataIsTrackedThroughCopiesUntilOverwritten) {
     ggml_tensor *tensor = session.kit.f32(8), *copied = session.kit.f32(8), *rows = session.kit.f32(4, 2);
     session.set(tensor, absent);
     session.peer.answer(uint8_t{1});
-    EXPECT_TRUE(session->copy(wired(tensor), range_of(*tensor), wired(copied), range_of(*copied)));
+    EXPECT_TRUE(session->data().copy(wired(tensor), range_of(*tensor), wired(copied), range_of(*copied)));
     EXPECT_EQ(launch(copied), GGML_STATUS_FAILED);
     std::vector<std::byte> dest(32);
-    session->get_2d(wired(copied), range_of(*copied), 0, 16, 2, 16, dest);
+    session->data().get_2d(wired(copied), range_of(*copied), 0, 16, 2, 16, dest);
     EXPECT_EQ(dest, absent) << "no request is sent";
-    session->memset(wired(copied), range_of(*copied), 0, 32, 0);
+    session->data().memset(wired(copied), range_of(*copied), 0, 32, 0);
     EXPECT_EQ(launch(copied), GGML_STATUS_SUCCESS);
-    session->set_2d(wired(rows), range_of(*rows), 0, 16, 2, 16, absent.data(), 16);
+    session->data().set_2d(wired(rows), range_of(*rows), 0, 16, 2, 16, absent.data(), 16);
     EXPECT_EQ(launch(rows), GGML_STATUS_FAILED);
-    session->free_buffer({GraphKit::handle, reinterpret_cast<uint64_t>(tensor->data), 1 << 20});
+    session->buffers().free({GraphKit::handle, reinterpret_cast<uint64_t>(tensor->data), 1 << 20});
     EXPECT_EQ(launch(rows), GGML_STATUS_SUCCESS) << "another buffer may have this address now";
 }
 
@@ -166,15 +166,15 @@ TEST(Loss, OfRelaySourceDuringReadFailsNextLaunchOfTarget) {
     ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
     a.flush();
     a.peer.close();  // with unread data, which resets the connection
-    b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
-             encode_region(*to, GraphKit::handle), range_of(*to));
+    b->transfers().relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                         encode_region(*to, GraphKit::handle), range_of(*to));
     EXPECT_EQ(b.launch(b.doubled(to, 10)), GGML_STATUS_FAILED);
 }
 
 TEST(Loss, ReplyOfWrongSizeEndsSession) {
     Session session;
     session.peer.answer(uint64_t{1});  // a device count has four bytes
-    const auto count = session->device_count();
+    const auto count = session->queries().device_count();
     ASSERT_FALSE(count);
     EXPECT_EQ(count.error().code, Errc::protocol);
     EXPECT_TRUE(session->failed());
@@ -185,8 +185,8 @@ struct Linked {
     void transfer() {
         b.peer.answer(++token);
         a.peer.answer(uint8_t{0});  // over TCP
-        b->transfer(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
-                    encode_region(*to, GraphKit::handle), range_of(*to));
+        b->transfers().transfer(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                                encode_region(*to, GraphKit::handle), range_of(*to));
     }
     // b reports a failed launch before its next reply.
     void fail_and_read() {

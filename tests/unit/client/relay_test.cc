@@ -20,8 +20,8 @@ TEST(Relay, DoesNotBlockUntilTheTargetIsRead) {
     Session a, b;
     ggml_tensor *from = a.kit.f32(64), *to = b.kit.f32(64);
     ggml_cgraph * graph = b.doubled(to, 7);
-    b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
-             encode_region(*to, GraphKit::handle), range_of(*to));
+    b->transfers().relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                         encode_region(*to, GraphKit::handle), range_of(*to));
     EXPECT_EQ(b.launch(graph), GGML_STATUS_SUCCESS);
     const Message read = a.peer.next();
     EXPECT_EQ(read.command, Command::get_tensor);
@@ -51,8 +51,8 @@ TEST(Relay, SeveralRelaysKeepOrder) {
         ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
         targets.push_back(to);
         a.peer.answer_bytes(noise(32, i));  // before the request
-        b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
-                 encode_region(*to, GraphKit::handle), range_of(*to));
+        b->transfers().relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                             encode_region(*to, GraphKit::handle), range_of(*to));
         b.launch(b.doubled(to, 10 + i));
     }
     b->synchronize();
@@ -68,8 +68,8 @@ TEST(Relay, RoundTripDoesNotDeadlock) {
     Session a, b;
     ggml_tensor *x = a.kit.f32(8), *y = b.kit.f32(8), *z = a.kit.f32(8);
     const auto wired = [](const ggml_tensor * tensor) { return encode_region(*tensor, GraphKit::handle); };
-    b->relay(**a.connection, wired(x), range_of(*x), wired(y), range_of(*y));
-    a->relay(**b.connection, wired(y), range_of(*y), wired(z), range_of(*z));
+    b->transfers().relay(**a.connection, wired(x), range_of(*x), wired(y), range_of(*y));
+    a->transfers().relay(**b.connection, wired(y), range_of(*y), wired(z), range_of(*z));
     a.peer.answer_bytes(noise(32, 1));
     b.peer.answer_bytes(noise(32, 2));
     a->synchronize();
@@ -83,8 +83,8 @@ TEST(Relay, RoundTripDoesNotDeadlock) {
 TEST(Relay, FromLostServerDoesNotHang) {
     Session a, b;
     ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
-    b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
-             encode_region(*to, GraphKit::handle), range_of(*to));
+    b->transfers().relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                         encode_region(*to, GraphKit::handle), range_of(*to));
     a.peer.close();
     b->synchronize();
     EXPECT_TRUE(a->failed());
@@ -97,14 +97,14 @@ TEST(Relay, ToLostServerDoesNotHang) {
     b.peer.close();
     for (uint32_t i = 0; i < 3; ++i) {
         a.peer.answer_bytes(noise(32, i));
-        b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
-                 encode_region(*to, GraphKit::handle), range_of(*to));
+        b->transfers().relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                             encode_region(*to, GraphKit::handle), range_of(*to));
         b.launch(b.doubled(to, 10 + i));
         b->synchronize();
     }
     a->synchronize();
     EXPECT_FALSE(a->failed());
-    EXPECT_FALSE(b->device_count());
+    EXPECT_FALSE(b->queries().device_count());
     EXPECT_EQ(b.launch(b.doubled(to, 50)), GGML_STATUS_FAILED);
 }
 
@@ -116,13 +116,13 @@ TEST(Relay, SessionMayCloseWithRelayPending) {
         Session b;
         ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
         a.peer.answer_bytes(noise(32));
-        b->relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
-                 encode_region(*to, GraphKit::handle), range_of(*to));
+        b->transfers().relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
+                             encode_region(*to, GraphKit::handle), range_of(*to));
         gone = *b.connection;
     }
     EXPECT_TRUE(gone.expired());
     a.peer.answer(uint32_t{1});
-    EXPECT_TRUE(a->device_count());
+    EXPECT_TRUE(a->queries().device_count());
 }
 
 }  // namespace

@@ -66,7 +66,7 @@ std::vector<Upload> uploads(Session & session, const std::vector<std::byte> & da
     for (int i = 0; i < count; ++i) {
         session.set(tensor, data, is_weight);
     }
-    EXPECT_TRUE(session->device_count());
+    EXPECT_TRUE(session->queries().device_count());
     server.join();
     return seen;
 }
@@ -174,20 +174,20 @@ TEST(Weights, UnmarkedWritesCountIfTheBufferIsMarkedBeforeTheFirstLaunch) {
         Session session;
         session.peer.answer(wire::AllocBufferAnswer{GraphKit::handle, 4096});
         session.peer.answer(GraphKit::handle);
-        const auto buffer = session->alloc_buffer(0, 4096);
+        const auto buffer = session->buffers().alloc(0, 4096);
         ASSERT_TRUE(buffer);
         ggml_tensor *one = session.kit.f32(256), *other = session.kit.f32(256);
         session.set(one, noise(1024));
         session.set(other, noise(1024));
-        EXPECT_TRUE(session->has_unmarked_writes());
+        EXPECT_TRUE(session->buffers().has_unmarked_writes());
         set_log_sink([](LogLevel, std::string_view line) { logged.emplace_back(line); });
         if (is_marked) {
-            session->mark_as_weights(*buffer);
-            session->mark_as_weights(*buffer);
+            session->buffers().mark_as_weights(*buffer);
+            session->buffers().mark_as_weights(*buffer);
         }
         session.launch(session.doubled(one, 31));
         set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
-        EXPECT_FALSE(session->has_unmarked_writes());
+        EXPECT_FALSE(session->buffers().has_unmarked_writes());
         ASSERT_EQ(logged.size(), is_marked ? 1u : 0u);
         EXPECT_TRUE(!is_marked || logged[0].contains(": 2 KiB of weights in ")) << logged[0];
     }
@@ -229,7 +229,7 @@ TEST(Weights, LostSessionReportsNoLoad) {
         session.set(tensor, noise(32), true);
         session.peer.close();
         set_log_sink([](LogLevel, std::string_view line) { logged.emplace_back(line); });
-        EXPECT_FALSE(session->device_count());
+        EXPECT_FALSE(session->queries().device_count());
     }
     set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
     ASSERT_EQ(logged.size(), 1u);

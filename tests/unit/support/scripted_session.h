@@ -76,10 +76,11 @@ struct Session {
         return (*connection)->launch(device, *graph, kit.handle_of());
     }
     void set(const ggml_tensor * tensor, ConstBytes data, bool is_weight = false) {
-        (*connection)->set(encode_region(*tensor, GraphKit::handle), range_of(*tensor, 0, data.size()), 0, data, is_weight);
+        (*connection)->data().set(encode_region(*tensor, GraphKit::handle), range_of(*tensor, 0, data.size()), 0, data,
+                                  is_weight);
     }
     Stream::Ticket get(const ggml_tensor * tensor, MutableBytes dest) {
-        return (*connection)->get(encode_region(*tensor, GraphKit::handle), range_of(*tensor, 0, dest.size()), 0, dest);
+        return (*connection)->data().get(encode_region(*tensor, GraphKit::handle), range_of(*tensor, 0, dest.size()), 0, dest);
     }
     // A graph of one node.
     ggml_cgraph * doubled(ggml_tensor * source, uint64_t uid) {
@@ -94,7 +95,7 @@ struct Session {
     // Flushes the batch. Appends a DEVICE_COUNT.
     void flush() {
         peer.answer(uint32_t{1});
-        EXPECT_TRUE((*connection)->device_count());
+        EXPECT_TRUE((*connection)->queries().device_count());
     }
 
     GraphKit kit;

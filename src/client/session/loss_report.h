@@ -1,0 +1,30 @@
+// Reports the loss of a session to the user, once, also while the program is idle.
+//
+// Threads: any. Shared by the session and its transport, whose thread detects a loss while the connection is idle.
+#pragma once
+
+#include <atomic>
+
+#include "base/error.h"
+#include "net/endpoint.h"
+
+namespace caravan::client {
+
+class LossReport {
+public:
+    // `is_needed`: the program depends on the session.
+    LossReport(net::Endpoint endpoint, bool is_needed) : endpoint_(std::move(endpoint)), is_needed_(is_needed) {}
+
+    // With GGML_RPC_ON_LOSS=exit this ends the program instead, and no thread returns from here: the program receives no
+    // failure before it ends.
+    void report(const Error & error);
+    // The program no longer depends on the session.
+    void disable() { is_needed_ = false; }
+
+private:
+    const net::Endpoint endpoint_;
+    std::atomic<bool> is_needed_;
+    std::atomic<bool> is_logged_ = false;
+};
+
+}  // namespace caravan::client

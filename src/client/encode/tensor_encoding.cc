@@ -25,10 +25,6 @@ bool fits(const ggml_tensor & tensor) {
 
 uint64_t id_of(const ggml_tensor * tensor) { return reinterpret_cast<uint64_t>(tensor); }
 
-ggml_backend_buffer_t buffer_of(const ggml_tensor & tensor) {
-    return tensor.buffer == nullptr && tensor.view_src != nullptr ? tensor.view_src->buffer : tensor.buffer;
-}
-
 // Everything but sources.
 wire::Tensor encode_alone(const ggml_tensor & tensor, const HandleOf & handle_of) {
     const ggml_backend_buffer_t buffer = buffer_of(tensor);
@@ -169,6 +165,10 @@ bool is_padded(const ggml_tensor & tensor) {
 
 bool is_integer(uint32_t type) {
     return type == GGML_TYPE_I8 || type == GGML_TYPE_I16 || type == GGML_TYPE_I32 || type == GGML_TYPE_I64;
+}
+
+ggml_backend_buffer_t buffer_of(const ggml_tensor & tensor) {
+    return tensor.view_src != nullptr ? tensor.view_src->buffer : tensor.buffer;
 }
 
 wire::Region encode_region(const ggml_tensor & tensor, uint64_t handle) {

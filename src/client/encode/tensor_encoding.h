@@ -24,6 +24,10 @@ bool is_padded(const ggml_tensor & tensor);
 // Integer types have no NaN: every bit pattern is a value.
 bool is_integer(uint32_t type);
 
+// The buffer that holds the tensor's bytes: for a view, that of its source, as in ggml's own functions. ggml makes the source
+// of a view the tensor that owns the bytes, so there are no views of views. Null if none was allocated yet.
+ggml_backend_buffer_t buffer_of(const ggml_tensor & tensor);
+
 // The type, shape, strides, buffer and address of a tensor.
 wire::Region encode_region(const ggml_tensor & tensor, uint64_t handle);
 wire::Tensor stock_tensor(const wire::Region & region);

@@ -32,7 +32,7 @@ void free_backend(ggml_backend_t backend) {
 
 void set_tensor_async(ggml_backend_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
     // This copies or sends the data before it returns; ggml does not require that.
-    const ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
+    const ggml_backend_buffer_t buffer = buffer_of(*tensor);
     buffer->calls.set_tensor(buffer, tensor, data, offset, size);
 }
 
@@ -45,13 +45,13 @@ void get_tensor_async(ggml_backend_t, const ggml_tensor * tensor, void * data, s
 
 void set_tensor_2d_async(ggml_backend_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size,
                          size_t n_copies, size_t stride_tensor, size_t stride_data) {
-    const ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
+    const ggml_backend_buffer_t buffer = buffer_of(*tensor);
     buffer->calls.set_tensor_2d(buffer, tensor, data, offset, size, n_copies, stride_tensor, stride_data);
 }
 
 void get_tensor_2d_async(ggml_backend_t, const ggml_tensor * tensor, void * data, size_t offset, size_t size,
                          size_t n_copies, size_t stride_tensor, size_t stride_data) {
-    const ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
+    const ggml_backend_buffer_t buffer = buffer_of(*tensor);
     buffer->calls.get_tensor_2d(buffer, tensor, data, offset, size, n_copies, stride_tensor, stride_data);
 }
 
@@ -73,7 +73,7 @@ bool cpy_tensor_async(ggml_backend_t from, ggml_backend_t to, const ggml_tensor 
     }
     // The CPU computes synchronously, so the data in its memory is final.
     const bool from_cpu = ggml_backend_dev_type(ggml_backend_get_device(from)) == GGML_BACKEND_DEVICE_TYPE_CPU;
-    if (from_cpu && to != from && src->buffer != nullptr && ggml_backend_buffer_is_host(src->buffer)) {
+    if (from_cpu && to != from && buffer_of(*src) != nullptr && ggml_backend_buffer_is_host(buffer_of(*src))) {
         connection.data().set(written, range_of(*dst), 0, const_bytes(src->data, ggml_nbytes(src)), false);
         return true;
     }
@@ -87,8 +87,7 @@ void mark_weights(Connection & connection, const ggml_cgraph & graph) {
             if (found == nullptr || found->connection.get() != &connection) {
                 continue;
             }
-            const ggml_backend_buffer_t buffer = src->buffer == nullptr ? src->view_src->buffer : src->buffer;
-            if (buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS) {
+            if (buffer_of(*src)->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS) {
                 connection.buffers().mark_as_weights(found->remote);
             }
         }

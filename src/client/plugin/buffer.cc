@@ -143,9 +143,6 @@ BufferContext * context_of(ggml_backend_buffer_t buffer) {
     return buffer != nullptr && buffer->calls.free_buffer == free_buffer ? &self(buffer) : nullptr;
 }
 
-BufferContext * context_of(const ggml_tensor & tensor) {
-    return context_of(tensor.buffer == nullptr && tensor.view_src != nullptr ? tensor.view_src->buffer
-                                                                             : tensor.buffer);
-}
+BufferContext * context_of(const ggml_tensor & tensor) { return context_of(buffer_of(tensor)); }
 
 }  // namespace caravan::client

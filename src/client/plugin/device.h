@@ -50,7 +50,7 @@ struct BufferContext {
 };
 // Null if the buffer belongs to another back-end.
 BufferContext * context_of(ggml_backend_buffer_t buffer);
-// The context of the buffer that holds the tensor, or the source of its view.
+// The context of buffer_of(tensor).
 BufferContext * context_of(const ggml_tensor & tensor);
 
 // backend.cc. Null if the server cannot be reached, which is logged.

@@ -17,7 +17,7 @@ constexpr size_t confirming_bytes = 16;
 std::optional<ResultRead> first_bytes_of_output(const ggml_cgraph & graph, const HandleOf & handle_of) {
     for (int i = graph.n_nodes; i-- > 0;) {
         const ggml_tensor & node = *graph.nodes[i];
-        const ggml_backend_buffer_t buffer = node.view_src != nullptr ? node.view_src->buffer : node.buffer;
+        const ggml_backend_buffer_t buffer = buffer_of(node);
         const uint64_t handle = buffer == nullptr ? 0 : handle_of(buffer);
         if ((node.flags & GGML_TENSOR_FLAG_OUTPUT) != 0 && !ggml_is_empty(&node) && handle != 0) {
             const size_t size = std::min<size_t>(ggml_nbytes(&node), confirming_bytes);

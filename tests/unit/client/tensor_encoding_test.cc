@@ -97,6 +97,20 @@ TEST(EncodeRegion, DescribesTypeShapeAndAddress) {
     EXPECT_EQ(encode_region(*tensor, 0).address, 0u) << "addresses of other servers are not sent";
 }
 
+TEST(BufferOf, ViewLiesInTheBufferOfItsSource) {
+    GraphKit kit;
+    ggml_tensor * unplaced = ggml_new_tensor_1d(kit.context(), GGML_TYPE_F32, 8);
+    EXPECT_EQ(buffer_of(*unplaced), nullptr);
+    ggml_tensor * source = kit.f32(8, 3);
+    EXPECT_EQ(buffer_of(*source), kit.ours());
+    ggml_tensor * row = ggml_view_1d(kit.context(), source, 8, 32);
+    EXPECT_EQ(buffer_of(*row), kit.ours()) << "not initialized by ggml yet";
+    row->buffer = kit.foreign();
+    EXPECT_EQ(buffer_of(*row), kit.ours());
+    ggml_tensor * half = ggml_view_1d(kit.context(), row, 4, 16);
+    EXPECT_EQ(buffer_of(*half), kit.ours());
+}
+
 TEST(RangeOf, CoversExactlyTheTensor) {
     GraphKit kit;
     const ggml_tensor * tensor = kit.f32(10, 3);

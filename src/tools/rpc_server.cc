@@ -1,8 +1,5 @@
 // rpc-server: lends this machine's devices to ggml programs on other machines.
 
-#ifdef __linux__
-#include <sys/prctl.h>
-#endif
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
@@ -16,12 +13,9 @@
 #include "cache/store.h"
 #include "net/endpoint.h"
 #include "net/faults.h"
-#include "server/graph/devices.h"
 #include "server/ipc/server_log.h"
 #include "server/supervisor/supervisor.h"
-#include "server/supervisor/worker_process.h"
-#include "server/worker/indexer.h"
-#include "server/worker/worker.h"
+#include "server/supervisor/worker_program.h"
 #include "tools/command_line.h"
 #include "wire/stock.h"
 
@@ -60,6 +54,14 @@ Exit codes:
 int fail_with(const Error & error) {
     server::print_error(error.text);
     return 1;
+}
+
+std::string version_text() {
+    const auto ggml = server::WorkerProgram::open().and_then(
+        [](const server::WorkerProgram & program) { return program.output_of(server::ggml_version_command); });
+    return formatted("Caravan rpc-server {} (RPC protocol {}.{}.{}, ggml {}{})", CARAVAN_VERSION, wire::stock_major,
+                     wire::stock_minor, wire::stock_patch, ggml ? *ggml : "unknown: " + ggml.error().text,
+                     net::injects_faults ? ", GGML_RPC_FAULT" : "");
 }
 
 // Refuses options that contradict each other or have no effect.
@@ -126,17 +128,14 @@ int main(int argc, char ** argv) {
     options.worker.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency() / 2));
     cache::WeightOptions & weights = options.worker.weights;
     bool list_devices = false, unconfined = false;
-    int worker_fd = -1, indexer_fd = -1, drain = static_cast<int>(options.drain.count()),
+    int drain = static_cast<int>(options.drain.count()),
         grace = static_cast<int>(options.worker.session_grace.count()),
         load_timeout = static_cast<int>(options.worker.load_timeout.count()),
         idle = static_cast<int>(options.idle_limit.count());
 
     CLI::App app{"Lends this machine's devices (GPUs, or its CPU) to ggml programs on other machines.", "rpc-server"};
-    tools::set_up(app, "[OPTIONS]",
-                  formatted("Caravan rpc-server {} (RPC protocol {}.{}.{}, ggml {}{})", CARAVAN_VERSION, wire::stock_major,
-                            wire::stock_minor, wire::stock_patch, ggml_version(),
-                            net::injects_faults ? ", GGML_RPC_FAULT" : ""),
-                  footer);
+    tools::set_up(app, "[OPTIONS]", "", footer);
+    app.set_version_flag("--version", version_text, "print the version and exit");
     app.add_option("-H,--host", options.host, "listen on this address, host name or unix:/path")
         ->type_name("HOST")
         ->capture_default_str();
@@ -198,7 +197,6 @@ int main(int argc, char ** argv) {
            "networks in which sessions may connect to other servers' sessions, as 10.0.0.0/8,fd00::/8, or off: clients "
            "then carry that data themselves [those of this machine's interfaces; loopback if it listens only there]")
         ->option_text("CIDR,...|off");
-    app.add_flag(server::local_links_option, options.worker.local_links)->group("");  // start_worker() only
     app.add_option("--load-timeout", load_timeout,
                    "end a worker process that loads its devices for longer than this; drivers may compile kernels first")
         ->type_name("SECONDS")
@@ -219,8 +217,6 @@ int main(int argc, char ** argv) {
         ->capture_default_str();
     app.add_flag("--no-confinement", unconfined, "run sessions unconfined, for GPU drivers that need more access");
     app.add_flag("--list-devices", list_devices, "print this machine's devices and exit");
-    app.add_option(server::worker_option, worker_fd)->group("");    // start_worker() only
-    app.add_option(server::indexer_option, indexer_fd)->group("");  // start_indexer() only
     try {
         app.parse(argc, argv);
         check(options, port->count() > 0, cache_dir->count() > 0);
@@ -230,37 +226,22 @@ int main(int argc, char ** argv) {
     if (!list_devices) {
         server::begin_server_log();
     }
-    if (worker_fd >= 0 || indexer_fd >= 0) {
-        silence_environment_warnings();  // the supervisor has the same environment
-    } else {
-        check_environment(net::injects_faults);
-    }
+    check_environment(net::injects_faults);
     options.worker.confined = !unconfined;
     options.drain = drain == INT_MAX ? server::ServerOptions::no_limit : seconds(drain);
     options.idle_limit = seconds(idle);
     options.worker.session_grace = seconds(grace);
     options.worker.load_timeout = seconds(load_timeout);
+    const auto program = server::WorkerProgram::open();
+    if (!program) {
+        return fail_with(program.error());
+    }
     if (list_devices) {
-        ggml_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
-        std::printf("Devices:\n%s", server::Devices::describe_all().c_str());
-        return 0;
+        return fail_with(program->become(server::list_devices_command));
     }
-#ifdef __linux__
-    ::prctl(PR_SET_NAME, "rpc-server");  // for ps: a worker is executed as /proc/self/exe, and would be called "exe"
-#endif
-    // A worker starts even if a directory has vanished since: it finds no weights there.
-    if (worker_fd < 0 && indexer_fd < 0) {
-        if (auto completed = complete(weights, size->count() > 0); !completed) {
-            return fail_with(completed.error());
-        }
+    if (auto completed = complete(weights, size->count() > 0); !completed) {
+        return fail_with(completed.error());
     }
-    if (worker_fd >= 0) {
-        return server::run_worker(worker_fd, options.worker);
-    }
-    if (indexer_fd >= 0) {
-        // No exit handlers in a confined process: a leak checker, for example, needs rights that it gave up.
-        std::_Exit(server::run_indexer(indexer_fd, options.worker));
-    }
-    const auto served = server::run_supervisor(options);
+    const auto served = server::run_supervisor(options, *program);
     return served ? 0 : fail_with(served.error());
 }

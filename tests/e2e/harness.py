@@ -57,10 +57,10 @@ class Lab:
 
     # Servers
 
-    def server(self, *options, host='127.0.0.1', env=None, name='rpc-server'):
+    def server(self, *options, host='127.0.0.1', env=None, name='rpc-server', program=RPC_SERVER):
         """Ours, on a free port; or host='unix:/path'."""
         port = [] if host.startswith('unix:') else ['-p', 0]
-        server = self.start(name, [RPC_SERVER, '-H', host, *port, '-t', 1, *options], env=env, tool=False, kind=Server)
+        server = self.start(name, [program, '-H', host, *port, '-t', 1, *options], env=env, tool=False, kind=Server)
         server.endpoint = server.wait_for(r'  endpoint       : (\S+)\n').group(1)
         server.wait_for(r'  sessions       : .*\n')
         return server

@@ -35,8 +35,8 @@ def test_default_install_uses_the_folder_that_ggml_searches(lab):
     install(env={'DESTDIR': str(lab.folder / 'root')})
     files = files_below(lab.folder / 'root')
     assert any(re.search(r'ggml/backends\d*/libggml-rpc-caravan\.so$', name) for name in files), files
-    for program in ['rpc-server', 'rpc-doctor', 'rpc-bench']:
-        assert any(name.endswith(f'bin/{program}') for name in files), files
+    for program in ['bin/rpc-server', 'bin/rpc-doctor', 'bin/rpc-bench', 'libexec/caravan/caravan-worker']:
+        assert any(name.endswith(program) for name in files), files
 
 
 def test_prefix_is_complete_and_works(lab):
@@ -44,10 +44,10 @@ def test_prefix_is_complete_and_works(lab):
     output = install('--prefix', prefix)
     files = files_below(prefix)
     plugin, = [name for name in files if name.endswith('libggml-rpc-caravan.so')]
-    assert {'bin/rpc-server', 'bin/rpc-doctor', 'bin/rpc-bench', 'share/doc/caravan/LICENSE',
+    assert {'bin/rpc-server', 'libexec/caravan/caravan-worker', 'bin/rpc-doctor', 'bin/rpc-bench', 'share/doc/caravan/LICENSE',
             'share/doc/caravan/README.md', 'share/doc/caravan/docs/rdma.md'} <= files
     assert f'GGML_BACKEND_PATH={prefix / plugin} ' in output, output
-    server = lab.server()
+    server = lab.server(program=prefix / 'bin/rpc-server')
     listed = lab.run(['llama-bench', '--rpc', server.endpoint, '--list-devices'], ours=False,
                      env={'GGML_BACKEND_PATH': prefix / plugin})
     assert listed.lines(re.escape(f'loaded RPC backend from {prefix / plugin}')) and listed.lines('RPC0: .*CPU: '), listed.log
@@ -73,12 +73,12 @@ def test_partial_build_can_be_installed(lab):
     nothing = subprocess.run(['cmake', '--install', build, '--prefix', prefix], capture_output=True, text=True)
     assert nothing.returncode != 0 and 'Nothing is built' in nothing.stderr and not prefix.exists()
     (build / 'bin').mkdir(exist_ok=True)
-    for name in ['rpc-server', 'libggml-rpc-caravan.so']:
+    for name in ['rpc-server', 'caravan-worker', 'libggml-rpc-caravan.so']:
         shutil.copy(BIN / name, build / 'bin' / name)
     output = install('--prefix', prefix, build=build)
     assert 'Not built, so not installed: rpc-doctor, rpc-bench' in output, output
     files = files_below(prefix)
-    assert 'bin/rpc-server' in files and 'bin/rpc-doctor' not in files
+    assert {'bin/rpc-server', 'libexec/caravan/caravan-worker'} <= files and 'bin/rpc-doctor' not in files
     assert any(name.endswith('libggml-rpc-caravan.so') for name in files)
 
 

@@ -3,9 +3,11 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import time
 from pathlib import Path
 
@@ -28,6 +30,48 @@ def the_only_line(done):
     lines = done.err.splitlines()
     assert len(lines) == 1 and lines[0].startswith('error: '), done.log
     return lines[0]
+
+
+# --- the two programs ------------------------------------------------------------------------------------------------
+
+WORKER = RPC_SERVER.with_name('caravan-worker')
+
+
+def test_the_main_process_loads_nothing_of_ggml(lab):
+    needed = subprocess.run(['readelf', '-d', RPC_SERVER], check=True, capture_output=True, text=True).stdout
+    assert 'NEEDED' in needed and 'ggml' not in needed
+    server = lab.server()
+    lab.logits([server])
+    assert 'libggml' not in Path(f'/proc/{server.pid}/maps').read_text()
+    assert WORKER.name in os.readlink(f'/proc/{server.workers()[0]}/exe')
+
+
+def test_a_missing_worker_program_is_named_with_the_remedy(lab):
+    alone = lab.folder / 'bin' / 'rpc-server'
+    alone.parent.mkdir()
+    shutil.copy(RPC_SERVER, alone)
+    done = lab.run([alone, '-p', 0], tool=False, rc=1)
+    line = the_only_line(done)
+    for place in 'bin', 'libexec/caravan':
+        assert f'{lab.folder / place / "caravan-worker"} (No such file or directory)' in line
+    assert 'Install it together with rpc-server, or build the target rpc-server' in line
+    assert lab.run([alone, '--list-devices'], tool=False, rc=1).out == ''
+    assert 'ggml unknown: cannot find the program' in lab.run([alone, '--version'], tool=False).out
+    assert lab.run([alone, '--help'], tool=False).out == ask(lab, '--help').out
+
+
+def test_a_worker_program_of_another_build_is_refused(lab):
+    program, worker = lab.folder / 'rpc-server', lab.folder / 'caravan-worker'
+    shutil.copy(RPC_SERVER, program)
+    build, = set(re.findall(rb'0\.\d+\.\d+-[0-9a-f]{12}', RPC_SERVER.read_bytes()))
+    worker.write_bytes(WORKER.read_bytes().replace(build, build[:-1] + b'x'))
+    worker.chmod(0o755)
+    line = the_only_line(lab.run([program, '-p', 0, '-t', 1], tool=False, rc=1, timeout=30))
+    assert re.match(r'error: caravan-worker is of build \S+x(-\S+)? and rpc-server of build \S+: install or build both together', line)
+
+
+def test_the_worker_program_is_not_for_people(lab):
+    assert 'See rpc-server --help' in lab.run([WORKER], tool=False, rc=2).err
 
 
 # --- options ---------------------------------------------------------------------------------------------------------

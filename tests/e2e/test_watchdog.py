@@ -21,20 +21,23 @@ ALLOC_BUFFER, GET_DEVICE_MEMORY, DEVICE_COUNT, RECORDS = 0, 11, 15, 133
 NATIVE, RESUME = 2, 4
 
 
-def test_the_program_file_of_a_running_server_may_be_replaced(lab):
+def test_the_program_files_of_a_running_server_may_be_replaced(lab):
     """As every upgrade of a package does."""
-    program = lab.folder / 'rpc-server'
+    program, worker = lab.folder / 'rpc-server', lab.folder / 'caravan-worker'
     shutil.copy(RPC_SERVER, program)
+    shutil.copy(RPC_SERVER.with_name('caravan-worker'), worker)
     server = lab.start('rpc-server', [program, '-p', 0, '-t', 1], tool=False, kind=Server)
     server.endpoint = server.wait_for(r'  endpoint       : (\S+)\n').group(1)
     server.wait_for(r'  sessions       : .*\n')
-    newer = lab.folder / 'newer'
-    newer.write_text('#!/bin/sh\nexit 9\n')
-    newer.chmod(0o755)
-    os.replace(newer, program)
+    for file in program, worker:
+        newer = lab.folder / 'newer'
+        newer.write_text('#!/bin/sh\nexit 9\n')
+        newer.chmod(0o755)
+        os.replace(newer, file)
     for _ in range(2):  # the first is served by a worker that was started before
         same(lab.logits([server]), local_logits(lab))
     program.unlink()
+    worker.unlink()
     same(lab.logits([server]), local_logits(lab))
     assert server.err() == ''
 

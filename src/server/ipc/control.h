@@ -1,5 +1,5 @@
 // The control protocol between the supervisor and a worker process: fixed-size messages over a socket pair, some with a file
-// descriptor attached. Both processes run the same binary, so messages carry no version and use the host's byte order.
+// descriptor attached. Both processes are of the same build (build.h), so messages carry no version and use the host's byte order.
 #pragma once
 
 #include <cstddef>

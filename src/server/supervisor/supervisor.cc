@@ -104,9 +104,10 @@ size_t fit_open_files(ServerOptions & options) {
 
 class Supervisor {
 public:
-    Supervisor(const ServerOptions & options, size_t max_waiting)
+    Supervisor(const ServerOptions & options, const WorkerProgram & program, size_t max_waiting)
         : options_(options),
-          workers_(options.worker),
+          program_(program),
+          workers_(options.worker, [this] { return start_worker(program_, options_.worker, beyond_loopback_); }),
           slots_(static_cast<size_t>(options.max_sessions), static_cast<size_t>(options.max_per_address)),
           waiting_(max_waiting) {
         workers_.on_memory = [this](const ControlMessage & answer) { answer_memory(answer); };
@@ -141,6 +142,8 @@ private:
     void drain();
 
     const ServerOptions & options_;
+    const WorkerProgram & program_;
+    bool beyond_loopback_ = false;  // listens on other addresses than loopback
     std::vector<net::Listener> listeners_;
     WorkerPool workers_;
     IndexerProcess indexer_;
@@ -172,7 +175,7 @@ Result<> Supervisor::first_worker() {
 
 void Supervisor::print_banner() {
     print_lines(banner(options_, listeners_, workers_));
-    if (std::ranges::any_of(listeners_, &net::Listener::beyond_loopback)) {
+    if (beyond_loopback_) {
         log_warning("this server listens beyond this machine, and whoever reaches it can use its devices: there is no "
                     "authentication and no encryption. Use a trusted network only");
     }
@@ -187,7 +190,7 @@ void Supervisor::spawn_indexer() {
     if (options_.worker.weights.model_dirs.empty()) {
         return;
     }
-    auto indexer = start_indexer(options_.worker);
+    auto indexer = start_indexer(program_, options_.worker);
     if (!indexer) {
         log_warning("model-dir: {}", indexer.error().text);
         return;
@@ -638,7 +641,7 @@ Result<> Supervisor::run() {
     if (!listeners) {
         return std::unexpected(listeners.error());
     }
-    workers_.set_beyond_loopback(std::ranges::any_of(*listeners, &net::Listener::beyond_loopback));
+    beyond_loopback_ = std::ranges::any_of(*listeners, &net::Listener::beyond_loopback);
     if (auto started = first_worker(); !started) {
         return started;
     }
@@ -660,13 +663,13 @@ Result<> Supervisor::run() {
 
 }  // namespace
 
-Result<> run_supervisor(const ServerOptions & options) {
+Result<> run_supervisor(const ServerOptions & options, const WorkerProgram & program) {
     ServerOptions bounded = options;
     if (bounded.max_per_address == 0) {
         bounded.max_per_address = std::max(1, bounded.max_sessions - 1);
     }
     const size_t max_waiting = fit_open_files(bounded);
-    return Supervisor(bounded, max_waiting).run();
+    return Supervisor(bounded, program, max_waiting).run();
 }
 
 }  // namespace caravan::server

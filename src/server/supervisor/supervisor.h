@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "net/socket.h"
 #include "server/ipc/worker_options.h"
+#include "server/supervisor/worker_program.h"
 
 namespace caravan::server {
 
@@ -28,6 +29,6 @@ struct ServerOptions {
 
 // Serves until SIGTERM or SIGINT, drains, and returns when all workers have exited. Returns an error if the server cannot
 // start. The caller has called begin_server_log().
-Result<> run_supervisor(const ServerOptions & options);
+Result<> run_supervisor(const ServerOptions & options, const WorkerProgram & program);
 
 }  // namespace caravan::server

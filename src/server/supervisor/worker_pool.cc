@@ -8,6 +8,8 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/printable.h"
+#include "server/ipc/build.h"
 #include "server/ipc/server_log.h"
 
 namespace caravan::server {
@@ -31,7 +33,7 @@ void WorkerPool::want_spare() {
     if (std::ranges::any_of(workers_, is_spare) || stopping_ || Clock::now() < respawn_at_) {
         return;
     }
-    auto worker = start_worker(options_, beyond_loopback_);
+    auto worker = start_();
     if (!worker) {
         start_failure_ = worker.error().text;
         start_failed();
@@ -188,8 +190,33 @@ bool WorkerPool::ask_memory(uint32_t device) {
     return asked;
 }
 
+// Reads the first message of a worker. False: it has not arrived, or the worker's program is of another build.
+bool WorkerPool::check_build(WorkerProcess & worker) {
+    const auto build = receive_build(worker.control.get());
+    if (!build) {
+        worker.control.reset();  // reap() logs the exit
+        return false;
+    }
+    if (!*build) {
+        return false;
+    }
+    worker.awaits_build = false;
+    if (**build != build_text()) {
+        start_failure_ = formatted("caravan-worker is of build {} and rpc-server of build {}: install or build both together",
+                                   printable(**build), build_text());
+        retire(worker, SIGKILL);
+        start_failed();
+        on_questions_lost();
+        return false;
+    }
+    return true;
+}
+
 // A serving worker may be compromised: its messages affect its own state only, and other kinds are ignored.
 bool WorkerPool::hear(WorkerProcess & worker) {
+    if (worker.awaits_build && !check_build(worker)) {
+        return false;
+    }
     for (int heard = 0; heard < max_heard; ++heard) {
         auto received = receive_control(worker.control.get(), Descriptors::refuse);
         if (!received) {

@@ -20,9 +20,10 @@ class WorkerPool {
 public:
     static constexpr size_t max_connections = 16;  // watched connections of one session
 
-    explicit WorkerPool(const WorkerOptions & options) : options_(options) {}
+    // `start`: starts a worker process.
+    WorkerPool(const WorkerOptions & options, std::function<Result<WorkerProcess>()> start)
+        : options_(options), start_(std::move(start)) {}
 
-    void set_beyond_loopback(bool is) { beyond_loopback_ = is; }  // whether the server listens on other addresses than loopback
     // Starts a spare worker unless one exists. After a failure it does nothing until respawn_at().
     void want_spare();
     // Replaces the spare worker by a new one: a worker knows only the model files that existed when it started.
@@ -78,6 +79,7 @@ private:
 
     Result<> give(WorkerProcess & worker, const ControlMessage & message, int socket);
     Result<> give_watched(WorkerProcess & worker, const ControlMessage & message, int socket);
+    bool check_build(WorkerProcess & worker);
     void hear_loading(WorkerProcess & worker, const ControlMessage & message);
     void start_failed();
     void retire(WorkerProcess & worker, int signal);
@@ -87,7 +89,8 @@ private:
     std::vector<Holding> holdings(const WorkerProcess * without = nullptr) const;
 
     const WorkerOptions & options_;
-    bool stopping_ = false, beyond_loopback_ = false;
+    const std::function<Result<WorkerProcess>()> start_;
+    bool stopping_ = false;
     std::list<WorkerProcess> workers_;
     std::vector<ControlMessage> devices_;
     std::string start_failure_;  // reported by the worker that is loading

@@ -17,14 +17,12 @@
 #include "base/formatted.h"
 #include "net/socket.h"
 #include "server/ipc/control.h"
+#include "server/supervisor/worker_program.h"
 
 extern char ** environ;
 
 namespace caravan::server {
 namespace {
-
-// The program file of this process, even if an upgrade has replaced the file at its path.
-constexpr const char * own_program = "/proc/self/exe";
 
 struct Child {
     pid_t pid = -1;
@@ -59,8 +57,7 @@ std::vector<char *> worker_environment() {
     return variables;
 }
 
-// `open_files`: the child's limit of open files; 0: that of this process.
-Result<Child> start_child(const char * option, std::vector<std::string> arguments, size_t open_files) {
+Result<Child> start_child(const WorkerProgram & program, const char * command, const WorkerOptions & options) {
     auto line = make_control_line();
     if (!line) {
         return std::unexpected(line.error());
@@ -68,7 +65,8 @@ Result<Child> start_child(const char * option, std::vector<std::string> argument
     UniqueFd ours = std::move(line->supervisor);
     const UniqueFd theirs = std::move(line->worker);  // without close-on-exec; closed after the spawn
 
-    arguments.insert(arguments.begin(), {"rpc-server", option, std::to_string(theirs.get())});
+    std::vector<std::string> arguments = to_arguments(options);
+    arguments.insert(arguments.begin(), {"caravan-worker", command, std::to_string(theirs.get())});
     std::vector<char *> argv;
     for (std::string & argument : arguments) {
         argv.push_back(argument.data());
@@ -88,66 +86,38 @@ Result<Child> start_child(const char * option, std::vector<std::string> argument
     posix_spawnattr_setsigdefault(&attributes, &defaults);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     Child child;
-    const int error = ::posix_spawn(&child.pid, own_program, nullptr, &attributes, argv.data(),
+    const int error = ::posix_spawn(&child.pid, program.path().c_str(), nullptr, &attributes, argv.data(),
                                     worker_environment().data());
     posix_spawnattr_destroy(&attributes);
     if (error != 0) {
         return fail(Errc::unavailable, "cannot start a worker process: {}", errno_text(error));
     }
-    if (const rlimit files{open_files, open_files}; open_files != 0) {
+    if (const rlimit files{options.open_files, options.open_files}; options.open_files != 0) {
         ::prlimit(child.pid, RLIMIT_NOFILE, &files, nullptr);
     }
     child.line = std::move(ours);
     return child;
 }
 
-void append_options(std::vector<std::string> & arguments, const WorkerOptions & options) {
-    const cache::WeightOptions & weights = options.weights;
-    if (!options.confined) {
-        arguments.push_back("--no-confinement");
-    }
-    if (weights.keep) {
-        arguments.insert(arguments.end(), {"--cache", "--cache-size", std::to_string(weights.max_bytes)});
-    }
-    if (!weights.directory.empty()) {
-        arguments.insert(arguments.end(), {"--cache-dir", weights.directory.string()});
-    }
-    for (const std::filesystem::path & dir : weights.model_dirs) {
-        arguments.insert(arguments.end(), {"--model-dir", dir.string()});
-    }
-}
-
 }  // namespace
 
-Result<WorkerProcess> start_worker(const WorkerOptions & options, bool beyond_loopback) {
-    // Networks change, so they are looked up for each worker.
-    const net::Networks links = options.links      ? *options.links
-                                : beyond_loopback ? net::Networks::of_interfaces()
-                                                  : net::Networks::loopback();
-    std::vector<std::string> arguments{"--threads", std::to_string(options.threads), "--session-grace",
-                                       std::to_string(options.session_grace.count()), "--links", links.text()};
+Result<WorkerProcess> start_worker(const WorkerProgram & program, WorkerOptions options, bool beyond_loopback) {
     if (!options.links) {
-        arguments.push_back(local_links_option);
+        // Networks change, so they are looked up for each worker.
+        options.links = beyond_loopback ? net::Networks::of_interfaces() : net::Networks::loopback();
+        options.local_links = true;
     }
-    for (const std::string & device : options.devices) {
-        arguments.insert(arguments.end(), {"--device", device});
-    }
-    if (options.max_memory != WorkerOptions::no_limit) {
-        arguments.insert(arguments.end(), {"--max-memory", std::to_string(options.max_memory)});
-    }
-    append_options(arguments, options);
-    return start_child(worker_option, std::move(arguments), options.open_files).transform([](Child child) {
+    return start_child(program, serve_command, options).transform([](Child child) {
         WorkerProcess worker;
         worker.pid = child.pid;
         worker.control = std::move(child.line);
+        worker.awaits_build = true;
         return worker;
     });
 }
 
-Result<IndexerProcess> start_indexer(const WorkerOptions & options) {
-    std::vector<std::string> arguments;
-    append_options(arguments, options);
-    return start_child(indexer_option, std::move(arguments), options.open_files).transform([](Child child) {
+Result<IndexerProcess> start_indexer(const WorkerProgram & program, const WorkerOptions & options) {
+    return start_child(program, index_command, options).transform([](Child child) {
         return IndexerProcess{child.pid, std::move(child.line)};
     });
 }

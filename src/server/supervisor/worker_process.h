@@ -1,5 +1,5 @@
-// The child processes of the supervisor: workers, and the indexer of model files. Each runs this program with a hidden option
-// whose argument is the number of a descriptor: the child's end of a socket pair to the supervisor.
+// The child processes of the supervisor: workers, and the indexer of model files. Each executes caravan-worker, and inherits its
+// end of a socket pair to the supervisor.
 #pragma once
 
 #include <sys/types.h>
@@ -12,9 +12,12 @@
 
 namespace caravan::server {
 
+class WorkerProgram;
+
 struct WorkerProcess {
     pid_t pid = -1;
     UniqueFd control;  // non-blocking
+    bool awaits_build = false;  // its first message, the build of its program, has not arrived
 
     enum class State { loading, spare, serving, retired } state = State::loading;  // retired: asked to exit, or killed
     TimePoint deadline = no_deadline;  // it hangs if its state has not changed by then
@@ -38,18 +41,14 @@ struct WorkerProcess {
 };
 
 // `beyond_loopback`: the server listens on other addresses than loopback.
-Result<WorkerProcess> start_worker(const WorkerOptions & options, bool beyond_loopback);
+Result<WorkerProcess> start_worker(const WorkerProgram & program, WorkerOptions options, bool beyond_loopback);
 
 struct IndexerProcess {
     pid_t pid = -1;
     UniqueFd line;  // carries no data: the process exits when it closes
 };
 
-Result<IndexerProcess> start_indexer(const WorkerOptions & options);  // uses options.weights, open_files and confined
-
-inline constexpr const char * worker_option = "--worker-control-fd";
-inline constexpr const char * local_links_option = "--links-of-local-clients";
-inline constexpr const char * indexer_option = "--indexer-line-fd";
+Result<IndexerProcess> start_indexer(const WorkerProgram & program, const WorkerOptions & options);
 
 // "exit code 3", "signal 11 (Segmentation fault)".
 std::string describe_exit(int wait_status);

@@ -357,9 +357,7 @@ int run_worker(int control, const WorkerOptions & options) {
     ::signal(SIGPIPE, SIG_IGN);
     ::signal(SIGIO, SIG_IGN);    // a process opens a blob for writing while cache::Reader holds a lease
     ::signal(SIGXFSZ, SIG_IGN);  // a file size limit must fail the write, not end the session
-    if (!options.keep_backend_log) {
-        ggml_log_set(quiet_log, nullptr);
-    }
+    ggml_log_set(quiet_log, nullptr);
     if (auto fits = abi::check().and_then(check_op_table); !fits) {
         report_failure(control, fits.error());
         return EXIT_FAILURE;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "server/ipc/build.h"
 #include "support/cpu_device.h"
 
 namespace caravan::server {
@@ -29,7 +30,7 @@ protected:
     static constexpr pid_t pid = 0x3fffffff;  // of no process
     static constexpr uint64_t token = 77;
 
-    WorkerPoolTest() : pool(options) {
+    WorkerPoolTest() : pool(options, [] { return fail(Errc::unavailable, "none in this test"); }) {
         pool.on_memory = [](const ControlMessage &) {};
         pool.on_questions_lost = [] {};
         pool_errors.clear();
@@ -81,6 +82,25 @@ protected:
     UniqueFd far;                  // the worker's end
     UniqueFd client, client_far;  // a connection of its client
 };
+
+TEST_F(WorkerPoolTest, AWorkerOfAnotherBuildIsRefused) {
+    worker().awaits_build = true;
+    EXPECT_FALSE(pool.hear(worker())) << "its build may arrive later";
+    EXPECT_TRUE(pool.outage().empty());
+    constexpr std::string_view other = "9.9.9-0123456789ab\x1b";
+    ASSERT_EQ(::send(far.get(), other.data(), other.size(), 0), static_cast<ssize_t>(other.size()));
+    pool.hear(worker());
+    EXPECT_NE(pool.outage().find("caravan-worker is of build 9.9.9-0123456789ab"), std::string::npos) << pool.outage();
+    EXPECT_EQ(pool.outage().find('\x1b'), std::string::npos);
+    EXPECT_EQ(worker().state, State::retired);
+}
+
+TEST_F(WorkerPoolTest, AWorkerOfThisBuildLoads) {
+    worker().awaits_build = true;
+    ASSERT_TRUE(send_build(far.get()));
+    be_spare();
+    EXPECT_TRUE(pool.outage().empty());
+}
 
 TEST_F(WorkerPoolTest, DevicesOutOfRangeAreNotBelieved) {
     say({.kind = Kind::device, .number = 5, .count = 2});

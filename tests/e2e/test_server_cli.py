@@ -374,7 +374,7 @@ def variables(pid):
 
 def test_workers_do_not_spin_for_long(lab):
     worker, = lab.server().workers()
-    assert b'GOMP_SPINCOUNT=1000' in variables(worker)
+    assert b'GOMP_SPINCOUNT=300' in variables(worker)
 
 
 @pytest.mark.parametrize('setting', ['GOMP_SPINCOUNT=7', 'OMP_WAIT_POLICY=active'])

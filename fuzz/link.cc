@@ -1,7 +1,7 @@
 // A server that links with a session: its first command, then its pushes.
 #include "kit.h"
 #include "net/server_handshake.h"
-#include "server/links/peers.h"
+#include "server/links/links.h"
 
 extern "C" int LLVMFuzzerInitialize(int *, char ***) {
     caravan::fuzz::be_quiet();
@@ -17,7 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     if (!inbound || inbound->resume) {
         return 0;
     }
-    server::PeerReceiver receiver(std::move(inbound->transport));
+    server::LinkReceiver receiver(std::move(inbound->transport));
     std::array<std::byte, 64> region;
     for (size_t length = 0; receiver.begin(length); length = (length + 16) % region.size()) {
         if (!receiver.bytes().read_into(MutableBytes(region).first(length))) {

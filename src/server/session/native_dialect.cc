@@ -57,7 +57,7 @@ Result<> NativeDialect::serve(wire::Command command, uint64_t size) {
         case wire::NativeCommand::launch: return launch();
         case wire::NativeCommand::supports: return supports(size);
         case wire::NativeCommand::invite:
-            return context_.replies.send(context_.peers == nullptr ? uint64_t{0} : context_.peers->invite());
+            return context_.replies.send(context_.links == nullptr ? uint64_t{0} : context_.links->invite());
         case wire::NativeCommand::connect: return connect(size);
         case wire::NativeCommand::push: return push();
         case wire::NativeCommand::take: return take_push();
@@ -326,8 +326,8 @@ Result<> NativeDialect::connect(uint64_t size) {
             return std::unexpected(text.error());
         }
         const std::string endpoint(reinterpret_cast<const char *>(text->data()), text->size());
-        const auto connected = context_.peers == nullptr ? Result<std::string>(fail(Errc::unavailable, "this server offers no links"))
-                                                 : context_.peers->connect(request.link, request.token, endpoint);
+        const auto connected = context_.links == nullptr ? Result<std::string>(fail(Errc::unavailable, "this server offers no links"))
+                                                 : context_.links->connect(request.link, request.token, endpoint);
         if (!connected) {
             return context_.replies.send_text(wire::AnswerKind::refused, connected.error().text);
         }
@@ -341,7 +341,7 @@ Result<> NativeDialect::push() {
         if (!source) {
             return std::unexpected(source.error());
         }
-        PeerSender * sender = context_.peers == nullptr ? nullptr : context_.peers->sender(request.link);
+        LinkSender * sender = context_.links == nullptr ? nullptr : context_.links->sender(request.link);
         if (sender == nullptr) {
             return fail(Errc::not_found, "no link {}", static_cast<uint16_t>(request.link));
         }
@@ -367,7 +367,7 @@ Result<> NativeDialect::take_push() {
         if (!target) {
             return std::unexpected(target.error());
         }
-        PeerReceiver * receiver = context_.peers == nullptr ? nullptr : context_.peers->receiver(request.token);
+        LinkReceiver * receiver = context_.links == nullptr ? nullptr : context_.links->receiver(request.token);
         if (receiver == nullptr) {
             return fail(Errc::not_found, "no server has connected with this token");
         }

@@ -10,9 +10,9 @@ constexpr seconds min_logged_silence{10};
 
 }  // namespace
 
-Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers,
+Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Links * links,
                  uint64_t max_memory, MachineMemory * machine)
-    : context_(transport, already, devices, weights, peers, max_memory, machine), native_(context_), stock_(context_) {
+    : context_(transport, already, devices, weights, links, max_memory, machine), native_(context_), stock_(context_) {
     context_.memory.on_host_change = [this] { report_host_memory(); };
     context_.on_free = [this](uint64_t buffer) {
         native_.drop_graphs_using(buffer);
@@ -115,7 +115,7 @@ Dialect & Session::dialect_of(wire::Command command) {
 // Reports the machine memory that the client makes the session use in addition to buffers.
 void Session::report_host_memory() {
     if (context_.machine != nullptr) {
-        const size_t backlog = context_.peers == nullptr ? 0 : context_.peers->backlog();
+        const size_t backlog = context_.links == nullptr ? 0 : context_.links->backlog();
         context_.machine->note_besides(context_.memory.host_bytes() + backlog);
     }
 }

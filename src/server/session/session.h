@@ -13,9 +13,9 @@ namespace caravan::server {
 
 class Session {
 public:
-    // `already`: bytes of the first command that were already received. `weights`, `peers` and `machine` may be null; all must
+    // `already`: bytes of the first command that were already received. `weights`, `links` and `machine` may be null; all must
     // outlive the session. `max_memory`: limit of MemoryBudget, bytes. `machine` grants memory of CPU devices.
-    Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Peers * peers,
+    Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Links * links,
             uint64_t max_memory = MemoryBudget::no_limit, MachineMemory * machine = nullptr);
 
     // Serves commands until the client leaves (Errc::closed or Errc::reset) or a command fails. Returns the reason.

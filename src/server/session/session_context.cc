@@ -5,11 +5,11 @@
 namespace caravan::server {
 
 SessionContext::SessionContext(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * cache,
-                               Peers * peers, uint64_t max_memory, MachineMemory * machine)
+                               Links * links, uint64_t max_memory, MachineMemory * machine)
     : in(transport, already, client_stall, poll_time()),
       devices(devices),
       cache(cache),
-      peers(peers),
+      links(links),
       machine(machine),
       runs(devices, spans),
       memory(buffers, max_memory),

@@ -12,7 +12,7 @@
 #include "server/graph/graph_runs.h"
 #include "server/graph/spans.h"
 #include "server/ipc/machine_memory.h"
-#include "server/links/peers.h"
+#include "server/links/links.h"
 #include "server/session/buffer_io.h"
 #include "server/session/memory_budget.h"
 #include "server/session/replies.h"
@@ -39,7 +39,7 @@ private:
 
 struct SessionContext {
     // As Session's constructor.
-    SessionContext(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * cache, Peers * peers,
+    SessionContext(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * cache, Links * links,
                    uint64_t max_memory, MachineMemory * machine);
     SessionContext(const SessionContext &) = delete;
 
@@ -78,7 +78,7 @@ struct SessionContext {
     net::Inbound in;
     Devices & devices;
     cache::Weights * const cache;   // may be null
-    Peers * const peers;            // may be null: links are refused
+    Links * const links;            // may be null: links are refused
     MachineMemory * const machine;  // may be null
     BufferTable buffers;
     Spans spans;

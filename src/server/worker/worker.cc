@@ -1,7 +1,6 @@
 #include "server/worker/worker.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
 #ifdef __linux__
@@ -9,39 +8,22 @@
 #endif
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <fstream>
-#include <iterator>
-#include <mutex>
-#include <thread>
-#include <vector>
+#include <utility>
 
+#include "abi/abi_check.h"
 #include "base/config.h"
 #include "base/log.h"
 #include "base/pages.h"
 #include "net/hello.h"
-#include "net/server_handshake.h"
-#include "net/socket.h"
-#include "abi/abi_check.h"
 #include "server/confine/confinement.h"
-#include "server/ipc/control.h"
-#include "server/graph/devices.h"
 #include "server/graph/lent_memory.h"
-#include "server/ipc/machine_memory.h"
 #include "server/ops/op_check.h"
-#include "server/ipc/server_log.h"
-#include "server/session/session.h"
+#include "server/worker/serving.h"
 
 namespace caravan::server {
 namespace {
-
-// The supervisor registers as many tokens as a session may issue.
-static_assert(Peers::max_links == max_invitations);
-static_assert(WorkerOptions::no_limit == MemoryBudget::no_limit);
-
-// The time that a session has to end by itself after the client has left.
-constexpr milliseconds farewell{500};
 
 // Logs ggml's warnings and errors, or everything when debugging. ggml passes lines in pieces.
 void quiet_log(ggml_log_level level, const char * text, void *) {
@@ -61,177 +43,6 @@ void quiet_log(ggml_log_level level, const char * text, void *) {
         log_info("{}", std::exchange(line, {}));
     }
 }
-
-// A thread that watches, while the main thread computes, whether the client has left (the computation is then aborted) or the
-// supervisor has exited, and accepts connections for this session: links of other servers, and replacements of broken
-// connections.
-class Watcher {
-public:
-    // `client`: a duplicate of the client's socket. `token`: resumes the session; 0: it cannot be resumed.
-    Watcher(UniqueFd client, int control, uint64_t token, Devices & devices, Peers & peers, MachineMemory & machine,
-            Session & session)
-        : client_(std::move(client)),
-          control_(control),
-          token_(token),
-          devices_(devices),
-          peers_(peers),
-          machine_(machine),
-          session_(session) {
-        if (::pipe(stop_) == 0 && ::pipe(resumed_) == 0) {
-            thread_ = std::thread([this] { watch(); });
-        }
-        peers_.when_resumed([this](uint64_t resumed, UniqueFd connection) {
-            if (resumed == token_) {
-                std::lock_guard lock(mutex_);
-                next_client_ = std::move(connection);
-                (void)!::write(resumed_[1], "", 1);
-            }
-        });
-    }
-    ~Watcher() {
-        peers_.when_resumed({});
-        ::close(stop_[1]);
-        if (thread_.joinable()) {
-            thread_.join();
-        }
-        ::close(stop_[0]);
-        ::close(resumed_[0]);
-        ::close(resumed_[1]);
-    }
-
-private:
-    // A connection whose close shows that a process has exited: this session's client, or a server with a link.
-    struct Lifeline {
-        uint64_t token;
-        UniqueFd socket;
-    };
-
-    void watch() {
-#ifdef POLLRDHUP
-        const short hang_up = POLLRDHUP;
-#else
-        const short hang_up = 0;
-#endif
-        for (std::vector<pollfd> fds;;) {
-            fds = {{client_.get(), hang_up, 0}, {control_, POLLIN, 0}, {stop_[0], 0, 0}, {resumed_[0], POLLIN, 0}};
-            const size_t others = fds.size();
-            for (const Lifeline & lifeline : lifelines_) {
-                fds.push_back({lifeline.socket.get(), hang_up, 0});
-            }
-            if (::poll(fds.data(), fds.size(), -1) < 0) {
-                continue;
-            }
-            if (fds[2].revents != 0) {
-                return;
-            }
-            if (fds[1].revents != 0) {
-                hear_supervisor();
-                continue;  // lifelines_ may have changed
-            }
-            if (fds[3].revents != 0) {
-                char byte = 0;
-                (void)!::read(resumed_[0], &byte, 1);
-                std::lock_guard lock(mutex_);
-                if (next_client_) {
-                    client_ = std::move(next_client_);
-                }
-                continue;
-            }
-            for (size_t i = lifelines_.size(); i-- > 0;) {
-                if (const short events = fds[others + i].revents; events != 0) {
-                    // A Unix socket hangs up in both directions when its peer closes it. A broken connection has an error,
-                    // which no other thread reads from this socket.
-                    lifeline_ended(i, (events & (POLLERR | POLLNVAL)) == 0);
-                }
-            }
-            if (has_ended_ && !client_) {
-                fds[0].revents = hang_up;  // its connection had already broken
-            }
-            if (fds[0].revents == 0) {
-                continue;
-            }
-            const bool was_cut = (fds[0].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0 ||
-                                 std::ranges::contains(lifelines_, token_, &Lifeline::token);
-            if (token_ != 0 && !has_ended_ && was_cut) {
-                client_.reset();  // the session may be resumed
-                continue;
-            }
-            // The session still reads commands sent before the close (an upload may be on its way into the cache), but the
-            // computation is aborted. If the session does not end in time, the process exits here.
-            devices_.abort_computation();
-            pollfd stop{stop_[0], 0, 0};
-            if (::poll(&stop, 1, static_cast<int>(farewell.count())) == 0) {
-                ControlMessage ended{.kind = ControlMessage::Kind::ended};
-                const char * command = session_.command();
-                ended.set_text(command == nullptr ? std::string("the client left")
-                                                  : formatted("the client left; {} was broken off", command));
-                ended.count = unused_session_lines();
-                send_control(control_, ended);
-                ::_exit(EXIT_SUCCESS);
-            }
-            return;
-        }
-    }
-
-    void hear_supervisor() {
-        auto received = receive_control(control_, Descriptors::accept_one);
-        if (!received) {
-            ::_exit(EXIT_SUCCESS);  // the supervisor has exited
-        }
-        if (*received && (*received)->message.kind == ControlMessage::Kind::claim) {
-            machine_.answered((*received)->message);
-        } else if (*received && (*received)->message.kind == ControlMessage::Kind::contend) {
-            session_.limit_silence(seconds((*received)->message.number));
-        } else if (*received && (*received)->message.kind == ControlMessage::Kind::link) {
-            const ControlMessage & message = (*received)->message;
-            const auto first = ConstBytes(message.prefix).first(message.prefix_size);
-            UniqueFd socket = std::move((*received)->attached);
-            wire::RequestHeader header{};
-            std::memcpy(&header, first.data(), std::min(first.size(), sizeof header));
-            if (header.command == wire::command_lifeline) {
-                take_lifeline({message.token, std::move(socket)});
-                return;
-            }
-            peers_.accept(message.token, std::move(socket), {first.begin(), first.end()}, message.resumes != 0);
-        }
-    }
-
-    // Replaces an earlier lifeline of the same token. If its session or link does not exist yet, the peer opens it again.
-    void take_lifeline(Lifeline lifeline) {
-        auto * const watched = peers_.resumable(lifeline.token);
-        if (watched == nullptr) {
-            return;
-        }
-        std::erase_if(lifelines_, [&](const Lifeline & other) { return other.token == lifeline.token; });
-        lifelines_.push_back(std::move(lifeline));
-        watched->watch_peer(true);
-    }
-
-    void lifeline_ended(size_t index, bool closed) {
-        const uint64_t token = lifelines_[index].token;
-        lifelines_.erase(lifelines_.begin() + static_cast<ptrdiff_t>(index));
-        auto * const watched = peers_.resumable(token);
-        watched->watch_peer(false);
-        if (closed) {
-            watched->peer_ended();
-            has_ended_ = has_ended_ || token == token_;
-        }
-    }
-
-    UniqueFd client_;
-    std::vector<Lifeline> lifelines_;
-    bool has_ended_ = false;  // the client's process has exited, as its lifeline shows
-    const int control_;
-    const uint64_t token_;
-    Devices & devices_;
-    Peers & peers_;
-    MachineMemory & machine_;
-    Session & session_;
-    int stop_[2] = {-1, -1}, resumed_[2] = {-1, -1};
-    std::mutex mutex_;
-    UniqueFd next_client_;  // guarded by mutex_: duplicate of the socket that resumed the session
-    std::thread thread_;
-};
 
 void report_failure(int control, const Error & error) {
     ControlMessage message{.kind = ControlMessage::Kind::failed};
@@ -303,50 +114,6 @@ void close_inherited(int control) {
     if (const UniqueFd nothing(::open("/dev/null", O_RDONLY | O_CLOEXEC)); nothing) {
         ::dup2(nothing.get(), STDIN_FILENO);
     }
-}
-
-std::string why_ended(const Error & error) {
-    return error.code == Errc::closed || error.code == Errc::reset ? "the client left" : error.text;
-}
-
-void serve(ReceivedControl given, int control, const WorkerOptions & options, Devices & devices,
-           cache::Weights & weights) {
-    begin_session_log(given.message.number, given.message.count);
-    UniqueFd client(::dup(given.attached.get()));
-    net::Networks links = options.links.value_or(net::Networks());
-    if (options.local_links && net::is_local_peer(client.get())) {
-        links.add(net::Networks::loopback());  // for clients elsewhere, loopback is another machine
-    }
-    const uint64_t token = given.message.token;
-    const ConstBytes first = ConstBytes(given.message.prefix).first(given.message.prefix_size);
-    auto accepted = net::open_server(std::move(given.attached), first, token != 0);
-    ControlMessage ended{.kind = ControlMessage::Kind::ended};
-    if (!accepted) {
-        ended.set_text(accepted.error().text);
-    } else {
-        Peers & peers = *new Peers([control](uint64_t link) {
-            return send_control(control, {.kind = ControlMessage::Kind::invite, .token = link});
-        }, options.session_grace, std::move(links));
-        // Closes the links after the watcher has ended, and before the transport is destroyed.
-        const std::unique_ptr<Peers, void (*)(Peers *)> closing(&peers, [](Peers * open) { open->close(); });
-        if (accepted->in_records) {
-            auto resumable = std::make_unique<net::ResumableTransport>(
-                std::move(accepted->transport), net::ResumableTransport::Options{.name = given.message.text,
-                                                                                 .grace = options.session_grace,
-                                                                                 .reconnect = {}});
-            peers.register_resumable(token, *resumable);
-            accepted->transport = std::move(resumable);
-        }
-        MachineMemory machine([control](const ControlMessage & claim) { return send_control(control, claim); });
-        Session session(*accepted->transport, accepted->first, devices, &weights, &peers, options.max_memory, &machine);
-        const Watcher watcher(std::move(client), control, accepted->in_records ? token : 0, devices, peers, machine,
-                              session);
-        const Error end = session.run();
-        ended.set_text(session.did_work() ? formatted("{}; {}", why_ended(end), session.summary()) : why_ended(end));
-    }
-    end_server_log();
-    ended.count = unused_session_lines();
-    send_control(control, ended);
 }
 
 }  // namespace

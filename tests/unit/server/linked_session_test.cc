@@ -4,6 +4,7 @@
 #include <future>
 #include <optional>
 
+#include "net/server_handshake.h"
 #include "support/scripted_server.h"
 #include "support/session_client.h"
 
@@ -62,9 +63,9 @@ struct LinkedSession {
                                     linked.set_value(&peer);
                                 },
                                 [](size_t) { return wire::Extension{.features = wire::feature_native}; }};
-    Peers peers{[](uint64_t) { return true; }, seconds(0)};
+    Links links{[](uint64_t) { return true; }, seconds(0)};
     Devices devices = two_cpu_devices();
-    NativeClient client{devices, MemoryBudget::no_limit, nullptr, &peers};
+    NativeClient client{devices, MemoryBudget::no_limit, nullptr, &links};
     const uint64_t on_second_device = client.alloc(4096, 1);
     WirePeer * other = nullptr;
 };

@@ -1,5 +1,5 @@
 // Links between the sessions of two servers.
-#include "server/links/peers.h"
+#include "server/links/links.h"
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
@@ -14,6 +14,7 @@
 #include "net/transport.h"
 #include "support/scripted_server.h"
 #include "support/wire_peer.h"
+#include "wire/native.h"
 
 namespace caravan::server {
 namespace {
@@ -43,10 +44,10 @@ struct Receiving {
         return out;
     }
     WirePeer peer;
-    std::optional<PeerReceiver> receiver;
+    std::optional<LinkReceiver> receiver;
 };
 
-TEST(PeerReceiver, ReceivesMessagesInOrder) {
+TEST(LinkReceiver, ReceivesMessagesInOrder) {
     Receiving link;
     link.push(0, noise(10));
     link.push(1, {});
@@ -58,7 +59,7 @@ TEST(PeerReceiver, ReceivesMessagesInOrder) {
     EXPECT_EQ(link.take(100'000), noise(100'000, 2));
 }
 
-TEST(PeerReceiver, RefusesUnexpectedNumberOrSize) {
+TEST(LinkReceiver, RefusesUnexpectedNumberOrSize) {
     for (const auto & [number, size] : {std::pair(1, 10), {-1, 10}, {0, 9}, {0, 11}}) {
         Receiving link;
         link.push(static_cast<uint64_t>(number), noise(static_cast<size_t>(size)));
@@ -68,7 +69,7 @@ TEST(PeerReceiver, RefusesUnexpectedNumberOrSize) {
     }
 }
 
-TEST(PeerReceiver, AbsentMessageFailsAndNextSucceeds) {
+TEST(LinkReceiver, AbsentMessageFailsAndNextSucceeds) {
     Receiving link;
     link.peer.send(bytes_of(wire::PushHeader{0, wire::push_absent}));
     link.push(1, noise(10));
@@ -77,7 +78,7 @@ TEST(PeerReceiver, AbsentMessageFailsAndNextSucceeds) {
     EXPECT_EQ(link.take(10), noise(10));
 }
 
-TEST(PeerReceiver, ErrorNamesBrokenLink) {
+TEST(LinkReceiver, ErrorNamesBrokenLink) {
     Receiving link;
     link.peer.send(bytes_of(uint32_t{0}));  // part of a header
     link.peer.end_sending();
@@ -97,17 +98,17 @@ struct Sending {
         return sender->begin(data.size()).and_then([&] { return sender->send(data); });
     }
     std::atomic<size_t> backlog = 0;
-    std::optional<PeerSender> sender;
+    std::optional<LinkSender> sender;
     UniqueFd far;  // destroyed before the sender, which would wait for it
 };
 
-TEST(PeerSender, QueuesBytesInOrder) {
+TEST(LinkSender, QueuesBytesInOrder) {
     Sending link;
     const auto first = noise(3'000'000), second = noise(5, 2);
     ASSERT_TRUE(link.send(first));  // the peer does not read
     ASSERT_TRUE(link.send(second));
     EXPECT_GT(link.backlog, 0u);
-    PeerReceiver receiver(transport_of(std::move(link.far)));
+    LinkReceiver receiver(transport_of(std::move(link.far)));
     for (const auto & data : {first, second}) {
         ASSERT_TRUE(receiver.begin(data.size()));
         std::vector<std::byte> out(data.size());
@@ -121,7 +122,7 @@ TEST(PeerSender, QueuesBytesInOrder) {
     EXPECT_EQ(link.backlog, 0u);
 }
 
-TEST(PeerSender, FailsAfterDisconnect) {
+TEST(LinkSender, FailsAfterDisconnect) {
     Sending link;
     link.far.reset();
     Result<> sent;
@@ -136,7 +137,7 @@ TEST(PeerSender, FailsAfterDisconnect) {
 }
 
 // The freed bytes are available to other links of the session.
-TEST(PeerSender, BrokenLinkDropsQueue) {
+TEST(LinkSender, BrokenLinkDropsQueue) {
     Sending link;
     for (int i = 0; i < 5; ++i) {
         ASSERT_TRUE(link.send(noise(1'000'000)));  // the peer does not read
@@ -153,83 +154,33 @@ TEST(PeerSender, BrokenLinkDropsQueue) {
     EXPECT_EQ(link.backlog, 0u);
 }
 
-TEST(Peers, TokensAreLimited) {
-    Peers peers([](uint64_t) { return true; }, seconds(0));
+TEST(Links, TokensAreLimited) {
+    Links links([](uint64_t) { return true; }, seconds(0));
     std::set<uint64_t> tokens;
-    for (size_t i = 0; i < Peers::max_links; ++i) {
-        tokens.insert(peers.invite());
+    for (size_t i = 0; i < Links::max_links; ++i) {
+        tokens.insert(links.invite());
     }
-    EXPECT_EQ(tokens.size(), Peers::max_links);
+    EXPECT_EQ(tokens.size(), Links::max_links);
     EXPECT_FALSE(tokens.contains(0));
-    EXPECT_EQ(peers.invite(), 0u);
+    EXPECT_EQ(links.invite(), 0u);
 }
 
-TEST(Peers, NoTokenWithoutRegistration) {
+TEST(Links, NoTokenWithoutRegistration) {
     bool passes_on = false;
-    Peers peers([&](uint64_t) { return passes_on; }, seconds(0));
-    for (size_t i = 0; i < Peers::max_links; ++i) {
-        EXPECT_EQ(peers.invite(), 0u);
+    Links links([&](uint64_t) { return passes_on; }, seconds(0));
+    for (size_t i = 0; i < Links::max_links; ++i) {
+        EXPECT_EQ(links.invite(), 0u);
     }
     passes_on = true;
-    EXPECT_NE(peers.invite(), 0u) << "unregistered tokens do not count";
+    EXPECT_NE(links.invite(), 0u) << "unregistered tokens do not count";
 }
 
-TEST(Peers, UnknownTokenReturnsNullAtOnce) {
-    Peers peers([](uint64_t) { return true; }, seconds(0));
-    EXPECT_EQ(peers.receiver(peers.invite() + 1), nullptr);
-    EXPECT_EQ(peers.resumable(1), nullptr);
+TEST(Links, UnknownTokenReturnsNullAtOnce) {
+    Links links([](uint64_t) { return true; }, seconds(0));
+    EXPECT_EQ(links.receiver(links.invite() + 1), nullptr);
 }
 
-// Passes a connection with an incomplete handshake to accept() and returns its far end.
-UniqueFd begin_resuming(Peers & peers, uint64_t token) {
-    auto pair = test::socket_pair();
-    net::set_non_blocking(pair.near.get(), true);
-    peers.accept(token, std::move(pair.near),
-                  bytes_of(wire::RequestHeader{wire::command_resume, sizeof(wire::ResumeRequest)}), true);
-    return std::move(pair.far);
-}
-
-bool is_closed(const UniqueFd & far) {
-    char byte = 0;
-    return ::recv(far.get(), &byte, 1, MSG_DONTWAIT) == 0;
-}
-
-TEST(Peers, CloseAbortsHandshakes) {
-    Peers peers([](uint64_t) { return true; }, seconds(0));
-    auto session = test::socket_pair();
-    auto transport = std::make_unique<net::ResumableTransport>(
-        transport_of(std::move(session.near)),
-        net::ResumableTransport::Options{.name = "a client", .grace = seconds(0), .reconnect = {}});
-    peers.register_resumable(7, *transport);
-    const UniqueFd slow = begin_resuming(peers, 7);
-    EXPECT_FALSE(is_closed(slow));
-    const TimePoint begin = Clock::now();
-    peers.close();
-    EXPECT_LT(Clock::now() - begin, seconds(8)) << "it waited for the handshake's deadline of 10 s";
-    EXPECT_TRUE(is_closed(slow)) << "a thread still holds the connection";
-    EXPECT_EQ(peers.resumable(7), nullptr);
-    transport.reset();
-    EXPECT_TRUE(is_closed(begin_resuming(peers, 7))) << "connections are dropped after close()";
-}
-
-TEST(Peers, ConcurrentHandshakesAreBounded) {
-    Peers peers([](uint64_t) { return true; }, seconds(0));
-    std::vector<UniqueFd> slow;
-    for (size_t i = 0; i < Peers::max_arrivals; ++i) {
-        slow.push_back(begin_resuming(peers, 7));
-    }
-    EXPECT_TRUE(is_closed(begin_resuming(peers, 7)));
-    EXPECT_FALSE(is_closed(slow.back()));
-    slow.clear();  // these handshakes fail
-    const auto deadline = Clock::now() + test::patience;
-    bool is_in = false;
-    while (!is_in && Clock::now() < deadline) {
-        is_in = !is_closed(begin_resuming(peers, 7));
-    }
-    EXPECT_TRUE(is_in);
-}
-
-TEST(Peers, LinksAreLimited) {
+TEST(Links, LinksAreLimited) {
     test::ScriptedServer server(
         [](WirePeer & peer, wire::Command first) {
             if (first == wire::command_link) {
@@ -237,22 +188,22 @@ TEST(Peers, LinksAreLimited) {
             }
         },
         [](size_t) { return wire::Extension{.features = wire::feature_native}; });
-    Peers peers([](uint64_t) { return true; }, seconds(0));
+    Links links([](uint64_t) { return true; }, seconds(0));
     const auto connect = [&](size_t link) {
-        return peers.connect(static_cast<uint16_t>(link), 1, server.endpoint().text());
+        return links.connect(static_cast<uint16_t>(link), 1, server.endpoint().text());
     };
-    for (size_t link = 0; link < Peers::max_links; ++link) {
+    for (size_t link = 0; link < Links::max_links; ++link) {
         EXPECT_EQ(connect(link).value_or("none"), "tcp") << link;
-        EXPECT_NE(peers.sender(static_cast<uint16_t>(link)), nullptr);
+        EXPECT_NE(links.sender(static_cast<uint16_t>(link)), nullptr);
         if (link < 3) {
             EXPECT_EQ(connect(link).error().code, Errc::invalid_argument) << "the link exists";
         }
     }
-    EXPECT_EQ(connect(Peers::max_links).error().code, Errc::invalid_argument) << "too many";
-    EXPECT_EQ(server.count(wire::command_link), static_cast<int>(Peers::max_links));
+    EXPECT_EQ(connect(Links::max_links).error().code, Errc::invalid_argument) << "too many";
+    EXPECT_EQ(server.count(wire::command_link), static_cast<int>(Links::max_links));
 }
 
-TEST(Peers, ConnectsWithinAllowedNetworksOnly) {
+TEST(Links, ConnectsWithinAllowedNetworksOnly) {
     test::ScriptedServer server(
         [](WirePeer & peer, wire::Command first) {
             if (first == wire::command_link) {
@@ -260,12 +211,12 @@ TEST(Peers, ConnectsWithinAllowedNetworksOnly) {
             }
         },
         [](size_t) { return wire::Extension{.features = wire::feature_native}; });
-    Peers peers([](uint64_t) { return true; }, seconds(0), *net::Networks::parse("10.0.0.0/8"));
-    EXPECT_EQ(peers.connect(0, 1, server.endpoint().text()).error().code, Errc::unavailable);
+    Links links([](uint64_t) { return true; }, seconds(0), *net::Networks::parse("10.0.0.0/8"));
+    EXPECT_EQ(links.connect(0, 1, server.endpoint().text()).error().code, Errc::unavailable);
     EXPECT_EQ(server.count(wire::Command::hello), 0);
 }
 
-TEST(Peers, ConnectFailuresAreIndistinguishable) {
+TEST(Links, ConnectFailuresAreIndistinguishable) {
     const UniqueFd listener(::socket(AF_INET, SOCK_STREAM, 0));  // completes no handshake
     sockaddr_in address{};
     address.sin_family = AF_INET;
@@ -274,12 +225,12 @@ TEST(Peers, ConnectFailuresAreIndistinguishable) {
     ASSERT_EQ(::listen(listener.get(), 8), 0);
     socklen_t size = sizeof address;
     ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr *>(&address), &size), 0);
-    Peers peers([](uint64_t) { return true; }, seconds(0));
+    Links links([](uint64_t) { return true; }, seconds(0));
     std::string first;
     for (const std::string & endpoint : {formatted("127.0.0.1:{}", ntohs(address.sin_port)), std::string("127.0.0.1:1"),
                                          std::string("192.0.2.1:50052"), std::string("no.such.host.invalid:50052")}) {
         const TimePoint begin = Clock::now();
-        const auto connected = peers.connect(0, 1, endpoint);
+        const auto connected = links.connect(0, 1, endpoint);
         EXPECT_GE(Clock::now() - begin, milliseconds(2990)) << endpoint;
         ASSERT_FALSE(connected);
         std::string text = connected.error().text;
@@ -292,23 +243,23 @@ TEST(Peers, ConnectFailuresAreIndistinguishable) {
     }
 }
 
-TEST(Peers, ConnectsOverTcpOnly) {
-    Peers peers([](uint64_t) { return true; }, seconds(0));
-    EXPECT_EQ(peers.connect(0, 1, "unix:/run/rpc.sock").error().code, Errc::unsupported);
-    EXPECT_EQ(peers.connect(0, 1, "no endpoint").error().code, Errc::invalid_argument);
-    EXPECT_EQ(peers.sender(0), nullptr);
+TEST(Links, ConnectsOverTcpOnly) {
+    Links links([](uint64_t) { return true; }, seconds(0));
+    EXPECT_EQ(links.connect(0, 1, "unix:/run/rpc.sock").error().code, Errc::unsupported);
+    EXPECT_EQ(links.connect(0, 1, "no endpoint").error().code, Errc::invalid_argument);
+    EXPECT_EQ(links.sender(0), nullptr);
 }
 
 // A name server that never replies.
-TEST(Peers, UnresolvedNameFailsWithinDeadline) {
+TEST(Links, UnresolvedNameFailsWithinDeadline) {
     std::promise<void> released;
     const auto silent = [until = released.get_future().share()](const net::Endpoint &) {
         until.wait_for(test::patience);
         return Result<std::vector<net::Endpoint>>();
     };
-    Peers peers([](uint64_t) { return true; }, seconds(1), net::Networks::loopback(), silent);
+    Links links([](uint64_t) { return true; }, seconds(1), net::Networks::loopback(), silent);
     const TimePoint begin = Clock::now();
-    const auto connected = peers.connect(0, 1, "other.example:50052");
+    const auto connected = links.connect(0, 1, "other.example:50052");
     ASSERT_FALSE(connected);
     EXPECT_EQ(connected.error().text, "cannot open a link to other.example:50052; see the server's log for the reason");
     EXPECT_LT(Clock::now() - begin, seconds(10));

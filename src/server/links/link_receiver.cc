@@ -1,0 +1,36 @@
+#include "server/links/link_receiver.h"
+
+#include "base/config.h"
+#include "wire/native.h"
+
+namespace caravan::server {
+namespace {
+
+constexpr seconds stall{60};  // deadline for the rest of a message that has begun
+
+}  // namespace
+
+LinkReceiver::LinkReceiver(std::unique_ptr<net::Transport> transport)
+    : transport_(std::move(transport)), in_(*transport_, {}, stall, poll_time()) {}
+
+Result<> LinkReceiver::begin(uint64_t size) {
+    const auto bytes = in_.peek(sizeof(wire::PushHeader), true);
+    if (!bytes) {
+        return fail(bytes.error().code == Errc::closed ? Errc::unavailable : bytes.error().code,
+                    "the link from another server broke: {}", bytes.error().text);
+    }
+    const auto header = load<wire::PushHeader>(bytes->data());
+    const uint64_t number = header.number, given = header.size;
+    if (number != next_ || (given != size && given != wire::push_absent)) {
+        return fail(Errc::protocol, "another server sent message {} of {} bytes instead of message {} of {} bytes", number,
+                    given, next_, size);
+    }
+    ++next_;
+    in_.take(sizeof header);
+    if (given == wire::push_absent) {
+        return fail(Errc::unavailable, "another server could not compute the data to send");
+    }
+    return {};
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <memory>
+
+#include "net/inbound.h"
+
+namespace caravan::server {
+
+// The receiving end of a link.
+class LinkReceiver {
+public:
+    explicit LinkReceiver(std::unique_ptr<net::Transport> transport);
+
+    // Waits for the next message, which must have `size` bytes; read them from bytes(). Errc::unavailable if the link broke
+    // or the other server could not compute the bytes, Errc::protocol if number or size are wrong.
+    Result<> begin(uint64_t size);
+    net::Inbound & bytes() { return in_; }
+
+private:
+    const std::unique_ptr<net::Transport> transport_;
+    net::Inbound in_;
+    uint64_t next_ = 0;
+};
+
+}  // namespace caravan::server

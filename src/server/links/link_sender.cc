@@ -1,0 +1,102 @@
+#include "server/links/link_sender.h"
+
+#include <algorithm>
+#include <array>
+
+#include "net/inbound.h"
+#include "wire/native.h"
+
+namespace caravan::server {
+namespace {
+
+// Deadline for a peer to accept a piece.
+constexpr seconds stall{60};
+// Limit on the bytes that one sender queues; all senders of a session share twice this. Bytes are queued in pieces, so that the
+// limit is exceeded by little.
+constexpr size_t max_backlog = 256 << 20;
+constexpr size_t max_piece = 4 << 20;
+
+}  // namespace
+
+LinkSender::LinkSender(std::unique_ptr<net::Transport> transport, std::atomic<size_t> & backlog)
+    : transport_(std::move(transport)), all_backlog_bytes_(backlog) {}
+
+LinkSender::~LinkSender() {
+    {
+        std::lock_guard lock(mutex_);
+        error_ = {Errc::closed, "the sender was closed"};
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) {
+        thread_.join();
+    }
+}
+
+bool LinkSender::has_room() const {
+    return backlog_bytes_ == 0 || (backlog_bytes_ < max_backlog && all_backlog_bytes_ < 2 * max_backlog);
+}
+
+Result<> LinkSender::begin(uint64_t size) {
+    const wire::PushHeader header{next_++, size};
+    return send(const_bytes(&header, sizeof header));
+}
+
+Result<> LinkSender::send(ConstBytes bytes) {
+    std::unique_lock lock(mutex_);
+    while (backlog_.empty() && !sending_ && !error_ && !bytes.empty()) {
+        const std::array parts{bytes};
+        const auto sent = transport_->send(parts);
+        if (!sent) {
+            error_ = sent.error();
+        } else if (*sent == 0) {
+            break;
+        } else {
+            bytes = bytes.subspan(*sent);
+        }
+    }
+    for (;;) {
+        changed_.wait(lock, [&] { return error_ || has_room(); });
+        if (error_) {
+            return fail(error_->code, "the link to another server broke: {}", error_->text);
+        }
+        if (bytes.empty()) {
+            return {};
+        }
+        const ConstBytes piece = bytes.first(std::min(bytes.size(), max_piece));
+        bytes = bytes.subspan(piece.size());
+        backlog_.emplace_back(piece.begin(), piece.end());
+        backlog_bytes_ += piece.size();
+        all_backlog_bytes_ += piece.size();
+        if (!thread_.joinable()) {
+            thread_ = std::thread([this] { work(); });
+        }
+        changed_.notify_all();
+    }
+}
+
+void LinkSender::work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+        changed_.wait(lock, [&] { return error_ || !backlog_.empty(); });
+        if (error_) {
+            all_backlog_bytes_ -= std::exchange(backlog_bytes_, 0);
+            backlog_.clear();
+            return;
+        }
+        const std::vector<std::byte> bytes = std::move(backlog_.front());
+        backlog_.pop_front();
+        sending_ = true;
+        lock.unlock();
+        auto sent = net::send_all(*transport_, {bytes}, stall);
+        lock.lock();
+        sending_ = false;
+        backlog_bytes_ -= bytes.size();
+        all_backlog_bytes_ -= bytes.size();
+        if (!sent) {
+            error_ = std::move(sent.error());
+        }
+        changed_.notify_all();
+    }
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,111 @@
+#include "server/links/links.h"
+
+#include <thread>
+
+#include "base/log.h"
+#include "base/random.h"
+#include "net/endpoint.h"
+#include "net/opening.h"
+
+namespace caravan::server {
+namespace {
+
+constexpr seconds connect_time{3};
+// The client sends TAKE only after the other server has connected, so only the handshake's thread can be late.
+constexpr seconds connect_wait{10};
+
+}  // namespace
+
+uint64_t Links::invite() {
+    const uint64_t token = random_token();
+    {
+        std::lock_guard lock(mutex_);
+        if (receivers_.size() >= max_links || !receivers_.emplace(token, nullptr).second) {
+            return 0;
+        }
+    }
+    if (!announce_(token)) {
+        std::lock_guard lock(mutex_);
+        receivers_.erase(token);
+        return 0;
+    }
+    return token;
+}
+
+void Links::accept(uint64_t token, std::unique_ptr<net::Transport> connection, bool resumes) {
+    std::lock_guard lock(mutex_);
+    const auto invited = receivers_.find(token);
+    if (invited == receivers_.end() || invited->second != nullptr) {
+        return;
+    }
+    if (resumes) {
+        auto resumable = std::make_unique<net::ResumableTransport>(
+            std::move(connection), net::ResumableTransport::Options{.name = "another server", .grace = grace_, .reconnect = {}});
+        on_resumable(token, *resumable);
+        connection = std::move(resumable);
+    }
+    invited->second = std::make_unique<LinkReceiver>(std::move(connection));
+    connected_.notify_all();
+}
+
+LinkReceiver * Links::receiver(uint64_t token) {
+    std::unique_lock lock(mutex_);
+    const auto invited = receivers_.find(token);
+    if (invited == receivers_.end()) {
+        return nullptr;
+    }
+    connected_.wait_for(lock, connect_wait, [&] { return invited->second != nullptr; });
+    return invited->second.get();
+}
+
+// Connects to addresses that were checked, not to the name, which could resolve to another address the next time.
+Result<std::unique_ptr<net::Transport>> Links::open_link(const net::Endpoint & endpoint, uint64_t token,
+                                                     TimePoint deadline) const {
+    const auto addresses = net::addresses_within(endpoint, deadline, lookup_);
+    if (!addresses) {
+        return std::unexpected(addresses.error());
+    }
+    Error last{Errc::invalid_argument, formatted("not within --links ({})", networks_.text())};
+    for (const net::Endpoint & address : *addresses) {
+        if (!networks_.contains(address.host)) {
+            continue;
+        }
+        auto transport = net::open_link(address, token, deadline);
+        if (transport) {
+            return transport;
+        }
+        last = transport.error();
+    }
+    return std::unexpected(last);
+}
+
+Result<std::string> Links::connect(uint16_t link, uint64_t token, const std::string & text) {
+    if (senders_.size() >= max_links || senders_.contains(link)) {
+        return fail(Errc::invalid_argument, "link {} already exists, or there are too many links", link);
+    }
+    const auto endpoint = net::parse_endpoint(text);
+    if (!endpoint) {
+        return std::unexpected(endpoint.error());
+    }
+    if (endpoint->kind != net::Endpoint::Kind::tcp) {
+        return fail(Errc::unsupported, "links require TCP or RDMA");
+    }
+    const TimePoint deadline = Clock::now() + connect_time;
+    auto transport = open_link(*endpoint, token, deadline);
+    if (!transport) {
+        log_warning("cannot open the link to {} that the client requested: {}", text, transport.error().text);
+        std::this_thread::sleep_until(deadline);
+        return fail(Errc::unavailable, "cannot open a link to {}; see the server's log for the reason", text);
+    }
+    const std::string kind((*transport)->kind());
+    log_info("linked with the server at {} over {}", text, kind);
+    senders_.emplace(link, std::make_unique<LinkSender>(std::move(*transport), backlog_bytes_));
+    return kind;
+}
+
+LinkSender * Links::sender(uint16_t link) {
+    const auto found = senders_.find(link);
+    return found == senders_.end() ? nullptr : found->second.get();
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,72 @@
+// Links between the sessions of two servers, over which one server sends results directly to the other.
+//
+// The client obtains a random token from one session and passes it to the other, whose worker connects to the first server
+// with it. A link has one direction and keeps the order of messages.
+//
+// A worker never destroys its Links: a sender may still be waiting for the network when the process exits.
+//
+// Threads: the session's thread calls everything except accept(), which any thread may call.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "net/lookup.h"
+#include "net/networks.h"
+#include "net/resume/resumable_transport.h"
+#include "net/socket.h"
+#include "server/links/link_receiver.h"
+#include "server/links/link_sender.h"
+
+namespace caravan::server {
+
+class Links {
+public:
+    static constexpr size_t max_links = 256;  // of a session, in each direction
+
+    // `announce`: registers a token with the supervisor, which then passes on connections with this token; false if it cannot.
+    // `grace`: how long a link may stay disconnected. `networks`: connect() reaches these only. `lookup`: resolves names.
+    Links(std::function<bool(uint64_t token)> announce, seconds grace, net::Networks networks = net::Networks::loopback(),
+          net::Lookup lookup = net::addresses_of)
+        : announce_(std::move(announce)), grace_(grace), networks_(std::move(networks)), lookup_(std::move(lookup)) {}
+    Links(const Links &) = delete;
+
+    // Called by accept() for a link that can be resumed. Set before the first accept().
+    std::function<void(uint64_t token, net::ResumableTransport & transport)> on_resumable;
+
+    // A new token for a link to this session, or 0 if there are too many or it cannot be registered.
+    uint64_t invite();
+    // Opens the link of `token` over a connection that presented it. `resumes`: the peer supports resuming. Drops the
+    // connection if the token is unknown or the link is open.
+    void accept(uint64_t token, std::unique_ptr<net::Transport> connection, bool resumes);
+    // The link that was opened with `token`. Waits for it up to 10 s, then returns null. Null at once for an unknown token.
+    LinkReceiver * receiver(uint64_t token);
+
+    // Opens link number `link` to the server at `endpoint` and returns the transport's kind, "tcp" or "rdma". Every failure to
+    // connect returns the same text after the same time, so that clients cannot scan ports and names; the reason is logged.
+    Result<std::string> connect(uint16_t link, uint64_t token, const std::string & endpoint);
+    // Null if there is no such link.
+    LinkSender * sender(uint16_t link);
+    // Bytes queued for other servers.
+    size_t backlog() const { return backlog_bytes_; }
+
+private:
+    Result<std::unique_ptr<net::Transport>> open_link(const net::Endpoint & endpoint, uint64_t token, TimePoint deadline) const;
+
+    const std::function<bool(uint64_t)> announce_;
+    const seconds grace_;
+    const net::Networks networks_;
+    const net::Lookup lookup_;
+    std::atomic<size_t> backlog_bytes_ = 0;  // of all senders
+    std::unordered_map<uint16_t, std::unique_ptr<LinkSender>> senders_;
+    std::mutex mutex_;  // guards the members below
+    std::unordered_map<uint64_t, std::unique_ptr<LinkReceiver>> receivers_;  // null: token issued, not connected yet
+    std::condition_variable connected_;
+};
+
+}  // namespace caravan::server

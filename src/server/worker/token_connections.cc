@@ -1,0 +1,60 @@
+#include "server/worker/token_connections.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+namespace caravan::server {
+
+void TokenConnections::accept(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes) {
+    std::lock_guard lock(mutex_);
+    std::erase_if(handshakes_, [](Handshake & handshake) {
+        if (handshake.is_over) {
+            handshake.thread.join();
+        }
+        return handshake.is_over;
+    });
+    if (closed_ || handshakes_.size() >= max_handshakes) {
+        return;
+    }
+    Handshake & handshake = handshakes_.emplace_back();
+    handshake.socket.reset(::dup(socket.get()));
+    handshake.thread = std::thread(
+        [this, &handshake, token, socket = std::move(socket), first = std::move(first), resumes]() mutable {
+            auto accepted = net::accept_with_token(std::move(socket), first, resumes);
+            std::lock_guard when_done(mutex_);
+            const UniqueFd connection = std::move(handshake.socket);
+            if (!accepted && !closed_) {
+                log_warning("a connection to link to or resume this session failed: {}", accepted.error().text);
+            } else if (!closed_) {
+                add(token, std::move(*accepted), resumes, connection.get());
+            }
+            handshake.is_over = true;
+        });
+}
+
+void TokenConnections::add(uint64_t token, net::TokenConnection connection, bool resumes, int socket) {
+    if (connection.resume) {
+        streams_.resume(token, std::move(connection.transport), *connection.resume, socket);
+    } else {
+        links_.accept(token, std::move(connection.transport), resumes);
+    }
+}
+
+void TokenConnections::close() {
+    std::list<Handshake> handshakes;
+    {
+        std::lock_guard lock(mutex_);
+        closed_ = true;
+        for (const Handshake & handshake : handshakes_) {
+            ::shutdown(handshake.socket.get(), SHUT_RDWR);  // makes the handshake fail
+        }
+        handshakes.swap(handshakes_);  // the threads' references stay valid
+    }
+    for (Handshake & handshake : handshakes) {
+        handshake.thread.join();
+    }
+}
+
+}  // namespace caravan::server

@@ -45,7 +45,7 @@ def test_prefix_is_complete_and_works(lab):
     files = files_below(prefix)
     plugin, = [name for name in files if name.endswith('libggml-rpc-caravan.so')]
     assert {'bin/rpc-server', 'libexec/caravan/caravan-worker', 'bin/rpc-doctor', 'bin/rpc-bench', 'share/doc/caravan/LICENSE',
-            'share/doc/caravan/README.md', 'share/doc/caravan/docs/rdma.md'} <= files
+            'share/doc/caravan/README.md', 'share/doc/caravan/docs/rdma.md', 'include/caravan.h'} <= files
     assert f'GGML_BACKEND_PATH={prefix / plugin} ' in output, output
     server = lab.server(program=prefix / 'bin/rpc-server')
     listed = lab.run(['llama-bench', '--rpc', server.endpoint, '--list-devices'], ours=False,

@@ -35,12 +35,17 @@ void SessionRecorder::opened(const StreamCounts & counts) {
     at_open_ = at_load_ = tally(counts);
 }
 
-void SessionRecorder::finish(SessionStats stats, const StreamCounts & counts, const FetchSpans & fetch) {
-    const Tally at_end = tally(counts);
-    stats.whole = at_end - at_open_;
-    stats.since_load = at_end - at_load_;
+void SessionRecorder::count(SessionStats & stats, const StreamCounts & counts) const {
+    const Tally now = tally(counts);
+    stats.whole = now - at_open_;
+    stats.since_load = now - at_load_;
     if (clock_offset_ns_) {
         stats.round_trip_ns = min_round_trip_ns_;
+    }
+}
+
+void SessionRecorder::finish(SessionStats stats, const FetchSpans & fetch) {
+    if (clock_offset_ns_) {
         collect_spans(stats, Trace::now_ns(), fetch);
     }
     if (has_stats_) {

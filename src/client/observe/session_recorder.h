@@ -36,9 +36,10 @@ public:
     // The program received the session / the weights of a model were loaded.
     void opened(const StreamCounts & counts);
     void loaded(const StreamCounts & counts) { at_load_ = tally(counts); }
-    // Writes the stats and the trace, as far as they were requested. `stats` has the endpoint, dialect, transport and weights;
-    // this sets the rest.
-    void finish(SessionStats stats, const StreamCounts & counts, const FetchSpans & fetch);
+    // Sets the counts of `stats` so far, which has the endpoint, dialect, transport and weights.
+    void count(SessionStats & stats, const StreamCounts & counts) const;
+    // Adds what the server recorded, and writes the stats and the trace, as far as they were requested. count() was applied.
+    void finish(SessionStats stats, const FetchSpans & fetch);
 
 private:
     Tally tally(const StreamCounts & counts) const;

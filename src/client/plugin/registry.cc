@@ -6,6 +6,7 @@
 
 #include "base/config.h"
 #include "base/log.h"
+#include "client/plugin/api.h"
 #include "client/plugin/serve.h"
 #include "client/session/end_program.h"
 #include "ggml-rpc.h"
@@ -23,6 +24,9 @@ void * get_proc_address(ggml_backend_reg_t, const char * name) {
     }
     if (wanted == "ggml_backend_rpc_start_server") {
         return reinterpret_cast<void *>(&ggml_backend_rpc_start_server);
+    }
+    if (wanted == CARAVAN_API_V1) {
+        return const_cast<caravan_api_v1 *>(&api_v1());
     }
     return nullptr;
 }
@@ -72,39 +76,38 @@ Registry::Registry() {
         if (endpoint.empty()) {
             continue;
         }
-        if (auto reached = reach(endpoint)) {
-            main_entry_.devices.insert(main_entry_.devices.end(), reached->begin(), reached->end());
+        const auto reached =
+            net::parse_endpoint(endpoint).and_then([&](const net::Endpoint & parsed) { return reach(parsed); });
+        if (reached) {
+            const auto & devices = (*reached)->devices;
+            main_entry_.devices.insert(main_entry_.devices.end(), devices.begin(), devices.end());
         } else {
             report_missing(formatted("GGML_RPC_SERVERS: {}", reached.error().text), reached.error().advice);
         }
     }
 }
 
-Result<std::vector<Device *>> Registry::reach(const std::string & text) {
+Result<Registry::Server *> Registry::reach(const net::Endpoint & endpoint, const ConnectionOptions & timeouts) {
     // Not when the plug-in is loaded: programs such as rpc-server load it without using it.
     [[maybe_unused]] static const bool is_checked = (check_environment(net::injects_faults), true);
-    const auto endpoint = net::parse_endpoint(text);
-    if (!endpoint) {
-        return std::unexpected(endpoint.error());
+    if (servers_.contains(endpoint.text())) {
+        return fail(Errc::invalid_argument, "{} is listed twice", endpoint.text());
     }
-    if (const auto known = devices_by_endpoint_.find(endpoint->text()); known != devices_by_endpoint_.end()) {
-        return fail(Errc::invalid_argument, "{} is listed twice", endpoint->text());
+    auto remote = RemoteServer::reach(endpoint, timeouts);
+    if (!remote) {
+        return std::unexpected(remote.error());
     }
-    auto server = RemoteServer::reach(*endpoint);
-    if (!server) {
-        return std::unexpected(server.error());
+    if ((*remote)->device_count() == 0) {
+        return fail(Errc::not_found, "RPC server {}: no devices", endpoint.text());
     }
-    if ((*server)->device_count() == 0) {
-        return fail(Errc::not_found, "RPC server {}: no devices", endpoint->text());
-    }
-    std::vector<Device *> devices;
-    for (uint32_t index = 0; index < (*server)->device_count(); ++index) {
-        devices.push_back(&devices_.emplace_back(**server, index, formatted("RPC{}", devices_.size()), main_entry()));
+    Server & server = servers_[endpoint.text()];
+    server.remote = std::move(*remote);
+    for (uint32_t index = 0; index < server.remote->device_count(); ++index) {
+        server.devices.push_back(
+            &devices_.emplace_back(*server.remote, index, formatted("RPC{}", devices_.size()), main_entry()));
     }
     warn_if_too_many();
-    servers_.push_back(std::move(*server));
-    devices_by_endpoint_[endpoint->text()] = devices;
-    return devices;
+    return &server;
 }
 
 // ggml's scheduler accepts 16 back-ends including the CPU, and aborts the program if there are more. With -sm tensor many
@@ -125,43 +128,66 @@ void Registry::warn_if_too_many() {
     }
 }
 
-ggml_backend_reg_t Registry::add_server(const char * text) {
-    std::lock_guard lock(mutex_);
+ggml_backend_reg_t Registry::add_entry(std::string name, std::vector<Device *> devices) {
+    Entry & entry = entries_.emplace_back(Entry{std::move(name), std::move(devices), main_entry_.reg});
+    entry.reg.context = &entry;
+    return &entry.reg;
+}
+
+Result<Registry::Server *> Registry::try_to_add(const std::string & text, const ConnectionOptions & timeouts) {
+    const std::lock_guard lock(mutex_);
     const auto endpoint = net::parse_endpoint(text);
     if (!endpoint) {
-        report_missing(endpoint.error().text, endpoint.error().advice);
+        return std::unexpected(endpoint.error());
+    }
+    const auto known = servers_.find(endpoint->text());
+    if (known != servers_.end() && known->second.reg != nullptr) {
+        return &known->second;
+    }
+    if (known != servers_.end()) {
+        log_info("RPC server {} is already in use through GGML_RPC_SERVERS", endpoint->text());
+        known->second.reg = add_entry(formatted("RPC[{}]", text), {});
+        return &known->second;
+    }
+    auto server = reach(*endpoint, timeouts);
+    if (server) {
+        (*server)->reg = add_entry(formatted("RPC[{}]", text), (*server)->devices);
+    }
+    return server;
+}
+
+ggml_backend_reg_t Registry::add_server(const char * text) {
+    const auto server = try_to_add(text);
+    if (!server) {
+        report_missing(server.error().text, server.error().advice);
         return nullptr;
     }
-    std::unique_ptr<Entry> & entry = entries_[endpoint->text()];
-    if (entry != nullptr) {
-        return &entry->reg;
+    return (*server)->reg;
+}
+
+Result<Registry::Server *> Registry::find_server(const std::string & text) {
+    const auto endpoint = net::parse_endpoint(text);
+    if (!endpoint) {
+        return std::unexpected(endpoint.error());
     }
-    std::vector<Device *> devices;
-    if (devices_by_endpoint_.contains(endpoint->text())) {
-        log_info("RPC server {} is already in use through GGML_RPC_SERVERS", endpoint->text());
-    } else {
-        auto reached = reach(text);
-        if (!reached) {
-            report_missing(reached.error().text, reached.error().advice);
-            entries_.erase(endpoint->text());
-            return nullptr;
-        }
-        devices = std::move(*reached);
+    const std::lock_guard lock(mutex_);
+    const auto known = servers_.find(endpoint->text());
+    if (known == servers_.end()) {
+        return fail(Errc::not_found, "RPC server {}: it was not added", endpoint->text());
     }
-    entry = std::make_unique<Entry>();
-    entry->name = formatted("RPC[{}]", text);
-    entry->devices = std::move(devices);
-    entry->reg = main_entry_.reg;
-    entry->reg.context = entry.get();
-    return &entry->reg;
+    return &known->second;
+}
+
+ggml_backend_reg_t Registry::entry_of(const Server & server) {
+    const std::lock_guard lock(mutex_);
+    return server.reg == nullptr ? main_entry() : server.reg;
 }
 
 Device * Registry::find_device(const char * text, uint32_t index) {
     if (add_server(text) == nullptr) {
         return nullptr;
     }
-    std::lock_guard lock(mutex_);
-    const auto & devices = devices_by_endpoint_[net::parse_endpoint(text)->text()];
+    const auto & devices = (*find_server(text))->devices;
     return index < devices.size() ? devices[index] : nullptr;
 }
 

@@ -22,11 +22,12 @@ std::unique_ptr<net::Transport> watched(std::unique_ptr<net::Transport> transpor
 
 }  // namespace
 
-CommandStream::CommandStream(net::Endpoint endpoint, bool is_session, std::unique_ptr<net::Transport> transport, bool native)
+CommandStream::CommandStream(net::Endpoint endpoint, bool is_session, std::unique_ptr<net::Transport> transport, bool native,
+                             const ConnectionOptions & options)
     : endpoint_(std::move(endpoint)),
       is_session_(is_session),
-      loss_report_(std::make_shared<LossReport>(endpoint_, is_session)),
-      stream_(watched(std::move(transport), loss_report_), answer_timeout(), poll_time()) {
+      loss_report_(std::make_shared<LossReport>(endpoint_, is_session, options.history)),
+      stream_(watched(std::move(transport), loss_report_), options.reply_timeout, poll_time()) {
     if (is_session) {
         stream_.log_stalls(endpoint_.text(), stall_threshold);
     }

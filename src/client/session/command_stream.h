@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "client/encode/commands.h"
+#include "client/session/connection_options.h"
 #include "client/session/launch_prediction.h"
 #include "client/session/loss_report.h"
 #include "client/session/relays.h"
@@ -24,7 +25,8 @@ public:
     using Lock = Stream::Lock;
 
     // `is_session`: the program depends on the server, so its loss is reported. Otherwise the connection is for queries only.
-    CommandStream(net::Endpoint endpoint, bool is_session, std::unique_ptr<net::Transport> transport, bool native);
+    CommandStream(net::Endpoint endpoint, bool is_session, std::unique_ptr<net::Transport> transport, bool native,
+                  const ConnectionOptions & options);
 
     const net::Endpoint & endpoint() const { return endpoint_; }
     bool is_native() const { return native_ != nullptr; }

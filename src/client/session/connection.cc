@@ -9,44 +9,53 @@ namespace caravan::client {
 namespace {
 
 // False if the server is not full but only starting a worker.
-bool report_queue_place(const net::Endpoint & endpoint, const wire::AdmissionAnswer & place) {
+bool report_queue_place(const net::Endpoint & endpoint, const wire::AdmissionAnswer & place, seconds limit) {
     if (place.reason == wire::AdmissionAnswer::Reason::starting) {
         log_debug("{}: waiting for a worker process to start", endpoint.text());
         return false;
     }
     notify_user(formatted("RPC server {} is full: {}; waiting for up to {} s (GGML_RPC_TIMEOUT_S)", endpoint.text(),
-                          net::describe(place), answer_timeout().count()));
+                          net::describe(place), limit.count()));
     return true;
 }
 
 }  // namespace
 
 Connection::Connection(const net::Endpoint & endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport,
-                       bool native)
-    : queue_(endpoint, purpose == Purpose::session, std::move(transport), native) {}
+                       bool native, const ConnectionOptions & options)
+    : history_(options.history),
+      number_(history_ == nullptr ? 0 : history_->begin()),
+      queue_(endpoint, purpose == Purpose::session, std::move(transport), native, options) {}
 
 Connection::~Connection() {
     if (!queue_.failure()) {
         queue_.uploads().loading().end();
     }
     queue_.disable_loss_report();
+    if (history_ != nullptr) {
+        SessionRecord last = record();
+        last.state = last.state == SessionRecord::State::open ? SessionRecord::State::closed : last.state;
+        history_->end(std::move(last));
+    }
     finish_recording();
     queue_.relays().await_sources();
     log_debug("{}: session closed, {} sends", endpoint().text(), queue_.stream().counts().sends);
 }
 
-Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpoint, Purpose purpose) {
+Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpoint, Purpose purpose,
+                                                     const ConnectionOptions & options) {
     const bool is_session = purpose == Purpose::session;
     bool has_waited = false;
     TimePoint report_again{};  // limits how much a server can log
-    const net::Queueing queueing{.until = Clock::now() + answer_timeout(),
+    const net::Queueing queueing{.until = Clock::now() + options.reply_timeout,
                                  .on_wait = [&](const wire::AdmissionAnswer & place) {
-                                     if (Clock::now() >= report_again && report_queue_place(endpoint, place)) {
+                                     if (Clock::now() >= report_again &&
+                                         report_queue_place(endpoint, place, options.reply_timeout)) {
                                          has_waited = true;
                                          report_again = Clock::now() + seconds(1);
                                      }
                                  }};
-    auto opened = net::open_client(endpoint, is_session, Clock::now() + connect_timeout(), queueing);
+    auto opened = net::open_client(endpoint, is_session, Clock::now() + options.connect_timeout, queueing);
     if (!opened) {
         return std::unexpected(opened.error());
     }
@@ -61,9 +70,12 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
         log_debug("{}: connected over {} for {}", endpoint.text(), kind, is_session ? "a session" : "queries");
     }
     std::shared_ptr<Connection> connection(
-        new Connection(endpoint, purpose, std::move(opened->transport), opened->peer_is_native));
+        new Connection(endpoint, purpose, std::move(opened->transport), opened->peer_is_native, options));
     if (is_session) {
         connection->start_recording();
+    }
+    if (connection->history_ != nullptr) {
+        connection->history_->set_live(connection);
     }
     return connection;
 }
@@ -80,19 +92,30 @@ void Connection::start_recording() {
 }
 
 void Connection::finish_recording() {
-    recorder_.finish({.endpoint = endpoint().text(),
-                      .dialect = is_native() ? "native" : "stock",
-                      .transport = std::string(queue_.stream().transport_kind()),
-                      .whole = {},
-                      .since_load = {},
-                      .weights = queue_.uploads().loading().total(),
-                      .round_trip_ns = {},
-                      .served_ns = {}},
-                     queue_.stream().counts(), [&](wire::SpansAnswer & reply) {
-                         auto lock = queue_.lock();
-                         queue_.commands().post(static_cast<wire::Command>(wire::NativeCommand::spans));
-                         queue_.await(lock, queue_.stream().expect(mutable_bytes(&reply, sizeof reply)));
-                     });
+    recorder_.finish(stats(), [&](wire::SpansAnswer & reply) {
+        auto lock = queue_.lock();
+        queue_.commands().post(static_cast<wire::Command>(wire::NativeCommand::spans));
+        queue_.await(lock, queue_.stream().expect(mutable_bytes(&reply, sizeof reply)));
+    });
+}
+
+// Requires the lock.
+SessionStats Connection::stats() {
+    SessionStats out{.endpoint = endpoint().text(),
+                     .dialect = is_native() ? "native" : "stock",
+                     .transport = std::string(queue_.stream().transport_kind()),
+                     .whole = {},
+                     .since_load = {},
+                     .weights = queue_.uploads().loading().total(),
+                     .round_trip_ns = {},
+                     .served_ns = {}};
+    recorder_.count(out, queue_.stream().counts());
+    return out;
+}
+
+SessionRecord Connection::record() {
+    const auto lock = queue_.lock();
+    return {number_, queue_.failure() ? SessionRecord::State::lost : SessionRecord::State::open, stats()};
 }
 
 bool Connection::failed() {

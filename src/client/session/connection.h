@@ -20,6 +20,7 @@
 #include "client/session/launcher.h"
 #include "client/session/queries.h"
 #include "client/session/server_transfers.h"
+#include "client/session/session_history.h"
 #include "client/session/tensor_data.h"
 #include "net/endpoint.h"
 
@@ -31,9 +32,10 @@ public:
         queries,  // queries() except supports(); TCP
         session,  // all functions; uses RDMA where both peers have it, and logs the transport
     };
-    // Connects and completes the handshake within connect_timeout(). A full server may queue the client for up to
-    // answer_timeout(), which is logged. Fails with the error of net::open_client().
-    static Result<std::shared_ptr<Connection>> open(const net::Endpoint & endpoint, Purpose purpose);
+    // Connects and completes the handshake within the connect time-out. A full server may queue the client for up to the
+    // reply time-out, which is logged. Fails with the error of net::open_client().
+    static Result<std::shared_ptr<Connection>> open(const net::Endpoint & endpoint, Purpose purpose,
+                                                    const ConnectionOptions & options = {});
     ~Connection();
 
     const net::Endpoint & endpoint() const { return queue_.endpoint(); }
@@ -57,11 +59,18 @@ public:
     void await(Stream::Ticket ticket);
     Stream::Ticket last_ticket();
 
+    // The statistics of the session so far.
+    SessionRecord record();
+
 private:
-    Connection(const net::Endpoint & endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport, bool native);
+    Connection(const net::Endpoint & endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport, bool native,
+               const ConnectionOptions & options);
     void start_recording();
     void finish_recording();
+    SessionStats stats();
 
+    const std::shared_ptr<SessionHistory> history_;  // may be null
+    const uint64_t number_;                          // of the session in the history
     SessionRecorder recorder_;  // guarded by the queue's lock
     CommandQueue queue_;
     Queries queries_{queue_};

@@ -4,16 +4,20 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 
 #include "base/error.h"
 #include "net/endpoint.h"
 
 namespace caravan::client {
 
+class SessionHistory;
+
 class LossReport {
 public:
-    // `is_needed`: the program depends on the session.
-    LossReport(net::Endpoint endpoint, bool is_needed) : endpoint_(std::move(endpoint)), is_needed_(is_needed) {}
+    // `is_needed`: the program depends on the session. `history` is notified too; may be null.
+    LossReport(net::Endpoint endpoint, bool is_needed, std::shared_ptr<SessionHistory> history)
+        : endpoint_(std::move(endpoint)), history_(std::move(history)), is_needed_(is_needed) {}
 
     // With GGML_RPC_ON_LOSS=exit this ends the program instead, and no thread returns from here: the program receives no
     // failure before it ends.
@@ -23,8 +27,9 @@ public:
 
 private:
     const net::Endpoint endpoint_;
+    const std::shared_ptr<SessionHistory> history_;
     std::atomic<bool> is_needed_;
-    std::atomic<bool> is_logged_ = false;
+    std::atomic<bool> is_reported_ = false;
 };
 
 }  // namespace caravan::client

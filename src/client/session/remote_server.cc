@@ -83,8 +83,8 @@ std::string text_in(const char (&field)[size]) {
 
 }  // namespace
 
-Result<std::unique_ptr<RemoteServer>> RemoteServer::reach(const net::Endpoint & endpoint) {
-    auto server = retry_after_reset([&] { return try_to_reach(endpoint); });
+Result<std::unique_ptr<RemoteServer>> RemoteServer::reach(const net::Endpoint & endpoint, const ConnectionOptions & timeouts) {
+    auto server = retry_after_reset([&] { return try_to_reach(endpoint, timeouts); });
     if (!server) {
         std::string & text = server.error().text;
         text = formatted("RPC server {}: {}", endpoint.text(), net::without_endpoint(endpoint, text));
@@ -92,9 +92,10 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::reach(const net::Endpoint & 
     return server;
 }
 
-Result<std::unique_ptr<RemoteServer>> RemoteServer::try_to_reach(const net::Endpoint & endpoint) {
-    std::unique_ptr<RemoteServer> server(new RemoteServer(endpoint));
-    auto connection = Connection::open(endpoint, Connection::Purpose::queries);
+Result<std::unique_ptr<RemoteServer>> RemoteServer::try_to_reach(const net::Endpoint & endpoint,
+                                                                 const ConnectionOptions & timeouts) {
+    std::unique_ptr<RemoteServer> server(new RemoteServer(endpoint, timeouts));
+    auto connection = server->open_for_queries();
     if (!connection) {
         return std::unexpected(connection.error());
     }
@@ -134,7 +135,9 @@ Result<std::shared_ptr<Connection>> RemoteServer::session_locked() {
     if (Clock::now() < no_open_until_) {
         return std::unexpected(open_error_);
     }
-    auto opened = Connection::open(endpoint_, Connection::Purpose::session);
+    ConnectionOptions options = query_options_;
+    options.history = history_;
+    auto opened = Connection::open(endpoint_, Connection::Purpose::session, options);
     if (opened) {
         session_ = *opened;
         std::ranges::fill(last_memory_, LastMemory{});
@@ -161,7 +164,7 @@ Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
         return live->queries().memory(device);
     }
     const auto memory = retry_after_reset([&]() -> Result<DeviceMemory> {
-        const auto opened = Connection::open(endpoint_, Connection::Purpose::queries);
+        const auto opened = open_for_queries();
         return opened ? (*opened)->queries().memory(device) : std::unexpected(opened.error());
     });
     if (memory) {

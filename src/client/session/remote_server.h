@@ -17,7 +17,8 @@ namespace caravan::client {
 class RemoteServer {
 public:
     // Queries the server's devices, their alignments and limits. Fails with the error of Connection::open() or of a query.
-    static Result<std::unique_ptr<RemoteServer>> reach(const net::Endpoint & endpoint);
+    // The time-outs apply to all its connections.
+    static Result<std::unique_ptr<RemoteServer>> reach(const net::Endpoint & endpoint, const ConnectionOptions & timeouts = {});
 
     const net::Endpoint & endpoint() const { return endpoint_; }
     uint32_t device_count() const { return static_cast<uint32_t>(constants_.size()); }
@@ -28,6 +29,8 @@ public:
 
     // The live session, or a new one. The caller shares its ownership.
     Result<std::shared_ptr<Connection>> session();
+    // Of the sessions that session() has opened.
+    SessionHistory & history() const { return *history_; }
 
     Result<DeviceMemory> memory(uint32_t device);
 
@@ -47,9 +50,14 @@ private:
         std::string description;
     };
 
-    static Result<std::unique_ptr<RemoteServer>> try_to_reach(const net::Endpoint & endpoint);
+    static Result<std::unique_ptr<RemoteServer>> try_to_reach(const net::Endpoint & endpoint,
+                                                              const ConnectionOptions & timeouts);
 
-    explicit RemoteServer(net::Endpoint endpoint) : endpoint_(std::move(endpoint)) {}
+    RemoteServer(net::Endpoint endpoint, const ConnectionOptions & timeouts)
+        : endpoint_(std::move(endpoint)), query_options_(timeouts) {}
+    Result<std::shared_ptr<Connection>> open_for_queries() const {
+        return Connection::open(endpoint_, Connection::Purpose::queries, query_options_);
+    }
 
     Result<std::shared_ptr<Connection>> session_locked();
     void report_failed_query(std::string_view query, const Error & error, bool has_session);
@@ -57,6 +65,8 @@ private:
     Result<std::shared_ptr<Connection>> session_for_queries();
 
     const net::Endpoint endpoint_;
+    const ConnectionOptions query_options_;  // without a history
+    const std::shared_ptr<SessionHistory> history_ = std::make_shared<SessionHistory>();
     std::vector<Constants> constants_;
 
     std::mutex mutex_;

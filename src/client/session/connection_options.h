@@ -1,0 +1,18 @@
+// Options of a connection to a server.
+#pragma once
+
+#include <memory>
+
+#include "base/config.h"
+
+namespace caravan::client {
+
+class SessionHistory;
+
+struct ConnectionOptions {
+    seconds connect_timeout = caravan::connect_timeout();  // for connecting and the handshake together
+    seconds reply_timeout = answer_timeout();  // a peer without progress for this long is lost; also for a free session
+    std::shared_ptr<SessionHistory> history = {};  // records sessions; may be null
+};
+
+}  // namespace caravan::client

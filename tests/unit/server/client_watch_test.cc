@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <future>
+#include <semaphore>
 
 #include "support/wire_peer.h"
 
@@ -40,8 +41,7 @@ protected:
                                                    if (lifeline) {
                                                        self.add_lifeline(lifeline_token, std::move(lifeline));
                                                    }
-                                                   message.set_value();
-                                                   message = {};
+                                                   handled.release();
                                                },
                                            .on_left = [this] { left.set_value(); },
                                            .on_overdue = [this] { overdue.set_value(); }},
@@ -51,9 +51,8 @@ protected:
     }
     // Returns when the watch has handled a message of the supervisor.
     void send_message() {
-        auto handled = message.get_future();
         ASSERT_EQ(::send(supervisor.get(), "", 1, 0), 1);
-        ASSERT_EQ(handled.wait_for(test::patience), std::future_status::ready);
+        ASSERT_TRUE(handled.try_acquire_for(test::patience));
     }
     // The far end of a lifeline of `of`.
     UniqueFd open_lifeline(uint64_t of) {
@@ -71,7 +70,8 @@ protected:
     std::optional<ResumableTransport> stream;
     UniqueFd client, supervisor, worker, lifeline;
     uint64_t lifeline_token = 0;
-    std::promise<void> left, overdue, message;
+    std::promise<void> left, overdue;
+    std::counting_semaphore<> handled{0};  // messages
     std::future<void> has_left = left.get_future(), is_overdue = overdue.get_future();
     std::unique_ptr<ClientWatch> watch;  // destroyed first
 };

@@ -12,6 +12,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     server::Session session(transport, {}, fuzz::cpu(), nullptr, nullptr);
     const Error end = session.run();
     fuzz::require(!end.text.empty(), "the end of a session has a reason");
-    (void)session.summary();
+    (void)session.counters();
     return 0;
 }

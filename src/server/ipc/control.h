@@ -9,6 +9,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
+#include "server/ipc/session_counters.h"
 
 namespace caravan::server {
 
@@ -27,7 +28,7 @@ struct ControlMessage {
         note,     // worker: `text` for the log, logged once for all workers
         ready,    // worker: loaded, waits for a session
         failed,   // worker: cannot start; `text`: the reason
-        ended,    // worker: the session has ended; `text`: reason and summary; `count`: log lines of its allowance not used
+        ended,    // worker: the session has ended; `text`: the reason; `counters`; `count`: log lines of its allowance not used
         memory,   // supervisor: queries device `number`; `memory_free`: the machine's free memory. The worker replies with
                   // `memory_free` and `memory_total` of the device
         claim,    // worker: its session needs `memory_total` of host memory for all its buffers, and uses `memory_free` of
@@ -48,6 +49,7 @@ struct ControlMessage {
     uint32_t resumes = 0;  // link: 1 if the peer can resume
     uint64_t token = 0;
     uint64_t alignment = 0, max_size = 0, memory_free = 0, memory_total = 0;
+    SessionCounters counters;
     std::byte prefix[max_prefix] = {};
     char text[400] = {};
 

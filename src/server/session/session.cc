@@ -1,6 +1,5 @@
 #include "server/session/session.h"
 
-#include "base/counted.h"
 #include "base/log.h"
 
 namespace caravan::server {
@@ -32,24 +31,20 @@ Error Session::run() {
     }
 }
 
-std::string Session::summary() const {
-    const auto in_seconds = [](std::chrono::nanoseconds time) { return std::chrono::duration<double>(time).count(); };
-    const double busy = in_seconds(context_.runs.busy());
-    std::string text = formatted("{} computed {}, {} MiB in, {} MiB out, at most {} MiB of buffers; {:.1f} s, "
-                                 "{:.1f} s computing",
-                                 counted(context_.runs.built(), "graph"), counted(context_.runs.launches(), "time"),
-                                 context_.in.bytes_taken() >> 20, context_.replies.bytes_sent() >> 20,
-                                 context_.buffers.peak_bytes() >> 20, in_seconds(Clock::now() - begin_), busy);
-    if (busy > 0) {
-        text += formatted(" ({:.1f} launches/s)", static_cast<double>(context_.runs.launches()) / busy);
-    }
-    const uint64_t received = context_.io.weights_received(), from_cache = context_.lookups.bytes_from_cache(),
-                   from_models = context_.lookups.bytes_from_models();
-    if (received + from_cache + from_models > 0) {
-        text += formatted("; weights: {} MiB received, {} MiB from the cache, {} MiB from model files", received >> 20,
-                          from_cache >> 20, from_models >> 20);
-    }
-    return text;
+SessionCounters Session::counters() const {
+    const auto in_us = [](std::chrono::nanoseconds time) {
+        return static_cast<uint64_t>(std::chrono::duration_cast<microseconds>(time).count());
+    };
+    return {.graphs_built = context_.runs.built(),
+            .launches = context_.runs.launches(),
+            .bytes_received = context_.in.bytes_taken(),
+            .bytes_sent = context_.replies.bytes_sent(),
+            .peak_buffer_bytes = context_.buffers.peak_bytes(),
+            .weight_bytes_received = context_.io.weights_received(),
+            .weight_bytes_from_cache = context_.lookups.bytes_from_cache(),
+            .weight_bytes_from_models = context_.lookups.bytes_from_models(),
+            .duration_us = in_us(Clock::now() - begin_),
+            .computing_us = in_us(context_.runs.busy())};
 }
 
 // Nothing else shows that a client or its network was stopped.

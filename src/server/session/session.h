@@ -5,6 +5,7 @@
 #include <atomic>
 #include <string>
 
+#include "server/ipc/session_counters.h"
 #include "server/session/native_dialect.h"
 #include "server/session/session_context.h"
 #include "server/session/stock_dialect.h"
@@ -24,11 +25,7 @@ public:
     // Ends the session when the client sends no command for `limit`; 0: never. Thread-safe.
     void limit_silence(seconds limit) { context_.in.limit_silence(limit); }
 
-    // True if the session allocated a buffer or launched a graph.
-    bool did_work() const { return context_.buffers.peak_bytes() > 0 || context_.runs.launches() > 0; }
-    // For the log: "12 graphs computed 640 times, 97 MiB in, 2 MiB out, at most 530 MiB of buffers; 34.0 s, 21.5 s
-    // computing (29.8 launches/s); weights: 96 MiB received, 400 MiB from the cache, 0 MiB from model files".
-    std::string summary() const;
+    SessionCounters counters() const;
     // The name of the command that is being served, or null between commands. Thread-safe.
     const char * command() const { return command_.load(std::memory_order_relaxed); }
 

@@ -11,6 +11,7 @@
 #include "base/printable.h"
 #include "server/ipc/build.h"
 #include "server/ipc/server_log.h"
+#include "server/supervisor/session_summary.h"
 
 namespace caravan::server {
 namespace {
@@ -91,6 +92,7 @@ Result<> WorkerPool::give_session(WorkerProcess & worker, ControlMessage message
     }
     worker.state = WorkerProcess::State::serving;
     worker.began_with = resident_memory(worker.pid);
+    worker.began_at = Clock::now();
     worker.session = message.number;
     worker.client = message.text;
     worker.address = address;
@@ -283,6 +285,12 @@ void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & mes
     }
 }
 
+void WorkerPool::log_end(const WorkerProcess & worker, const ControlMessage & ended) const {
+    const SessionCounters counters = bounded(ended.counters, Clock::now() - worker.began_at, devices_.size());
+    log_event(worker.address, "Client connection closed (session {}): {}{}", worker.session, ended.text,
+              counters.did_work() ? "; " + summary_of(counters) : "");
+}
+
 void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & message) {
     switch (message.kind) {
         case ControlMessage::Kind::ended:
@@ -291,7 +299,7 @@ void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & mes
                 worker.deadline = Clock::now() + exit_patience;
                 worker.connections.clear();
                 session_lines_.give_back(worker.address, std::min(message.count, worker.lines));
-                log_event(worker.address, "Client connection closed (session {}): {}", worker.session, message.text);
+                log_end(worker, message);
             }
             break;
         case ControlMessage::Kind::memory:

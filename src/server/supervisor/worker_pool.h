@@ -83,6 +83,7 @@ private:
     void hear_loading(WorkerProcess & worker, const ControlMessage & message);
     void start_failed();
     void retire(WorkerProcess & worker, int signal);
+    void log_end(const WorkerProcess & worker, const ControlMessage & ended) const;
     void hear_serving(WorkerProcess & worker, const ControlMessage & message);
     void answer_claim(WorkerProcess & worker, const ControlMessage & claim);
     static uint64_t touched_by(const WorkerProcess & worker);

@@ -38,6 +38,7 @@ struct WorkerProcess {
     uint64_t allocated = 0;     // serving: bytes of host memory in its session's buffers
     uint64_t besides = 0;       // serving: bytes of other host memory of its session, approximate
     uint64_t began_with = 0;    // serving: resident bytes when its session began
+    TimePoint began_at{};       // serving: when its session began
 };
 
 // `beyond_loopback`: the server listens on other addresses than loopback.

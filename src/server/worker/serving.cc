@@ -24,8 +24,8 @@ std::string why_ended(const Error & error) {
     return error.code == Errc::closed || error.code == Errc::reset ? "the client left" : error.text;
 }
 
-void report_end(int control, std::string_view text) {
-    ControlMessage ended{.kind = ControlMessage::Kind::ended, .count = unused_session_lines()};
+void report_end(int control, std::string_view text, const SessionCounters & counters = {}) {
+    ControlMessage ended{.kind = ControlMessage::Kind::ended, .count = unused_session_lines(), .counters = counters};
     ended.set_text(text);
     send_control(control, ended);
 }
@@ -68,8 +68,12 @@ void receive_from_supervisor(int control, Session & session, MachineMemory & mac
     }
 }
 
-// Returns the text about the end of the session.
-std::string run_session(net::Accepted & accepted, const ControlMessage & given, UniqueFd client, int control,
+struct SessionEnd {
+    std::string reason;
+    SessionCounters counters;
+};
+
+SessionEnd run_session(net::Accepted & accepted, const ControlMessage & given, UniqueFd client, int control,
                         const WorkerOptions & options, Devices & devices, cache::Weights & weights) {
     Links & links = *new Links([control](uint64_t link) {
         return send_control(control, {.kind = ControlMessage::Kind::invite, .token = link});
@@ -99,10 +103,10 @@ std::string run_session(net::Accepted & accepted, const ControlMessage & given, 
                  ::_exit(EXIT_SUCCESS);
              }});
     if (!watch) {
-        return watch.error().text;
+        return {watch.error().text, {}};
     }
     const Error end = session.run();
-    return session.did_work() ? formatted("{}; {}", why_ended(end), session.summary()) : why_ended(end);
+    return {why_ended(end), session.counters()};
 }
 
 }  // namespace
@@ -113,10 +117,10 @@ void serve(ReceivedControl given, int control, const WorkerOptions & options, De
     UniqueFd client(::dup(given.attached.get()));
     const ConstBytes first = ConstBytes(message.prefix).first(std::min<size_t>(message.prefix_size, max_prefix));
     auto accepted = net::open_server(std::move(given.attached), first, message.token != 0);
-    const std::string end = accepted ? run_session(*accepted, message, std::move(client), control, options, devices, weights)
-                                     : accepted.error().text;
+    const SessionEnd end = accepted ? run_session(*accepted, message, std::move(client), control, options, devices, weights)
+                                    : SessionEnd{accepted.error().text, {}};
     end_server_log();
-    report_end(control, end);
+    report_end(control, end.reason, end.counters);
 }
 
 }  // namespace caravan::server

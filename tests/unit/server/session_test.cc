@@ -34,7 +34,7 @@ TEST(SessionTest, RepliesToDeviceQueries) {
     EXPECT_GT(+memory.total, 0u);
     EXPECT_LE(+memory.free, +memory.total);
     EXPECT_EQ(client.leave().code, Errc::closed);
-    EXPECT_FALSE(client.did_work());
+    EXPECT_FALSE(client.counters().did_work());
 }
 
 TEST(SessionTest, AcceptsBytesReadByTheFrontDoor) {
@@ -66,7 +66,7 @@ TEST(SessionTest, SetTensorThenGetTensor) {
     EXPECT_TRUE(client.get(tensor, 0).empty());
     client.set(tensor, {});
     EXPECT_EQ(client.leave().code, Errc::closed);
-    EXPECT_TRUE(client.did_work());
+    EXPECT_TRUE(client.counters().did_work());
 }
 
 TEST(SessionTest, TransfersLargeTensors) {
@@ -210,7 +210,7 @@ TEST(SessionTest, ComputesAndRecomputes) {
     client.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 5});
     EXPECT_EQ(client.get_floats(tensors[2], 4), (std::vector<float>{10, 20, 30, 41}));
     EXPECT_EQ(client.leave().code, Errc::closed);
-    EXPECT_TRUE(client.summary().contains("3 times")) << client.summary();
+    EXPECT_EQ(client.counters().launches, 3u);
 }
 
 TEST(SessionTest, UidCanBeReusedForAnotherGraph) {

@@ -31,8 +31,7 @@ struct SessionClient {
                                first = std::vector(already.begin(), already.end())]() mutable {
             Session session(*transport, first, devices, weights, links, max_memory);
             end_ = session.run();
-            summary_ = session.summary();
-            did_work_ = session.did_work();
+            counters_ = session.counters();
             transport.reset();
         });
     }
@@ -51,8 +50,7 @@ struct SessionClient {
         }
         return end();
     }
-    const std::string & summary() { return end(), summary_; }
-    bool did_work() { return end(), did_work_; }
+    const server::SessionCounters & counters() { return end(), counters_; }
 
     uint64_t alloc(uint64_t size, uint32_t device = 0) {
         peer.ask(Command::alloc_buffer, wire::AllocBufferRequest{device, size});
@@ -81,8 +79,7 @@ struct SessionClient {
 private:
     std::thread server_;
     Error end_{};
-    std::string summary_;
-    bool did_work_ = false;
+    server::SessionCounters counters_;
 };
 
 // A client with one buffer of 4 KiB, in which it places tensors.

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "net/socket.h"
-#include "server/supervisor/supervisor.h"
+#include "server/supervisor/server_options.h"
 #include "server/supervisor/worker_pool.h"
 
 namespace caravan::server {

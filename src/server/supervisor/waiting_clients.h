@@ -42,6 +42,7 @@ public:
     void remove_closing();
 
     std::list<WaitingClient> & all() { return clients_; }
+    const std::list<WaitingClient> & all() const { return clients_; }
     // Clients that wait for a new session, in the order in which they get one.
     std::vector<WaitingClient *> queue(const SessionSlots & slots);
 

@@ -1,0 +1,134 @@
+#include "server/supervisor/admission.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "base/counted.h"
+#include "base/log.h"
+#include "net/socket.h"
+#include "server/ipc/server_log.h"
+#include "server/supervisor/banner.h"
+
+namespace caravan::server {
+namespace {
+
+constexpr milliseconds retry_pause{100};  // after a client could not be handed to a worker
+
+}  // namespace
+
+void Admission::serve_queue() {
+    std::vector<std::string> held;
+    for (const WorkerProcess & worker : workers_.all()) {
+        if (worker.state == WorkerProcess::State::serving) {
+            held.push_back(worker.address);
+        }
+    }
+    slots_.set_held(held);
+    uint32_t position = 0;
+    for (WaitingClient * client : clients_.queue(slots_)) {
+        const auto verdict = slots_.verdict(client->address);
+        if (verdict != SessionSlots::Verdict::free || !begin_session(*client)) {
+            send_position(*client, ++position, verdict);
+        }
+    }
+}
+
+bool Admission::begin_session(WaitingClient & client) {
+    WorkerProcess * worker = workers_.spare();
+    if (worker == nullptr || Clock::now() < retry_at_) {
+        return false;
+    }
+    ControlMessage message{.kind = ControlMessage::Kind::session,
+                           .number = static_cast<uint32_t>(next_session_),
+                           .prefix_size = static_cast<uint32_t>(client.client.prefix().size()),
+                           .token = client.client.session_token()};
+    message.set_text(client.client.peer());
+    std::ranges::copy(client.client.prefix(), message.prefix);
+    if (const auto given = workers_.give_session(*worker, message, client.address, client.client.fd()); !given) {
+        retry_at_ = Clock::now() + retry_pause;
+        if (!std::exchange(failure_is_logged_, true)) {
+            log_warning("{} waits for a session: {}; trying again", client.client.peer(), given.error().text);
+        }
+        return false;
+    }
+    failure_is_logged_ = false;
+    const UniqueFd socket = client.client.release();
+    client.closing = true;
+    slots_.note_begun(client.address);
+    ++next_session_;
+    warn_of_shared_cores();
+    log_event(client.address, "Accepted client connection from {} (session {}){}", worker->client, worker->session,
+              net::peer_credentials(socket.get()));
+    workers_.want_spare();
+    return true;
+}
+
+void Admission::send_position(WaitingClient & client, uint32_t position, SessionSlots::Verdict verdict) {
+    using Reason = wire::AdmissionAnswer::Reason;
+    using Verdict = SessionSlots::Verdict;
+    if (verdict != Verdict::free && !client.logged) {
+        client.logged = true;
+        log_warning("{} waits for a session: {} in use ({})", client.client.peer(), slots_.held(),
+                    verdict == Verdict::server_full ? "--max-sessions" : "--max-per-address");
+    }
+    const wire::AdmissionAnswer place{position,
+                                      verdict == Verdict::free          ? Reason::starting
+                                      : verdict == Verdict::server_full ? Reason::server_full
+                                                                        : Reason::address_full,
+                                      static_cast<uint32_t>(slots_.held())};
+    if (place.position == client.place.position && place.reason == client.place.reason) {
+        return;
+    }
+    client.place = place;
+    if (!client.client.tell_place(place)) {
+        clients_.drop(client);
+    }
+}
+
+void Admission::hand_over_by_token(WaitingClient & client) {
+    const bool resumes = client.client.first_command() == wire::command_resume;
+    WorkerProcess * worker = workers_.owner(client.client.token());
+    const auto waits = [&](const WaitingClient & other) {
+        return other.wants_new_session() && other.client.session_token() == client.client.token();
+    };
+    if (worker == nullptr && std::ranges::any_of(clients_.all(), waits)) {
+        return;  // until its session has a worker
+    }
+    client.closing = true;
+    if (worker == nullptr) {
+        log_warning("dropping {}: it wants {} session that is not here", client.client.peer(),
+                    resumes ? "to resume a" : "a link with a");
+        return;
+    }
+    ControlMessage message{.kind = ControlMessage::Kind::link,
+                           .prefix_size = static_cast<uint32_t>(client.client.prefix().size()),
+                           .resumes = client.client.resumes(),
+                           .token = client.client.token()};
+    std::ranges::copy(client.client.prefix(), message.prefix);
+    const UniqueFd socket = client.client.release();
+    const bool resumes_session = resumes && worker->token == client.client.token();
+    if (const auto given = workers_.give_connection(*worker, message, socket.get(), resumes_session); !given) {
+        log_warning("dropping {}, which came for session {}: {}", client.client.peer(), worker->session, given.error().text);
+        return;
+    }
+    if (client.client.first_command() == wire::command_lifeline) {
+        return;
+    }
+    log_event(client.address, "{} {} (session {})", resumes ? "Connected again:" : "Linked with the server at", client.client.peer(),
+              worker->session);
+}
+
+void Admission::warn_of_shared_cores() {
+    const size_t threads = static_cast<size_t>(options_.worker.threads), sessions = workers_.serving();
+    const size_t cores = std::thread::hardware_concurrency();
+    if (cores_are_logged_ || !lends_cpu(workers_) || sessions < 2 || cores == 0 || sessions * threads <= cores) {
+        return;
+    }
+    cores_are_logged_ = true;
+    log_warning("{} sessions with {} each share {}: while several compute, each is slower than its share. Use --threads {}, or "
+                "--max-sessions", sessions, counted(threads, "thread"), counted(cores, "core"),
+                std::max<size_t>(1, cores / sessions));
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,45 @@
+#include "server/supervisor/open_files.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+
+#include "base/counted.h"
+#include "base/log.h"
+#include "server/supervisor/worker_pool.h"
+
+namespace caravan::server {
+
+size_t fit_open_files(ServerOptions & options) {
+    constexpr size_t own = 16;  // listeners, signals, standard streams, the spare worker, a loading worker, the indexer
+    constexpr size_t of_session = 2, of_busy_session = 1 + WorkerPool::max_connections;
+    constexpr size_t most = 256, least = 8;
+    // Descriptors in flight count per user. The kernel lets a process send descriptors while their number is within its own
+    // limit, up to 253 with one message. A worker's limit therefore lies below this process's by one such message and the
+    // descriptors in flight to all workers, so that a compromised worker cannot stop this process from sending (control.h).
+    constexpr size_t of_message = 253, of_line = 24;
+    constexpr size_t usual_of_worker = 4096, least_of_worker = 256;
+    const auto sessions = static_cast<size_t>(options.max_sessions);
+    const size_t above_workers = of_message + sessions * of_line;
+    rlimit files{};
+    if (::getrlimit(RLIMIT_NOFILE, &files) != 0) {
+        return most;
+    }
+    const size_t wanted = std::max(own + most + sessions * of_busy_session, usual_of_worker + above_workers);
+    if (files.rlim_cur < wanted && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = std::min<rlim_t>(files.rlim_max, wanted);
+        ::setrlimit(RLIMIT_NOFILE, &files);
+    }
+    const size_t for_worker = files.rlim_cur - std::min<rlim_t>(files.rlim_cur, above_workers);
+    options.worker.open_files = std::min<rlim_t>(std::clamp(for_worker, least_of_worker, usual_of_worker), files.rlim_cur);
+    const size_t left = std::max<rlim_t>(files.rlim_cur, own + least + of_session) - own;
+    if (left < least + sessions * of_session) {
+        options.max_sessions = static_cast<int>((left - least) / of_session);
+        options.max_per_address = std::min(options.max_per_address, options.max_sessions);
+        log_warning("{} open files (ulimit -n) are enough for {}: serving no more at once", files.rlim_cur,
+                    counted(static_cast<uint64_t>(options.max_sessions), "session"));
+    }
+    return std::min(left - static_cast<size_t>(options.max_sessions) * of_session, most);
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,55 @@
+#include "server/supervisor/signals.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace caravan::server {
+namespace {
+
+int signal_input = -1;  // the pipe's end that the handler writes to
+
+void on_signal(int signal) {
+    const int saved = errno;
+    const char byte = static_cast<char>(signal);
+    [[maybe_unused]] const ssize_t ignored = ::write(signal_input, &byte, 1);
+    errno = saved;
+}
+
+}  // namespace
+
+Result<Signals> Signals::install() {
+    int ends[2];
+    if (::pipe(ends) != 0) {
+        return fail(Errc::io, "cannot make a pipe: {}", errno_text(errno));
+    }
+    for (const int fd : ends) {
+        ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+        ::fcntl(fd, F_SETFL, O_NONBLOCK);
+    }
+    signal_input = ends[1];
+    struct sigaction action{};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    for (const int signal : {SIGTERM, SIGINT, SIGCHLD}) {
+        ::sigaction(signal, &action, nullptr);
+    }
+    ::signal(SIGPIPE, SIG_IGN);
+    return Signals(UniqueFd(ends[0]));
+}
+
+void Signals::read() {
+    char bytes[64];
+    ssize_t got = 0;
+    while ((got = ::read(received_.get(), bytes, sizeof bytes)) > 0) {
+        for (ssize_t i = 0; i < got; ++i) {
+            if (bytes[i] == SIGTERM || bytes[i] == SIGINT) {
+                stop_signal_ = stop_requests_++ == 0 ? bytes[i] : stop_signal_;
+            }
+        }
+    }
+}
+
+}  // namespace caravan::server

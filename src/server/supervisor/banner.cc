@@ -26,10 +26,10 @@ std::string cache_text(const cache::WeightOptions & weights, const WorkerPool & 
         return "off (-c switches it on)";
     }
     constexpr std::string_view prefix = "weight cache: ";
-    std::string_view problem = workers.cache_problem();
+    std::string_view problem = workers.reports().cache_problem();
     problem.remove_prefix(problem.starts_with(prefix) ? prefix.size() : 0);
     if (!problem.empty()) {
-        return workers.cache_is_readable() ? formatted("{} (only read, nothing is kept: {})", weights.directory.string(), problem)
+        return workers.reports().cache_is_readable() ? formatted("{} (only read, nothing is kept: {})", weights.directory.string(), problem)
                                            : formatted("off: {}", problem);
     }
     return formatted("{} ({})", weights.directory.string(),
@@ -86,7 +86,7 @@ std::string banner(const ServerOptions & options, std::span<const net::Listener>
         text += formatted("  {}\n", device_text(device, cpus));
     }
     line("transport", transport_text(listeners.front().endpoint.kind == net::Endpoint::Kind::tcp));
-    line("confinement", workers.confinement());
+    line("confinement", workers.reports().confinement());
     if (cpus > 0) {
         const unsigned cores = std::thread::hardware_concurrency();
         line("threads", formatted("{} for each session{}{}", worker.threads, cpus > 1 ? " and CPU device" : "",

@@ -11,6 +11,7 @@
 #include "base/printable.h"
 #include "server/ipc/build.h"
 #include "server/ipc/server_log.h"
+#include "server/supervisor/memory_claims.h"
 #include "server/supervisor/session_summary.h"
 
 namespace caravan::server {
@@ -19,10 +20,8 @@ namespace {
 constexpr uint32_t max_session_lines = 100;  // burst of a session
 constexpr seconds answer_patience{15};   // for a reply of the spare worker
 constexpr seconds exit_patience{10};     // for a process to exit once its work is done, besides session_grace
-constexpr uint64_t max_besides = uint64_t{2} << 30;  // bytes of graphs and data for other servers
 constexpr int max_heard = 64;        // messages from one worker per call
 constexpr int max_last_turns = 1000;  // of max_heard messages, after an exit: more than the socket holds
-constexpr uint32_t max_devices = 4096;  // of one server
 
 bool is_spare(const WorkerProcess & worker) {
     return worker.state == WorkerProcess::State::loading || worker.state == WorkerProcess::State::spare;
@@ -179,11 +178,11 @@ void WorkerPool::kill_hanging() {
 
 bool WorkerPool::ask_memory(uint32_t device) {
     WorkerProcess * worker = spare();
-    const bool asked = worker != nullptr && device < devices_.size() &&
+    const bool asked = worker != nullptr && device < devices().size() &&
                        send_control(worker->control.get(),
                                     {.kind = ControlMessage::Kind::memory,
                                      .number = device,
-                                     .memory_free = unpromised(available_memory(), holdings())});
+                                     .memory_free = unpromised(available_memory(), holdings(workers_))});
     if (asked) {
         if (worker->questions++ == 0) {
             worker->deadline = Clock::now() + answer_patience;
@@ -243,35 +242,6 @@ bool WorkerPool::hear(WorkerProcess & worker) {
 
 void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & message) {
     switch (message.kind) {
-        case ControlMessage::Kind::confined:
-            if (!confinement_.empty() && confinement_ != message.text) {
-                log_warning("a worker process is not confined as those before it: {}", message.text);
-            }
-            confinement_ = message.text;
-            break;
-        case ControlMessage::Kind::cache:
-            cache_is_readable_ = message.count != 0;
-            if (cache_problem_ != message.text) {
-                cache_problem_ = message.text;
-                if (cache_problem_.empty()) {
-                    log_info("weight cache: weights are kept again");
-                } else {
-                    log_warning("{}; sessions go on, and weights are not kept", cache_problem_);
-                }
-            }
-            break;
-        case ControlMessage::Kind::note:
-            if (noted_ != message.text) {
-                noted_ = message.text;
-                log_info("{}", noted_);
-            }
-            break;
-        case ControlMessage::Kind::device:
-            if (message.number < message.count && message.count <= max_devices) {
-                devices_.resize(message.count);
-                devices_[message.number] = message;
-            }
-            break;
         case ControlMessage::Kind::ready:
             worker.state = WorkerProcess::State::spare;
             worker.deadline = no_deadline;
@@ -281,12 +251,12 @@ void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & mes
             respawn_pause_ = min_respawn_pause;
             break;
         case ControlMessage::Kind::failed: start_failure_ = message.text; break;
-        default: break;
+        default: reports_.receive(message); break;
     }
 }
 
 void WorkerPool::log_end(const WorkerProcess & worker, const ControlMessage & ended) const {
-    const SessionCounters counters = bounded(ended.counters, Clock::now() - worker.began_at, devices_.size());
+    const SessionCounters counters = bounded(ended.counters, Clock::now() - worker.began_at, devices().size());
     log_event(worker.address, "Client connection closed (session {}): {}{}", worker.session, ended.text,
               counters.did_work() ? "; " + summary_of(counters) : "");
 }
@@ -312,7 +282,7 @@ void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & mes
             break;
         case ControlMessage::Kind::claim:
             if (worker.state == WorkerProcess::State::serving) {
-                answer_claim(worker, message);
+                reply_to_claim(workers_, worker, message, options_.max_memory);
             }
             break;
         case ControlMessage::Kind::invite:
@@ -323,47 +293,6 @@ void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & mes
             break;
         default: break;
     }
-}
-
-std::vector<Holding> WorkerPool::holdings(const WorkerProcess * without) const {
-    std::vector<Holding> out;
-    for (const WorkerProcess & worker : workers_) {
-        if (&worker != without && worker.allocated > 0) {
-            out.push_back({worker.allocated, touched_by(worker)});
-        }
-    }
-    return out;
-}
-
-// Resident bytes of its session's buffers, approximate. Excludes graphs, which a client can make arbitrarily large.
-uint64_t WorkerPool::touched_by(const WorkerProcess & worker) {
-    const uint64_t resident = resident_memory(worker.pid), besides = worker.began_with + worker.besides;
-    return resident - std::min(resident, besides);
-}
-
-// A compromised worker may claim too much: its claims count only up to what it could allocate anyway.
-void WorkerPool::answer_claim(WorkerProcess & worker, const ControlMessage & claim) {
-    worker.besides = std::min(claim.memory_free, max_besides);
-    if (claim.number == 0 && claim.memory_total <= worker.allocated) {
-        worker.allocated = claim.memory_total;
-        return;
-    }
-    const std::vector<Holding> others = holdings(&worker);
-    const uint64_t available = available_memory(), touched = touched_by(worker);
-    const bool is_granted = claim.memory_total <= worker.allocated ||
-                            may_allocate(claim.memory_total, touched, available, others);
-    if (is_granted) {
-        const uint64_t most = available < UINT64_MAX - touched ? available + touched : UINT64_MAX;
-        worker.allocated = std::min({claim.memory_total, most, options_.max_memory});
-    }
-    if (claim.number == 0) {
-        return;
-    }
-    const Holding own{worker.allocated, touched};
-    send_control(worker.control.get(), {.kind = ControlMessage::Kind::claim,
-                                        .number = claim.number,
-                                        .count = is_granted ? 1u : 0u,
-                                        .memory_free = unpromised(unpromised(available, others), {&own, 1})});
 }
 
 void WorkerPool::note_stop(pid_t pid, bool is_stopped) {
@@ -416,7 +345,7 @@ bool WorkerPool::reap(pid_t pid, int status) {
 
 // Logs each cause once, not each attempt. If the first worker fails, the server fails, and its caller logs the error.
 void WorkerPool::start_failed() {
-    const bool is_first = devices_.empty();
+    const bool is_first = devices().empty();
     std::string cause = (is_first ? "" : "this server cannot start worker processes: ") + std::exchange(start_failure_, {});
     if (!is_first && cause != outage_) {
         log_error("{}. Clients are refused until it can; the next attempts follow every {} to {} s", cause,

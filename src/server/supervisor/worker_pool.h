@@ -11,8 +11,8 @@
 #include "base/clock.h"
 #include "base/line_shares.h"
 #include "server/ipc/control.h"
-#include "server/supervisor/memory_accounts.h"
 #include "server/supervisor/worker_process.h"
+#include "server/supervisor/worker_reports.h"
 
 namespace caravan::server {
 
@@ -61,12 +61,8 @@ public:
     void kill_hanging();
     TimePoint next_deadline() const;
 
-    // As the worker that loaded last reported them.
-    const std::vector<ControlMessage> & devices() const { return devices_; }
-    const std::string & confinement() const { return confinement_; }  // for the log
-    // Why the cache stores no uploaded weights; empty if it stores them or is off. Blobs stored before may still be readable.
-    const std::string & cache_problem() const { return cache_problem_; }
-    bool cache_is_readable() const { return cache_is_readable_; }
+    const WorkerReports & reports() const { return reports_; }
+    const std::vector<ControlMessage> & devices() const { return reports_.devices(); }
     // Why no client can be served: the load error of the last worker. Empty if it has loaded or is loading.
     const std::string & outage() const { return outage_; }
     TimePoint respawn_at() const { return respawn_at_; }
@@ -85,19 +81,14 @@ private:
     void retire(WorkerProcess & worker, int signal);
     void log_end(const WorkerProcess & worker, const ControlMessage & ended) const;
     void hear_serving(WorkerProcess & worker, const ControlMessage & message);
-    void answer_claim(WorkerProcess & worker, const ControlMessage & claim);
-    static uint64_t touched_by(const WorkerProcess & worker);
-    std::vector<Holding> holdings(const WorkerProcess * without = nullptr) const;
 
     const WorkerOptions & options_;
     const std::function<Result<WorkerProcess>()> start_;
     bool stopping_ = false;
     std::list<WorkerProcess> workers_;
-    std::vector<ControlMessage> devices_;
+    WorkerReports reports_;
     std::string start_failure_;  // reported by the worker that is loading
-    std::string cache_problem_;  // from the worker that loaded last
-    bool cache_is_readable_ = false;
-    std::string outage_, confinement_, noted_;
+    std::string outage_;
     seconds respawn_pause_ = min_respawn_pause;
     std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links
     // Limits the initial lines of all sessions, and of those of one address: a client can begin many sessions in a row. Each

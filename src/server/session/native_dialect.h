@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "server/session/dialect.h"
-#include "server/session/graph_store.h"
+#include "server/session/native_graphs.h"
 #include "server/session/session_context.h"
 #include "wire/native.h"
 
@@ -24,29 +24,12 @@ public:
     void drop_graphs_using(uint64_t buffer) override;
 
 private:
-    struct KeptGraph {
-        std::vector<wire::GraphTensor> tensors;  // base of later differences
-        MemoryClaim tensors_memory;
-        uint32_t device = 0;
-        bool is_given = false;
-    };
-
     Result<> declare();
     Result<> write(uint64_t size);
     Result<> read();
     Result<> fill();
     Result<> copy();
     Result<> initialize();
-    Result<> graph(uint64_t size);
-    Result<> launch();
-    Result<> launch(KeptGraph & kept);
-    Result<> run(KeptGraph & kept);
-    bool reads_stale(const KeptGraph & kept) const;
-    void mark_results(const KeptGraph & kept, bool are_stale);
-    Result<StoredGraph *> build(const KeptGraph & kept);
-    uint64_t slot_of(const KeptGraph & kept) const { return static_cast<uint64_t>(&kept - graphs_.data()); }
-    StoredGraph * built(const KeptGraph & kept) { return store_.find(0, slot_of(kept)); }
-    Result<> supports(uint64_t size);
     Result<> find();
     Result<> clock();
     Result<> spans();
@@ -54,19 +37,12 @@ private:
     Result<> push();
     Result<> take_push();
 
-    Result<std::vector<std::byte>> read_payload(uint64_t size);
     Result<CheckedRegion> region(uint16_t slot, uint64_t offset, uint64_t size);
     Result<CheckedRegion> whole(uint16_t slot);
 
     SessionContext & context_;
     std::vector<std::optional<wire::Region>> slots_;
-    std::vector<KeptGraph> graphs_;
-    GraphStore store_;  // by slot. A graph is missing if building failed, a buffer was freed, or it was evicted
-    size_t kept_tensors_ = 0;  // in all graph slots
-    // By device. They keep outdated results from being sent to other servers or computed from.
-    std::vector<bool> lacks_input_;  // TAKE failed since the last launch
-    std::vector<bool> is_stale_;     // the last launch failed
-    std::vector<const KeptGraph *> last_launched_;  // null: none yet
+    NativeGraphs graphs_;
 };
 
 }  // namespace caravan::server

@@ -17,4 +17,13 @@ SessionContext::SessionContext(net::Transport & transport, ConstBytes already, D
       io(*this),
       lookups(*this, cache) {}
 
+Result<std::vector<std::byte>> SessionContext::read_payload(uint64_t size) {
+    std::vector<std::byte> out;
+    auto read = in.read_pieces(size, [&](ConstBytes piece) { out.insert(out.end(), piece.begin(), piece.end()); });
+    if (!read) {
+        return std::unexpected(read.error());
+    }
+    return out;
+}
+
 }  // namespace caravan::server

@@ -56,6 +56,9 @@ struct SessionContext {
         stale.clear(tensor.address + offset, tensor.address + offset + size);
     }
 
+    // Reads the rest of a payload. Allocates memory as bytes arrive, because the announced size is not trusted.
+    Result<std::vector<std::byte>> read_payload(uint64_t size);
+
     // Reads the fixed part of a request and returns what `handler` returns for it.
     template <class Request, class Handler>
     Result<> serve(Handler handler) {

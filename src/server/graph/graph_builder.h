@@ -8,6 +8,7 @@
 
 #include "abi/ggml_abi.h"
 #include "server/graph/buffer_table.h"
+#include "server/graph/graph_description.h"
 #include "server/ops/op_check.h"
 #include "wire/native.h"
 
@@ -26,16 +27,6 @@ struct Graph {
     bool uses(uint64_t buffer) const;
     uint64_t bytes() const;  // host memory that the graph takes
 };
-
-// A graph as the client describes it. `nodes`: the positions of the computed tensors, in the order of computation.
-struct GraphDescription {
-    std::vector<wire::GraphTensor> tensors;
-    std::vector<uint32_t> nodes;
-};
-// Decodes the payload of GRAPH_COMPUTE (stock dialect). Errc::protocol or Errc::invalid_argument.
-Result<GraphDescription> describe_stock_graph(ConstBytes payload);
-// For a graph of the native dialect.
-GraphDescription describe_graph(std::vector<wire::GraphTensor> tensors);
 
 // An upper bound, for either dialect, on the host memory that receiving, describing and building a graph takes. The payload
 // may be held three times while it arrives. `n_nodes`: 0 if no tensor can be a node more than once.

@@ -5,8 +5,6 @@
 #include <cstring>
 #include <optional>
 
-#include "base/log.h"
-#include "server/graph/lent_memory.h"
 #include "server/ops/op_check.h"
 
 namespace caravan::server {
@@ -29,20 +27,18 @@ Result<uint64_t> rows_span(const wire::Tensor2dRequest & request, std::optional<
     return span;
 }
 
-std::unexpected<Error> no_buffer(uint64_t buffer) { return fail(Errc::not_found, "no buffer {:#x}", buffer); }
-
 }  // namespace
 
 Result<> StockDialect::serve(Command command, uint64_t size) {
     switch (command) {
-        case Command::alloc_buffer: return alloc_buffer();
+        case Command::alloc_buffer: return buffers_.allocate();
         case Command::get_alignment: return get_alignment();
         case Command::get_max_size: return get_max_size();
-        case Command::get_device_memory: return get_device_memory();
+        case Command::get_device_memory: return buffers_.get_device_memory();
         case Command::device_count: return context_.replies.send<uint32_t>(context_.devices.count());
-        case Command::buffer_get_base: return get_base();
-        case Command::free_buffer: return free_buffer();
-        case Command::buffer_clear: return clear_buffer();
+        case Command::buffer_get_base: return buffers_.get_base();
+        case Command::free_buffer: return buffers_.free();
+        case Command::buffer_clear: return buffers_.clear();
         case Command::set_tensor: return set_tensor(size);
         case Command::set_tensor_hash: return set_tensor_hash();
         case Command::get_tensor: return get_tensor();
@@ -77,93 +73,6 @@ Result<> StockDialect::get_max_size() {
     return context_.serve_on_device<wire::DeviceRequest>([&](const auto & request) {
         const ggml_backend_buffer_type_t type = context_.devices.buffer_type(request.device);
         return context_.replies.send<uint64_t>(ggml_backend_buft_get_max_size(type));
-    });
-}
-
-Result<> StockDialect::get_device_memory() {
-    return context_.serve_on_device<wire::DeviceRequest>([&](const auto & request) {
-        const uint32_t device = request.device;
-        const bool is_cpu = is_cpu_memory(context_.devices.buffer_type(device));
-        const uint64_t available =
-            context_.machine != nullptr && is_cpu ? context_.machine->free(context_.buffers.cpu_bytes()) : UINT64_MAX;
-        const auto memory = lent_memory(context_.devices.memory(available), device, context_.memory.max_bytes(),
-                                        context_.memory.remaining());
-        return context_.replies.send(wire::DeviceMemoryAnswer{memory.free, memory.total});
-    });
-}
-
-Result<> StockDialect::claim_machine_memory(uint32_t device, uint64_t size) {
-    const bool needs_claim = context_.machine != nullptr && is_cpu_memory(context_.devices.buffer_type(device)) &&
-                             size <= max_buffer_size;
-    return needs_claim ? context_.machine->claim(context_.buffers.cpu_bytes() + size) : Result<>();
-}
-
-Result<> StockDialect::alloc_buffer() {
-    return context_.serve_on_device<wire::AllocBufferRequest>([&](const auto & request) {
-        const uint32_t device = request.device;
-        const uint64_t size = request.size;
-        const auto address =
-            context_.memory.check_buffer(size)
-                .and_then([&] { return claim_machine_memory(device, size); })
-                .and_then([&] {
-                    return context_.buffers.allocate(context_.devices.buffer_type(device), device, size);
-                });
-        if (!address) {
-            if (context_.machine != nullptr) {
-                context_.machine->give_back(context_.buffers.cpu_bytes());  // the failed claim
-            }
-            log_warning("ALLOC_BUFFER refused: {}", address.error().text);
-            return context_.replies.send(wire::AllocBufferAnswer{0, 0});
-        }
-        return context_.replies.send(wire::AllocBufferAnswer{*address, size});
-    });
-}
-
-Result<> StockDialect::get_base() {
-    return context_.serve<wire::BufferRequest>([&](const auto & request) -> Result<> {
-        const uint64_t buffer = request.buffer;
-        if (context_.buffers.find(buffer) == nullptr) {
-            return no_buffer(buffer);
-        }
-        return context_.replies.send(buffer);  // the handle of a buffer is its address
-    });
-}
-
-Result<> StockDialect::free_buffer() {
-    return context_.serve<wire::BufferRequest>([&](const auto & request) -> Result<> {
-        const uint64_t buffer = request.buffer;
-        if (auto waited = context_.synchronize(); !waited) {
-            return waited;
-        }
-        // Drops only the graphs that use the buffer. A stock server drops all graphs.
-        context_.on_free(buffer);
-        if (const BufferTable::Buffer * freed = context_.buffers.find(buffer)) {
-            context_.stale.clear(buffer, buffer + freed->size);
-        }
-        const uint64_t before = context_.buffers.cpu_bytes();
-        if (!context_.buffers.free(buffer)) {
-            return no_buffer(buffer);
-        }
-        if (context_.machine != nullptr && context_.buffers.cpu_bytes() < before) {
-            context_.machine->give_back(context_.buffers.cpu_bytes());
-        }
-        return {};
-    });
-}
-
-Result<> StockDialect::clear_buffer() {
-    return context_.serve<wire::BufferClearRequest>([&](const auto & request) -> Result<> {
-        const uint64_t address = request.buffer;
-        BufferTable::Buffer * buffer = context_.buffers.find(address);
-        if (buffer == nullptr) {
-            return no_buffer(address);
-        }
-        if (auto waited = context_.synchronize(buffer->device); !waited) {
-            return waited;
-        }
-        ggml_backend_buffer_clear(buffer->buffer.get(), request.value);
-        context_.stale.clear(address, address + buffer->size);
-        return {};
     });
 }
 

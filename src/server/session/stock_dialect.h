@@ -1,8 +1,9 @@
-// Serves the commands of the stock dialect (wire/stock.h). stock_graphs.h has its graphs.
+// Serves the commands of the stock dialect (wire/stock.h). stock_buffers.h has its buffers, stock_graphs.h its graphs.
 #pragma once
 
 #include "server/session/dialect.h"
 #include "server/session/session_context.h"
+#include "server/session/stock_buffers.h"
 #include "server/session/stock_graphs.h"
 
 namespace caravan::server {
@@ -10,7 +11,7 @@ namespace caravan::server {
 class StockDialect final : public Dialect {
 public:
     // `context` must outlive this.
-    explicit StockDialect(SessionContext & context) : context_(context), graphs_(context) {}
+    explicit StockDialect(SessionContext & context) : context_(context), buffers_(context), graphs_(context) {}
 
     const char * name_of(wire::Command command) const override { return wire::command_name(command); }
     wire::PayloadBounds bounds_of(wire::Command command) const override { return wire::payload_bounds(command); }
@@ -21,11 +22,6 @@ public:
 private:
     Result<> get_alignment();
     Result<> get_max_size();
-    Result<> get_device_memory();
-    Result<> alloc_buffer();
-    Result<> get_base();
-    Result<> free_buffer();
-    Result<> clear_buffer();
     Result<> set_tensor(uint64_t size);
     Result<> set_tensor_2d(uint64_t size);
     Result<> set_tensor_hash();
@@ -37,9 +33,8 @@ private:
     Result<> get_alloc_size();
     Result<> decline(uint64_t size);
 
-    Result<> claim_machine_memory(uint32_t device, uint64_t size);
-
     SessionContext & context_;
+    StockBuffers buffers_;
     StockGraphs graphs_;
 };
 

@@ -17,13 +17,13 @@ void ControlMessage::set_text(std::string_view from) {
     text[size] = '\0';
 }
 
-Result<ControlLine> make_control_line() {
+Result<ControlChannel> make_control_channel() {
     constexpr int in_flight = 12 * 1024;  // bytes, doubled by the kernel; a message takes about 1300
     int ends[2];
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) != 0) {
         return fail(Errc::io, "cannot make a socket pair: {}", errno_text(errno));
     }
-    ControlLine line{UniqueFd(ends[0]), UniqueFd(ends[1])};
+    ControlChannel line{UniqueFd(ends[0]), UniqueFd(ends[1])};
     ::fcntl(line.supervisor.get(), F_SETFD, FD_CLOEXEC);
     net::set_non_blocking(line.supervisor.get(), true);
     if (::setsockopt(line.supervisor.get(), SOL_SOCKET, SO_SNDBUF, &in_flight, sizeof in_flight) != 0) {

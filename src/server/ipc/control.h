@@ -1,5 +1,6 @@
 // The control protocol between the supervisor and a worker process: fixed-size messages over a socket pair, some with a file
-// descriptor attached. Both processes are of the same build (build.h), so messages carry no version and use the host's byte order.
+// descriptor attached. Both processes are of the same build (build.h), so messages carry no version and use the host's byte
+// order.
 #pragma once
 
 #include <cstddef>
@@ -56,13 +57,13 @@ struct ControlMessage {
     void set_text(std::string_view from);
 };
 
-struct ControlLine {
+struct ControlChannel {
     UniqueFd supervisor;  // non-blocking, close-on-exec
     UniqueFd worker;      // inherited by the worker
 };
 // Makes a socket pair that buffers at most about twenty messages towards the worker: descriptors in flight count against a
 // limit of the user, across all processes (RLIMIT_NOFILE).
-Result<ControlLine> make_control_line();
+Result<ControlChannel> make_control_channel();
 
 // Sends the whole message or nothing, with the descriptor `attached` unless it is -1. False: the socket buffer is full, or the
 // other process has exited, which receive_control() also reports.

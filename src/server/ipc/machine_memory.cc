@@ -9,7 +9,7 @@ namespace caravan::server {
 namespace {
 
 // The supervisor replies immediately, unless the machine is overloaded.
-constexpr seconds patience{10};
+constexpr seconds reply_timeout{10};
 
 }  // namespace
 
@@ -21,7 +21,7 @@ Result<MachineMemory::Answer> MachineMemory::ask(uint64_t bytes) {
         return fail(Errc::closed, "the supervisor has ended");
     }
     lock.lock();
-    if (!changed_.wait_for(lock, patience, [&] { return answered_ == asked_; })) {
+    if (!changed_.wait_for(lock, reply_timeout, [&] { return answered_ == asked_; })) {
         return fail(Errc::timed_out, "the supervisor does not answer");
     }
     return answer_;
@@ -41,21 +41,22 @@ Result<> MachineMemory::claim(uint64_t bytes) {
     return {};
 }
 
-void MachineMemory::give_back(uint64_t bytes) {
+void MachineMemory::release(uint64_t bytes) {
     bytes_ = bytes;
     send_(message(0, bytes));
 }
 
-void MachineMemory::note_besides(uint64_t bytes) {
-    besides_ = bytes;
-    if (std::max(besides_, noted_besides_) - std::min(besides_, noted_besides_) >= worth_noting) {
+void MachineMemory::set_other_memory(uint64_t bytes) {
+    other_memory_ = bytes;
+    const auto [least, most] = std::minmax(other_memory_, reported_other_memory_);
+    if (most - least >= min_reported_change) {
         send_(message(0, bytes_));
     }
 }
 
 ControlMessage MachineMemory::message(uint32_t number, uint64_t bytes) {
-    noted_besides_ = besides_;
-    return {.kind = ControlMessage::Kind::claim, .number = number, .memory_free = besides_, .memory_total = bytes};
+    reported_other_memory_ = other_memory_;
+    return {.kind = ControlMessage::Kind::claim, .number = number, .memory_free = other_memory_, .memory_total = bytes};
 }
 
 uint64_t MachineMemory::free(uint64_t bytes) { return ask(bytes).value_or(Answer()).free; }

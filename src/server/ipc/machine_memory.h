@@ -1,5 +1,5 @@
-// Requests for host memory, which sessions on CPU devices share: a session sends them to the supervisor, which keeps the accounts
-// of all sessions (supervisor/memory_accounts.h), before it allocates.
+// Requests for host memory, which sessions on CPU devices share. A session sends them, before it allocates, to the supervisor,
+// which keeps the accounts of all sessions (supervisor/memory_accounts.h).
 #pragma once
 
 #include <condition_variable>
@@ -21,13 +21,13 @@ public:
     // Requests `bytes` in total for the session's buffers, before they grow. Errc::no_memory if refused.
     Result<> claim(uint64_t bytes);
     // Reports that the buffers have shrunk to `bytes` in total.
-    void give_back(uint64_t bytes);
+    void release(uint64_t bytes);
     // Bytes that any session may still claim. `bytes`: the current total of the buffers.
     uint64_t free(uint64_t bytes);
 
     // Sets the host memory of the session outside its buffers: graphs, and data kept for other servers. Large changes are
     // reported to the supervisor, which subtracts these bytes from the resident memory of the worker.
-    void note_besides(uint64_t bytes);
+    void set_other_memory(uint64_t bytes);
 
     // Accepts the supervisor's reply. Any thread.
     void answered(const ControlMessage & answer);
@@ -41,9 +41,9 @@ private:
 
     ControlMessage message(uint32_t number, uint64_t bytes);
 
-    static constexpr uint64_t worth_noting = 16 << 20;
+    static constexpr uint64_t min_reported_change = 16 << 20;
     const Send send_;
-    uint64_t bytes_ = 0, besides_ = 0, noted_besides_ = 0;  // session's thread only
+    uint64_t bytes_ = 0, other_memory_ = 0, reported_other_memory_ = 0;  // session's thread only
     std::mutex mutex_;
     std::condition_variable changed_;
     uint32_t asked_ = 0, answered_ = 0;  // numbers of claims

@@ -111,7 +111,7 @@ Dialect & Session::dialect_of(wire::Command command) {
 void Session::report_host_memory() {
     if (context_.machine != nullptr) {
         const size_t backlog = context_.links == nullptr ? 0 : context_.links->backlog();
-        context_.machine->note_besides(context_.memory.host_bytes() + backlog);
+        context_.machine->set_other_memory(context_.memory.host_bytes() + backlog);
     }
 }
 

@@ -40,7 +40,7 @@ Result<> StockBuffers::allocate() {
                 });
         if (!address) {
             if (context_.machine != nullptr) {
-                context_.machine->give_back(context_.buffers.cpu_bytes());  // the failed claim
+                context_.machine->release(context_.buffers.cpu_bytes());  // the failed claim
             }
             log_warning("ALLOC_BUFFER refused: {}", address.error().text);
             return context_.replies.send(wire::AllocBufferAnswer{0, 0});
@@ -75,7 +75,7 @@ Result<> StockBuffers::free() {
             return no_buffer(buffer);
         }
         if (context_.machine != nullptr && context_.buffers.cpu_bytes() < before) {
-            context_.machine->give_back(context_.buffers.cpu_bytes());
+            context_.machine->release(context_.buffers.cpu_bytes());
         }
         return {};
     });

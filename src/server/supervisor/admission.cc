@@ -45,10 +45,10 @@ bool Admission::begin_session(WaitingClient & client) {
                            .token = client.client.session_token()};
     message.set_text(client.client.peer());
     std::ranges::copy(client.client.prefix(), message.prefix);
-    if (const auto given = workers_.give_session(*worker, message, client.address, client.client.fd()); !given) {
+    if (const auto handed_over = workers_.begin_session(*worker, message, client.address, client.client.fd()); !handed_over) {
         retry_at_ = Clock::now() + retry_pause;
         if (!std::exchange(failure_is_logged_, true)) {
-            log_warning("{} waits for a session: {}; trying again", client.client.peer(), given.error().text);
+            log_warning("{} waits for a session: {}; trying again", client.client.peer(), handed_over.error().text);
         }
         return false;
     }
@@ -60,7 +60,7 @@ bool Admission::begin_session(WaitingClient & client) {
     warn_of_shared_cores();
     log_event(client.address, "Accepted client connection from {} (session {}){}", worker->client, worker->session,
               net::peer_credentials(socket.get()));
-    workers_.want_spare();
+    workers_.ensure_spare();
     return true;
 }
 
@@ -72,16 +72,16 @@ void Admission::send_position(WaitingClient & client, uint32_t position, Session
         log_warning("{} waits for a session: {} in use ({})", client.client.peer(), slots_.held(),
                     verdict == Verdict::server_full ? "--max-sessions" : "--max-per-address");
     }
-    const wire::AdmissionAnswer place{position,
+    const wire::AdmissionAnswer answer{position,
                                       verdict == Verdict::free          ? Reason::starting
                                       : verdict == Verdict::server_full ? Reason::server_full
                                                                         : Reason::address_full,
                                       static_cast<uint32_t>(slots_.held())};
-    if (place.position == client.place.position && place.reason == client.place.reason) {
+    if (answer.position == client.sent_position.position && answer.reason == client.sent_position.reason) {
         return;
     }
-    client.place = place;
-    if (!client.client.tell_place(place)) {
+    client.sent_position = answer;
+    if (!client.client.send_position(answer)) {
         clients_.drop(client);
     }
 }
@@ -108,15 +108,16 @@ void Admission::hand_over_by_token(WaitingClient & client) {
     std::ranges::copy(client.client.prefix(), message.prefix);
     const UniqueFd socket = client.client.release();
     const bool resumes_session = resumes && worker->token == client.client.token();
-    if (const auto given = workers_.give_connection(*worker, message, socket.get(), resumes_session); !given) {
-        log_warning("dropping {}, which came for session {}: {}", client.client.peer(), worker->session, given.error().text);
+    if (const auto handed_over = workers_.hand_over(*worker, message, socket.get(), resumes_session); !handed_over) {
+        log_warning("dropping {}, which came for session {}: {}", client.client.peer(), worker->session,
+                    handed_over.error().text);
         return;
     }
     if (client.client.first_command() == wire::command_lifeline) {
         return;
     }
-    log_event(client.address, "{} {} (session {})", resumes ? "Connected again:" : "Linked with the server at", client.client.peer(),
-              worker->session);
+    log_event(client.address, "{} {} (session {})", resumes ? "Connected again:" : "Linked with the server at",
+              client.client.peer(), worker->session);
 }
 
 void Admission::warn_of_shared_cores() {

@@ -17,8 +17,8 @@ std::vector<const WaitingClient *> Contention::waiting_long_enough(TimePoint now
         if (!client.wants_new_session() || slots_.verdict(client.address) != SessionSlots::Verdict::server_full) {
             continue;
         }
-        if (now < client.heard + min_wait) {
-            next_update_ = std::min(next_update_, client.heard + min_wait);
+        if (now < client.last_received + min_wait) {
+            next_update_ = std::min(next_update_, client.last_received + min_wait);
         } else {
             waiting.push_back(&client);
         }
@@ -29,7 +29,7 @@ std::vector<const WaitingClient *> Contention::waiting_long_enough(TimePoint now
 void Contention::set_idle_limit(WorkerProcess & worker, bool contended) const {
     const auto limit = static_cast<uint32_t>(contended ? idle_limit_.count() : 0);
     if (send_control(worker.control.get(), {.kind = ControlMessage::Kind::contend, .number = limit})) {
-        worker.contended = contended;
+        worker.idle_limit_sent = contended;
     }
 }
 
@@ -46,7 +46,7 @@ void Contention::update(TimePoint now) {
             serving.push_back(&worker);
         }
     }
-    std::ranges::stable_sort(serving, {}, &WorkerProcess::contended_at);
+    std::ranges::stable_sort(serving, {}, &WorkerProcess::asked_to_end_at);
     std::set<WorkerProcess *> asked;
     for (const WaitingClient * client : waiting) {
         const auto worker = std::ranges::find_if(serving, [&](WorkerProcess * other) {
@@ -58,9 +58,9 @@ void Contention::update(TimePoint now) {
     }
     for (WorkerProcess * worker : serving) {
         if (asked.contains(worker)) {
-            worker->contended_at = last_asked_ = now;
+            worker->asked_to_end_at = last_asked_ = now;
         }
-        if (worker->contended != asked.contains(worker)) {
+        if (worker->idle_limit_sent != asked.contains(worker)) {
             set_idle_limit(*worker, asked.contains(worker));
         }
     }

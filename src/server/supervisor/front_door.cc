@@ -18,7 +18,7 @@ namespace {
 using wire::Command;
 
 constexpr size_t header_size = sizeof(wire::RequestHeader);
-constexpr seconds refusal_patience{5};  // for a refused client to close its connection
+constexpr seconds refusal_timeout{5};  // for a refused client to close its connection
 
 // device.text is "name: description".
 wire::DeviceFactsAnswer facts_of(const ControlMessage & device) {
@@ -36,7 +36,10 @@ wire::DeviceFactsAnswer facts_of(const ControlMessage & device) {
 }  // namespace
 
 FrontDoor::FrontDoor(UniqueFd socket, std::string peer, bool may_resume)
-    : socket_(std::move(socket)), peer_(std::move(peer)), may_resume_(may_resume), deadline_(Clock::now() + patience) {}
+    : socket_(std::move(socket)),
+      peer_(std::move(peer)),
+      may_resume_(may_resume),
+      deadline_(Clock::now() + handshake_timeout) {}
 
 // Returns true once `size` bytes of the command have arrived. Reads no further bytes: the worker reads the rest.
 Result<bool> FrontDoor::fill(size_t size) {
@@ -52,7 +55,7 @@ Result<bool> FrontDoor::fill(size_t size) {
             return fail(Errc::closed, "left: {}", errno_text(errno));
         }
         if (size_ == 0) {
-            deadline_ = Clock::now() + patience;
+            deadline_ = Clock::now() + handshake_timeout;
         }
         size_ += static_cast<size_t>(got);
     }
@@ -120,12 +123,12 @@ Result<> FrontDoor::discard() {
 
 Result<> FrontDoor::refuse(std::string_view reason) {
     refusal_ = reason;
-    deadline_ = Clock::now() + refusal_patience;
-    return say_refusal();
+    deadline_ = Clock::now() + refusal_timeout;
+    return send_refusal();
 }
 
 // Sends the refusal in reply to the first command other than an RDMA offer, whose reply has a format of its own.
-Result<> FrontDoor::say_refusal() {
+Result<> FrontDoor::send_refusal() {
     if (!is_native_) {
         return fail(Errc::closed, "is refused: {}", refusal_);
     }
@@ -165,7 +168,7 @@ Result<> FrontDoor::say_refusal() {
 
 Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & devices, std::string_view outage) {
     if (is_refused()) {
-        return say_refusal().transform([] { return Wants::more; });
+        return send_refusal().transform([] { return Wants::more; });
     }
     for (int answered = 0; answered < commands_at_once; ++answered) {
         const auto has_header = fill(header_size);
@@ -246,7 +249,7 @@ Result<> FrontDoor::answer_memory(uint64_t free, uint64_t total) {
     return answer(wire::DeviceMemoryAnswer{free, total});
 }
 
-Result<> FrontDoor::tell_place(const wire::AdmissionAnswer & place) {
+Result<> FrontDoor::send_position(const wire::AdmissionAnswer & place) {
     return first_command() == wire::command_admission ? send_answer(place) : Result<>();
 }
 

@@ -20,7 +20,7 @@ namespace caravan::server {
 class FrontDoor {
 public:
     // The time-out of the handshake, and of a partly received command.
-    static constexpr seconds patience{10};
+    static constexpr seconds handshake_timeout{10};
 
     // The most commands that one advance() handles, so that a busy client cannot starve the others.
     static constexpr int commands_at_once = 16;
@@ -60,7 +60,7 @@ public:
     Result<> answer_memory(uint64_t free, uint64_t total);
 
     // Wants::session: sends the position in the queue to a client that requested ADMISSION; does nothing for others.
-    Result<> tell_place(const wire::AdmissionAnswer & place);
+    Result<> send_position(const wire::AdmissionAnswer & place);
 
     // Bytes received already, which the worker parses before those of the socket.
     ConstBytes prefix() const { return ConstBytes(bytes_).first(size_); }
@@ -69,7 +69,7 @@ public:
 private:
     Result<bool> fill(size_t size);
     Result<> greet();
-    Result<> say_refusal();
+    Result<> send_refusal();
     Result<> discard();
     template <class Answer>
     Result<> send_answer(const Answer & payload);

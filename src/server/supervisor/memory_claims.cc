@@ -7,12 +7,12 @@
 namespace caravan::server {
 namespace {
 
-constexpr uint64_t max_besides = uint64_t{2} << 30;  // bytes of graphs and data for other servers
+constexpr uint64_t max_other_memory = uint64_t{2} << 30;  // bytes of graphs and data for other servers
 
 // Resident bytes of its session's buffers, approximate. Excludes graphs, which a client can make arbitrarily large.
 uint64_t touched_by(const WorkerProcess & worker) {
-    const uint64_t resident = resident_memory(worker.pid), besides = worker.began_with + worker.besides;
-    return resident - std::min(resident, besides);
+    const uint64_t resident = resident_memory(worker.pid), other = worker.resident_at_begin + worker.other_memory;
+    return resident - std::min(resident, other);
 }
 
 }  // namespace
@@ -29,7 +29,7 @@ std::vector<Holding> holdings(const std::list<WorkerProcess> & workers, const Wo
 
 void reply_to_claim(const std::list<WorkerProcess> & workers, WorkerProcess & worker, const ControlMessage & claim,
                     uint64_t max_memory) {
-    worker.besides = std::min(claim.memory_free, max_besides);
+    worker.other_memory = std::min(claim.memory_free, max_other_memory);
     if (claim.number == 0 && claim.memory_total <= worker.allocated) {
         worker.allocated = claim.memory_total;
         return;

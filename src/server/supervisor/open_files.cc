@@ -17,10 +17,10 @@ size_t fit_open_files(ServerOptions & options) {
     // Descriptors in flight count per user. The kernel lets a process send descriptors while their number is within its own
     // limit, up to 253 with one message. A worker's limit therefore lies below this process's by one such message and the
     // descriptors in flight to all workers, so that a compromised worker cannot stop this process from sending (control.h).
-    constexpr size_t of_message = 253, of_line = 24;
+    constexpr size_t of_message = 253, of_channel = 24;
     constexpr size_t usual_of_worker = 4096, least_of_worker = 256;
     const auto sessions = static_cast<size_t>(options.max_sessions);
-    const size_t above_workers = of_message + sessions * of_line;
+    const size_t above_workers = of_message + sessions * of_channel;
     rlimit files{};
     if (::getrlimit(RLIMIT_NOFILE, &files) != 0) {
         return most;

@@ -11,7 +11,7 @@ void QueryService::forward(WaitingClient & client) {
         clients_.drop(client);
         return;
     }
-    if (!pending_.contains(device) && workers_.ask_memory(device)) {
+    if (!pending_.contains(device) && workers_.query_memory(device)) {
         pending_.insert(device);
     }
 }

@@ -20,8 +20,8 @@ Reception::Reception(const ServerOptions & options, WorkerPool & workers, size_t
       queries_(workers_, clients_),
       admission_(options, workers_, clients_),
       contention_(options.idle_limit, workers_, clients_, admission_.slots()) {
-    workers_.on_memory = [this](const ControlMessage & reply) { queries_.answer(reply); };
-    workers_.on_questions_lost = [this] { queries_.forget(); };
+    workers_.on_memory_reply = [this](const ControlMessage & reply) { queries_.answer(reply); };
+    workers_.on_queries_lost = [this] { queries_.forget(); };
 }
 
 // Reads from each new connection immediately: its HELLO may have arrived already, and then it does not count as silent.
@@ -49,7 +49,7 @@ void Reception::advance(WaitingClient & client) {
     if (client.closing) {
         return;
     }
-    client.heard = Clock::now();
+    client.last_received = Clock::now();
     const auto wants = client.client.advance(workers_.devices(), outage());
     if (!wants) {
         if (wants.error().code == Errc::closed) {
@@ -61,11 +61,11 @@ void Reception::advance(WaitingClient & client) {
         return;
     }
     client.wants = *wants;
-    place(client);
+    serve(client);
 }
 
 // Serves what a client wants if possible now, except new sessions (serve_queue()).
-void Reception::place(WaitingClient & client) {
+void Reception::serve(WaitingClient & client) {
     if (client.wants == FrontDoor::Wants::session && client.client.token() != 0) {
         admission_.hand_over_by_token(client);
     } else if (client.wants != FrontDoor::Wants::more && !outage().empty()) {
@@ -76,7 +76,9 @@ void Reception::place(WaitingClient & client) {
 }
 
 // Why no client gets a new session now; empty if clients may. A draining server accepts only connections of existing sessions.
-std::string_view Reception::outage() const { return stopping_ ? "the server is stopping" : std::string_view(workers_.outage()); }
+std::string_view Reception::outage() const {
+    return stopping_ ? "the server is stopping" : std::string_view(workers_.outage());
+}
 
 void Reception::refuse(WaitingClient & client) {
     client.wants = FrontDoor::Wants::more;
@@ -93,11 +95,11 @@ void Reception::serve_all() {
         if (client.wants == FrontDoor::Wants::more && client.client.deadline() <= Clock::now()) {
             if (!client.client.is_refused()) {
                 log_warning("dropping {}: no complete handshake or command within {} s", client.client.peer(),
-                            FrontDoor::patience.count());
+                            FrontDoor::handshake_timeout.count());
             }
             clients_.drop(client);
         } else {
-            place(client);
+            serve(client);
         }
     }
     admission_.serve_queue();

@@ -1,4 +1,5 @@
-// The connections without a session, from their acceptance to the begin of a session: handshakes, queries, the queue. Never blocks.
+// The connections without a session, from their acceptance to the begin of a session: handshakes, queries, the queue. Never
+// blocks.
 #pragma once
 
 #include <list>
@@ -40,7 +41,7 @@ public:
 private:
     std::string_view outage() const;
     void refuse(WaitingClient & client);
-    void place(WaitingClient & client);
+    void serve(WaitingClient & client);
     void report_dropped();
 
     const ServerOptions & options_;

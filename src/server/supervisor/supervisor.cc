@@ -21,10 +21,10 @@
 namespace caravan::server {
 namespace {
 
-constexpr seconds last_grace{2};  // between SIGTERM and SIGKILL for a worker
+constexpr seconds kill_grace{2};  // between SIGTERM and SIGKILL for a worker
 // The supervisor wakes up at this interval to detect that it was stopped. SIGCONT cannot show it, since it also comes without
 // a stop (timeout(1) sends it).
-constexpr seconds heartbeat{5}, noted_lateness{3};
+constexpr seconds heartbeat{5}, min_logged_lateness{3};
 
 #ifdef POLLRDHUP
 constexpr short hang_up = POLLRDHUP;
@@ -44,11 +44,11 @@ public:
     Result<> run();
 
 private:
-    Result<> first_worker();
+    Result<> wait_for_first_worker();
     void print_banner();
     void spawn_indexer();
-    void round(TimePoint deadline);
-    void note_lateness(TimePoint wake_up) const;
+    void run_once(TimePoint deadline);
+    void log_lateness(TimePoint wake_up) const;
     void handle_signals();
     void reap();
     void drain();
@@ -64,13 +64,13 @@ private:
 };
 
 // Waits until the first worker has loaded: the devices are known and printed before clients are accepted.
-Result<> Supervisor::first_worker() {
-    workers_.want_spare();
+Result<> Supervisor::wait_for_first_worker() {
+    workers_.ensure_spare();
     while (workers_.spare() == nullptr && signals_.stop_requests() == 0) {
         if (!workers_.outage().empty()) {
             return fail(Errc::unavailable, "{}", workers_.outage());
         }
-        round(no_deadline);
+        run_once(no_deadline);
     }
     return {};
 }
@@ -108,7 +108,7 @@ void Supervisor::reap() {
             return;
         }
         if (WIFSTOPPED(status) || WIFCONTINUED(status)) {
-            workers_.note_stop(pid, WIFSTOPPED(status));
+            workers_.record_stop(pid, WIFSTOPPED(status));
             continue;
         }
         if (pid == indexer_.pid) {
@@ -133,16 +133,16 @@ void Supervisor::handle_signals() {
 }
 
 // A late wake-up is the only trace of a stop by a signal.
-void Supervisor::note_lateness(TimePoint wake_up) const {
+void Supervisor::log_lateness(TimePoint wake_up) const {
     const auto late = Clock::now() - wake_up;
-    if (late >= noted_lateness) {
+    if (late >= min_logged_lateness) {
         log_warning("the server's main process did not run for {:.1f} s or more: it was stopped by a signal, or the machine is "
                     "overloaded", std::chrono::duration<double>(late).count());
     }
 }
 
 // Polls until the deadline at most, and handles the events.
-void Supervisor::round(TimePoint deadline) {
+void Supervisor::run_once(TimePoint deadline) {
     std::vector<pollfd> fds;
     std::vector<std::function<void()>> actions;
     const auto watch = [&](int fd, std::function<void()> action) {
@@ -157,7 +157,7 @@ void Supervisor::round(TimePoint deadline) {
     }
     for (WorkerProcess & worker : workers_.all()) {
         if (worker.control) {
-            watch(worker.control.get(), [this, &worker] { workers_.hear(worker); });
+            watch(worker.control.get(), [this, &worker] { workers_.receive_messages(worker); });
         }
         for (auto connection = worker.connections.begin(); connection != worker.connections.end(); ++connection) {
             watch(connection->get(), [this, &worker, connection] { workers_.connection_closed(worker, connection); });
@@ -179,7 +179,7 @@ void Supervisor::round(TimePoint deadline) {
     }
     const TimePoint now = Clock::now(), wake_up = std::max(now, std::min(deadline, now + heartbeat));
     const int events = ::poll(fds.data(), static_cast<nfds_t>(fds.size()), poll_timeout_ms(wake_up));
-    note_lateness(wake_up);
+    log_lateness(wake_up);
     if (events > 0) {
         // In reverse order: connections are accepted after all others were read from. Signals come last, since reaping a worker
         // invalidates references of other actions.
@@ -192,7 +192,7 @@ void Supervisor::round(TimePoint deadline) {
     workers_.kill_hanging();
     reception_.serve_all();
     if (!workers_.devices().empty()) {
-        workers_.want_spare();
+        workers_.ensure_spare();
     }
 }
 
@@ -202,7 +202,7 @@ void Supervisor::drain() {
                ::unlink(listener.endpoint.path.c_str()) <= 0;  // sessions over Unix sockets are not resumed
     });
     reception_.stop();
-    indexer_.line.reset();  // the indexer then exits
+    indexer_.control.reset();  // the indexer then exits
     workers_.signal_all(SIGTERM, false);
     std::string rest;
     if (const size_t serving = workers_.serving(); serving > 0) {
@@ -217,13 +217,13 @@ void Supervisor::drain() {
     const int requests = signals_.stop_requests();
     const TimePoint end = options_.drain == ServerOptions::no_limit ? no_deadline : Clock::now() + options_.drain;
     while (!workers_.empty() && signals_.stop_requests() == requests && Clock::now() < end) {
-        round(end);
+        run_once(end);
     }
     for (const int signal : {SIGTERM, SIGKILL}) {
         workers_.signal_all(signal, true);
-        const TimePoint patience = Clock::now() + last_grace;
-        while (!workers_.empty() && Clock::now() < patience) {
-            round(patience);
+        const TimePoint killed_at = Clock::now() + kill_grace;
+        while (!workers_.empty() && Clock::now() < killed_at) {
+            run_once(killed_at);
         }
     }
 }
@@ -235,7 +235,7 @@ Result<> Supervisor::run() {
         return std::unexpected(listeners.error());
     }
     beyond_loopback_ = std::ranges::any_of(*listeners, &net::Listener::beyond_loopback);
-    if (auto started = first_worker(); !started) {
+    if (auto started = wait_for_first_worker(); !started) {
         return started;
     }
     if (auto opened = net::start_listening(*listeners); !opened) {
@@ -247,7 +247,7 @@ Result<> Supervisor::run() {
         spawn_indexer();
     }
     while (signals_.stop_requests() == 0) {
-        round(no_deadline);
+        run_once(no_deadline);
     }
     drain();
     end_server_log();

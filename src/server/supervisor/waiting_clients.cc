@@ -9,7 +9,7 @@
 namespace caravan::server {
 namespace {
 
-constexpr milliseconds time_to_speak{200};
+constexpr milliseconds first_data_timeout{200};
 
 FrontDoor make_door(UniqueFd socket, bool may_resume) {
     std::string peer = net::peer_name(socket.get());
@@ -17,11 +17,11 @@ FrontDoor make_door(UniqueFd socket, bool may_resume) {
 }
 
 // The order of dropping among clients of one address, highest first. The HELLO of a new connection may still be in flight.
-int dispensability(const WaitingClient & client, TimePoint now) {
+int drop_rank(const WaitingClient & client, TimePoint now) {
     if (client.wants != FrontDoor::Wants::more) {
         return client.wants == FrontDoor::Wants::session ? 0 : 1;
     }
-    const bool is_idle = now - client.heard > time_to_speak;
+    const bool is_idle = now - client.last_received > first_data_timeout;
     return client.client.is_greeted() ? (is_idle ? 3 : 1) : (is_idle ? 4 : 2);
 }
 
@@ -61,8 +61,9 @@ void WaitingClients::drop_one(bool of_queue, TimePoint now) {
     }
     const auto worth = [&](const WaitingClient & client) {
         // Ties: the longest silent client; in the queue, the newest one.
-        const auto heard = client.heard.time_since_epoch();
-        return std::tuple(by_address[client.address], dispensability(client, now), client.wants_new_session() ? heard : -heard);
+        const auto last_received = client.last_received.time_since_epoch();
+        return std::tuple(by_address[client.address], drop_rank(client, now),
+                          client.wants_new_session() ? last_received : -last_received);
     };
     WaitingClient * victim = nullptr;
     for (WaitingClient & client : clients_) {

@@ -22,10 +22,10 @@ struct WaitingClient {
     const std::string address;  // net::peer_address()
     FrontDoor client;
     FrontDoor::Wants wants = FrontDoor::Wants::more;
-    TimePoint heard = Clock::now();  // when data was last received
+    TimePoint last_received = Clock::now();  // when data was last received
     bool closing = false;            // removed at the end of the round
     bool logged = false;             // session: its wait was logged
-    wire::AdmissionAnswer place{};   // session: the last position that was sent to it
+    wire::AdmissionAnswer sent_position{};   // session: the last position that was sent to it
 };
 
 class WaitingClients {

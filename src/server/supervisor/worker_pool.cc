@@ -18,10 +18,10 @@ namespace caravan::server {
 namespace {
 
 constexpr uint32_t max_session_lines = 100;  // burst of a session
-constexpr seconds answer_patience{15};   // for a reply of the spare worker
-constexpr seconds exit_patience{10};     // for a process to exit once its work is done, besides session_grace
-constexpr int max_heard = 64;        // messages from one worker per call
-constexpr int max_last_turns = 1000;  // of max_heard messages, after an exit: more than the socket holds
+constexpr seconds reply_timeout{15};         // for a reply of the spare worker
+constexpr seconds exit_timeout{10};          // for a process to exit once its work is done, in addition to session_grace
+constexpr int max_messages_at_once = 64;     // messages from one worker per call
+constexpr int max_final_batches = 1000;      // of max_messages_at_once messages, after an exit: more than the socket holds
 
 bool is_spare(const WorkerProcess & worker) {
     return worker.state == WorkerProcess::State::loading || worker.state == WorkerProcess::State::spare;
@@ -29,7 +29,7 @@ bool is_spare(const WorkerProcess & worker) {
 
 }  // namespace
 
-void WorkerPool::want_spare() {
+void WorkerPool::ensure_spare() {
     if (std::ranges::any_of(workers_, is_spare) || stopping_ || Clock::now() < respawn_at_) {
         return;
     }
@@ -49,13 +49,13 @@ void WorkerPool::replace_spare() {
             retire(worker, SIGTERM);
         }
     }
-    on_questions_lost();
-    want_spare();
+    on_queries_lost();
+    ensure_spare();
 }
 
 void WorkerPool::retire(WorkerProcess & worker, int signal) {
     worker.state = WorkerProcess::State::retired;
-    worker.deadline = signal == SIGKILL ? no_deadline : Clock::now() + exit_patience;
+    worker.deadline = signal == SIGKILL ? no_deadline : Clock::now() + exit_timeout;
     worker.connections.clear();
     ::kill(worker.pid, signal);
 }
@@ -73,24 +73,24 @@ WorkerProcess * WorkerPool::owner(uint64_t token) {
     const auto pid = tokens_.find(token);
     const auto worker = pid == tokens_.end() ? workers_.end() : std::ranges::find(workers_, pid->second, &WorkerProcess::pid);
     const bool is_there =
-        worker != workers_.end() && worker->control && worker->state != WorkerProcess::State::retired && !worker->said_goodbye;
+        worker != workers_.end() && worker->control && worker->state != WorkerProcess::State::retired && !worker->end_reported;
     return is_there ? &*worker : nullptr;
 }
 
-Result<> WorkerPool::give_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket) {
+Result<> WorkerPool::begin_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket) {
     message.count = session_lines_.take(address, max_session_lines, Clock::now());
-    if (auto given = give_watched(worker, message, socket); !given) {
+    if (auto sent = hand_over_watched(worker, message, socket); !sent) {
         session_lines_.give_back(address, message.count);
-        return given;
+        return sent;
     }
     if (message.token != 0) {
         tokens_[message.token] = worker.pid;
     }
-    if (std::exchange(worker.questions, 0) > 0) {
-        on_questions_lost();  // memory replies of a serving worker are not trusted
+    if (std::exchange(worker.pending_queries, 0) > 0) {
+        on_queries_lost();  // memory replies of a serving worker are not trusted
     }
     worker.state = WorkerProcess::State::serving;
-    worker.began_with = resident_memory(worker.pid);
+    worker.resident_at_begin = resident_memory(worker.pid);
     worker.began_at = Clock::now();
     worker.session = message.number;
     worker.client = message.text;
@@ -100,11 +100,11 @@ Result<> WorkerPool::give_session(WorkerProcess & worker, ControlMessage message
     return {};
 }
 
-Result<> WorkerPool::give_connection(WorkerProcess & worker, const ControlMessage & message, int socket, bool resumes) {
-    return resumes ? give_watched(worker, message, socket) : give(worker, message, socket);
+Result<> WorkerPool::hand_over(WorkerProcess & worker, const ControlMessage & message, int socket, bool resumes) {
+    return resumes ? hand_over_watched(worker, message, socket) : send_socket(worker, message, socket);
 }
 
-Result<> WorkerPool::give(WorkerProcess & worker, const ControlMessage & message, int socket) {
+Result<> WorkerPool::send_socket(WorkerProcess & worker, const ControlMessage & message, int socket) {
     if (!worker.control) {
         return fail(Errc::closed, "its worker process has died");
     }
@@ -115,7 +115,7 @@ Result<> WorkerPool::give(WorkerProcess & worker, const ControlMessage & message
 }
 
 // Hands over only sockets that can be watched: otherwise a worker that hangs after its client has left is never killed.
-Result<> WorkerPool::give_watched(WorkerProcess & worker, const ControlMessage & message, int socket) {
+Result<> WorkerPool::hand_over_watched(WorkerProcess & worker, const ControlMessage & message, int socket) {
     if (worker.connections.size() >= max_connections) {
         return fail(Errc::unavailable, "its session has too many connections already");
     }
@@ -123,8 +123,8 @@ Result<> WorkerPool::give_watched(WorkerProcess & worker, const ControlMessage &
     if (!copy) {
         return fail(Errc::unavailable, "its connection cannot be watched: {}", errno_text(errno));
     }
-    if (auto given = give(worker, message, socket); !given) {
-        return given;
+    if (auto sent = send_socket(worker, message, socket); !sent) {
+        return sent;
     }
     worker.deadline = no_deadline;
     worker.connections.push_back(std::move(copy));
@@ -134,7 +134,7 @@ Result<> WorkerPool::give_watched(WorkerProcess & worker, const ControlMessage &
 void WorkerPool::connection_closed(WorkerProcess & worker, std::list<UniqueFd>::iterator connection) {
     worker.connections.erase(connection);
     if (worker.connections.empty() && worker.state == WorkerProcess::State::serving) {
-        worker.deadline = Clock::now() + exit_patience + (worker.token != 0 ? options_.session_grace : seconds(0));
+        worker.deadline = Clock::now() + exit_timeout + (worker.token != 0 ? options_.session_grace : seconds(0));
     }
 }
 
@@ -159,24 +159,24 @@ void WorkerPool::kill_hanging() {
                 start_failure_ = formatted("a worker process did not load its devices within {} s (--load-timeout), and was "
                                            "killed", options_.load_timeout.count());
                 start_failed();
-                on_questions_lost();
+                on_queries_lost();
                 break;
             case WorkerProcess::State::spare:
                 log_error("a worker process that waited for a session did not answer within {} s, and was killed",
-                          answer_patience.count());
-                on_questions_lost();
+                          reply_timeout.count());
+                on_queries_lost();
                 break;
             case WorkerProcess::State::serving:
                 log_error("session {} with {} ended: its worker process {} hung {}, and was killed", worker.session,
                           worker.client, worker.pid,
-                          worker.said_goodbye ? "at its end" : "after its client had left");
+                          worker.end_reported ? "at its end" : "after its client had left");
                 break;
             case WorkerProcess::State::retired: break;
         }
     }
 }
 
-bool WorkerPool::ask_memory(uint32_t device) {
+bool WorkerPool::query_memory(uint32_t device) {
     WorkerProcess * worker = spare();
     const bool asked = worker != nullptr && device < devices().size() &&
                        send_control(worker->control.get(),
@@ -184,8 +184,8 @@ bool WorkerPool::ask_memory(uint32_t device) {
                                      .number = device,
                                      .memory_free = unpromised(available_memory(), holdings(workers_))});
     if (asked) {
-        if (worker->questions++ == 0) {
-            worker->deadline = Clock::now() + answer_patience;
+        if (worker->pending_queries++ == 0) {
+            worker->deadline = Clock::now() + reply_timeout;
         }
     }
     return asked;
@@ -207,18 +207,18 @@ bool WorkerPool::check_build(WorkerProcess & worker) {
                                    printable(**build), build_text());
         retire(worker, SIGKILL);
         start_failed();
-        on_questions_lost();
+        on_queries_lost();
         return false;
     }
     return true;
 }
 
 // A serving worker may be compromised: its messages affect its own state only, and other kinds are ignored.
-bool WorkerPool::hear(WorkerProcess & worker) {
+bool WorkerPool::receive_messages(WorkerProcess & worker) {
     if (worker.awaits_build && !check_build(worker)) {
         return false;
     }
-    for (int heard = 0; heard < max_heard; ++heard) {
+    for (int count = 0; count < max_messages_at_once; ++count) {
         auto received = receive_control(worker.control.get(), Descriptors::refuse);
         if (!received) {
             worker.control.reset();  // reap() logs the exit
@@ -232,15 +232,15 @@ bool WorkerPool::hear(WorkerProcess & worker) {
             continue;
         }
         if (worker.state == WorkerProcess::State::loading) {
-            hear_loading(worker, message);
+            on_loading_message(worker, message);
         } else {
-            hear_serving(worker, message);
+            on_session_message(worker, message);
         }
     }
     return true;
 }
 
-void WorkerPool::hear_loading(WorkerProcess & worker, const ControlMessage & message) {
+void WorkerPool::on_loading_message(WorkerProcess & worker, const ControlMessage & message) {
     switch (message.kind) {
         case ControlMessage::Kind::ready:
             worker.state = WorkerProcess::State::spare;
@@ -261,23 +261,23 @@ void WorkerPool::log_end(const WorkerProcess & worker, const ControlMessage & en
               counters.did_work() ? "; " + summary_of(counters) : "");
 }
 
-void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & message) {
+void WorkerPool::on_session_message(WorkerProcess & worker, const ControlMessage & message) {
     switch (message.kind) {
         case ControlMessage::Kind::ended:
-            if (worker.state == WorkerProcess::State::serving && !worker.said_goodbye) {
-                worker.said_goodbye = true;
-                worker.deadline = Clock::now() + exit_patience;
+            if (worker.state == WorkerProcess::State::serving && !worker.end_reported) {
+                worker.end_reported = true;
+                worker.deadline = Clock::now() + exit_timeout;
                 worker.connections.clear();
                 session_lines_.give_back(worker.address, std::min(message.count, worker.lines));
                 log_end(worker, message);
             }
             break;
         case ControlMessage::Kind::memory:
-            if (worker.questions > 0) {
-                if (--worker.questions == 0 && worker.state == WorkerProcess::State::spare) {
+            if (worker.pending_queries > 0) {
+                if (--worker.pending_queries == 0 && worker.state == WorkerProcess::State::spare) {
                     worker.deadline = no_deadline;
                 }
-                on_memory(message);
+                on_memory_reply(message);
             }
             break;
         case ControlMessage::Kind::claim:
@@ -295,7 +295,7 @@ void WorkerPool::hear_serving(WorkerProcess & worker, const ControlMessage & mes
     }
 }
 
-void WorkerPool::note_stop(pid_t pid, bool is_stopped) {
+void WorkerPool::record_stop(pid_t pid, bool is_stopped) {
     const auto worker = std::ranges::find(workers_, pid, &WorkerProcess::pid);
     if (worker == workers_.end() || worker->state == WorkerProcess::State::retired) {
         return;
@@ -317,26 +317,26 @@ bool WorkerPool::reap(pid_t pid, int status) {
     if (worker == workers_.end()) {
         return false;
     }
-    for (int turns = 0; worker->control && turns < max_last_turns && hear(*worker); ++turns) {
+    for (int batches = 0; worker->control && batches < max_final_batches && receive_messages(*worker); ++batches) {
     }
     const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
     if (worker->state == WorkerProcess::State::serving) {
-        if (worker->told_to_end && !worker->said_goodbye) {
+        if (worker->stop_requested && !worker->end_reported) {
             log_event(worker->address, "Client connection closed (session {}): the server stopped", worker->session);
-        } else if (!clean || !worker->said_goodbye) {
+        } else if (!clean || !worker->end_reported) {
             log_error("session {} with {} ended: its worker process {} died of {}; other sessions are not affected",
                       worker->session, worker->client, pid, describe_exit(status));
         }
     } else if (worker->state == WorkerProcess::State::spare && !stopping_) {
         log_warning("a worker process that waited for a session died of {}; another one starts", describe_exit(status));
         respawn_at_ = Clock::now() + min_respawn_pause;
-        on_questions_lost();
+        on_queries_lost();
     } else if (worker->state == WorkerProcess::State::loading && !stopping_) {
         if (start_failure_.empty()) {
             start_failure_ = formatted("a worker process ended while it started: {}", describe_exit(status));
         }
         start_failed();
-        on_questions_lost();
+        on_queries_lost();
     }
     std::erase_if(tokens_, [&](const auto & token) { return token.second == pid; });
     workers_.erase(worker);
@@ -359,7 +359,7 @@ void WorkerPool::start_failed() {
 void WorkerPool::signal_all(int signal, bool serving_too) {
     for (WorkerProcess & worker : workers_) {
         if (serving_too || worker.state != WorkerProcess::State::serving) {
-            worker.told_to_end = true;
+            worker.stop_requested = true;
             ::kill(worker.pid, signal);
         }
     }

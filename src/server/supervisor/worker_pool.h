@@ -25,7 +25,7 @@ public:
         : options_(options), start_(std::move(start)) {}
 
     // Starts a spare worker unless one exists. After a failure it does nothing until respawn_at().
-    void want_spare();
+    void ensure_spare();
     // Replaces the spare worker by a new one: a worker knows only the model files that existed when it started.
     void replace_spare();
     // Stops starting workers. Further exits are not logged.
@@ -39,19 +39,20 @@ public:
     WorkerProcess * owner(uint64_t token);
     // Hands a client's socket to `worker`, which must be the spare one and then serves the session. The pool keeps a duplicate
     // of the socket until the connection closes. On an error nothing has changed, and the caller may retry.
-    Result<> give_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket);
+    Result<> begin_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket);
     // Hands over a connection that presented one of the worker's tokens. `resumes`: it resumes the session, so the pool watches
     // it too. On an error nothing has changed.
-    Result<> give_connection(WorkerProcess & worker, const ControlMessage & message, int socket, bool resumes);
+    Result<> hand_over(WorkerProcess & worker, const ControlMessage & message, int socket, bool resumes);
     // The client or the network has closed one of worker.connections.
     void connection_closed(WorkerProcess & worker, std::list<UniqueFd>::iterator connection);
     // Queries the spare worker for the memory of a device. False: there is no spare worker, or no such device.
-    bool ask_memory(uint32_t device);
+    bool query_memory(uint32_t device);
 
-    // Handles a bounded number of messages from the worker. Calls on_memory for memory replies. True: more may be pending.
-    bool hear(WorkerProcess & worker);
+    // Handles a bounded number of messages from the worker. Calls on_memory_reply for memory replies. True: more may be
+    // pending.
+    bool receive_messages(WorkerProcess & worker);
     // A signal has stopped or continued the process `pid`, for example from a debugger.
-    void note_stop(pid_t pid, bool is_stopped);
+    void record_stop(pid_t pid, bool is_stopped);
     // The process `pid` has exited with `wait_status`. False: it is not one of these workers.
     bool reap(pid_t pid, int wait_status);
     void signal_all(int signal, bool serving_too);
@@ -67,20 +68,20 @@ public:
     const std::string & outage() const { return outage_; }
     TimePoint respawn_at() const { return respawn_at_; }
 
-    std::function<void(const ControlMessage & answer)> on_memory;
-    std::function<void()> on_questions_lost;  // memory queries must be repeated
+    std::function<void(const ControlMessage & answer)> on_memory_reply;
+    std::function<void()> on_queries_lost;  // memory queries must be repeated
 
 private:
     static constexpr seconds min_respawn_pause{2}, max_respawn_pause{30};  // doubles with each consecutive failure
 
-    Result<> give(WorkerProcess & worker, const ControlMessage & message, int socket);
-    Result<> give_watched(WorkerProcess & worker, const ControlMessage & message, int socket);
+    Result<> send_socket(WorkerProcess & worker, const ControlMessage & message, int socket);
+    Result<> hand_over_watched(WorkerProcess & worker, const ControlMessage & message, int socket);
     bool check_build(WorkerProcess & worker);
-    void hear_loading(WorkerProcess & worker, const ControlMessage & message);
+    void on_loading_message(WorkerProcess & worker, const ControlMessage & message);
     void start_failed();
     void retire(WorkerProcess & worker, int signal);
     void log_end(const WorkerProcess & worker, const ControlMessage & ended) const;
-    void hear_serving(WorkerProcess & worker, const ControlMessage & message);
+    void on_session_message(WorkerProcess & worker, const ControlMessage & message);
 
     const WorkerOptions & options_;
     const std::function<Result<WorkerProcess>()> start_;

@@ -26,7 +26,7 @@ namespace {
 
 struct Child {
     pid_t pid = -1;
-    UniqueFd line;
+    UniqueFd control;
 };
 
 // libgomp's threads spin at each barrier, by default so long that two sessions on the same cores delay each other. libgomp
@@ -58,12 +58,12 @@ std::vector<char *> worker_environment() {
 }
 
 Result<Child> start_child(const WorkerProgram & program, const char * command, const WorkerOptions & options) {
-    auto line = make_control_line();
-    if (!line) {
-        return std::unexpected(line.error());
+    auto channel = make_control_channel();
+    if (!channel) {
+        return std::unexpected(channel.error());
     }
-    UniqueFd ours = std::move(line->supervisor);
-    const UniqueFd theirs = std::move(line->worker);  // without close-on-exec; closed after the spawn
+    UniqueFd ours = std::move(channel->supervisor);
+    const UniqueFd theirs = std::move(channel->worker);  // without close-on-exec; closed after the spawn
 
     std::vector<std::string> arguments = to_arguments(options);
     arguments.insert(arguments.begin(), {"caravan-worker", command, std::to_string(theirs.get())});
@@ -95,7 +95,7 @@ Result<Child> start_child(const WorkerProgram & program, const char * command, c
     if (const rlimit files{options.open_files, options.open_files}; options.open_files != 0) {
         ::prlimit(child.pid, RLIMIT_NOFILE, &files, nullptr);
     }
-    child.line = std::move(ours);
+    child.control = std::move(ours);
     return child;
 }
 
@@ -110,7 +110,7 @@ Result<WorkerProcess> start_worker(const WorkerProgram & program, WorkerOptions 
     return start_child(program, serve_command, options).transform([](Child child) {
         WorkerProcess worker;
         worker.pid = child.pid;
-        worker.control = std::move(child.line);
+        worker.control = std::move(child.control);
         worker.awaits_build = true;
         return worker;
     });
@@ -118,7 +118,7 @@ Result<WorkerProcess> start_worker(const WorkerProgram & program, WorkerOptions 
 
 Result<IndexerProcess> start_indexer(const WorkerProgram & program, const WorkerOptions & options) {
     return start_child(program, index_command, options).transform([](Child child) {
-        return IndexerProcess{child.pid, std::move(child.line)};
+        return IndexerProcess{child.pid, std::move(child.control)};
     });
 }
 

@@ -1,5 +1,5 @@
-// The child processes of the supervisor: workers, and the indexer of model files. Each executes caravan-worker, and inherits its
-// end of a socket pair to the supervisor.
+// The child processes of the supervisor: workers, and the indexer of model files. Each executes caravan-worker, and inherits
+// its end of a socket pair to the supervisor.
 #pragma once
 
 #include <sys/types.h>
@@ -28,16 +28,16 @@ struct WorkerProcess {
     std::list<UniqueFd> connections;
     std::string client;       // serving: address and port of its peer
     std::string address;      // serving: the address whose quota it counts against
-    bool contended = false;   // serving: it was notified that other clients wait
-    TimePoint contended_at{};  // serving: when it was last asked to end if idle
-    bool told_to_end = false;  // serving: the supervisor sent it a signal to end
-    bool said_goodbye = false;  // serving: it has reported the end of its session
+    bool idle_limit_sent = false;   // serving: it was notified that other clients wait
+    TimePoint asked_to_end_at{};  // serving: when it was last asked to end if idle
+    bool stop_requested = false;  // serving: the supervisor sent it a signal to end
+    bool end_reported = false;  // serving: it has reported the end of its session
     uint32_t lines = 0;         // serving: its initial allowance of log lines
-    size_t questions = 0;       // pending queries to it
+    size_t pending_queries = 0;       // pending queries to it
     size_t invitations = 0;     // tokens that it registered for links
     uint64_t allocated = 0;     // serving: bytes of host memory in its session's buffers
-    uint64_t besides = 0;       // serving: bytes of other host memory of its session, approximate
-    uint64_t began_with = 0;    // serving: resident bytes when its session began
+    uint64_t other_memory = 0;       // serving: bytes of other host memory of its session, approximate
+    uint64_t resident_at_begin = 0;    // serving: resident bytes when its session began
     TimePoint began_at{};       // serving: when its session began
 };
 
@@ -46,7 +46,7 @@ Result<WorkerProcess> start_worker(const WorkerProgram & program, WorkerOptions 
 
 struct IndexerProcess {
     pid_t pid = -1;
-    UniqueFd line;  // carries no data: the process exits when it closes
+    UniqueFd control;  // carries no data: the process exits when it closes
 };
 
 Result<IndexerProcess> start_indexer(const WorkerProgram & program, const WorkerOptions & options);

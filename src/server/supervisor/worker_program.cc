@@ -23,7 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char * name = "caravan-worker";
-constexpr seconds patience{10};
+constexpr seconds output_timeout{10};
 
 std::vector<fs::path> places() {
     std::error_code error;
@@ -56,8 +56,8 @@ Result<WorkerProgram> WorkerProgram::open() {
         }
         looked += formatted("{}{} ({})", looked.empty() ? "" : " and ", place.string(), errno_text(errno));
     }
-    return fail(Errc::not_found, "cannot find the program {}, which serves the sessions: looked for {}. Install it together with "
-                "rpc-server, or build the target rpc-server, which includes it", name, looked);
+    return fail(Errc::not_found, "cannot find the program {}, which serves the sessions: looked for {}. Install it together "
+                "with rpc-server, or build the target rpc-server, which includes it", name, looked);
 }
 
 std::string WorkerProgram::path() const { return formatted("/proc/self/fd/{}", file_.get()); }
@@ -81,7 +81,7 @@ Result<std::string> WorkerProgram::output_of(const char * command) const {
     }
     input.reset();
     std::string text;
-    const bool has_ended = read_all(output.get(), text, Clock::now() + patience);
+    const bool has_ended = read_all(output.get(), text, Clock::now() + output_timeout);
     if (!has_ended) {
         ::kill(pid, SIGKILL);
     }
@@ -89,7 +89,7 @@ Result<std::string> WorkerProgram::output_of(const char * command) const {
     while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }
     if (!has_ended) {
-        return fail(Errc::timed_out, "{} {} did not end within {} s", name, command, patience.count());
+        return fail(Errc::timed_out, "{} {} did not end within {} s", name, command, output_timeout.count());
     }
     if (status != 0) {
         return fail(Errc::unavailable, "{} {} failed", name, command);

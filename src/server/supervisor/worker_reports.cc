@@ -29,9 +29,9 @@ void WorkerReports::receive(const ControlMessage & message) {
             }
             break;
         case ControlMessage::Kind::note:
-            if (noted_ != message.text) {
-                noted_ = message.text;
-                log_info("{}", noted_);
+            if (last_note_ != message.text) {
+                last_note_ = message.text;
+                log_info("{}", last_note_);
             }
             break;
         case ControlMessage::Kind::device:

@@ -21,7 +21,7 @@ public:
 
 private:
     std::vector<ControlMessage> devices_;
-    std::string confinement_, cache_problem_, noted_;
+    std::string confinement_, cache_problem_, last_note_;
     bool cache_is_readable_ = false;
 };
 

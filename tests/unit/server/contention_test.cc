@@ -29,7 +29,7 @@ protected:
         peer = std::move(pair.far);
         client = &clients.add(std::move(pair.near), true);
         client->wants = FrontDoor::Wants::session;
-        begin = client->heard;
+        begin = client->last_received;
     }
     // The limit that the worker has received since the last call; -1: none.
     int limit_of(size_t worker) {

@@ -57,8 +57,8 @@ TEST_F(Control, AMessageWithADescriptor) {
 }
 
 // A worker that hangs, or has fallen to its client: what is on its way to it holds few of the server's descriptors.
-TEST(ControlLine, APeerThatDoesNotReadHoldsFewDescriptors) {
-    auto line = make_control_line();
+TEST(ControlChannel, APeerThatDoesNotReadHoldsFewDescriptors) {
+    auto line = make_control_channel();
     ASSERT_TRUE(line) << line.error().text;
     const UniqueFd attached(::open("/dev/null", O_RDONLY | O_CLOEXEC));
     const ControlMessage message{.kind = ControlMessage::Kind::link};

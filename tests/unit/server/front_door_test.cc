@@ -100,7 +100,7 @@ TEST(FrontDoor, TellsTheirPlaceToThoseWhoAskForAdmission) {
         EXPECT_TRUE((own.features & wire::feature_admission) != 0);
         client.peer.request(asks ? wire::command_admission : wire::command_records);
         ASSERT_EQ(client.advance().value(), Wants::session);
-        ASSERT_TRUE(client.door->tell_place({2, Reason::server_full, 16}));
+        ASSERT_TRUE(client.door->send_position({2, Reason::server_full, 16}));
         if (asks) {
             const auto place = client.peer.answered_as<wire::AdmissionAnswer>();
             EXPECT_EQ(+place.position, 2u);
@@ -308,14 +308,14 @@ TEST(FrontDoor, NotReadingAnswersIsNotForEver) {
 TEST(FrontDoor, OnlyUnfinishedBusinessHasADeadline) {
     Client client;
     const TimePoint start = Clock::now();
-    EXPECT_LE(client.door->deadline(), start + FrontDoor::patience);
+    EXPECT_LE(client.door->deadline(), start + FrontDoor::handshake_timeout);
     client.greet();
     EXPECT_EQ(client.door->deadline(), no_deadline) << "between questions it may be silent";
     const auto question = message(Command::get_alignment, bytes_of(uint32_t{0}));
     client.peer.send(ConstBytes(question).first(3));
     EXPECT_EQ(client.advance().value(), Wants::more);
     const TimePoint deadline = client.door->deadline();
-    EXPECT_LE(deadline, Clock::now() + FrontDoor::patience);
+    EXPECT_LE(deadline, Clock::now() + FrontDoor::handshake_timeout);
     client.peer.send(ConstBytes(question).subspan(3, 7));
     EXPECT_EQ(client.advance().value(), Wants::more);
     EXPECT_EQ(client.door->deadline(), deadline) << "dripping bytes gain no time";

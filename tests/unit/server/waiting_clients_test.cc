@@ -69,8 +69,8 @@ TEST(WaitingClients, WhoHasBeenSilentForLongGoesBeforeWhoHasJustCome) {
     Clients clients(2);
     WaitingClient & speaker = clients.come(1);
     WaitingClient & silent = clients.come(1);
-    silent.heard = Clock::now() - seconds(5);
-    speaker.heard = Clock::now() - seconds(1);
+    silent.last_received = Clock::now() - seconds(5);
+    speaker.last_received = Clock::now() - seconds(1);
     clients.come(1);
     EXPECT_EQ(clients.left().size(), 2u);
     EXPECT_EQ(&clients.waiting.all().front(), &speaker);

@@ -31,8 +31,8 @@ protected:
     static constexpr uint64_t token = 77;
 
     WorkerPoolTest() : pool(options, [] { return fail(Errc::unavailable, "none in this test"); }) {
-        pool.on_memory = [](const ControlMessage &) {};
-        pool.on_questions_lost = [] {};
+        pool.on_memory_reply = [](const ControlMessage &) {};
+        pool.on_queries_lost = [] {};
         pool_errors.clear();
         set_log_sink([](LogLevel level, std::string_view line) {
             const std::lock_guard lock(pool_log_mutex);
@@ -55,21 +55,24 @@ protected:
     WorkerProcess & worker() { return pool.all().front(); }
     void say(const ControlMessage & message) {
         ASSERT_TRUE(send_control(far.get(), message));
-        pool.hear(worker());
+        pool.receive_messages(worker());
     }
     void be_spare() {
         say({.kind = Kind::device, .count = 1});
         say({.kind = Kind::ready});
         ASSERT_EQ(pool.spare(), &worker());
     }
+    Result<> begin_session() {
+        return pool.begin_session(worker(), {.kind = Kind::session, .number = 1, .token = token}, "10.0.0.2", client.get());
+    }
     void serve() {
         be_spare();
-        ASSERT_TRUE(pool.give_session(worker(), {.kind = Kind::session, .number = 1, .token = token}, "10.0.0.2", client.get()));
+        ASSERT_TRUE(begin_session());
         ASSERT_EQ(worker().connections.size(), 1u);
         ASSERT_EQ(pool.owner(token), &worker());
     }
     // As a worker that does not read its line.
-    void fill_line() {
+    void fill_channel() {
         int sent = 0;
         while (sent < 100'000 && send_control(worker().control.get(), {})) {
             ++sent;
@@ -85,11 +88,11 @@ protected:
 
 TEST_F(WorkerPoolTest, AWorkerOfAnotherBuildIsRefused) {
     worker().awaits_build = true;
-    EXPECT_FALSE(pool.hear(worker())) << "its build may arrive later";
+    EXPECT_FALSE(pool.receive_messages(worker())) << "its build may arrive later";
     EXPECT_TRUE(pool.outage().empty());
     constexpr std::string_view other = "9.9.9-0123456789ab\x1b";
     ASSERT_EQ(::send(far.get(), other.data(), other.size(), 0), static_cast<ssize_t>(other.size()));
-    pool.hear(worker());
+    pool.receive_messages(worker());
     EXPECT_NE(pool.outage().find("caravan-worker is of build 9.9.9-0123456789ab"), std::string::npos) << pool.outage();
     EXPECT_EQ(pool.outage().find('\x1b'), std::string::npos);
     EXPECT_EQ(worker().state, State::retired);
@@ -112,15 +115,15 @@ TEST_F(WorkerPoolTest, DevicesOutOfRangeAreNotBelieved) {
 
 TEST_F(WorkerPoolTest, NobodyIsAskedAboutADeviceThatHasGone) {
     be_spare();
-    EXPECT_TRUE(pool.ask_memory(0));
-    EXPECT_FALSE(pool.ask_memory(1)) << "a worker would not answer, and be killed for that";
+    EXPECT_TRUE(pool.query_memory(0));
+    EXPECT_FALSE(pool.query_memory(1)) << "a worker would not answer, and be killed for that";
 }
 
 TEST_F(WorkerPoolTest, ASessionThatCannotBeHandedOverChangesNothing) {
     be_spare();
-    fill_line();
+    fill_channel();
     for (int attempt = 0; attempt < 100; ++attempt) {
-        EXPECT_FALSE(pool.give_session(worker(), {.kind = Kind::session, .number = 1, .token = token}, "10.0.0.2", client.get()));
+        EXPECT_FALSE(begin_session());
     }
     EXPECT_EQ(pool.spare(), &worker());
     EXPECT_EQ(pool.owner(token), nullptr);
@@ -129,7 +132,7 @@ TEST_F(WorkerPoolTest, ASessionThatCannotBeHandedOverChangesNothing) {
     ASSERT_TRUE(receive_control(far.get(), Descriptors::accept_one));
     while (receive_control(far.get(), Descriptors::accept_one).value()) {
     }
-    ASSERT_TRUE(pool.give_session(worker(), {.kind = Kind::session, .number = 1, .token = token}, "10.0.0.2", client.get()));
+    ASSERT_TRUE(begin_session());
     const auto given = receive_control(far.get(), Descriptors::accept_one);
     ASSERT_TRUE(given && *given);
     EXPECT_EQ((*given)->message.count, 100u) << "it may log as much as any";
@@ -140,7 +143,7 @@ TEST_F(WorkerPoolTest, ASessionThatCannotBeWatchedDoesNotBegin) {
                   be_spare();
                   const rlimit files{3, 3};
                   ::setrlimit(RLIMIT_NOFILE, &files);
-                  const bool is_given = pool.give_session(worker(), {.kind = Kind::session}, "10.0.0.2", client.get()).has_value();
+                  const bool is_given = begin_session().has_value();
                   const auto received = receive_control(far.get(), Descriptors::refuse);
                   return !is_given && received && !*received && pool.spare() == &worker();
               }),
@@ -152,8 +155,8 @@ TEST_F(WorkerPoolTest, AConnectionThatCannotBeHandedOverChangesNothing) {
     pool.connection_closed(worker(), worker().connections.begin());
     const TimePoint deadline = worker().deadline;
     ASSERT_NE(deadline, no_deadline);
-    fill_line();
-    EXPECT_FALSE(pool.give_connection(worker(), {.kind = Kind::link, .token = token}, client.get(), true));
+    fill_channel();
+    EXPECT_FALSE(pool.hand_over(worker(), {.kind = Kind::link, .token = token}, client.get(), true));
     EXPECT_TRUE(worker().connections.empty());
     EXPECT_EQ(worker().deadline, deadline) << "a worker that hangs is killed in time";
 }

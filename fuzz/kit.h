@@ -11,8 +11,8 @@
 
 #include "base/bytes.h"
 #include "base/log.h"
-#include "base/unique_fd.h"
 #include "net/transport.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::fuzz {
 

@@ -15,7 +15,7 @@
 #include <string_view>
 
 #include "base/formatted.h"
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 
 extern char ** environ;
 

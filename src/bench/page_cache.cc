@@ -10,8 +10,8 @@
 #include <string_view>
 
 #include "base/formatted.h"
-#include "base/pages.h"
-#include "base/unique_fd.h"
+#include "platform/pages.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::bench {
 namespace {

@@ -10,7 +10,7 @@
 #include <iterator>
 #include <utility>
 
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::bench {
 

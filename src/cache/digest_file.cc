@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -13,9 +14,9 @@
 
 #include "base/bytes.h"
 #include "base/formatted.h"
-#include "base/unique_fd.h"
 #include "cache/digest.h"
 #include "cache/temporary_file.h"
+#include "platform/unique_fd.h"
 #include "wire/stock.h"
 
 namespace caravan::cache {

@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "base/log.h"
-#include "base/unique_fd.h"
 #include "cache/digest.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::cache {
 namespace {

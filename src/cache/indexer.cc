@@ -11,11 +11,11 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/unique_fd.h"
 #include "cache/digest.h"
 #include "cache/digest_file.h"
 #include "cache/gguf.h"
 #include "cache/layout.h"
+#include "platform/unique_fd.h"
 #include "wire/native.h"
 
 namespace caravan::cache {

@@ -26,7 +26,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::cache {
 

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::cache {
 

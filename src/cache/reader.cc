@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "base/pages.h"
+#include "platform/pages.h"
 
 namespace caravan::cache {
 namespace {

@@ -11,9 +11,9 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
-#include "base/unique_fd.h"
 #include "cache/background_digest.h"
 #include "cache/digest.h"
+#include "platform/unique_fd.h"
 #include "wire/stock.h"
 
 namespace caravan::cache {

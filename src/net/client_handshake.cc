@@ -17,7 +17,7 @@ namespace {
 constexpr size_t max_refusal = 1000;
 
 // HELLO, and the check of the server's version.
-Result<wire::HelloAnswer> greet(int socket, uint64_t token, TimePoint deadline) {
+Result<wire::HelloAnswer> greet(SocketHandle socket, uint64_t token, TimePoint deadline) {
     auto answer = exchange_hello(socket, token, deadline);
     if (!answer) {
         return fail(answer.error().code, "RPC handshake failed: {}", answer.error().text);
@@ -30,7 +30,7 @@ Result<wire::HelloAnswer> greet(int socket, uint64_t token, TimePoint deadline) 
 }
 
 // Reads the reason that a server sends instead of a place in its queue.
-std::unexpected<Error> refusal(int socket, uint64_t size, TimePoint deadline) {
+std::unexpected<Error> refusal(SocketHandle socket, uint64_t size, TimePoint deadline) {
     std::string text(std::min<uint64_t>(size, max_refusal), '\0');
     if (auto got = receive_exact(socket, mutable_bytes(text.data(), text.size()), deadline); !got) {
         return std::unexpected(got.error());
@@ -38,7 +38,7 @@ std::unexpected<Error> refusal(int socket, uint64_t size, TimePoint deadline) {
     return fail(Errc::unavailable, "{}", printable(text));
 }
 
-Result<> await_admission(int socket, const Queueing & queueing, TimePoint deadline) {
+Result<> await_admission(SocketHandle socket, const Queueing & queueing, TimePoint deadline) {
     const TimePoint began = Clock::now();
     TimePoint until = deadline;  // the first reply does not wait for a session
     const wire::RequestHeader request{wire::command_admission, 0};

@@ -1,11 +1,10 @@
 #include "net/endpoint.h"
 
-#include <arpa/inet.h>
-
 #include <algorithm>
 #include <charconv>
 
 #include "base/formatted.h"
+#include "platform/address.h"
 
 namespace caravan::net {
 namespace {
@@ -80,12 +79,8 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
         host = text.substr(0, text.find(':'));
         after = text.substr(text.find(':'));
     }
-    if (host.contains(':')) {
-        in6_addr ignored{};
-        const std::string address(host.substr(0, host.find('%')));  // fe80::1%eth0 has a zone
-        if (::inet_pton(AF_INET6, address.c_str(), &ignored) != 1) {
-            return fail(Errc::invalid_argument, "endpoint \"{}\": {}", text, expected_forms);
-        }
+    if (host.contains(':') && !platform::parse_ip(host)) {
+        return fail(Errc::invalid_argument, "endpoint \"{}\": {}", text, expected_forms);
     }
     const bool odd = std::ranges::any_of(host, [](unsigned char c) { return c <= ' ' || c == '/' || c == '[' || c == ']'; });
     if (host.empty() || odd || (!after.empty() && after.front() != ':')) {

@@ -1,31 +1,30 @@
 #include "net/exact_io.h"
 
-#include <poll.h>
-#include <sys/socket.h>
-
-#include <cerrno>
-
-#include "net/socket.h"
+#include "platform/poll.h"
+#include "platform/socket.h"
 
 namespace caravan::net {
 namespace {
 
+using platform::Moved;
+
 std::unexpected<Error> too_late() { return fail(Errc::timed_out, "no reply in time"); }
 
-// Interprets the result of send() or recv(): bytes moved, 0 after waiting for the socket, or an error.
-Result<size_t> settle(ssize_t moved, int socket, short event, TimePoint deadline, const char * what) {
-    if (moved > 0) {
-        return static_cast<size_t>(moved);
+// Interprets an attempt to send or receive: bytes moved, 0 after waiting for the socket, or an error.
+Result<size_t> settle(const Moved & moved, SocketHandle socket, short event, TimePoint deadline, const char * what) {
+    switch (moved.status) {
+        case Moved::Status::some: return moved.bytes;
+        case Moved::Status::closed: return fail(Errc::closed, "the peer closed the connection");
+        case Moved::Status::would_block: break;
+        default:
+            return fail(moved.status == Moved::Status::reset ? Errc::reset : Errc::io, "{} failed: {}", what, moved.why());
     }
-    if (moved == 0) {
-        return fail(Errc::closed, "the peer closed the connection");
+    platform::Watch watch{socket, event, 0};
+    const auto ready = platform::poll({&watch, 1}, poll_timeout_ms(deadline));
+    if (!ready) {
+        return std::unexpected(ready.error());
     }
-    if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
-        return fail(errno == ECONNRESET || errno == EPIPE ? Errc::reset : Errc::io, "{} failed: {}", what,
-                    errno_text(errno));
-    }
-    pollfd waiting{socket, event, 0};
-    if (::poll(&waiting, 1, poll_timeout_ms(deadline)) == 0) {
+    if (*ready == 0 && Clock::now() >= deadline) {
         return too_late();
     }
     return size_t{0};
@@ -33,9 +32,9 @@ Result<size_t> settle(ssize_t moved, int socket, short event, TimePoint deadline
 
 }  // namespace
 
-Result<> send_exact(int socket, ConstBytes bytes, TimePoint deadline) {
+Result<> send_exact(SocketHandle socket, ConstBytes bytes, TimePoint deadline) {
     while (!bytes.empty()) {
-        const auto sent = settle(::send(socket, bytes.data(), bytes.size(), send_flags), socket, POLLOUT, deadline, "send");
+        const auto sent = settle(platform::send_bytes(socket, bytes), socket, platform::writable, deadline, "send");
         if (!sent) {
             return std::unexpected(sent.error());
         }
@@ -48,9 +47,9 @@ Result<> send_exact(int socket, ConstBytes bytes, TimePoint deadline) {
     return {};
 }
 
-Result<> receive_exact(int socket, MutableBytes bytes, TimePoint deadline) {
+Result<> receive_exact(SocketHandle socket, MutableBytes bytes, TimePoint deadline) {
     while (!bytes.empty()) {
-        const auto got = settle(::recv(socket, bytes.data(), bytes.size(), MSG_DONTWAIT), socket, POLLIN, deadline, "receive");
+        const auto got = settle(platform::receive_bytes(socket, bytes), socket, platform::readable, deadline, "receive");
         if (!got) {
             return std::unexpected(got.error());
         }

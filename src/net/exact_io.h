@@ -5,10 +5,11 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::net {
 
-Result<> send_exact(int socket, ConstBytes bytes, TimePoint deadline);
-Result<> receive_exact(int socket, MutableBytes bytes, TimePoint deadline);
+Result<> send_exact(SocketHandle socket, ConstBytes bytes, TimePoint deadline);
+Result<> receive_exact(SocketHandle socket, MutableBytes bytes, TimePoint deadline);
 
 }  // namespace caravan::net

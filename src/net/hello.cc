@@ -30,7 +30,7 @@ wire::Extension own_extension() {
     return extension;
 }
 
-Result<wire::HelloAnswer> exchange_hello(int socket, uint64_t token, TimePoint deadline) {
+Result<wire::HelloAnswer> exchange_hello(SocketHandle socket, uint64_t token, TimePoint deadline) {
     std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::HelloRequest)];
     store(request, wire::RequestHeader{wire::Command::hello, sizeof(wire::HelloRequest)});
     wire::Extension extension = own_extension();

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "platform/unique_fd.h"
 #include "wire/extension.h"
 
 namespace caravan::net {
@@ -25,7 +26,7 @@ wire::Extension own_extension();
 
 // The client's side: sends HELLO with own_extension() and `token`, and returns the reply of any version. Blocks.
 // Errc::protocol: the reply is not of the RPC protocol.
-Result<wire::HelloAnswer> exchange_hello(int socket, uint64_t token, TimePoint deadline);
+Result<wire::HelloAnswer> exchange_hello(SocketHandle socket, uint64_t token, TimePoint deadline);
 
 // True if this client can use a server of that version.
 bool is_compatible(const wire::HelloAnswer & server);

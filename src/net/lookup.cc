@@ -1,13 +1,13 @@
 #include "net/lookup.h"
 
-#include <arpa/inet.h>
-
 #include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
+
+#include "platform/address.h"
 
 namespace caravan::net {
 namespace {
@@ -20,16 +20,10 @@ struct Pending {
 
 std::atomic<int> running = 0;
 
-bool is_numeric(const std::string & host) {
-    in6_addr ignored{};
-    const std::string address = host.substr(0, host.find('%'));  // fe80::1%eth0
-    return ::inet_pton(AF_INET, address.c_str(), &ignored) == 1 || ::inet_pton(AF_INET6, address.c_str(), &ignored) == 1;
-}
-
 }  // namespace
 
 Result<std::vector<Endpoint>> addresses_within(const Endpoint & endpoint, TimePoint deadline, const Lookup & lookup) {
-    if (is_numeric(endpoint.host)) {
+    if (platform::parse_ip(endpoint.host)) {
         return lookup(endpoint);
     }
     if (++running > max_lookups) {

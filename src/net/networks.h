@@ -1,13 +1,13 @@
 // A set of IP networks: the addresses to which clients may direct a server.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/error.h"
+#include "platform/address.h"
 
 namespace caravan::net {
 
@@ -29,7 +29,7 @@ public:
 private:
     // IPv4 addresses are stored as IPv4-mapped IPv6 addresses.
     struct Network {
-        std::array<uint8_t, 16> address{};
+        platform::IpAddress address{};
         int prefix = 128;  // bits
         bool operator==(const Network &) const = default;
     };

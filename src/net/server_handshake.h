@@ -8,8 +8,8 @@
 #include <optional>
 #include <vector>
 
-#include "base/unique_fd.h"
 #include "net/transport.h"
+#include "platform/unique_fd.h"
 #include "wire/extension.h"
 
 namespace caravan::net {

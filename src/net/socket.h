@@ -1,24 +1,15 @@
-// Stream sockets of the operating system: connecting, listening, options. The implementation is POSIX only.
+// Stream sockets to and from endpoints: connecting, listening, options.
 #pragma once
-
-#include <sys/socket.h>
 
 #include <string>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/unique_fd.h"
 #include "net/endpoint.h"
+#include "platform/socket.h"
 
 namespace caravan::net {
-
-// Flags for send(): do not block, do not raise SIGPIPE (on systems without MSG_NOSIGNAL tune() disables it).
-#ifdef MSG_NOSIGNAL
-inline constexpr int send_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
-#else
-inline constexpr int send_flags = MSG_DONTWAIT;
-#endif
 
 // Returns a connected, non-blocking, close-on-exec socket with the options of tune(). Tries every address of the name
 // until the deadline. An error begins with "ENDPOINT: " and has advice.
@@ -28,10 +19,10 @@ Result<UniqueFd> connect_socket(const Endpoint & endpoint, TimePoint deadline);
 Result<std::vector<Endpoint>> addresses_of(const Endpoint & endpoint);
 
 // ", uid 1000, pid 4711" of the process that connected to a Unix socket, where the system reports it; else "".
-std::string peer_credentials(int fd);
+std::string peer_credentials(SocketHandle socket);
 
 // True if the peer is on this machine: connected over a Unix socket or loopback.
-bool is_local_peer(int fd);
+bool is_local_peer(SocketHandle socket);
 
 struct Listener {
     UniqueFd fd;  // non-blocking, close-on-exec
@@ -47,27 +38,24 @@ Result<std::vector<Listener>> bind_to(const std::string & host, uint16_t port);
 Result<> start_listening(std::vector<Listener> & listeners);
 
 // Returns an accepted, tuned socket, or an empty UniqueFd if no connection was waiting.
-Result<UniqueFd> accept_socket(int listener);
+Result<UniqueFd> accept_socket(SocketHandle listener);
 
 // Sets TCP_NODELAY, and keep-alive such that the loss of the peer's machine is detected within about a minute. Failures are
 // ignored: a Unix socket has neither option.
-void tune(int fd);
+void tune(SocketHandle socket);
 
 // Sets keep-alive such that the loss is detected within about `silence`.
-void keep_alive(int fd, seconds silence);
-
-// Resets the connection at once, for all copies of `fd`, so that the peer sees a failure and not an orderly close. On Unix
-// sockets and on systems other than Linux it is an orderly close.
-void break_off(int fd);
+void keep_alive(SocketHandle socket, seconds silence);
 
 // "127.0.0.1:41874", "[::1]:41874", "local" for a Unix socket.
-std::string peer_name(int fd);
+std::string peer_name(SocketHandle socket);
 
 // The identity of a peer for limits per address: the IPv4 address, the /64 network of an IPv6 address (one host may use all
 // of it), or "uid:1000" over a Unix socket.
-std::string peer_address(int fd);
-bool is_unix_socket(int fd);
+std::string peer_address(SocketHandle socket);
+bool is_unix_socket(SocketHandle socket);
 
-bool set_non_blocking(int fd, bool on);
+using platform::set_non_blocking;
+inline const int & send_flags = platform::send_flags;
 
 }  // namespace caravan::net

@@ -14,7 +14,7 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::net {
 

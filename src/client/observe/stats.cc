@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::client {
 namespace {

@@ -6,8 +6,8 @@
 
 #include <cerrno>
 
-#include "base/pages.h"
-#include "base/unique_fd.h"
+#include "platform/pages.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::client {
 

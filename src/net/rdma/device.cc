@@ -1,9 +1,5 @@
 #include "net/rdma/device.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -16,14 +12,9 @@
 namespace caravan::net::rdma {
 namespace {
 
-constexpr std::array<uint8_t, 12> v4_prefix{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-
-bool is_v4(const Gid & gid) { return std::equal(v4_prefix.begin(), v4_prefix.end(), gid.begin()); }
-
 bool is_usable(const Gid & gid) {
     const bool is_zero = std::ranges::all_of(gid, [](uint8_t byte) { return byte == 0; });
-    const bool is_link_local = gid[0] == 0xfe && (gid[1] & 0xc0) == 0x80;
-    return !is_zero && !is_link_local;
+    return !is_zero && !platform::is_link_local(gid);
 }
 
 std::vector<GidEntry> gids_of(ibv_context * context, uint8_t port) {
@@ -134,23 +125,13 @@ std::string why_none_is_active(const std::vector<PortFacts> & ports) {
                : formatted("{} port {} is not active", ports.front().device, ports.front().port);
 }
 
-Criteria criteria_from_environment(int socket) {
+Criteria criteria_from_environment(SocketHandle socket) {
     Criteria criteria;
     criteria.device = env_text("GGML_RDMA_DEV");
     criteria.gid = env_index("GGML_RDMA_GID", 0, 65535, "the GID of the connection's address");
     criteria.port = env_index("GGML_RDMA_PORT", 1, 255, "any port");
-    sockaddr_storage address{};
-    socklen_t length = sizeof address;
-    if (::getsockname(socket, reinterpret_cast<sockaddr *>(&address), &length) == 0) {
-        Gid gid{};
-        if (address.ss_family == AF_INET) {
-            std::ranges::copy(v4_prefix, gid.begin());
-            std::memcpy(gid.data() + v4_prefix.size(), &reinterpret_cast<sockaddr_in &>(address).sin_addr, 4);
-            criteria.local_address = gid;
-        } else if (address.ss_family == AF_INET6) {
-            std::memcpy(gid.data(), &reinterpret_cast<sockaddr_in6 &>(address).sin6_addr, gid.size());
-            criteria.local_address = gid;
-        }
+    if (const auto address = platform::local_address(socket)) {
+        criteria.local_address = address->ip();
     }
     return criteria;
 }
@@ -189,14 +170,6 @@ Result<Choice> choose(const std::vector<PortFacts> & ports, const Criteria & cri
         Error{Errc::not_found, formatted("GGML_RDMA_PORT={} does not exist", criteria.port.value_or(0))}));
 }
 
-std::string text_of(const Gid & gid) {
-    char text[INET6_ADDRSTRLEN] = "";
-    if (is_v4(gid)) {
-        ::inet_ntop(AF_INET, gid.data() + v4_prefix.size(), text, sizeof text);
-    } else {
-        ::inet_ntop(AF_INET6, gid.data(), text, sizeof text);
-    }
-    return text;
-}
+std::string text_of(const Gid & gid) { return platform::text_of(gid); }
 
 }  // namespace caravan::net::rdma

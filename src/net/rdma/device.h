@@ -1,17 +1,17 @@
 // RDMA devices of this machine, and the choice of device, port and GID for a connection.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "platform/address.h"
 
 namespace caravan::net::rdma {
 
-using Gid = std::array<uint8_t, 16>;
+using Gid = platform::IpAddress;
 
 struct GidEntry {
     enum class Type { infiniband, roce_v1, roce_v2 };
@@ -43,7 +43,7 @@ struct Criteria {
     std::optional<uint32_t> port;       // GGML_RDMA_PORT
     std::optional<Gid> local_address;   // of the TCP socket; IPv4 as ::ffff:a.b.c.d
 };
-Criteria criteria_from_environment(int socket);
+Criteria criteria_from_environment(SocketHandle socket);
 
 struct Choice {
     std::string device;

@@ -1,8 +1,5 @@
 #include "net/rdma/queue_pair.h"
 
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
@@ -11,6 +8,7 @@
 
 #include "base/config.h"
 #include "base/formatted.h"
+#include "platform/machine.h"
 
 namespace caravan::net::rdma {
 namespace {
@@ -34,13 +32,12 @@ ibv_mtu mtu_code(uint32_t bytes) {
 Error cannot(const char * what) {
     const int error = errno;
     if (error == ENOMEM) {
-        rlimit limit{};
-        ::getrlimit(RLIMIT_MEMLOCK, &limit);
-        if (limit.rlim_cur != RLIM_INFINITY && ::geteuid() != 0) {
+        const auto limit = platform::locked_memory_limit();
+        if (limit && !platform::is_superuser()) {
             return Error{Errc::no_memory,
                          formatted("{} failed; memlock limit {} KiB is too low: raise it (ulimit -l, or LimitMEMLOCK= "
                                    "of a service)",
-                                   what, limit.rlim_cur >> 10)};
+                                   what, *limit >> 10)};
         }
     }
     return Error{Errc::unavailable, formatted("{} failed: {}", what, errno_text(error))};

@@ -1,26 +1,24 @@
 #include "net/rdma/ring_transport.h"
 
-#include <arpa/inet.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <sched.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
+#include <bit>
 #include <deque>
 #include <mutex>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "base/formatted.h"
-#include "net/socket.h"
-#include "net/waker.h"
+#include "platform/poll.h"
+#include "platform/socket.h"
+#include "platform/waker.h"
 
 namespace caravan::net::rdma {
 namespace {
+
+using platform::Moved;
+using platform::Waker;
 
 // A credit message is sent when a third of the data slots are owed, so at most three are in flight.
 constexpr uint32_t reserved_slots = 6;
@@ -31,6 +29,9 @@ constexpr seconds probe_patience{10};
 constexpr unsigned ack_batch = 64;
 constexpr uint64_t send_tag = uint64_t{1} << 63;
 constexpr uint64_t probe_tag = uint64_t{1} << 62;
+
+// The immediate value is in network byte order.
+constexpr uint32_t big_endian(uint32_t value) { return std::byteswap(value); }
 
 class RingTransport final : public Transport {
 public:
@@ -114,7 +115,7 @@ public:
         if (spin.count() > 0) {
             const TimePoint spin_end = Clock::now() + spin;
             do {
-                ::sched_yield();
+                std::this_thread::yield();
                 if (is_ready(interest)) {
                     return true;
                 }
@@ -132,31 +133,30 @@ public:
                 }
             }
             const TimePoint slice = std::min(deadline, next_probe());
-            std::array<pollfd, 3> fds{};
-            fds[0] = {pair_->channel()->fd, POLLIN, 0};
-            fds[1] = {socket_.get(), POLLIN, 0};
-            fds[2] = {waker_.fd(), POLLIN, 0};
-            const int ready = ::poll(fds.data(), fds.size(), poll_timeout_ms(slice));
-            if (ready < 0 && errno != EINTR) {
-                return fail(Errc::io, "poll failed: {}", errno_text(errno));
+            std::array<platform::Watch, 3> watches{{{pair_->channel()->fd, platform::readable, 0},
+                                                    {socket_.get(), platform::readable, 0},
+                                                    {waker_.fd(), platform::readable, 0}}};
+            const auto ready = platform::poll(watches, poll_timeout_ms(slice));
+            if (!ready) {
+                return std::unexpected(ready.error());
             }
-            if (fds[0].revents != 0) {
+            if (watches[0].revents != 0) {
                 take_event();
             }
-            if (fds[1].revents != 0) {
+            if (watches[1].revents != 0) {
                 check_side_channel();
             }
-            if (fds[2].revents != 0) {
+            if (watches[2].revents != 0) {
                 waker_.clear();
                 return true;
             }
-            if (ready == 0) {
+            if (*ready == 0) {
                 probe_if_silent();
             }
             if (is_ready(interest)) {  // also after an error
                 return true;
             }
-            if (ready == 0 && Clock::now() >= deadline) {
+            if (*ready == 0 && Clock::now() >= deadline) {
                 return false;
             }
         }
@@ -164,7 +164,7 @@ public:
 
     void wake() override { waker_.wake(); }
 
-    void break_off() override { net::break_off(socket_.get()); }
+    void break_off() override { platform::reset_connection(socket_.get()); }
 
     std::string_view kind() const override { return "rdma"; }
 
@@ -196,7 +196,7 @@ private:
         request.sg_list = &sge;
         request.num_sge = data.empty() ? 0 : 1;
         request.opcode = IBV_WR_SEND_WITH_IMM;
-        request.imm_data = htonl(std::exchange(owed_, 0));
+        request.imm_data = big_endian(std::exchange(owed_, 0));
         if (!data.empty() && data.size() <= pair_->max_inline()) {
             request.send_flags |= IBV_SEND_INLINE;
         }
@@ -265,7 +265,7 @@ private:
     void arrive(const ibv_wc & message) {
         const auto slot = static_cast<uint32_t>(message.wr_id);
         const ConstBytes bytes = pair_->receive_slot(slot);
-        const uint64_t credits = ntohl(message.imm_data);
+        const uint64_t credits = big_endian(message.imm_data);
         const bool sane = (message.wc_flags & IBV_WC_WITH_IMM) != 0 && message.byte_len <= bytes.size() &&
                           (message.byte_len > 0 || credits > 0) &&
                           credits_ + credits <= pair_->peer_depth() - reserved_slots;
@@ -300,15 +300,15 @@ private:
     }
 
     void check_side_channel() {
-        char byte = 0;
-        const ssize_t got = ::recv(socket_.get(), &byte, 1, MSG_DONTWAIT | MSG_PEEK);
-        if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
+        const Moved got = platform::peek(socket_.get());
+        if (got.status == Moved::Status::would_block) {
             return;
         }
         std::lock_guard lock(mutex_);
         progress();
-        set_error(got > 0 ? Errc::protocol : got == 0 ? Errc::closed : Errc::reset,
-                  got > 0 ? "the peer sent data over TCP after switching to RDMA" : "the peer closed the connection");
+        const bool is_data = got.status == Moved::Status::some;
+        set_error(is_data ? Errc::protocol : got.status == Moved::Status::closed ? Errc::closed : Errc::reset,
+                  is_data ? "the peer sent data over TCP after switching to RDMA" : "the peer closed the connection");
     }
 
     TimePoint next_probe() {
@@ -362,7 +362,7 @@ Result<std::unique_ptr<Transport>> make_ring_transport(std::unique_ptr<QueuePair
     if (!waker) {
         return std::unexpected(waker.error());
     }
-    ::fcntl(pair->channel()->fd, F_SETFL, ::fcntl(pair->channel()->fd, F_GETFL) | O_NONBLOCK);
+    platform::set_non_blocking(pair->channel()->fd, true);
     if (pair->peer_depth() <= reserved_slots || pair->geometry().depth <= reserved_slots) {
         return fail(Errc::protocol, "a ring has fewer than {} slots", reserved_slots + 1);
     }

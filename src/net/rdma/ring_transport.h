@@ -15,9 +15,9 @@
 
 #include <memory>
 
-#include "base/unique_fd.h"
 #include "net/rdma/queue_pair.h"
 #include "net/transport.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::net::rdma {
 

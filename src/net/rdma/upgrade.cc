@@ -1,9 +1,8 @@
 #include "net/rdma/upgrade.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cstring>
+#include <thread>
 
 #include "base/log.h"
 #include "base/printable.h"
@@ -40,7 +39,7 @@ Result<> receive_token(QueuePair & pair, TimePoint deadline) {
         if (Clock::now() >= deadline) {
             return fail(Errc::timed_out, "no message got through over RDMA within {} s", token_patience.count());
         }
-        ::sched_yield();
+        std::this_thread::yield();
     }
 }
 
@@ -61,7 +60,7 @@ Result<> send_token(QueuePair & pair) {
     return {};
 }
 
-Result<std::unique_ptr<QueuePair>> probe(int socket) {
+Result<std::unique_ptr<QueuePair>> probe(SocketHandle socket) {
     auto choice = choose(scan_ports(), criteria_from_environment(socket));
     if (!choice) {
         return std::unexpected(choice.error());
@@ -84,7 +83,7 @@ Result<Upgrade> activate(std::unique_ptr<QueuePair> pair, UniqueFd & socket) {
     return Upgrade{std::move(*transport), {}};
 }
 
-Result<> send_verdict(int socket, bool use_rdma, TimePoint deadline) {
+Result<> send_verdict(SocketHandle socket, bool use_rdma, TimePoint deadline) {
     std::byte bytes[sizeof(wire::RequestHeader) + sizeof(wire::RdmaVerdict)];
     store(bytes, wire::RequestHeader{wire::command_rdma_verdict, sizeof(wire::RdmaVerdict)});
     store(bytes + sizeof(wire::RequestHeader), wire::RdmaVerdict{static_cast<uint8_t>(use_rdma ? 1 : 0)});
@@ -92,7 +91,7 @@ Result<> send_verdict(int socket, bool use_rdma, TimePoint deadline) {
 }
 
 // True: the client chose RDMA.
-Result<bool> receive_verdict(int socket) {
+Result<bool> receive_verdict(SocketHandle socket) {
     std::byte bytes[sizeof(wire::RequestHeader) + sizeof(wire::RdmaVerdict)];
     if (auto got = receive_exact(socket, bytes, Clock::now() + verdict_patience); !got) {
         return std::unexpected(got.error());
@@ -105,7 +104,7 @@ Result<bool> receive_verdict(int socket) {
     return verdict.use_rdma == 1;
 }
 
-Result<> answer_offer(int socket, const PeerFacts * facts, std::string_view reason) {
+Result<> answer_offer(SocketHandle socket, const PeerFacts * facts, std::string_view reason) {
     wire::RdmaAnswer message{};
     if (facts != nullptr) {
         message.accepted = 1;

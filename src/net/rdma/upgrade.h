@@ -15,8 +15,8 @@
 #include <memory>
 #include <string>
 
-#include "base/unique_fd.h"
 #include "net/transport.h"
+#include "platform/unique_fd.h"
 #include "wire/extension.h"
 
 namespace caravan::net::rdma {

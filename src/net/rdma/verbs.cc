@@ -1,32 +1,25 @@
 #include "net/rdma/verbs.h"
 
-#include <dlfcn.h>
+#include <string>
 
-#include <string_view>
+#include "platform/library.h"
 
 namespace caravan::net::rdma {
 namespace {
 
 constexpr const char * library_name = "libibverbs.so.1";
 
-std::string loader_error() {
-    const char * text = ::dlerror();
-    return text == nullptr ? "unknown error" : text;
-}
-
 Result<Verbs> load_library() {
-    void * library = ::dlopen(library_name, RTLD_NOW | RTLD_LOCAL);  // never closed: its threads and devices may be in use
-    if (library == nullptr) {
-        const std::string reason = loader_error();
-        const bool is_missing = reason.contains("libibverbs.so.1: cannot open shared object file: No such file");
-        return is_missing ? fail(Errc::unsupported, "{} is not installed", library_name)
-                          : fail(Errc::unsupported, "{} cannot be loaded: {}", library_name, reason);
+    const auto library = platform::Library::load(library_name);
+    if (!library) {
+        return library.error().code == Errc::not_found
+                   ? fail(Errc::unsupported, "{} is not installed", library_name)
+                   : fail(Errc::unsupported, "{} cannot be loaded: {}", library_name, library.error().text);
     }
     Verbs out{};
     std::string missing;
-    // dlsym() selects the default version of a symbol, as the linker does.
     const auto find = [&](auto & function, const char * name) {
-        function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(::dlsym(library, name));
+        function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(library->symbol(name));
         if (function == nullptr && missing.empty()) {
             missing = name;
         }

@@ -18,7 +18,7 @@ constexpr short broken = POLLERR | POLLNVAL;
 
 Result<std::unique_ptr<ClientWatch>> ClientWatch::start(UniqueFd client, int control, uint64_t token, ResumptionTable & streams,
                                                         Handlers handlers, milliseconds farewell) {
-    auto stop = net::Waker::make(), resumed = net::Waker::make();
+    auto stop = platform::Waker::make(), resumed = platform::Waker::make();
     if (!stop || !resumed) {
         return std::unexpected(stop ? resumed.error() : stop.error());
     }
@@ -27,7 +27,7 @@ Result<std::unique_ptr<ClientWatch>> ClientWatch::start(UniqueFd client, int con
 }
 
 ClientWatch::ClientWatch(UniqueFd client, int control, uint64_t token, ResumptionTable & streams, Handlers handlers,
-                         milliseconds farewell, net::Waker stop, net::Waker resumed)
+                         milliseconds farewell, platform::Waker stop, platform::Waker resumed)
     : client_(std::move(client)),
       control_(control),
       token_(token),

@@ -9,7 +9,7 @@
 
 #include "base/clock.h"
 #include "base/unique_fd.h"
-#include "net/waker.h"
+#include "platform/waker.h"
 #include "server/worker/resumption_table.h"
 
 namespace caravan::server {
@@ -45,7 +45,7 @@ private:
     };
 
     ClientWatch(UniqueFd client, int control, uint64_t token, ResumptionTable & streams, Handlers handlers,
-                milliseconds farewell, net::Waker stop, net::Waker resumed);
+                milliseconds farewell, platform::Waker stop, platform::Waker resumed);
     void watch();
     void take_resumed_connection();
     bool has_left(short events);
@@ -62,7 +62,7 @@ private:
     ResumptionTable & streams_;
     const Handlers handlers_;
     const milliseconds farewell_;
-    const net::Waker stop_, resumed_;
+    const platform::Waker stop_, resumed_;
     std::mutex mutex_;
     UniqueFd next_client_;  // guarded by mutex_: duplicate of the socket that resumed the session
     std::thread thread_;

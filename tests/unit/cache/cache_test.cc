@@ -28,7 +28,7 @@
 #include <vector>
 
 #include "base/log.h"
-#include "base/pages.h"
+#include "platform/pages.h"
 #include "wire/stock.h"
 
 namespace caravan::cache {

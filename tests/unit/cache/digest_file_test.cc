@@ -8,7 +8,7 @@
 #include <iterator>
 #include <string>
 
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 #include "support/temporary_folder.h"
 
 namespace caravan::cache {

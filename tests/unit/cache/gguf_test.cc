@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <string>
 
-#include "base/unique_fd.h"
 #include "gguf.h"
+#include "platform/unique_fd.h"
 #include "support/gguf_bytes.h"
 #include "support/temporary_folder.h"
 

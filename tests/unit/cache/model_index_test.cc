@@ -16,8 +16,8 @@
 
 #include "base/log.h"
 #include "cache/indexer.h"
-#include "base/unique_fd.h"
 #include "cache/weights.h"
+#include "platform/unique_fd.h"
 #include "support/gguf_bytes.h"
 #include "support/temporary_folder.h"
 #include "wire/native.h"

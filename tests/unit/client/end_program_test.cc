@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <functional>
 
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::client {
 namespace {

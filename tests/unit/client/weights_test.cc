@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "base/log.h"
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 #include "support/scripted_session.h"
 #include "support/temporary_folder.h"
 

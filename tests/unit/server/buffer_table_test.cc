@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <set>
 
-#include "base/pages.h"
 #include "base/size_text.h"
+#include "platform/pages.h"
 #include "support/cpu_device.h"
 
 // Tests request more memory than exists. Makes the sanitizers return null as malloc does.

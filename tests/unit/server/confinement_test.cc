@@ -25,9 +25,9 @@
 #include <thread>
 
 #include "base/formatted.h"
-#include "base/unique_fd.h"
 #include "cache/digest_file.h"
 #include "cache/weights.h"
+#include "platform/unique_fd.h"
 #include "server/confine/syscall_filter.h"
 #include "support/cpu_device.h"
 #include "support/temporary_folder.h"

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "base/formatted.h"
-#include "base/pages.h"
+#include "platform/pages.h"
 #include "server/graph/host_memory.h"
 #include "support/cpu_device.h"
 #include "support/op_nodes.h"

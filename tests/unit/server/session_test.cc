@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "base/pages.h"
+#include "platform/pages.h"
 #include "support/session_client.h"
 
 namespace caravan::server {

@@ -14,8 +14,8 @@
 
 #include "base/bytes.h"
 #include "base/clock.h"
-#include "base/unique_fd.h"
 #include "net/socket.h"
+#include "platform/unique_fd.h"
 #include "wire/stock.h"
 
 // GCC defines a macro; Clang has a feature test.

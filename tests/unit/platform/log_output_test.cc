@@ -1,4 +1,4 @@
-#include "base/log_output.h"
+#include "platform/log_output.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -16,7 +16,7 @@
 #include "base/line_limit.h"
 #include "base/line_shares.h"
 #include "base/timestamp.h"
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 
 namespace caravan {
 namespace {

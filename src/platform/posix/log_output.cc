@@ -1,4 +1,4 @@
-#include "base/log_output.h"
+#include "platform/log_output.h"
 
 #include <fcntl.h>
 #include <poll.h>

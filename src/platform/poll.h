@@ -1,0 +1,21 @@
+// Waiting for handles.
+#pragma once
+
+#include <poll.h>
+
+#include <span>
+
+#include "base/error.h"
+
+namespace caravan::platform {
+
+// One handle to wait for: {handle, readable | writable, 0}. After poll(), `revents` is not 0 if it is ready or has failed.
+// The type is the system's own, so that waiting copies nothing.
+using Watch = ::pollfd;
+inline constexpr short readable = POLLIN, writable = POLLOUT;
+
+// Waits until a handle is ready, for at most `timeout_ms` (poll_timeout_ms() in base/clock.h; -1: no limit; 0: does not
+// wait). Returns the number of ready handles. 0: the time has passed, or a signal interrupted the wait. Errc::io on failure.
+Result<int> poll(std::span<Watch> watches, int timeout_ms);
+
+}  // namespace caravan::platform

@@ -1,11 +1,6 @@
 #include "cache/digest_file.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <iterator>
 #include <ranges>
@@ -16,7 +11,7 @@
 #include "base/formatted.h"
 #include "cache/digest.h"
 #include "cache/temporary_file.h"
-#include "platform/unique_fd.h"
+#include "platform/file.h"
 #include "wire/stock.h"
 
 namespace caravan::cache {
@@ -28,22 +23,18 @@ constexpr uint64_t max_file = 64 << 20;  // bytes; enough for about 500,000 tens
 
 // Empty on failure.
 std::string read_whole(const std::filesystem::path & path) {
-    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-    const auto stamp = fd ? FileStamp::of(fd.get()) : std::nullopt;
+    const auto fd = platform::open_to_read(path, platform::Links::refuse_last);
+    const auto stamp = fd ? FileStamp::of(fd->get()) : std::nullopt;
     if (!stamp || stamp->size > max_file) {
         return {};
     }
     std::string text(stamp->size, '\0');
-    size_t done = 0;
-    while (done < text.size()) {
-        const ssize_t n = ::read(fd.get(), text.data() + done, text.size() - done);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
+    for (size_t done = 0; done < text.size();) {
+        const auto got = platform::read_some(fd->get(), mutable_bytes(text.data() + done, text.size() - done));
+        if (!got || *got == 0) {
             return {};
         }
-        done += static_cast<size_t>(n);
+        done += *got;
     }
     return text;
 }
@@ -87,18 +78,10 @@ private:
 
 }  // namespace
 
-std::optional<FileStamp> FileStamp::of(int fd) {
-    struct stat status;
-    if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
-        return std::nullopt;
-    }
-#ifdef __APPLE__
-    const timespec & modified = status.st_mtimespec;
-#else
-    const timespec & modified = status.st_mtim;
-#endif
-    return FileStamp{static_cast<uint64_t>(status.st_ino), static_cast<uint64_t>(status.st_size),
-                     int64_t{modified.tv_sec} * 1'000'000'000 + modified.tv_nsec};
+std::optional<FileStamp> FileStamp::of(Descriptor file) {
+    const auto status = platform::status_of(file);
+    return status && status->is_regular ? std::optional(FileStamp{status->inode, status->size, status->modified_ns})
+                                        : std::nullopt;
 }
 
 Result<Layout> open_digests(const std::filesystem::path & directory) {

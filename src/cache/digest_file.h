@@ -31,7 +31,7 @@ struct FileStamp {
     int64_t modified_ns = 0;   // since 1970
 
     // The stamp of an open regular file; std::nullopt for any other descriptor.
-    static std::optional<FileStamp> of(int fd);
+    static std::optional<FileStamp> of(Descriptor file);
 
     bool operator==(const FileStamp &) const = default;
 };

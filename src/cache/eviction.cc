@@ -1,12 +1,6 @@
 #include "cache/eviction.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -18,7 +12,7 @@
 
 #include "base/log.h"
 #include "cache/digest.h"
-#include "platform/unique_fd.h"
+#include "platform/file.h"
 
 namespace caravan::cache {
 namespace {
@@ -29,8 +23,8 @@ namespace fs = std::filesystem;
 constexpr uint64_t usual_slack = 64 << 10;
 
 struct File {
-    std::pair<int64_t, int64_t> used;  // modification time: seconds and nanoseconds
-    uint64_t size, room;               // bytes: its length; its share of the limit
+    int64_t used;         // modification time, ns since 1970
+    uint64_t size, room;  // bytes: its length; its share of the limit
     std::string name;
 };
 
@@ -39,19 +33,10 @@ std::vector<File> regular_files(const fs::path & directory) {
     std::vector<File> files;
     std::error_code error;
     for (fs::directory_iterator at(directory, error), end; !error && at != end; at.increment(error)) {
-        struct stat status;
-        if (::lstat(at->path().c_str(), &status) == 0 && S_ISREG(status.st_mode)) {
-#ifdef __APPLE__
-            const timespec & used = status.st_mtimespec;
-#else
-            const timespec & used = status.st_mtim;
-#endif
+        if (const auto status = platform::status_of_name(at->path()); status && status->is_regular) {
             // Blocks that fallocate() added beyond the end count, the unused part of the last block does not.
-            const auto size = static_cast<uint64_t>(status.st_size);
-            const uint64_t on_disk = static_cast<uint64_t>(status.st_blocks) * 512;
-            files.push_back({{used.tv_sec, used.tv_nsec},
-                             size,
-                             on_disk > size + usual_slack ? on_disk : size,
+            files.push_back({status->modified_ns, status->size,
+                             status->allocated > status->size + usual_slack ? status->allocated : status->size,
                              at->path().filename().string()});
         }
     }
@@ -82,11 +67,12 @@ void note_use(std::vector<File> & blobs, const std::vector<File> & used) {
 // Locks the blob, and returns std::nullopt if a process has mapped it. The descriptor is invalid if the blob cannot be
 // opened. On a file system without locks, no blob counts as mapped.
 std::optional<UniqueFd> lock_unless_mapped(const fs::path & blob) {
-    UniqueFd fd(::open(blob.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-    if (fd && ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-        return std::nullopt;
+    auto fd = platform::open_to_read(blob, platform::Links::refuse_last);
+    if (!fd) {
+        return UniqueFd();
     }
-    return fd;
+    return platform::try_lock(fd->get(), platform::Lock::exclusive) == platform::Locked::busy ? std::nullopt
+                                                                                              : std::optional(std::move(*fd));
 }
 
 }  // namespace
@@ -117,13 +103,13 @@ std::optional<uint64_t> evict_to_fit(const Layout & layout, uint64_t max_bytes, 
     for (const File & entry : regular_files(layout.index())) {
         const fs::path path = layout.index() / entry.name;
         if (victims.contains(read_index_file(path))) {
-            ::unlink(path.c_str());
+            platform::remove_name(path);
         }
     }
     for (const std::string & name : victims) {
         if (const auto lock = lock_unless_mapped(layout.blob(name))) {
-            ::unlink((layout.used() / name).c_str());
-            ::unlink(layout.blob(name).c_str());
+            platform::remove_name(layout.used() / name);
+            platform::remove_name(layout.blob(name));
         }
     }
     log_debug("weight cache: evicted entries: {}", victims.size());
@@ -138,7 +124,7 @@ void remove_foreign_files(const Layout & layout) {
         if (is_digest_hex(file.name) && file.size > 0) {
             blobs.emplace(file.name, file.size);
         } else {
-            ::unlink((layout.blobs() / file.name).c_str());
+            platform::remove_name(layout.blobs() / file.name);
         }
     }
     std::unordered_map<std::string, std::vector<std::string>> leading_to;  // by the blob: names of index files
@@ -148,27 +134,27 @@ void remove_foreign_files(const Layout & layout) {
         if (blob != blobs.end() && file.name.ends_with(formatted("-{}", blob->second))) {
             leading_to[digest].push_back(file.name);
         } else {
-            ::unlink((layout.index() / file.name).c_str());
+            platform::remove_name(layout.index() / file.name);
         }
     }
     // A blob has one FNV-1a hash. It is computed again when a client asks for it (fnv_index.h).
     for (const auto & [digest, names] : leading_to) {
         for (const std::string & name : names.size() > 1 ? names : std::vector<std::string>()) {
-            ::unlink((layout.index() / name).c_str());
+            platform::remove_name(layout.index() / name);
         }
     }
     for (const File & file : used) {
         if (!blobs.contains(file.name) || file.size > 0) {
-            ::unlink((layout.used() / file.name).c_str());
+            platform::remove_name(layout.used() / file.name);
         }
     }
 }
 
 // An exclusive lock is that of another process in evict_to_fit(), which is about to remove the blob.
 bool is_mapped(const fs::path & blob) {
-    const UniqueFd fd(::open(blob.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-    return fd && ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK &&
-           ::flock(fd.get(), LOCK_SH | LOCK_NB) == 0;
+    const auto fd = platform::open_to_read(blob, platform::Links::refuse_last);
+    return fd && platform::try_lock(fd->get(), platform::Lock::exclusive) == platform::Locked::busy &&
+           platform::try_lock(fd->get(), platform::Lock::shared) == platform::Locked::yes;
 }
 
 }  // namespace caravan::cache

@@ -1,7 +1,5 @@
 #include "cache/fnv_index.h"
 
-#include <unistd.h>
-
 #include <system_error>
 #include <unordered_set>
 #include <vector>
@@ -10,6 +8,7 @@
 #include "cache/digest.h"
 #include "cache/reader.h"
 #include "cache/temporary_file.h"
+#include "platform/file.h"
 #include "wire/stock.h"
 
 namespace caravan::cache {
@@ -32,7 +31,7 @@ std::optional<uint64_t> hash_of(const Layout & layout, Blob blob, uint64_t size)
     Reader reader({.fd = std::move(blob.fd), .path = path, .size = size, .digest = blob.digest},
                   [&](Damage, std::string_view reason) {
         log_warning("weight cache: removing {}: {}", path.string(), reason);
-        ::unlink(path.c_str());
+        platform::remove_name(path);
     });
     std::vector<std::byte> piece(chunk_size);
     uint64_t hash = wire::fnv1a_start;
@@ -87,7 +86,7 @@ void index_blobs(const Layout & layout, uint64_t size) {
             log_warning("weight cache: stock clients cannot find {}: {}", digest, done.error().text);
         } else if (!*done) {
             log_warning("weight cache: removing {}: another blob has the same FNV-1a hash and size", digest);
-            ::unlink(layout.blob(digest).c_str());
+            platform::remove_name(layout.blob(digest));
         }
     }
 }

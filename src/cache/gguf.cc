@@ -1,11 +1,8 @@
 #include "cache/gguf.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cerrno>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,6 +10,7 @@
 #include "base/bytes.h"
 #include "base/formatted.h"
 #include "ggml.h"
+#include "platform/file.h"
 
 namespace caravan::cache {
 namespace {
@@ -50,7 +48,7 @@ uint64_t size_of(Type type) {
 // A cursor over the header, from its first byte. After the first error, ok() is false and all numbers read are 0.
 class Header {
 public:
-    Header(int fd, uint64_t file_size) : fd_(fd), limit_(std::min(file_size, max_header)) {}
+    Header(Descriptor file, uint64_t file_size) : file_(file), limit_(std::min(file_size, max_header)) {}
 
     bool ok() const { return !error_; }
     std::unexpected<Error> error() const { return std::unexpected(*error_); }
@@ -110,20 +108,17 @@ private:
 
     void fill() {
         const auto wanted = static_cast<size_t>(std::min<uint64_t>(window_.size(), limit_ - position_));
-        ssize_t n = 0;
-        do {
-            n = wanted == 0 ? 0 : ::pread(fd_, window_.data(), wanted, static_cast<off_t>(position_));
-        } while (n < 0 && errno == EINTR);
-        if (n < 0) {
-            set_error(Errc::io, errno_text(errno));
-        } else if (n == 0) {
+        const auto got = platform::read_at(file_, MutableBytes(window_).first(wanted), position_);
+        if (!got) {
+            set_error(Errc::io, got.error().text);
+        } else if (*got == 0) {
             set_error(Errc::invalid_argument, "its header is truncated");
         }
         window_start_ = position_;
-        window_size_ = static_cast<size_t>(std::max<ssize_t>(n, 0));
+        window_size_ = got.value_or(0);
     }
 
-    int fd_;
+    Descriptor file_;
     uint64_t limit_;
     uint64_t position_ = 0;
     std::array<std::byte, 1 << 16> window_;
@@ -210,8 +205,8 @@ uint64_t read_shape(Header & header) {
 
 }  // namespace
 
-Result<std::vector<Extent>> find_tensors(int fd, uint64_t file_size, uint64_t threshold) {
-    Header header(fd, file_size);
+Result<std::vector<Extent>> find_tensors(Descriptor file, uint64_t file_size, uint64_t threshold) {
+    Header header(file, file_size);
     if (header.number<uint32_t>() != magic) {
         header.set_error(Errc::invalid_argument, "it is not a GGUF file");
     }

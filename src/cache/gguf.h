@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::cache {
 
@@ -21,6 +22,6 @@ struct Extent {
 
 // Returns the tensors larger than `threshold` bytes, in file order. They lie within `file_size` and do not overlap. Does
 // not move the file position. Errc::io if the file cannot be read, Errc::invalid_argument if it is malformed.
-Result<std::vector<Extent>> find_tensors(int fd, uint64_t file_size, uint64_t threshold);
+Result<std::vector<Extent>> find_tensors(Descriptor file, uint64_t file_size, uint64_t threshold);
 
 }  // namespace caravan::cache

@@ -1,10 +1,6 @@
 #include "cache/indexer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -15,7 +11,7 @@
 #include "cache/digest_file.h"
 #include "cache/gguf.h"
 #include "cache/layout.h"
-#include "platform/unique_fd.h"
+#include "platform/file.h"
 #include "wire/native.h"
 
 namespace caravan::cache {
@@ -41,7 +37,7 @@ public:
     const IndexReport & report() const { return report_; }
 
 private:
-    std::optional<TensorDigest> hash(int fd, Extent extent);
+    std::optional<TensorDigest> hash(Descriptor file, Extent extent);
     Layout layout_;
     const std::function<bool()> & stop_;
     std::vector<std::byte> chunk_ = std::vector<std::byte>(chunk_size);
@@ -49,7 +45,7 @@ private:
 };
 
 // std::nullopt if the file has become shorter, cannot be read, or stop() is true.
-std::optional<TensorDigest> Indexer::hash(int fd, Extent extent) {
+std::optional<TensorDigest> Indexer::hash(Descriptor file, Extent extent) {
     uint64_t fnv = wire::fnv1a_start;
     Blake3 digest;
     for (uint64_t done = 0; done < extent.size;) {
@@ -57,14 +53,11 @@ std::optional<TensorDigest> Indexer::hash(int fd, Extent extent) {
             return std::nullopt;
         }
         const auto wanted = static_cast<size_t>(std::min<uint64_t>(chunk_.size(), extent.size - done));
-        const ssize_t n = ::pread(fd, chunk_.data(), wanted, static_cast<off_t>(extent.offset + done));
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
+        const auto n = platform::read_at(file, MutableBytes(chunk_).first(wanted), extent.offset + done);
+        if (!n || *n == 0) {
             return std::nullopt;
         }
-        const ConstBytes got = ConstBytes(chunk_).first(static_cast<size_t>(n));
+        const ConstBytes got = ConstBytes(chunk_).first(*n);
         fnv = wire::fnv1a(got, fnv);
         digest.update(got);
         done += got.size();
@@ -74,15 +67,15 @@ std::optional<TensorDigest> Indexer::hash(int fd, Extent extent) {
 
 void Indexer::add(const ModelFile & model) {
     const fs::path & path = model.path;
-    const UniqueFd fd = open_without_links(model.target, O_RDONLY | O_NONBLOCK);
+    const auto fd = platform::open_to_read(model.target, platform::Links::refuse_any);
     if (!fd) {
-        return warn_skipped(path, errno_text(errno));
+        return warn_skipped(path, fd.error().text);
     }
-    const auto stamp = FileStamp::of(fd.get());
+    const auto stamp = FileStamp::of(fd->get());
     if (!stamp) {
         return warn_skipped(path, "it is not a regular file");
     }
-    const auto extents = find_tensors(fd.get(), stamp->size, wire::find_threshold);
+    const auto extents = find_tensors(fd->get(), stamp->size, wire::find_threshold);
     if (!extents) {
         return warn_skipped(path, extents.error().text);
     }
@@ -109,7 +102,7 @@ void Indexer::add(const ModelFile & model) {
                 continue;
             }
         }
-        auto digest = hash(fd.get(), extent);
+        auto digest = hash(fd->get(), extent);
         if (!digest) {
             break;
         }
@@ -119,7 +112,7 @@ void Indexer::add(const ModelFile & model) {
             return;
         }
     }
-    if (FileStamp::of(fd.get()) != stamp) {
+    if (FileStamp::of(fd->get()) != stamp) {
         return warn_skipped(path, "it changed while it was being read");
     }
     if (hashed > 0 && !save()) {

@@ -1,15 +1,6 @@
 #include "cache/model_files.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#ifdef __linux__
-#include <linux/openat2.h>
-#include <sys/syscall.h>
-#endif
-
 #include <algorithm>
-#include <cerrno>
 #include <deque>
 #include <iterator>
 #include <optional>
@@ -17,6 +8,8 @@
 #include <system_error>
 
 #include "cache/digest_file.h"
+#include "platform/file.h"
+#include "platform/posix/open_without_links.h"
 
 namespace caravan::cache {
 namespace {
@@ -45,11 +38,11 @@ std::optional<Resolved> resolve(const fs::path & path) {
             continue;
         }
         const fs::path next = resolved.target / name;
-        struct stat status;
-        if (::lstat(next.c_str(), &status) != 0) {
+        const auto status = platform::status_of_name(next);
+        if (!status) {
             return std::nullopt;
         }
-        if (!S_ISLNK(status.st_mode)) {
+        if (!status->is_link) {
             resolved.target = next;
             continue;
         }
@@ -58,7 +51,7 @@ std::optional<Resolved> resolve(const fs::path & path) {
         if (error || ++links > max_links) {
             return std::nullopt;
         }
-        resolved.is_trusted = resolved.is_trusted && (status.st_uid == 0 || status.st_uid == ::geteuid());
+        resolved.is_trusted = resolved.is_trusted && platform::is_trusted_owner(status->owner);
         if (link.is_absolute()) {
             resolved.target = "/";
         }
@@ -115,17 +108,7 @@ std::vector<ModelFile> find_models(const std::vector<fs::path> & model_dirs, con
 }
 
 UniqueFd open_without_links(const fs::path & path, int flags) {
-#ifdef __linux__
-    open_how how{};
-    how.flags = static_cast<uint64_t>(flags | O_CLOEXEC);
-    how.resolve = RESOLVE_NO_SYMLINKS;
-    const long fd = ::syscall(SYS_openat2, AT_FDCWD, path.c_str(), &how, sizeof how);
-    // The syscall filter of some containers returns EPERM for unknown calls.
-    if (fd >= 0 || (errno != ENOSYS && errno != EPERM)) {
-        return UniqueFd(static_cast<int>(fd));
-    }
-#endif
-    return UniqueFd(::open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW));
+    return UniqueFd(platform::open_without_links(path.c_str(), flags));
 }
 
 }  // namespace caravan::cache

@@ -1,14 +1,12 @@
 #include "cache/model_index.h"
 
-#include <fcntl.h>
-
 #include <chrono>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "base/log.h"
-#include "platform/unique_fd.h"
+#include "platform/file.h"
 
 namespace caravan::cache {
 namespace {
@@ -20,12 +18,12 @@ constexpr std::chrono::seconds mtime_granularity{2};
 
 std::optional<Reader> open_tensor(const ModelFile & model, const FileStamp & stamp, const TensorDigest & tensor,
                                   std::optional<uint64_t> fnv) {
-    UniqueFd fd = open_without_links(model.target, O_RDONLY | O_NONBLOCK);
-    if (!fd || FileStamp::of(fd.get()) != stamp) {
+    auto fd = platform::open_to_read(model.target, platform::Links::refuse_any);
+    if (!fd || FileStamp::of(fd->get()) != stamp) {
         log_debug("model-dir: {} was removed or changed", model.path.string());
         return std::nullopt;
     }
-    return Reader({.fd = std::move(fd),
+    return Reader({.fd = std::move(*fd),
                    .path = model.path,
                    .offset = tensor.extent.offset,
                    .size = tensor.extent.size,

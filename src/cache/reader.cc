@@ -1,14 +1,9 @@
 #include "cache/reader.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 
+#include "platform/file.h"
+#include "platform/mapping.h"
 #include "platform/pages.h"
 
 namespace caravan::cache {
@@ -18,31 +13,15 @@ constexpr uint64_t min_background_size = 4 << 20;  // bytes; a smaller content d
 constexpr uint64_t min_mapped_size = 256 << 10;    // bytes
 
 // True if no process can write to this sealed file: none has it open for writing, and it has no other name.
-bool has_no_writer(int fd, const std::filesystem::path & path) {
-#ifdef __linux__
-    struct stat opened, named;
-    if (::fstat(fd, &opened) != 0 || ::lstat(path.c_str(), &named) != 0 || opened.st_dev != named.st_dev ||
-        opened.st_ino != named.st_ino || named.st_nlink != 1) {
-        return false;
-    }
-    // The kernel grants a read lease only while no process has the file open for writing.
-    if (::fcntl(fd, F_SETLEASE, F_RDLCK) != 0) {
-        return false;
-    }
-    ::fcntl(fd, F_SETLEASE, F_UNLCK);
-    return true;
-#else
-    (void)fd, (void)path;
-    return false;
-#endif
+bool is_immutable(Descriptor file, const std::filesystem::path & path) {
+    const auto opened = platform::status_of(file), named = platform::status_of_name(path);
+    return opened && named && opened->device == named->device && opened->inode == named->inode && named->links == 1 &&
+           platform::has_no_writer(file);
 }
 
 // Prevents eviction while the file is open or mapped. Returns false if it is being evicted.
-bool lock_against_eviction(int fd) { return ::flock(fd, LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK; }
-
-// Replaces the mapping by zeroed anonymous pages.
-void unmap(MutableBytes pages) {
-    ::mmap(pages.data(), pages.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+bool lock_against_eviction(Descriptor file) {
+    return platform::try_lock(file, platform::Lock::shared) != platform::Locked::busy;
 }
 
 }  // namespace
@@ -55,12 +34,10 @@ size_t Reader::map(MutableBytes to) {
     }
     const MutableBytes pages = to.first(size);
     // The mapping holds the lock even after the descriptor is closed; is_mapped() relies on that.
-    if (!lock_against_eviction(content_.fd.get()) || !has_no_writer(content_.fd.get(), content_.path)) {
+    if (!lock_against_eviction(content_.fd.get()) || !is_immutable(content_.fd.get(), content_.path)) {
         return 0;
     }
-    if (::mmap(pages.data(), size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, content_.fd.get(),
-               static_cast<off_t>(content_.offset)) == MAP_FAILED) {
-        unmap(pages);  // the failed call may have removed some of the pages
+    if (!platform::map_over(pages, content_.fd.get(), content_.offset)) {
         return 0;
     }
     mapped_ = pages;
@@ -90,16 +67,12 @@ Result<size_t> Reader::read(MutableBytes to, bool is_stable) {
     if (wanted == 0) {
         return 0;
     }
-    ssize_t n;
-    do {
-        n = ::pread(content_.fd.get(), to.data(), wanted, static_cast<off_t>(content_.offset + done_));
-    } while (n < 0 && errno == EINTR);
-    if (n < 0) {
-        return fail(Errc::io, "weight cache: cannot read {}: {}", content_.path.string(), errno_text(errno));
+    const auto got = platform::read_at(content_.fd.get(), to.first(wanted), content_.offset + done_);
+    if (!got) {
+        return fail(Errc::io, "weight cache: cannot read {}: {}", content_.path.string(), got.error().text);
     }
-    const auto got = static_cast<size_t>(n);
-    hash(to.first(got), is_stable);
-    done_ += got;
+    hash(to.first(*got), is_stable);
+    done_ += *got;
     return got;
 }
 
@@ -110,7 +83,7 @@ bool Reader::verify() {
         is_verified_ = is_good && (!content_.fnv || *content_.fnv == fnv_);
         if (!*is_verified_) {
             if (!mapped_.empty()) {
-                unmap(mapped_);
+                platform::replace_by_zeros(mapped_);
             }
             if (is_good) {
                 on_damage_(Damage::hash, "its FNV-1a hash does not match");

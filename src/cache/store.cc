@@ -1,11 +1,5 @@
 #include "cache/store.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <system_error>
@@ -13,6 +7,7 @@
 #include "base/log.h"
 #include "cache/eviction.h"
 #include "cache/fnv_index.h"
+#include "platform/file.h"
 
 namespace caravan::cache {
 namespace {
@@ -30,11 +25,13 @@ fs::path from_environment(const char * name) {
 }
 
 bool is_in_use(const fs::path & path, fs::file_time_type::duration age) {
-    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-    if (fd && ::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) {
-        return age < abandoned_age;
+    const auto fd = platform::open_to_read(path, platform::Links::refuse_last);
+    switch (fd ? platform::try_lock(fd->get(), platform::Lock::exclusive) : platform::Locked::unsupported) {
+        case platform::Locked::yes: return age < abandoned_age;
+        case platform::Locked::busy: return true;
+        case platform::Locked::unsupported: break;
     }
-    return errno == EWOULDBLOCK || age < abandoned_age_without_locks;
+    return age < abandoned_age_without_locks;
 }
 
 void remove_abandoned_files(const fs::path & directory) {
@@ -48,11 +45,6 @@ void remove_abandoned_files(const fs::path & directory) {
             fs::remove(at->path(), gone);
         }
     }
-}
-
-bool can_be_read(const fs::path & directory) {
-    std::error_code error;
-    return fs::is_directory(directory, error) && ::access(directory.c_str(), R_OK | X_OK) == 0;
 }
 
 // Eviction uses modification times, since access times are unreliable (noatime, relatime). If the disk takes no file, only the
@@ -107,7 +99,7 @@ Result<Store> Store::open(const fs::path & directory, uint64_t max_bytes) {
         if (max_bytes != 0) {
             evict_to_fit(layout, max_bytes, 0);
         }
-    } else if (can_be_read(layout.blobs()) && can_be_read(layout.index())) {
+    } else if (platform::may_list(layout.blobs()) && platform::may_list(layout.index())) {
         state->problem = std::move(made.error().text);
         state->failed = true;
     } else {
@@ -159,7 +151,7 @@ std::optional<Reader> Store::find_digest(std::string_view hex, uint64_t size) co
                   [path](Damage, std::string_view reason) {
                       // The next lookup by FNV-1a removes its index file.
                       log_warning("weight cache: removing {}: {}", path.string(), reason);
-                      ::unlink(path.c_str());
+                      platform::remove_name(path);
                   });
 }
 

@@ -1,13 +1,12 @@
 #include "cache/writer.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "base/log.h"
 #include "base/size_text.h"
 #include "cache/eviction.h"
 #include "cache/fnv_index.h"
+#include "platform/file.h"
 
 namespace caravan::cache {
 namespace {
@@ -107,7 +106,7 @@ bool Writer::commit() {
     }
     const auto indexed = fnv_ ? add_to_index(store_->layout, {*fnv_, size_}, digest) : true;
     if (!indexed || !*indexed) {
-        ::unlink(blob.c_str());  // its only possible key belongs to another blob, or cannot be stored
+        platform::remove_name(blob);  // its only possible key belongs to another blob, or cannot be stored
         indexed ? abandon("another blob has the same FNV-1a hash and size") : abandon(indexed.error());
         return false;
     }

@@ -1,14 +1,10 @@
 #include "client/observe/stats.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstdlib>
 
 #include "base/error.h"
 #include "base/log.h"
-#include "platform/unique_fd.h"
+#include "platform/file.h"
 
 namespace caravan::client {
 namespace {
@@ -66,10 +62,12 @@ std::string to_json(const SessionStats & stats) {
 }
 
 void append_stats(const SessionStats & stats) {
-    const UniqueFd file(::open(file_name().c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666));
     const std::string line = to_json(stats) + "\n";
-    if (!file || ::write(file.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
-        log_error("GGML_RPC_STATS: cannot write {}: {}", file_name(), errno_text(errno));
+    const auto file = platform::open_to_append(file_name());
+    const auto written = file.and_then(
+        [&](const UniqueFd & fd) { return platform::write_at_once(fd.get(), const_bytes(line.data(), line.size())); });
+    if (!written) {
+        log_error("GGML_RPC_STATS: cannot write {}: {}", file_name(), written.error().text);
     }
 }
 

@@ -1,7 +1,5 @@
 #include "client/plugin/registration.h"
 
-#include <dlfcn.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <string_view>
@@ -9,6 +7,7 @@
 
 #include "base/log.h"
 #include "client/plugin/serve.h"
+#include "platform/library.h"
 
 namespace caravan::client {
 namespace {
@@ -20,15 +19,6 @@ bool has_cpu(ggml_backend_reg_t reg) {
         }
     }
     return false;
-}
-
-// Keeps the library of a back-end loaded until the process exits, even if ggml closes it.
-bool pin_library(ggml_backend_reg_t reg) {
-    Dl_info info{};
-    if (::dladdr(reinterpret_cast<void *>(reg->calls.get_name), &info) == 0 || info.dli_fname == nullptr) {
-        return false;
-    }
-    return ::dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE) != nullptr;
 }
 
 }  // namespace
@@ -62,7 +52,8 @@ void register_before_cpu(ggml_backend_reg_t ours) {
         return;
     }
     for (const ggml_backend_reg_t reg : earlier) {
-        if (!pin_library(reg)) {
+        // ggml may close it.
+        if (!platform::pin_library_of(reinterpret_cast<const void *>(reg->calls.get_name))) {
             log_warning("the library of the {} back-end cannot be pinned, so the devices of GGML_RPC_SERVERS follow the "
                         "CPU: programs that pass all devices to ggml's scheduler in this order abort. Install the "
                         "plug-in in ggml's back-end folder instead",

@@ -1,14 +1,12 @@
 #include "client/plugin/serve.h"
 
-#include <dlfcn.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 
 #include "base/formatted.h"
 #include "net/endpoint.h"
+#include "platform/library.h"
+#include "platform/process.h"
 
 namespace caravan::client {
 namespace {
@@ -21,16 +19,14 @@ std::vector<std::string> candidates() {
     if (const std::string name = folder.string(); name.ends_with(subfolder)) {
         out.push_back(name.substr(0, name.size() - subfolder.size()) + "/bin/rpc-server");
     }
-    out.insert(out.end(), {CARAVAN_INSTALLED_SERVER, "rpc-server"});  // without a slash: execvp searches PATH
+    out.insert(out.end(), {CARAVAN_INSTALLED_SERVER, "rpc-server"});  // without a slash: searched in PATH
     return out;
 }
 
 }  // namespace
 
 std::string plugin_path() {
-    Dl_info info{};
-    const bool known = ::dladdr(reinterpret_cast<void *>(&plugin_path), &info) != 0 && info.dli_fname != nullptr;
-    return known ? info.dli_fname : "";
+    return platform::library_of(reinterpret_cast<const void *>(&plugin_path));
 }
 
 Error become_server(const std::string & text, const char * cache_dir, size_t n_threads,
@@ -51,16 +47,12 @@ Error become_server(const std::string & text, const char * cache_dir, size_t n_t
     if (cache_dir != nullptr) {
         arguments.insert(arguments.end(), {"--cache", "--cache-dir", cache_dir});
     }
-    std::vector<char *> argv;
-    for (std::string & argument : arguments) {
-        argv.push_back(argument.data());
-    }
-    argv.push_back(nullptr);
+    Error last{Errc::not_found, ""};
     for (const std::string & program : candidates()) {
-        ::execvp(program.c_str(), argv.data());
+        last = platform::become(program, arguments);
     }
     return Error{Errc::not_found, formatted("cannot start rpc-server: {} (looked beside the plug-in, in {} and on PATH)",
-                                            errno_text(errno), CARAVAN_INSTALLED_SERVER)};
+                                            last.text, CARAVAN_INSTALLED_SERVER)};
 }
 
 }  // namespace caravan::client

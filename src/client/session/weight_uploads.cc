@@ -77,7 +77,7 @@ void WeightUploads::complete(Lock & lock, size_t left) {
             loading_.add(find.size, true, Clock::now());
             continue;
         }
-        const auto weights = MappedWeights::map(find.source);
+        const auto weights = map_weights(find.source);
         if (!weights) {
             stream_.close(weights.error());
             return;

@@ -1,13 +1,12 @@
 #include "client/weights/known_digests.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <memory>
 
 #include "base/log.h"
 #include "cache/store.h"
+#include "platform/file.h"
 
 namespace caravan::client {
 namespace {
@@ -70,8 +69,8 @@ std::optional<KnownDigests::Place> KnownDigests::place_of(ConstBytes data) {
     if (!mapping) {
         return std::nullopt;
     }
-    const UniqueFd fd(::open(mapping->path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    const auto stamp = fd ? cache::FileStamp::of(fd.get()) : std::nullopt;
+    const auto fd = platform::open_to_read(mapping->path);
+    const auto stamp = fd ? cache::FileStamp::of(fd->get()) : std::nullopt;
     if (!stamp || stamp->inode != mapping->inode) {
         return std::nullopt;  // the path names another file now
     }

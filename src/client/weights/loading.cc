@@ -1,14 +1,12 @@
 #include "client/weights/loading.h"
 
-#include <sys/ioctl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 
 #include "base/log.h"
 #include "base/printable.h"
 #include "base/size_text.h"
+#include "platform/terminal.h"
 
 namespace caravan::client {
 namespace {
@@ -16,12 +14,6 @@ namespace {
 constexpr milliseconds redraw_interval{200};
 constexpr uint64_t max_padding = 4096;
 constexpr std::string_view rewrite = "\r\033[K";  // return to the first column and clear the line
-
-// A line that wraps cannot be rewritten.
-size_t terminal_width() {
-    winsize size{};
-    return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
-}
 
 }  // namespace
 
@@ -72,7 +64,8 @@ void Loading::add(uint64_t bytes, bool from_cache, TimePoint time) {
         const std::string line = formatted("RPC server {}: {} of {}, {:.2f} GB/s{}", endpoint_,
                                            size_text(current_.bytes), size_text(expected_), current_.gigabytes_per_second(),
                                            current_.share_text());
-        terminal_(formatted("{}{}", rewrite, std::string_view(line).substr(0, terminal_width() - 1)));
+        // A line that wraps cannot be rewritten.
+        terminal_(formatted("{}{}", rewrite, std::string_view(line).substr(0, platform::terminal_width() - 1)));
     }
 }
 
@@ -102,7 +95,7 @@ void Loading::end() {
 }
 
 Loading::Terminal stderr_terminal() {
-    if (::isatty(STDERR_FILENO) == 0) {
+    if (!platform::stderr_is_terminal()) {
         return {};
     }
     return [](std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); };

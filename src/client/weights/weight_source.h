@@ -3,9 +3,9 @@
 
 #include <filesystem>
 
-#include "base/bytes.h"
 #include "base/error.h"
 #include "cache/digest_file.h"
+#include "platform/mapping.h"
 
 namespace caravan::client {
 
@@ -15,22 +15,7 @@ struct WeightSource {
     cache::Extent extent;
 };
 
-// Maps these bytes during its lifetime.
-class MappedWeights {
-public:
-    // Fails with Errc::io if the file cannot be read, Errc::not_found if it has changed since.
-    static Result<MappedWeights> map(const WeightSource & source);
-    MappedWeights(MappedWeights && other) noexcept : mapped_(std::exchange(other.mapped_, {})), bytes_(other.bytes_) {}
-    MappedWeights & operator=(MappedWeights &&) = delete;
-    ~MappedWeights();
-
-    ConstBytes bytes() const { return bytes_; }
-
-private:
-    MappedWeights(MutableBytes mapped, ConstBytes bytes) : mapped_(mapped), bytes_(bytes) {}
-
-    MutableBytes mapped_;  // whole pages
-    ConstBytes bytes_;
-};
+// Maps these bytes. Fails with Errc::io if the file cannot be read, Errc::not_found if it has changed since.
+Result<platform::Mapping> map_weights(const WeightSource & source);
 
 }  // namespace caravan::client

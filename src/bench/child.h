@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "platform/child_process.h"
 
 namespace caravan::bench {
 
@@ -18,13 +19,13 @@ struct Child {
         TimePoint at;  // when this process read the newline
         std::string text;
     };
-    int status = 0;  // of waitpid()
+    platform::ExitStatus status;
     std::string out;
     std::vector<Line> err;
 
-    bool succeeded() const { return status == 0; }
-    std::string exit_text() const;       // "exit code 1", "signal 11 (Segmentation fault)"
-    std::string last_lines() const;      // the last lines of its stderr, joined by " | "
+    bool succeeded() const { return status.is_success(); }
+    std::string exit_text() const { return status.text(); }  // "exit code 1", "signal 11 (Segmentation fault)"
+    std::string last_lines() const;  // the last lines of its stderr, joined by " | "
 };
 
 // Runs `argv` (argv[0] is a path) with empty stdin. At the deadline the child is killed: Errc::timed_out. On SIGINT, SIGTERM

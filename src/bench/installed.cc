@@ -1,11 +1,12 @@
 #include "bench/installed.h"
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <ranges>
 #include <string_view>
+
+#include "platform/file.h"
+#include "platform/process.h"
 
 namespace caravan::bench {
 namespace {
@@ -17,7 +18,7 @@ constexpr std::string_view initialized = "calling init: ";  // printed by glibc
 
 bool is_program(const fs::path & path) {
     std::error_code error;
-    return fs::is_regular_file(path, error) && ::access(path.c_str(), X_OK) == 0;
+    return fs::is_regular_file(path, error) && platform::may_execute(path);
 }
 
 // The libraries that llama-bench loaded, from its stderr under LD_DEBUG=files.
@@ -72,7 +73,7 @@ Result<std::string> find_llama_bench() {
 
 Result<std::string> find_plugin() {
     std::error_code error;
-    const fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
+    const fs::path folder = platform::program_path().parent_path();
     const fs::path below_prefix = folder.parent_path() / CARAVAN_BACKEND_DIR_BELOW_PREFIX;  // cmake --install --prefix
     for (const fs::path & path :
          {folder / plugin_file, below_prefix / plugin_file, fs::path(CARAVAN_BACKEND_DIR) / plugin_file}) {

@@ -1,50 +1,34 @@
 #include "bench/page_cache.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <string_view>
 
 #include "base/formatted.h"
-#include "platform/pages.h"
-#include "platform/unique_fd.h"
+#include "platform/file.h"
+#include "platform/mapping.h"
 
 namespace caravan::bench {
 namespace {
 
-// The number of bytes, of a file of `size` bytes, that are in memory.
-Result<size_t> resident(int fd, size_t size) {
-    void * at = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
-    if (at == MAP_FAILED) {
-        return fail(Errc::io, "cannot map the file: {}", errno_text(errno));
-    }
-    const auto page = page_size();
-    std::vector<unsigned char> pages((size + page - 1) / page);
-    const bool known = ::mincore(at, size, pages.data()) == 0;
-    ::munmap(at, size);
-    if (!known) {
-        return fail(Errc::io, "cannot query its resident pages: {}", errno_text(errno));
-    }
-    return static_cast<size_t>(std::ranges::count_if(pages, [](unsigned char p) { return (p & 1) != 0; })) * page;
-}
-
 Result<> drop_file(const std::string & path) {
-    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    struct stat status {};
-    if (!fd || ::fstat(fd.get(), &status) != 0) {
-        return fail(Errc::not_found, "cannot open {}: {}", path, errno_text(errno));
+    const auto file = platform::open_to_read(path);
+    const auto status = file ? platform::status_of(file->get()) : std::nullopt;
+    if (!status) {
+        return fail(Errc::not_found, "cannot open {}: {}", path, file ? "its status is unknown" : file.error().text);
     }
-    ::fdatasync(fd.get());  // dirty pages cannot be dropped
-    if (const int error = ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED); error != 0) {
-        return fail(Errc::unsupported, "cannot drop {} from memory: {}", path, errno_text(error));
+    if (const auto dropped = platform::drop_from_page_cache(file->get()); !dropped) {
+        return fail(dropped.error().code, "cannot drop {} from memory: {}", path, dropped.error().text);
     }
-    const auto left = status.st_size == 0 ? Result<size_t>(0) : resident(fd.get(), static_cast<size_t>(status.st_size));
+    if (status->size == 0) {
+        return {};
+    }
+    const auto mapping = platform::Mapping::map(file->get(), 0, status->size);
+    if (!mapping) {
+        return fail(Errc::io, "{}: cannot map the file: {}", path, mapping.error().text);
+    }
+    const auto left = mapping->resident();
     if (!left) {
-        return fail(left.error().code, "{}: {}", path, left.error().text);
+        return fail(Errc::io, "{}: cannot query its resident pages: {}", path, left.error().text);
     }
     if (*left > 0) {
         return fail(Errc::unavailable, "cannot drop {} from memory: {} bytes stay; it is in use, or its file system is in memory",

@@ -1,16 +1,11 @@
 #include "bench/temporary_file.h"
 
-#include <fcntl.h>
-#include <stdlib.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <utility>
 
-#include "platform/unique_fd.h"
+#include "platform/file.h"
 
 namespace caravan::bench {
 
@@ -20,19 +15,19 @@ Result<TemporaryFile> TemporaryFile::make(const std::string & name) {
     if (error) {
         return fail(Errc::io, "no directory for temporary files: {}", error.message());
     }
-    std::string path = (folder / (name + "-XXXXXX")).string();
-    const UniqueFd file(::mkostemp(path.data(), O_CLOEXEC));
+    const std::string prefix = (folder / (name + "-")).string();
+    auto file = platform::create_unique_file(prefix);
     if (!file) {
-        return fail(Errc::io, "cannot create {}: {}", path, errno_text(errno));
+        return fail(Errc::io, "cannot create {}XXXXXX: {}", prefix, file.error().text);
     }
-    return TemporaryFile(std::move(path));
+    return TemporaryFile(std::move(file->path));
 }
 
 TemporaryFile::TemporaryFile(TemporaryFile && other) noexcept : path_(std::exchange(other.path_, {})) {}
 
 TemporaryFile::~TemporaryFile() {
     if (!path_.empty()) {
-        ::unlink(path_.c_str());
+        platform::remove_name(path_);
     }
 }
 

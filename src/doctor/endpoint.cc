@@ -1,8 +1,5 @@
 #include "doctor/endpoint.h"
 
-#include <netdb.h>
-#include <sys/socket.h>
-
 #include "base/formatted.h"
 #include "net/advice.h"
 #include "net/hello.h"
@@ -20,20 +17,15 @@ using Stage = EndpointFacts::Stage;
 // Limit of negotiating RDMA on each side if no message arrives.
 constexpr seconds upgrade_limit{10};
 
-std::string local_address(int socket) {
-    sockaddr_storage address{};
-    socklen_t length = sizeof address;
-    char host[NI_MAXHOST] = "";
-    if (::getsockname(socket, reinterpret_cast<sockaddr *>(&address), &length) == 0 && address.ss_family != AF_UNIX) {
-        ::getnameinfo(reinterpret_cast<sockaddr *>(&address), length, host, sizeof host, nullptr, 0, NI_NUMERICHOST);
-    }
-    return host;
+std::string local_address(SocketHandle socket) {
+    const auto address = platform::local_address(socket);
+    return address ? address->host() : "";
 }
 
 bool is_loopback(std::string_view address) { return address.starts_with("127.") || address == "::1"; }
 
 #ifdef GGML_RPC_RDMA
-GidChoice choose_for(int socket) {
+GidChoice choose_for(SocketHandle socket) {
     const net::rdma::Criteria criteria = net::rdma::criteria_from_environment(socket);
     const auto chosen = net::rdma::choose(net::rdma::scan_ports(), criteria);
     if (!chosen) {

@@ -1,8 +1,5 @@
 #include "doctor/machine.h"
 
-#include <sys/resource.h>
-#include <sys/utsname.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -12,6 +9,7 @@
 
 #include "base/config.h"
 #include "net/hello.h"
+#include "platform/machine.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/device.h"
 #include "net/rdma/queue_pair.h"
@@ -135,10 +133,8 @@ bool may_lock_all_in(const fs::path & root) {
 
 Machine examine_machine() {
     Machine machine;
-    utsname system{};
-    ::uname(&system);
-    machine.host = system.nodename;
-    machine.kernel = std::string(system.sysname) + " " + system.release;
+    machine.host = platform::host_name();
+    machine.kernel = platform::kernel_version();
     machine.built_with_rdma = net::built_with_rdma;
     machine.why_no_verbs = net::built_with_rdma ? net::why_no_rdma() : "";
     machine.ports = ports_in("/");
@@ -148,10 +144,7 @@ Machine examine_machine() {
     machine.modules = rdma_modules_in("/");
     machine.has_verbs = fs::exists("/sys/class/infiniband_verbs") || std::ranges::contains(machine.modules, "ib_uverbs");
     machine.may_lock_all = may_lock_all_in("/");
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
-        machine.memlock = limit.rlim_cur;
-    }
+    machine.memlock = platform::locked_memory_limit();
     for (const char * name : settings) {
         if (const char * value = std::getenv(name); value != nullptr && *value != '\0') {
             machine.settings.emplace_back(name, value);

@@ -1,8 +1,5 @@
 // caravan-worker: a process that rpc-server starts. It serves one session, or indexes model files.
 
-#ifdef __linux__
-#include <sys/prctl.h>
-#endif
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +11,7 @@
 #include "base/config.h"
 #include "base/log.h"
 #include "ggml-backend.h"
+#include "platform/process.h"
 #include "server/graph/devices.h"
 #include "server/ipc/build.h"
 #include "server/ipc/server_log.h"
@@ -42,9 +40,7 @@ int print_ggml_version() {
 }
 
 int serve_or_index(bool serves, int line, std::span<const std::string> arguments) {
-#ifdef __linux__
-    ::prctl(PR_SET_NAME, "caravan-worker");  // it is executed by a descriptor, and would be called by its number
-#endif
+    platform::set_process_name("caravan-worker");  // it is executed by a descriptor, and would be called by its number
     server::begin_server_log();
     silence_environment_warnings();  // the supervisor has the same environment
     if (serves && !server::send_build(line)) {

@@ -77,7 +77,7 @@ public:
 
     Result<bool> wait(net::Interest, TimePoint, microseconds) override { return true; }
     void wake() override {}
-    std::string_view kind() const override { return "input"; }
+    net::TransportKind kind() const override { return net::TransportKind::tcp; }
 
 private:
     ConstBytes rest_;

@@ -6,9 +6,9 @@
 #include "measure.h"
 #include "net/exact_io.h"
 #include "net/hello.h"
+#include "net/inbound.h"
 #include "net/opening.h"
 #include "net/server_handshake.h"
-#include "net/inbound.h"
 #include "net/socket.h"
 
 using namespace caravan;
@@ -38,7 +38,7 @@ public:
             receive(data.data(), data.size());
         }
     }
-    std::string_view kind() const { return transport_->kind(); }
+    net::TransportKind kind() const { return transport_->kind(); }
 
 private:
     static void check(const Result<> & result) {
@@ -119,7 +119,7 @@ int main(int argc, char ** argv) {
         measure::die(opened.error().text);
     }
     Line line(std::move(opened->transport));
-    if (line.kind() == "tcp") {
+    if (line.kind() == net::TransportKind::tcp) {
         const wire::RequestHeader first{};  // in place of an offer
         line.send(&first, sizeof first);
     }

@@ -15,6 +15,8 @@ namespace {
 
 std::atomic<bool> is_silent = false;
 
+constexpr std::array<std::string_view, 3> transport_modes{"auto", "tcp", "rdma"};
+
 // Empty if the variable is unset.
 std::string_view value_of(const char * name) {
     const char * text = std::getenv(name);
@@ -117,12 +119,11 @@ bool dialect_is_native() {
 }
 
 TransportMode transport_mode() {
-    static const TransportMode value = [] {
-        constexpr std::array<std::string_view, 3> words{"auto", "tcp", "rdma"};
-        return static_cast<TransportMode>(env_choice("GGML_RPC_TRANSPORT", words, 0));
-    }();
+    static const auto value = static_cast<TransportMode>(env_choice("GGML_RPC_TRANSPORT", transport_modes, 0));
     return value;
 }
+
+std::string_view text_of(TransportMode mode) { return transport_modes[static_cast<size_t>(mode)]; }
 
 OnLoss on_loss() {
     static const OnLoss value = [] {

@@ -49,6 +49,7 @@ enum class TransportMode {
     rdma,       // fail if RDMA cannot be used
 };
 TransportMode transport_mode();
+std::string_view text_of(TransportMode mode);  // as in the variable
 
 // GGML_RPC_ON_LOSS: the reaction of the client to the loss of a server.
 enum class OnLoss {

@@ -1,6 +1,7 @@
 // Errors as values. No exception crosses the boundary of a module.
 #pragma once
 
+#include <cstdint>
 #include <expected>
 #include <string>
 #include <utility>
@@ -22,12 +23,25 @@ enum class Errc {
     unsupported,       // a valid request that this build or device cannot serve
 };
 
+// The cause of a failure, for causes on which a caller acts: advice depends on the reason, never on the text.
+enum class Reason : uint8_t {
+    unspecified,
+    no_rdma_library,     // libibverbs is missing or cannot be loaded
+    no_rdma_device,      // the machine has none
+    rdma_port_inactive,  // its link is down
+    no_rdma_gid,         // no GID equals the connection's address
+    rdma_setting,        // a GGML_RDMA_ variable names what does not exist
+    memlock_limit,       // the limit of locked memory is too low
+    no_rdma_path,        // messages over RDMA do not arrive
+};
+
 // `text` states what failed, on what, why, and what the user can do about it. One line, no full stop. `advice` is advice
 // to the user that the caller prints separately; may be empty.
 struct Error {
     Errc code;
     std::string text;
     std::string advice = {};
+    Reason reason = Reason::unspecified;
 };
 
 template <class T = void>
@@ -36,6 +50,11 @@ using Result = std::expected<T, Error>;
 template <class... Args>
 std::unexpected<Error> fail(Errc code, std::format_string<Args...> format, Args &&... args) {
     return std::unexpected(Error{code, formatted(format, std::forward<Args>(args)...)});
+}
+
+template <class... Args>
+std::unexpected<Error> fail(Errc code, Reason reason, std::format_string<Args...> format, Args &&... args) {
+    return std::unexpected(Error{code, formatted(format, std::forward<Args>(args)...), {}, reason});
 }
 
 // Describes an errno value. Thread-safe.

@@ -41,7 +41,7 @@ public:
         return session;
     }
 
-    std::string kind() const { return peer_.kind(); }
+    net::TransportKind kind() const { return peer_.kind(); }
     bool holds(uint64_t size) const { return size <= region_.buffer.size; }
 
     Result<> measure(SizeSamples & out, milliseconds time) {
@@ -123,7 +123,7 @@ OpenLink open_link(const net::Endpoint & endpoint, bool for_session, millisecond
         return out;
     }
     out.link.transport = opened->transport->kind();
-    out.link.why_not_rdma = opened->why_not_rdma;
+    out.link.why_not_rdma = opened->why_not_rdma.text;
     auto session = Session::start(std::move(opened->transport), silence);
     if (!session) {
         out.fail_with(session.error());
@@ -142,7 +142,7 @@ OpenLink open_link(const net::Endpoint & endpoint, bool for_session, millisecond
 std::vector<OpenLink> open_links(const net::Endpoint & endpoint, milliseconds silence, const Progress & progress) {
     std::vector<OpenLink> links;
     links.push_back(open_link(endpoint, true, silence, progress));
-    if (links.front().link.transport == "rdma" && transport_mode() == TransportMode::automatic) {
+    if (links.front().link.transport == net::TransportKind::rdma && transport_mode() == TransportMode::automatic) {
         links.insert(links.begin(), open_link(endpoint, false, silence, progress));
     }
     return links;

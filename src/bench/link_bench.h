@@ -3,12 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
 #include "bench/rounds.h"
 #include "net/endpoint.h"
+#include "net/transport.h"
 
 namespace caravan::bench {
 
@@ -22,11 +25,13 @@ struct SizeSamples {
 
 struct Link {
     std::string endpoint;
-    std::string transport;     // "tcp", "unix", "rdma"; "" if there is no connection
+    std::optional<net::TransportKind> transport;  // empty if there is no connection
     std::string why_not_rdma;  // "" if it is RDMA, if another link uses RDMA, or if RDMA was not requested
     std::string failure;       // why it ended early, without the endpoint; "" if it did not
     std::string advice;        // what the user can do; may be empty
     std::vector<SizeSamples> sizes;
+
+    std::string_view transport_text() const { return transport ? text_of(*transport) : ""; }
 };
 
 struct LinkBench {

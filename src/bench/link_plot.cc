@@ -79,7 +79,7 @@ std::string plot(const LinkBench & bench) {
         auto rows = rows_of(link);
         if (!rows.empty()) {
             links.push_back(std::move(rows));
-            names.push_back(formatted("{} over {}", link.endpoint, link.transport));
+            names.push_back(formatted("{} over {}", link.endpoint, link.transport_text()));
         }
     }
     const double legend = legend_row * static_cast<double>(names.size());

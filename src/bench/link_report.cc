@@ -49,13 +49,13 @@ std::string markdown(const LinkBench & bench) {
     std::string notes;
     for (const Link & link : bench.links) {
         for (const LinkRow & row : rows_of(link)) {
-            table.add_row({link.endpoint, link.transport, size_text(row.bytes), std::to_string(row.round_trips),
-                           formatted("{:.1f}", row.p50_us), formatted("{:.1f}", row.p90_us),
+            table.add_row({link.endpoint, std::string(link.transport_text()), size_text(row.bytes),
+                           std::to_string(row.round_trips), formatted("{:.1f}", row.p50_us), formatted("{:.1f}", row.p90_us),
                            formatted("{:.1f}", row.p99_us), spread(row.to_server), spread(row.from_server)});
         }
         if (!link.failure.empty()) {
             notes += formatted("\n{}{} failed: {}\n{}", link.endpoint,
-                               link.transport.empty() ? "" : " over " + link.transport, link.failure,
+                               link.transport ? formatted(" over {}", text_of(*link.transport)) : "", link.failure,
                                link.advice.empty() ? "" : "-> " + link.advice + "\n");
         }
         if (!link.why_not_rdma.empty()) {
@@ -75,7 +75,7 @@ std::string csv(const LinkBench & bench) {
         for (const SizeSamples & samples : link.sizes) {
             for (size_t round = 0; round < samples.round_trips_us.size(); ++round) {
                 const auto line = [&](std::string_view measure, double value) {
-                    out += formatted("{},{},{},{},{},{:.3f}\n", link.endpoint, link.transport, samples.bytes, round,
+                    out += formatted("{},{},{},{},{},{:.3f}\n", link.endpoint, link.transport_text(), samples.bytes, round,
                                      measure, value);
                 };
                 for (const double trip : samples.round_trips_us[round]) {

@@ -113,7 +113,7 @@ Json to_json(const Link & link) {
                            {"from_server_bytes_per_second", link.sizes[i].from_server}}}});
     }
     return {{"endpoint", link.endpoint},
-            {"transport", known(link.transport)},
+            {"transport", known(std::string(link.transport_text()))},
             {"why_not_rdma", known(link.why_not_rdma)},
             {"failure", known(link.failure)},
             {"advice", known(link.advice)},

@@ -30,7 +30,7 @@ public:
         return inner_->wait(interest, std::min(deadline, end_), spin);
     }
     void wake() override { inner_->wake(); }
-    std::string_view kind() const override { return inner_->kind(); }
+    net::TransportKind kind() const override { return inner_->kind(); }
 
 private:
     bool has_expired() const { return Clock::now() >= end_; }

@@ -32,7 +32,7 @@ class Conversation {
 public:
     Conversation(std::unique_ptr<net::Transport> transport, const Limits & limits);
 
-    std::string kind() const { return std::string(stream_.transport_kind()); }
+    net::TransportKind kind() const { return stream_.transport_kind(); }
     const std::optional<Error> & failure() const { return stream_.failure(); }
 
     template <class Reply, class Request>

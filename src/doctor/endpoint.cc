@@ -104,13 +104,14 @@ void try_session(const net::Endpoint & endpoint, const Limits & limits, const On
     const auto limit = limits.reply + (may_be_rdma ? upgrade_limit : seconds(0));
     auto opened = net::open_client(endpoint, true, Clock::now() + limit, queueing);
     if (!opened) {
-        out.why_not_rdma = net::without_endpoint(endpoint, opened.error().text);
+        out.why_not_rdma = net::NoRdma(opened.error());
+        out.why_not_rdma.text = net::without_endpoint(endpoint, opened.error().text);
         return;
     }
     out.queue.reset();
     out.transport = opened->transport->kind();
     out.why_not_rdma = opened->why_not_rdma;
-    if (out.transport == "rdma") {
+    if (out.transport == net::TransportKind::rdma) {
         out.rdma = measure(std::move(opened->transport), limits);
     }
 }
@@ -120,7 +121,8 @@ void measure_plain(const net::Endpoint & endpoint, const Limits & limits, Endpoi
     if (opened) {
         out.plain = measure(std::move(opened->transport), limits);
     } else {
-        out.plain = Measured{.transport = "tcp", .failure = std::string(net::without_endpoint(endpoint, opened.error().text))};
+        out.plain = Measured{.failure = std::string(net::without_endpoint(endpoint, opened.error().text)),
+                             .failure_code = opened.error().code};
     }
 }
 

@@ -8,6 +8,7 @@
 #include "doctor/machine.h"
 #include "doctor/measure.h"
 #include "net/endpoint.h"
+#include "net/no_rdma.h"
 #include "wire/extension.h"
 
 namespace caravan::doctor {
@@ -42,8 +43,8 @@ struct EndpointFacts {
     std::string version;                  // of the RPC protocol: "8.0.0"
     std::optional<GidChoice> choice;      // empty in a build without RDMA, and over a Unix socket
     std::optional<wire::AdmissionAnswer> queue;  // set if no session was free in time
-    std::string transport;                // of a session: "tcp", "unix", "rdma"
-    std::string why_not_rdma;             // "" if it is RDMA, or RDMA was not requested
+    std::optional<net::TransportKind> transport;  // of a session; empty: none could be opened, for the reason below
+    net::NoRdma why_not_rdma;
     std::optional<Measured> plain, rdma;  // over TCP or a Unix socket; over RDMA
 };
 

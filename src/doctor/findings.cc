@@ -20,30 +20,26 @@ constexpr const char * build_with_rdma =
 constexpr const char * soft_roce =
     "to try it without an adapter: modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0";
 
-// Advice for a reason, by a text that it contains (docs/rdma.md). The first match applies.
-struct Remedy {
-    std::string_view text;
-    std::string_view advice;
-};
-constexpr std::array remedies{
-    Remedy{"memlock", "raise it: ulimit -l unlimited in the shell, LimitMEMLOCK=infinity in the systemd service, "
-                      "--ulimit memlock=-1 for a container"},
-    Remedy{"over RDMA", "open UDP port 4791 between the machines, in both directions; the GIDs must be in the same "
-                        "network; the GID of a bridge does not work: give the address to the adapter's own interface; the "
-                        "switch must support the MTU"},
-    Remedy{"libibverbs", "install libibverbs (Debian: apt install libibverbs1 ibverbs-providers; others: rdma-core)"},
-    Remedy{"no RDMA device", "ibv_devices must list one there: install rdma-core, load the adapter's driver"},
-    Remedy{"is not active", "the link is down: cable, switch port, ip link set INTERFACE up"},
-    Remedy{"no GID for", "name the server by an address of the RDMA interface, or give that interface the address; "
-                         "or set GGML_RDMA_DEV and GGML_RDMA_GID (see the table above)"},
-    Remedy{"GGML_RDMA_", "unset it, or set it to an entry of the table above"},
-};
+constexpr std::string_view raise_memlock = "raise it: ulimit -l unlimited in the shell, LimitMEMLOCK=infinity in the systemd "
+                                           "service, --ulimit memlock=-1 for a container";
 
-std::string remedy_for(std::string_view reason) {
-    for (const Remedy & remedy : remedies) {
-        if (reason.contains(remedy.text)) {
-            return std::string(remedy.advice);
-        }
+// docs/rdma.md
+std::string_view remedy_for(Reason reason) {
+    switch (reason) {
+        case Reason::memlock_limit: return raise_memlock;
+        case Reason::no_rdma_path:
+            return "open UDP port 4791 between the machines, in both directions; the GIDs must be in the same network; the GID "
+                   "of a bridge does not work: give the address to the adapter's own interface; the switch must support the "
+                   "MTU";
+        case Reason::no_rdma_library:
+            return "install libibverbs (Debian: apt install libibverbs1 ibverbs-providers; others: rdma-core)";
+        case Reason::no_rdma_device: return "ibv_devices must list one there: install rdma-core, load the adapter's driver";
+        case Reason::rdma_port_inactive: return "the link is down: cable, switch port, ip link set INTERFACE up";
+        case Reason::no_rdma_gid:
+            return "name the server by an address of the RDMA interface, or give that interface the address; or set "
+                   "GGML_RDMA_DEV and GGML_RDMA_GID (see the table above)";
+        case Reason::rdma_setting: return "unset it, or set it to an entry of the table above";
+        case Reason::unspecified: break;
     }
     return "see the server's log; GGML_RPC_DEBUG=1 on both machines logs more";
 }
@@ -114,7 +110,7 @@ void check_memlock(const Machine & machine, Findings & out) {
         out.push_back({obstacle(machine),
                        formatted("memlock limit {} is too low: a session needs {}", size_text(*machine.memlock),
                                  size_text(locked_by_session)),
-                       std::string(remedies.front().advice)});
+                       std::string(raise_memlock)});
     } else {
         out.push_back({Mark::well,
                        formatted("memlock limit {} is enough for {} of this user at once", size_text(*machine.memlock),
@@ -136,9 +132,9 @@ Finding not_reached(const EndpointFacts & endpoint) {
 
 // True if both peers have RDMA and the client has chosen a GID, but RDMA fails: a fault even if the user did not request RDMA.
 bool is_broken(const EndpointFacts & endpoint) {
-    constexpr std::array absent{"no RDMA device", "no GID for", "is not active"};
+    constexpr std::array absent{Reason::no_rdma_device, Reason::no_rdma_gid, Reason::rdma_port_inactive};
     return endpoint.choice && endpoint.choice->found && endpoint.server_has_rdma &&
-           std::ranges::none_of(absent, [&](const char * text) { return endpoint.why_not_rdma.contains(text); });
+           !std::ranges::contains(absent, endpoint.why_not_rdma.reason);
 }
 
 Finding no_session(const wire::AdmissionAnswer & place) {
@@ -161,13 +157,13 @@ Finding check_transport(const Machine & machine, const EndpointFacts & endpoint)
     if (endpoint.rdma) {
         return {Mark::well, "sessions use RDMA", ""};
     }
-    const std::string transport = endpoint.transport == "unix" ? "a Unix socket" : "TCP";
-    const bool is_refused = endpoint.transport.empty();
-    if (is_refused && machine.transport_mode != "rdma") {
-        return {Mark::fix, formatted("no session: {}", endpoint.why_not_rdma),
+    const std::string transport = endpoint.transport == net::TransportKind::unix_socket ? "a Unix socket" : "TCP";
+    const bool is_refused = !endpoint.transport;
+    if (is_refused && machine.transport_mode != TransportMode::rdma) {
+        return {Mark::fix, formatted("no session: {}", endpoint.why_not_rdma.text),
                 "see the server's log; GGML_RPC_DEBUG=1 there logs more"};
     }
-    if (machine.transport_mode == "tcp") {
+    if (machine.transport_mode == TransportMode::tcp) {
         return {Mark::note, formatted("sessions use {}, because of GGML_RPC_TRANSPORT=tcp", transport),
                 machine.built_with_rdma ? "unset it to use RDMA" : ""};
     }
@@ -175,7 +171,7 @@ Finding check_transport(const Machine & machine, const EndpointFacts & endpoint)
         return {obstacle(machine), formatted("sessions use {}: this build has no RDMA", transport),
                 endpoint.is_local && !machine.asks_for_rdma() ? "" : build_with_rdma};
     }
-    if (endpoint.is_local && machine.transport_mode != "rdma") {
+    if (endpoint.is_local && machine.transport_mode != TransportMode::rdma) {
         return {Mark::note, formatted("sessions use {}: server and client are on one machine", transport),
                 "to try RDMA on one machine, name the server by an address of the RDMA interface"};
     }
@@ -183,20 +179,21 @@ Finding check_transport(const Machine & machine, const EndpointFacts & endpoint)
         return {Mark::well, formatted("sessions use {}", transport), ""};
     }
     Finding out{is_broken(endpoint) ? Mark::fix : obstacle(machine),
-                formatted("sessions use {}, because {}", transport, endpoint.why_not_rdma), ""};
+                formatted("sessions use {}, because {}", transport, endpoint.why_not_rdma.text), ""};
     if (is_refused) {
         out.mark = Mark::fix;
-        out.what = formatted("no session: {}", endpoint.why_not_rdma);
+        out.what = formatted("no session: {}", endpoint.why_not_rdma.text);
     }
     if (!endpoint.is_caravan) {
         out.advice = "run Caravan's rpc-server there, built with -DGGML_RPC_RDMA=ON: Caravan has no RDMA with a stock "
                      "server";
     } else if (!endpoint.server_has_rdma) {
         out.advice = "build the server with -DGGML_RPC_RDMA=ON, and start it without GGML_RPC_TRANSPORT=tcp";
-    } else if (endpoint.why_not_rdma.starts_with("server: ")) {
-        out.advice = formatted("at the server: {} (run rpc-doctor there for details)", remedy_for(endpoint.why_not_rdma));
+    } else if (endpoint.why_not_rdma.is_at_server) {
+        out.advice = formatted("at the server: {} (run rpc-doctor there for details)",
+                               remedy_for(endpoint.why_not_rdma.reason));
     } else {
-        out.advice = remedy_for(endpoint.why_not_rdma);
+        out.advice = remedy_for(endpoint.why_not_rdma.reason);
     }
     return out;
 }
@@ -207,7 +204,7 @@ void check_measured(const Measured & measured, std::string_view name, Findings &
                        "run rpc-server --list-devices there: it prints the devices that the server can lend"});
     } else if (!measured.failure.empty()) {
         out.push_back({Mark::fix, formatted("measuring over {} failed: {}", name, measured.failure),
-                       measured.failure.contains("memory")
+                       measured.failure_code == Errc::no_memory
                            ? "the device has too little free memory: end programs that use it"
                            : "see the server's log; GGML_RPC_DEBUG=1 there logs more"});
     }
@@ -221,7 +218,7 @@ Findings findings_of(const Machine & machine) {
         const std::string device = machine.ports.empty() ? "" : machine.ports.front().device + " is here: ";
         out.push_back({obstacle(machine), "this build has no RDMA: all connections use TCP",
                        device.empty() && !machine.asks_for_rdma() ? "" : device + build_with_rdma});
-    } else if (machine.transport_mode == "tcp") {
+    } else if (machine.transport_mode == TransportMode::tcp) {
         out.push_back({Mark::note, "GGML_RPC_TRANSPORT=tcp: RDMA is not tried", "unset it to use RDMA"});
     }
     if (machine.built_with_rdma || !machine.ports.empty()) {
@@ -243,7 +240,7 @@ Findings findings_of(const Machine & machine, const EndpointFacts & endpoint) {
     Findings out{check_transport(machine, endpoint)};
     const Measured none;
     const Measured & plain = endpoint.plain ? *endpoint.plain : none;
-    check_measured(plain, plain.transport == "unix" ? "a Unix socket" : "TCP", out);
+    check_measured(plain, plain.transport == net::TransportKind::unix_socket ? "a Unix socket" : "TCP", out);
     if (endpoint.rdma) {
         check_measured(*endpoint.rdma, "RDMA", out);
         const bool is_slower = plain.median_us > 0 && endpoint.rdma->median_us > plain.median_us;

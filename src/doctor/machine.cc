@@ -81,8 +81,8 @@ void open_ports(std::vector<Port> & ports) {
 }  // namespace
 
 bool Machine::asks_for_rdma() const {
-    return transport_mode == "rdma" ||
-           (transport_mode != "tcp" &&
+    return transport_mode == TransportMode::rdma ||
+           (transport_mode != TransportMode::tcp &&
             std::ranges::any_of(settings, [](const auto & setting) { return setting.first.starts_with("GGML_RDMA_"); }));
 }
 
@@ -150,11 +150,7 @@ Machine examine_machine() {
             machine.settings.emplace_back(name, value);
         }
     }
-    switch (transport_mode()) {
-        case TransportMode::automatic: machine.transport_mode = "auto"; break;
-        case TransportMode::tcp: machine.transport_mode = "tcp"; break;
-        case TransportMode::rdma: machine.transport_mode = "rdma"; break;
-    }
+    machine.transport_mode = transport_mode();
     return machine;
 }
 

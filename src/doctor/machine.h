@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/config.h"
+
 namespace caravan::doctor {
 
 struct Gid {
@@ -39,7 +41,7 @@ struct Machine {
     std::vector<std::string> modules;  // loaded modules of RDMA; built-in ones are not listed
     std::optional<uint64_t> memlock;   // limit of locked bytes; empty: no limit
     bool may_lock_all = false;         // CAP_IPC_LOCK: the limit does not apply
-    std::string transport_mode;        // GGML_RPC_TRANSPORT
+    TransportMode transport_mode{};    // GGML_RPC_TRANSPORT
     std::vector<std::pair<std::string, std::string>> settings;  // GGML_RDMA_* and GGML_RPC_* that are set
 
     // True if GGML_RPC_TRANSPORT=rdma or a GGML_RDMA_ variable is set. Otherwise TCP without RDMA is not a fault.

@@ -81,6 +81,7 @@ Measured measure(std::unique_ptr<net::Transport> transport, const Limits & limit
     out.transport = peer.kind();
     if (auto done = measure_all(peer, limits, out); !done) {
         out.failure = done.error().text;
+        out.failure_code = done.error().code;
     }
     return out;
 }

@@ -137,7 +137,7 @@ void put_measured(std::string & out, const EndpointFacts & endpoint) {
              text(rdma, rdma == nullptr ? 0 : rdma->*value));
     };
     line(out, "  {:<24}{:>14}{:>14}", "measured over",
-         plain != nullptr && plain->transport == "unix" ? "Unix socket" : "TCP", "RDMA");
+         plain != nullptr && plain->transport == net::TransportKind::unix_socket ? "Unix socket" : "TCP", "RDMA");
     row("round trip, median", microseconds_text, &Measured::median_us);
     row("round trip, p99", microseconds_text, &Measured::p99_us);
     row("to the server", rate_text, &Measured::to_server);

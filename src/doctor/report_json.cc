@@ -106,8 +106,8 @@ Json to_json(const Machine & machine, const EndpointFacts & endpoint) {
             {"local_address", known(endpoint.local_address)},
             {"gid_choice", choice},
             {"queue_position", endpoint.queue ? Json(uint32_t{endpoint.queue->position}) : Json()},
-            {"transport", known(endpoint.transport)},
-            {"why_not_rdma", known(endpoint.why_not_rdma)},
+            {"transport", known(endpoint.transport ? std::string(text_of(*endpoint.transport)) : "")},
+            {"why_not_rdma", known(endpoint.why_not_rdma.text)},
             {"measured", {{"plain", to_json(endpoint.plain)}, {"rdma", to_json(endpoint.rdma)}}},
             {"findings", to_json(findings_of(machine, endpoint))}};
 }

@@ -83,18 +83,20 @@ Result<> await_admission(SocketHandle socket, const Queueing & queueing, TimePoi
     }
 }
 
-// The reason not to try RDMA, or "".
-std::string reason_to_skip_rdma(const wire::Extension & peer) {
+// The reason not to try RDMA; empty if there is none.
+NoRdma reason_to_skip_rdma(const wire::Extension & peer) {
     if (!why_no_rdma().empty()) {
-        return "this client has no RDMA: " + why_no_rdma();
+        NoRdma why("this client has no RDMA: " + why_no_rdma());
+        why.reason = built_with_rdma ? Reason::no_rdma_library : Reason::unspecified;
+        return why;
     }
     if (!peer.is_caravan()) {
-        return "the server is a stock one";
+        return NoRdma("the server is a stock one");
     }
     if ((peer.features & wire::feature_rdma) == 0) {
-        return "the server has no RDMA";
+        return NoRdma("the server has no RDMA");
     }
-    return "";
+    return NoRdma();
 }
 
 #ifdef GGML_RPC_RDMA
@@ -114,7 +116,7 @@ Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & 
     socket.reset();
     auto again = shake_hands(endpoint, token, false, deadline, queueing);
     if (again) {
-        again->why_not_rdma = upgraded.error().text;
+        again->why_not_rdma = NoRdma(upgraded.error());
     }
     return again;
 }
@@ -179,8 +181,9 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
         }
 #endif
         if (transport_mode() == TransportMode::rdma) {
-            return fail(Errc::unavailable, "{}: GGML_RPC_TRANSPORT=rdma, but RDMA is not available: {}", endpoint.text(),
-                        opened.why_not_rdma);
+            return fail(Errc::unavailable, opened.why_not_rdma.reason,
+                        "{}: GGML_RPC_TRANSPORT=rdma, but RDMA is not available: {}", endpoint.text(),
+                        opened.why_not_rdma.text);
         }
     }
     // A session that cannot be resumed waits for a silent network, which may recover.

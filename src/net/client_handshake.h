@@ -7,6 +7,7 @@
 #include <string>
 
 #include "net/endpoint.h"
+#include "net/no_rdma.h"
 #include "net/transport.h"
 #include "wire/extension.h"
 
@@ -17,7 +18,7 @@ struct Opened {
     std::unique_ptr<Transport> transport;  // for a session: a ResumableTransport if both ends support resuming
     bool peer_is_caravan = false;
     bool peer_is_native = false;  // both ends speak the native dialect
-    std::string why_not_rdma;  // empty if the transport is RDMA or RDMA was not requested
+    NoRdma why_not_rdma;
 };
 
 // An Opened on which no command has been sent.

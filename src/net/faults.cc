@@ -118,7 +118,7 @@ public:
     }
     void wake() override { inner_->wake(); }
     void break_off() override { inner_->break_off(); }
-    std::string_view kind() const override { return inner_->kind(); }
+    TransportKind kind() const override { return inner_->kind(); }
 
 private:
     static Result<size_t> cut() { return fail(Errc::reset, "injected fault"); }

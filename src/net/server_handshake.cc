@@ -38,7 +38,7 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
             accepted.transport = std::move(upgraded->transport);
             return accepted;
         }
-        log_info("RDMA not activated: {}; the session continues over TCP", upgraded->why_not);
+        log_info("RDMA not activated: {}; the session continues over TCP", upgraded->why_not.text);
     }
 #endif
     if (built_with_rdma && transport_mode() == TransportMode::rdma) {

@@ -96,7 +96,7 @@ public:
 
     void break_off() override { platform::reset_connection(socket_.get()); }
 
-    std::string_view kind() const override { return is_unix_ ? "unix" : "tcp"; }
+    TransportKind kind() const override { return is_unix_ ? TransportKind::unix_socket : TransportKind::tcp; }
 
 private:
     // Created by the first wait or wake. A lifeline needs none.

@@ -5,6 +5,7 @@
 // Ownership: buffers belong to the caller and are not used after the call returns.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
@@ -20,6 +21,18 @@ namespace caravan::net {
 
 // One call of send or receive uses at most this many parts.
 inline constexpr size_t max_parts = 64;
+
+enum class TransportKind : uint8_t { tcp, unix_socket, rdma };
+
+// "tcp", "unix" or "rdma": in logs, statistics and reports.
+constexpr std::string_view text_of(TransportKind kind) {
+    switch (kind) {
+        case TransportKind::tcp: return "tcp";
+        case TransportKind::unix_socket: return "unix";
+        case TransportKind::rdma: return "rdma";
+    }
+    return "";
+}
 
 struct Interest {
     bool read = false;
@@ -58,8 +71,7 @@ public:
     // Resets the connection, so that the peer sees a failure and not an orderly close. Destroy the transport afterwards.
     virtual void break_off() {}
 
-    // "tcp", "unix" or "rdma", for logs.
-    virtual std::string_view kind() const = 0;
+    virtual TransportKind kind() const = 0;
 };
 
 // A network is considered lost after this long without an acknowledgement that the peer's machine owes.

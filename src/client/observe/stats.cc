@@ -55,7 +55,7 @@ std::string to_json(const SessionStats & stats) {
     return formatted(
         R"({{"endpoint":{},"dialect":{},"transport":{},{},"since_load":{{{}}},)"
         R"("weights":{{"bytes":{},"from_cache":{},"seconds":{:.6f}}},"round_trip_s":{},"served_s":{{{}}}}})",
-        json_string(stats.endpoint), json_string(stats.dialect), json_string(stats.transport), fields_of(stats.whole),
+        json_string(stats.endpoint), json_string(stats.dialect), json_string(text_of(stats.transport)), fields_of(stats.whole),
         fields_of(stats.since_load), stats.weights.bytes, stats.weights.from_cache,
         std::chrono::duration<double>(stats.weights.time).count(),
         stats.round_trip_ns ? formatted("{:.9f}", seconds_of(*stats.round_trip_ns)) : "null", served);

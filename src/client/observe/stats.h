@@ -10,6 +10,7 @@
 
 #include "client/session/stream_counts.h"
 #include "client/weights/loading.h"
+#include "net/transport.h"
 
 namespace caravan::client {
 
@@ -25,7 +26,8 @@ struct Tally {
 };
 
 struct SessionStats {
-    std::string endpoint, dialect, transport;
+    std::string endpoint, dialect;
+    net::TransportKind transport = net::TransportKind::tcp;
     Tally whole;
     Tally since_load;  // since the first launch after weights were loaded
     LoadedWeights weights;

@@ -164,7 +164,7 @@ caravan_status get_statistics(const caravan_server * server, caravan_statistics 
                                .weight_bytes_from_cache = stats.weights.from_cache,
                                .weight_ns = static_cast<uint64_t>(stats.weights.seconds() * 1e9),
                                .min_round_trip_ns = stats.round_trip_ns.value_or(0)};
-        store_text(out.transport, stats.transport);
+        store_text(out.transport, text_of(stats.transport));
         store_text(out.dialect, stats.dialect);
         *statistics = out;
         return {};

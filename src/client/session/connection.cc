@@ -62,10 +62,10 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
     if (has_waited) {
         notify_user(formatted("RPC server {} has a free session: continuing", endpoint.text()));
     }
-    const std::string kind(opened->transport->kind());
+    const std::string_view kind = text_of(opened->transport->kind());
     if (is_session && net::built_with_rdma) {
         log_info("RPC server {}: transport {}{}", endpoint.text(), kind,
-                 opened->why_not_rdma.empty() ? "" : formatted(" ({})", opened->why_not_rdma));
+                 opened->why_not_rdma.empty() ? "" : formatted(" ({})", opened->why_not_rdma.text));
     } else {
         log_debug("{}: connected over {} for {}", endpoint.text(), kind, is_session ? "a session" : "queries");
     }
@@ -103,7 +103,7 @@ void Connection::finish_recording() {
 SessionStats Connection::stats() {
     SessionStats out{.endpoint = endpoint().text(),
                      .dialect = is_native() ? "native" : "stock",
-                     .transport = std::string(queue_.stream().transport_kind()),
+                     .transport = queue_.stream().transport_kind(),
                      .whole = {},
                      .since_load = {},
                      .weights = queue_.uploads().loading().total(),

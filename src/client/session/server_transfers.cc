@@ -30,11 +30,11 @@ Result<ServerLink> ServerTransfers::make_link(Connection & source) {
     if (!kind) {
         return std::unexpected(kind.error());
     }
-    log_info("RPC server {} sends directly to {} over {}", source.endpoint().text(), endpoint, *kind);
+    log_info("RPC server {} sends directly to {} over {}", source.endpoint().text(), endpoint, text_of(*kind));
     return link;
 }
 
-Result<std::string> ServerTransfers::connect(const ServerLink & link, const std::string & endpoint) {
+Result<net::TransportKind> ServerTransfers::connect(const ServerLink & link, const std::string & endpoint) {
     auto lock = queue_.lock();
     queue_.begin(lock);
     if (queue_.failure()) {
@@ -49,7 +49,7 @@ Result<std::string> ServerTransfers::connect(const ServerLink & link, const std:
     if (auto refusal = stream.take_refusal()) {
         return fail(Errc::unavailable, "{}", *refusal);
     }
-    const std::string kind = queue_.decode_flag(is_rdma) ? "rdma" : "tcp";
+    const auto kind = queue_.decode_flag(is_rdma) ? net::TransportKind::rdma : net::TransportKind::tcp;
     if (queue_.failure()) {
         return std::unexpected(*queue_.failure());
     }

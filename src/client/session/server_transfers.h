@@ -33,7 +33,7 @@ private:
     // On the target.
     Result<ServerLink> make_link(Connection & source);
     // On the source.
-    Result<std::string> connect(const ServerLink & link, const std::string & endpoint);
+    Result<net::TransportKind> connect(const ServerLink & link, const std::string & endpoint);
     bool push(const ServerLink & link, const wire::Region & src, const Range & from);
 
     Connection & self_;

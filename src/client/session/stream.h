@@ -49,7 +49,7 @@ public:
 
     std::mutex & mutex() { return mutex_; }
     const std::optional<Error> & failure() const { return failure_; }
-    std::string_view transport_kind() const { return transport_->kind(); }
+    net::TransportKind transport_kind() const { return transport_->kind(); }
 
     // `size` bytes at the end of the batch. Fill them before releasing the lock. Valid until the next append.
     MutableBytes append(size_t size) { return outbox_.append(size); }

@@ -53,8 +53,8 @@ Result<GidEntry> gid_on(const PortFacts & port, const Criteria & criteria) {
     if (criteria.gid) {
         const auto forced = std::ranges::find(port.gids, *criteria.gid, &GidEntry::index);
         if (forced == port.gids.end()) {
-            return fail(Errc::not_found, "GGML_RDMA_GID={} is not in the GID table of {} port {}", *criteria.gid,
-                        port.device, port.port);
+            return fail(Errc::not_found, Reason::rdma_setting, "GGML_RDMA_GID={} is not in the GID table of {} port {}",
+                        *criteria.gid, port.device, port.port);
         }
         return *forced;
     }
@@ -74,8 +74,8 @@ Result<GidEntry> gid_on(const PortFacts & port, const Criteria & criteria) {
         return port.gids.front();  // addressed by LID: the GID need not match the address
     }
     if (best == nullptr) {
-        return fail(Errc::not_found, "no GID for {} on {}: found {}", text_of(*criteria.local_address), port.device,
-                    others.empty() ? "none" : others);
+        return fail(Errc::not_found, Reason::no_rdma_gid, "no GID for {} on {}: found {}", text_of(*criteria.local_address),
+                    port.device, others.empty() ? "none" : others);
     }
     return *best;
 }
@@ -138,7 +138,7 @@ Criteria criteria_from_environment(SocketHandle socket) {
 
 Result<Choice> choose(const std::vector<PortFacts> & ports, const Criteria & criteria) {
     if (ports.empty()) {
-        return fail(Errc::not_found, "no RDMA device");
+        return fail(Errc::not_found, Reason::no_rdma_device, "no RDMA device");
     }
     std::optional<Error> first;
     bool saw_device = false;
@@ -151,7 +151,8 @@ Result<Choice> choose(const std::vector<PortFacts> & ports, const Criteria & cri
             continue;
         }
         auto gid = port.is_active ? gid_on(port, criteria)
-                                  : fail(Errc::unavailable, "{} port {} is not active", port.device, port.port);
+                                  : fail(Errc::unavailable, Reason::rdma_port_inactive, "{} port {} is not active", port.device,
+                                         port.port);
         if (gid) {
             return Choice{port.device, port.port, port.is_infiniband, port.lid, port.mtu, *gid};
         }
@@ -164,10 +165,11 @@ Result<Choice> choose(const std::vector<PortFacts> & ports, const Criteria & cri
         for (const PortFacts & port : ports) {
             names += formatted("{}{}", names.empty() ? "" : ", ", port.device);
         }
-        return fail(Errc::not_found, "GGML_RDMA_DEV={} is not among the RDMA devices: {}", *criteria.device, names);
+        return fail(Errc::not_found, Reason::rdma_setting, "GGML_RDMA_DEV={} is not among the RDMA devices: {}",
+                    *criteria.device, names);
     }
-    return std::unexpected(first.value_or(
-        Error{Errc::not_found, formatted("GGML_RDMA_PORT={} does not exist", criteria.port.value_or(0))}));
+    return first ? std::unexpected(std::move(*first))
+                 : fail(Errc::not_found, Reason::rdma_setting, "GGML_RDMA_PORT={} does not exist", criteria.port.value_or(0));
 }
 
 std::string text_of(const Gid & gid) { return platform::text_of(gid); }

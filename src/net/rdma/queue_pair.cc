@@ -37,7 +37,9 @@ Error cannot(const char * what) {
             return Error{Errc::no_memory,
                          formatted("{} failed; memlock limit {} KiB is too low: raise it (ulimit -l, or LimitMEMLOCK= "
                                    "of a service)",
-                                   what, *limit >> 10)};
+                                   what, *limit >> 10),
+                         {},
+                         Reason::memlock_limit};
         }
     }
     return Error{Errc::unavailable, formatted("{} failed: {}", what, errno_text(error))};
@@ -84,7 +86,8 @@ Result<std::unique_ptr<QueuePair>> QueuePair::create(const Choice & choice, cons
                                                      const SetUpCalls & calls) {
     std::unique_ptr<QueuePair> self(new QueuePair(choice, geometry));
     const auto failed = [&](const char * what) {
-        return fail(cannot(what).code, "{}: {}", choice.device, cannot(what).text);
+        const Error error = cannot(what);
+        return fail(error.code, error.reason, "{}: {}", choice.device, error.text);
     };
     self->context_.reset(open_device(choice.device));
     if (self->context_ == nullptr) {

@@ -166,7 +166,7 @@ public:
 
     void break_off() override { platform::reset_connection(socket_.get()); }
 
-    std::string_view kind() const override { return "rdma"; }
+    TransportKind kind() const override { return TransportKind::rdma; }
 
 private:
     struct Arrived {

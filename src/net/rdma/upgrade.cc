@@ -25,19 +25,20 @@ Result<> receive_token(QueuePair & pair, TimePoint deadline) {
         ibv_wc completion{};
         const int count = ibv_poll_cq(pair.cq(), 1, &completion);
         if (count > 0 && completion.status != IBV_WC_SUCCESS) {
-            return fail(Errc::unavailable, "no message gets through over RDMA: {}",
+            return fail(Errc::unavailable, Reason::no_rdma_path, "no message gets through over RDMA: {}",
                         verbs().wc_status_str(completion.status));
         }
         if (count > 0 && completion.wr_id != set_up_send_id) {
             const auto slot = static_cast<uint32_t>(completion.wr_id);
             if (completion.byte_len != sizeof token ||
                 load<uint64_t>(pair.receive_slot(slot).data()) != token) {
-                return fail(Errc::protocol, "the first message over RDMA is not the token");
+                return fail(Errc::protocol, Reason::no_rdma_path, "the first message over RDMA is not the token");
             }
             return pair.post_receive(slot);
         }
         if (Clock::now() >= deadline) {
-            return fail(Errc::timed_out, "no message got through over RDMA within {} s", token_patience.count());
+            return fail(Errc::timed_out, Reason::no_rdma_path, "no message got through over RDMA within {} s",
+                        token_patience.count());
         }
         std::this_thread::yield();
     }
@@ -122,7 +123,7 @@ Result<> answer_offer(SocketHandle socket, const PeerFacts * facts, std::string_
 Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
     auto pair = probe(socket.get());
     if (!pair) {
-        return Upgrade{nullptr, pair.error().text};
+        return Upgrade{nullptr, NoRdma(pair.error())};
     }
     const PeerFacts facts = (*pair)->facts();
     std::byte bytes[sizeof(wire::RequestHeader) + sizeof facts];
@@ -143,7 +144,10 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
     }
     if (reply.accepted != 1) {
         const std::string_view reason(reply.reason, strnlen(reply.reason, sizeof reply.reason));
-        return Upgrade{nullptr, formatted("server: {}", printable(reason))};
+        NoRdma why(formatted("server: {}", printable(reason)));
+        why.reason = reason_in(reason);
+        why.is_at_server = true;
+        return Upgrade{nullptr, std::move(why)};
     }
     const auto verify = [&]() -> Result<> {
         if (auto connected = (*pair)->connect(load<PeerFacts>(reply.queue_pair)); !connected) {
@@ -159,7 +163,7 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
         return std::unexpected(sent.error());
     }
     if (!verified) {
-        return Upgrade{nullptr, verified.error().text};
+        return Upgrade{nullptr, NoRdma(verified.error())};
     }
     return activate(std::move(*pair), socket);
 }
@@ -173,7 +177,7 @@ Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offered) {
         return std::unexpected(sent.error());
     }
     if (!connected) {
-        return Upgrade{nullptr, connected.error().text};
+        return Upgrade{nullptr, NoRdma(connected.error())};
     }
     auto verified = receive_token(**pair, Clock::now() + token_patience);
     if (verified) {
@@ -186,7 +190,7 @@ Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offered) {
         return std::unexpected(use_rdma.error());
     }
     if (!*use_rdma) {
-        return Upgrade{nullptr, verified ? "the client cannot use the network path" : verified.error().text};
+        return Upgrade{nullptr, verified ? NoRdma("the client cannot use the network path") : NoRdma(verified.error())};
     }
     if (!verified) {
         return fail(Errc::protocol, "the client confirmed a token over RDMA that was never sent");

@@ -15,6 +15,7 @@
 #include <memory>
 #include <string>
 
+#include "net/no_rdma.h"
 #include "net/transport.h"
 #include "platform/unique_fd.h"
 #include "wire/extension.h"
@@ -24,7 +25,7 @@ namespace caravan::net::rdma {
 // The transport that both sides agreed on.
 struct Upgrade {
     std::unique_ptr<Transport> transport;  // null: TCP
-    std::string why_not;                   // the reason for TCP, for the log
+    NoRdma why_not;                        // the reason for TCP
 };
 // The client's side. Moves from `socket` only if it returns a transport. Error: the sides did not reach an agreement.
 Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline);

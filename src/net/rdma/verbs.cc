@@ -13,8 +13,9 @@ Result<Verbs> load_library() {
     const auto library = platform::Library::load(library_name);
     if (!library) {
         return library.error().code == Errc::not_found
-                   ? fail(Errc::unsupported, "{} is not installed", library_name)
-                   : fail(Errc::unsupported, "{} cannot be loaded: {}", library_name, library.error().text);
+                   ? fail(Errc::unsupported, Reason::no_rdma_library, "{} is not installed", library_name)
+                   : fail(Errc::unsupported, Reason::no_rdma_library, "{} cannot be loaded: {}", library_name,
+                          library.error().text);
     }
     Verbs out{};
     std::string missing;
@@ -47,7 +48,7 @@ Result<Verbs> load_library() {
     find(out.ack_cq_events, "ibv_ack_cq_events");
     find(out.wc_status_str, "ibv_wc_status_str");
     if (!missing.empty()) {
-        return fail(Errc::unsupported, "{} is too old: it lacks {}", library_name, missing);
+        return fail(Errc::unsupported, Reason::no_rdma_library, "{} is too old: it lacks {}", library_name, missing);
     }
     return out;
 }

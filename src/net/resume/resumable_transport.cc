@@ -46,9 +46,9 @@ void ResumableTransport::when_lost(std::function<void(const Error &)> done) {
     when_lost_ = std::move(done);
 }
 
-std::string_view ResumableTransport::kind() const {
+TransportKind ResumableTransport::kind() const {
     Lock lock(mutex_);
-    return kind_ == "rdma" ? "rdma" : kind_ == "unix" ? "unix" : "tcp";
+    return kind_;
 }
 
 void ResumableTransport::wake() {
@@ -267,7 +267,7 @@ Result<> ResumableTransport::continue_over(std::unique_ptr<Transport> transport,
     policy_.on_reconnected(Clock::now());
     const double lost_s = std::chrono::duration<double>(Clock::now() - lost_at_).count();
     log_warning("connection to {} lost ({}); reconnected over {} after {:.1f} s, {} retransmitted",
-                options_.name, loss_reason_, kind_, lost_s, counted(writer_.unsent_size(), "byte"));
+                options_.name, loss_reason_, text_of(kind_), lost_s, counted(writer_.unsent_size(), "byte"));
     pump_out();
     changed_.notify_all();
     return {};

@@ -61,7 +61,7 @@ public:
     void wake() override;
     bool is_connected() const override;
     void when_lost(std::function<void(const Error &)> done) override;
-    std::string_view kind() const override;
+    TransportKind kind() const override;
 
     // Passive end: continues over a connection that the peer opened with `request`, and replies to it. Errc::protocol: stale
     // attempt or invalid position.
@@ -94,7 +94,7 @@ private:
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     std::shared_ptr<Transport> inner_;  // null: disconnected. Shared with a thread that waits in it
-    std::string kind_;
+    TransportKind kind_;
     std::optional<Error> error_;         // permanent
     std::function<void(const Error &)> when_lost_;
 

@@ -79,7 +79,7 @@ Result<std::unique_ptr<net::Transport>> Links::open_link(const net::Endpoint & e
     return std::unexpected(last);
 }
 
-Result<std::string> Links::connect(uint16_t link, uint64_t token, const std::string & text) {
+Result<net::TransportKind> Links::connect(uint16_t link, uint64_t token, const std::string & text) {
     if (senders_.size() >= max_links || senders_.contains(link)) {
         return fail(Errc::invalid_argument, "link {} already exists, or there are too many links", link);
     }
@@ -97,8 +97,8 @@ Result<std::string> Links::connect(uint16_t link, uint64_t token, const std::str
         std::this_thread::sleep_until(deadline);
         return fail(Errc::unavailable, "cannot open a link to {}; see the server's log for the reason", text);
     }
-    const std::string kind((*transport)->kind());
-    log_info("linked with the server at {} over {}", text, kind);
+    const net::TransportKind kind = (*transport)->kind();
+    log_info("linked with the server at {} over {}", text, text_of(kind));
     senders_.emplace(link, std::make_unique<LinkSender>(std::move(*transport), backlog_bytes_));
     return kind;
 }

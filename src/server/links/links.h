@@ -47,9 +47,9 @@ public:
     // The link that was opened with `token`. Waits for it up to 10 s, then returns null. Null at once for an unknown token.
     LinkReceiver * receiver(uint64_t token);
 
-    // Opens link number `link` to the server at `endpoint` and returns the transport's kind, "tcp" or "rdma". Every failure to
+    // Opens link number `link` to the server at `endpoint` and returns the transport's kind. Every failure to
     // connect returns the same text after the same time, so that clients cannot scan ports and names; the reason is logged.
-    Result<std::string> connect(uint16_t link, uint64_t token, const std::string & endpoint);
+    Result<net::TransportKind> connect(uint16_t link, uint64_t token, const std::string & endpoint);
     // Null if there is no such link.
     LinkSender * sender(uint16_t link);
     // Bytes queued for other servers.

@@ -141,12 +141,12 @@ Result<> NativeDialect::connect(uint64_t size) {
             return std::unexpected(text.error());
         }
         const std::string endpoint(reinterpret_cast<const char *>(text->data()), text->size());
-        const auto connected = context_.links == nullptr ? Result<std::string>(fail(Errc::unavailable, "this server offers no links"))
+        const auto connected = context_.links == nullptr ? Result<net::TransportKind>(fail(Errc::unavailable, "this server offers no links"))
                                                  : context_.links->connect(request.link, request.token, endpoint);
         if (!connected) {
             return context_.replies.send_text(wire::AnswerKind::refused, connected.error().text);
         }
-        return context_.replies.send<uint8_t>(*connected == "rdma" ? 1 : 0);
+        return context_.replies.send<uint8_t>(*connected == net::TransportKind::rdma ? 1 : 0);
     });
 }
 

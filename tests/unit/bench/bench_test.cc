@@ -292,7 +292,7 @@ TEST(BenchReport, MarksDifferencesBelowTheNoise) {
 TEST(BenchPlot, LinkPlotNamesItsAxes) {
     LinkBench bench;
     bench.links = {{.endpoint = "a:1",
-                    .transport = "tcp",
+                    .transport = net::TransportKind::tcp,
                     .sizes = {{.bytes = 64, .round_trips_us = {{3, 1}}, .to_server = {1e6}, .from_server = {1e6}}}}};
     const std::string picture = plot(bench);
     const size_t label = picture.find(">message size</text>");
@@ -304,7 +304,7 @@ TEST(BenchPlot, LinkPlotNamesItsAxes) {
 TEST(BenchReport, FailedLinkKeepsItsMeasurements) {
     LinkBench bench;
     bench.links = {{.endpoint = "a:1",
-                    .transport = "tcp",
+                    .transport = net::TransportKind::tcp,
                     .failure = "it ended",
                     .sizes = {{.bytes = 64, .round_trips_us = {{3, 1}, {2}}, .to_server = {1e6, 3e6}, .from_server = {1e6, 1e6}},
                               {.bytes = 256}}},

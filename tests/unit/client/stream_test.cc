@@ -37,7 +37,7 @@ public:
         return inner_->wait(interest, deadline, spin);
     }
     void wake() override { inner_->wake(); }
-    std::string_view kind() const override { return inner_->kind(); }
+    net::TransportKind kind() const override { return inner_->kind(); }
 
 private:
     std::unique_ptr<net::Transport> inner_;
@@ -355,7 +355,7 @@ public:
     }
     void wake() override {}
     bool is_connected() const override { return is_connected_ || is_lost_; }
-    std::string_view kind() const override { return "tcp"; }
+    net::TransportKind kind() const override { return net::TransportKind::tcp; }
 
 private:
     const bool is_lost_;
@@ -498,7 +498,7 @@ public:
         return next_ < deadline;
     }
     void wake() override {}
-    std::string_view kind() const override { return "few"; }
+    net::TransportKind kind() const override { return net::TransportKind::tcp; }
 
 private:
     TimePoint next_{};
@@ -662,7 +662,7 @@ TEST(Stream, ReplyReceivedByAnotherThreadEndsTheWait) {
             woken = true;
             changed.notify_all();
         }
-        std::string_view kind() const override { return "deaf"; }
+        net::TransportKind kind() const override { return net::TransportKind::tcp; }
 
         std::vector<std::byte> inbox;  // guarded by the stream's lock
         std::latch waiting{1};

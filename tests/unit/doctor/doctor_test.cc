@@ -24,7 +24,7 @@ Machine healthy_machine() {
     machine.built_with_rdma = true;
     machine.has_verbs = true;
     machine.modules = {"ib_uverbs", "mlx5_ib"};
-    machine.transport_mode = "auto";
+    machine.transport_mode = TransportMode::automatic;
     machine.ports = {{.device = "mlx5_0",
                       .port = 1,
                       .state = "ACTIVE",
@@ -44,16 +44,18 @@ EndpointFacts healthy_endpoint() {
     endpoint.is_caravan = endpoint.server_has_rdma = true;
     endpoint.version = "8.0.0";
     endpoint.choice = GidChoice{true, "mlx5_0", 1, 3, "it is the local address"};
-    endpoint.transport = "rdma";
-    endpoint.plain = Measured{"tcp", 1, 4u << 20, 8u << 20, 200, 25.04, 40, 1e9, 2e9, ""};
-    endpoint.rdma = Measured{"rdma", 1, 4u << 20, 8u << 20, 200, 5, 7, 1.1e10, 1.2e10, ""};
+    endpoint.transport = net::TransportKind::rdma;
+    endpoint.plain = Measured{net::TransportKind::tcp, 1, 4u << 20, 8u << 20, 200, 25.04, 40, 1e9, 2e9, ""};
+    endpoint.rdma = Measured{net::TransportKind::rdma, 1, 4u << 20, 8u << 20, 200, 5, 7, 1.1e10, 1.2e10, ""};
     return endpoint;
 }
 
-EndpointFacts over_tcp(const std::string & why) {
+EndpointFacts over_tcp(const std::string & why, Reason reason = Reason::unspecified) {
     EndpointFacts endpoint = healthy_endpoint();
-    endpoint.transport = "tcp";
-    endpoint.why_not_rdma = why;
+    endpoint.transport = net::TransportKind::tcp;
+    endpoint.why_not_rdma = net::NoRdma(why);
+    endpoint.why_not_rdma.reason = reason;
+    endpoint.why_not_rdma.is_at_server = why.starts_with("server: ");
     endpoint.rdma.reset();
     return endpoint;
 }
@@ -74,13 +76,13 @@ TEST(Doctor, MissingRdmaIsNoFaultUnlessRequested) {
     machine.ports.clear();
     machine.has_verbs = false;
     machine.memlock = 64 << 10;
-    EndpointFacts endpoint = over_tcp("no RDMA device");
+    EndpointFacts endpoint = over_tcp("no RDMA device", Reason::no_rdma_device);
     endpoint.choice = GidChoice{.why = "no RDMA device"};
     const Report report{"rpc-doctor", machine, {endpoint}};
     EXPECT_FALSE(any_to_fix(report));
     EXPECT_TRUE(page(report).contains("  ok    sessions use TCP\n")) << page(report);
     EXPECT_TRUE(page(report).ends_with("\nNo faults found.\n")) << page(report);
-    EXPECT_FALSE(any_to_fix(findings_of(healthy_machine(), over_tcp("server: no RDMA device"))));
+    EXPECT_FALSE(any_to_fix(findings_of(healthy_machine(), over_tcp("server: no RDMA device", Reason::no_rdma_device))));
     EndpointFacts stock = over_tcp("the server is a stock one");
     stock.is_caravan = stock.server_has_rdma = false;
     EXPECT_FALSE(any_to_fix(findings_of(healthy_machine(), stock)));
@@ -97,7 +99,7 @@ TEST(Doctor, RequestedRdmaWithoutDevicesIsAFault) {
     EXPECT_TRUE(finding.what.starts_with("no RDMA device"));
     EXPECT_TRUE(finding.advice.contains("rdma-core") && finding.advice.contains("mlx5_ib")) << finding.advice;
     machine.settings.clear();
-    machine.transport_mode = "rdma";
+    machine.transport_mode = TransportMode::rdma;
     EXPECT_EQ(to_fix(findings_of(machine)).what, finding.what);
     machine.built_with_rdma = false;
     EXPECT_TRUE(any_to_fix(findings_of(machine)));
@@ -111,7 +113,7 @@ TEST(Doctor, MissingLibibverbsIsNamed) {
     EXPECT_EQ(findings.front().what, "libibverbs.so.1 is not installed: all connections use TCP");
     EXPECT_TRUE(findings.front().advice.contains("libibverbs1"));
     EXPECT_TRUE(page({"rpc-doctor", machine, {}}).contains("  build: with RDMA, but libibverbs.so.1 is not installed\n"));
-    machine.transport_mode = "rdma";
+    machine.transport_mode = TransportMode::rdma;
     EXPECT_EQ(to_fix(findings_of(machine)).what, findings.front().what);
 }
 
@@ -122,10 +124,10 @@ TEST(Doctor, FailingRdmaOfBothPeersIsAFault) {
 TEST(Doctor, MissingRdmaIsANoteInABuildWithout) {
     Machine machine = healthy_machine();
     machine.ports.clear();
-    machine.transport_mode = "tcp";
+    machine.transport_mode = TransportMode::tcp;
     EXPECT_FALSE(any_to_fix(findings_of(machine)));
     EXPECT_FALSE(any_to_fix(findings_of(machine, over_tcp(""))));
-    machine.transport_mode = "auto";
+    machine.transport_mode = TransportMode::automatic;
     machine.built_with_rdma = false;
     EXPECT_FALSE(any_to_fix(findings_of(machine)));
     const Findings findings = findings_of(machine, over_tcp("this client has no RDMA: built without it (-DGGML_RPC_RDMA=ON)"));
@@ -136,7 +138,7 @@ TEST(Doctor, MissingRdmaIsANoteInABuildWithout) {
 TEST(Doctor, DistinguishesPortsThatAreDownCannotBeOpenedOrHaveNoGid) {
     const auto machine_that_asks = [] {
         Machine machine = healthy_machine();
-        machine.transport_mode = "rdma";
+        machine.transport_mode = TransportMode::rdma;
         return machine;
     };
     Machine machine = machine_that_asks();
@@ -160,7 +162,7 @@ TEST(Doctor, LowMemlockLimitIsAFaultIfRdmaIsRequested) {
     Machine machine = healthy_machine();
     machine.memlock = 64 << 10;
     EXPECT_FALSE(any_to_fix(findings_of(machine)));
-    machine.transport_mode = "rdma";
+    machine.transport_mode = TransportMode::rdma;
     EXPECT_TRUE(to_fix(findings_of(machine)).advice.contains("ulimit -l unlimited"));
     machine.may_lock_all = true;
     EXPECT_FALSE(any_to_fix(findings_of(machine)));
@@ -200,7 +202,7 @@ TEST(Doctor, DistinguishesSilentClosingAndForeignServers) {
 
 TEST(Doctor, AdviceDependsOnTheReasonForTcp) {
     Machine machine = healthy_machine();
-    machine.transport_mode = "rdma";
+    machine.transport_mode = TransportMode::rdma;
     const auto advice = [&](const EndpointFacts & endpoint) { return to_fix(findings_of(machine, endpoint)).advice; };
     EndpointFacts stock = over_tcp("the server is a stock one");
     stock.is_caravan = stock.server_has_rdma = false;
@@ -208,20 +210,20 @@ TEST(Doctor, AdviceDependsOnTheReasonForTcp) {
     EndpointFacts plain_server = over_tcp("the server has no RDMA");
     plain_server.server_has_rdma = false;
     EXPECT_TRUE(advice(plain_server).contains("build the server"));
-    EXPECT_TRUE(advice(over_tcp("no GID for 10.1.0.2 on mlx5_0: found 10.0.0.2")).contains("address of the RDMA interface"));
-    EXPECT_TRUE(advice(over_tcp("ibv_reg_mr failed; memlock limit 64 KiB is too low")).contains("ulimit"));
-    EXPECT_TRUE(advice(over_tcp("no message got through over RDMA within 3 s")).contains("4791"));
-    EXPECT_TRUE(advice(over_tcp("server: no RDMA device")).starts_with("at the server: ibv_devices"));
-    EXPECT_TRUE(advice(over_tcp("something new")).contains("GGML_RPC_DEBUG=1"));
+    EXPECT_TRUE(advice(over_tcp("no GID", Reason::no_rdma_gid)).contains("address of the RDMA interface"));
+    EXPECT_TRUE(advice(over_tcp("ibv_reg_mr failed", Reason::memlock_limit)).contains("ulimit"));
+    EXPECT_TRUE(advice(over_tcp("no message", Reason::no_rdma_path)).contains("4791"));
+    EXPECT_TRUE(advice(over_tcp("server: no RDMA device", Reason::no_rdma_device)).starts_with("at the server: ibv_devices"));
+    EXPECT_TRUE(advice(over_tcp("no GID for a reason without a code")).contains("GGML_RPC_DEBUG=1"));
 }
 
 TEST(Doctor, RefusedSessionIsAFault) {
     Machine machine = healthy_machine();
     EndpointFacts endpoint = over_tcp("the server ended the connection");
-    endpoint.transport.clear();
-    for (const char * wish : {"auto", "tcp", "rdma"}) {
+    endpoint.transport.reset();
+    for (const TransportMode wish : {TransportMode::automatic, TransportMode::tcp, TransportMode::rdma}) {
         machine.transport_mode = wish;
-        EXPECT_TRUE(to_fix(findings_of(machine, endpoint)).what.starts_with("no session")) << wish;
+        EXPECT_TRUE(to_fix(findings_of(machine, endpoint)).what.starts_with("no session")) << text_of(wish);
     }
 }
 
@@ -229,6 +231,8 @@ TEST(Doctor, FailedMeasurementsAndMissingDevicesAreFaults) {
     EndpointFacts endpoint = healthy_endpoint();
     endpoint.rdma->failure = "no progress for 5 s";
     EXPECT_TRUE(to_fix(findings_of(healthy_machine(), endpoint)).what.contains("over RDMA"));
+    endpoint.rdma->failure_code = Errc::no_memory;
+    EXPECT_TRUE(to_fix(findings_of(healthy_machine(), endpoint)).advice.contains("too little free memory"));
     endpoint = healthy_endpoint();
     endpoint.plain->devices = 0;
     EXPECT_TRUE(to_fix(findings_of(healthy_machine(), endpoint)).advice.contains("--list-devices"));
@@ -248,7 +252,7 @@ TEST(Doctor, PageMarksTheChosenGidAndShowsBothTransports) {
 
 TEST(Doctor, PageHasAdviceBelowItsFinding) {
     Machine machine = healthy_machine();
-    machine.transport_mode = "rdma";
+    machine.transport_mode = TransportMode::rdma;
     machine.memlock = 64 << 10;
     const std::string text = page({"rpc-doctor", machine, {}});
     EXPECT_TRUE(text.contains("  FIX   memlock limit 64 KiB is too low: a session needs 3 MiB\n        -> raise it")) << text;
@@ -364,7 +368,7 @@ public:
     }
     Result<bool> wait(net::Interest, TimePoint, microseconds) override { return true; }
     void wake() override {}
-    std::string_view kind() const override { return "tcp"; }
+    net::TransportKind kind() const override { return net::TransportKind::tcp; }
 
 private:
     int arrived_ = 0;

@@ -198,7 +198,7 @@ TEST(Inbound, SilenceBetweenMessagesIsNotAStall) {
             return true;
         }
         void wake() override {}
-        std::string_view kind() const override { return "slow"; }
+        TransportKind kind() const override { return TransportKind::tcp; }
         int waits = 0;
     } slow;
     Inbound in(slow, {}, std::chrono::nanoseconds(1), microseconds{0});

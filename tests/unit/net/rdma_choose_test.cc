@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
+#include "net/no_rdma.h"
 #include "net/rdma/device.h"
 #include "net/socket.h"
 
@@ -40,7 +41,11 @@ Criteria at(const char * address) { return {.local_address = gid(address)}; }
 std::string refusal(const std::vector<PortFacts> & ports, const Criteria & criteria) {
     auto choice = choose(ports, criteria);
     EXPECT_FALSE(choice) << choice->device;
-    return choice ? "" : choice.error().text;
+    if (choice) {
+        return "";
+    }
+    EXPECT_EQ(reason_in(choice.error().text), choice.error().reason) << "clients read it from the text";
+    return choice.error().text;
 }
 
 TEST(RdmaChoose, ReportsWhetherAnyPortIsUsable) {
@@ -126,6 +131,21 @@ TEST(RdmaChoose, ReportsTheFirstReason) {
 }
 
 TEST(RdmaChoose, NoDevice) { EXPECT_EQ(refusal({}, at("::ffff:10.0.0.2")), "no RDMA device"); }
+
+TEST(RdmaChoose, ErrorsHaveReasons) {
+    const auto reason = [](const std::vector<PortFacts> & ports, const Criteria & criteria) {
+        return choose(ports, criteria).error().reason;
+    };
+    std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2")};
+    EXPECT_EQ(reason({}, at("::ffff:10.0.0.2")), Reason::no_rdma_device);
+    EXPECT_EQ(reason(ports, at("::ffff:9.9.9.9")), Reason::no_rdma_gid);
+    EXPECT_EQ(reason(ports, {.device = "mlx5_7"}), Reason::rdma_setting);
+    EXPECT_EQ(reason(ports, {.gid = 4}), Reason::rdma_setting);
+    EXPECT_EQ(reason(ports, {.port = 3}), Reason::rdma_setting);
+    EXPECT_EQ(reason(ports, {}), Reason::unspecified) << "no advice for a connection without an address";
+    ports[0].is_active = false;
+    EXPECT_EQ(reason(ports, at("::ffff:10.0.0.2")), Reason::rdma_port_inactive);
+}
 
 TEST(RdmaChoose, NoDeviceTakesPrecedenceOverTheRequestedDevice) {
     EXPECT_EQ(refusal({}, {.device = "mlx5_0", .local_address = gid("::ffff:10.0.0.2")}), "no RDMA device");

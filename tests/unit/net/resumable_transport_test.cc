@@ -69,7 +69,7 @@ public:
             .transform([&](bool ready) { return ready || Clock::now() < deadline; });
     }
     void wake() override { inner_->wake(); }
-    std::string_view kind() const override { return "tcp"; }
+    TransportKind kind() const override { return TransportKind::tcp; }
 
 private:
     Result<size_t> note(Result<size_t> moved) {
@@ -110,7 +110,7 @@ public:
         return inner_->wait(interest, deadline, spin);
     }
     void wake() override { inner_->wake(); }
-    std::string_view kind() const override { return "tcp"; }
+    TransportKind kind() const override { return TransportKind::tcp; }
 
 private:
     std::unique_ptr<Transport> inner_;

@@ -186,12 +186,12 @@ TEST_F(SocketTransport, BothDirectionsAtOnceFromTwoThreads) {
 }
 
 TEST_F(SocketTransport, ReportsItsKind) {
-    EXPECT_EQ(transport->kind(), "unix");
+    EXPECT_EQ(transport->kind(), TransportKind::unix_socket);
     const auto listeners = listen_on("127.0.0.1", 0);
     ASSERT_TRUE(listeners);
     auto client = connect_socket(listeners->front().endpoint, Clock::now() + test::patience);
     ASSERT_TRUE(client);
-    EXPECT_EQ((*make_socket_transport(std::move(*client)))->kind(), "tcp");
+    EXPECT_EQ((*make_socket_transport(std::move(*client)))->kind(), TransportKind::tcp);
 }
 
 // A transport with a short patience, and its peer's socket.

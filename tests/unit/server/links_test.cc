@@ -193,7 +193,7 @@ TEST(Links, LinksAreLimited) {
         return links.connect(static_cast<uint16_t>(link), 1, server.endpoint().text());
     };
     for (size_t link = 0; link < Links::max_links; ++link) {
-        EXPECT_EQ(connect(link).value_or("none"), "tcp") << link;
+        EXPECT_EQ(connect(link), net::TransportKind::tcp) << link;
         EXPECT_NE(links.sender(static_cast<uint16_t>(link)), nullptr);
         if (link < 3) {
             EXPECT_EQ(connect(link).error().code, Errc::invalid_argument) << "the link exists";

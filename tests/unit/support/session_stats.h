@@ -8,7 +8,7 @@ namespace caravan::client::test_stats {
 inline SessionStats a_session() {
     return {.endpoint = "unix:/a \"b\"\\c\n",
             .dialect = "native",
-            .transport = "unix",
+            .transport = net::TransportKind::unix_socket,
             .whole = {{.sends = 9, .bytes_sent = 900, .bytes_received = 90, .round_trips = 8, .waiting_ns = 7'000'000'000,
                        .sending_ns = 5},
                       6,

@@ -1,4 +1,5 @@
-"""Fails if a file outside src/platform includes a header of the operating system, or uses errno.
+"""Fails if a file outside src/platform includes a header of the operating system or uses errno, and if one outside
+src/base/environment.cc reads the environment.
 
 Usage: check_includes.py SRC
 """
@@ -34,6 +35,8 @@ def main():
         for number, line in enumerate(path.read_text().splitlines(), 1):
             code = strip_comment(line)
             found = OS_HEADER.match(code) or (name not in ALLOWED_ERRNO and ERRNO.search(code))
+            if "getenv(" in code and name != "base/environment.cc":
+                faults.append(f"{path}:{number}: reads the environment; use base/environment.h")
             if not found:
                 continue
             excuse = next((entry for entry in NOT_CONVERTED if name.startswith(entry)), None)

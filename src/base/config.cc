@@ -4,7 +4,6 @@
 #include <array>
 #include <atomic>
 #include <charconv>
-#include <cstdlib>
 #include <string>
 
 #include "base/log.h"
@@ -17,12 +16,6 @@ std::atomic<bool> is_silent = false;
 
 constexpr std::array<std::string_view, 3> transport_modes{"auto", "tcp", "rdma"};
 
-// Empty if the variable is unset.
-std::string_view value_of(const char * name) {
-    const char * text = std::getenv(name);
-    return text == nullptr ? std::string_view() : text;
-}
-
 void report(const char * name, std::string_view value, std::string_view accepted, std::string_view default_text) {
     if (!is_silent) {
         log_warning("{}=\"{}\" is not {}; using the default, {}", name, printable(value), accepted, default_text);
@@ -32,7 +25,7 @@ void report(const char * name, std::string_view value, std::string_view accepted
 }  // namespace
 
 int64_t env_integer(const char * name, int64_t fallback, int64_t low, int64_t high, std::string_view default_text) {
-    const std::string_view text = value_of(name);
+    const std::string_view text = text_of_variable(name);
     if (text.empty()) {
         return fallback;
     }
@@ -46,8 +39,14 @@ int64_t env_integer(const char * name, int64_t fallback, int64_t low, int64_t hi
     return value;
 }
 
+int64_t env_integer(const Variable & variable) {
+    int64_t fallback = -1;
+    std::from_chars(variable.fallback.data(), variable.fallback.data() + variable.fallback.size(), fallback);
+    return env_integer(variable.name, fallback, variable.low, variable.high, variable.fallback);
+}
+
 size_t env_choice(const char * name, std::span<const std::string_view> words, size_t fallback) {
-    const std::string_view text = value_of(name);
+    const std::string_view text = text_of_variable(name);
     if (text.empty()) {
         return fallback;
     }
@@ -65,7 +64,7 @@ size_t env_choice(const char * name, std::span<const std::string_view> words, si
 
 bool env_flag(const char * name, bool fallback) {
     constexpr std::array<std::string_view, 4> on{"1", "yes", "on", "true"}, off{"0", "no", "off", "false"};
-    const std::string_view text = value_of(name);
+    const std::string_view text = text_of_variable(name);
     if (!text.empty() && std::ranges::contains(on, text) == std::ranges::contains(off, text)) {
         report(name, text, "0 or 1", fallback ? "1" : "0");
         return fallback;
@@ -76,7 +75,7 @@ bool env_flag(const char * name, bool fallback) {
 void silence_environment_warnings() { is_silent = true; }
 
 void check_environment(bool injects_faults) {
-    if (!injects_faults && !value_of("GGML_RPC_FAULT").empty() && !is_silent) {
+    if (!injects_faults && !text_of(variable::fault).empty() && !is_silent) {
         log_warning("GGML_RPC_FAULT is ignored: this build has no fault injection (-DCARAVAN_FAULTS=ON)");
     }
     (void)debug_enabled();
@@ -91,35 +90,35 @@ void check_environment(bool injects_faults) {
 }
 
 seconds answer_timeout() {
-    static const seconds value{env_integer("GGML_RPC_TIMEOUT_S", 300, 1, 7 * 24 * 3600)};
+    static const seconds value{env_integer(variable::timeout)};
     return value;
 }
 
 seconds connect_timeout() {
-    static const seconds value{env_integer("GGML_RPC_CONNECT_TIMEOUT_S", 10, 1, 3600)};
+    static const seconds value{env_integer(variable::connect_timeout)};
     return value;
 }
 
 seconds reconnect_time() {
-    static const seconds value{env_integer("GGML_RPC_RECONNECT_S", 60, 0, 24 * 3600)};
+    static const seconds value{env_integer(variable::reconnect)};
     return value;
 }
 
 microseconds poll_time() {
-    static const microseconds value{env_integer("GGML_RPC_POLL_US", 50, 0, 1'000'000)};
+    static const microseconds value{env_integer(variable::poll)};
     return value;
 }
 
 bool dialect_is_native() {
     static const bool value = [] {
         constexpr std::array<std::string_view, 2> words{"native", "stock"};
-        return env_choice("GGML_RPC_DIALECT", words, 0) == 0;
+        return env_choice(variable::dialect.name, words, 0) == 0;
     }();
     return value;
 }
 
 TransportMode transport_mode() {
-    static const auto value = static_cast<TransportMode>(env_choice("GGML_RPC_TRANSPORT", transport_modes, 0));
+    static const auto value = static_cast<TransportMode>(env_choice(variable::transport.name, transport_modes, 0));
     return value;
 }
 
@@ -128,13 +127,13 @@ std::string_view text_of(TransportMode mode) { return transport_modes[static_cas
 OnLoss on_loss() {
     static const OnLoss value = [] {
         constexpr std::array<std::string_view, 2> words{"fail", "exit"};
-        return static_cast<OnLoss>(env_choice("GGML_RPC_ON_LOSS", words, 0));
+        return static_cast<OnLoss>(env_choice(variable::on_loss.name, words, 0));
     }();
     return value;
 }
 
 bool servers_are_required() {
-    static const bool value = env_flag("GGML_RPC_REQUIRE", false);
+    static const bool value = env_flag(variable::require.name, false);
     return value;
 }
 

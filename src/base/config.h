@@ -7,12 +7,16 @@
 #include <string_view>
 
 #include "base/clock.h"
+#include "base/environment.h"
 
 namespace caravan {
 
 // The integer in the environment variable `name`, from `low` to `high` inclusive; `fallback` if it is unset or invalid. The
 // warning names the default as `default_text`, or as the number `fallback` if that is empty.
 int64_t env_integer(const char * name, int64_t fallback, int64_t low, int64_t high, std::string_view default_text = {});
+
+// The same, with the bounds and the default of the table. The default is -1 if the table's is not a number.
+int64_t env_integer(const Variable & variable);
 
 // The index in `words` of the variable's value; `fallback`, also an index, if it is unset or not among them.
 size_t env_choice(const char * name, std::span<const std::string_view> words, size_t fallback);

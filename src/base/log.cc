@@ -32,7 +32,7 @@ void set_log_sink(LogSink sink) { current_sink.store(sink, std::memory_order_rel
 void log_line(LogLevel level, std::string_view line) { current_sink.load(std::memory_order_relaxed)(level, line); }
 
 bool debug_enabled() {
-    static const bool on = env_flag("GGML_RPC_DEBUG", false);
+    static const bool on = env_flag(variable::debug.name, false);
     return on;
 }
 

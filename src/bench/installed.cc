@@ -1,10 +1,10 @@
 #include "bench/installed.h"
 
-#include <cstdlib>
 #include <filesystem>
 #include <ranges>
 #include <string_view>
 
+#include "base/environment.h"
 #include "platform/file.h"
 #include "platform/process.h"
 
@@ -53,14 +53,13 @@ Loaded loaded_by(const Child & child, const std::string & plugin) {
 }  // namespace
 
 Result<std::string> find_llama_bench() {
-    if (const char * named = std::getenv("LLAMA_BENCH"); named != nullptr && *named != '\0') {
+    if (const std::string_view named = text_of(variable::llama_bench); !named.empty()) {
         if (is_program(named)) {
             return fs::absolute(named).string();
         }
         return fail(Errc::not_found, "LLAMA_BENCH={} is not an executable file", named);
     }
-    const char * path = std::getenv("PATH");
-    for (const auto part : std::views::split(std::string_view(path == nullptr ? "" : path), ':')) {
+    for (const auto part : std::views::split(text_of(variable::path), ':')) {
         const fs::path folder(std::string_view(part.begin(), part.end()));
         // A llama-bench beside a plug-in is a launcher, which would load the plug-in in every arrangement.
         if (!folder.empty() && is_program(folder / "llama-bench") && !fs::exists(folder / plugin_file)) {

@@ -1,9 +1,9 @@
 #include "cache/store.h"
 
 #include <chrono>
-#include <cstdlib>
 #include <system_error>
 
+#include "base/environment.h"
 #include "base/log.h"
 #include "cache/eviction.h"
 #include "cache/fnv_index.h"
@@ -18,11 +18,6 @@ namespace fs = std::filesystem;
 constexpr std::chrono::minutes abandoned_age{5};
 // The same on file systems without locks. No upload pauses for as long between two writes.
 constexpr std::chrono::hours abandoned_age_without_locks{24};
-
-fs::path from_environment(const char * name) {
-    const char * value = std::getenv(name);
-    return value != nullptr ? fs::path(value) : fs::path();
-}
 
 bool is_in_use(const fs::path & path, fs::file_time_type::duration age) {
     const auto fd = platform::open_to_read(path, platform::Links::refuse_last);
@@ -58,14 +53,14 @@ void mark_used(const Layout & layout, std::string_view digest) {
 }  // namespace
 
 Result<fs::path> default_directory() {
-    if (const fs::path llama = from_environment("LLAMA_CACHE"); !llama.empty()) {
+    if (const fs::path llama = text_of(variable::llama_cache); !llama.empty()) {
         return llama / "rpc";
     }
-    const fs::path home = from_environment("HOME");
+    const fs::path home = text_of(variable::home);
 #ifdef __APPLE__
     const fs::path cache = home.empty() ? home : home / "Library" / "Caches";
 #else
-    fs::path cache = from_environment("XDG_CACHE_HOME");
+    fs::path cache = text_of(variable::cache_home);
     if (cache.empty() && !home.empty()) {
         cache = home / ".cache";
     }

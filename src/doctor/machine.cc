@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cstdlib>
 #include <fstream>
 #include <string_view>
 
@@ -24,8 +23,9 @@ constexpr std::array rdma_modules{"ib_core", "ib_uverbs", "ib_umad",    "ib_ipoi
                                   "mlx5_ib", "irdma",     "bnxt_re",    "qedr",     "iw_cxgb4",     "ionic_rdma", "mana_ib",
                                   "efa",     "erdma",     "hns_roce_hw_v2", "hfi1", "ocrdma",       "vmw_pvrdma", "rdma_rxe",
                                   "siw",     "nvidia_peermem"};
-constexpr std::array settings{"GGML_RPC_TRANSPORT", "GGML_RDMA_DEV",     "GGML_RDMA_GID",           "GGML_RDMA_PORT",
-                              "GGML_RDMA_TC",       "GGML_RPC_POLL_US", "GGML_RPC_CONNECT_TIMEOUT_S"};
+constexpr std::array settings{variable::transport,          variable::rdma_device, variable::rdma_gid,
+                              variable::rdma_port,          variable::rdma_traffic_class, variable::poll,
+                              variable::connect_timeout};
 
 // The first line of the file; "" if it cannot be read. sysfs has files that exist and cannot be read.
 std::string first_line(const fs::path & path) {
@@ -145,9 +145,9 @@ Machine examine_machine() {
     machine.has_verbs = fs::exists("/sys/class/infiniband_verbs") || std::ranges::contains(machine.modules, "ib_uverbs");
     machine.may_lock_all = may_lock_all_in("/");
     machine.memlock = platform::locked_memory_limit();
-    for (const char * name : settings) {
-        if (const char * value = std::getenv(name); value != nullptr && *value != '\0') {
-            machine.settings.emplace_back(name, value);
+    for (const Variable & setting : settings) {
+        if (const std::string_view value = text_of(setting); !value.empty()) {
+            machine.settings.emplace_back(setting.name, value);
         }
     }
     machine.transport_mode = transport_mode();

@@ -4,13 +4,13 @@
 #include <array>
 #include <atomic>
 #include <charconv>
-#include <cstdlib>
 #include <mutex>
 #include <optional>
 #include <string_view>
 #include <thread>
 #include <vector>
 
+#include "base/environment.h"
 #include "base/log.h"
 
 namespace caravan::net {
@@ -69,8 +69,7 @@ public:
 
 private:
     Plan() {
-        const char * value = std::getenv("GGML_RPC_FAULT");
-        std::string_view rest = value == nullptr ? "" : value;
+        std::string_view rest = text_of(variable::fault);
         while (!rest.empty()) {
             const size_t comma = std::min(rest.find(','), rest.size());
             if (const auto fault = parse(rest.substr(0, comma))) {

@@ -1,7 +1,7 @@
 #include "client/observe/stats.h"
 
-#include <cstdlib>
 
+#include "base/environment.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "platform/file.h"
@@ -10,10 +10,7 @@ namespace caravan::client {
 namespace {
 
 const std::string & file_name() {
-    static const std::string & only = *new std::string([] {  // never destroyed: sessions may outlive static objects
-        const char * file = std::getenv("GGML_RPC_STATS");
-        return file == nullptr ? "" : file;
-    }());
+    static const std::string & only = *new std::string(text_of(variable::stats));  // sessions may outlive static objects
     return only;
 }
 

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <fstream>
 
+#include "base/environment.h"
 #include "base/log.h"
 #include "client/observe/stats.h"
 
@@ -20,10 +20,7 @@ Trace & Trace::instance() {
     return only;
 }
 
-Trace::Trace() {
-    const char * file = std::getenv("GGML_RPC_TRACE");
-    file_ = file == nullptr ? "" : file;
-}
+Trace::Trace() : file_(text_of(variable::trace)) {}
 
 uint64_t Trace::now_ns() {
     return static_cast<uint64_t>(std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());

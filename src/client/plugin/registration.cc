@@ -1,10 +1,10 @@
 #include "client/plugin/registration.h"
 
-#include <cstdlib>
 #include <filesystem>
 #include <string_view>
 #include <vector>
 
+#include "base/environment.h"
 #include "base/log.h"
 #include "client/plugin/serve.h"
 #include "platform/library.h"
@@ -24,9 +24,9 @@ bool has_cpu(ggml_backend_reg_t reg) {
 }  // namespace
 
 void unload_other_rpc(ggml_backend_reg_t ours) {
-    const char * path = std::getenv("GGML_BACKEND_PATH");
+    const std::string_view path = text_of(variable::backend_path);
     std::error_code error;
-    if (path == nullptr || !std::filesystem::equivalent(path, plugin_path(), error)) {
+    if (path.empty() || !std::filesystem::equivalent(path, plugin_path(), error)) {
         return;
     }
     for (size_t i = ggml_backend_reg_count(); i-- > 0;) {

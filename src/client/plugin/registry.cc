@@ -70,8 +70,7 @@ Registry::Registry() {
                                  },
                                  .get_proc_address = get_proc_address},
                        .context = &main_entry_};
-    const char * list = std::getenv("GGML_RPC_SERVERS");
-    for (const auto part : std::views::split(std::string_view(list == nullptr ? "" : list), ',')) {
+    for (const auto part : std::views::split(text_of(variable::servers), ',')) {
         const std::string endpoint(part.begin(), part.end());
         if (endpoint.empty()) {
             continue;

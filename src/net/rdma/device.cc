@@ -1,7 +1,6 @@
 #include "net/rdma/device.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 
@@ -38,13 +37,8 @@ std::vector<GidEntry> gids_of(ibv_context * context, uint8_t port) {
     return out;
 }
 
-std::optional<std::string> env_text(const char * name) {
-    const char * value = std::getenv(name);
-    return value == nullptr || *value == '\0' ? std::nullopt : std::optional<std::string>(value);
-}
-
-std::optional<uint32_t> env_index(const char * name, int64_t low, int64_t high, std::string_view default_text) {
-    const int64_t value = env_integer(name, -1, low, high, default_text);
+std::optional<uint32_t> env_index(const Variable & variable) {
+    const int64_t value = env_integer(variable);
     return value < 0 ? std::nullopt : std::optional(static_cast<uint32_t>(value));
 }
 
@@ -127,9 +121,11 @@ std::string why_none_is_active(const std::vector<PortFacts> & ports) {
 
 Criteria criteria_from_environment(SocketHandle socket) {
     Criteria criteria;
-    criteria.device = env_text("GGML_RDMA_DEV");
-    criteria.gid = env_index("GGML_RDMA_GID", 0, 65535, "the GID of the connection's address");
-    criteria.port = env_index("GGML_RDMA_PORT", 1, 255, "any port");
+    if (const std::string_view device = text_of(variable::rdma_device); !device.empty()) {
+        criteria.device = device;
+    }
+    criteria.gid = env_index(variable::rdma_gid);
+    criteria.port = env_index(variable::rdma_port);
     if (const auto address = platform::local_address(socket)) {
         criteria.local_address = address->ip();
     }

@@ -187,7 +187,7 @@ Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
     std::memcpy(rtr.ah_attr.grh.dgid.raw, peer.gid, sizeof peer.gid);
     rtr.ah_attr.grh.sgid_index = static_cast<uint8_t>(choice_.gid.index);
     rtr.ah_attr.grh.hop_limit = hop_limit;
-    rtr.ah_attr.grh.traffic_class = static_cast<uint8_t>(env_integer("GGML_RDMA_TC", 0, 0, 255));
+    rtr.ah_attr.grh.traffic_class = static_cast<uint8_t>(env_integer(variable::rdma_traffic_class));
     const int rtr_error = calls.modify_qp(qp_.get(), &rtr,
                                           IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
                                               IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);

@@ -7,9 +7,9 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 
 #include "base/counted.h"
+#include "base/environment.h"
 #include "base/formatted.h"
 
 namespace caravan {
@@ -42,8 +42,7 @@ LogOutput::LogOutput(int fd) : fd_(fd) {
     if (S_ISFIFO(status.st_mode) || ::isatty(fd) != 0) {
         may_block_ = !reopen_without_blocking(fd);
     }
-    const char * journal = std::getenv("JOURNAL_STREAM");
-    is_journal_ = journal != nullptr && formatted("{}:{}", status.st_dev, status.st_ino) == journal;
+    is_journal_ = formatted("{}:{}", status.st_dev, status.st_ino) == text_of(variable::journal_stream);
 }
 
 // Removes the written part from the front of `bytes`. Returns false if no more can be written now.

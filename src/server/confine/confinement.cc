@@ -7,12 +7,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <fstream>
 #include <initializer_list>
 #include <iterator>
 #include <string_view>
 
+#include "base/environment.h"
 #include "base/formatted.h"
 #include "server/confine/capabilities.h"
 
@@ -54,19 +54,19 @@ std::vector<fs::path> devices_of_drivers() {
     return devices;
 }
 
-fs::path folder_from(const char * variable, const fs::path & otherwise) {
-    const char * value = std::getenv(variable);
-    return value != nullptr && *value != '\0' ? fs::path(value) : otherwise;
+fs::path folder_from(const Variable & variable, const fs::path & otherwise) {
+    const std::string_view value = text_of(variable);
+    return value.empty() ? otherwise : fs::path(value);
 }
 
 // The folders in which drivers cache compiled kernels and shaders. Sessions with read-only access compiled for 47 s on an H200
 // (docs/gpu.md), so sessions with GPUs can write these folders, although a compromised worker can plant code for later sessions
 // there.
 std::vector<fs::path> driver_caches() {
-    const fs::path home = folder_from("HOME", "/nonexistent");
-    const fs::path cache = folder_from("XDG_CACHE_HOME", home / ".cache");
-    std::vector<fs::path> folders{folder_from("CUDA_CACHE_PATH", home / ".nv"),
-                                  folder_from("MESA_SHADER_CACHE_DIR", cache / "mesa_shader_cache")};
+    const fs::path home = folder_from(variable::home, "/nonexistent");
+    const fs::path cache = folder_from(variable::cache_home, home / ".cache");
+    std::vector<fs::path> folders{folder_from(variable::cuda_cache, home / ".nv"),
+                                  folder_from(variable::mesa_cache, cache / "mesa_shader_cache")};
     for (const char * name : {"nvidia", "mesa_shader_cache_db", "comgr", "neo_compiler_cache"}) {
         folders.push_back(cache / name);
     }
@@ -75,9 +75,8 @@ std::vector<fs::path> driver_caches() {
 
 // OpenMP then sets CPU affinities by thread id, and a filter cannot tell its threads from those of other processes.
 bool binds_threads_to_processors() {
-    return std::ranges::any_of(std::initializer_list<const char *>{"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY",
-                                                                   "KMP_AFFINITY"},
-                               [](const char * name) { return std::getenv(name) != nullptr; });
+    return is_set(variable::bind) || is_set(variable::places) || is_set(variable::gomp_affinity) ||
+           is_set(variable::kmp_affinity);
 }
 
 // Raises oom_score_adj, so that the OOM killer prefers a worker to the supervisor, whose exit would end all sessions.

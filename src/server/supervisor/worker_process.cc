@@ -14,6 +14,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "base/environment.h"
 #include "base/formatted.h"
 #include "net/socket.h"
 #include "server/ipc/control.h"
@@ -50,7 +51,7 @@ std::vector<char *> worker_environment() {
             variables.push_back(*variable);
         }
     }
-    if (std::getenv("GOMP_SPINCOUNT") == nullptr && std::getenv("OMP_WAIT_POLICY") == nullptr) {
+    if (!is_set(variable::spin_count) && !is_set(variable::wait_policy)) {
         variables.push_back(const_cast<char *>(short_spinning));
     }
     variables.push_back(nullptr);

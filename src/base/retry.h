@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "tunables.h"
 
 namespace caravan {
 
@@ -19,8 +20,8 @@ inline microseconds jittered(microseconds pause) {
 // 6.4 s. Logs one warning, after the fifth failure. Blocks.
 template <class Attempt>
 auto retry_after_reset(Attempt && attempt) {
-    milliseconds pause{50};
-    for (int left = 7;; --left, pause *= 2) {
+    milliseconds pause = tunable::first_retry_pause;
+    for (int left = tunable::max_attempts - 1;; --left, pause *= 2) {
         auto result = attempt();
         if (result || result.error().code != Errc::reset || left == 0) {
             return result;

@@ -13,14 +13,12 @@
 #include "base/log.h"
 #include "cache/digest.h"
 #include "platform/file.h"
+#include "tunables.h"
 
 namespace caravan::cache {
 namespace {
 
 namespace fs = std::filesystem;
-
-// File systems allocate up to this many bytes more than a file has.
-constexpr uint64_t usual_slack = 64 << 10;
 
 struct File {
     int64_t used;         // modification time, ns since 1970
@@ -36,7 +34,7 @@ std::vector<File> regular_files(const fs::path & directory) {
         if (const auto status = platform::status_of_name(at->path()); status && status->is_regular) {
             // Blocks that fallocate() added beyond the end count, the unused part of the last block does not.
             files.push_back({status->modified_ns, status->size,
-                             status->allocated > status->size + usual_slack ? status->allocated : status->size,
+                             status->allocated > status->size + tunable::allocation_slack ? status->allocated : status->size,
                              at->path().filename().string()});
         }
     }

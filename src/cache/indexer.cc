@@ -12,17 +12,13 @@
 #include "cache/gguf.h"
 #include "cache/layout.h"
 #include "platform/file.h"
+#include "tunables.h"
 #include "wire/native.h"
 
 namespace caravan::cache {
 namespace {
 
 namespace fs = std::filesystem;
-
-// The digests of a large file are saved while it is being hashed, so that they can be used early and survive a restart.
-constexpr seconds save_interval{10};
-// Older temporary files in the directory of digests were left by a process that died.
-constexpr seconds foreign_file_age{60};
 
 void warn_skipped(const fs::path & path, std::string_view reason) {
     log_warning("model-dir: skipping {}: {}", path.string(), reason);
@@ -108,7 +104,7 @@ void Indexer::add(const ModelFile & model) {
         }
         digests.tensors.push_back(std::move(*digest));
         ++hashed;
-        if (Clock::now() - saved_at > save_interval && !save()) {
+        if (Clock::now() - saved_at > tunable::digest_save_interval && !save()) {
             return;
         }
     }
@@ -136,7 +132,7 @@ void Indexer::remove_stale_digests(const std::vector<fs::path> & model_dirs) con
         std::error_code unknown;
         if (!is_digest_file_name(at->path().filename().native())) {
             const auto modified = at->last_write_time(unknown);
-            if (!unknown && fs::file_time_type::clock::now() - modified > foreign_file_age) {
+            if (!unknown && fs::file_time_type::clock::now() - modified > tunable::foreign_digest_age) {
                 fs::remove(at->path(), unknown);
             }
             continue;

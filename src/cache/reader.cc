@@ -5,12 +5,10 @@
 #include "platform/file.h"
 #include "platform/mapping.h"
 #include "platform/pages.h"
+#include "tunables.h"
 
 namespace caravan::cache {
 namespace {
-
-constexpr uint64_t min_background_size = 4 << 20;  // bytes; a smaller content does not pay for a thread
-constexpr uint64_t min_mapped_size = 256 << 10;    // bytes
 
 // True if no process can write to this sealed file: none has it open for writing, and it has no other name.
 bool is_immutable(Descriptor file, const std::filesystem::path & path) {
@@ -29,7 +27,7 @@ bool lock_against_eviction(Descriptor file) {
 size_t Reader::map(MutableBytes to) {
     const uint64_t size = content_.size / page_size() * page_size();
     const bool is_aligned = (reinterpret_cast<uintptr_t>(to.data()) | content_.offset) % page_size() == 0;
-    if (!content_.is_sealed || size < min_mapped_size || !is_aligned) {
+    if (!content_.is_sealed || size < tunable::min_mapped_blob || !is_aligned) {
         return 0;
     }
     const MutableBytes pages = to.first(size);
@@ -47,7 +45,7 @@ size_t Reader::map(MutableBytes to) {
 }
 
 void Reader::hash(ConstBytes data, bool is_stable) {
-    if (done_ == 0 && is_stable && content_.size >= min_background_size) {
+    if (done_ == 0 && is_stable && content_.size >= tunable::min_background_hash) {
         background_ = std::make_unique<BackgroundDigest>();
     }
     if (background_ != nullptr) {

@@ -8,25 +8,21 @@
 #include "cache/eviction.h"
 #include "cache/fnv_index.h"
 #include "platform/file.h"
+#include "tunables.h"
 
 namespace caravan::cache {
 namespace {
 
 namespace fs = std::filesystem;
 
-// A file in tmp/ that is older, and that no process has locked, was left by a process that died.
-constexpr std::chrono::minutes abandoned_age{5};
-// The same on file systems without locks. No upload pauses for as long between two writes.
-constexpr std::chrono::hours abandoned_age_without_locks{24};
-
 bool is_in_use(const fs::path & path, fs::file_time_type::duration age) {
     const auto fd = platform::open_to_read(path, platform::Links::refuse_last);
     switch (fd ? platform::try_lock(fd->get(), platform::Lock::exclusive) : platform::Locked::unsupported) {
-        case platform::Locked::yes: return age < abandoned_age;
+        case platform::Locked::yes: return age < tunable::abandoned_upload_age;
         case platform::Locked::busy: return true;
         case platform::Locked::unsupported: break;
     }
-    return age < abandoned_age_without_locks;
+    return age < tunable::abandoned_upload_age_without_locks;
 }
 
 void remove_abandoned_files(const fs::path & directory) {

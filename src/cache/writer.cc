@@ -7,16 +7,9 @@
 #include "cache/eviction.h"
 #include "cache/fnv_index.h"
 #include "platform/file.h"
+#include "tunables.h"
 
 namespace caravan::cache {
-namespace {
-
-// Bytes. Upper bound of one reservation that needs eviction.
-constexpr uint64_t max_reservation = 64 << 20;
-// A reservation takes at most this fraction (1/n) of the space that is free without eviction.
-constexpr uint64_t free_space_divisor = 16;
-
-}  // namespace
 
 void StoreState::note_used(std::string_view digest, uint64_t size) {
     const std::lock_guard lock(mutex);
@@ -60,7 +53,7 @@ bool Writer::reserve(uint64_t size) {
         return true;
     }
     const uint64_t rest = size_ - done_;
-    const uint64_t needed = std::min(rest, std::clamp(done_, size, std::max(size, max_reservation)));
+    const uint64_t needed = std::min(rest, std::clamp(done_, size, std::max(size, tunable::max_reservation)));
     const auto spare = evict_to_fit(store_->layout, store_->max_bytes, needed);
     if (!spare) {
         is_over_ = true;
@@ -72,7 +65,7 @@ bool Writer::reserve(uint64_t size) {
         return false;
     }
     // With much free space, a large upload needs few scans of the directory. The divisor leaves space to other sessions.
-    reserved_ = done_ + needed + std::min(rest - needed, *spare / free_space_divisor);
+    reserved_ = done_ + needed + std::min(rest - needed, *spare / tunable::free_space_divisor);
     return true;
 }
 

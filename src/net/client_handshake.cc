@@ -9,6 +9,7 @@
 #include "wire/native.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/upgrade.h"
+#include "tunables.h"
 #endif
 
 namespace caravan::net {
@@ -187,7 +188,7 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
         }
     }
     // A session that cannot be resumed waits for a silent network, which may recover.
-    auto transport = make_socket_transport(std::move(*socket), opened.can_resume ? network_patience : seconds(0));
+    auto transport = make_socket_transport(std::move(*socket), opened.can_resume ? tunable::network_patience : seconds(0));
     if (!transport) {
         return std::unexpected(transport.error());
     }

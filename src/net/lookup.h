@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "net/endpoint.h"
+#include "tunables.h"
 
 namespace caravan::net {
 
@@ -15,7 +16,7 @@ using Lookup = std::function<Result<std::vector<Endpoint>>(const Endpoint & endp
 
 // As addresses_of(). Each name is looked up in a thread of its own, which is abandoned at the deadline (Errc::timed_out).
 // While `max_lookups` threads are running, further names fail at once (Errc::timed_out). Threads: any.
-inline constexpr int max_lookups = 4;
+inline constexpr int max_lookups = tunable::max_lookups;
 Result<std::vector<Endpoint>> addresses_within(const Endpoint & endpoint, TimePoint deadline, const Lookup & lookup);
 
 }  // namespace caravan::net

@@ -14,6 +14,7 @@
 #include "net/inbound.h"
 #include "net/resume/resumable_transport.h"
 #include "net/server_handshake.h"
+#include "tunables.h"
 
 namespace caravan::net {
 namespace {
@@ -84,11 +85,11 @@ public:
         if (transport_ != nullptr && transport_->receive(parts)) {
             return;
         }
-        if (transport_ != nullptr && Clock::now() >= connected_at_ + min_lifetime) {
+        if (transport_ != nullptr && Clock::now() >= connected_at_ + tunable::min_lifeline_lifetime) {
             tries_ = 0;
         }
         transport_.reset();
-        if (tries_ == max_tries) {
+        if (tries_ == tunable::max_lifeline_tries) {
             return;  // perhaps an older server without lifelines
         }
         ++tries_;
@@ -101,13 +102,11 @@ public:
     }
 
 private:
-    static constexpr int max_tries = 20;
-    static constexpr seconds min_lifetime{10};  // a shorter connection counts as a failed attempt
     const Endpoint endpoint_;
     const Token token_;
     std::unique_ptr<Transport> transport_;
     TimePoint connected_at_{};
-    int tries_ = 0;  // since a connection reached min_lifetime
+    int tries_ = 0;  // since a connection reached tunable::min_lifeline_lifetime
 };
 
 std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & endpoint, const Token & token,
@@ -123,7 +122,6 @@ std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & e
 }
 
 std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & endpoint) {
-    constexpr int max_starts = 8;
     auto token = std::make_shared<std::atomic<uint64_t>>(opened.token);
     const auto reconnect = [endpoint, token, starts = 1, gone = std::optional<Error>()](
                                const ResumableTransport::Attempt & attempt) mutable -> Result<ResumableTransport::Reconnected> {
@@ -136,7 +134,7 @@ std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & end
         }
         // The first connection may have been lost before the server received anything. Or the first command ended the
         // session, and would do it again: hence the limit.
-        if (!attempt.may_restart || ++starts > max_starts) {
+        if (!attempt.may_restart || ++starts > tunable::max_session_starts) {
             return std::unexpected(*gone);
         }
         auto restarted = restart_session(endpoint, *token, attempt.deadline);

@@ -8,6 +8,7 @@
 #include "net/inbound.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/upgrade.h"
+#include "tunables.h"
 #endif
 
 namespace caravan::net {
@@ -45,7 +46,7 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
         return fail(Errc::unavailable, "GGML_RPC_TRANSPORT=rdma, but the client's session does not use RDMA");
     }
     // A session that cannot be resumed waits for a silent network, which may recover.
-    auto transport = make_socket_transport(std::move(socket), can_resume ? network_patience : seconds(0));
+    auto transport = make_socket_transport(std::move(socket), can_resume ? tunable::network_patience : seconds(0));
     if (!transport) {
         return std::unexpected(transport.error());
     }

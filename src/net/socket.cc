@@ -6,6 +6,7 @@
 
 #include "base/formatted.h"
 #include "net/advice.h"
+#include "tunables.h"
 
 namespace caravan::net {
 namespace {
@@ -69,13 +70,13 @@ Result<Listener> listen_unix(const std::string & path) {
 }  // namespace
 
 void keep_alive(SocketHandle socket, seconds silence) {
-    const int third = std::max(1, static_cast<int>(silence.count()) / 3), tries = 5;
+    const int third = std::max(1, static_cast<int>(silence.count()) / 3), tries = tunable::session_keep_alive_tries;
     platform::set_keep_alive(socket, {seconds(third), seconds(std::max(1, 2 * third / tries)), tries});
 }
 
 void tune(SocketHandle socket) {
     platform::send_without_delay(socket);
-    platform::set_keep_alive(socket, {.idle = seconds(15), .interval = seconds(5), .tries = 6});
+    platform::set_keep_alive(socket, {tunable::keep_alive_idle, tunable::keep_alive_interval, tunable::keep_alive_tries});
     // No TCP_USER_TIMEOUT: it would also end a connection whose peer computes for a long time with a full receive buffer.
 }
 

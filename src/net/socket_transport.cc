@@ -7,6 +7,7 @@
 #include "net/transport.h"
 #include "platform/poll.h"
 #include "platform/waker.h"
+#include "tunables.h"
 
 namespace caravan::net {
 namespace {
@@ -108,7 +109,7 @@ private:
     // Called at intervals while a wait sleeps. Fails if the network is silent. The silence counts from the first check that
     // finds an acknowledgement pending: on an idle connection the last one may be old.
     Result<> check_silence(TimePoint now) {
-        next_check_ = now + patience_ / checks_per_patience;
+        next_check_ = now + patience_ / tunable::silence_checks;
         const platform::AckState acks = platform::ack_state_of(socket_.get());
         if (!acks.is_pending) {
             silent_since_ = no_deadline;
@@ -125,7 +126,6 @@ private:
     std::once_flag waker_created_;
     Result<Waker> waker_ = fail(Errc::io, "not created yet");
     bool is_unix_;
-    static constexpr int checks_per_patience = 5;
     const milliseconds patience_;
     // Shared by all threads that wait. no_deadline: do not check; not silent.
     std::atomic<TimePoint> next_check_{patience_.count() > 0 ? TimePoint{} : no_deadline};

@@ -74,9 +74,6 @@ public:
     virtual TransportKind kind() const = 0;
 };
 
-// A network is considered lost after this long without an acknowledgement that the peer's machine owes.
-inline constexpr seconds network_patience{15};
-
 // Takes a connected, non-blocking stream socket (TCP or Unix). `patience`: wait fails with Errc::timed_out if the peer's
 // machine acknowledges nothing for this long; for callers that can reconnect. 0: the operating system decides, after
 // minutes. A busy or stopped peer does not count as silent: its kernel acknowledges. Linux only.

@@ -7,13 +7,9 @@
 #include "base/environment.h"
 #include "base/log.h"
 #include "client/observe/stats.h"
+#include "tunables.h"
 
 namespace caravan::client {
-namespace {
-
-constexpr size_t max_spans = 2'000'000;
-
-}  // namespace
 
 Trace & Trace::instance() {
     static Trace & only = *new Trace();  // never destroyed: sessions may outlive static objects
@@ -36,7 +32,7 @@ size_t Trace::number_of(const std::string & endpoint) {
 }
 
 void Trace::add(std::string_view name, size_t process, size_t line, uint64_t begin_ns, uint64_t end_ns) {
-    if (spans_.size() < max_spans) {
+    if (spans_.size() < tunable::max_trace_spans) {
         spans_.push_back({std::string(name), process, line, begin_ns, std::max(begin_ns, end_ns)});
     }
 }

@@ -4,16 +4,10 @@
 
 #include "base/config.h"
 #include "client/session/reply_check.h"
+#include "tunables.h"
 
 namespace caravan::client {
 namespace {
-
-// Writes up to this size are copied into the batch; longer ones are sent from the caller's memory.
-constexpr size_t copy_limit = 64 * 1024;
-// A batch of this size is sent even if no command needs it.
-constexpr size_t batch_limit = 1024 * 1024;
-// A stall of this length is logged, although it may be a long computation.
-constexpr seconds stall_threshold{10};
 
 std::unique_ptr<net::Transport> watched(std::unique_ptr<net::Transport> transport, std::shared_ptr<LossReport> loss_report) {
     transport->when_lost([loss_report = std::move(loss_report)](const Error & error) { loss_report->report(error); });
@@ -29,7 +23,7 @@ CommandStream::CommandStream(net::Endpoint endpoint, bool is_session, std::uniqu
       loss_report_(std::make_shared<LossReport>(endpoint_, is_session, options.history)),
       stream_(watched(std::move(transport), loss_report_), options.reply_timeout, poll_time()) {
     if (is_session) {
-        stream_.log_stalls(endpoint_.text(), stall_threshold);
+        stream_.log_stalls(endpoint_.text(), tunable::stall_report_after);
     }
     if (native) {
         auto commands = make_native_commands(stream_);
@@ -46,7 +40,7 @@ void CommandStream::append_write(const wire::Region & region, uint64_t offset, C
 }
 
 void CommandStream::write(Lock & lock, const wire::Region & region, uint64_t offset, ConstBytes data, bool keep) {
-    if (data.size() <= copy_limit) {
+    if (data.size() <= tunable::copy_limit) {
         append_write(region, offset, data, keep);
         flush_if_large(lock);
         return;
@@ -60,7 +54,7 @@ void CommandStream::write(Lock & lock, const wire::Region & region, uint64_t off
 }
 
 void CommandStream::flush_if_large(Lock & lock) {
-    if (stream_.unsent() >= batch_limit) {
+    if (stream_.unsent() >= tunable::batch_limit) {
         flush(lock);
     }
 }

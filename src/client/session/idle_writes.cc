@@ -3,14 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "tunables.h"
+
 namespace caravan::client {
-namespace {
-
-// Enough for every input of every copy of a pipeline. Writes of further regions are sent.
-constexpr size_t max_regions = 64;
-constexpr size_t max_held_bytes = 64 << 20;
-
-}  // namespace
 
 void normalize(Ranges & ranges) {
     std::ranges::sort(ranges, {}, &Range::begin);
@@ -50,7 +45,7 @@ bool IdleWrites::hold(const Range & range, const wire::Region & region, uint64_t
             others += held.data.size();
         }
     }
-    if (others + data.size() > max_held_bytes) {
+    if (others + data.size() > tunable::max_idle_bytes) {
         return false;
     }
     if (same == nullptr) {
@@ -64,7 +59,7 @@ bool IdleWrites::hold(const Range & range, const wire::Region & region, uint64_t
 }
 
 void IdleWrites::record_sent(const Range & range) {
-    if (!is_stopped_ && sent_since_launch_.size() < max_regions) {
+    if (!is_stopped_ && sent_since_launch_.size() < tunable::max_idle_regions) {
         sent_since_launch_.push_back(range);
     }
 }
@@ -98,7 +93,7 @@ std::vector<HeldWrite> IdleWrites::take_for_launch(const Footprint & graph) {
     });
     std::erase_if(idle_, is_seen);
     for (const Range & range : sent_since_launch_) {
-        if (idle_.size() < max_regions && !is_seen(range) && std::ranges::find(idle_, range) == idle_.end()) {
+        if (idle_.size() < tunable::max_idle_regions && !is_seen(range) && std::ranges::find(idle_, range) == idle_.end()) {
             idle_.push_back(range);
         }
     }

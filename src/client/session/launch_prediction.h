@@ -16,16 +16,17 @@
 
 #include "base/clock.h"
 #include "client/encode/commands.h"
+#include "tunables.h"
 
 namespace caravan::client {
 
 class LaunchPrediction {
 public:
     // A read that follows a launch within this time is immediate.
-    static constexpr microseconds immediate_read_limit{100};
+    static constexpr microseconds immediate_read_limit = tunable::immediate_read_limit;
     // More new graphs than this in a row are not confirmed, if the last result took less than short_step.
-    static constexpr int max_new_graphs = 8;
-    static constexpr milliseconds short_step{5};
+    static constexpr int max_new_graphs = tunable::max_new_graphs;
+    static constexpr milliseconds short_step = tunable::short_step;
 
     // The program launches a graph. Call this before launched(), and after the launch before it was closed by end_launch().
     void begin_launch();

@@ -3,12 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "tunables.h"
+
 namespace caravan::client {
-namespace {
-
-constexpr size_t max_spare = 4;
-
-}  // namespace
 
 MutableBytes Outbox::append(size_t size) {
     if (segments_.empty() || !segments_.back().growing) {
@@ -74,7 +71,7 @@ void Outbox::mark_sent(size_t bytes) {
 
 void Outbox::retire_front() {
     Segment & segment = segments_.front();
-    if (segment.growing && spare_.size() < max_spare) {
+    if (segment.growing && spare_.size() < tunable::max_spare_segments) {
         segment.own.clear();
         spare_.push_back(std::move(segment.own));
     }

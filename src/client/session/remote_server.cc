@@ -10,15 +10,10 @@
 #include "base/printable.h"
 #include "base/retry.h"
 #include "client/session/end_program.h"
+#include "tunables.h"
 
 namespace caravan::client {
 namespace {
-
-constexpr size_t max_cached = 16 * 1024;   // results of each kind and device
-constexpr size_t max_history = 256;        // queries; enough for the ops of one model
-constexpr seconds query_retry_delay{10};   // after a failed query
-constexpr seconds memory_lifetime{1};      // of a cached value, while no session of this process changes it
-constexpr seconds open_retry_delay{10};    // after opening a session timed out
 
 wire::Tensor shape_of(const ggml_tensor & tensor) {
     wire::Tensor out = stock_tensor(encode_region(tensor, 0));
@@ -65,7 +60,7 @@ public:
                 out.emplace_back(other_key, other);
             }
         }
-        if (queries_.size() < max_history) {
+        if (queries_.size() < tunable::max_query_history) {
             queries_.emplace(key, query);
         }
         return out;
@@ -145,7 +140,7 @@ Result<std::shared_ptr<Connection>> RemoteServer::session_locked() {
         end_program(formatted("RPC server {}, and GGML_RPC_REQUIRE=1 is set", opened.error().text));
     } else if (opened.error().code == Errc::timed_out) {
         open_error_ = opened.error();
-        no_open_until_ = Clock::now() + open_retry_delay;
+        no_open_until_ = Clock::now() + tunable::open_retry_delay;
     }
     return opened;
 }
@@ -169,7 +164,7 @@ Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
     });
     if (memory) {
         std::lock_guard lock(mutex_);
-        last_memory_[device] = {*memory, Clock::now() + memory_lifetime};
+        last_memory_[device] = {*memory, Clock::now() + tunable::memory_answer_lifetime};
     }
     return memory;
 }
@@ -186,7 +181,7 @@ Result<std::shared_ptr<Connection>> RemoteServer::session_for_queries() {
 
 // Programs send hundreds of queries in a row: after a failure the next ones must not wait for the server again.
 void RemoteServer::report_failed_query(std::string_view query, const Error & error, bool has_session) {
-    no_queries_until_ = Clock::now() + query_retry_delay;
+    no_queries_until_ = Clock::now() + tunable::query_retry_delay;
     if (has_session) {
         log_error("RPC server {}: cannot query {}: {}", endpoint_.text(), query,
                   net::without_endpoint(endpoint_, error.text));
@@ -211,7 +206,7 @@ bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
         if (const auto known = results.find(key); known != results.end()) {
             return known->second;
         }
-        if (results.size() >= max_cached) {
+        if (results.size() >= tunable::max_cached_answers) {
             results.clear();
         }
         others = QueryHistory<OpQuery>::instance().missing_from(results, key, query);
@@ -268,7 +263,7 @@ size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
         if (const auto known = sizes.find(key); known != sizes.end()) {
             return std::max(bytes, known->second);
         }
-        if (sizes.size() >= max_cached) {
+        if (sizes.size() >= tunable::max_cached_answers) {
             sizes.clear();
         }
         auto others = QueryHistory<wire::GetAllocSizeRequest>::instance().missing_from(sizes, key, request);

@@ -3,6 +3,7 @@
 #include "base/formatted.h"
 #include "base/log.h"
 #include "client/observe/trace.h"
+#include "tunables.h"
 
 #include <algorithm>
 #include <array>
@@ -10,8 +11,7 @@
 namespace caravan::client {
 namespace {
 
-// The connection is not checked again sooner than this after the last reply or check.
-constexpr uint64_t probe_interval_ns = 1'000'000;
+constexpr uint64_t launch_check_ns = std::chrono::nanoseconds(tunable::launch_check_interval).count();
 
 }  // namespace
 
@@ -51,7 +51,7 @@ void Stream::discard() {
 
 Result<> Stream::confirm(Lock & lock) {
     const uint64_t now = Trace::now_ns();
-    if (failure_ || now - last_received_ns_ < probe_interval_ns) {
+    if (failure_ || now - last_received_ns_ < launch_check_ns) {
         return pump(lock, [] { return true; });
     }
     last_received_ns_ = now;

@@ -25,6 +25,7 @@
 #include "client/session/reply_reader.h"
 #include "client/session/stream_counts.h"
 #include "net/transport.h"
+#include "tunables.h"
 #include "wire/native.h"
 
 namespace caravan::client {
@@ -41,7 +42,7 @@ public:
 
     // A peer that transfers less than this while a thread waits counts as stalled: a trickle of single bytes must not hold the
     // client for ever. GPRS, the slowest network in use, has 1000 bytes a second.
-    static constexpr uint64_t min_rate = 512;  // bytes a second
+    static constexpr uint64_t min_rate = tunable::min_rate;  // bytes a second
 
     // `timeout` is how long the peer may make no progress while a thread waits. It starts again whenever a reply begins or
     // ends, or the batch has been sent; bytes in between extend it by the time that they take at min_rate.

@@ -7,11 +7,11 @@
 #include "base/printable.h"
 #include "base/size_text.h"
 #include "platform/terminal.h"
+#include "tunables.h"
 
 namespace caravan::client {
 namespace {
 
-constexpr milliseconds redraw_interval{200};
 constexpr uint64_t max_padding = 4096;
 constexpr std::string_view rewrite = "\r\033[K";  // return to the first column and clear the line
 
@@ -58,7 +58,7 @@ void Loading::add(uint64_t bytes, bool from_cache, TimePoint time) {
         if (is_line_open_) {
             finish_line();
         }
-    } else if (terminal_ && time - shown_ >= redraw_interval) {
+    } else if (terminal_ && time - shown_ >= tunable::progress_redraw_interval) {
         shown_ = time;
         is_line_open_ = true;
         const std::string line = formatted("RPC server {}: {} of {}, {:.2f} GB/s{}", endpoint_,

@@ -14,13 +14,14 @@
 #include "client/session/stream.h"
 #include "client/weights/known_digests.h"
 #include "client/weights/weight_source.h"
+#include "tunables.h"
 
 namespace caravan::client {
 
 class WeightLookup {
 public:
-    static constexpr int max_consecutive_misses = 8;
-    static constexpr size_t max_pending = 64;
+    static constexpr int max_consecutive_misses = tunable::max_consecutive_misses;
+    static constexpr size_t max_pending = tunable::max_pending_finds;
 
     // A FIND whose reply is not awaited yet.
     struct PendingFind {

@@ -9,17 +9,12 @@
 #include "base/config.h"
 #include "base/formatted.h"
 #include "platform/machine.h"
+#include "tunables.h"
 
 namespace caravan::net::rdma {
 namespace {
 
-constexpr uint32_t wanted_inline = 316;
 constexpr uint8_t hop_limit = 64;
-// A packet is retransmitted after 4.096 µs * 2^14 = 67 ms, 6 times: a dead peer is detected in about half a second. (rxe
-// interprets 7 as unlimited.)
-constexpr uint8_t ack_timeout = 14, retries = 6;
-// Credits guarantee that a receive is posted for every message, so receiver-not-ready (RNR) is an error.
-constexpr uint8_t rnr_timer = 12, rnr_retries = 3;
 
 ibv_mtu mtu_code(uint32_t bytes) {
     int code = IBV_MTU_256;
@@ -120,7 +115,7 @@ Result<std::unique_ptr<QueuePair>> QueuePair::create(const Choice & choice, cons
     init.send_cq = init.recv_cq = self->cq_.get();
     init.qp_type = IBV_QPT_RC;
     init.cap = {.max_send_wr = geometry.depth * 2, .max_recv_wr = geometry.depth, .max_send_sge = 1, .max_recv_sge = 1,
-                .max_inline_data = wanted_inline};
+                .max_inline_data = tunable::ring_inline_size};
     self->qp_.reset(calls.create_qp(self->pd_.get(), &init));
     if (self->qp_ == nullptr) {
         init.cap.max_inline_data = 0;  // some devices do not support inline data
@@ -180,7 +175,7 @@ Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
     rtr.dest_qp_num = peer.qpn;
     rtr.rq_psn = peer.psn;
     rtr.max_dest_rd_atomic = 1;
-    rtr.min_rnr_timer = rnr_timer;
+    rtr.min_rnr_timer = tunable::queue_pair_rnr_timer;
     rtr.ah_attr.port_num = choice_.port;
     rtr.ah_attr.dlid = peer.lid;
     rtr.ah_attr.is_global = choice_.is_infiniband ? 0 : 1;
@@ -203,9 +198,9 @@ Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
     ibv_qp_attr rts{};
     rts.qp_state = IBV_QPS_RTS;
     rts.sq_psn = psn_;
-    rts.timeout = ack_timeout;
-    rts.retry_cnt = retries;
-    rts.rnr_retry = rnr_retries;
+    rts.timeout = tunable::queue_pair_ack_timeout;
+    rts.retry_cnt = tunable::queue_pair_retries;
+    rts.rnr_retry = tunable::queue_pair_rnr_retries;
     rts.max_rd_atomic = 1;
     const int rts_error = calls.modify_qp(qp_.get(), &rts,
                                           IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |

@@ -8,13 +8,14 @@
 #include "base/error.h"
 #include "net/rdma/device.h"
 #include "net/rdma/verbs.h"
+#include "tunables.h"
 
 namespace caravan::net::rdma {
 
 // The size of a ring. Each slot holds one message.
 struct Geometry {
-    uint32_t slot_size = 64 * 1024;  // bytes
-    uint32_t depth = 24;             // receive slots, and as many send slots
+    uint32_t slot_size = tunable::ring_slot_size;  // bytes
+    uint32_t depth = tunable::ring_depth;          // receive slots, and as many send slots
 };
 
 // The facts that the peer needs to connect to a queue pair. Sent as they are: both sides are little-endian.

@@ -13,6 +13,7 @@
 #include "platform/poll.h"
 #include "platform/socket.h"
 #include "platform/waker.h"
+#include "tunables.h"
 
 namespace caravan::net::rdma {
 namespace {
@@ -20,13 +21,6 @@ namespace {
 using platform::Moved;
 using platform::Waker;
 
-// A credit message is sent when a third of the data slots are owed, so at most three are in flight.
-constexpr uint32_t reserved_slots = 6;
-constexpr uint32_t credit_share = 3;
-constexpr uint32_t signal_share = 4;  // every depth/4-th send requests a completion
-constexpr seconds probe_after{5};     // of silence while waiting
-constexpr seconds probe_patience{10};
-constexpr unsigned ack_batch = 64;
 constexpr uint64_t send_tag = uint64_t{1} << 63;
 constexpr uint64_t probe_tag = uint64_t{1} << 62;
 
@@ -40,9 +34,9 @@ public:
           socket_(std::move(socket)),
           waker_(std::move(waker)),
           depth_(pair_->geometry().depth),
-          credits_(pair_->peer_depth() - reserved_slots),
-          owed_limit_(std::max(1u, (depth_ - reserved_slots) / credit_share)),
-          signal_every_(std::max(1u, depth_ / signal_share)) {}
+          credits_(pair_->peer_depth() - tunable::ring_reserved_slots),
+          owed_limit_(std::max(1u, (depth_ - tunable::ring_reserved_slots) / tunable::ring_credit_share)),
+          signal_every_(std::max(1u, depth_ / tunable::ring_signal_share)) {}
 
     ~RingTransport() override {
         if (unacknowledged_ > 0) {
@@ -174,7 +168,7 @@ private:
         ConstBytes rest;
     };
 
-    bool can_send() const { return credits_ > 0 && posted_ - completed_ < depth_ - reserved_slots; }
+    bool can_send() const { return credits_ > 0 && posted_ - completed_ < depth_ - tunable::ring_reserved_slots; }
 
     bool is_ready(Interest interest) {
         std::lock_guard lock(mutex_);
@@ -268,7 +262,7 @@ private:
         const uint64_t credits = big_endian(message.imm_data);
         const bool sane = (message.wc_flags & IBV_WC_WITH_IMM) != 0 && message.byte_len <= bytes.size() &&
                           (message.byte_len > 0 || credits > 0) &&
-                          credits_ + credits <= pair_->peer_depth() - reserved_slots;
+                          credits_ + credits <= pair_->peer_depth() - tunable::ring_reserved_slots;
         if (!sane) {
             set_error(Errc::protocol, "the peer sent a malformed RDMA message");
             return;
@@ -280,7 +274,7 @@ private:
             }
             return;
         }
-        if (ready_.size() + owed_ >= depth_ - reserved_slots + 1) {
+        if (ready_.size() + owed_ >= depth_ - tunable::ring_reserved_slots + 1) {
             set_error(Errc::protocol, "the peer sent more RDMA messages than it had credits for");
             return;
         }
@@ -292,7 +286,7 @@ private:
         void * context = nullptr;
         if (verbs().get_cq_event(pair_->channel(), &queue, &context) == 0) {
             armed_ = false;
-            if (++unacknowledged_ == ack_batch) {
+            if (++unacknowledged_ == tunable::ring_ack_batch) {
                 verbs().ack_cq_events(pair_->cq(), unacknowledged_);
                 unacknowledged_ = 0;
             }
@@ -316,16 +310,16 @@ private:
         if (std::exchange(has_activity_, false)) {
             last_activity_ = Clock::now();
         }
-        return probe_sent_ ? *probe_sent_ + probe_patience : last_activity_ + probe_after;
+        return probe_sent_ ? *probe_sent_ + tunable::ring_probe_patience : last_activity_ + tunable::ring_probe_after;
     }
 
     void probe_if_silent() {
         std::lock_guard lock(mutex_);
         progress();
         const TimePoint now = Clock::now();
-        if (probe_sent_ && now >= *probe_sent_ + probe_patience) {
+        if (probe_sent_ && now >= *probe_sent_ + tunable::ring_probe_patience) {
             set_error(Errc::timed_out, "no reply to an RDMA probe: the peer or the network path is down");
-        } else if (!probe_sent_ && now >= last_activity_ + probe_after) {
+        } else if (!probe_sent_ && now >= last_activity_ + tunable::ring_probe_after) {
             ibv_send_wr request{};
             request.wr_id = probe_tag;
             request.opcode = IBV_WR_RDMA_WRITE;
@@ -363,8 +357,8 @@ Result<std::unique_ptr<Transport>> make_ring_transport(std::unique_ptr<QueuePair
         return std::unexpected(waker.error());
     }
     platform::set_non_blocking(pair->channel()->fd, true);
-    if (pair->peer_depth() <= reserved_slots || pair->geometry().depth <= reserved_slots) {
-        return fail(Errc::protocol, "a ring has fewer than {} slots", reserved_slots + 1);
+    if (pair->peer_depth() <= tunable::ring_reserved_slots || pair->geometry().depth <= tunable::ring_reserved_slots) {
+        return fail(Errc::protocol, "a ring has fewer than {} slots", tunable::ring_reserved_slots + 1);
     }
     return std::make_unique<RingTransport>(std::move(pair), std::move(socket), std::move(*waker));
 }

@@ -8,14 +8,13 @@
 #include "base/printable.h"
 #include "net/exact_io.h"
 #include "net/rdma/ring_transport.h"
+#include "tunables.h"
 
 namespace caravan::net::rdma {
 namespace {
 
 static_assert(sizeof(PeerFacts) == wire::queue_pair_facts_size);
 
-constexpr seconds token_patience{3};  // for a message over RDMA
-constexpr seconds verdict_patience{8};
 // A changed message format gets another token, so that peers with different formats stay on TCP.
 constexpr uint64_t token = 0x324e454b4f544d44;
 
@@ -38,7 +37,7 @@ Result<> receive_token(QueuePair & pair, TimePoint deadline) {
         }
         if (Clock::now() >= deadline) {
             return fail(Errc::timed_out, Reason::no_rdma_path, "no message got through over RDMA within {} s",
-                        token_patience.count());
+                        tunable::rdma_token_timeout.count());
         }
         std::this_thread::yield();
     }
@@ -94,7 +93,7 @@ Result<> send_verdict(SocketHandle socket, bool use_rdma, TimePoint deadline) {
 // True: the client chose RDMA.
 Result<bool> receive_verdict(SocketHandle socket) {
     std::byte bytes[sizeof(wire::RequestHeader) + sizeof(wire::RdmaVerdict)];
-    if (auto got = receive_exact(socket, bytes, Clock::now() + verdict_patience); !got) {
+    if (auto got = receive_exact(socket, bytes, Clock::now() + tunable::rdma_verdict_timeout); !got) {
         return std::unexpected(got.error());
     }
     const auto header = load<wire::RequestHeader>(bytes);
@@ -115,7 +114,7 @@ Result<> answer_offer(SocketHandle socket, const PeerFacts * facts, std::string_
     std::byte bytes[sizeof(uint64_t) + sizeof message];
     store(bytes, uint64_t{sizeof message});
     store(bytes + sizeof(uint64_t), message);
-    return send_exact(socket, bytes, Clock::now() + verdict_patience);
+    return send_exact(socket, bytes, Clock::now() + tunable::rdma_verdict_timeout);
 }
 
 }  // namespace
@@ -156,7 +155,7 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
         if (auto sent = send_token(**pair); !sent) {
             return sent;
         }
-        return receive_token(**pair, Clock::now() + token_patience);
+        return receive_token(**pair, Clock::now() + tunable::rdma_token_timeout);
     };
     const auto verified = verify();
     if (auto sent = send_verdict(socket.get(), verified.has_value(), deadline); !sent) {
@@ -179,7 +178,7 @@ Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offered) {
     if (!connected) {
         return Upgrade{nullptr, NoRdma(connected.error())};
     }
-    auto verified = receive_token(**pair, Clock::now() + token_patience);
+    auto verified = receive_token(**pair, Clock::now() + tunable::rdma_token_timeout);
     if (verified) {
         verified = send_token(**pair);
     }

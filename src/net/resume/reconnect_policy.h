@@ -8,16 +8,15 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "tunables.h"
 
 namespace caravan::net {
 
 class ReconnectPolicy {
 public:
-    static constexpr milliseconds min_backoff{50}, max_backoff{500};
-    // A connection that is lost sooner without progress counts as a failed attempt.
-    static constexpr seconds min_lifetime{5};
-    // After a reset the peer either knows about it and reconnects soon, or its process has exited.
-    static constexpr seconds grace_after_reset{5};
+    static constexpr milliseconds min_backoff = tunable::min_reconnect_pause, max_backoff = tunable::max_reconnect_pause;
+    static constexpr seconds min_lifetime = tunable::min_connection_lifetime;
+    static constexpr seconds grace_after_reset = tunable::grace_after_reset;
 
     using Jitter = std::function<microseconds(microseconds backoff)>;  // the actual pause for a back-off
 

@@ -4,15 +4,13 @@
 #include <array>
 #include <utility>
 
+#include "tunables.h"
 #include "wire/record_check.h"
 
 namespace caravan::net {
 namespace {
 
 constexpr size_t header_size = sizeof(wire::RecordHeader);
-constexpr size_t staging_size = 64 * 1024;
-// Received after a long record that goes directly to its destination: room for the next header and a short record.
-constexpr size_t look_ahead = 4096;
 
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
 constexpr bool checks = false;  // a fuzzer cannot compute checksums
@@ -51,7 +49,7 @@ private:
 
 }  // namespace
 
-RecordReader::RecordReader() : staging_(staging_size) {}
+RecordReader::RecordReader() : staging_(tunable::record_staging_size) {}
 
 // True if the next header is staged, and its data too if the checksum covers them.
 bool RecordReader::has_record() const {
@@ -116,7 +114,7 @@ Result<size_t> RecordReader::receive_directly(Transport & transport, std::span<c
         left -= places[count - 1].size();
     }
     if (left == 0) {
-        places[count++] = MutableBytes(staging_).first(look_ahead);
+        places[count++] = MutableBytes(staging_).first(tunable::record_look_ahead);
     }
     const auto got = transport.receive(std::span(places).first(count));
     if (!got) {
@@ -159,7 +157,7 @@ RecordReader::Received RecordReader::receive(Transport * transport, std::span<co
         } else if (cursor.total() > 0 || transport == nullptr) {
             break;
         } else {
-            const bool is_long = record_left_ > look_ahead;
+            const bool is_long = record_left_ > tunable::record_look_ahead;
             const auto got = is_long ? receive_directly(*transport, cursor.parts(), cursor.offset()) : fill(*transport);
             if (!got) {
                 failure = Failure{Failure::Kind::connection, got.error()};

@@ -3,14 +3,14 @@
 #include <algorithm>
 #include <array>
 
+#include "tunables.h"
 #include "wire/record_check.h"
 
 namespace caravan::net {
 namespace {
 
 // Send a standalone acknowledgement after this many bytes unless one can piggyback.
-constexpr uint64_t acknowledge_after = wire::resume_window / 8;
-constexpr seconds probe_after{1};
+constexpr uint64_t acknowledge_after = wire::resume_window / tunable::acknowledge_share;
 
 size_t total_size(std::span<const ConstBytes> parts) {
     size_t size = 0;
@@ -109,7 +109,7 @@ bool RecordWriter::acknowledge_if_due(uint64_t consumed) {
 
 TimePoint RecordWriter::probe_time() const {
     const bool is_due = !has_probed_ && replay_.begin() < replay_.end() && !has_unsent() && record_left_ == 0;
-    return is_due ? last_write_ + probe_after : no_deadline;
+    return is_due ? last_write_ + tunable::unacknowledged_probe_after : no_deadline;
 }
 
 bool RecordWriter::probe_if_due(TimePoint now, uint64_t consumed) {

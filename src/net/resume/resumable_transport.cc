@@ -7,15 +7,9 @@
 #include "base/counted.h"
 #include "base/log.h"
 #include "base/retry.h"
+#include "tunables.h"
 
 namespace caravan::net {
-namespace {
-
-// How often the active end checks an idle connection.
-constexpr seconds poll_interval{1};
-constexpr seconds attempt_timeout{3};
-
-}  // namespace
 
 ResumableTransport::ResumableTransport(std::unique_ptr<Transport> transport, Options options)
     : options_(std::move(options)), inner_(std::move(transport)), kind_(inner_->kind()),
@@ -340,7 +334,7 @@ void ResumableTransport::try_reconnect(Lock & lock, TimePoint deadline) {
     // The peer retransmits what was received and not consumed.
     reader_.drop_stash();
     const bool may_restart = reader_.consumed() == 0 && writer_.acknowledged() == 0;
-    const Attempt attempt{{reader_.consumed(), ++last_attempt_}, may_restart, now + attempt_timeout};
+    const Attempt attempt{{reader_.consumed(), ++last_attempt_}, may_restart, now + tunable::reconnect_attempt_timeout};
     lock.unlock();
     auto again = options_.reconnect(attempt);
     lock.lock();
@@ -372,7 +366,7 @@ void ResumableTransport::run_keeper() {
                 options_.while_connected();
                 lock.lock();
             }
-            changed_.wait_for(lock, poll_interval, [this] { return stopping_ || !inner_; });
+            changed_.wait_for(lock, tunable::idle_check_interval, [this] { return stopping_ || !inner_; });
             if (inner_ && waiting_ == 0 && !stopping_) {
                 const auto inner = inner_;
                 keeper_polls_ = true;
@@ -390,9 +384,9 @@ void ResumableTransport::run_keeper() {
                 probe();
             }
         } else if (waiting_ == 0 && !is_reconnecting_) {
-            try_reconnect(lock, Clock::now() + poll_interval);
+            try_reconnect(lock, Clock::now() + tunable::idle_check_interval);
         } else {
-            changed_.wait_for(lock, poll_interval);
+            changed_.wait_for(lock, tunable::idle_check_interval);
         }
     }
     if (error_ && !stopping_ && when_lost_) {

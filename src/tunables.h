@@ -1,0 +1,165 @@
+// Constants that somebody may want to turn, with their units and reasons. What the protocol fixes (src/wire) and what a user sets
+// (base/config.h, command lines) is not here; neither are bounds on what a peer sends.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace caravan::tunable {
+
+using std::chrono::hours;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+using std::chrono::minutes;
+using std::chrono::seconds;
+
+inline constexpr size_t KiB = 1024, MiB = 1024 * KiB;
+
+// ---- Connections (src/net, base/retry.h)
+
+// TCP's keep-alive, on every socket: the loss of the peer's machine is detected within about a minute.
+inline constexpr seconds keep_alive_idle{15}, keep_alive_interval{5};
+inline constexpr int keep_alive_tries = 6;
+static_assert(keep_alive_idle + keep_alive_tries * keep_alive_interval <= seconds(60));
+
+// A network is lost after this long without an acknowledgement that the peer's machine owes. Only where a session can be
+// resumed: others wait, because the network may recover.
+inline constexpr seconds network_patience{15};
+inline constexpr int silence_checks = 5;  // in this time, while a thread waits
+inline constexpr int session_keep_alive_tries = 5;
+
+// Connections that are reset while they are opened are tried again after growing pauses, which add up to about 6.4 s.
+inline constexpr int max_attempts = 8;
+inline constexpr milliseconds first_retry_pause{50};
+
+// Name lookups that run at once, in threads that are abandoned at their deadline.
+inline constexpr int max_lookups = 4;
+
+// ---- Resumable streams (src/net/resume)
+
+// A standalone acknowledgement is sent after 1/8 of the window unless one can piggyback.
+inline constexpr uint64_t acknowledge_share = 8;
+// The position is sent once if the last record has not been acknowledged for this long: the loss of a last message is noticed.
+inline constexpr seconds unacknowledged_probe_after{1};
+// Bytes. Short records are received into a buffer of this size.
+inline constexpr size_t record_staging_size = 64 * KiB;
+// Bytes received after a long record that goes to its destination directly: room for the next header and a short record.
+inline constexpr size_t record_look_ahead = 4 * KiB;
+static_assert(record_look_ahead < record_staging_size);
+
+// How often the active end checks an idle connection and its lifeline.
+inline constexpr seconds idle_check_interval{1};
+// Limit of one attempt to reconnect; the user's limit of all attempts is GGML_RPC_RECONNECT_S.
+inline constexpr seconds reconnect_attempt_timeout{3};
+// Pauses between attempts double, and half of each is random: connections may be cut periodically.
+inline constexpr milliseconds min_reconnect_pause{50}, max_reconnect_pause{500};
+static_assert(min_reconnect_pause < max_reconnect_pause && max_reconnect_pause < reconnect_attempt_timeout);
+// A connection that is lost sooner without progress counts as a failed attempt.
+inline constexpr seconds min_connection_lifetime{5};
+// After a reset the peer either knows about it and reconnects soon, or its process has exited.
+inline constexpr seconds grace_after_reset{5};
+static_assert(grace_after_reset > reconnect_attempt_timeout, "time for one attempt");
+
+// Sessions started in place of one that the server does not know. The first command may end each of them.
+inline constexpr int max_session_starts = 8;
+// Attempts to open a lifeline: an older server may have none. A lifeline that lasts for min_lifeline_lifetime resets the count.
+inline constexpr int max_lifeline_tries = 20;
+inline constexpr seconds min_lifeline_lifetime{10};
+static_assert(min_lifeline_lifetime > idle_check_interval);
+
+// ---- RDMA (src/net/rdma)
+
+// One ring has ring_depth slots to receive, and as many to send; a message fills one slot. 3 MiB of locked memory for a session.
+inline constexpr uint32_t ring_slot_size = 64 * KiB;
+inline constexpr uint32_t ring_depth = 24;
+// Slots that only messages without data use, to return credits. Such a message is sent when a third of the data slots are owed,
+// so at most three are in flight, in each direction. Both peers count with these: a change needs another token (upgrade.cc).
+inline constexpr uint32_t ring_reserved_slots = 6;
+inline constexpr uint32_t ring_credit_share = 3;
+static_assert(ring_reserved_slots > ring_credit_share && ring_depth > ring_reserved_slots);
+// Every depth/4-th send requests a completion, so send slots become free in time.
+inline constexpr uint32_t ring_signal_share = 4;
+static_assert(ring_depth / ring_signal_share > 0 && ring_depth / ring_signal_share <= ring_depth - ring_reserved_slots);
+inline constexpr unsigned ring_ack_batch = 64;  // completion events acknowledged together: each acknowledgement takes a mutex
+inline constexpr uint32_t ring_inline_size = 316;  // bytes; requested, a device may grant less
+static_assert(ring_inline_size < ring_slot_size);
+// An empty WRITE after this silence detects the loss of the peer. The connection has failed if it is not completed in time.
+inline constexpr seconds ring_probe_after{5}, ring_probe_patience{10};
+
+// A packet is retransmitted after 4.096 us * 2^14 = 67 ms, 6 times: a dead peer is detected in about half a second. (rxe
+// interprets 7 as unlimited.)
+inline constexpr uint8_t queue_pair_ack_timeout = 14, queue_pair_retries = 6;
+// Credits guarantee that a receive is posted for every message, so receiver-not-ready (RNR) is an error.
+inline constexpr uint8_t queue_pair_rnr_timer = 12, queue_pair_rnr_retries = 3;
+static_assert(queue_pair_retries < 7 && queue_pair_rnr_retries < 7, "7 means without limit");
+
+// Limits of negotiating RDMA: of the first message over it, and of the client's verdict, which follows both.
+inline constexpr seconds rdma_token_timeout{3}, rdma_verdict_timeout{8};
+static_assert(rdma_verdict_timeout > 2 * rdma_token_timeout);
+
+// ---- Client: commands (src/client/session)
+
+// Bytes. Writes up to copy_limit are copied into the batch; longer ones are sent from the caller's memory. A batch of batch_limit
+// is sent even if no command needs it.
+inline constexpr size_t copy_limit = 64 * KiB, batch_limit = 1 * MiB;
+static_assert(copy_limit < batch_limit);
+inline constexpr size_t max_spare_segments = 4;  // of sent batches, kept to be filled again
+
+// A peer that transfers less than this, in bytes a second, while a thread waits counts as stalled: a trickle of single bytes
+// must not hold the client for ever. GPRS, the slowest network in use, has 1000.
+inline constexpr uint64_t min_rate = 512;
+// A stall of this length is logged, although it may be a long computation.
+inline constexpr seconds stall_report_after{10};
+
+// Before a launch the connection is checked, but not sooner than this after the last reply or check. After idle_before_probe
+// without traffic, a query precedes the launch.
+inline constexpr milliseconds launch_check_interval{1};
+inline constexpr seconds idle_before_probe{1};
+static_assert(launch_check_interval < idle_before_probe);
+
+// A read that follows a launch within this time is immediate: the next launch of the graph is sent with its read.
+inline constexpr microseconds immediate_read_limit{100};
+// More new graphs than this in a row are not confirmed, if the last result took less than short_step.
+inline constexpr int max_new_graphs = 8;
+inline constexpr milliseconds short_step{5};
+
+// Idle writes that are held back for one server: enough for every input of every copy of a pipeline.
+inline constexpr size_t max_idle_regions = 64, max_idle_bytes = 64 * MiB;
+static_assert(max_idle_bytes / max_idle_regions >= copy_limit);
+
+// ---- Client: what is known about a server
+
+inline constexpr size_t max_cached_answers = 16 * 1024;  // of each kind and device
+inline constexpr size_t max_query_history = 256;         // queries; enough for the ops of one model
+inline constexpr seconds query_retry_delay{10};          // after a failed query
+inline constexpr seconds open_retry_delay{10};           // after opening a session timed out
+inline constexpr seconds memory_answer_lifetime{1};      // while no session of this process changes it
+
+// ---- Client: weights, traces
+
+// Lookups without a reply, and misses in a row after which the client no longer asks before it sends.
+inline constexpr size_t max_pending_finds = 64;
+inline constexpr int max_consecutive_misses = 8;
+inline constexpr milliseconds progress_redraw_interval{200};
+inline constexpr size_t max_trace_spans = 2'000'000;
+
+// ---- Weight cache (src/cache)
+
+// A file in tmp/ that is older, and that no process has locked, was left by a process that died. Without locks, no upload
+// pauses for so long between two writes.
+inline constexpr minutes abandoned_upload_age{5};
+inline constexpr hours abandoned_upload_age_without_locks{24};
+static_assert(abandoned_upload_age < abandoned_upload_age_without_locks);
+// The digests of a large file are saved while it is being hashed, so that they can be used early and survive a restart. Older
+// temporary files in their folder were left by a process that died.
+inline constexpr seconds digest_save_interval{10}, foreign_digest_age{60};
+static_assert(digest_save_interval < foreign_digest_age);
+// Bytes. Smaller content does not pay for a thread that hashes, or for a mapping.
+inline constexpr uint64_t min_background_hash = 4 * MiB, min_mapped_blob = 256 * KiB;
+// Bytes. Upper bound of one reservation that needs eviction; without, at most 1/16 of the free space is reserved at once.
+inline constexpr uint64_t max_reservation = 64 * MiB, free_space_divisor = 16;
+// Bytes. File systems allocate up to this many bytes more than a file has.
+inline constexpr uint64_t allocation_slack = 64 * KiB;
+
+}  // namespace caravan::tunable

@@ -9,7 +9,6 @@
 
 #include "cache/digest_file.h"
 #include "platform/file.h"
-#include "platform/posix/open_without_links.h"
 
 namespace caravan::cache {
 namespace {
@@ -105,10 +104,6 @@ std::vector<ModelFile> find_models(const std::vector<fs::path> & model_dirs, con
     std::set<fs::path> seen;
     std::erase_if(found, [&](const ModelFile & model) { return !seen.insert(model.target).second; });
     return found;
-}
-
-UniqueFd open_without_links(const fs::path & path, int flags) {
-    return UniqueFd(platform::open_without_links(path.c_str(), flags));
 }
 
 }  // namespace caravan::cache

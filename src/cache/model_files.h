@@ -7,8 +7,6 @@
 #include <string_view>
 #include <vector>
 
-#include "platform/unique_fd.h"
-
 namespace caravan::cache {
 
 struct ModelFile {
@@ -24,8 +22,5 @@ using OnSkipped = std::function<void(const std::filesystem::path & path, std::st
 // of this process owns each link on the path to it. Skips `store`, where workers can write.
 std::vector<ModelFile> find_models(const std::vector<std::filesystem::path> & model_dirs,
                                    const std::filesystem::path & store, const OnSkipped & on_skipped);
-
-// As open(2), but fails if any component of `path` is a symbolic link. (Linux before 5.6 checks the last component only.)
-UniqueFd open_without_links(const std::filesystem::path & path, int flags);
 
 }  // namespace caravan::cache

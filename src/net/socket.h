@@ -56,6 +56,5 @@ std::string peer_address(SocketHandle socket);
 bool is_unix_socket(SocketHandle socket);
 
 using platform::set_non_blocking;
-inline const int & send_flags = platform::send_flags;
 
 }  // namespace caravan::net

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "platform/process_control.h"
 #include "platform/unique_fd.h"
 
 namespace caravan::platform {
@@ -15,13 +16,6 @@ struct Pipe {
     UniqueFd read, write;  // not inherited by child processes
 };
 Result<Pipe> make_pipe();
-
-struct ExitStatus {
-    int code = 0;    // if `signal` is 0
-    int signal = 0;  // that ended the process
-    bool is_success() const { return code == 0 && signal == 0; }
-    std::string text() const;  // "exit code 1", "signal 11 (Segmentation fault)"
-};
 
 // While an object exists, SIGINT, SIGTERM and SIGHUP do not end this process, but make fd() readable. The destructor restores
 // the former state and raises the signal that was taken. One object in a process; other threads must block these signals.
@@ -58,8 +52,8 @@ public:
     ExitStatus wait();
 
 private:
-    explicit ChildProcess(int id) : id_(id) {}
-    int id_;  // -1: moved from, or waited for
+    explicit ChildProcess(ProcessId id) : id_(id) {}
+    ProcessId id_;  // -1: moved from, or waited for
 };
 
 }  // namespace caravan::platform

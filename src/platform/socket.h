@@ -44,6 +44,13 @@ bool set_non_blocking(Descriptor fd, bool on);
 // Unix sockets, and on systems that cannot, it is an orderly close.
 void reset_connection(SocketHandle socket);
 
+// Ends both directions; copies of the handle are affected too. stop_sending(): only the one to the peer.
+void shut_down(SocketHandle socket);
+void stop_sending(SocketHandle socket);
+
+// Another handle for the same file or socket, not inherited by child processes. Errc::io.
+Result<UniqueFd> duplicate(Descriptor fd);
+
 // The result of one attempt to move bytes, which never blocks.
 struct Moved {
     enum class Status : uint8_t {
@@ -59,9 +66,6 @@ struct Moved {
     int code = 0;  // the system's, for why()
     std::string why() const;
 };
-
-// Of send(): do not block, do not raise a signal.
-extern const int send_flags;
 
 // At most this many parts are used in one call.
 inline constexpr size_t max_io_parts = 64;

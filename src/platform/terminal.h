@@ -4,7 +4,14 @@
 #include <cstddef>
 #include <string_view>
 
+#include "platform/unique_fd.h"
+
 namespace caravan::platform {
+
+inline constexpr Descriptor standard_output = 1, standard_error = 2;
+
+// Opens an empty file for each standard stream that is closed, so that no other file takes its place.
+void fill_standard_streams();
 
 bool stdout_is_terminal();
 bool stderr_is_terminal();

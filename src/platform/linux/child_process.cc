@@ -4,13 +4,9 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/signalfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
-
-#include "base/formatted.h"
 
 namespace caravan::platform {
 namespace {
@@ -62,10 +58,6 @@ Result<Pipe> make_pipe() {
     return Pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-std::string ExitStatus::text() const {
-    return signal != 0 ? formatted("signal {} ({})", signal, ::strsignal(signal)) : formatted("exit code {}", code);
-}
-
 Result<ChildProcess> ChildProcess::start(std::vector<std::string> arguments, std::vector<std::string> environment,
                                          Descriptor out, Descriptor err, const HeldSignals & signals) {
     posix_spawn_file_actions_t actions;
@@ -87,17 +79,13 @@ Result<ChildProcess> ChildProcess::start(std::vector<std::string> arguments, std
 
 ChildProcess::~ChildProcess() {
     if (id_ > 0) {
-        ::kill(id_, SIGKILL);
+        kill_process(id_);
         wait();
     }
 }
 
 ExitStatus ChildProcess::wait() {
-    int status = 0;
-    while (::waitpid(id_, &status, 0) < 0 && errno == EINTR) {
-    }
-    id_ = -1;
-    return WIFSIGNALED(status) ? ExitStatus{.signal = WTERMSIG(status)} : ExitStatus{.code = WEXITSTATUS(status)};
+    return wait_for(std::exchange(id_, -1));
 }
 
 }  // namespace caravan::platform

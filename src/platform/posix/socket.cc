@@ -139,6 +139,14 @@ void reset_connection(SocketHandle socket) {
     ::shutdown(socket, SHUT_RDWR);
 }
 
+void shut_down(SocketHandle socket) { ::shutdown(socket, SHUT_RDWR); }
+void stop_sending(SocketHandle socket) { ::shutdown(socket, SHUT_WR); }
+
+Result<UniqueFd> duplicate(Descriptor fd) {
+    UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    return copy ? Result<UniqueFd>(std::move(copy)) : fail(Errc::io, "{}", errno_text(errno));
+}
+
 std::optional<PeerProcess> peer_process([[maybe_unused]] SocketHandle socket) {
 #ifdef SO_PEERCRED
     const auto local = local_address(socket);

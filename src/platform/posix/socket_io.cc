@@ -10,14 +10,13 @@
 #include "platform/socket.h"
 
 namespace caravan::platform {
+namespace {
 
 #ifdef MSG_NOSIGNAL
-const int send_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+constexpr int send_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
 #else
-const int send_flags = MSG_DONTWAIT;  // send_without_delay() has disabled SIGPIPE
+constexpr int send_flags = MSG_DONTWAIT;  // send_without_delay() has disabled SIGPIPE
 #endif
-
-namespace {
 
 Moved::Status status_of(int error) {
     switch (error) {

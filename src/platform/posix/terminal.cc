@@ -1,9 +1,20 @@
 #include "platform/terminal.h"
 
+#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 namespace caravan::platform {
+
+void fill_standard_streams() {
+    for (;;) {
+        const int fd = ::open("/dev/null", O_RDWR);
+        if (fd < 0 || fd > STDERR_FILENO) {
+            ::close(fd);
+            return;
+        }
+    }
+}
 
 bool stdout_is_terminal() { return ::isatty(STDOUT_FILENO) != 0; }
 bool stderr_is_terminal() { return ::isatty(STDERR_FILENO) != 0; }

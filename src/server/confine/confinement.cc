@@ -1,12 +1,6 @@
 #include "server/confine/confinement.h"
 
-#include <sys/resource.h>
-#ifdef __linux__
-#include <sys/prctl.h>
-#endif
-
 #include <algorithm>
-#include <cerrno>
 #include <fstream>
 #include <initializer_list>
 #include <iterator>
@@ -14,7 +8,9 @@
 
 #include "base/environment.h"
 #include "base/formatted.h"
-#include "server/confine/capabilities.h"
+#include "platform/capabilities.h"
+#include "platform/hardening.h"
+#include "platform/limits.h"
 
 namespace caravan::server {
 namespace {
@@ -89,7 +85,7 @@ void offer_to_oom_killer() {
     }
 }
 
-std::string describe(const FileRules & rules, const FileLimits & limits) {
+std::string describe(const FileRules & rules, const platform::FileLimits & limits) {
     const char * writes = rules.read_anywhere      ? "cache, drivers' devices and caches"
                           : rules.writable.empty() ? "none"
                                                    : "cache only";
@@ -147,23 +143,14 @@ Confined confine(const Confinement & confinement) {
     };
     offer_to_oom_killer();
     // A core dump would contain the client's data.
-    const rlimit nothing{0, 0};
-    ::setrlimit(RLIMIT_CORE, &nothing);
-#ifdef __linux__
-    const auto set = [](int option, unsigned long value) -> Result<> {
-        if (::prctl(option, value, 0ul, 0ul, 0ul) != 0) {
-            return fail(Errc::unsupported, "{}", errno_text(errno));
-        }
-        return {};
-    };
-    note("no_new_privs", set(PR_SET_NO_NEW_PRIVS, 1), "without ");
-    note("no ptrace", set(PR_SET_DUMPABLE, 0), "without ");
-    note(("capabilities: " + drop_capabilities(confinement.files)).c_str(), {});
-#endif
+    platform::limit_core_dumps(0);
+    note("no_new_privs", platform::forbid_new_privileges(), "without ");
+    note("no ptrace", platform::forbid_tracing(), "without ");
+    note(("capabilities: " + platform::drop_capabilities(confinement.files)).c_str(), {});
     // Before the system-call filter, which might refuse calls that Landlock needs.
-    auto files = restrict_files(confinement.files);
+    auto files = platform::restrict_files(confinement.files);
     const bool binds_threads = binds_threads_to_processors();
-    const auto filter = refuse_syscalls(confinement.network, binds_threads);
+    const auto filter = platform::refuse_syscalls(confinement.network, binds_threads);
     note(binds_threads ? "seccomp (not of sched_setaffinity, as OMP_PROC_BIND or the like is set)" : "seccomp", filter);
     if (files) {
         note(describe(confinement.files, *files).c_str(), {});

@@ -1,16 +1,19 @@
 // The sandbox of processes that parse untrusted input. It is irreversible and set up before the first untrusted byte is read:
-// no_new_privs, no tracing, no core dumps, and limits on capabilities (capabilities.h), system calls (syscall_filter.h) and
-// files (landlock.h).
+// no_new_privs, no tracing, no core dumps, and limits on capabilities, system calls and files (capabilities.h, syscall_filter.h
+// and landlock.h of platform/).
 #pragma once
 
 #include <string>
 
 #include "cache/layout.h"
 #include "cache/weights.h"
-#include "server/confine/landlock.h"
-#include "server/confine/syscall_filter.h"
+#include "platform/landlock.h"
+#include "platform/syscall_filter.h"
 
 namespace caravan::server {
+
+using platform::FileRules;
+using platform::Network;
 
 struct Confinement {
     Network network = Network::connect;

@@ -5,8 +5,8 @@
 #include <string_view>
 
 #include "base/log.h"
-#include "base/pages.h"
 #include "base/size_text.h"
+#include "platform/pages.h"
 #include "server/graph/host_memory.h"
 
 namespace caravan::server {

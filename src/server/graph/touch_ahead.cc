@@ -1,29 +1,14 @@
 #include "server/graph/touch_ahead.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 
-#include "base/pages.h"
+#include "platform/memory.h"
 
 namespace caravan::server {
 namespace {
 
 // Bytes touched between two checks for a new request.
 constexpr size_t piece = size_t{2} << 20;
-
-// Touches the whole pages within `memory`. False if the kernel cannot.
-bool touch(MutableBytes memory) {
-#ifdef MADV_POPULATE_WRITE
-    const uint64_t page = page_size();
-    const auto address = reinterpret_cast<uintptr_t>(memory.data());
-    const uintptr_t begin = (address + page - 1) / page * page, end = (address + memory.size()) / page * page;
-    return begin >= end || ::madvise(reinterpret_cast<void *>(begin), end - begin, MADV_POPULATE_WRITE) == 0;
-#else
-    (void)memory;
-    return false;
-#endif
-}
 
 }  // namespace
 
@@ -68,7 +53,7 @@ void TouchAhead::work() {
         expected_ = expected_.subspan(next.size());
         touching_ = true;
         lock.unlock();
-        const bool touched = touch(next);
+        const bool touched = platform::populate(next);
         lock.lock();
         touching_ = false;
         if (!touched) {

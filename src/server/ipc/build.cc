@@ -1,12 +1,10 @@
 #include "server/ipc/build.h"
 
-#include <sys/socket.h>
-
 #include <array>
-#include <cerrno>
 
 #include "net/faults.h"
 #include "net/hello.h"
+#include "platform/message_pipe.h"
 
 namespace caravan::server {
 
@@ -16,22 +14,16 @@ std::string build_text() {
 
 bool send_build(int fd) {
     const std::string text = build_text();
-    return ::send(fd, text.data(), text.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(text.size());
+    return platform::send_message(fd, const_bytes(text.data(), text.size())).has_value();
 }
 
 Result<std::optional<std::string>> receive_build(int fd) {
     std::array<char, 128> text;
-    ssize_t got = 0;
-    do {
-        got = ::recv(fd, text.data(), text.size(), 0);
-    } while (got < 0 && errno == EINTR);
-    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-        return std::nullopt;
+    const auto got = platform::receive_message(fd, mutable_bytes(text.data(), text.size()), false);
+    if (!got) {
+        return std::unexpected(got.error());
     }
-    if (got <= 0) {
-        return fail(Errc::closed, "the other process has ended");
-    }
-    return std::string(text.data(), static_cast<size_t>(got));
+    return *got ? std::optional(std::string(text.data(), (*got)->size)) : std::nullopt;
 }
 
 }  // namespace caravan::server

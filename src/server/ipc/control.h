@@ -9,7 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 #include "server/ipc/session_counters.h"
 
 namespace caravan::server {
@@ -68,6 +68,8 @@ Result<ControlChannel> make_control_channel();
 // Sends the whole message or nothing, with the descriptor `attached` unless it is -1. False: the socket buffer is full, or the
 // other process has exited, which receive_control() also reports.
 bool send_control(int fd, const ControlMessage & message, int attached = -1);
+// The same, with the system's reason as the error's text.
+Result<> try_send_control(int fd, const ControlMessage & message, int attached = -1);
 
 struct ReceivedControl {
     ControlMessage message;

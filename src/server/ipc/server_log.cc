@@ -1,8 +1,5 @@
 #include "server/ipc/server_log.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <ctime>
 #include <mutex>
@@ -12,9 +9,10 @@
 #include "base/counted.h"
 #include "base/line_shares.h"
 #include "base/log.h"
-#include "base/log_output.h"
 #include "base/printable.h"
 #include "base/timestamp.h"
+#include "platform/log_output.h"
+#include "platform/terminal.h"
 
 namespace caravan::server {
 namespace {
@@ -75,7 +73,7 @@ private:
 };
 
 struct ServerLog {
-    LogOutput out{STDOUT_FILENO}, err{STDERR_FILENO};
+    LogOutput out{platform::standard_output}, err{platform::standard_error};
     Channel events{out, 1000, 100, 300, 30};
     Channel debug{err};  // requested by the user, so unlimited
     Channel notes{err, 500, 20}, errors{err, 500, 20};
@@ -99,20 +97,10 @@ void write_line(LogLevel level, std::string_view line) {
     }
 }
 
-void fill_standard_descriptors() {
-    for (;;) {
-        const int fd = ::open("/dev/null", O_RDWR);
-        if (fd < 0 || fd > STDERR_FILENO) {
-            ::close(fd);
-            return;
-        }
-    }
-}
-
 }  // namespace
 
 void begin_server_log() {
-    fill_standard_descriptors();
+    platform::fill_standard_streams();
     ::tzset();  // before confinement makes its files inaccessible
     (void)server_log();
     set_log_sink(write_line);

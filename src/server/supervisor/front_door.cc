@@ -1,19 +1,19 @@
 #include "server/supervisor/front_door.h"
 
-#include <sys/socket.h>
-
-#include <cerrno>
 #include <utility>
 
 #include "base/printable.h"
 #include "base/random.h"
 #include "net/hello.h"
 #include "net/socket.h"
+#include "platform/socket.h"
 #include "server/supervisor/refusal.h"
 #include "wire/native.h"
 
 namespace caravan::server {
 namespace {
+
+using platform::Moved;
 
 using wire::Command;
 
@@ -44,20 +44,17 @@ FrontDoor::FrontDoor(UniqueFd socket, std::string peer, bool may_resume)
 // Returns true once `size` bytes of the command have arrived. Reads no further bytes: the worker reads the rest.
 Result<bool> FrontDoor::fill(size_t size) {
     while (size_ < size) {
-        const ssize_t got = ::recv(socket_.get(), bytes_.data() + size_, size - size_, MSG_DONTWAIT);
-        if (got == 0) {
-            return fail(Errc::closed, "left");
-        }
-        if (got < 0) {
-            if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
-                return false;
-            }
-            return fail(Errc::closed, "left: {}", errno_text(errno));
+        const Moved got = platform::receive_bytes(socket_.get(), MutableBytes(bytes_).subspan(size_, size - size_));
+        switch (got.status) {
+            case Moved::Status::some: break;
+            case Moved::Status::would_block: return false;
+            case Moved::Status::closed: return fail(Errc::closed, "left");
+            default: return fail(Errc::closed, "left: {}", got.why());
         }
         if (size_ == 0) {
             deadline_ = Clock::now() + handshake_timeout;
         }
-        size_ += static_cast<size_t>(got);
+        size_ += got.bytes;
     }
     return true;
 }
@@ -69,7 +66,7 @@ Result<> FrontDoor::send_answer(const Answer & payload) {
     store(bytes.data() + sizeof(uint64_t), payload);
     // A short write means that the peer violates the protocol: replies are small, and a client reads each one before it sends
     // the next request.
-    if (::send(socket_.get(), bytes.data(), bytes.size(), net::send_flags) != static_cast<ssize_t>(bytes.size())) {
+    if (platform::send_bytes(socket_.get(), bytes).bytes != bytes.size()) {
         return fail(Errc::closed, "does not read its answers");
     }
     return {};
@@ -109,13 +106,12 @@ Result<> FrontDoor::greet() {
 Result<> FrontDoor::discard() {
     std::array<std::byte, 4096> bytes;
     for (int pieces = 0; pieces < 16; ++pieces) {
-        const ssize_t got = ::recv(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
-        if (got == 0) {
-            return fail(Errc::closed, "left after it was refused");
-        }
-        if (got < 0) {
-            const bool is_open = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
-            return is_open ? Result<>() : fail(Errc::closed, "left: {}", errno_text(errno));
+        const Moved got = platform::receive_bytes(socket_.get(), bytes);
+        switch (got.status) {
+            case Moved::Status::some: break;
+            case Moved::Status::would_block: return {};
+            case Moved::Status::closed: return fail(Errc::closed, "left after it was refused");
+            default: return fail(Errc::closed, "left: {}", got.why());
         }
     }
     return {};
@@ -156,12 +152,11 @@ Result<> FrontDoor::send_refusal() {
             continue;
         }
         const auto message = refusal(refusal_, resumes_ && header.command == wire::command_records);
-        if (::send(socket_.get(), message.data(), message.size(), net::send_flags) !=
-            static_cast<ssize_t>(message.size())) {
+        if (platform::send_bytes(socket_.get(), const_bytes(message.data(), message.size())).bytes != message.size()) {
             return fail(Errc::closed, "does not read its answers");
         }
         refusal_is_sent_ = true;
-        ::shutdown(socket_.get(), SHUT_WR);
+        platform::stop_sending(socket_.get());
     }
     return discard();
 }

@@ -10,7 +10,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 #include "server/ipc/control.h"
 #include "wire/extension.h"
 #include "wire/stock.h"

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "base/formatted.h"
-#include "base/pages.h"
+#include "platform/pages.h"
 
 namespace caravan::server {
 namespace {

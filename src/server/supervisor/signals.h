@@ -3,7 +3,7 @@
 #pragma once
 
 #include "base/error.h"
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::server {
 

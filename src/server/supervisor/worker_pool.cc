@@ -108,8 +108,8 @@ Result<> WorkerPool::send_socket(WorkerProcess & worker, const ControlMessage & 
     if (!worker.control) {
         return fail(Errc::closed, "its worker process has died");
     }
-    if (!send_control(worker.control.get(), message, socket)) {
-        return fail(Errc::unavailable, "its worker process cannot take a connection just now: {}", errno_text(errno));
+    if (const auto sent = try_send_control(worker.control.get(), message, socket); !sent) {
+        return fail(Errc::unavailable, "its worker process cannot take a connection just now: {}", sent.error().text);
     }
     return {};
 }

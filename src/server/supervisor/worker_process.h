@@ -7,7 +7,7 @@
 #include <list>
 
 #include "base/error.h"
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 #include "server/ipc/worker_options.h"
 
 namespace caravan::server {

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "base/error.h"
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::server {
 

@@ -1,20 +1,12 @@
 #include "server/worker/client_watch.h"
 
-#include <poll.h>
-
 #include <algorithm>
 
+#include "platform/poll.h"
+
 namespace caravan::server {
-namespace {
 
-#ifdef POLLRDHUP
-constexpr short hang_up = POLLRDHUP;
-#else
-constexpr short hang_up = 0;
-#endif
-constexpr short broken = POLLERR | POLLNVAL;
-
-}  // namespace
+using platform::broken, platform::broken_or_closed, platform::hung_up, platform::readable;
 
 Result<std::unique_ptr<ClientWatch>> ClientWatch::start(UniqueFd client, int control, uint64_t token, ResumptionTable & streams,
                                                         Handlers handlers, milliseconds farewell) {
@@ -53,13 +45,13 @@ ClientWatch::~ClientWatch() {
 }
 
 void ClientWatch::watch() {
-    for (std::vector<pollfd> fds;;) {
-        fds = {{client_.get(), hang_up, 0}, {control_, POLLIN, 0}, {stop_.fd(), POLLIN, 0}, {resumed_.fd(), POLLIN, 0}};
+    for (std::vector<platform::Watch> fds;;) {
+        fds = {{client_.get(), hung_up, 0}, {control_, readable, 0}, {stop_.fd(), readable, 0}, {resumed_.fd(), readable, 0}};
         const size_t others = fds.size();
         for (const Lifeline & lifeline : lifelines_) {
-            fds.push_back({lifeline.socket.get(), hang_up, 0});
+            fds.push_back({lifeline.socket.get(), hung_up, 0});
         }
-        if (::poll(fds.data(), fds.size(), -1) < 0) {
+        if (platform::poll(fds, -1).value_or(0) == 0) {
             continue;
         }
         if (fds[2].revents != 0) {
@@ -101,7 +93,7 @@ bool ClientWatch::has_left(short events) {
     if (events == 0) {
         return false;
     }
-    const bool is_broken = (events & (broken | POLLHUP)) != 0 || std::ranges::contains(lifelines_, token_, &Lifeline::token);
+    const bool is_broken = (events & broken_or_closed) != 0 || std::ranges::contains(lifelines_, token_, &Lifeline::token);
     if (token_ != 0 && !has_exited_ && is_broken) {
         client_.reset();
         return false;
@@ -111,8 +103,11 @@ bool ClientWatch::has_left(short events) {
 
 void ClientWatch::end_session() {
     handlers_.on_left();
-    pollfd stop{stop_.fd(), POLLIN, 0};
-    if (::poll(&stop, 1, static_cast<int>(farewell_.count())) == 0) {
+    const TimePoint end = Clock::now() + farewell_;
+    platform::Watch stop{stop_.fd(), readable, 0};
+    while (stop.revents == 0 && Clock::now() < end && platform::poll({&stop, 1}, poll_timeout_ms(end))) {
+    }
+    if (stop.revents == 0) {
         handlers_.on_overdue();
     }
 }

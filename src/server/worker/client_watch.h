@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/unique_fd.h"
+#include "platform/unique_fd.h"
 #include "platform/waker.h"
 #include "server/worker/resumption_table.h"
 

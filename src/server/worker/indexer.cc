@@ -1,9 +1,5 @@
 #include "server/worker/indexer.h"
 
-#include <poll.h>
-#include <signal.h>
-#include <sys/resource.h>
-
 #include <cstdlib>
 
 #include "base/counted.h"
@@ -11,22 +7,18 @@
 #include "base/size_text.h"
 #include "cache/digest_file.h"
 #include "cache/indexer.h"
+#include "platform/poll.h"
+#include "platform/process_control.h"
 #include "server/confine/confinement.h"
 #include "server/ipc/server_log.h"
 #include "wire/native.h"
 
 namespace caravan::server {
-namespace {
-
-constexpr int lowest_priority = 19;
-
-}  // namespace
-
 int run_indexer(int line, const WorkerOptions & options) {
     const cache::WeightOptions & weights = options.weights;
-    ::signal(SIGINT, SIG_IGN);  // ^C reaches the whole process group; the supervisor decides
-    ::signal(SIGXFSZ, SIG_IGN);
-    ::setpriority(PRIO_PROCESS, 0, lowest_priority);
+    // ^C reaches the whole process group; the supervisor decides.
+    platform::ignore({platform::Condition::interrupt, platform::Condition::file_too_long});
+    platform::lower_priority();
     const std::vector<cache::ModelFile> models = cache::models_to_index(weights.directory, weights.model_dirs);
     if (options.confined) {
         (void)cache::open_digests(weights.directory);  // index_models() reports an error
@@ -38,8 +30,8 @@ int run_indexer(int line, const WorkerOptions & options) {
         confine({.network = Network::none, .files = std::move(files)});
     }
     const auto stop = [line] {
-        pollfd fd{line, POLLIN, 0};
-        return ::poll(&fd, 1, 0) > 0;
+        platform::Watch watch{line, platform::readable, 0};
+        return platform::poll({&watch, 1}, 0).value_or(0) > 0;
     };
     const auto report = cache::index_models(weights.directory, weights.model_dirs, models, stop);
     if (!report) {

@@ -1,6 +1,6 @@
 #include "server/worker/resumption_table.h"
 
-#include <unistd.h>
+#include "platform/socket.h"
 
 namespace caravan::server {
 
@@ -15,7 +15,7 @@ void ResumptionTable::resume(uint64_t token, std::unique_ptr<net::Transport> con
     const auto known = streams_.find(token);
     // take_over() refuses attempts that arrive late.
     if (known != streams_.end() && known->second->take_over(std::move(connection), request) && when_resumed_) {
-        when_resumed_(token, UniqueFd(::dup(socket)));
+        when_resumed_(token, platform::duplicate(socket).value_or(UniqueFd()));
     }
 }
 

@@ -7,8 +7,8 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "base/unique_fd.h"
 #include "net/resume/resumable_transport.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::server {
 

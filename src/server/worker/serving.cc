@@ -1,13 +1,13 @@
 #include "server/worker/serving.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
 #include "net/server_handshake.h"
 #include "net/socket.h"
+#include "platform/process_control.h"
+#include "platform/socket.h"
 #include "server/ipc/server_log.h"
 #include "server/session/session.h"
 #include "server/worker/client_watch.h"
@@ -54,7 +54,7 @@ void receive_from_supervisor(int control, Session & session, MachineMemory & mac
                              TokenConnections & connections) {
     auto received = receive_control(control, Descriptors::accept_one);
     if (!received) {
-        ::_exit(EXIT_SUCCESS);  // the supervisor has exited
+        platform::end_process(EXIT_SUCCESS);  // the supervisor has exited
     }
     if (!*received) {
         return;
@@ -100,7 +100,7 @@ SessionEnd run_session(net::Accepted & accepted, const ControlMessage & given, U
                  const char * command = session.command();
                  report_end(control, command == nullptr ? std::string("the client left")
                                                         : formatted("the client left; {} was broken off", command));
-                 ::_exit(EXIT_SUCCESS);
+                 platform::end_process(EXIT_SUCCESS);
              }});
     if (!watch) {
         return {watch.error().text, {}};
@@ -114,7 +114,7 @@ SessionEnd run_session(net::Accepted & accepted, const ControlMessage & given, U
 void serve(ReceivedControl given, int control, const WorkerOptions & options, Devices & devices, cache::Weights & weights) {
     const ControlMessage & message = given.message;
     begin_session_log(message.number, message.count);
-    UniqueFd client(::dup(given.attached.get()));
+    UniqueFd client = platform::duplicate(given.attached.get()).value_or(UniqueFd());
     const ConstBytes first = ConstBytes(message.prefix).first(std::min<size_t>(message.prefix_size, max_prefix));
     auto accepted = net::open_server(std::move(given.attached), first, message.token != 0);
     const SessionEnd end = accepted ? run_session(*accepted, message, std::move(client), control, options, devices, weights)

@@ -1,9 +1,7 @@
 #include "server/worker/token_connections.h"
 
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include "base/log.h"
+#include "platform/socket.h"
 
 namespace caravan::server {
 
@@ -19,7 +17,7 @@ void TokenConnections::accept(uint64_t token, UniqueFd socket, std::vector<std::
         return;
     }
     Handshake & handshake = handshakes_.emplace_back();
-    handshake.socket.reset(::dup(socket.get()));
+    handshake.socket = platform::duplicate(socket.get()).value_or(UniqueFd());
     handshake.thread = std::thread(
         [this, &handshake, token, socket = std::move(socket), first = std::move(first), resumes]() mutable {
             auto accepted = net::accept_with_token(std::move(socket), first, resumes);
@@ -48,7 +46,7 @@ void TokenConnections::close() {
         std::lock_guard lock(mutex_);
         closed_ = true;
         for (const Handshake & handshake : handshakes_) {
-            ::shutdown(handshake.socket.get(), SHUT_RDWR);  // makes the handshake fail
+            platform::shut_down(handshake.socket.get());  // makes the handshake fail
         }
         handshakes.swap(handshakes_);  // the threads' references stay valid
     }

@@ -6,8 +6,8 @@
 #include <thread>
 #include <vector>
 
-#include "base/unique_fd.h"
 #include "net/server_handshake.h"
+#include "platform/unique_fd.h"
 #include "server/links/links.h"
 #include "server/worker/resumption_table.h"
 

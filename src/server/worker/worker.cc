@@ -1,13 +1,5 @@
 #include "server/worker/worker.h"
 
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/resource.h>
-#ifdef __linux__
-#include <sys/syscall.h>
-#endif
-#include <unistd.h>
-
 #include <cstdlib>
 #include <fstream>
 #include <utility>
@@ -15,8 +7,10 @@
 #include "abi/abi_check.h"
 #include "base/config.h"
 #include "base/log.h"
-#include "base/pages.h"
 #include "net/hello.h"
+#include "platform/limits.h"
+#include "platform/pages.h"
+#include "platform/process_control.h"
 #include "server/confine/confinement.h"
 #include "server/graph/lent_memory.h"
 #include "server/ops/op_check.h"
@@ -83,8 +77,7 @@ void limit_memory(const WorkerOptions & options, const Devices & devices) {
     if (!file || !devices.are_cpus() || __builtin_add_overflow(limit, options.max_memory, &limit)) {
         return;
     }
-    const rlimit data{limit, limit};
-    ::setrlimit(RLIMIT_DATA, &data);
+    platform::limit_data(limit);
 }
 
 bool confine_worker(int control, const WorkerOptions & options, const Devices & devices, cache::Weights & weights) {
@@ -102,28 +95,14 @@ bool confine_worker(int control, const WorkerOptions & options, const Devices & 
     return send_control(control, message);
 }
 
-// Closes inherited descriptors and the terminal's input, so that a compromised worker cannot use them.
-void close_inherited(int control) {
-#ifdef __linux__
-    const auto first = static_cast<unsigned>(STDERR_FILENO + 1), kept = static_cast<unsigned>(control);
-    if (kept > first) {
-        ::syscall(SYS_close_range, first, kept - 1, 0);
-    }
-    ::syscall(SYS_close_range, kept + 1, ~0u, 0);
-#endif
-    if (const UniqueFd nothing(::open("/dev/null", O_RDONLY | O_CLOEXEC)); nothing) {
-        ::dup2(nothing.get(), STDIN_FILENO);
-    }
-}
-
 }  // namespace
 
 int run_worker(int control, const WorkerOptions & options) {
-    close_inherited(control);
-    ::signal(SIGINT, SIG_IGN);  // ^C reaches the whole process group; the supervisor decides
-    ::signal(SIGPIPE, SIG_IGN);
-    ::signal(SIGIO, SIG_IGN);    // a process opens a blob for writing while cache::Reader holds a lease
-    ::signal(SIGXFSZ, SIG_IGN);  // a file size limit must fail the write, not end the session
+    platform::close_inherited(control);  // a compromised worker cannot use them
+    using platform::Condition;
+    // ^C reaches the whole process group; the supervisor decides. A process opens a blob for writing while cache::Reader holds a
+    // lease. A file size limit must fail the write, not end the session.
+    platform::ignore({Condition::interrupt, Condition::broken_pipe, Condition::broken_lease, Condition::file_too_long});
     ggml_log_set(quiet_log, nullptr);
     if (auto fits = abi::check().and_then(check_op_table); !fits) {
         report_failure(control, fits.error());
@@ -154,13 +133,13 @@ int run_worker(int control, const WorkerOptions & options) {
     for (;;) {
         auto received = receive_control(control, Descriptors::accept_one);
         if (!received || !*received) {
-            ::_exit(EXIT_SUCCESS);  // the supervisor has exited; _exit() as below
+            platform::end_process(EXIT_SUCCESS);  // the supervisor has exited; _exit() as below
         }
         const ControlMessage & message = (*received)->message;
         if (message.kind == ControlMessage::Kind::session) {
             serve(std::move(**received), control, options, *devices, weights);
             // Skips the clean-up of the back-ends, so that the session's memory is free immediately.
-            ::_exit(EXIT_SUCCESS);
+            platform::end_process(EXIT_SUCCESS);
         }
         if (message.kind == ControlMessage::Kind::memory && message.number < devices->count()) {
             const auto memory = lent_memory(devices->memory(message.memory_free), message.number, options.max_memory,

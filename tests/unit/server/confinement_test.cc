@@ -27,8 +27,8 @@
 #include "base/formatted.h"
 #include "cache/digest_file.h"
 #include "cache/weights.h"
+#include "platform/syscall_filter.h"
 #include "platform/unique_fd.h"
-#include "server/confine/syscall_filter.h"
 #include "support/cpu_device.h"
 #include "support/temporary_folder.h"
 
@@ -376,7 +376,7 @@ TEST_F(ConfinementTest, TheFilterAloneKeepsOtherProcessesUntouched) {
     const auto outcome = [](auto question) {
         return ask_in_child([&] {
             ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-            return refuse_syscalls(Network::connect).has_value() && question(::getppid());
+            return platform::refuse_syscalls(Network::connect).has_value() && question(::getppid());
         });
     };
     EXPECT_EQ(outcome([](pid_t other) {
@@ -411,7 +411,7 @@ TEST_F(ConfinementTest, TheFilterAloneKeepsOtherProcessesUntouched) {
     EXPECT_EQ(ask_in_child([] {
                   cpu_set_t processors;
                   ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-                  return refuse_syscalls(Network::connect, true).has_value() &&
+                  return platform::refuse_syscalls(Network::connect, true).has_value() &&
                          ::sched_getaffinity(0, sizeof processors, &processors) == 0 &&
                          ::sched_setaffinity(::getppid(), sizeof processors, &processors) == 0;
               }),

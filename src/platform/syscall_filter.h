@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 
-namespace caravan::server {
+namespace caravan::platform {
 
 enum class Network {
     none,     // no new socket
@@ -15,4 +15,4 @@ enum class Network {
 // no_new_privs or be root. Errc::unsupported: the kernel has no seccomp filters, or there is no filter for this architecture.
 Result<> refuse_syscalls(Network network, bool may_bind_threads = false);
 
-}  // namespace caravan::server
+}  // namespace caravan::platform

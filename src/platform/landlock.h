@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-namespace caravan::server {
+namespace caravan::platform {
 
 // Each entry includes everything below it. A path that does not exist when the rules are applied stays inaccessible.
 struct FileRules {
@@ -35,4 +35,4 @@ Result<FileLimits> restrict_files(const FileRules & rules);
 // Whether this process has other threads than the calling one.
 bool has_more_threads();
 
-}  // namespace caravan::server
+}  // namespace caravan::platform

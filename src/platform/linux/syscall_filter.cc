@@ -4,7 +4,7 @@
 // reports the signal.
 //
 // Plain BPF without a library: the filter is a list of numbers and a few tests of arguments.
-#include "server/confine/syscall_filter.h"
+#include "platform/syscall_filter.h"
 
 #if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))
 
@@ -28,7 +28,7 @@
 #include <utility>
 #include <vector>
 
-namespace caravan::server {
+namespace caravan::platform {
 namespace {
 
 #ifdef __x86_64__
@@ -278,14 +278,14 @@ Result<> refuse_syscalls(Network network, bool may_bind_threads) {
     return filter.install();
 }
 
-}  // namespace caravan::server
+}  // namespace caravan::platform
 
 #else
 
-namespace caravan::server {
+namespace caravan::platform {
 
 Result<> refuse_syscalls(Network, bool) { return fail(Errc::unsupported, "there is no filter for this processor or system"); }
 
-}  // namespace caravan::server
+}  // namespace caravan::platform
 
 #endif

@@ -1,8 +1,6 @@
 // The kernel interface is declared here (source: kernel documentation, userspace-api/landlock), because the headers of older
 // distributions lack features of the kernels that run with them.
-#include "server/confine/landlock.h"
-
-#if defined(__linux__)
+#include "platform/landlock.h"
 
 #include <fcntl.h>
 #include <sys/prctl.h>
@@ -15,10 +13,10 @@
 #include <cstdint>
 #include <iterator>
 
-#include "base/unique_fd.h"
-#include "cache/model_files.h"
+#include "platform/posix/open_without_links.h"
+#include "platform/unique_fd.h"
 
-namespace caravan::server {
+namespace caravan::platform {
 namespace {
 
 // The same numbers on all architectures.
@@ -73,7 +71,7 @@ std::string why_not(int error) {
 // A path that cannot be opened now, for any reason, gets no rule and stays inaccessible.
 Result<> allow(int ruleset, uint64_t handled, const std::filesystem::path & path, uint64_t access, bool follow_links) {
     const UniqueFd place = follow_links ? UniqueFd(::open(path.c_str(), O_PATH | O_CLOEXEC))
-                                        : cache::open_without_links(path, O_PATH);
+                                        : UniqueFd(open_without_links(path.c_str(), O_PATH));
     if (!place) {
         return {};
     }
@@ -95,7 +93,6 @@ bool has_more_threads() {
     const std::filesystem::directory_iterator threads("/proc/self/task", error);
     return error || std::distance(begin(threads), end(threads)) > 1;
 }
-
 
 Result<FileLimits> restrict_files(const FileRules & rules) {
     const auto version = static_cast<int>(::syscall(create_ruleset, nullptr, 0, ask_version));
@@ -140,14 +137,4 @@ Result<FileLimits> restrict_files(const FileRules & rules) {
     return FileLimits{all_threads, handled.net != 0, (handled.fs & truncate) != 0};
 }
 
-}  // namespace caravan::server
-
-#else
-
-namespace caravan::server {
-
-Result<FileLimits> restrict_files(const FileRules &) { return fail(Errc::unsupported, "Linux only"); }
-
-}  // namespace caravan::server
-
-#endif
+}  // namespace caravan::platform

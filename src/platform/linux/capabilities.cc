@@ -1,8 +1,4 @@
-#include "server/confine/capabilities.h"
-
-#include "base/formatted.h"
-
-#if defined(__linux__)
+#include "platform/capabilities.h"
 
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -16,7 +12,9 @@
 #include <cerrno>
 #include <utility>
 
-namespace caravan::server {
+#include "base/formatted.h"
+
+namespace caravan::platform {
 namespace {
 
 constexpr long faccessat2 = 439;  // on all architectures
@@ -76,14 +74,4 @@ std::string drop_capabilities(const FileRules & files) {
            (has_more_threads() ? " (not dropped by threads that drivers had started before)" : "");
 }
 
-}  // namespace caravan::server
-
-#else
-
-namespace caravan::server {
-
-std::string drop_capabilities(const FileRules &) { return "unknown"; }
-
-}  // namespace caravan::server
-
-#endif
+}  // namespace caravan::platform

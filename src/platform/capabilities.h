@@ -3,9 +3,9 @@
 
 #include <string>
 
-#include "server/confine/landlock.h"
+#include "platform/landlock.h"
 
-namespace caravan::server {
+namespace caravan::platform {
 
 // Drops the capabilities of the calling thread, and of threads that it starts later, irreversibly. A capability that overrides
 // file permissions is kept if a path of `files` (models and the store) is inaccessible without it, such as a model in another
@@ -15,4 +15,4 @@ namespace caravan::server {
 // Returns text for the log: the kept capabilities, and whether other threads keep all.
 std::string drop_capabilities(const FileRules & files);
 
-}  // namespace caravan::server
+}  // namespace caravan::platform

@@ -1,3 +1,0 @@
-#pragma once
-
-#include "platform/log_output.h"

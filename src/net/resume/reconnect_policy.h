@@ -47,7 +47,7 @@ private:
     const Jitter jitter_;
     bool peer_is_watched_ = false, peer_was_watched_ = false, peer_has_ended_ = false;
     TimePoint connected_at_{}, next_attempt_at_{}, give_up_at_{};
-    uint64_t progress_ = 0;  // at the last loss
+    std::optional<uint64_t> progress_;  // at the last loss
     milliseconds backoff_{0};
 };
 

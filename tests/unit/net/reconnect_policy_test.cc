@@ -24,6 +24,16 @@ TEST(ReconnectPolicy, TheActiveEndRetriesAtOnceAndGivesUpAfterTheGracePeriod) {
     }
 }
 
+// The monotonic clock counts from the start of the machine.
+TEST(ReconnectPolicy, ALossSoonAfterTheMachineStartedHasTheWholeGracePeriod) {
+    for (ReconnectPolicy policy : {active_policy(), passive_policy()}) {
+        const TimePoint now = TimePoint{} + seconds(2);
+        EXPECT_EQ(policy.on_lost(Errc::io, 0, now), policy_grace);
+        EXPECT_EQ(policy.next_attempt_at(), now);
+        EXPECT_EQ(policy.give_up_at(), now + policy_grace);
+    }
+}
+
 TEST(ReconnectPolicy, BackOffDoublesUpToItsMaximum) {
     ReconnectPolicy policy = active_policy();
     policy.on_lost(Errc::io, 0, policy_start);

@@ -219,9 +219,9 @@ def save_synthetic():
             b'"model_n_params":6,"cpu_info":"c","gpu_info":"g","build_commit":"b","build_number":1}')
     save('llama_bench', b'[' + text + b']')
     save('gguf', tiny_gguf())
-    ring = struct.pack('<II16sHBBIII', 1, 2, bytes(16), 0, 0, 0, 1024, 1024, 12)
+    ring = struct.pack('<II16sHBBIII', 2, 2, bytes(16), 0, 0, 0, 1024, 1024, 12)
     for length, credits in ((5, 0), (900, 1), (0, 2), (1, 1), (64, 3)):
-        ring += struct.pack('<HI', length, credits) + bytes(length)
+        ring += struct.pack('<HBII', 8 + length, 0, credits, 0) + bytes(length)
     save('ring', ring)
     # Errors instead of replies, as in the native dialect.
     hello = struct.pack('<QBBBB', 28, 8, 0, 0, 0) + bytes(4) + b'CARAVAN1' + struct.pack('<IQ', 2, 0)

@@ -1,9 +1,8 @@
 // Messages from a hostile peer over RDMA. The transport and the queue pair are the real ones. libibverbs is not loaded: the
 // functions below replace it by a device that delivers the input. The input is the peer's queue pair (PeerFacts, 40 bytes)
-// and messages: u16 size, u32 immediate data, bytes. Immediate data of all ones means none.
+// and messages: u16 size, u8 flags, bytes. Unless flag 1 is set, the number in the message's header is replaced by the
+// correct one, which the fuzzer could hardly guess.
 #include "net/rdma/ring_transport.h"
-
-#include <arpa/inet.h>
 
 #include <cstring>
 #include <deque>
@@ -11,6 +10,7 @@
 
 #include "kit.h"
 #include "net/rdma/queue_pair.h"
+#include "net/rdma/ring_header.h"
 
 namespace {
 
@@ -20,6 +20,7 @@ ConstBytes input;
 std::deque<ibv_recv_wr> receives;  // posted receives
 std::deque<ibv_sge> places;        // the buffers of the posted receives
 std::deque<ibv_wc> completions;    // of sends
+uint32_t messages = 0;             // delivered
 ibv_device * no_devices[2] = {};
 ibv_device device;
 ibv_context context;
@@ -51,19 +52,22 @@ int post_send(ibv_qp *, ibv_send_wr * request, ibv_send_wr **) {
 // connection, as on a real device.
 ibv_wc next_arrival() {
     const size_t size = fuzz::take_number<uint16_t>(input);
-    const auto credits = fuzz::take_number<uint32_t>(input);
+    const auto flags = fuzz::take_number<uint8_t>(input);
     if (input.empty() || receives.empty() || size > places.front().length) {
         return {.status = IBV_WC_WR_FLUSH_ERR};
     }
     const ConstBytes message = input.first(std::min(size, input.size()));
     input = input.subspan(message.size());
-    std::memcpy(reinterpret_cast<void *>(places.front().addr), message.data(), message.size());
+    auto * const place = reinterpret_cast<std::byte *>(places.front().addr);
+    std::memcpy(place, message.data(), message.size());
+    if (message.size() >= sizeof(net::rdma::RingHeader) && (flags & 1) == 0) {
+        store(place + offsetof(net::rdma::RingHeader, number), messages);
+    }
+    ++messages;
     const ibv_wc arrived{.wr_id = receives.front().wr_id,
                          .status = IBV_WC_SUCCESS,
                          .opcode = IBV_WC_RECV,
-                         .byte_len = static_cast<uint32_t>(message.size()),
-                         .imm_data = htonl(credits),
-                         .wc_flags = credits == UINT32_MAX ? 0u : unsigned{IBV_WC_WITH_IMM}};
+                         .byte_len = static_cast<uint32_t>(message.size())};
     receives.pop_front();
     places.pop_front();
     return arrived;
@@ -100,6 +104,7 @@ const Result<Verbs> & load_verbs() {
         .get_device_name = [](ibv_device *) { return "fuzz"; },
         .open_device =
             [](ibv_device *) {
+                context.async_fd = -1;
                 context.ops.poll_cq = poll_cq;
                 context.ops.post_send = post_send;
                 context.ops.post_recv = post_receive;
@@ -131,6 +136,12 @@ const Result<Verbs> & load_verbs() {
         .modify_qp = [](ibv_qp *, ibv_qp_attr *, int) { return 0; },
         .get_cq_event = [](ibv_comp_channel *, ibv_cq **, void **) { return -1; },
         .ack_cq_events = [](ibv_cq *, unsigned) {},
+        .get_async_event =
+            [](ibv_context *, ibv_async_event *) {
+                errno = EAGAIN;
+                return -1;
+            },
+        .ack_async_event = [](ibv_async_event *) {},
         .wc_status_str = [](ibv_wc_status) { return "broken"; },
     };
     return stand_in;
@@ -143,6 +154,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     receives.clear();
     places.clear();
     completions.clear();
+    messages = 0;
     const auto facts = fuzz::take_number<net::rdma::PeerFacts>(input);
     auto pair = net::rdma::QueuePair::create({.device = "fuzz", .mtu = 1024}, {.slot_size = 1024, .depth = 12});
     fuzz::require(pair.has_value(), "a queue pair can be created");

@@ -74,7 +74,7 @@ static_assert(min_lifeline_lifetime > idle_check_interval);
 inline constexpr uint32_t ring_slot_size = 64 * KiB;
 inline constexpr uint32_t ring_depth = 24;
 // Slots that only messages without data use, to return credits. Such a message is sent when a third of the data slots are owed,
-// so at most three are in flight, in each direction. Both peers count with these: a change needs another token (upgrade.cc).
+// so at most three are in flight, in each direction. Both peers count with these: a change needs another token (proof.cc).
 inline constexpr uint32_t ring_reserved_slots = 6;
 inline constexpr uint32_t ring_credit_share = 3;
 static_assert(ring_reserved_slots > ring_credit_share && ring_depth > ring_reserved_slots);
@@ -82,21 +82,25 @@ static_assert(ring_reserved_slots > ring_credit_share && ring_depth > ring_reser
 inline constexpr uint32_t ring_signal_share = 4;
 static_assert(ring_depth / ring_signal_share > 0 && ring_depth / ring_signal_share <= ring_depth - ring_reserved_slots);
 inline constexpr unsigned ring_ack_batch = 64;  // completion events acknowledged together: each acknowledgement takes a mutex
-inline constexpr uint32_t ring_inline_size = 316;  // bytes; requested, a device may grant less
-static_assert(ring_inline_size < ring_slot_size);
+// Bytes of inline data, tried in this order: a device refuses what it does not support.
+inline constexpr uint32_t ring_inline_sizes[] = {316, 256, 96, 64, 0};
+static_assert(ring_inline_sizes[0] < ring_slot_size);
 // An empty WRITE after this silence detects the loss of the peer. The connection has failed if it is not completed in time.
 inline constexpr seconds ring_probe_after{5}, ring_probe_patience{10};
 
-// A packet is retransmitted after 4.096 us * 2^14 = 67 ms, 6 times: a dead peer is detected in about half a second. (rxe
-// interprets 7 as unlimited.)
-inline constexpr uint8_t queue_pair_ack_timeout = 14, queue_pair_retries = 6;
+// A packet is retransmitted after 0.54 s, 6 times (GGML_RDMA_TIMEOUT, GGML_RDMA_RETRY): an interruption of up to 3 s, such as a
+// storm of pause frames, does not end the connection, and a dead peer is detected in 4 s. A port that is down for this long
+// ends it earlier:
+inline constexpr seconds rdma_port_patience{1};
 // Credits guarantee that a receive is posted for every message, so receiver-not-ready (RNR) is an error.
 inline constexpr uint8_t queue_pair_rnr_timer = 12, queue_pair_rnr_retries = 3;
-static_assert(queue_pair_retries < 7 && queue_pair_rnr_retries < 7, "7 means without limit");
+static_assert(queue_pair_rnr_retries < 7, "7 means without limit");
 
-// Limits of negotiating RDMA: of the first message over it, and of the client's verdict, which follows both.
+// Limits of negotiating RDMA: for the first messages over it, and for the client's verdict, which follows both. The client
+// waits less, so that a network that loses RDMA's packets delays a session by little more than a second.
+inline constexpr milliseconds rdma_proof_timeout{1200};
 inline constexpr seconds rdma_token_timeout{3}, rdma_verdict_timeout{8};
-static_assert(rdma_verdict_timeout > 2 * rdma_token_timeout);
+static_assert(rdma_verdict_timeout > 2 * rdma_token_timeout && rdma_token_timeout > 2 * rdma_proof_timeout);
 
 // ---- Client: commands (src/client/session)
 

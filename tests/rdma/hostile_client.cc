@@ -1,30 +1,30 @@
 // A client that violates the protocol once: after a correct switch to RDMA, or during the negotiation. In the first case it
 // prints "activated", then "closed by the server" when its session has ended; exit code 1 if that takes over 20 s.
 //
-//   rdma-hostile HOST PORT oversized|empty|plain|credits|flood|tcp
-//   rdma-hostile HOST PORT facts|token|long-token|lie|verdict|long-verdict
-#include <arpa/inet.h>
+//   rdma-hostile HOST PORT oversized|empty|short|number|credits|flood|tcp
+//   rdma-hostile HOST PORT facts|token|short-token|lie|verdict|long-verdict
 #include <poll.h>
 #include <sched.h>
 #include <sys/socket.h>
 
 #include <cstdio>
 #include <cstdlib>
-#include <optional>
 #include <string_view>
 
 #include "net/exact_io.h"
 #include "net/hello.h"
+#include "net/rdma/proof.h"
 #include "net/rdma/queue_pair.h"
+#include "net/rdma/ring_header.h"
 #include "net/socket.h"
 
 using namespace caravan;
 using net::rdma::PeerFacts;
 using net::rdma::QueuePair;
+using net::rdma::RingHeader;
 
 namespace {
 
-constexpr uint64_t token = 0x324e454b4f544d44;  // as in upgrade.cc
 constexpr uint64_t sends = 1000;                // first wr_id of sends; the wr_id of a receive is its slot
 constexpr uint32_t more_than_credits = 24;      // all slots of the server; a client has 18 credits
 
@@ -56,15 +56,14 @@ T receive_reply(int socket) {
     return load<T>(bytes + sizeof(uint64_t));
 }
 
-// Sends `size` bytes from send slot `slot` on; 0: an empty message. Without `credits` it is a plain SEND.
-void post(QueuePair & pair, uint32_t slot, uint32_t size, std::optional<uint32_t> credits) {
+// Sends `size` bytes from send slot `slot` on; 0: an empty message.
+void post(QueuePair & pair, uint32_t slot, uint32_t size) {
     ibv_sge sge{reinterpret_cast<uint64_t>(pair.send_slot(slot).data()), size, pair.lkey()};
     ibv_send_wr request{}, * bad = nullptr;
     request.wr_id = sends + slot;
     request.sg_list = &sge;
     request.num_sge = size > 0 ? 1 : 0;
-    request.opcode = credits ? IBV_WR_SEND_WITH_IMM : IBV_WR_SEND;
-    request.imm_data = htonl(credits.value_or(0));
+    request.opcode = IBV_WR_SEND;
     request.send_flags = IBV_SEND_SIGNALED | IBV_SEND_SOLICITED;
     if (ibv_post_send(pair.qp(), &request, &bad) != 0) {
         std::perror("ibv_post_send");
@@ -85,22 +84,32 @@ void await(QueuePair & pair, bool is_send) {
 void attack(std::string_view what, QueuePair & pair, int socket) {
     // The header of a long command: the server waits for the rest.
     constexpr wire::RequestHeader command{wire::Command::graph_compute, 1 << 20};
-    store(pair.send_slot(0).data(), command);
+    constexpr uint32_t size = sizeof(RingHeader) + sizeof command;
+    const auto prepare = [&](uint32_t slot, RingHeader header) {
+        store(pair.send_slot(slot).data(), header);
+        store(pair.send_slot(slot).data() + sizeof header, command);
+    };
+    prepare(0, {});
     if (what == "oversized") {
-        post(pair, 0, 2 * 64 * 1024, 0);
+        post(pair, 0, 2 * 64 * 1024);
     } else if (what == "empty") {
-        post(pair, 0, 0, 0);
-    } else if (what == "plain") {
-        post(pair, 0, sizeof command, {});
+        post(pair, 0, sizeof(RingHeader));
+    } else if (what == "short") {
+        post(pair, 0, sizeof(RingHeader) - 1);
+    } else if (what == "number") {
+        prepare(0, {.number = 1});
+        post(pair, 0, size);
     } else if (what == "credits") {
-        post(pair, 0, sizeof command, UINT32_MAX);
+        prepare(0, {.credits = UINT32_MAX});
+        post(pair, 0, size);
     } else if (what == "tcp") {
         const char garbage[] = "GET / HTTP/1.1\r\n\r\n";
         ::send(socket, garbage, sizeof garbage, 0);
     } else if (what == "flood") {
         std::getchar();  // until the test has stopped the server's worker
         for (uint32_t i = 0; i < more_than_credits; ++i) {
-            post(pair, i, sizeof command, 0);
+            prepare(i, {.number = i});
+            post(pair, i, size);
         }
         std::puts("flooded");
         std::fflush(stdout);
@@ -146,11 +155,14 @@ int main(int argc, char ** argv) {
         return answer.accepted;
     }
     need(pair->connect(load<PeerFacts>(answer.queue_pair)));
-    const bool is_token_wrong = what == "token" || what == "long-token";
-    if (what != "lie") {
-        store(pair->send_slot(0).data(), what == "token" ? token + 1 : token);
-        post(*pair, 0, what == "long-token" ? 2 * sizeof token : sizeof token, {});
-        await(*pair, is_token_wrong);
+    const bool is_token_wrong = what == "token" || what == "short-token";
+    if (is_token_wrong) {
+        post(*pair, 0, what == "token" ? pair->send_slot_size() : 8);
+        await(*pair, true);
+    } else if (what != "lie") {
+        need(net::rdma::prove_write(*pair, soon()));
+        need(net::rdma::send_token(*pair));
+        need(net::rdma::receive_token(*pair, soon()));
     }
     send(socket.get(), what == "verdict" ? wire::command_rdma_offer : wire::command_rdma_verdict,
          wire::RdmaVerdict{static_cast<uint8_t>(is_token_wrong ? 0 : 1)}, what == "long-verdict" ? 2 : 1);
@@ -160,7 +172,7 @@ int main(int argc, char ** argv) {
     if (what == "lie") {
         const wire::RequestHeader no_token{wire::Command{255}, 0};
         store(pair->send_slot(0).data(), no_token);
-        post(*pair, 0, sizeof no_token, 0);
+        post(*pair, 0, sizeof no_token);
     }
     std::puts("activated");
     std::fflush(stdout);

@@ -14,7 +14,8 @@ UNIT = BIN / 'unit-net'
 ATTACKS = {
     'oversized': 'the RDMA connection failed: local',  # length error; Soft-RoCE reports a QP operation error
     'empty': 'the peer sent a malformed RDMA message',
-    'plain': 'the peer sent a malformed RDMA message',
+    'short': 'the peer sent a malformed RDMA message',
+    'number': 'the peer sent a malformed RDMA message',
     'credits': 'the peer sent a malformed RDMA message',
     'tcp': 'the peer sent data over TCP after switching to RDMA',
 }
@@ -67,7 +68,7 @@ def test_invalid_queue_pair_parameters(rig, local):
 @pytest.mark.parametrize('what, reason', [
     ('lie', 'the client confirmed a token over RDMA that was never sent'),
     ('token', 'the first message over RDMA is not the token'),
-    ('long-token', 'the first message over RDMA is not the token'),
+    ('short-token', 'the first message over RDMA is not the token'),
     ('verdict', 'the client did not send a verdict on RDMA'),
     ('long-verdict', 'the client did not send a verdict on RDMA'),
 ])

@@ -114,12 +114,13 @@ Result<std::unique_ptr<QueuePair>> QueuePair::create(const Choice & choice, cons
     ibv_qp_init_attr init{};
     init.send_cq = init.recv_cq = self->cq_.get();
     init.qp_type = IBV_QPT_RC;
-    init.cap = {.max_send_wr = geometry.depth * 2, .max_recv_wr = geometry.depth, .max_send_sge = 1, .max_recv_sge = 1,
-                .max_inline_data = tunable::ring_inline_size};
-    self->qp_.reset(calls.create_qp(self->pd_.get(), &init));
-    if (self->qp_ == nullptr) {
-        init.cap.max_inline_data = 0;  // some devices do not support inline data
+    for (const uint32_t size : tunable::ring_inline_sizes) {
+        init.cap = {.max_send_wr = geometry.depth * 2, .max_recv_wr = geometry.depth, .max_send_sge = 1, .max_recv_sge = 1,
+                    .max_inline_data = size};
         self->qp_.reset(calls.create_qp(self->pd_.get(), &init));
+        if (self->qp_ != nullptr) {
+            break;
+        }
     }
     if (self->qp_ == nullptr) {
         return failed("ibv_create_qp");
@@ -156,9 +157,12 @@ PeerFacts QueuePair::facts() const {
 }
 
 Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
+    constexpr uint32_t least_qpn = 2;     // 0 and 1 are for the subnet's management
+    constexpr uint8_t multicast = 0xff;   // first byte of such a GID
     constexpr uint32_t least_slot = 1024, most_slot = 16 << 20, least_depth = 8, most_depth = 4096;
     if (peer.slot_size < least_slot || peer.slot_size > most_slot || peer.depth < least_depth ||
-        peer.depth > most_depth || peer.mtu < 256 || peer.qpn > 0xffffff || peer.psn > 0xffffff) {
+        peer.depth > most_depth || peer.mtu < 256 || peer.qpn < least_qpn || peer.qpn > 0xffffff ||
+        peer.psn > 0xffffff || peer.gid[0] == multicast) {
         return fail(Errc::protocol, "the peer's queue pair parameters are invalid");
     }
     if ((peer.is_infiniband != 0) != choice_.is_infiniband) {
@@ -183,9 +187,15 @@ Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
     rtr.ah_attr.grh.sgid_index = static_cast<uint8_t>(choice_.gid.index);
     rtr.ah_attr.grh.hop_limit = hop_limit;
     rtr.ah_attr.grh.traffic_class = static_cast<uint8_t>(env_integer(variable::rdma_traffic_class));
-    const int rtr_error = calls.modify_qp(qp_.get(), &rtr,
-                                          IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
-                                              IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
+    const auto to_rtr = [&] {
+        return calls.modify_qp(qp_.get(), &rtr,
+                               IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
+                                   IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
+    };
+    int rtr_error = to_rtr();
+    if (rtr_error == ETIMEDOUT) {
+        rtr_error = to_rtr();  // the kernel did not resolve the peer's hardware address in time; it may have by now
+    }
     if (rtr_error != 0) {
         return fail(Errc::unavailable, "{}: moving the queue pair to RTR failed: {}", choice_.device,
                     errno_text(rtr_error));
@@ -198,8 +208,8 @@ Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
     ibv_qp_attr rts{};
     rts.qp_state = IBV_QPS_RTS;
     rts.sq_psn = psn_;
-    rts.timeout = tunable::queue_pair_ack_timeout;
-    rts.retry_cnt = tunable::queue_pair_retries;
+    rts.timeout = static_cast<uint8_t>(env_integer(variable::rdma_timeout));
+    rts.retry_cnt = static_cast<uint8_t>(env_integer(variable::rdma_retry));
     rts.rnr_retry = tunable::queue_pair_rnr_retries;
     rts.max_rd_atomic = 1;
     const int rts_error = calls.modify_qp(qp_.get(), &rts,

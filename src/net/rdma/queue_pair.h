@@ -72,6 +72,7 @@ public:
     uint32_t peer_depth() const { return peer_.depth; }
     const Geometry & geometry() const { return geometry_; }
 
+    ibv_context & context() const { return *context_; }
     ibv_qp * qp() const { return qp_.get(); }
     ibv_cq * cq() const { return cq_.get(); }
     ibv_comp_channel * channel() const { return channel_.get(); }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -10,6 +9,8 @@
 #include <utility>
 
 #include "base/formatted.h"
+#include "net/rdma/device_events.h"
+#include "net/rdma/ring_header.h"
 #include "platform/poll.h"
 #include "platform/socket.h"
 #include "platform/waker.h"
@@ -25,7 +26,6 @@ constexpr uint64_t send_tag = uint64_t{1} << 63;
 constexpr uint64_t probe_tag = uint64_t{1} << 62;
 
 // The immediate value is in network byte order.
-constexpr uint32_t big_endian(uint32_t value) { return std::byteswap(value); }
 
 class RingTransport final : public Transport {
 public:
@@ -33,6 +33,7 @@ public:
         : pair_(std::move(pair)),
           socket_(std::move(socket)),
           waker_(std::move(waker)),
+          events_(pair_->context(), pair_->choice().port),
           depth_(pair_->geometry().depth),
           credits_(pair_->peer_depth() - tunable::ring_reserved_slots),
           owed_limit_(std::max(1u, (depth_ - tunable::ring_reserved_slots) / tunable::ring_credit_share)),
@@ -49,13 +50,13 @@ public:
         progress();
         size_t total = 0, part = 0, offset = 0;
         while (part < parts.size() && !error_ && can_send()) {
-            const MutableBytes slot = pair_->send_slot(static_cast<uint32_t>(posted_ % depth_));
-            const size_t room = pair_->send_slot_size();
+            const MutableBytes data = next_send_slot().subspan(sizeof(RingHeader));
+            const size_t room = pair_->send_slot_size() - sizeof(RingHeader);
             size_t length = 0;
             while (part < parts.size() && length < room) {
                 const ConstBytes rest = parts[part].subspan(offset);
                 const size_t step = std::min(rest.size(), room - length);
-                std::ranges::copy(rest.first(step), slot.data() + length);
+                std::ranges::copy(rest.first(step), data.data() + length);
                 length += step;
                 offset += step;
                 if (offset == parts[part].size()) {
@@ -67,7 +68,7 @@ public:
                 break;
             }
             --credits_;
-            post(slot.first(length));
+            post(length);
             total += length;
         }
         if (error_ && total == 0) {
@@ -126,10 +127,11 @@ public:
                     return true;
                 }
             }
-            const TimePoint slice = std::min(deadline, next_probe());
-            std::array<platform::Watch, 3> watches{{{pair_->channel()->fd, platform::readable, 0},
+            const TimePoint slice = std::min({deadline, next_probe(), events_.deadline()});
+            std::array<platform::Watch, 4> watches{{{pair_->channel()->fd, platform::readable, 0},
                                                     {socket_.get(), platform::readable, 0},
-                                                    {waker_.fd(), platform::readable, 0}}};
+                                                    {waker_.fd(), platform::readable, 0},
+                                                    {events_.fd(), platform::readable, 0}}};
             const auto ready = platform::poll(watches, poll_timeout_ms(slice));
             if (!ready) {
                 return std::unexpected(ready.error());
@@ -139,6 +141,9 @@ public:
             }
             if (watches[1].revents != 0) {
                 check_side_channel();
+            }
+            if (watches[3].revents != 0 || Clock::now() >= events_.deadline()) {
+                check_device();
             }
             if (watches[2].revents != 0) {
                 waker_.clear();
@@ -182,16 +187,19 @@ private:
         }
     }
 
-    // Sends `data`, which is in the next send slot. Without data, the message only returns credits.
-    void post(ConstBytes data) {
-        ibv_sge sge{reinterpret_cast<uint64_t>(data.data()), static_cast<uint32_t>(data.size()), pair_->lkey()};
+    MutableBytes next_send_slot() { return pair_->send_slot(static_cast<uint32_t>(posted_ % depth_)); }
+
+    // Sends `size` bytes of data, which are in the next send slot behind the header. 0: the message only returns credits.
+    void post(size_t size) {
+        const MutableBytes message = next_send_slot().first(sizeof(RingHeader) + size);
+        store(message.data(), RingHeader{.credits = std::exchange(owed_, 0), .number = static_cast<uint32_t>(posted_)});
+        ibv_sge sge{reinterpret_cast<uint64_t>(message.data()), static_cast<uint32_t>(message.size()), pair_->lkey()};
         ibv_send_wr request{};
         request.wr_id = send_tag | ++posted_;
         request.sg_list = &sge;
-        request.num_sge = data.empty() ? 0 : 1;
-        request.opcode = IBV_WR_SEND_WITH_IMM;
-        request.imm_data = big_endian(std::exchange(owed_, 0));
-        if (!data.empty() && data.size() <= pair_->max_inline()) {
+        request.num_sge = 1;
+        request.opcode = IBV_WR_SEND;
+        if (message.size() <= pair_->max_inline()) {
             request.send_flags |= IBV_SEND_INLINE;
         }
         if (posted_ % signal_every_ == 0) {
@@ -218,7 +226,7 @@ private:
 
     void return_credits() {
         if (owed_ >= owed_limit_ && posted_ - completed_ < depth_ && !error_) {
-            post({});
+            post(0);
         }
     }
 
@@ -259,16 +267,18 @@ private:
     void arrive(const ibv_wc & message) {
         const auto slot = static_cast<uint32_t>(message.wr_id);
         const ConstBytes bytes = pair_->receive_slot(slot);
-        const uint64_t credits = big_endian(message.imm_data);
-        const bool sane = (message.wc_flags & IBV_WC_WITH_IMM) != 0 && message.byte_len <= bytes.size() &&
-                          (message.byte_len > 0 || credits > 0) &&
-                          credits_ + credits <= pair_->peer_depth() - tunable::ring_reserved_slots;
-        if (!sane) {
+        const bool has_header = message.byte_len >= sizeof(RingHeader) && message.byte_len <= bytes.size();
+        const RingHeader header = has_header ? load<RingHeader>(bytes.data()) : RingHeader{};
+        const size_t size = has_header ? message.byte_len - sizeof(RingHeader) : 0;
+        const uint64_t credits = header.credits;
+        if (!has_header || (size == 0 && credits == 0) || header.number != static_cast<uint32_t>(arrived_) ||
+            credits_ + credits > pair_->peer_depth() - tunable::ring_reserved_slots) {
             set_error(Errc::protocol, "the peer sent a malformed RDMA message");
             return;
         }
+        ++arrived_;
         credits_ += static_cast<uint32_t>(credits);
-        if (message.byte_len == 0) {
+        if (size == 0) {
             if (auto posted = pair_->post_receive(slot); !posted) {
                 set_error(posted.error().code, posted.error().text);
             }
@@ -278,7 +288,7 @@ private:
             set_error(Errc::protocol, "the peer sent more RDMA messages than it had credits for");
             return;
         }
-        ready_.push_back({slot, bytes.first(message.byte_len)});
+        ready_.push_back({slot, bytes.subspan(sizeof(RingHeader), size)});
     }
 
     void take_event() {
@@ -303,6 +313,15 @@ private:
         const bool is_data = got.status == Moved::Status::some;
         set_error(is_data ? Errc::protocol : got.status == Moved::Status::closed ? Errc::closed : Errc::reset,
                   is_data ? "the peer sent data over TCP after switching to RDMA" : "the peer closed the connection");
+    }
+
+    void check_device() {
+        const auto reason = events_.take(Clock::now());
+        if (reason) {
+            std::lock_guard lock(mutex_);
+            progress();
+            set_error(Errc::io, *reason);
+        }
     }
 
     TimePoint next_probe() {
@@ -332,6 +351,7 @@ private:
     const std::unique_ptr<QueuePair> pair_;
     const UniqueFd socket_;
     const Waker waker_;
+    DeviceEvents events_;  // waiting thread only
     const uint32_t depth_;
 
     std::mutex mutex_;  // a waiting thread processes completions of other threads' operations
@@ -341,6 +361,7 @@ private:
     const uint32_t owed_limit_;
     const uint32_t signal_every_;
     uint64_t posted_ = 0, completed_ = 0;  // sends; slot = number % depth
+    uint64_t arrived_ = 0;                 // messages received
     std::deque<Arrived> ready_;
     bool has_activity_ = false;  // since last_activity_ was set: the clock is read only before sleeping
     TimePoint last_activity_ = Clock::now();

@@ -1,13 +1,13 @@
 // The data path over a connected queue pair: a byte stream, sent as messages through two rings of registered slots.
 //
 // A send() that fits into a slot is one message, inline if it is short. Longer data uses as many slots as are free, with
-// several messages in flight. The payload is data only; the immediate value returns credits. Every message needs a posted
-// receive slot at the peer, so each side counts credits: the peer's slots minus a reserve for messages that only return
+// several messages in flight. A message is a header (ring_header.h), which returns credits, and data. It needs only SEND,
+// which all adapters have. Every message needs a posted receive slot at the peer, so each side counts credits: the peer's slots minus a reserve for messages that only return
 // credits. Credits are returned with the next message, or by such a message when many are owed. A receiver is therefore
 // always ready.
 //
-// A message that is longer than its slot, has no immediate value, carries neither data nor credits, or exceeds the credits
-// ends the connection.
+// A message that is longer than its slot, has no header or the wrong number, carries neither data nor credits, or exceeds
+// the credits ends the connection.
 //
 // The TCP connection stays open: its close means that the peer has closed. An empty RDMA WRITE after a few seconds of
 // silence detects the loss of the peer or of the network path; it costs the peer nothing.

@@ -1,13 +1,15 @@
 #include "net/rdma/upgrade.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
-#include <thread>
 
 #include "base/log.h"
 #include "base/printable.h"
 #include "net/exact_io.h"
+#include "net/rdma/proof.h"
 #include "net/rdma/ring_transport.h"
+#include "platform/poll.h"
 #include "tunables.h"
 
 namespace caravan::net::rdma {
@@ -15,49 +17,11 @@ namespace {
 
 static_assert(sizeof(PeerFacts) == wire::queue_pair_facts_size);
 
-// A changed message format gets another token, so that peers with different formats stay on TCP.
-constexpr uint64_t token = 0x324e454b4f544d44;
-
-// Waits for the peer's token. The completion of this end's own send may arrive before or after it.
-Result<> receive_token(QueuePair & pair, TimePoint deadline) {
-    for (;;) {
-        ibv_wc completion{};
-        const int count = ibv_poll_cq(pair.cq(), 1, &completion);
-        if (count > 0 && completion.status != IBV_WC_SUCCESS) {
-            return fail(Errc::unavailable, Reason::no_rdma_path, "no message gets through over RDMA: {}",
-                        verbs().wc_status_str(completion.status));
-        }
-        if (count > 0 && completion.wr_id != set_up_send_id) {
-            const auto slot = static_cast<uint32_t>(completion.wr_id);
-            if (completion.byte_len != sizeof token ||
-                load<uint64_t>(pair.receive_slot(slot).data()) != token) {
-                return fail(Errc::protocol, Reason::no_rdma_path, "the first message over RDMA is not the token");
-            }
-            return pair.post_receive(slot);
-        }
-        if (Clock::now() >= deadline) {
-            return fail(Errc::timed_out, Reason::no_rdma_path, "no message got through over RDMA within {} s",
-                        tunable::rdma_token_timeout.count());
-        }
-        std::this_thread::yield();
-    }
-}
-
-Result<> send_token(QueuePair & pair) {
-    const MutableBytes slot = pair.send_slot(0);
-    store(slot.data(), token);
-    ibv_sge sge{reinterpret_cast<uint64_t>(slot.data()), sizeof token, pair.lkey()};
-    ibv_send_wr request{};
-    request.wr_id = set_up_send_id;
-    request.sg_list = &sge;
-    request.num_sge = 1;
-    request.opcode = IBV_WR_SEND;
-    request.send_flags = IBV_SEND_SIGNALED;
-    ibv_send_wr * bad = nullptr;
-    if (const int error = ibv_post_send(pair.qp(), &request, &bad); error != 0) {
-        return fail(Errc::io, "posting a send failed: {}", errno_text(error));
-    }
-    return {};
+// The client sends nothing over TCP before its verdict.
+bool is_readable(SocketHandle socket) {
+    std::array<platform::Watch, 1> watch{{{socket, platform::readable, 0}}};
+    const auto ready = platform::poll(watch, 0);
+    return !ready || *ready != 0;
 }
 
 Result<std::unique_ptr<QueuePair>> probe(SocketHandle socket) {
@@ -119,6 +83,11 @@ Result<> answer_offer(SocketHandle socket, const PeerFacts * facts, std::string_
 
 }  // namespace
 
+std::string why_unavailable(SocketHandle socket) {
+    const auto choice = choose(scan_ports(), criteria_from_environment(socket));
+    return choice ? std::string() : choice.error().text;
+}
+
 Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
     auto pair = probe(socket.get());
     if (!pair) {
@@ -152,10 +121,14 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
         if (auto connected = (*pair)->connect(load<PeerFacts>(reply.queue_pair)); !connected) {
             return connected;
         }
+        const TimePoint until = std::min(deadline, Clock::now() + tunable::rdma_proof_timeout);
+        if (auto proved = prove_write(**pair, until); !proved) {
+            return proved;
+        }
         if (auto sent = send_token(**pair); !sent) {
             return sent;
         }
-        return receive_token(**pair, Clock::now() + tunable::rdma_token_timeout);
+        return receive_token(**pair, until);
     };
     const auto verified = verify();
     if (auto sent = send_verdict(socket.get(), verified.has_value(), deadline); !sent) {
@@ -178,7 +151,11 @@ Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offered) {
     if (!connected) {
         return Upgrade{nullptr, NoRdma(connected.error())};
     }
-    auto verified = receive_token(**pair, Clock::now() + tunable::rdma_token_timeout);
+    const TimePoint until = Clock::now() + tunable::rdma_token_timeout;
+    auto verified = receive_token(**pair, until, [&] { return is_readable(socket.get()); });
+    if (verified) {
+        verified = prove_write(**pair, until);
+    }
     if (verified) {
         verified = send_token(**pair);
     }

@@ -4,12 +4,13 @@
 //
 //   client: queue pair to INIT, offer      ->
 //                                          <- server: queue pair connected to the client's, reply
-//   client: connect, token over RDMA       ->
-//                                          <- server: token over RDMA
+//   client: connect, empty WRITE, token    ->
+//                                          <- server: empty WRITE, token
 //   client: verdict over TCP               ->
 //
-// The verdict is yes only if the client received the server's token, which the server sends only after it received the
-// client's. So both directions have carried a message before either side commits.
+// A token fills a slot. Each side sends its token once the peer has acknowledged its WRITE. The verdict is yes only if the
+// client received the server's token, which the server sends only after it received the client's. So both directions have
+// carried every kind of message before either side commits.
 #pragma once
 
 #include <memory>
@@ -27,6 +28,8 @@ struct Upgrade {
     std::unique_ptr<Transport> transport;  // null: TCP
     NoRdma why_not;                        // the reason for TCP
 };
+// Why this end cannot offer RDMA over this connection, or "". Opens the devices, but creates nothing.
+std::string why_unavailable(SocketHandle socket);
 // The client's side. Moves from `socket` only if it returns a transport. Error: the sides did not reach an agreement.
 Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline);
 // The server's side, after it received `offer`. Otherwise the same.

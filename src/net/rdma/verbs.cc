@@ -46,6 +46,8 @@ Result<Verbs> load_library() {
     find(out.modify_qp, "ibv_modify_qp");
     find(out.get_cq_event, "ibv_get_cq_event");
     find(out.ack_cq_events, "ibv_ack_cq_events");
+    find(out.get_async_event, "ibv_get_async_event");
+    find(out.ack_async_event, "ibv_ack_async_event");
     find(out.wc_status_str, "ibv_wc_status_str");
     if (!missing.empty()) {
         return fail(Errc::unsupported, Reason::no_rdma_library, "{} is too old: it lacks {}", library_name, missing);

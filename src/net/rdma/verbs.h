@@ -33,6 +33,8 @@ struct Verbs {
     int (*modify_qp)(ibv_qp *, ibv_qp_attr *, int);
     int (*get_cq_event)(ibv_comp_channel *, ibv_cq **, void **);
     void (*ack_cq_events)(ibv_cq *, unsigned);
+    int (*get_async_event)(ibv_context *, ibv_async_event *);
+    void (*ack_async_event)(ibv_async_event *);
     const char * (*wc_status_str)(ibv_wc_status);
 };
 

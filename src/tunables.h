@@ -68,6 +68,11 @@ inline constexpr int max_lifeline_tries = 20;
 inline constexpr seconds min_lifeline_lifetime{10};
 static_assert(min_lifeline_lifetime > idle_check_interval);
 
+// A session or link that lost RDMA tries to return to it after these pauses, which double. If RDMA works for longer than
+// upgrade_min_lifetime, its next loss is a new fault, and the pauses start over. An attempt includes all of the negotiation.
+inline constexpr seconds min_upgrade_pause{1}, max_upgrade_pause{60}, upgrade_min_lifetime{60}, upgrade_attempt_timeout{15};
+static_assert(min_upgrade_pause < max_upgrade_pause);
+
 // ---- RDMA (src/net/rdma)
 
 // One ring has ring_depth slots to receive, and as many to send; a message fills one slot. 3 MiB of locked memory for a session.
@@ -99,6 +104,7 @@ static_assert(queue_pair_rnr_retries < 7, "7 means without limit");
 // Limits of negotiating RDMA: for the first messages over it, and for the client's verdict, which follows both. The client
 // waits less, so that a network that loses RDMA's packets delays a session by little more than a second.
 inline constexpr milliseconds rdma_proof_timeout{1200};
+inline constexpr seconds rdma_failure_memory{60};  // during which the process does not try again with that server
 inline constexpr seconds rdma_token_timeout{3}, rdma_verdict_timeout{8};
 static_assert(rdma_verdict_timeout > 2 * rdma_token_timeout && rdma_token_timeout > 2 * rdma_proof_timeout);
 

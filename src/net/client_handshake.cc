@@ -8,6 +8,7 @@
 #include "net/socket.h"
 #include "wire/native.h"
 #ifdef GGML_RPC_RDMA
+#include "net/rdma/recent_failures.h"
 #include "net/rdma/upgrade.h"
 #include "tunables.h"
 #endif
@@ -84,6 +85,15 @@ Result<> await_admission(SocketHandle socket, const Queueing & queueing, TimePoi
     }
 }
 
+bool is_required(RdmaUse use) {
+    return use == RdmaUse::required || (use == RdmaUse::preferred && transport_mode() == TransportMode::rdma);
+}
+
+std::unexpected<Error> no_rdma(const Endpoint & endpoint, const NoRdma & why) {
+    return fail(Errc::unavailable, why.reason, "{}: {}RDMA is not available: {}", endpoint.text(),
+                transport_mode() == TransportMode::rdma ? "GGML_RPC_TRANSPORT=rdma, but " : "", why.text);
+}
+
 // The reason not to try RDMA; empty if there is none.
 NoRdma reason_to_skip_rdma(const wire::Extension & peer) {
     if (!why_no_rdma().empty()) {
@@ -101,21 +111,28 @@ NoRdma reason_to_skip_rdma(const wire::Extension & peer) {
 }
 
 #ifdef GGML_RPC_RDMA
+rdma::RecentFailures recent_failures;
+
 // Switches to RDMA, or stays on TCP if both sides agreed on that. If the negotiation fails otherwise (a late reply could
 // arrive in the middle of the session), opens another connection without RDMA.
 Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & endpoint, uint64_t token,
-                          TimePoint deadline, const Queueing * queueing) {
+                          RdmaUse use, TimePoint deadline, const Queueing * queueing) {
     auto upgraded = rdma::offer(socket, Clock::now() + (deadline - Clock::now()) / 2);
     if (upgraded) {
+        if (upgraded->transport != nullptr) {
+            recent_failures.remove(endpoint.text());
+        } else if (upgraded->why_not.reason == Reason::no_rdma_path && !upgraded->why_not.is_at_server) {
+            recent_failures.add(endpoint.text(), upgraded->why_not, Clock::now());
+        }
         opened.transport = std::move(upgraded->transport);
         opened.why_not_rdma = std::move(upgraded->why_not);
         return opened;
     }
-    if (upgraded.error().code == Errc::reset || transport_mode() == TransportMode::rdma) {
+    if (upgraded.error().code == Errc::reset || is_required(use)) {
         return std::unexpected(upgraded.error());
     }
     socket.reset();
-    auto again = shake_hands(endpoint, token, false, deadline, queueing);
+    auto again = shake_hands(endpoint, token, RdmaUse::none, deadline, queueing);
     if (again) {
         again->why_not_rdma = NoRdma(upgraded.error());
     }
@@ -138,13 +155,20 @@ std::string describe(const wire::AdmissionAnswer & place) {
     }
 }
 
-Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline,
+Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse use, TimePoint deadline,
                               const Queueing * queueing) {
     const auto patience = deadline - Clock::now();
     auto socket = connect_socket(endpoint, deadline);
     if (!socket) {
         return std::unexpected(socket.error());
     }
+#ifdef GGML_RPC_RDMA
+    if (use == RdmaUse::required && endpoint.kind == Endpoint::Kind::tcp) {
+        if (const NoRdma why = rdma::why_unavailable(socket->get()); !why.empty()) {
+            return no_rdma(endpoint, why);
+        }
+    }
+#endif
     const auto answer = greet(socket->get(), token, deadline);
     if (!answer) {
         const Error & error = answer.error();
@@ -167,24 +191,25 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool ma
     // Connections of Unix sockets do not fail while both processes live.
     opened.can_resume = peer.is_caravan() && endpoint.kind == Endpoint::Kind::tcp &&
                         (peer.features & own_extension().features & wire::feature_resume) != 0;
-    if (may_be_rdma && transport_mode() == TransportMode::rdma && endpoint.kind == Endpoint::Kind::unix_socket) {
+    if (is_required(use) && endpoint.kind == Endpoint::Kind::unix_socket) {
         return fail(Errc::unavailable, "{}: GGML_RPC_TRANSPORT=rdma, but Unix sockets do not support RDMA", endpoint.text());
     }
-    if (may_be_rdma && transport_mode() != TransportMode::tcp && endpoint.kind == Endpoint::Kind::tcp) {
+    if (use != RdmaUse::none && transport_mode() != TransportMode::tcp && endpoint.kind == Endpoint::Kind::tcp) {
         opened.why_not_rdma = reason_to_skip_rdma(peer);
 #ifdef GGML_RPC_RDMA
+        if (opened.why_not_rdma.empty() && !is_required(use)) {
+            opened.why_not_rdma = recent_failures.reason(endpoint.text(), Clock::now());
+        }
         if (opened.why_not_rdma.empty()) {
-            auto upgraded = upgrade(std::move(opened), *socket, endpoint, token, deadline, queueing);
+            auto upgraded = upgrade(std::move(opened), *socket, endpoint, token, use, deadline, queueing);
             if (!upgraded || upgraded->transport != nullptr) {
                 return upgraded;
             }
             opened = std::move(*upgraded);
         }
 #endif
-        if (transport_mode() == TransportMode::rdma) {
-            return fail(Errc::unavailable, opened.why_not_rdma.reason,
-                        "{}: GGML_RPC_TRANSPORT=rdma, but RDMA is not available: {}", endpoint.text(),
-                        opened.why_not_rdma.text);
+        if (is_required(use)) {
+            return no_rdma(endpoint, opened.why_not_rdma);
         }
     }
     // A session that cannot be resumed waits for a silent network, which may recover.

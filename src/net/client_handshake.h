@@ -36,10 +36,16 @@ struct Queueing {
 // Why the client waits: "16 sessions are served, and this client is at place 2 of the queue".
 std::string describe(const wire::AdmissionAnswer & place);
 
-// Connects, performs the handshake and, if `may_be_rdma`, switches to RDMA where both ends support it. Refuses a peer of an
-// incompatible version (Errc::unsupported). `token` names the session of this connection; 0: none yet. `queueing` is for a
+enum class RdmaUse {
+    none,
+    preferred,  // where both ends support it; an error without it if GGML_RPC_TRANSPORT=rdma
+    required,   // without it: Errc::unavailable, before HELLO if this end is the reason
+};
+
+// Connects, performs the handshake and switches to RDMA according to `use`. Refuses a peer of an incompatible version
+// (Errc::unsupported). `token` names the session of this connection; 0: none yet. `queueing` is for a
 // connection that starts a session; null: do not request admission. Time in the queue does not count against `deadline`.
-Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, bool may_be_rdma, TimePoint deadline,
+Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse use, TimePoint deadline,
                               const Queueing * queueing = nullptr);
 
 }  // namespace caravan::net

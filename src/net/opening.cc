@@ -11,6 +11,7 @@
 #include "base/retry.h"
 #include "net/client_handshake.h"
 #include "net/faults.h"
+#include "net/hello.h"
 #include "net/inbound.h"
 #include "net/resume/resumable_transport.h"
 #include "net/server_handshake.h"
@@ -27,15 +28,16 @@ Result<> start_records(Connected & opened, TimePoint deadline) {
     return send_all(*opened.transport, {const_bytes(&records, sizeof records)}, deadline - Clock::now());
 }
 
-// A connection that is closed during the handshake says nothing about the session: do not report Errc::closed.
+// A failure of the handshake concerns the connection, not the session: it is not permanent.
 std::unexpected<Error> early_failure(const Error & error) {
-    return fail(error.code == Errc::closed ? Errc::io : error.code, "{}", error.text);
+    const bool would_be_permanent = error.code == Errc::closed || error.code == Errc::unavailable;
+    return fail(would_be_permanent ? Errc::io : error.code, "{}", error.text);
 }
 
 // Starts a new session in place of one that the server does not know. The caller still has the whole stream.
 Result<ResumableTransport::Reconnected> restart_session(const Endpoint & endpoint, std::atomic<uint64_t> & token,
                                                         TimePoint deadline) {
-    auto opened = shake_hands(endpoint, 0, true, deadline);
+    auto opened = shake_hands(endpoint, 0, RdmaUse::preferred, deadline);
     const auto started = opened ? start_records(*opened, deadline) : std::unexpected(opened.error());
     if (!started) {
         return early_failure(started.error());
@@ -47,13 +49,9 @@ Result<ResumableTransport::Reconnected> restart_session(const Endpoint & endpoin
     return ResumableTransport::Reconnected{with_faults(std::move(opened->transport)), 0};
 }
 
-// Reconnects over TCP even after a failure of RDMA, because TCP works on more network paths.
-Result<ResumableTransport::Reconnected> resume(const Endpoint & endpoint, uint64_t token, wire::ResumeRequest resume,
-                                               TimePoint deadline) {
-    auto opened = shake_hands(endpoint, token, transport_mode() == TransportMode::rdma, deadline);
-    if (!opened) {
-        return early_failure(opened.error());
-    }
+// Sends RESUME over `transport`. Errc::closed: the server has ended the session.
+Result<ResumableTransport::Reconnected> resume_over(std::unique_ptr<Transport> transport, wire::ResumeRequest resume,
+                                                    TimePoint deadline) {
     std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::ResumeRequest)];
     store(request, wire::RequestHeader{wire::command_resume, sizeof(wire::ResumeRequest)});
     store(request + sizeof(wire::RequestHeader), resume);
@@ -61,8 +59,8 @@ Result<ResumableTransport::Reconnected> resume(const Endpoint & endpoint, uint64
         uint64_t size = 0;
         wire::ResumeAnswer answer{};
     } answer;
-    auto done = send_all(*opened->transport, {request}, deadline - Clock::now());
-    done = done ? receive_whole(*opened->transport, mutable_bytes(&answer, sizeof answer), deadline) : done;
+    auto done = send_all(*transport, {request}, deadline - Clock::now());
+    done = done ? receive_whole(*transport, mutable_bytes(&answer, sizeof answer), deadline) : done;
     if (!done) {
         return fail(done.error().code, "{}", done.error().code == Errc::closed ? "the server has ended the session"
                                                                                 : done.error().text);
@@ -70,7 +68,34 @@ Result<ResumableTransport::Reconnected> resume(const Endpoint & endpoint, uint64
     if (answer.size != sizeof answer.answer) {
         return fail(Errc::closed, "malformed reply to RESUME");
     }
-    return ResumableTransport::Reconnected{with_faults(std::move(opened->transport)), answer.answer.received};
+    return ResumableTransport::Reconnected{with_faults(std::move(transport)), answer.answer.received};
+}
+
+// Reconnects over TCP even after a failure of RDMA, because TCP works on more network paths.
+Result<ResumableTransport::Reconnected> resume(const Endpoint & endpoint, uint64_t token,
+                                               ResumableTransport::Attempt & attempt) {
+    if (attempt.over != nullptr) {
+        auto resumed = resume_over(std::move(attempt.over), attempt.request, attempt.deadline);
+        return resumed ? std::move(resumed) : early_failure(resumed.error());  // the next attempt finds out about the session
+    }
+    const RdmaUse use = transport_mode() == TransportMode::rdma ? RdmaUse::required : RdmaUse::none;
+    auto opened = shake_hands(endpoint, token, use, attempt.deadline);
+    return opened ? resume_over(std::move(opened->transport), attempt.request, attempt.deadline)
+                  : early_failure(opened.error());
+}
+
+// For sessions and links that lost RDMA. Without an RDMA device that fits, the server sees only a connection that closes.
+ResumableTransport::OpenRdma rdma_opener(const Endpoint & endpoint, const Token & token) {
+    if (!built_with_rdma || transport_mode() != TransportMode::automatic) {
+        return {};
+    }
+    return [endpoint, token](TimePoint deadline) -> Result<std::unique_ptr<Transport>> {
+        auto opened = shake_hands(endpoint, *token, RdmaUse::required, deadline);
+        if (!opened) {
+            return std::unexpected(opened.error());
+        }
+        return std::move(opened->transport);
+    };
 }
 
 // A second connection that tells the server that this process is alive. The transport's own thread maintains it.
@@ -93,7 +118,7 @@ public:
             return;  // perhaps an older server without lifelines
         }
         ++tries_;
-        auto opened = shake_hands(endpoint_, *token_, false, Clock::now() + seconds(2));
+        auto opened = shake_hands(endpoint_, *token_, RdmaUse::none, Clock::now() + seconds(2));
         const wire::RequestHeader request{wire::command_lifeline, 0};
         if (opened && send_all(*opened->transport, {const_bytes(&request, sizeof request)}, seconds(2))) {
             transport_ = std::move(opened->transport);
@@ -118,15 +143,16 @@ std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & e
         ResumableTransport::Options{.name = "RPC server " + endpoint.text(),
                                     .grace = reconnect_time(),
                                     .reconnect = std::move(reconnect),
+                                    .open_rdma = rdma_opener(endpoint, token),
                                     .while_connected = [line] { line->maintain(); }});
 }
 
 std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & endpoint) {
     auto token = std::make_shared<std::atomic<uint64_t>>(opened.token);
     const auto reconnect = [endpoint, token, starts = 1, gone = std::optional<Error>()](
-                               const ResumableTransport::Attempt & attempt) mutable -> Result<ResumableTransport::Reconnected> {
+                               ResumableTransport::Attempt attempt) mutable -> Result<ResumableTransport::Reconnected> {
         if (!gone) {
-            auto again = resume(endpoint, *token, attempt.request, attempt.deadline);
+            auto again = resume(endpoint, *token, attempt);
             if (again || again.error().code != Errc::closed) {
                 return again;
             }
@@ -148,13 +174,11 @@ std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & end
 
 std::unique_ptr<Transport> make_link(Connected & opened, const Endpoint & endpoint, uint64_t token) {
     return make_resumable(opened, endpoint, std::make_shared<std::atomic<uint64_t>>(token),
-                          [endpoint, token](const ResumableTransport::Attempt & attempt) {
-                              return resume(endpoint, token, attempt.request, attempt.deadline);
-                          });
+                          [endpoint, token](ResumableTransport::Attempt attempt) { return resume(endpoint, token, attempt); });
 }
 
 Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
-    auto opened = shake_hands(endpoint, token, true, deadline);
+    auto opened = shake_hands(endpoint, token, RdmaUse::preferred, deadline);
     if (!opened) {
         return std::unexpected(opened.error());
     }
@@ -180,7 +204,8 @@ Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t 
 Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline, const Queueing & queueing) {
     const auto patience = deadline - Clock::now();
     return retry_after_reset([&]() -> Result<Opened> {
-        auto opened = shake_hands(endpoint, 0, for_session, deadline, for_session ? &queueing : nullptr);
+        auto opened = for_session ? shake_hands(endpoint, 0, RdmaUse::preferred, deadline, &queueing)
+                                  : shake_hands(endpoint, 0, RdmaUse::none, deadline);
         if (!opened) {
             return std::unexpected(opened.error());
         }

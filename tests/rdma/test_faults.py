@@ -112,6 +112,119 @@ def test_continues_without_the_rdma_device(rig, side):
     assert_continues(rig, client, file)
 
 
+def completion(rpc, tokens=8000):
+    return (f'/usr/bin/llama-completion -m {conftest.MODEL} -p Then -n {tokens} --temp 0 --ignore-eos -no-cnv -c 8192 -t 1 '
+            f'--no-warmup -lv 4 ' + (f'-ngl 99 --rpc {rpc}' if rpc else '--device none'))
+
+
+def sends_soon(rig, client, seconds=40):
+    """Waits until the client machine sends over RDMA."""
+    before, deadline = rig.client_machine.counters()['rdma_sends'], time.monotonic() + seconds
+    while rig.client_machine.counters()['rdma_sends'] < before + 100:
+        assert time.monotonic() < deadline and client.returncode is None, client.output()[-3000:] + rig.log()
+        time.sleep(0.1)
+
+
+def writing(rig, rpc=EP):
+    """A client that is writing a long text over RDMA, and the file with the text."""
+    file = rig.pair.shared / 'text'
+    client = rig.client_machine.start(f'exec {completion(rpc)} 2>&1 >{file}', env=rig.environment())
+    sends_soon(rig, client)
+    return client, file
+
+
+def assert_text(rig, client, file):
+    """The text so far is that of a run without a server."""
+    assert client.returncode is None, client.output()[-3000:] + rig.log()
+    client.kill(signal.SIGKILL)
+    client.wait()
+    text, local = file.read_bytes(), rig.pair.shared / 'local'
+    rig.client_machine.run(f'{completion("", len(text))} >{local}', timeout=120, check=True, env=rig.environment())
+    assert len(text) > 100 and local.read_bytes().startswith(text), client.output()[-3000:] + rig.log()
+
+
+# Retransmissions of the adapter bridge the shorter ones.
+CUTS = [0.3, 0.8, 3, 15]
+
+
+@not_emulated
+@pytest.mark.parametrize('cut', CUTS)
+@pytest.mark.parametrize('side', ['a', 'b'])
+def test_returns_to_rdma_while_generating(rig, side, cut):
+    rig.server()
+    client, file = writing(rig)
+    getattr(rig.pair, side).link(False)
+    time.sleep(cut)
+    getattr(rig.pair, side).link(True)
+    if cut < 3:
+        sends_soon(rig, client)
+        assert 'lost' not in client.output()
+    else:
+        client.wait_for('uses RDMA again', 40)
+        sends_soon(rig, client)
+        assert re.search(r'connection to RPC server .* lost \(.+\); reconnected over tcp', client.output())
+        assert re.search('connection to .* uses RDMA again, after [0-9.]+ s', rig.log())
+    assert_text(rig, client, file)
+
+
+@not_emulated
+@pytest.mark.parametrize('side', ['a', 'b'])
+def test_returns_to_a_device_that_was_removed(rig, side):
+    rig.server()
+    machine = getattr(rig.pair, side)
+    client, file = writing(rig)
+    machine.run('rdma link delete rxe0', check=True)
+    client.wait_for('reconnected over tcp', 10)  # at once, because the device reports it
+    machine.run('rdma link add rxe0 type rxe netdev eth0', check=True)
+    client.wait_for('uses RDMA again', 40)
+    sends_soon(rig, client)
+    assert_text(rig, client, file)
+
+
+COMPLETE = (r"""python3 -c 'import json, urllib.request as u; print(json.load(u.urlopen(u.Request("http://127.0.0.1:8080/completion", """
+            r"""json.dumps(dict(prompt="In the beginning", n_predict=40, temperature=0, cache_prompt=False)).encode()), """
+            r"""timeout=60))["content"])'""")
+
+
+@not_emulated
+@pytest.mark.parametrize('cut', CUTS)
+def test_returns_to_rdma_while_idle(rig, cut):
+    rig.server()
+    client = rig.client_machine.start(
+        f'/usr/bin/llama-server -m {conftest.MODEL} --host 127.0.0.1 --port 8080 -c 512 -t 1 -np 1 --no-webui -ngl 99 '
+        f'--rpc {EP} -lv 4', env=rig.environment())
+    client.wait_for('all slots are idle', 60)
+    before = rig.client_machine.run(COMPLETE, check=True, timeout=60)[1]
+    rig.server_machine.link(False)
+    time.sleep(cut)
+    rig.server_machine.link(True)
+    if cut >= 3:
+        client.wait_for('uses RDMA again', 40)
+    sends = rig.client_machine.counters()['rdma_sends']
+    assert rig.client_machine.run(COMPLETE, check=True, timeout=60)[1] == before
+    assert rig.client_machine.counters()['rdma_sends'] > sends + 40
+    client.kill(signal.SIGKILL)
+    client.wait()
+
+
+@not_emulated
+def test_a_link_between_servers_returns_to_rdma(rig):
+    """One server on each machine."""
+    rig.server()
+    other = rig.client_machine.start(f'exec {conftest.BIN}/rpc-server -H 10.77.0.2 -p {PORT} -t 1')
+    other.wait_for('sessions ')
+    client, file = writing(rig, rpc=f'{EP},10.77.0.2:{PORT}')
+    rig.server_machine.link(False)
+    time.sleep(5)
+    rig.server_machine.link(True)
+    client.wait_for('uses RDMA again', 40)
+    deadline = time.monotonic() + 40
+    while not re.search('connection to RPC server .* uses RDMA again', rig.log() + other.output()):
+        assert time.monotonic() < deadline, rig.log() + other.output() + client.output()[-3000:]
+        time.sleep(0.2)
+    assert_text(rig, client, file)
+
+
 @not_emulated
 def test_clocks_that_jump(rig):
     """Both machines' clocks jump a day ahead and two days back: no wait becomes shorter or longer."""

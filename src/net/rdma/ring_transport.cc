@@ -25,8 +25,6 @@ using platform::Waker;
 constexpr uint64_t send_tag = uint64_t{1} << 63;
 constexpr uint64_t probe_tag = uint64_t{1} << 62;
 
-// The immediate value is in network byte order.
-
 class RingTransport final : public Transport {
 public:
     RingTransport(std::unique_ptr<QueuePair> pair, UniqueFd socket, Waker waker)

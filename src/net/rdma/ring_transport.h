@@ -2,9 +2,9 @@
 //
 // A send() that fits into a slot is one message, inline if it is short. Longer data uses as many slots as are free, with
 // several messages in flight. A message is a header (ring_header.h), which returns credits, and data. It needs only SEND,
-// which all adapters have. Every message needs a posted receive slot at the peer, so each side counts credits: the peer's slots minus a reserve for messages that only return
-// credits. Credits are returned with the next message, or by such a message when many are owed. A receiver is therefore
-// always ready.
+// which all adapters have. Every message needs a posted receive slot at the peer, so each side counts credits: the peer's
+// slots minus a reserve for messages that only return credits. Credits are returned with the next message, or by such a
+// message when many are owed. A receiver is therefore always ready.
 //
 // A message that is longer than its slot, has no header or the wrong number, carries neither data nor credits, or exceeds
 // the credits ends the connection.

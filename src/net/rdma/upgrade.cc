@@ -83,9 +83,9 @@ Result<> answer_offer(SocketHandle socket, const PeerFacts * facts, std::string_
 
 }  // namespace
 
-std::string why_unavailable(SocketHandle socket) {
+NoRdma why_unavailable(SocketHandle socket) {
     const auto choice = choose(scan_ports(), criteria_from_environment(socket));
-    return choice ? std::string() : choice.error().text;
+    return choice ? NoRdma() : NoRdma(choice.error());
 }
 
 Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {

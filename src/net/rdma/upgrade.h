@@ -28,8 +28,8 @@ struct Upgrade {
     std::unique_ptr<Transport> transport;  // null: TCP
     NoRdma why_not;                        // the reason for TCP
 };
-// Why this end cannot offer RDMA over this connection, or "". Opens the devices, but creates nothing.
-std::string why_unavailable(SocketHandle socket);
+// Why this end cannot offer RDMA over this connection; empty if it can. Opens the devices, but creates nothing.
+NoRdma why_unavailable(SocketHandle socket);
 // The client's side. Moves from `socket` only if it returns a transport. Error: the sides did not reach an agreement.
 Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline);
 // The server's side, after it received `offer`. Otherwise the same.

@@ -13,7 +13,8 @@ namespace caravan::net {
 
 ResumableTransport::ResumableTransport(std::unique_ptr<Transport> transport, Options options)
     : options_(std::move(options)), inner_(std::move(transport)), kind_(inner_->kind()),
-      policy_(!options_.reconnect, options_.grace, jittered) {
+      policy_(!options_.reconnect, options_.grace, jittered), upgrade_(jittered) {
+    upgrade_.on_connected(kind_ == TransportKind::rdma, Clock::now());
     if (options_.reconnect) {
         keeper_ = std::thread([this] { run_keeper(); });
     }
@@ -222,9 +223,11 @@ void ResumableTransport::close_with(Error error) {
     }
 }
 
-void ResumableTransport::drop_connection() {
+void ResumableTransport::drop_connection(bool is_broken) {
     inner_->wake();
-    inner_->break_off();
+    if (is_broken) {
+        inner_->break_off();
+    }
     inner_.reset();
     writer_.on_lost();
     reader_.on_lost();
@@ -255,13 +258,20 @@ Result<> ResumableTransport::continue_over(std::unique_ptr<Transport> transport,
         close_with({Errc::protocol, "the peer resumed at an invalid position"});
         return std::unexpected(*error_);
     }
+    const TimePoint now = Clock::now();
     inner_ = std::move(transport);
     kind_ = inner_->kind();
     reader_.resume();
-    policy_.on_reconnected(Clock::now());
-    const double lost_s = std::chrono::duration<double>(Clock::now() - lost_at_).count();
-    log_warning("connection to {} lost ({}); reconnected over {} after {:.1f} s, {} retransmitted",
-                options_.name, loss_reason_, text_of(kind_), lost_s, counted(writer_.unsent_size(), "byte"));
+    policy_.on_reconnected(now);
+    if (loss_reason_.empty()) {
+        log_warning("connection to {} uses RDMA again, after {:.1f} s", options_.name,
+                    std::chrono::duration<double>(upgrade_.lost_for(now)).count());
+    } else {
+        log_warning("connection to {} lost ({}); reconnected over {} after {:.1f} s, {} retransmitted", options_.name,
+                    loss_reason_, text_of(kind_), std::chrono::duration<double>(now - lost_at_).count(),
+                    counted(writer_.unsent_size(), "byte"));
+    }
+    upgrade_.on_connected(kind_ == TransportKind::rdma, now);
     pump_out();
     changed_.notify_all();
     return {};
@@ -278,8 +288,9 @@ Result<> ResumableTransport::take_over(std::unique_ptr<Transport> transport, wir
     }
     last_attempt_ = attempt;
     if (inner_) {
-        drop_connection();  // the peer detected the loss first
-        loss_reason_ = "detected by the peer";
+        // The peer has detected a loss first, or returns to RDMA.
+        loss_reason_ = transport->kind() == TransportKind::rdma && kind_ != TransportKind::rdma ? "" : "detected by the peer";
+        drop_connection();
     }
     reader_.drop_stash();
     struct {
@@ -330,13 +341,21 @@ void ResumableTransport::try_reconnect(Lock & lock, TimePoint deadline) {
                                         options_.grace.count())});
         return;
     }
+    resume(lock, nullptr);
+}
+
+// Requests the peer to continue the stream over another connection: `over`, or a new one. Releases the lock meanwhile.
+void ResumableTransport::resume(Lock & lock, std::unique_ptr<Transport> over) {
     is_reconnecting_ = true;
     // The peer retransmits what was received and not consumed.
     reader_.drop_stash();
     const bool may_restart = reader_.consumed() == 0 && writer_.acknowledged() == 0;
-    const Attempt attempt{{reader_.consumed(), ++last_attempt_}, may_restart, now + tunable::reconnect_attempt_timeout};
+    Attempt attempt{{reader_.consumed(), ++last_attempt_},
+                    may_restart,
+                    Clock::now() + tunable::reconnect_attempt_timeout,
+                    std::move(over)};
     lock.unlock();
-    auto again = options_.reconnect(attempt);
+    auto again = options_.reconnect(std::move(attempt));
     lock.lock();
     is_reconnecting_ = false;
     changed_.notify_all();
@@ -356,6 +375,36 @@ void ResumableTransport::try_reconnect(Lock & lock, TimePoint deadline) {
     policy_.on_attempt_failed(Clock::now());
 }
 
+// Returns to RDMA. The present connection is used until the other one is open, and stays open until the peer has taken that
+// over: the peer could mistake its close for the end of this process.
+void ResumableTransport::try_upgrade(Lock & lock) {
+    const auto before = inner_;
+    lock.unlock();
+    auto opened = options_.open_rdma(Clock::now() + tunable::upgrade_attempt_timeout);
+    lock.lock();
+    if (stopping_ || error_) {
+        return;
+    }
+    if (!opened) {
+        log_debug("returning to RDMA with {} failed: {}", options_.name, opened.error().text);
+    }
+    if (!opened || inner_ != before) {
+        upgrade_.on_attempt_failed(Clock::now());
+        return;
+    }
+    drop_connection(false);
+    (void)policy_.on_lost(Errc::io, reader_.consumed() + writer_.acknowledged(), lost_at_);
+    loss_reason_.clear();
+    resume(lock, std::move(*opened));
+    if (!inner_) {
+        loss_reason_ = "RDMA failed while the session returned to it";
+        upgrade_.on_attempt_failed(Clock::now());
+    }
+    lock.unlock();
+    before->break_off();
+    lock.lock();
+}
+
 // The active end's thread: detects the loss of a connection that no other thread uses.
 void ResumableTransport::run_keeper() {
     Lock lock(mutex_);
@@ -365,6 +414,10 @@ void ResumableTransport::run_keeper() {
                 lock.unlock();
                 options_.while_connected();
                 lock.lock();
+            }
+            if (inner_ && options_.open_rdma && Clock::now() >= upgrade_.next_attempt_at()) {
+                try_upgrade(lock);
+                continue;
             }
             changed_.wait_for(lock, tunable::idle_check_interval, [this] { return stopping_ || !inner_; });
             if (inner_ && waiting_ == 0 && !stopping_) {

@@ -2,8 +2,9 @@
 // connection (wire/extension.h defines the records). Its users see a Transport that sometimes stalls.
 //
 // The active end (the client; for a link, the sending server) reconnects: in wait(), or in a thread of its own while no
-// thread waits. The passive end receives new connections through take_over(), and gives up after `grace`. An orderly close
-// of the connection closes the passive end at once, because the peer's process has closed it or exited.
+// thread waits. If it lost RDMA and continues over TCP, it returns to RDMA in the background. The passive end receives new
+// connections through take_over(), and gives up after `grace`. An orderly close of the connection closes the passive end at
+// once, because the peer's process has closed it or exited.
 //
 // Threads: as Transport; take_over() from any. Memory: up to wire::resume_window of unacknowledged bytes, and as much
 // received ahead of the application to find acknowledgements.
@@ -21,6 +22,7 @@
 #include "net/resume/reconnect_policy.h"
 #include "net/resume/record_reader.h"
 #include "net/resume/record_writer.h"
+#include "net/resume/upgrade_policy.h"
 #include "net/transport.h"
 #include "wire/extension.h"
 
@@ -38,15 +40,19 @@ public:
         // may be restarted.
         bool may_restart = false;
         TimePoint deadline{};
+        std::unique_ptr<Transport> over;  // the connection to use; null: open one
     };
     // Opens a new connection and sends the request. Blocks until the deadline at most. Errc::closed and Errc::unavailable
     // are permanent: the session no longer exists.
-    using Reconnect = std::function<Result<Reconnected>(const Attempt & attempt)>;
+    using Reconnect = std::function<Result<Reconnected>(Attempt attempt)>;
+    // Opens a connection over RDMA, on which nothing has been sent. Blocks until the deadline at most.
+    using OpenRdma = std::function<Result<std::unique_ptr<Transport>>(TimePoint deadline)>;
 
     struct Options {
         std::string name;     // of the peer, for the log
         seconds grace{60};    // how long to wait for a new connection
         Reconnect reconnect;  // empty: this is the passive end
+        OpenRdma open_rdma;   // active end: to return to RDMA after it was lost; empty: never
         std::function<void()> while_connected;  // called every second by the active end's thread; may block
     };
     ResumableTransport(std::unique_ptr<Transport> transport, Options options);
@@ -82,12 +88,14 @@ private:
     void acknowledge_if_due();
     TimePoint probe_time() const;
     void probe();
-    void drop_connection();
+    void drop_connection(bool is_broken = true);
     void on_connection_lost(const std::shared_ptr<Transport> & transport, Error error);
     void close_with(Error error);
     Result<> continue_over(std::unique_ptr<Transport> transport, uint64_t received);
     void wait_reconnected(Lock & lock, TimePoint deadline);
     void try_reconnect(Lock & lock, TimePoint deadline);
+    void resume(Lock & lock, std::unique_ptr<Transport> over);
+    void try_upgrade(Lock & lock);
     void run_keeper();
 
     const Options options_;
@@ -103,6 +111,7 @@ private:
 
     // Reconnecting.
     ReconnectPolicy policy_;
+    UpgradePolicy upgrade_;
     TimePoint lost_at_{};
     std::string loss_reason_;
     bool is_reconnecting_ = false;

@@ -87,7 +87,7 @@ void Admission::send_position(WaitingClient & client, uint32_t position, Session
 }
 
 void Admission::hand_over_by_token(WaitingClient & client) {
-    const bool resumes = client.client.first_command() == wire::command_resume;
+    const auto command = client.client.first_command();
     WorkerProcess * worker = workers_.owner(client.client.token());
     const auto waits = [&](const WaitingClient & other) {
         return other.wants_new_session() && other.client.session_token() == client.client.token();
@@ -98,7 +98,7 @@ void Admission::hand_over_by_token(WaitingClient & client) {
     client.closing = true;
     if (worker == nullptr) {
         log_warning("dropping {}: it wants {} session that is not here", client.client.peer(),
-                    resumes ? "to resume a" : "a link with a");
+                    command == wire::command_resume ? "to resume a" : "a link with a");
         return;
     }
     ControlMessage message{.kind = ControlMessage::Kind::link,
@@ -107,16 +107,18 @@ void Admission::hand_over_by_token(WaitingClient & client) {
                            .token = client.client.token()};
     std::ranges::copy(client.client.prefix(), message.prefix);
     const UniqueFd socket = client.client.release();
-    const bool resumes_session = resumes && worker->token == client.client.token();
+    // A client presents its session's token only to resume the session (also with RDMA_OFFER first), or with a lifeline.
+    const bool resumes_session = worker->token == client.client.token() && command != wire::command_lifeline;
     if (const auto handed_over = workers_.hand_over(*worker, message, socket.get(), resumes_session); !handed_over) {
         log_warning("dropping {}, which came for session {}: {}", client.client.peer(), worker->session,
                     handed_over.error().text);
         return;
     }
-    if (client.client.first_command() == wire::command_lifeline) {
+    if (command == wire::command_lifeline) {
         return;
     }
-    log_event(client.address, "{} {} (session {})", resumes ? "Connected again:" : "Linked with the server at",
+    const bool is_again = resumes_session || command == wire::command_resume;
+    log_event(client.address, "{} {} (session {})", is_again ? "Connected again:" : "Linked with the server at",
               client.client.peer(), worker->session);
 }
 

@@ -23,7 +23,9 @@ void TokenConnections::accept(uint64_t token, UniqueFd socket, std::vector<std::
             auto accepted = net::accept_with_token(std::move(socket), first, resumes);
             std::lock_guard when_done(mutex_);
             const UniqueFd connection = std::move(handshake.socket);
-            if (!accepted && !closed_) {
+            if (!accepted && accepted.error().code == Errc::closed) {
+                log_debug("a peer closed its connection before it linked to this session or resumed it");
+            } else if (!accepted && !closed_) {
                 log_warning("a connection to link to or resume this session failed: {}", accepted.error().text);
             } else if (!closed_) {
                 add(token, std::move(*accepted), resumes, connection.get());

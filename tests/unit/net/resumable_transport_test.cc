@@ -126,7 +126,7 @@ struct Flaky {
         active = std::make_unique<ResumableTransport>(
             std::move(pair.near),
             ResumableTransport::Options{.name = "passive", .grace = seconds(20),
-                                        .reconnect = [this](const ResumableTransport::Attempt & attempt) {
+                                        .reconnect = [this](ResumableTransport::Attempt attempt) {
                                             return reconnect(attempt.request, attempt.deadline);
                                         }});
     }
@@ -282,6 +282,153 @@ TEST(Resumable, RetransmitsLostAndCorruptedRecords) {
     }
     server.join();
     EXPECT_GT(flaky.connections, 3);
+}
+
+// A connection of a given kind that can be cut.
+class OfKind final : public Transport {
+public:
+    OfKind(std::unique_ptr<Transport> inner, TransportKind kind, std::shared_ptr<std::atomic<bool>> is_cut)
+        : inner_(std::move(inner)), kind_(kind), is_cut_(std::move(is_cut)) {}
+    Result<size_t> send(std::span<const ConstBytes> parts) override {
+        return *is_cut_ ? fail(Errc::io, "cut") : inner_->send(parts);
+    }
+    Result<size_t> receive(std::span<const MutableBytes> parts) override {
+        return *is_cut_ ? fail(Errc::io, "cut") : inner_->receive(parts);
+    }
+    Result<bool> wait(Interest interest, TimePoint deadline, microseconds spin) override {
+        if (*is_cut_) {
+            return fail(Errc::io, "cut");
+        }
+        return inner_->wait(interest, std::min(deadline, Clock::now() + milliseconds(5)), spin)
+            .transform([&](bool ready) { return ready || Clock::now() < deadline; });
+    }
+    void wake() override { inner_->wake(); }
+    void break_off() override { *is_cut_ = true; }  // a close of the socket would look orderly
+    TransportKind kind() const override { return kind_; }
+
+private:
+    const std::unique_ptr<Transport> inner_;
+    const TransportKind kind_;
+    const std::shared_ptr<std::atomic<bool>> is_cut_;
+};
+
+// Two ends that begin over RDMA. New connections use TCP, except those that open_rdma opens.
+struct OverRdma {
+    enum class Upgrade { works, cannot_open, fails_to_resume };
+
+    explicit OverRdma(Upgrade upgrade) : upgrade(upgrade) {
+        Pair pair = connect(TransportKind::rdma);
+        passive = std::make_unique<ResumableTransport>(
+            std::move(pair.far), ResumableTransport::Options{.name = "active", .grace = seconds(20), .reconnect = {}});
+        active = std::make_unique<ResumableTransport>(
+            std::move(pair.near),
+            ResumableTransport::Options{.name = "passive", .grace = seconds(20),
+                                        .reconnect = [this](ResumableTransport::Attempt attempt) { return resume(attempt); },
+                                        .open_rdma = [this](TimePoint) { return open_rdma(); }});
+    }
+    Pair connect(TransportKind kind) {
+        Pair pair = make_pair_of_transports();
+        auto cut = std::make_shared<std::atomic<bool>>(false);
+        pair.near = std::make_unique<OfKind>(std::move(pair.near), kind, cut);
+        pair.far = std::make_unique<OfKind>(std::move(pair.far), kind, cut);
+        std::lock_guard lock(mutex);
+        newest = std::move(cut);
+        return pair;
+    }
+    void cut() {
+        std::lock_guard lock(mutex);
+        *newest = true;
+    }
+    Result<std::unique_ptr<Transport>> open_rdma() {
+        ++opened;
+        if (upgrade == Upgrade::cannot_open) {
+            return fail(Errc::unavailable, "no RDMA device");
+        }
+        const bool works = upgrade == Upgrade::works;
+        Pair pair = make_pair_of_transports();
+        auto is_cut = std::make_shared<std::atomic<bool>>(!works);
+        pair.near = std::make_unique<OfKind>(std::move(pair.near), TransportKind::rdma, is_cut);
+        far_of_rdma = std::make_unique<OfKind>(std::move(pair.far), TransportKind::rdma, is_cut);
+        std::lock_guard lock(mutex);
+        newest = works ? is_cut : newest;
+        return std::move(pair.near);
+    }
+    Result<ResumableTransport::Reconnected> resume(ResumableTransport::Attempt & attempt) {
+        Pair pair;
+        if (attempt.over != nullptr) {
+            pair.near = std::move(attempt.over);
+            pair.far = std::move(far_of_rdma);
+            if (upgrade == Upgrade::fails_to_resume) {
+                return fail(Errc::io, "cut");
+            }
+        } else {
+            pair = connect(TransportKind::tcp);
+        }
+        if (auto taken = passive->take_over(std::move(pair.far), attempt.request); !taken) {
+            return fail(Errc::closed, "{}", taken.error().text);
+        }
+        struct {
+            uint64_t size = 0;
+            wire::ResumeAnswer answer{};
+        } answer;
+        if (auto got = receive_whole(*pair.near, mutable_bytes(&answer, sizeof answer), attempt.deadline); !got) {
+            return std::unexpected(got.error());
+        }
+        return ResumableTransport::Reconnected{std::move(pair.near), answer.answer.received};
+    }
+    // Exchanges messages in both directions until `done`, at most for 20 s.
+    void exchange_until(const std::function<bool()> & done) {
+        const TimePoint give_up = Clock::now() + seconds(20);
+        for (uint32_t i = 0; !done(); ++i) {
+            ASSERT_LT(Clock::now(), give_up);
+            std::vector<std::byte> sent(1 + i * 7919 % 70'000, static_cast<std::byte>(i)), got(sent.size());
+            for (auto [from, to] : {std::pair(active.get(), passive.get()), std::pair(passive.get(), active.get())}) {
+                std::thread sender([&] { ASSERT_TRUE(send_all(*from, {sent}, seconds(20))); });
+                const auto received = receive_whole(*to, got, Clock::now() + seconds(20));
+                sender.join();
+                ASSERT_TRUE(received) << received.error().text;
+                ASSERT_EQ(got, sent);
+            }
+        }
+    }
+    const Upgrade upgrade;
+    std::mutex mutex;
+    std::shared_ptr<std::atomic<bool>> newest;
+    std::unique_ptr<Transport> far_of_rdma;
+    std::atomic<int> opened = 0;
+    std::unique_ptr<ResumableTransport> passive, active;
+};
+
+TEST(Resumable, ReturnsToRdmaWhileDataMove) {
+    OverRdma ends(OverRdma::Upgrade::works);
+    for (int loss = 0; loss < 2; ++loss) {
+        ends.cut();
+        ends.exchange_until([&] { return ends.active->kind() == TransportKind::tcp; });
+        ends.exchange_until([&] { return ends.active->kind() == TransportKind::rdma && ends.passive->kind() == TransportKind::rdma; });
+    }
+    EXPECT_EQ(ends.opened, 2);
+}
+
+TEST(Resumable, ReturnsToRdmaWhileIdle) {
+    OverRdma ends(OverRdma::Upgrade::works);
+    ends.cut();
+    const TimePoint give_up = Clock::now() + seconds(20);
+    while (ends.opened == 0 || ends.active->kind() != TransportKind::rdma) {
+        ASSERT_LT(Clock::now(), give_up);
+        (void)ends.passive->wait({.read = true}, Clock::now() + milliseconds(10), microseconds{0});
+    }
+    int messages = 0;
+    ends.exchange_until([&] { return ++messages > 10; });
+}
+
+TEST(Resumable, AFailedReturnToRdmaLosesNothing) {
+    for (const auto upgrade : {OverRdma::Upgrade::cannot_open, OverRdma::Upgrade::fails_to_resume}) {
+        OverRdma ends(upgrade);
+        ends.cut();
+        const int attempts = upgrade == OverRdma::Upgrade::cannot_open ? 2 : 1;
+        ends.exchange_until([&] { return ends.opened >= attempts; });
+        ends.exchange_until([&] { return ends.active->kind() == TransportKind::tcp; });
+    }
 }
 
 struct Ends {

@@ -264,7 +264,7 @@ def test_client_killed(rig):
     client = generating(rig)
     client.kill(signal.SIGKILL)
     client.wait()
-    rig.server_machine.run('for i in $(seq 30); do [ "$(pgrep -fc [w]orker-control)" = 1 ] && exit 0; sleep .1; done; exit 1',
+    rig.server_machine.run('for i in $(seq 30); do [ "$(pgrep -fc [c]aravan-worker)" = 1 ] && exit 0; sleep .1; done; exit 1',
                            check=True)
     logits, output = rig.logits(EP)
     assert 'transport rdma' in output
@@ -276,5 +276,5 @@ def test_client_machine_killed(rig):
     rig.server(options='--session-grace 3')
     generating(rig)
     rig.client_machine.kill()
-    rig.server_machine.run('for i in $(seq 300); do [ "$(pgrep -fc [w]orker-control)" = 1 ] && exit 0; sleep .1; done; exit 1',
+    rig.server_machine.run('for i in $(seq 300); do [ "$(pgrep -fc [c]aravan-worker)" = 1 ] && exit 0; sleep .1; done; exit 1',
                            check=True, timeout=40)

@@ -46,11 +46,11 @@ def test_more_messages_than_credits(rig, local):
     client = rig.client_machine.start(f'while [ ! -e {go} ]; do sleep .05; done | {HOSTILE} 10.77.0.1 {PORT} flood',
                                       env={'GGML_RPC_RECONNECT_S': '0'})
     client.wait_for('activated')
-    rig.server_machine.run('kill -STOP $(pgrep -f [w]orker-control)', check=True)
+    rig.server_machine.run('kill -STOP $(pgrep -f [c]aravan-worker)', check=True)
     go.touch()
     client.wait_for('flooded')
     rig.client_machine.run('sleep .5')  # until the messages have arrived, which nothing reports
-    rig.server_machine.run('kill -CONT $(pgrep -f [w]orker-control)', check=True)
+    rig.server_machine.run('kill -CONT $(pgrep -f [c]aravan-worker)', check=True)
     assert client.wait(30) == 0, client.output()
     server.wait_for('the peer sent more RDMA messages than it had credits for', 20)
     serves_others(rig, local)

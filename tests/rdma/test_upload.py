@@ -41,8 +41,8 @@ def rig(model):
 
 
 def workers_left(rig, count):
-    rig.server_machine.run(f'for i in $(seq 300); do [ "$(pgrep -fc [w]orker-control)" = {count} ] && exit 0; '
-                           'sleep .1; done; pgrep -fa [w]orker-control; exit 1', check=True, timeout=60)
+    rig.server_machine.run(f'for i in $(seq 300); do [ "$(pgrep -fc [c]aravan-worker)" = {count} ] && exit 0; '
+                           'sleep .1; done; pgrep -fa [c]aravan-worker; exit 1', check=True, timeout=60)
 
 
 def sent(rig):

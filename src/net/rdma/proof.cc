@@ -56,7 +56,9 @@ Result<> prove_write(QueuePair & pair, TimePoint deadline) {
                 return failed(completion);
             }
             // A correct peer sends nothing now: it waits for this end's token.
-            return completion.wr_id == set_up_send_id ? Result<>() : fail(Errc::protocol, Reason::no_rdma_path, "unexpected message over RDMA");
+            return completion.wr_id == set_up_send_id
+                       ? Result<>()
+                       : fail(Errc::protocol, Reason::no_rdma_path, "unexpected message over RDMA");
         }
         if (Clock::now() >= deadline) {
             return timed_out();

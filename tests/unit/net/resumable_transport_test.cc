@@ -404,7 +404,9 @@ TEST(Resumable, ReturnsToRdmaWhileDataMove) {
     for (int loss = 0; loss < 2; ++loss) {
         ends.cut();
         ends.exchange_until([&] { return ends.active->kind() == TransportKind::tcp; });
-        ends.exchange_until([&] { return ends.active->kind() == TransportKind::rdma && ends.passive->kind() == TransportKind::rdma; });
+        ends.exchange_until([&] {
+            return ends.active->kind() == TransportKind::rdma && ends.passive->kind() == TransportKind::rdma;
+        });
     }
     EXPECT_EQ(ends.opened, 2);
 }

@@ -40,7 +40,7 @@ void write_to_ggml_log(LogLevel level, std::string_view line) {
 bool is_compatible() {
     static const bool result = [] {
         set_log_sink(write_to_ggml_log);
-        const auto checked = abi::check();
+        const auto checked = caravan::abi::check();
         if (!checked) {
             log_warning("Caravan's RPC plug-in is disabled: {}", checked.error().text);
         }

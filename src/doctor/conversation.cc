@@ -63,7 +63,7 @@ Conversation::Conversation(std::unique_ptr<net::Transport> transport, const Limi
       lock_(stream_.mutex()) {}
 
 Result<uint32_t> Conversation::device_count() {
-    store(stream_.append(sizeof(wire::RequestHeader)).data(), wire::RequestHeader{Command::device_count, 0});
+    stream_.append(wire::frame_header(Command::device_count));
     return receive<uint32_t>();
 }
 

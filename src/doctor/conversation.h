@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "client/session/stream.h"
+#include "wire/frame.h"
 #include "wire/stock.h"
 
 namespace caravan::doctor {
@@ -56,9 +57,7 @@ public:
 private:
     template <class Request>
     void post(wire::Command command, const Request & request, size_t extra = 0) {
-        const MutableBytes at = stream_.append(sizeof(wire::RequestHeader) + sizeof request);
-        store(at.data(), wire::RequestHeader{command, sizeof request + extra});
-        store(at.data() + sizeof(wire::RequestHeader), request);
+        stream_.append(wire::frame(command, request, extra));
     }
     template <class Reply>
     Result<Reply> receive() {

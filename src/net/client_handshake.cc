@@ -6,6 +6,7 @@
 #include "net/exact_io.h"
 #include "net/hello.h"
 #include "net/socket.h"
+#include "wire/frame.h"
 #include "wire/native.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/recent_failures.h"
@@ -43,8 +44,7 @@ std::unexpected<Error> refusal(SocketHandle socket, uint64_t size, TimePoint dea
 Result<> await_admission(SocketHandle socket, const Queueing & queueing, TimePoint deadline) {
     const TimePoint began = Clock::now();
     TimePoint until = deadline;  // the first reply does not wait for a session
-    const wire::RequestHeader request{wire::command_admission, 0};
-    if (auto sent = send_exact(socket, const_bytes(&request, sizeof request), deadline); !sent) {
+    if (auto sent = send_exact(socket, wire::frame_header(wire::command_admission), deadline); !sent) {
         return sent;
     }
     bool is_full = false;

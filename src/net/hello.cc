@@ -2,6 +2,7 @@
 
 #include "base/config.h"
 #include "net/exact_io.h"
+#include "wire/frame.h"
 #include "wire/native.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/verbs.h"
@@ -31,12 +32,10 @@ wire::Extension own_extension() {
 }
 
 Result<wire::HelloAnswer> exchange_hello(SocketHandle socket, uint64_t token, TimePoint deadline) {
-    std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::HelloRequest)];
-    store(request, wire::RequestHeader{wire::Command::hello, sizeof(wire::HelloRequest)});
     wire::Extension extension = own_extension();
     extension.token = token;
-    store(request + sizeof(wire::RequestHeader), extension);
-    auto done = send_exact(socket, request, deadline);
+    static_assert(sizeof extension == sizeof(wire::HelloRequest));
+    auto done = send_exact(socket, wire::frame(wire::Command::hello, extension), deadline);
     uint64_t size = 0;
     wire::HelloAnswer answer{};
     done = done ? receive_exact(socket, mutable_bytes(&size, sizeof size), deadline) : done;

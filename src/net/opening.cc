@@ -16,6 +16,7 @@
 #include "net/resume/resumable_transport.h"
 #include "net/server_handshake.h"
 #include "tunables.h"
+#include "wire/frame.h"
 
 namespace caravan::net {
 namespace {
@@ -24,8 +25,7 @@ namespace {
 using Token = std::shared_ptr<std::atomic<uint64_t>>;
 
 Result<> start_records(Connected & opened, TimePoint deadline) {
-    const wire::RequestHeader records{wire::command_records, 0};
-    return send_all(*opened.transport, {const_bytes(&records, sizeof records)}, deadline - Clock::now());
+    return send_all(*opened.transport, {wire::frame_header(wire::command_records)}, deadline - Clock::now());
 }
 
 // A failure of the handshake concerns the connection, not the session: it is not permanent.
@@ -52,14 +52,11 @@ Result<ResumableTransport::Reconnected> restart_session(const Endpoint & endpoin
 // Sends RESUME over `transport`. Errc::closed: the server has ended the session.
 Result<ResumableTransport::Reconnected> resume_over(std::unique_ptr<Transport> transport, wire::ResumeRequest resume,
                                                     TimePoint deadline) {
-    std::byte request[sizeof(wire::RequestHeader) + sizeof(wire::ResumeRequest)];
-    store(request, wire::RequestHeader{wire::command_resume, sizeof(wire::ResumeRequest)});
-    store(request + sizeof(wire::RequestHeader), resume);
     struct {
         uint64_t size = 0;
         wire::ResumeAnswer answer{};
     } answer;
-    auto done = send_all(*transport, {request}, deadline - Clock::now());
+    auto done = send_all(*transport, {wire::frame(wire::command_resume, resume)}, deadline - Clock::now());
     done = done ? receive_whole(*transport, mutable_bytes(&answer, sizeof answer), deadline) : done;
     if (!done) {
         return fail(done.error().code, "{}", done.error().code == Errc::closed ? "the server has ended the session"
@@ -119,8 +116,7 @@ public:
         }
         ++tries_;
         auto opened = shake_hands(endpoint_, *token_, RdmaUse::none, Clock::now() + seconds(2));
-        const wire::RequestHeader request{wire::command_lifeline, 0};
-        if (opened && send_all(*opened->transport, {const_bytes(&request, sizeof request)}, seconds(2))) {
+        if (opened && send_all(*opened->transport, {wire::frame_header(wire::command_lifeline)}, seconds(2))) {
             transport_ = std::move(opened->transport);
             connected_at_ = Clock::now();
         }
@@ -185,8 +181,7 @@ Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t 
     if (!opened->peer_is_native) {
         return fail(Errc::unsupported, "{} does not support links: it is a stock server or an older version", endpoint.text());
     }
-    const wire::RequestHeader request{wire::command_link, 0};
-    auto done = send_all(*opened->transport, {const_bytes(&request, sizeof request)}, deadline - Clock::now());
+    auto done = send_all(*opened->transport, {wire::frame_header(wire::command_link)}, deadline - Clock::now());
     std::array<std::byte, link_answer.size()> answer{};
     done = done ? receive_whole(*opened->transport, answer, deadline) : done;
     if (!done) {

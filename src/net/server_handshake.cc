@@ -6,6 +6,7 @@
 #include "net/faults.h"
 #include "net/hello.h"
 #include "net/inbound.h"
+#include "wire/frame.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/upgrade.h"
 #include "tunables.h"
@@ -60,9 +61,7 @@ Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume)
     constexpr seconds patience{10};
     wire::RequestHeader header = header_in(first);
     if (header.command == wire::command_admission) {
-        std::byte admitted[sizeof(uint64_t) + sizeof(wire::AdmissionAnswer)] = {};
-        store(admitted, uint64_t{sizeof(wire::AdmissionAnswer)});
-        auto done = send_exact(socket.get(), admitted, Clock::now() + patience);
+        auto done = send_exact(socket.get(), wire::reply_frame(wire::AdmissionAnswer{}), Clock::now() + patience);
         done = done ? receive_exact(socket.get(), mutable_bytes(&header, sizeof header), Clock::now() + patience) : done;
         if (!done) {
             return std::unexpected(done.error());

@@ -8,6 +8,7 @@
 
 #include "client/encode/tensor_encoding.h"
 #include "client/session/stream.h"
+#include "wire/frame.h"
 
 namespace caravan::client {
 
@@ -62,13 +63,9 @@ public:
 
     template <class Request>
     void post(wire::Command command, const Request & request, uint64_t extra = 0) {
-        const MutableBytes at = stream_.append(sizeof(wire::RequestHeader) + sizeof request);
-        store(at.data(), wire::RequestHeader{command, sizeof request + extra});
-        store(at.data() + sizeof(wire::RequestHeader), request);
+        stream_.append(wire::frame(command, request, extra));
     }
-    void post(wire::Command command) {
-        store(stream_.append(sizeof(wire::RequestHeader)).data(), wire::RequestHeader{command, 0});
-    }
+    void post(wire::Command command) { stream_.append(wire::frame_header(command)); }
 
 protected:
     explicit Commands(Stream & stream) : stream_(stream) {}

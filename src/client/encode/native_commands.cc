@@ -92,9 +92,9 @@ public:
         std::vector<std::byte> difference;
         wire::encode_difference(base == wire::no_base ? std::span<const wire::GraphTensor>() : graphs_[base].tensors,
                                 tensors, difference);
-        append(out.bytes, header(NativeCommand::graph, sizeof(wire::GraphRequest) + difference.size()));
-        append(out.bytes, wire::GraphRequest{device, index_of(slot), base, static_cast<uint32_t>(tensors.size())});
-        out.bytes.insert(out.bytes.end(), difference.begin(), difference.end());
+        const wire::GraphRequest request{device, index_of(slot), base, static_cast<uint32_t>(tensors.size())};
+        append(out.bytes, wire::frame(static_cast<wire::Command>(NativeCommand::graph), request, difference.size()));
+        append(out.bytes, difference);
         // The read is not inherited: it may be of a buffer that does not exist any more.
         const bool immediate_read = base != wire::no_base && graphs_[base].kept.habit.immediate_read;
         slot = {.device = device, .uid = graph.uid, .on_server = true, .used = ++clock_, .tensors = std::move(tensors),
@@ -122,13 +122,8 @@ private:
         KeptGraph kept;
     };
 
-    template <class T>
-    static void append(std::vector<std::byte> & out, const T & value) {
-        const auto bytes = const_bytes(&value, sizeof value);
+    static void append(std::vector<std::byte> & out, ConstBytes bytes) {
         out.insert(out.end(), bytes.begin(), bytes.end());
-    }
-    static wire::RequestHeader header(NativeCommand command, uint64_t size) {
-        return {static_cast<wire::Command>(command), size};
     }
 
     // Declares the region if it has no slot. Slots are reused in rotation.
@@ -175,8 +170,7 @@ private:
         return &*slot;
     }
     void append_launch(std::vector<std::byte> & out, const GraphSlot & slot) const {
-        append(out, header(NativeCommand::launch, sizeof(wire::LaunchRequest)));
-        append(out, wire::LaunchRequest{index_of(slot)});
+        append(out, wire::frame(static_cast<wire::Command>(NativeCommand::launch), wire::LaunchRequest{index_of(slot)}));
     }
     size_t oldest_graph() const {
         return static_cast<size_t>(std::ranges::min_element(graphs_, {}, &GraphSlot::used) - graphs_.begin());

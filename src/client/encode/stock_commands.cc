@@ -33,8 +33,7 @@ public:
         if (const auto known = kept.find(graph.uid); graph.uid != 0 && known != kept.end()) {
             out.is_empty = false;
             out.kept = &known->second;
-            append(out.bytes, wire::RequestHeader{Command::graph_recompute, sizeof(wire::GraphRecomputeRequest)});
-            append(out.bytes, wire::GraphRecomputeRequest{device, graph.uid});
+            append(out.bytes, wire::frame(Command::graph_recompute, wire::GraphRecomputeRequest{device, graph.uid}));
             return out;
         }
         CollectedGraph collected = collect_graph(graph, handle_of);
@@ -43,8 +42,8 @@ public:
         }
         out.is_empty = false;
         const std::vector<std::byte> payload = encode_stock_graph(collected, graph.uid, device, handle_of);
-        append(out.bytes, wire::RequestHeader{Command::graph_compute, payload.size()});
-        out.bytes.insert(out.bytes.end(), payload.begin(), payload.end());
+        append(out.bytes, wire::frame_header(Command::graph_compute, payload.size()));
+        append(out.bytes, payload);
         if (graph.uid == 0) {
             out.own = std::move(collected.footprint);
         } else {
@@ -60,9 +59,7 @@ public:
     void forget_graphs() override { kept_.clear(); }
 
 private:
-    template <class T>
-    static void append(std::vector<std::byte> & out, const T & value) {
-        const auto bytes = const_bytes(&value, sizeof value);
+    static void append(std::vector<std::byte> & out, ConstBytes bytes) {
         out.insert(out.end(), bytes.begin(), bytes.end());
     }
 

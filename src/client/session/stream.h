@@ -12,6 +12,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -54,6 +55,8 @@ public:
 
     // `size` bytes at the end of the batch. Fill them before releasing the lock. Valid until the next append.
     MutableBytes append(size_t size) { return outbox_.append(size); }
+    // Copies these bytes to the end of the batch.
+    void append(ConstBytes bytes) { std::memcpy(append(bytes.size()).data(), bytes.data(), bytes.size()); }
 
     // Appends a hole: bytes that another connection is still receiving. Their memory is not moved. Nothing from `begin` (the
     // position of the message's header) on is sent before fill(begin).

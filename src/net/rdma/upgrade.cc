@@ -11,6 +11,7 @@
 #include "net/rdma/ring_transport.h"
 #include "platform/poll.h"
 #include "tunables.h"
+#include "wire/frame.h"
 
 namespace caravan::net::rdma {
 namespace {
@@ -48,10 +49,8 @@ Result<Upgrade> activate(std::unique_ptr<QueuePair> pair, UniqueFd & socket) {
 }
 
 Result<> send_verdict(SocketHandle socket, bool use_rdma, TimePoint deadline) {
-    std::byte bytes[sizeof(wire::RequestHeader) + sizeof(wire::RdmaVerdict)];
-    store(bytes, wire::RequestHeader{wire::command_rdma_verdict, sizeof(wire::RdmaVerdict)});
-    store(bytes + sizeof(wire::RequestHeader), wire::RdmaVerdict{static_cast<uint8_t>(use_rdma ? 1 : 0)});
-    return send_exact(socket, bytes, deadline);
+    const wire::RdmaVerdict verdict{static_cast<uint8_t>(use_rdma ? 1 : 0)};
+    return send_exact(socket, wire::frame(wire::command_rdma_verdict, verdict), deadline);
 }
 
 // True: the client chose RDMA.
@@ -75,10 +74,7 @@ Result<> answer_offer(SocketHandle socket, const PeerFacts * facts, std::string_
         std::memcpy(message.queue_pair, facts, sizeof *facts);
     }
     std::memcpy(message.reason, reason.data(), std::min(reason.size(), sizeof message.reason - 1));
-    std::byte bytes[sizeof(uint64_t) + sizeof message];
-    store(bytes, uint64_t{sizeof message});
-    store(bytes + sizeof(uint64_t), message);
-    return send_exact(socket, bytes, Clock::now() + tunable::rdma_verdict_timeout);
+    return send_exact(socket, wire::reply_frame(message), Clock::now() + tunable::rdma_verdict_timeout);
 }
 
 }  // namespace
@@ -94,10 +90,7 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
         return Upgrade{nullptr, NoRdma(pair.error())};
     }
     const PeerFacts facts = (*pair)->facts();
-    std::byte bytes[sizeof(wire::RequestHeader) + sizeof facts];
-    store(bytes, wire::RequestHeader{wire::command_rdma_offer, sizeof facts});
-    store(bytes + sizeof(wire::RequestHeader), facts);
-    if (auto sent = send_exact(socket.get(), bytes, deadline); !sent) {
+    if (auto sent = send_exact(socket.get(), wire::frame(wire::command_rdma_offer, facts), deadline); !sent) {
         return std::unexpected(sent.error());
     }
     uint64_t size = 0;

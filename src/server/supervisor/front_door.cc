@@ -8,6 +8,7 @@
 #include "net/socket.h"
 #include "platform/socket.h"
 #include "server/supervisor/refusal.h"
+#include "wire/frame.h"
 #include "wire/native.h"
 
 namespace caravan::server {
@@ -61,9 +62,7 @@ Result<bool> FrontDoor::fill(size_t size) {
 
 template <class Answer>
 Result<> FrontDoor::send_answer(const Answer & payload) {
-    std::array<std::byte, sizeof(uint64_t) + sizeof payload> bytes;
-    store(bytes.data(), uint64_t{sizeof payload});
-    store(bytes.data() + sizeof(uint64_t), payload);
+    const auto bytes = wire::reply_frame(payload);
     // A short write means that the peer violates the protocol: replies are small, and a client reads each one before it sends
     // the next request.
     if (platform::send_bytes(socket_.get(), bytes).bytes != bytes.size()) {

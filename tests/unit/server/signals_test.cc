@@ -1,0 +1,38 @@
+#include "server/supervisor/signals.h"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+
+#include "support/cpu_device.h"
+
+namespace caravan::server {
+namespace {
+
+bool is_readable(int fd) {
+    pollfd poll{fd, POLLIN, 0};
+    return ::poll(&poll, 1, 0) == 1;
+}
+
+// In a child process, since the handlers stay.
+TEST(Signals, CountsRequestsToStopAndKeepsTheFirstSignal) {
+    EXPECT_EQ(test::ask_in_child([] {
+                  auto signals = Signals::install();
+                  if (!signals || is_readable(signals->fd())) {
+                      return false;
+                  }
+                  ::raise(SIGCHLD);
+                  const bool wakes = is_readable(signals->fd());
+                  signals->read();
+                  const bool is_no_request = signals->stop_requests() == 0 && !is_readable(signals->fd());
+                  ::raise(SIGINT);
+                  ::raise(SIGTERM);
+                  ::raise(SIGPIPE);
+                  signals->read();
+                  return wakes && is_no_request && signals->stop_requests() == 2 && signals->stop_signal() == SIGINT;
+              }),
+              test::Outcome::yes);
+}
+
+}  // namespace
+}  // namespace caravan::server

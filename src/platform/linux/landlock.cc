@@ -69,7 +69,7 @@ std::string why_not(int error) {
 }
 
 // A path that cannot be opened now, for any reason, gets no rule and stays inaccessible.
-Result<> allow(int ruleset, uint64_t handled, const std::filesystem::path & path, uint64_t access, bool follow_links) {
+Result<> permit(int ruleset, uint64_t handled, const std::filesystem::path & path, uint64_t access, bool follow_links) {
     const UniqueFd place = follow_links ? UniqueFd(::open(path.c_str(), O_PATH | O_CLOEXEC))
                                         : UniqueFd(open_without_links(path.c_str(), O_PATH));
     if (!place) {
@@ -113,7 +113,7 @@ Result<FileLimits> restrict_files(const FileRules & rules) {
                                bool follow_links = true) {
         for (const std::filesystem::path & path : paths) {
             if (allowed) {
-                allowed = allow(ruleset.get(), handled.fs, path, access, follow_links);
+                allowed = permit(ruleset.get(), handled.fs, path, access, follow_links);
             }
         }
     };

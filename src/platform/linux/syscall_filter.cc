@@ -38,7 +38,7 @@ constexpr uint32_t own_arch = AUDIT_ARCH_AARCH64;
 #endif
 constexpr uint32_t x32_bit = 0x40000000;  // x86-64: the same calls under other numbers
 constexpr uint32_t allow = SECCOMP_RET_ALLOW;
-constexpr uint32_t end_process = SECCOMP_RET_KILL_PROCESS;
+constexpr uint32_t kill_thread_group = SECCOMP_RET_KILL_PROCESS;
 constexpr uint32_t refuse = SECCOMP_RET_ERRNO | EPERM;
 constexpr uint32_t not_there = SECCOMP_RET_ERRNO | ENOSYS;
 
@@ -105,11 +105,11 @@ class Filter {
 public:
     Filter() {
         load(offsetof(seccomp_data, arch));
-        answer_unless(own_arch, end_process);
+        answer_unless(own_arch, kill_thread_group);
         load(offsetof(seccomp_data, nr));
 #ifdef __x86_64__
         program_.push_back(BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, x32_bit, 0, 1));
-        answer(end_process);
+        answer(kill_thread_group);
 #endif
     }
 
@@ -267,7 +267,7 @@ void add_network_rules(Filter & filter, Network network) {
 Result<> refuse_syscalls(Network network, bool may_bind_threads) {
     Filter filter;
     for (const uint32_t call : fatal_calls) {
-        filter.on(call, end_process);
+        filter.on(call, kill_thread_group);
     }
     for (const uint32_t call : refused_calls) {
         filter.on(call, refuse);

@@ -90,7 +90,7 @@ bool is_required(RdmaUse use) {
 }
 
 std::unexpected<Error> no_rdma(const Endpoint & endpoint, const NoRdma & why) {
-    return fail(Errc::unavailable, why.reason, "{}: {}RDMA is not available: {}", endpoint.text(),
+    return fail(Errc::unsupported, why.reason, "{}: {}RDMA is not available: {}", endpoint.text(),
                 transport_mode() == TransportMode::rdma ? "GGML_RPC_TRANSPORT=rdma, but " : "", why.text);
 }
 

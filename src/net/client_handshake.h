@@ -39,7 +39,7 @@ std::string describe(const wire::AdmissionAnswer & place);
 enum class RdmaUse {
     none,
     preferred,  // where both ends support it; an error without it if GGML_RPC_TRANSPORT=rdma
-    required,   // without it: Errc::unavailable, before HELLO if this end is the reason
+    required,   // without it: Errc::unsupported, before HELLO if this end is the reason
 };
 
 // Connects, performs the handshake and switches to RDMA according to `use`. Refuses a peer of an incompatible version

@@ -28,10 +28,9 @@ Result<> start_records(Connected & opened, TimePoint deadline) {
     return send_all(*opened.transport, {wire::frame_header(wire::command_records)}, deadline - Clock::now());
 }
 
-// A failure of the handshake concerns the connection, not the session: it is not permanent.
+// A connection that is closed during the handshake says nothing about the session: do not report Errc::closed.
 std::unexpected<Error> early_failure(const Error & error) {
-    const bool would_be_permanent = error.code == Errc::closed || error.code == Errc::unavailable;
-    return fail(would_be_permanent ? Errc::io : error.code, "{}", error.text);
+    return fail(error.code == Errc::closed ? Errc::io : error.code, "{}", error.text);
 }
 
 // Starts a new session in place of one that the server does not know. The caller still has the whole stream.

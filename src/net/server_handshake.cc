@@ -6,10 +6,10 @@
 #include "net/faults.h"
 #include "net/hello.h"
 #include "net/inbound.h"
+#include "tunables.h"
 #include "wire/frame.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/upgrade.h"
-#include "tunables.h"
 #endif
 
 namespace caravan::net {

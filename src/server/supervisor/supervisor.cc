@@ -78,7 +78,7 @@ Result<> Supervisor::wait_for_first_worker() {
 void Supervisor::print_banner() {
     print_lines(banner(options_, listeners_, workers_));
     if (beyond_loopback_) {
-        log_warning("this server listens beyond this machine, and whoever reaches it can use its devices: there is no "
+        log_warning("this server listens beyond this machine, and any client that reaches it can use its devices: there is no "
                     "authentication and no encryption. Use a trusted network only");
     }
     const int threads = options_.worker.threads, cores = static_cast<int>(std::thread::hardware_concurrency());

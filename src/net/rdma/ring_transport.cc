@@ -140,7 +140,7 @@ public:
             if (watches[1].revents != 0) {
                 check_side_channel();
             }
-            if (watches[3].revents != 0 || Clock::now() >= events_.deadline()) {
+            if (watches[3].revents != 0 || *ready == 0) {
                 check_device();
             }
             if (watches[2].revents != 0) {

@@ -154,6 +154,12 @@ inline constexpr int max_consecutive_misses = 8;
 inline constexpr milliseconds progress_redraw_interval{200};
 inline constexpr size_t max_trace_spans = 2'000'000;
 
+// ---- Server: supervisor
+
+// A client that waits for a session is told so, and its wait is logged, after this time: programs close a session and begin the
+// next one at once, before the first one's worker has ended.
+inline constexpr milliseconds queue_report_delay{100};
+
 // ---- Weight cache (src/cache)
 
 // A file in tmp/ that is older, and that no process has locked, was left by a process that died. Without locks, no upload

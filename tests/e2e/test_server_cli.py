@@ -402,6 +402,7 @@ def test_a_warning_when_sessions_share_cores(lab):
 def test_max_sessions_makes_others_wait(lab):
     server = lab.server('--max-sessions', 1)
     first = lab.endless_completion([server])
+    assert 'is full' not in first.log(), 'its session for queries, which has just ended'
     second = lab.start('llama-bench', ['llama-bench', '--rpc', server.endpoint, '--list-devices'])
     assert second.wait() == 0  # needs no session
     wanted = local_logits(lab)
@@ -411,6 +412,30 @@ def test_max_sessions_makes_others_wait(lab):
     said = lab.processes[-1].log()
     assert f'RPC server {server.endpoint} is full: 1 session is served, and this client is at place 1 of the queue' in said
     assert f'RPC server {server.endpoint} has a free session' in said
+
+
+def ask_admission(server):
+    peer = stockwire.connect(server)
+    peer.sendall(stockwire.command(stockwire.HELLO, bytes(4) + b'CARAVAN1' + struct.pack('<IQ', 8, 0)) + stockwire.command(135))
+    assert len(peer.recv(36, socket.MSG_WAITALL)) == 36
+    return peer
+
+
+def admissions(peer, last):
+    """All (position, reason, sessions) up to `last`."""
+    got = []
+    while not got or got[-1] != last:
+        got.append(struct.unpack('<QIII', peer.recv(20, socket.MSG_WAITALL))[1:])
+    return got
+
+
+def test_a_session_that_ends_at_once_is_not_waited_for(lab):
+    server = lab.server('--max-sessions', 1)
+    with ask_session(server, '127.0.0.1') as first, ask_admission(server) as second:
+        first.close()
+        told = admissions(second, (0, 0, 0))
+    assert not [reason for _, reason, _ in told if reason == 1], 'it was told that the server is full'
+    assert server.count('waits for a session') == 0
 
 
 def wait_in_vain(lab, server, env=()):
@@ -445,20 +470,11 @@ def test_a_required_server_that_is_full_ends_the_program(lab):
 
 def test_places_in_the_queue_move_up(lab):
     server = lab.server('--max-sessions', 1)
-    admission = stockwire.command(135)
-    queue = []
-    for _ in range(3):
-        peer = stockwire.connect(server)
-        peer.sendall(stockwire.command(stockwire.HELLO, bytes(4) + b'CARAVAN1' + struct.pack('<IQ', 8, 0)) + admission)
-        assert len(peer.recv(36, socket.MSG_WAITALL)) == 36
-        queue.append(peer)
+    queue = [ask_admission(server) for _ in range(3)]
 
     def places(peer, last):
-        """Up to the last one, which may come after some that last until a worker process has started."""
-        got = []
-        while not got or got[-1] != last:
-            got.append(struct.unpack('<QIII', peer.recv(20, socket.MSG_WAITALL))[1:])
-        return [position for position, *_ in got]
+        """Up to `last`, which may come after some that last until a worker process has started."""
+        return [position for position, *_ in admissions(peer, last)]
     admitted = 0, 0, 0
     places(queue[0], admitted)
     assert set(places(queue[1], (1, 1, 1))) == {1}

@@ -67,6 +67,9 @@ bool Admission::begin_session(WaitingClient & client) {
 void Admission::send_position(WaitingClient & client, uint32_t position, SessionSlots::Verdict verdict) {
     using Reason = wire::AdmissionAnswer::Reason;
     using Verdict = SessionSlots::Verdict;
+    if (verdict != Verdict::free && Clock::now() < client.report_at()) {
+        return;
+    }
     if (verdict != Verdict::free && !client.logged) {
         client.logged = true;
         log_warning("{} waits for a session: {} in use ({})", client.client.peer(), slots_.held(),

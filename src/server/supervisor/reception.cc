@@ -127,6 +127,8 @@ TimePoint Reception::next_deadline() const {
     for (const WaitingClient & client : clients_.all()) {
         if (client.wants == FrontDoor::Wants::more) {
             next = std::min(next, client.client.deadline());
+        } else if (client.wants_new_session() && client.report_at() > Clock::now()) {
+            next = std::min(next, client.report_at());
         }
     }
     return next;

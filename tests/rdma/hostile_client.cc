@@ -74,7 +74,7 @@ void post(QueuePair & pair, uint32_t slot, uint32_t size) {
 void await(QueuePair & pair, bool is_send) {
     for (const TimePoint deadline = soon(); Clock::now() < deadline; ::sched_yield()) {
         ibv_wc completion{};
-        if (ibv_poll_cq(pair.cq(), 1, &completion) > 0 && (completion.wr_id >= sends) == is_send) {
+        if (pair.poll(completion) > 0 && (completion.wr_id >= sends) == is_send) {
             return;
         }
     }

@@ -51,7 +51,7 @@ Result<> prove_write(QueuePair & pair, TimePoint deadline) {
     }
     for (;;) {
         ibv_wc completion{};
-        if (ibv_poll_cq(pair.cq(), 1, &completion) > 0) {
+        if (pair.poll(completion) > 0) {
             if (completion.status != IBV_WC_SUCCESS) {
                 return failed(completion);
             }
@@ -87,7 +87,7 @@ Result<> receive_token(QueuePair & pair, TimePoint deadline, const HasGivenUp & 
     TimePoint ask_at = Clock::now();
     for (;;) {
         ibv_wc completion{};
-        const int count = ibv_poll_cq(pair.cq(), 1, &completion);
+        const int count = pair.poll(completion);
         if (count > 0 && completion.status != IBV_WC_SUCCESS) {
             return failed(completion);
         }

@@ -106,13 +106,15 @@ Result<std::unique_ptr<QueuePair>> QueuePair::create(const Choice & choice, cons
     if (self->channel_ == nullptr) {
         return failed("ibv_create_comp_channel");
     }
-    const int completions = static_cast<int>(geometry.depth * 4);
-    self->cq_.reset(calls.create_cq(self->context_.get(), completions, nullptr, self->channel_.get(), 0));
-    if (self->cq_ == nullptr) {
+    const int completions = static_cast<int>(geometry.depth * 2);
+    self->send_cq_.reset(calls.create_cq(self->context_.get(), completions, nullptr, self->channel_.get(), 0));
+    self->receive_cq_.reset(calls.create_cq(self->context_.get(), completions, nullptr, self->channel_.get(), 0));
+    if (self->send_cq_ == nullptr || self->receive_cq_ == nullptr) {
         return failed("ibv_create_cq");
     }
     ibv_qp_init_attr init{};
-    init.send_cq = init.recv_cq = self->cq_.get();
+    init.send_cq = self->send_cq_.get();
+    init.recv_cq = self->receive_cq_.get();
     init.qp_type = IBV_QPT_RC;
     for (const uint32_t size : tunable::ring_inline_sizes) {
         init.cap = {.max_send_wr = geometry.depth * 2, .max_recv_wr = geometry.depth, .max_send_sge = 1, .max_recv_sge = 1,
@@ -228,6 +230,11 @@ MutableBytes QueuePair::receive_slot(uint32_t index) {
 
 MutableBytes QueuePair::send_slot(uint32_t index) {
     return {memory_.get() + size_t{geometry_.depth + index} * geometry_.slot_size, geometry_.slot_size};
+}
+
+int QueuePair::poll(ibv_wc & completion) const {
+    const int sent = ibv_poll_cq(send_cq(), 1, &completion);
+    return sent > 0 ? sent : ibv_poll_cq(receive_cq(), 1, &completion);
 }
 
 Result<> QueuePair::post_receive(uint32_t index) {

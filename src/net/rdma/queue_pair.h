@@ -1,4 +1,4 @@
-// Set-up of one reliable connection: device, memory, completion queue, and queue pair up to state RTS. The data path is in
+// Set-up of one reliable connection: device, memory, completion queues, and queue pair up to state RTS. The data path is in
 // ring_transport.h.
 #pragma once
 
@@ -74,7 +74,11 @@ public:
 
     ibv_context & context() const { return *context_; }
     ibv_qp * qp() const { return qp_.get(); }
-    ibv_cq * cq() const { return cq_.get(); }
+    // Two queues, so that the completion of a send wakes up only a thread that waits for one.
+    ibv_cq * send_cq() const { return send_cq_.get(); }
+    ibv_cq * receive_cq() const { return receive_cq_.get(); }
+    // Takes a completion of a send, otherwise of a receive: a failed send also ends the receives, which name no cause.
+    int poll(ibv_wc & completion) const;
     ibv_comp_channel * channel() const { return channel_.get(); }
     MutableBytes receive_slot(uint32_t index);
     MutableBytes send_slot(uint32_t index);
@@ -102,7 +106,7 @@ private:
     std::unique_ptr<std::byte, FreeMemory> memory_;  // receive slots, then send slots
     Owned<ibv_mr, &Verbs::dereg_mr> mr_;
     Owned<ibv_comp_channel, &Verbs::destroy_comp_channel> channel_;
-    Owned<ibv_cq, &Verbs::destroy_cq> cq_;
+    Owned<ibv_cq, &Verbs::destroy_cq> send_cq_, receive_cq_;
     Owned<ibv_qp, &Verbs::destroy_qp> qp_;
     uint32_t psn_ = 0, max_inline_ = 0, mtu_ = 0, send_slot_size_ = 0;
     PeerFacts peer_{};

@@ -33,13 +33,17 @@ public:
           waker_(std::move(waker)),
           events_(pair_->context(), pair_->choice().port),
           depth_(pair_->geometry().depth),
+          sends_{pair_->send_cq()},
+          receives_{pair_->receive_cq()},
           credits_(pair_->peer_depth() - tunable::ring_reserved_slots),
           owed_limit_(std::max(1u, (depth_ - tunable::ring_reserved_slots) / tunable::ring_credit_share)),
           signal_every_(std::max(1u, depth_ / tunable::ring_signal_share)) {}
 
     ~RingTransport() override {
-        if (unacknowledged_ > 0) {
-            verbs().ack_cq_events(pair_->cq(), unacknowledged_);
+        for (const Events & events : {sends_, receives_}) {
+            if (events.unacknowledged > 0) {
+                verbs().ack_cq_events(events.queue, events.unacknowledged);
+            }
         }
     }
 
@@ -115,15 +119,12 @@ public:
             } while (Clock::now() < spin_end);
         }
         for (;;) {
-            // Each request yields one event and stays armed until that event is taken.
-            if (!armed_) {
-                if (ibv_req_notify_cq(pair_->cq(), 0) != 0) {
-                    return fail(Errc::io, "cannot request completion events");
-                }
-                armed_ = true;
-                if (is_ready(interest)) {
-                    return true;
-                }
+            const auto armed = arm();
+            if (!armed) {
+                return std::unexpected(armed.error());
+            }
+            if (*armed && is_ready(interest)) {
+                return true;
             }
             const TimePoint slice = std::min({deadline, next_probe(), events_.deadline()});
             std::array<platform::Watch, 4> watches{{{pair_->channel()->fd, platform::readable, 0},
@@ -171,7 +172,14 @@ private:
         ConstBytes rest;
     };
 
-    bool can_send() const { return credits_ > 0 && posted_ - completed_ < depth_ - tunable::ring_reserved_slots; }
+    struct Events {
+        ibv_cq * queue;
+        bool armed = false;           // an event was requested and not taken yet
+        unsigned unacknowledged = 0;  // taken events
+    };
+
+    bool has_send_slot() const { return posted_ - completed_ < depth_ - tunable::ring_reserved_slots; }
+    bool can_send() const { return credits_ > 0 && has_send_slot(); }
 
     bool is_ready(Interest interest) {
         std::lock_guard lock(mutex_);
@@ -228,14 +236,17 @@ private:
         }
     }
 
+    // Sends first: if one has failed, the receives end too, and their completions do not name the cause.
     void progress() {
+        take_completions(pair_->send_cq());
+        take_completions(pair_->receive_cq());
+        return_credits();
+    }
+
+    void take_completions(ibv_cq * queue) {
         std::array<ibv_wc, 16> completions;
-        for (;;) {
-            const int count = ibv_poll_cq(pair_->cq(), static_cast<int>(completions.size()), completions.data());
-            if (count <= 0) {
-                return_credits();
-                return;
-            }
+        int count = 0;
+        while ((count = ibv_poll_cq(queue, static_cast<int>(completions.size()), completions.data())) > 0) {
             has_activity_ = true;
             for (const ibv_wc & completion : std::span(completions).first(static_cast<size_t>(count))) {
                 complete(completion);
@@ -289,14 +300,34 @@ private:
         ready_.push_back({slot, bytes.subspan(sizeof(RingHeader), size)});
     }
 
+    // Requests an event for the next message, and for the next completed send only if something waits for it: a send slot, or a
+    // probe. Each request yields one event. True if there was a new request: completions may have come before it.
+    Result<bool> arm() {
+        bool of_sends = false;
+        {
+            std::lock_guard lock(mutex_);
+            of_sends = !has_send_slot() || probe_sent_;
+        }
+        bool requested = false;
+        for (Events * events : {&receives_, of_sends ? &sends_ : nullptr}) {
+            if (events != nullptr && !events->armed) {
+                if (ibv_req_notify_cq(events->queue, 0) != 0) {
+                    return fail(Errc::io, "cannot request completion events");
+                }
+                events->armed = requested = true;
+            }
+        }
+        return requested;
+    }
+
     void take_event() {
         ibv_cq * queue = nullptr;
         void * context = nullptr;
         if (verbs().get_cq_event(pair_->channel(), &queue, &context) == 0) {
-            armed_ = false;
-            if (++unacknowledged_ == tunable::ring_ack_batch) {
-                verbs().ack_cq_events(pair_->cq(), unacknowledged_);
-                unacknowledged_ = 0;
+            Events & events = queue == sends_.queue ? sends_ : receives_;
+            events.armed = false;
+            if (++events.unacknowledged == tunable::ring_ack_batch) {
+                verbs().ack_cq_events(queue, std::exchange(events.unacknowledged, 0));
             }
         }
     }
@@ -351,6 +382,7 @@ private:
     const Waker waker_;
     DeviceEvents events_;  // waiting thread only
     const uint32_t depth_;
+    Events sends_, receives_;  // waiting thread only
 
     std::mutex mutex_;  // a waiting thread processes completions of other threads' operations
     std::optional<Error> error_;
@@ -364,8 +396,6 @@ private:
     bool has_activity_ = false;  // since last_activity_ was set: the clock is read only before sleeping
     TimePoint last_activity_ = Clock::now();
     std::optional<TimePoint> probe_sent_;
-    bool armed_ = false;      // an event was requested and not taken yet; waiting thread only
-    unsigned unacknowledged_ = 0;  // completion events; waiting thread only
 };
 
 }  // namespace

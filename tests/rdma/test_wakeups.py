@@ -1,0 +1,21 @@
+"""How often a thread that waits for RDMA wakes up."""
+from conftest import MODEL, PORT, not_emulated
+
+pytestmark = not_emulated
+COUNT = ('import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); '
+         'print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_nvcsw)')
+
+
+def test_at_most_one_for_each_token(rig):
+    """Without polling each token sleeps once, until its logits are there. Completed sends wake nobody up."""
+    rig.server()
+
+    def sleeps(tokens):
+        _, output = rig.client_machine.run(
+            f"python3 -c '{COUNT}' /usr/bin/llama-bench -m {MODEL} -t 1 -ngl 99 -p 0 -n {tokens} -r 1 --no-warmup "
+            f'--rpc 10.77.0.1:{PORT} 2>/dev/null', check=True, timeout=120,
+            env=rig.environment(GGML_RPC_TRANSPORT='rdma', GGML_RPC_POLL_US='0'))
+        return int(output.splitlines()[-1])
+
+    load, tokens = sleeps(1), 1000
+    assert (sleeps(1 + tokens) - load) / tokens <= 1.1

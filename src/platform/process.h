@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "platform/unique_fd.h"
 
 namespace caravan::platform {
 
@@ -15,6 +16,12 @@ Error become(const std::string & program, const std::vector<std::string> & argum
 
 // The file of this program; empty if it is unknown.
 std::filesystem::path program_path();
+
+// Opens an executable file, which path_of() then names even if another file has taken its place. The error's text is the
+// system's reason.
+Result<UniqueFd> open_program(const std::filesystem::path & path);
+// A path of an open file, for this process and its child processes. Linux only.
+std::string path_of(Descriptor file);
 
 // The name that ps shows. Ignored where it is not supported.
 void set_process_name(const char * name);

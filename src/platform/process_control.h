@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <optional>
 #include <string>
 
 #include "platform/unique_fd.h"
@@ -10,7 +11,12 @@ namespace caravan::platform {
 
 using ProcessId = int;
 
-void kill_process(ProcessId process);
+enum class Signal {
+    interrupt,  // SIGINT: requests to end, as ^C
+    terminate,  // SIGTERM: requests to end
+    kill,       // SIGKILL: ends the process
+};
+void send_signal(ProcessId process, Signal signal);
 
 // Conditions that would end this process unless it ignores their signals.
 enum class Condition {
@@ -29,6 +35,16 @@ struct ExitStatus {
     std::string text() const;  // "exit code 1", "signal 11 (Segmentation fault)"
 };
 ExitStatus wait_for(ProcessId child);  // blocks
+
+struct ChildEvent {
+    enum class Kind { stopped, continued, exited };  // stopped, continued: by a signal, for example of a debugger
+    Kind kind;
+    ProcessId process;
+    ExitStatus status;  // of an exited one
+};
+// The next change of any child process; std::nullopt: none is pending. Never blocks. After Kind::exited the system may give the
+// id to another process.
+std::optional<ChildEvent> next_child_event();
 
 // Ends this process at once: no destructors, no exit handlers.
 [[noreturn]] void end_process(int code);

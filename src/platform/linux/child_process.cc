@@ -2,25 +2,14 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <cerrno>
 
+#include "platform/posix/spawn_with.h"
+
 namespace caravan::platform {
-namespace {
-
-std::vector<char *> pointers(std::vector<std::string> & words) {
-    std::vector<char *> out;
-    for (std::string & word : words) {
-        out.push_back(word.data());
-    }
-    out.push_back(nullptr);
-    return out;
-}
-
-}  // namespace
 
 struct HeldSignals::Mask {
     sigset_t signals{};
@@ -60,26 +49,18 @@ Result<Pipe> make_pipe() {
 
 Result<ChildProcess> ChildProcess::start(std::vector<std::string> arguments, std::vector<std::string> environment,
                                          Descriptor out, Descriptor err, const HeldSignals & signals) {
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
-    posix_spawn_file_actions_adddup2(&actions, err, STDERR_FILENO);
-    posix_spawnattr_t attributes;
-    posix_spawnattr_init(&attributes);
-    posix_spawnattr_setsigmask(&attributes, &signals.before_->signals);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-    pid_t id = -1;
-    const int error = ::posix_spawn(&id, arguments[0].c_str(), &actions, &attributes, pointers(arguments).data(),
-                                    pointers(environment).data());
-    posix_spawnattr_destroy(&attributes);
-    posix_spawn_file_actions_destroy(&actions);
-    return error == 0 ? Result<ChildProcess>(ChildProcess(id)) : fail(Errc::unavailable, "{}", errno_text(error));
+    const Command command{.program = arguments[0],
+                          .arguments = std::move(arguments),
+                          .environment = std::move(environment),
+                          .has_input = false,
+                          .out = out,
+                          .err = err};
+    return spawn_with(command, signals.before_->signals).transform([](ProcessId id) { return ChildProcess(id); });
 }
 
 ChildProcess::~ChildProcess() {
     if (id_ > 0) {
-        kill_process(id_);
+        send_signal(id_, Signal::kill);
         wait();
     }
 }

@@ -33,7 +33,9 @@ ExitStatus status_in(int status) {
 
 }  // namespace
 
-void kill_process(ProcessId process) { ::kill(process, SIGKILL); }
+void send_signal(ProcessId process, Signal signal) {
+    ::kill(process, signal == Signal::interrupt ? SIGINT : signal == Signal::terminate ? SIGTERM : SIGKILL);
+}
 
 void ignore(std::initializer_list<Condition> conditions) {
     for (const Condition condition : conditions) {
@@ -50,6 +52,18 @@ ExitStatus wait_for(ProcessId child) {
     while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
     return status_in(status);
+}
+
+std::optional<ChildEvent> next_child_event() {
+    int status = 0;
+    const pid_t process = ::waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED);
+    if (process <= 0) {
+        return std::nullopt;
+    }
+    if (WIFSTOPPED(status) || WIFCONTINUED(status)) {
+        return ChildEvent{WIFSTOPPED(status) ? ChildEvent::Kind::stopped : ChildEvent::Kind::continued, process, {}};
+    }
+    return ChildEvent{ChildEvent::Kind::exited, process, status_in(status)};
 }
 
 void end_process(int code) { ::_exit(code); }

@@ -25,8 +25,8 @@ uint64_t available_memory() {
     return UINT64_MAX;
 }
 
-uint64_t resident_memory(pid_t pid) {
-    std::ifstream file(formatted("/proc/{}/statm", pid));
+uint64_t resident_memory(platform::ProcessId process) {
+    std::ifstream file(formatted("/proc/{}/statm", process));
     uint64_t all = 0, resident = 0;
     return file >> all >> resident ? resident * page_size() : 0;
 }

@@ -2,17 +2,17 @@
 // memory that a session has allocated and not yet touched looks available.
 #pragma once
 
-#include <sys/types.h>
-
 #include <cstdint>
 #include <span>
+
+#include "platform/process_control.h"
 
 namespace caravan::server {
 
 // Bytes available without swapping (MemAvailable); UINT64_MAX if unknown.
 uint64_t available_memory();
 // Resident bytes of the process; 0 if unknown.
-uint64_t resident_memory(pid_t pid);
+uint64_t resident_memory(platform::ProcessId process);
 
 // Host memory of one session, in bytes.
 struct Holding {

@@ -1,11 +1,10 @@
 #include "server/supervisor/open_files.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 
 #include "base/counted.h"
 #include "base/log.h"
+#include "platform/limits.h"
 #include "server/supervisor/worker_pool.h"
 
 namespace caravan::server {
@@ -21,22 +20,22 @@ size_t fit_open_files(ServerOptions & options) {
     constexpr size_t usual_of_worker = 4096, least_of_worker = 256;
     const auto sessions = static_cast<size_t>(options.max_sessions);
     const size_t above_workers = of_message + sessions * of_channel;
-    rlimit files{};
-    if (::getrlimit(RLIMIT_NOFILE, &files) != 0) {
+    auto files = platform::open_file_limit();
+    if (!files) {
         return most;
     }
     const size_t wanted = std::max(own + most + sessions * of_busy_session, usual_of_worker + above_workers);
-    if (files.rlim_cur < wanted && files.rlim_cur < files.rlim_max) {
-        files.rlim_cur = std::min<rlim_t>(files.rlim_max, wanted);
-        ::setrlimit(RLIMIT_NOFILE, &files);
+    if (files->now < wanted && files->now < files->most) {
+        files->now = std::min<uint64_t>(files->most, wanted);
+        platform::set_open_file_limit(*files);
     }
-    const size_t for_worker = files.rlim_cur - std::min<rlim_t>(files.rlim_cur, above_workers);
-    options.worker.open_files = std::min<rlim_t>(std::clamp(for_worker, least_of_worker, usual_of_worker), files.rlim_cur);
-    const size_t left = std::max<rlim_t>(files.rlim_cur, own + least + of_session) - own;
+    const size_t for_worker = files->now - std::min<uint64_t>(files->now, above_workers);
+    options.worker.open_files = std::min<uint64_t>(std::clamp(for_worker, least_of_worker, usual_of_worker), files->now);
+    const size_t left = std::max<uint64_t>(files->now, own + least + of_session) - own;
     if (left < least + sessions * of_session) {
         options.max_sessions = static_cast<int>((left - least) / of_session);
         options.max_per_address = std::min(options.max_per_address, options.max_sessions);
-        log_warning("{} open files (ulimit -n) are enough for {}: serving no more at once", files.rlim_cur,
+        log_warning("{} open files (ulimit -n) are enough for {}: serving no more at once", files->now,
                     counted(static_cast<uint64_t>(options.max_sessions), "session"));
     }
     return std::min(left - static_cast<size_t>(options.max_sessions) * of_session, most);

@@ -1,10 +1,5 @@
 #include "server/supervisor/supervisor.h"
 
-#include <poll.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <functional>
 #include <thread>
@@ -12,11 +7,14 @@
 
 #include "base/counted.h"
 #include "base/log.h"
+#include "platform/caught_signals.h"
+#include "platform/file.h"
+#include "platform/poll.h"
+#include "platform/process_control.h"
 #include "server/ipc/server_log.h"
 #include "server/supervisor/banner.h"
 #include "server/supervisor/open_files.h"
 #include "server/supervisor/reception.h"
-#include "server/supervisor/signals.h"
 
 namespace caravan::server {
 namespace {
@@ -26,15 +24,10 @@ constexpr seconds kill_grace{2};  // between SIGTERM and SIGKILL for a worker
 // a stop (timeout(1) sends it).
 constexpr seconds heartbeat{5}, min_logged_lateness{3};
 
-#ifdef POLLRDHUP
-constexpr short hang_up = POLLRDHUP;
-#else
-constexpr short hang_up = 0;
-#endif
-
 class Supervisor {
 public:
-    Supervisor(const ServerOptions & options, const WorkerProgram & program, Signals signals, size_t max_waiting)
+    Supervisor(const ServerOptions & options, const WorkerProgram & program, platform::CaughtSignals signals,
+               size_t max_waiting)
         : options_(options),
           program_(program),
           workers_(options.worker, [this] { return start_worker(program_, options_.worker, beyond_loopback_); }),
@@ -60,7 +53,7 @@ private:
     WorkerPool workers_;
     IndexerProcess indexer_;
     Reception reception_;
-    Signals signals_;
+    platform::CaughtSignals signals_;
 };
 
 // Waits until the first worker has loaded: the devices are known and printed before clients are accepted.
@@ -101,26 +94,21 @@ void Supervisor::spawn_indexer() {
 }
 
 void Supervisor::reap() {
-    for (;;) {
-        int status = 0;
-        const pid_t pid = ::waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED);
-        if (pid <= 0) {
-            return;
-        }
-        if (WIFSTOPPED(status) || WIFCONTINUED(status)) {
-            workers_.record_stop(pid, WIFSTOPPED(status));
+    while (const auto event = platform::next_child_event()) {
+        if (event->kind != platform::ChildEvent::Kind::exited) {
+            workers_.record_stop(event->process, event->kind == platform::ChildEvent::Kind::stopped);
             continue;
         }
-        if (pid == indexer_.pid) {
-            if (WIFSIGNALED(status) && signals_.stop_requests() == 0) {
+        if (event->process == indexer_.pid) {
+            if (event->status.signal != 0 && signals_.stop_requests() == 0) {
                 log_warning("model-dir: looking through the files ended early by {}; what is known by now is used",
-                            describe_exit(status));
+                            event->status.text());
             }
             indexer_ = {};
             workers_.replace_spare();
             continue;
         }
-        workers_.reap(pid, status);
+        workers_.reap(event->process, event->status);
     }
 }
 
@@ -143,10 +131,10 @@ void Supervisor::log_lateness(TimePoint wake_up) const {
 
 // Polls until the deadline at most, and handles the events.
 void Supervisor::run_once(TimePoint deadline) {
-    std::vector<pollfd> fds;
+    std::vector<platform::Watch> watches;
     std::vector<std::function<void()>> actions;
-    const auto watch = [&](int fd, std::function<void()> action) {
-        fds.push_back({fd, POLLIN, 0});
+    const auto watch = [&](Descriptor fd, std::function<void()> action) {
+        watches.push_back({fd, platform::readable, 0});
         actions.push_back(std::move(action));
     };
     watch(signals_.fd(), [this] { handle_signals(); });
@@ -161,7 +149,7 @@ void Supervisor::run_once(TimePoint deadline) {
         }
         for (auto connection = worker.connections.begin(); connection != worker.connections.end(); ++connection) {
             watch(connection->get(), [this, &worker, connection] { workers_.connection_closed(worker, connection); });
-            fds.back().events = hang_up;
+            watches.back().events = platform::hung_up;
         }
     }
     for (WaitingClient & client : reception_.clients()) {
@@ -170,7 +158,7 @@ void Supervisor::run_once(TimePoint deadline) {
             watch(client.client.fd(), [this, &client] { reception_.advance(client); });
         } else {
             watch(client.client.fd(), [this, &client] { reception_.drop(client); });
-            fds.back().events = hang_up;
+            watches.back().events = platform::hung_up;
         }
     }
     deadline = std::min({deadline, workers_.next_deadline(), reception_.next_deadline()});
@@ -178,13 +166,13 @@ void Supervisor::run_once(TimePoint deadline) {
         deadline = std::min(deadline, workers_.respawn_at());
     }
     const TimePoint now = Clock::now(), wake_up = std::max(now, std::min(deadline, now + heartbeat));
-    const int events = ::poll(fds.data(), static_cast<nfds_t>(fds.size()), poll_timeout_ms(wake_up));
+    const auto ready = platform::poll(watches, poll_timeout_ms(wake_up));
     log_lateness(wake_up);
-    if (events > 0) {
+    if (ready && *ready > 0) {
         // In reverse order: connections are accepted after all others were read from. Signals come last, since reaping a worker
         // invalidates references of other actions.
-        for (size_t i = fds.size(); i-- > 0;) {
-            if (fds[i].revents != 0) {
+        for (size_t i = watches.size(); i-- > 0;) {
+            if (watches[i].revents != 0) {
                 actions[i]();
             }
         }
@@ -198,12 +186,15 @@ void Supervisor::run_once(TimePoint deadline) {
 
 void Supervisor::drain() {
     std::erase_if(listeners_, [](const net::Listener & listener) {
-        return listener.endpoint.kind == net::Endpoint::Kind::unix_socket &&
-               ::unlink(listener.endpoint.path.c_str()) <= 0;  // sessions over Unix sockets are not resumed
+        if (listener.endpoint.kind != net::Endpoint::Kind::unix_socket) {
+            return false;
+        }
+        platform::remove_name(listener.endpoint.path);
+        return true;  // sessions over Unix sockets are not resumed
     });
     reception_.stop();
     indexer_.control.reset();  // the indexer then exits
-    workers_.signal_all(SIGTERM, false);
+    workers_.signal_all(platform::Signal::terminate, false);
     std::string rest;
     if (const size_t serving = workers_.serving(); serving > 0) {
         rest = formatted("; {} may go on {}; a second signal ends {} now", counted(serving, "session"),
@@ -212,14 +203,14 @@ void Supervisor::drain() {
                                                                    : "until they end",
                          serving == 1 ? "it" : "them");
     }
-    log_event("", "stopping ({}): served {}{}", signals_.stop_signal() == SIGINT ? "SIGINT" : "SIGTERM",
+    log_event("", "stopping ({}): served {}{}", signals_.stop_signal() == platform::Signal::interrupt ? "SIGINT" : "SIGTERM",
               counted(reception_.sessions_begun(), "session"), rest);
     const int requests = signals_.stop_requests();
     const TimePoint end = options_.drain == ServerOptions::no_limit ? no_deadline : Clock::now() + options_.drain;
     while (!workers_.empty() && signals_.stop_requests() == requests && Clock::now() < end) {
         run_once(end);
     }
-    for (const int signal : {SIGTERM, SIGKILL}) {
+    for (const auto signal : {platform::Signal::terminate, platform::Signal::kill}) {
         workers_.signal_all(signal, true);
         const TimePoint killed_at = Clock::now() + kill_grace;
         while (!workers_.empty() && Clock::now() < killed_at) {
@@ -261,7 +252,7 @@ Result<> run_supervisor(const ServerOptions & options, const WorkerProgram & pro
     if (bounded.max_per_address == 0) {
         bounded.max_per_address = std::max(1, bounded.max_sessions - 1);
     }
-    auto signals = Signals::install();
+    auto signals = platform::CaughtSignals::install();
     if (!signals) {
         return std::unexpected(signals.error());
     }

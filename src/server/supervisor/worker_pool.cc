@@ -1,14 +1,11 @@
 #include "server/supervisor/worker_pool.h"
 
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/wait.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "base/log.h"
 #include "base/printable.h"
+#include "platform/socket.h"
 #include "server/ipc/build.h"
 #include "server/ipc/server_log.h"
 #include "server/supervisor/memory_claims.h"
@@ -16,6 +13,8 @@
 
 namespace caravan::server {
 namespace {
+
+using platform::Signal;
 
 constexpr uint32_t max_session_lines = 100;  // burst of a session
 constexpr seconds reply_timeout{15};         // for a reply of the spare worker
@@ -46,18 +45,18 @@ void WorkerPool::ensure_spare() {
 void WorkerPool::replace_spare() {
     for (WorkerProcess & worker : workers_) {
         if (is_spare(worker)) {
-            retire(worker, SIGTERM);
+            retire(worker, Signal::terminate);
         }
     }
     on_queries_lost();
     ensure_spare();
 }
 
-void WorkerPool::retire(WorkerProcess & worker, int signal) {
+void WorkerPool::retire(WorkerProcess & worker, Signal signal) {
     worker.state = WorkerProcess::State::retired;
-    worker.deadline = signal == SIGKILL ? no_deadline : Clock::now() + exit_timeout;
+    worker.deadline = signal == Signal::kill ? no_deadline : Clock::now() + exit_timeout;
     worker.connections.clear();
-    ::kill(worker.pid, signal);
+    platform::send_signal(worker.pid, signal);
 }
 
 size_t WorkerPool::serving() const {
@@ -119,15 +118,15 @@ Result<> WorkerPool::hand_over_watched(WorkerProcess & worker, const ControlMess
     if (worker.connections.size() >= max_connections) {
         return fail(Errc::unavailable, "its session has too many connections already");
     }
-    UniqueFd copy(::fcntl(socket, F_DUPFD_CLOEXEC, 0));
+    auto copy = platform::duplicate(socket);
     if (!copy) {
-        return fail(Errc::unavailable, "its connection cannot be watched: {}", errno_text(errno));
+        return fail(Errc::unavailable, "its connection cannot be watched: {}", copy.error().text);
     }
     if (auto sent = send_socket(worker, message, socket); !sent) {
         return sent;
     }
     worker.deadline = no_deadline;
-    worker.connections.push_back(std::move(copy));
+    worker.connections.push_back(std::move(*copy));
     return {};
 }
 
@@ -153,7 +152,7 @@ void WorkerPool::kill_hanging() {
             continue;
         }
         const auto state = worker.state;
-        retire(worker, SIGKILL);
+        retire(worker, Signal::kill);
         switch (state) {
             case WorkerProcess::State::loading:
                 start_failure_ = formatted("a worker process did not load its devices within {} s (--load-timeout), and was "
@@ -205,7 +204,7 @@ bool WorkerPool::check_build(WorkerProcess & worker) {
     if (**build != build_text()) {
         start_failure_ = formatted("caravan-worker is of build {} and rpc-server of build {}: install or build both together",
                                    printable(**build), build_text());
-        retire(worker, SIGKILL);
+        retire(worker, Signal::kill);
         start_failed();
         on_queries_lost();
         return false;
@@ -295,7 +294,7 @@ void WorkerPool::on_session_message(WorkerProcess & worker, const ControlMessage
     }
 }
 
-void WorkerPool::record_stop(pid_t pid, bool is_stopped) {
+void WorkerPool::record_stop(platform::ProcessId pid, bool is_stopped) {
     const auto worker = std::ranges::find(workers_, pid, &WorkerProcess::pid);
     if (worker == workers_.end() || worker->state == WorkerProcess::State::retired) {
         return;
@@ -312,28 +311,27 @@ void WorkerPool::record_stop(pid_t pid, bool is_stopped) {
     }
 }
 
-bool WorkerPool::reap(pid_t pid, int status) {
+bool WorkerPool::reap(platform::ProcessId pid, const platform::ExitStatus & status) {
     const auto worker = std::ranges::find(workers_, pid, &WorkerProcess::pid);
     if (worker == workers_.end()) {
         return false;
     }
     for (int batches = 0; worker->control && batches < max_final_batches && receive_messages(*worker); ++batches) {
     }
-    const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
     if (worker->state == WorkerProcess::State::serving) {
         if (worker->stop_requested && !worker->end_reported) {
             log_event(worker->address, "Client connection closed (session {}): the server stopped", worker->session);
-        } else if (!clean || !worker->end_reported) {
+        } else if (!status.is_success() || !worker->end_reported) {
             log_error("session {} with {} ended: its worker process {} died of {}; other sessions are not affected",
-                      worker->session, worker->client, pid, describe_exit(status));
+                      worker->session, worker->client, pid, status.text());
         }
     } else if (worker->state == WorkerProcess::State::spare && !stopping_) {
-        log_warning("a worker process that waited for a session died of {}; another one starts", describe_exit(status));
+        log_warning("a worker process that waited for a session died of {}; another one starts", status.text());
         respawn_at_ = Clock::now() + min_respawn_pause;
         on_queries_lost();
     } else if (worker->state == WorkerProcess::State::loading && !stopping_) {
         if (start_failure_.empty()) {
-            start_failure_ = formatted("a worker process ended while it started: {}", describe_exit(status));
+            start_failure_ = formatted("a worker process ended while it started: {}", status.text());
         }
         start_failed();
         on_queries_lost();
@@ -356,11 +354,11 @@ void WorkerPool::start_failed() {
     respawn_pause_ = std::min(respawn_pause_ * 2, max_respawn_pause);
 }
 
-void WorkerPool::signal_all(int signal, bool serving_too) {
+void WorkerPool::signal_all(Signal signal, bool serving_too) {
     for (WorkerProcess & worker : workers_) {
         if (serving_too || worker.state != WorkerProcess::State::serving) {
             worker.stop_requested = true;
-            ::kill(worker.pid, signal);
+            platform::send_signal(worker.pid, signal);
         }
     }
 }

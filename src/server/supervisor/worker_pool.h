@@ -52,10 +52,10 @@ public:
     // pending.
     bool receive_messages(WorkerProcess & worker);
     // A signal has stopped or continued the process `pid`, for example from a debugger.
-    void record_stop(pid_t pid, bool is_stopped);
-    // The process `pid` has exited with `wait_status`. False: it is not one of these workers.
-    bool reap(pid_t pid, int wait_status);
-    void signal_all(int signal, bool serving_too);
+    void record_stop(platform::ProcessId pid, bool is_stopped);
+    // The process `pid` has exited. False: it is not one of these workers.
+    bool reap(platform::ProcessId pid, const platform::ExitStatus & status);
+    void signal_all(platform::Signal signal, bool serving_too);
 
     // Kills workers that have passed their deadline: while loading, with a pending query, or after their client left or their
     // session ended. They no longer count as serving.
@@ -79,7 +79,7 @@ private:
     bool check_build(WorkerProcess & worker);
     void on_loading_message(WorkerProcess & worker, const ControlMessage & message);
     void start_failed();
-    void retire(WorkerProcess & worker, int signal);
+    void retire(WorkerProcess & worker, platform::Signal signal);
     void log_end(const WorkerProcess & worker, const ControlMessage & ended) const;
     void on_session_message(WorkerProcess & worker, const ControlMessage & message);
 
@@ -91,7 +91,7 @@ private:
     std::string start_failure_;  // reported by the worker that is loading
     std::string outage_;
     seconds respawn_pause_ = min_respawn_pause;
-    std::unordered_map<uint64_t, pid_t> tokens_;  // of sessions and links
+    std::unordered_map<uint64_t, platform::ProcessId> tokens_;  // of sessions and links
     // Limits the initial lines of all sessions, and of those of one address: a client can begin many sessions in a row. Each
     // session may also log one line a second.
     LineShares session_lines_{2000, 50, 500, 10};

@@ -1,32 +1,22 @@
 #include "server/supervisor/worker_process.h"
 
-#include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cctype>
-#include <cstdlib>
-#include <cstring>
 #include <string_view>
 
 #include "base/environment.h"
-#include "base/formatted.h"
 #include "net/socket.h"
+#include "platform/limits.h"
+#include "platform/process.h"
+#include "platform/spawn.h"
 #include "server/ipc/control.h"
 #include "server/supervisor/worker_program.h"
-
-extern char ** environ;
 
 namespace caravan::server {
 namespace {
 
 struct Child {
-    pid_t pid = -1;
+    platform::ProcessId pid = -1;
     UniqueFd control;
 };
 
@@ -36,25 +26,20 @@ struct Child {
 constexpr const char * short_spinning = "GOMP_SPINCOUNT=300";
 
 // A worker reads untrusted input, so variables whose names suggest a secret are not passed to it.
-bool is_secret(const char * variable) {
+bool is_secret(const std::string & variable) {
     constexpr std::string_view marks[] = {"TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "APIKEY", "ACCESS_KEY",
                                           "PRIVATE_KEY", "_AUTH"};
-    std::string name(variable, std::strcspn(variable, "="));
+    std::string name = variable.substr(0, variable.find('='));
     std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::toupper(c); });
     return std::ranges::any_of(marks, [&](std::string_view mark) { return name.contains(mark); });
 }
 
-std::vector<char *> worker_environment() {
-    std::vector<char *> variables;
-    for (char ** variable = environ; *variable != nullptr; ++variable) {
-        if (!is_secret(*variable)) {
-            variables.push_back(*variable);
-        }
-    }
+std::vector<std::string> worker_environment() {
+    std::vector<std::string> variables = platform::environment();
+    std::erase_if(variables, is_secret);
     if (!is_set(variable::spin_count) && !is_set(variable::wait_policy)) {
-        variables.push_back(const_cast<char *>(short_spinning));
+        variables.emplace_back(short_spinning);
     }
-    variables.push_back(nullptr);
     return variables;
 }
 
@@ -68,36 +53,17 @@ Result<Child> start_child(const WorkerProgram & program, const char * command, c
 
     std::vector<std::string> arguments = to_arguments(options);
     arguments.insert(arguments.begin(), {"caravan-worker", command, std::to_string(theirs.get())});
-    std::vector<char *> argv;
-    for (std::string & argument : arguments) {
-        argv.push_back(argument.data());
+    const auto process = platform::spawn({.program = program.path(),
+                                          .arguments = std::move(arguments),
+                                          .environment = worker_environment(),
+                                          .resets_signals = true});
+    if (!process) {
+        return fail(Errc::unavailable, "cannot start a worker process: {}", process.error().text);
     }
-    argv.push_back(nullptr);
-    // The child starts with no signal blocked and with default handlers, whatever the server inherited.
-    posix_spawnattr_t attributes;
-    posix_spawnattr_init(&attributes);
-    sigset_t none;
-    sigemptyset(&none);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    sigset_t defaults;
-    sigemptyset(&defaults);
-    for (const int signal : {SIGTERM, SIGINT, SIGCHLD, SIGPIPE}) {
-        sigaddset(&defaults, signal);
+    if (options.open_files != 0) {
+        platform::set_open_file_limit_of(*process, options.open_files);
     }
-    posix_spawnattr_setsigdefault(&attributes, &defaults);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    Child child;
-    const int error = ::posix_spawn(&child.pid, program.path().c_str(), nullptr, &attributes, argv.data(),
-                                    worker_environment().data());
-    posix_spawnattr_destroy(&attributes);
-    if (error != 0) {
-        return fail(Errc::unavailable, "cannot start a worker process: {}", errno_text(error));
-    }
-    if (const rlimit files{options.open_files, options.open_files}; options.open_files != 0) {
-        ::prlimit(child.pid, RLIMIT_NOFILE, &files, nullptr);
-    }
-    child.control = std::move(ours);
-    return child;
+    return Child{*process, std::move(ours)};
 }
 
 }  // namespace
@@ -121,13 +87,6 @@ Result<IndexerProcess> start_indexer(const WorkerProgram & program, const Worker
     return start_child(program, index_command, options).transform([](Child child) {
         return IndexerProcess{child.pid, std::move(child.control)};
     });
-}
-
-std::string describe_exit(int status) {
-    if (WIFSIGNALED(status)) {
-        return formatted("signal {} ({})", WTERMSIG(status), ::strsignal(WTERMSIG(status)));
-    }
-    return formatted("exit code {}", WEXITSTATUS(status));
 }
 
 }  // namespace caravan::server

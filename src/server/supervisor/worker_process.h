@@ -2,11 +2,11 @@
 // its end of a socket pair to the supervisor.
 #pragma once
 
-#include <sys/types.h>
-
 #include <list>
 
+#include "base/clock.h"
 #include "base/error.h"
+#include "platform/process_control.h"
 #include "platform/unique_fd.h"
 #include "server/ipc/worker_options.h"
 
@@ -15,7 +15,7 @@ namespace caravan::server {
 class WorkerProgram;
 
 struct WorkerProcess {
-    pid_t pid = -1;
+    platform::ProcessId pid = -1;
     UniqueFd control;  // non-blocking
     bool awaits_build = false;  // its first message, the build of its program, has not arrived
 
@@ -45,13 +45,10 @@ struct WorkerProcess {
 Result<WorkerProcess> start_worker(const WorkerProgram & program, WorkerOptions options, bool beyond_loopback);
 
 struct IndexerProcess {
-    pid_t pid = -1;
+    platform::ProcessId pid = -1;
     UniqueFd control;  // carries no data: the process exits when it closes
 };
 
 Result<IndexerProcess> start_indexer(const WorkerProgram & program, const WorkerOptions & options);
-
-// "exit code 3", "signal 11 (Segmentation fault)".
-std::string describe_exit(int wait_status);
 
 }  // namespace caravan::server

@@ -1,21 +1,15 @@
 #include "server/supervisor/worker_program.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <array>
-#include <cerrno>
 #include <filesystem>
-#include <system_error>
 #include <vector>
 
 #include "base/clock.h"
-
-extern char ** environ;
+#include "platform/child_process.h"
+#include "platform/file.h"
+#include "platform/poll.h"
+#include "platform/process.h"
+#include "platform/spawn.h"
 
 namespace caravan::server {
 namespace {
@@ -26,23 +20,33 @@ constexpr const char * name = "caravan-worker";
 constexpr seconds output_timeout{10};
 
 std::vector<fs::path> places() {
-    std::error_code error;
-    const fs::path own = fs::read_symlink("/proc/self/exe", error);
+    const fs::path own = platform::program_path();
     return {own.parent_path() / name, (own.parent_path() / CARAVAN_WORKER_FROM_BIN).lexically_normal()};
 }
 
-// Reads to the end of the pipe. False: it did not end before the deadline.
-bool read_all(int fd, std::string & text, TimePoint deadline) {
+// Reads to the end of the pipe. Errc::timed_out at the deadline.
+Result<std::string> read_all(Descriptor pipe, TimePoint deadline) {
+    std::string text;
     for (std::array<char, 512> bytes;;) {
-        pollfd pipe{fd, POLLIN, 0};
-        if (const int events = ::poll(&pipe, 1, poll_timeout_ms(deadline)); events == 0) {
-            return false;
+        platform::Watch watch{pipe, platform::readable, 0};
+        const auto ready = platform::poll({&watch, 1}, poll_timeout_ms(deadline));
+        if (!ready) {
+            return fail(Errc::io, "cannot be waited for: {}", ready.error().text);
         }
-        const ssize_t got = ::read(fd, bytes.data(), bytes.size());
-        if (got == 0) {
-            return true;
+        if (*ready == 0) {
+            if (Clock::now() >= deadline) {
+                return fail(Errc::timed_out, "did not end within {} s", output_timeout.count());
+            }
+            continue;
         }
-        text.append(bytes.data(), got > 0 ? static_cast<size_t>(got) : 0);
+        const auto got = platform::read_some(pipe, mutable_bytes(bytes.data(), bytes.size()));
+        if (!got) {
+            return fail(Errc::io, "cannot be read: {}", got.error().text);
+        }
+        if (*got == 0) {
+            return text;
+        }
+        text.append(bytes.data(), *got);
     }
 }
 
@@ -51,56 +55,48 @@ bool read_all(int fd, std::string & text, TimePoint deadline) {
 Result<WorkerProgram> WorkerProgram::open() {
     std::string looked;
     for (const fs::path & place : places()) {
-        if (UniqueFd file(::open(place.c_str(), O_PATH | O_CLOEXEC)); file && ::access(place.c_str(), X_OK) == 0) {
-            return WorkerProgram(std::move(file));
+        auto file = platform::open_program(place);
+        if (file) {
+            return WorkerProgram(std::move(*file));
         }
-        looked += formatted("{}{} ({})", looked.empty() ? "" : " and ", place.string(), errno_text(errno));
+        looked += formatted("{}{} ({})", looked.empty() ? "" : " and ", place.string(), file.error().text);
     }
     return fail(Errc::not_found, "cannot find the program {}, which serves the sessions: looked for {}. Install it together "
                 "with rpc-server, or build the target rpc-server, which includes it", name, looked);
 }
 
-std::string WorkerProgram::path() const { return formatted("/proc/self/fd/{}", file_.get()); }
+std::string WorkerProgram::path() const { return platform::path_of(file_.get()); }
 
 Result<std::string> WorkerProgram::output_of(const char * command) const {
-    int ends[2];
-    if (::pipe2(ends, O_CLOEXEC) != 0) {
-        return fail(Errc::unavailable, "cannot make a pipe: {}", errno_text(errno));
+    auto output = platform::make_pipe();
+    if (!output) {
+        return fail(Errc::unavailable, "{}", output.error().text);
     }
-    const UniqueFd output(ends[0]);
-    UniqueFd input(ends[1]);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, input.get(), STDOUT_FILENO);
-    char * const argv[] = {const_cast<char *>(name), const_cast<char *>(command), nullptr};
-    pid_t pid = -1;
-    const int error = ::posix_spawn(&pid, path().c_str(), &actions, nullptr, argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    if (error != 0) {
-        return fail(Errc::unavailable, "cannot execute {}: {}", name, errno_text(error));
+    const auto process = platform::spawn({.program = path(),
+                                          .arguments = {name, command},
+                                          .environment = platform::environment(),
+                                          .out = output->write.get()});
+    if (!process) {
+        return fail(Errc::unavailable, "cannot execute {}: {}", name, process.error().text);
     }
-    input.reset();
-    std::string text;
-    const bool has_ended = read_all(output.get(), text, Clock::now() + output_timeout);
-    if (!has_ended) {
-        ::kill(pid, SIGKILL);
+    output->write.reset();
+    auto text = read_all(output->read.get(), Clock::now() + output_timeout);
+    if (!text) {
+        platform::send_signal(*process, platform::Signal::kill);
     }
-    int status = 0;
-    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    const platform::ExitStatus status = platform::wait_for(*process);
+    if (!text) {
+        return fail(text.error().code, "{} {} {}", name, command, text.error().text);
     }
-    if (!has_ended) {
-        return fail(Errc::timed_out, "{} {} did not end within {} s", name, command, output_timeout.count());
-    }
-    if (status != 0) {
+    if (!status.is_success()) {
         return fail(Errc::unavailable, "{} {} failed", name, command);
     }
     return text;
 }
 
 Error WorkerProgram::become(const char * command) const {
-    char * const argv[] = {const_cast<char *>(name), const_cast<char *>(command), nullptr};
-    ::execv(path().c_str(), argv);
-    return {Errc::unavailable, formatted("cannot execute {}: {}", name, errno_text(errno))};
+    const Error error = platform::become(path(), {name, command});
+    return {Errc::unavailable, formatted("cannot execute {}: {}", name, error.text)};
 }
 
 }  // namespace caravan::server

@@ -27,7 +27,7 @@ std::vector<std::string> pool_errors;
 
 class WorkerPoolTest : public testing::Test {
 protected:
-    static constexpr pid_t pid = 0x3fffffff;  // of no process
+    static constexpr platform::ProcessId pid = 0x3fffffff;  // of no process
     static constexpr uint64_t token = 77;
 
     WorkerPoolTest() : pool(options, [] { return fail(Errc::unavailable, "none in this test"); }) {
@@ -175,7 +175,7 @@ TEST_F(WorkerPoolTest, TheLastMessageOfAWorkerIsHandled) {
     }
     ASSERT_TRUE(send_control(far.get(), {.kind = Kind::ended}));
     far.reset();
-    EXPECT_TRUE(pool.reap(pid, 0));
+    EXPECT_TRUE(pool.reap(pid, {}));
     EXPECT_TRUE(pool_errors.empty()) << pool_errors.front();
 }
 

@@ -1,12 +1,12 @@
-#include "server/supervisor/signals.h"
+#include "platform/caught_signals.h"
 
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
 
-#include "support/cpu_device.h"
+#include "support/ask_in_child.h"
 
-namespace caravan::server {
+namespace caravan::platform {
 namespace {
 
 bool is_readable(int fd) {
@@ -15,9 +15,9 @@ bool is_readable(int fd) {
 }
 
 // In a child process, since the handlers stay.
-TEST(Signals, CountsRequestsToStopAndKeepsTheFirstSignal) {
+TEST(CaughtSignals, CountsRequestsToStopAndKeepsTheFirstSignal) {
     EXPECT_EQ(test::ask_in_child([] {
-                  auto signals = Signals::install();
+                  auto signals = CaughtSignals::install();
                   if (!signals || is_readable(signals->fd())) {
                       return false;
                   }
@@ -29,10 +29,10 @@ TEST(Signals, CountsRequestsToStopAndKeepsTheFirstSignal) {
                   ::raise(SIGTERM);
                   ::raise(SIGPIPE);
                   signals->read();
-                  return wakes && is_no_request && signals->stop_requests() == 2 && signals->stop_signal() == SIGINT;
+                  return wakes && is_no_request && signals->stop_requests() == 2 && signals->stop_signal() == Signal::interrupt;
               }),
               test::Outcome::yes);
 }
 
 }  // namespace
-}  // namespace caravan::server
+}  // namespace caravan::platform

@@ -1,4 +1,4 @@
-#include "server/supervisor/signals.h"
+#include "platform/caught_signals.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -6,7 +6,7 @@
 
 #include <cerrno>
 
-namespace caravan::server {
+namespace caravan::platform {
 namespace {
 
 int signal_input = -1;  // the pipe's end that the handler writes to
@@ -20,7 +20,7 @@ void on_signal(int signal) {
 
 }  // namespace
 
-Result<Signals> Signals::install() {
+Result<CaughtSignals> CaughtSignals::install() {
     int ends[2];
     if (::pipe(ends) != 0) {
         return fail(Errc::io, "cannot make a pipe: {}", errno_text(errno));
@@ -36,20 +36,23 @@ Result<Signals> Signals::install() {
     for (const int signal : {SIGTERM, SIGINT, SIGCHLD}) {
         ::sigaction(signal, &action, nullptr);
     }
-    ::signal(SIGPIPE, SIG_IGN);
-    return Signals(UniqueFd(ends[0]));
+    ignore({Condition::broken_pipe});
+    return CaughtSignals(UniqueFd(ends[0]));
 }
 
-void Signals::read() {
+void CaughtSignals::read() {
     char bytes[64];
     ssize_t got = 0;
     while ((got = ::read(received_.get(), bytes, sizeof bytes)) > 0) {
         for (ssize_t i = 0; i < got; ++i) {
-            if (bytes[i] == SIGTERM || bytes[i] == SIGINT) {
-                stop_signal_ = stop_requests_++ == 0 ? bytes[i] : stop_signal_;
+            if (bytes[i] != SIGTERM && bytes[i] != SIGINT) {
+                continue;
+            }
+            if (stop_requests_++ == 0) {
+                stop_signal_ = bytes[i] == SIGINT ? Signal::interrupt : Signal::terminate;
             }
         }
     }
 }
 
-}  // namespace caravan::server
+}  // namespace caravan::platform

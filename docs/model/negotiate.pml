@@ -2,17 +2,20 @@
 // sequence is HELLO;
 // for a session, optionally ADMISSION with queue positions until the client is admitted (`place`, true); the RDMA offer and
 // its reply (`answer`); a token in each direction over RDMA; the verdict; and the first command on the chosen transport:
-// RECORDS, or LINK and its reply. One command and its result stand for the rest of the session.
+// RECORDS, or LINK and its reply. One command and its result stand for the rest of the session. A server may accept only RDMA
+// (`only_rdma`, in its HELLO); to an older client, which does not know that, it sends a refusal instead of the result.
 //
 // Any message over RDMA may be lost, any step of RDMA set-up may fail on either side, any wait may time out, and the TCP
 // connection may break at any time.
 
-mtype = { hello, admission, place, offer, answer, verdict, records, link, linked, command, result, token };
+mtype = { hello, admission, place, offer, answer, verdict, records, link, linked, command, result, refusal, token };
 chan to_server = [4] of { mtype, bool };  // over TCP
 chan to_client = [4] of { mtype, bool };
 chan rdma_to_server = [3] of { mtype };
 chan rdma_to_client = [3] of { mtype };
 bool broken = false;       // the TCP connection broke or was closed: both ends see it, and an RDMA session ends with it
+bool only_rdma = false;    // the server's setting
+bool told = false;         // the client knows that its session ended because of that setting
 bool rdma_works = true;    // false after the first lost message: a queue pair delivers none after that
 
 mtype = { undecided, tcp, rdma, ended };
@@ -26,9 +29,9 @@ mtype client_uses = undecided, server_uses = undecided;
 #define TCP_MAY_FAIL true
 #endif
 
-// With TCP_HOLDS, only a session that has switched to RDMA may fail.
+// With TCP_HOLDS, only a session that has switched to RDMA may fail, or one that the server refuses with the reason.
 inline end_of_client() {
-    assert(TCP_MAY_FAIL || client_uses == rdma);
+    assert(TCP_MAY_FAIL || client_uses == rdma || told);
     broken = true;
     client_uses = ended;
     goto over
@@ -43,15 +46,21 @@ inline send_rdma(channel, kind) {
 }
 
 active proctype client() {
-    bool has_rdma, server_has_rdma, flag, is_link;
+    bool has_rdma, server_has_rdma, flag, is_link, is_older;
     select (has_rdma: 0 .. 1);
     select (is_link: 0 .. 1);
+    select (is_older: 0 .. 1);
+    is_older = is_older && !is_link;
     SEND(to_server, hello, has_rdma);
     if
     :: to_client?hello(flag)
     :: broken -> end_of_client()
     fi;
     server_has_rdma = flag;
+    if
+    :: only_rdma && !is_older && !(has_rdma && server_has_rdma) -> told = true; end_of_client()
+    :: else
+    fi;
     if
     :: !is_link -> SEND(to_server, admission, true)
     :: true -> goto admitted  // a link, or a session that starts over
@@ -97,6 +106,10 @@ admitted:
 say_no:
     SEND(to_server, verdict, false);
 over_tcp:
+    if
+    :: only_rdma && !is_older -> told = true; end_of_client()
+    :: else
+    fi;
     client_uses = tcp;
 first:
     if
@@ -121,7 +134,8 @@ first:
     :: !is_link
     fi;
     if
-    :: client_uses == tcp && to_client?[_, _] -> assert(to_client?[result, _])
+    :: client_uses == tcp && to_client?[refusal, _] -> assert(only_rdma); told = true; end_of_client()
+    :: client_uses == tcp && to_client?[_, _] && !to_client?[refusal, _] -> assert(to_client?[result, _])
     :: client_uses == rdma && rdma_to_client?[result]
     :: broken -> end_of_client()
     :: client_uses == rdma && !rdma_works -> end_of_client()
@@ -138,6 +152,10 @@ active proctype server() {
     bool has_rdma, flag, is_verified;
     mtype kind;
     select (has_rdma: 0 .. 1);
+    if
+    :: only_rdma = true
+    :: only_rdma = false
+    fi;
     if
     :: to_server?hello(_)
     :: broken -> end_of_server()
@@ -194,6 +212,18 @@ first:
     :: TCP_MAY_FAIL || (server_uses == rdma && !rdma_works) -> end_of_server()  // time-out
     fi;
 first_is_here:
+    if
+    :: only_rdma && server_uses == tcp ->
+#ifndef NO_REASON
+        SEND(to_client, refusal, true);
+        if
+        :: broken  // the client has closed the connection
+        :: TCP_MAY_FAIL  // time-out
+        fi;
+#endif
+        end_of_server()
+    :: else
+    fi;
     if
     :: kind == records
     :: kind == link ->

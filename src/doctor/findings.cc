@@ -161,7 +161,7 @@ Finding check_transport(const Machine & machine, const EndpointFacts & endpoint)
     const bool is_refused = !endpoint.transport;
     if (is_refused && machine.transport_mode != TransportMode::rdma) {
         return {Mark::fix, formatted("no session: {}", endpoint.why_not_rdma.text),
-                "see the server's log; GGML_RPC_DEBUG=1 there logs more"};
+                std::string(remedy_for(endpoint.why_not_rdma.reason))};
     }
     if (machine.transport_mode == TransportMode::tcp) {
         return {Mark::note, formatted("sessions use {}, because of GGML_RPC_TRANSPORT=tcp", transport),

@@ -43,6 +43,11 @@ std::string full_advice() {
            "longer (GGML_RPC_TIMEOUT_S)";
 }
 
+std::string only_rdma_advice(const Endpoint & endpoint) {
+    return formatted("\"rpc-doctor {}\" shows what RDMA lacks; without GGML_RPC_TRANSPORT=rdma the server also accepts TCP",
+                     endpoint.text());
+}
+
 std::string handshake_advice(Errc code) {
     switch (code) {
         case Errc::timed_out:

@@ -13,6 +13,9 @@ std::string connect_advice(const Endpoint & endpoint, Errc code);
 // The server stayed full until the client's time-out.
 std::string full_advice();
 
+// The server ends sessions without RDMA, and RDMA is not available.
+std::string only_rdma_advice(const Endpoint & endpoint);
+
 // The connection was established, but the handshake failed with `code`.
 std::string handshake_advice(Errc code);
 

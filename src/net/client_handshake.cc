@@ -85,17 +85,39 @@ Result<> await_admission(SocketHandle socket, const Queueing & queueing, TimePoi
     }
 }
 
-bool is_required(RdmaUse use) {
-    return use == RdmaUse::required || (use == RdmaUse::preferred && transport_mode() == TransportMode::rdma);
+// What a connection may use: the caller's wish and the settings of both ends.
+RdmaUse agreed_use(RdmaUse wanted, const Endpoint & endpoint, const wire::Extension & server) {
+    if (wanted == RdmaUse::none || wanted == RdmaUse::required) {
+        return wanted;
+    }
+    const bool only_rdma = server.is_caravan() && (server.features & wire::feature_only_rdma) != 0;
+    if (only_rdma || (wanted == RdmaUse::preferred && transport_mode() == TransportMode::rdma)) {
+        return RdmaUse::required;
+    }
+    const bool is_possible = transport_mode() != TransportMode::tcp && endpoint.kind == Endpoint::Kind::tcp;
+    return wanted == RdmaUse::preferred && is_possible ? wanted : RdmaUse::none;
 }
 
-std::unexpected<Error> no_rdma(const Endpoint & endpoint, const NoRdma & why) {
-    return fail(Errc::unsupported, why.reason, "{}: {}RDMA is not available: {}", endpoint.text(),
-                transport_mode() == TransportMode::rdma ? "GGML_RPC_TRANSPORT=rdma, but " : "", why.text);
+std::unexpected<Error> no_rdma(const Endpoint & endpoint, const NoRdma & why, const wire::Extension & server = {}) {
+    const bool own_setting = transport_mode() == TransportMode::rdma;
+    if (own_setting || (server.features & wire::feature_only_rdma) == 0) {
+        return fail(Errc::unsupported, why.reason, "{}: {}RDMA is not available: {}", endpoint.text(),
+                    own_setting ? "GGML_RPC_TRANSPORT=rdma, but " : "", why.text);
+    }
+    return std::unexpected(Error{Errc::unsupported,
+                                 formatted("{}: the server accepts only RDMA (GGML_RPC_TRANSPORT=rdma there), which is not "
+                                           "available: {}", endpoint.text(), why.text),
+                                 only_rdma_advice(endpoint), why.reason});
 }
 
 // The reason not to try RDMA; empty if there is none.
-NoRdma reason_to_skip_rdma(const wire::Extension & peer) {
+NoRdma reason_to_skip_rdma(const Endpoint & endpoint, const wire::Extension & peer) {
+    if (endpoint.kind == Endpoint::Kind::unix_socket) {
+        return NoRdma("Unix sockets do not support RDMA");
+    }
+    if (transport_mode() == TransportMode::tcp) {
+        return NoRdma("GGML_RPC_TRANSPORT=tcp is set for this client");
+    }
     if (!why_no_rdma().empty()) {
         NoRdma why("this client has no RDMA: " + why_no_rdma());
         why.reason = built_with_rdma ? Reason::no_rdma_library : Reason::unspecified;
@@ -128,7 +150,7 @@ Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & 
         opened.why_not_rdma = std::move(upgraded->why_not);
         return opened;
     }
-    if (upgraded.error().code == Errc::reset || is_required(use)) {
+    if (upgraded.error().code == Errc::reset || use == RdmaUse::required) {
         return std::unexpected(upgraded.error());
     }
     socket.reset();
@@ -155,7 +177,7 @@ std::string describe(const wire::AdmissionAnswer & place) {
     }
 }
 
-Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse use, TimePoint deadline,
+Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse wanted, TimePoint deadline,
                               const Queueing * queueing) {
     const auto patience = deadline - Clock::now();
     auto socket = connect_socket(endpoint, deadline);
@@ -163,7 +185,7 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse
         return std::unexpected(socket.error());
     }
 #ifdef GGML_RPC_RDMA
-    if (use == RdmaUse::required && endpoint.kind == Endpoint::Kind::tcp) {
+    if (wanted == RdmaUse::required && endpoint.kind == Endpoint::Kind::tcp) {
         if (const NoRdma why = rdma::why_unavailable(socket->get()); !why.empty()) {
             return no_rdma(endpoint, why);
         }
@@ -176,6 +198,16 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse
             Error{error.code, formatted("{}: {}", endpoint.text(), error.text), handshake_advice(error.code)});
     }
     const auto peer = load<wire::Extension>(answer->capabilities);
+    const RdmaUse use = agreed_use(wanted, endpoint, peer);
+    NoRdma why_not = use == RdmaUse::none ? NoRdma() : reason_to_skip_rdma(endpoint, peer);
+#ifdef GGML_RPC_RDMA
+    if (use == RdmaUse::required && wanted != use && why_not.empty()) {
+        why_not = rdma::why_unavailable(socket->get());
+    }
+#endif
+    if (use == RdmaUse::required && !why_not.empty()) {
+        return no_rdma(endpoint, why_not, peer);
+    }
     if (queueing != nullptr && peer.is_caravan() && (peer.features & wire::feature_admission) != 0) {
         if (auto admitted = await_admission(socket->get(), *queueing, deadline); !admitted) {
             Error & error = admitted.error();
@@ -191,27 +223,22 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse
     // Connections of Unix sockets do not fail while both processes live.
     opened.can_resume = peer.is_caravan() && endpoint.kind == Endpoint::Kind::tcp &&
                         (peer.features & own_extension().features & wire::feature_resume) != 0;
-    if (is_required(use) && endpoint.kind == Endpoint::Kind::unix_socket) {
-        return fail(Errc::unavailable, "{}: GGML_RPC_TRANSPORT=rdma, but Unix sockets do not support RDMA", endpoint.text());
-    }
-    if (use != RdmaUse::none && transport_mode() != TransportMode::tcp && endpoint.kind == Endpoint::Kind::tcp) {
-        opened.why_not_rdma = reason_to_skip_rdma(peer);
+    opened.why_not_rdma = std::move(why_not);
 #ifdef GGML_RPC_RDMA
-        if (opened.why_not_rdma.empty() && !is_required(use)) {
-            opened.why_not_rdma = recent_failures.reason(endpoint.text(), Clock::now());
-        }
-        if (opened.why_not_rdma.empty()) {
-            auto upgraded = upgrade(std::move(opened), *socket, endpoint, token, use, deadline, queueing);
-            if (!upgraded || upgraded->transport != nullptr) {
-                return upgraded;
-            }
-            opened = std::move(*upgraded);
-        }
-#endif
-        if (is_required(use)) {
-            return no_rdma(endpoint, opened.why_not_rdma);
-        }
+    if (use == RdmaUse::preferred && opened.why_not_rdma.empty()) {
+        opened.why_not_rdma = recent_failures.reason(endpoint.text(), Clock::now());
     }
+    if (use != RdmaUse::none && opened.why_not_rdma.empty()) {
+        auto upgraded = upgrade(std::move(opened), *socket, endpoint, token, use, deadline, queueing);
+        if (!upgraded || upgraded->transport != nullptr) {
+            return upgraded;
+        }
+        opened = std::move(*upgraded);
+    }
+    if (use == RdmaUse::required) {
+        return no_rdma(endpoint, opened.why_not_rdma, peer);
+    }
+#endif
     // A session that cannot be resumed waits for a silent network, which may recover.
     auto transport = make_socket_transport(std::move(*socket), opened.can_resume ? tunable::network_patience : seconds(0));
     if (!transport) {

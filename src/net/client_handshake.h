@@ -36,16 +36,18 @@ struct Queueing {
 // Why the client waits: "16 sessions are served, and this client is at place 2 of the queue".
 std::string describe(const wire::AdmissionAnswer & place);
 
+// A session without RDMA is an error if either end has GGML_RPC_TRANSPORT=rdma.
 enum class RdmaUse {
-    none,
-    preferred,  // where both ends support it; an error without it if GGML_RPC_TRANSPORT=rdma
+    none,       // the connection carries no session
+    avoided,    // only if the server ends sessions without RDMA
+    preferred,  // where both ends support it
     required,   // without it: Errc::unsupported, before HELLO if this end is the reason
 };
 
-// Connects, performs the handshake and switches to RDMA according to `use`. Refuses a peer of an incompatible version
+// Connects, performs the handshake and switches to RDMA according to `wanted`. Refuses a peer of an incompatible version
 // (Errc::unsupported). `token` names the session of this connection; 0: none yet. `queueing` is for a
 // connection that starts a session; null: do not request admission. Time in the queue does not count against `deadline`.
-Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse use, TimePoint deadline,
+Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse wanted, TimePoint deadline,
                               const Queueing * queueing = nullptr);
 
 }  // namespace caravan::net

@@ -28,6 +28,9 @@ wire::Extension own_extension() {
     if (transport_mode() != TransportMode::tcp && why_no_rdma().empty()) {
         extension.features |= wire::feature_rdma;
     }
+    if (built_with_rdma && transport_mode() == TransportMode::rdma) {
+        extension.features |= wire::feature_only_rdma;
+    }
     return extension;
 }
 

@@ -67,17 +67,20 @@ Result<ResumableTransport::Reconnected> resume_over(std::unique_ptr<Transport> t
     return ResumableTransport::Reconnected{with_faults(std::move(transport)), answer.answer.received};
 }
 
-// Reconnects over TCP even after a failure of RDMA, because TCP works on more network paths.
+// Reconnects over TCP even after a failure of RDMA, because TCP works on more network paths, unless an end accepts only RDMA.
 Result<ResumableTransport::Reconnected> resume(const Endpoint & endpoint, uint64_t token,
                                                ResumableTransport::Attempt & attempt) {
     if (attempt.over != nullptr) {
         auto resumed = resume_over(std::move(attempt.over), attempt.request, attempt.deadline);
         return resumed ? std::move(resumed) : early_failure(resumed.error());  // the next attempt finds out about the session
     }
-    const RdmaUse use = transport_mode() == TransportMode::rdma ? RdmaUse::required : RdmaUse::none;
+    const RdmaUse use = transport_mode() == TransportMode::rdma ? RdmaUse::required : RdmaUse::avoided;
     auto opened = shake_hands(endpoint, token, use, attempt.deadline);
-    return opened ? resume_over(std::move(opened->transport), attempt.request, attempt.deadline)
-                  : early_failure(opened.error());
+    if (!opened) {
+        opened.error().text = without_endpoint(endpoint, opened.error().text);
+        return early_failure(opened.error());
+    }
+    return resume_over(std::move(opened->transport), attempt.request, attempt.deadline);
 }
 
 // For sessions and links that lost RDMA. Without an RDMA device that fits, the server sees only a connection that closes.

@@ -6,8 +6,11 @@
 #include "net/faults.h"
 #include "net/hello.h"
 #include "net/inbound.h"
+#include "net/refusal.h"
+#include "platform/socket.h"
 #include "tunables.h"
 #include "wire/frame.h"
+#include "wire/native.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/upgrade.h"
 #endif
@@ -18,6 +21,26 @@ namespace {
 // The command's header, or an empty one if more than a header has been received.
 wire::RequestHeader header_in(ConstBytes first) {
     return first.size() == sizeof(wire::RequestHeader) ? load<wire::RequestHeader>(first.data()) : wire::RequestHeader{};
+}
+
+// Tells a client that speaks the native dialect why its session ends. It knows this server's capabilities, unless it is an
+// older one: then the reason follows its first command. `first`: the header of that command, or empty.
+void refuse(SocketHandle socket, ConstBytes first, std::string_view reason) {
+    constexpr seconds patience{2};
+    wire::RequestHeader header = header_in(first);
+    if (first.empty() && !receive_exact(socket, mutable_bytes(&header, sizeof header), Clock::now() + patience)) {
+        return;
+    }
+    const bool in_records = header.command == wire::command_records;
+    if ((!in_records && !wire::is_native(header.command)) ||
+        !send_exact(socket, refusal(reason, in_records), Clock::now() + patience)) {
+        return;
+    }
+    platform::stop_sending(socket);
+    // To close a socket with unread bytes resets the connection, and the client may lose the reason.
+    std::byte rest[256];
+    for (const TimePoint until = Clock::now() + patience; receive_exact(socket, rest, until);) {
+    }
 }
 
 Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_resume) {
@@ -40,10 +63,13 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
             accepted.transport = std::move(upgraded->transport);
             return accepted;
         }
-        log_info("RDMA not activated: {}; the session continues over TCP", upgraded->why_not.text);
+        log_info("RDMA not activated: {}{}", upgraded->why_not.text,
+                 transport_mode() == TransportMode::rdma ? "" : "; the session continues over TCP");
     }
 #endif
     if (built_with_rdma && transport_mode() == TransportMode::rdma) {
+        constexpr std::string_view reason = "the server accepts only RDMA (GGML_RPC_TRANSPORT=rdma there)";
+        refuse(socket.get(), accepted.first, reason);
         return fail(Errc::unavailable, "GGML_RPC_TRANSPORT=rdma, but the client's session does not use RDMA");
     }
     // A session that cannot be resumed waits for a silent network, which may recover.

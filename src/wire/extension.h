@@ -18,6 +18,7 @@ inline constexpr uint32_t feature_rdma = 1;       // built with RDMA, and RDMA i
 inline constexpr uint32_t feature_native = 2;     // the native dialect: native.h
 inline constexpr uint32_t feature_resume = 4;     // records: sessions and links outlive their connections
 inline constexpr uint32_t feature_admission = 8;  // ADMISSION
+inline constexpr uint32_t feature_only_rdma = 16;  // this end ends sessions that do not use RDMA
 
 #pragma pack(push, 1)
 

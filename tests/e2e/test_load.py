@@ -99,7 +99,7 @@ def test_unix_sockets_log_no_reason_against_rdma(lab):
     log = lab.run(argv)
     assert not log.lines(r'transport unix \(') # a build without RDMA logs no transport
     done = lab.run(argv, env={'GGML_RPC_TRANSPORT': 'rdma'}, rc=1)
-    assert done.lines('GGML_RPC_TRANSPORT=rdma, but Unix sockets do not support RDMA')
+    assert done.lines('GGML_RPC_TRANSPORT=rdma, but RDMA is not available: Unix sockets do not support RDMA')
 
 
 def test_log_has_no_control_characters_or_forged_lines(lab):

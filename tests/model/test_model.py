@@ -61,6 +61,7 @@ def test_there_is_no_livelock(tmp_path):
     ("ring", "RESERVED=1", "posted_receives[e]>0"),
     ("negotiate", "TCP_HOLDS NO_VERDICT", "client_uses=="),
     ("negotiate", "LATE_ANSWER", "assertion violated"),
+    ("negotiate", "TCP_HOLDS NO_REASON", "told"),
 ])
 def test_mutation_is_detected(tmp_path, model, flags, fault):
     text, found = check(tmp_path, model, flags)

@@ -180,6 +180,31 @@ def test_returns_to_a_device_that_was_removed(rig, side):
     assert_text(rig, client, file)
 
 
+ONLY_RDMA = {'GGML_RPC_TRANSPORT': 'rdma'}
+
+
+@not_emulated
+def test_resumes_over_rdma_where_the_server_accepts_only_that(rig):
+    rig.server(env=ONLY_RDMA)
+    client, file = writing(rig)
+    rig.client_machine.run('rdma link delete rxe0', check=True)
+    time.sleep(1.5)
+    rig.client_machine.run('rdma link add rxe0 type rxe netdev eth0', check=True)
+    client.wait_for('reconnected over rdma', 20)
+    sends_soon(rig, client)
+    assert_text(rig, client, file)
+
+
+@not_emulated
+def test_reports_that_the_server_accepts_only_rdma_when_it_cannot_resume(rig):
+    rig.server(env=ONLY_RDMA)
+    client = generating(rig, GGML_RPC_RECONNECT_S='3')
+    rig.client_machine.run('rdma link delete rxe0', check=True)
+    assert_ends_cleanly(client)
+    assert ('reconnecting failed for 3 s: the server accepts only RDMA (GGML_RPC_TRANSPORT=rdma there), which is not '
+            'available: no RDMA device') in client.output()
+
+
 COMPLETE = (r"""python3 -c 'import json, urllib.request as u; print(json.load(u.urlopen(u.Request("http://127.0.0.1:8080/completion", """
             r"""json.dumps(dict(prompt="In the beginning", n_predict=40, temperature=0, cache_prompt=False)).encode()), """
             r"""timeout=60))["content"])'""")

@@ -248,6 +248,7 @@ void ResumableTransport::on_connection_lost(const std::shared_ptr<Transport> & t
         return;
     }
     loss_reason_ = error.text;
+    attempt_error_.clear();
     log_debug("connection to {} lost ({}); waiting up to {} s for a new one", options_.name, loss_reason_, grace->count());
     changed_.notify_all();
 }
@@ -337,8 +338,8 @@ void ResumableTransport::try_reconnect(Lock & lock, TimePoint deadline) {
         return;
     }
     if (now >= policy_.give_up_at()) {
-        close_with({Errc::timed_out, formatted("connection lost ({}), and reconnecting failed for {} s", loss_reason_,
-                                        options_.grace.count())});
+        close_with({Errc::timed_out, formatted("connection lost ({}), and reconnecting failed for {} s{}{}", loss_reason_,
+                                        options_.grace.count(), attempt_error_.empty() ? "" : ": ", attempt_error_)});
         return;
     }
     resume(lock, nullptr);
@@ -372,6 +373,7 @@ void ResumableTransport::resume(Lock & lock, std::unique_ptr<Transport> over) {
         close_with({error.code, formatted("{}; {}", loss_reason_, error.text)});
         return;
     }
+    attempt_error_ = error.text;
     policy_.on_attempt_failed(Clock::now());
 }
 

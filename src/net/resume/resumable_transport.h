@@ -113,7 +113,7 @@ private:
     ReconnectPolicy policy_;
     UpgradePolicy upgrade_;
     TimePoint lost_at_{};
-    std::string loss_reason_;
+    std::string loss_reason_, attempt_error_;  // of the present loss, and of the last attempt to reconnect
     bool is_reconnecting_ = false;
     bool woken_ = false;
     uint32_t last_attempt_ = 0;  // number of the last attempt, made or accepted

@@ -61,6 +61,10 @@ std::string transport_text(bool is_tcp) {
         return "TCP";
     }
     const std::string obstacle = rdma_obstacle();
+    if (transport_mode() == TransportMode::rdma) {
+        return obstacle.empty() ? "RDMA only (GGML_RPC_TRANSPORT=rdma)"
+                                : formatted("none: GGML_RPC_TRANSPORT=rdma, but {}", obstacle);
+    }
     return obstacle.empty() ? "TCP, RDMA with clients that can" : formatted("TCP (no RDMA: {})", obstacle);
 }
 

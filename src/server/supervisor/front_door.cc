@@ -5,9 +5,9 @@
 #include "base/printable.h"
 #include "base/random.h"
 #include "net/hello.h"
+#include "net/refusal.h"
 #include "net/socket.h"
 #include "platform/socket.h"
-#include "server/supervisor/refusal.h"
 #include "wire/frame.h"
 #include "wire/native.h"
 
@@ -150,7 +150,7 @@ Result<> FrontDoor::send_refusal() {
             deadline_ = deadline;
             continue;
         }
-        const auto message = refusal(refusal_, resumes_ && header.command == wire::command_records);
+        const auto message = net::refusal(refusal_, resumes_ && header.command == wire::command_records);
         if (platform::send_bytes(socket_.get(), const_bytes(message.data(), message.size())).bytes != message.size()) {
             return fail(Errc::closed, "does not read its answers");
         }

@@ -157,6 +157,47 @@ TEST(Opening, RefusesOtherCommandsWithAToken) {
     }
 }
 
+// A server that ends sessions without RDMA. This client has no RDMA on the loopback interface.
+wire::Extension only_rdma() {
+    wire::Extension extension = Server::resumable;
+    extension.features |= wire::feature_admission | wire::feature_only_rdma;
+    return extension;
+}
+
+TEST(Opening, ReportsAServerThatAcceptsOnlyRdmaAndDoesNotQueueThere) {
+    Server server([](WirePeer &, wire::Command) {}, [](size_t) { return only_rdma(); });
+    const auto opened = open_client(server.endpoint(), true, soon());
+    ASSERT_FALSE(opened);
+    EXPECT_EQ(opened.error().code, Errc::unsupported);
+    const std::string reason = "the server accepts only RDMA (GGML_RPC_TRANSPORT=rdma there), which is not available: ";
+    EXPECT_TRUE(opened.error().text.starts_with(server.endpoint().text() + ": " + reason)) << opened.error().text;
+    EXPECT_GT(opened.error().text.size(), server.endpoint().text().size() + reason.size() + 2) << "why it is not available";
+    EXPECT_TRUE(opened.error().advice.contains("rpc-doctor " + server.endpoint().text())) << opened.error().advice;
+    EXPECT_EQ(server.count(wire::command_admission), 0);
+    EXPECT_TRUE(open_client(server.endpoint(), false, soon())) << "queries need no RDMA";
+}
+
+TEST(Opening, DoesNotResumeOverTcpWhereTheServerAcceptsOnlyRdma) {
+    std::atomic<int> connections = 0;
+    Server server(
+        [](WirePeer & peer, wire::Command first) {
+            if (first == wire::command_records) {
+                peer.send(one_byte());
+                peer.close();
+            }
+        },
+        [&](size_t number) { return ++connections, number < 2 ? Server::resumable : only_rdma(); });
+    auto opened = open_client(server.endpoint(), true, soon());
+    ASSERT_TRUE(opened) << opened.error().text;
+    std::vector<std::byte> bytes(2);
+    (void)receive_whole(*opened->transport, MutableBytes(bytes).first(1), soon());
+    for (const TimePoint end = soon(); connections < 5 && Clock::now() < end;) {
+        (void)opened->transport->wait({.read = true}, Clock::now() + milliseconds(20), microseconds(0));
+    }
+    EXPECT_GE(connections, 5) << "it tries again";
+    EXPECT_EQ(server.count(wire::command_resume), 0);
+}
+
 constexpr wire::Extension with_queue{.features = Server::resumable.features | wire::feature_admission, .token = 77};
 
 TEST(Opening, EndlessQueuePositionsTimeOut) {

@@ -479,7 +479,9 @@ TEST(Resumable, TheActiveEndGivesUpAfterTheGracePeriod) {
     connect(ends, seconds(1), Errc::timed_out);
     ends.passive.reset();
     const TimePoint begin = Clock::now();
-    EXPECT_EQ(end_of(*ends.active).code, Errc::timed_out);
+    const Error end = end_of(*ends.active);
+    EXPECT_EQ(end.code, Errc::timed_out);
+    EXPECT_TRUE(end.text.ends_with("reconnecting failed for 1 s: not now")) << end.text;
     EXPECT_GE(Clock::now() - begin, milliseconds(900));
     EXPECT_GE(ends.tries, 3);
 }

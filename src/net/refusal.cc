@@ -1,4 +1,4 @@
-#include "server/supervisor/refusal.h"
+#include "net/refusal.h"
 
 #include <array>
 
@@ -7,7 +7,7 @@
 #include "wire/native.h"
 #include "wire/record_check.h"
 
-namespace caravan::server {
+namespace caravan::net {
 
 std::vector<std::byte> refusal(std::string_view reason, bool in_records) {
     const std::string text = printable(reason, wire::max_error_text);
@@ -26,4 +26,4 @@ std::vector<std::byte> refusal(std::string_view reason, bool in_records) {
     return record;
 }
 
-}  // namespace caravan::server
+}  // namespace caravan::net

@@ -5,10 +5,10 @@
 #include <string_view>
 #include <vector>
 
-namespace caravan::server {
+namespace caravan::net {
 
 // A reply of kind AnswerKind::ended that carries `reason`, made printable. `in_records`: the client has sent RECORDS, so
 // the reply is wrapped as the first record.
 std::vector<std::byte> refusal(std::string_view reason, bool in_records);
 
-}  // namespace caravan::server
+}  // namespace caravan::net

@@ -6,7 +6,7 @@
 #include "net/opening.h"
 #include "net/socket.h"
 #ifdef GGML_RPC_RDMA
-#include "net/rdma/device.h"
+#include "net/rdma/choice.h"
 #endif
 
 namespace caravan::doctor {
@@ -37,7 +37,7 @@ GidChoice choose_for(SocketHandle socket) {
     } else if (chosen->gid.gid == criteria.local_address) {
         out.why = "it is the connection's local address; RoCEv2 is preferred to RoCEv1";
     } else {
-        out.why = "InfiniBand routes by LID, so the first GID is used";
+        out.why = "no GID has the connection's address; InfiniBand routes by LID, so its first GID is used";
     }
     return out;
 }

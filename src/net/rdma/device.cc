@@ -4,17 +4,11 @@
 #include <cstring>
 #include <memory>
 
-#include "base/config.h"
 #include "base/formatted.h"
 #include "net/rdma/verbs.h"
 
 namespace caravan::net::rdma {
 namespace {
-
-bool is_usable(const Gid & gid) {
-    const bool is_zero = std::ranges::all_of(gid, [](uint8_t byte) { return byte == 0; });
-    return !is_zero && !platform::is_link_local(gid);
-}
 
 std::vector<GidEntry> gids_of(ibv_context * context, uint8_t port) {
     constexpr size_t most = 1024;
@@ -37,41 +31,13 @@ std::vector<GidEntry> gids_of(ibv_context * context, uint8_t port) {
     return out;
 }
 
-std::optional<uint32_t> env_index(const Variable & variable) {
-    const int64_t value = env_integer(variable);
-    return value < 0 ? std::nullopt : std::optional(static_cast<uint32_t>(value));
-}
-
-// The port's GID that meets the criteria, or the reason why there is none.
-Result<GidEntry> gid_on(const PortFacts & port, const Criteria & criteria) {
-    if (criteria.gid) {
-        const auto forced = std::ranges::find(port.gids, *criteria.gid, &GidEntry::index);
-        if (forced == port.gids.end()) {
-            return fail(Errc::not_found, Reason::rdma_setting, "GGML_RDMA_GID={} is not in the GID table of {} port {}",
-                        *criteria.gid, port.device, port.port);
-        }
-        return *forced;
-    }
-    if (!criteria.local_address) {
-        return fail(Errc::unsupported, "the connection has no IP address");
-    }
-    const GidEntry * best = nullptr;
-    std::string others;
-    for (const GidEntry & entry : port.gids) {
-        if (entry.gid == *criteria.local_address && (best == nullptr || entry.type > best->type)) {
-            best = &entry;
-        } else if (is_usable(entry.gid)) {
-            others += formatted("{}{}", others.empty() ? "" : ", ", text_of(entry.gid));
-        }
-    }
-    if (best == nullptr && port.is_infiniband && !port.gids.empty()) {
-        return port.gids.front();  // addressed by LID: the GID need not match the address
-    }
-    if (best == nullptr) {
-        return fail(Errc::not_found, Reason::no_rdma_gid, "no GID for {} on {}: found {}", text_of(*criteria.local_address),
-                    port.device, others.empty() ? "none" : others);
-    }
-    return *best;
+// As the header's macro ibv_query_port, which does not link: the library's function of this name leaves the newer members,
+// such as `flags`, zero.
+int query_port(ibv_context * context, uint8_t port, ibv_port_attr & attributes) {
+    const verbs_context * extended = verbs_get_ctx_op(context, query_port);
+    return extended != nullptr
+               ? extended->query_port(context, port, &attributes, sizeof attributes)
+               : verbs().query_port(context, port, reinterpret_cast<_compat_ibv_port_attr *>(&attributes));
 }
 
 }  // namespace
@@ -93,7 +59,7 @@ std::vector<PortFacts> scan_ports() {
         }
         for (uint8_t number = 1; number <= device.phys_port_cnt; ++number) {
             ibv_port_attr attributes{};
-            if (verbs().query_port(context.get(), number, reinterpret_cast<_compat_ibv_port_attr *>(&attributes)) != 0) {
+            if (query_port(context.get(), number, attributes) != 0) {
                 continue;
             }
             PortFacts port;
@@ -103,6 +69,8 @@ std::vector<PortFacts> scan_ports() {
             port.is_infiniband = attributes.link_layer == IBV_LINK_LAYER_INFINIBAND;
             port.lid = attributes.lid;
             port.mtu = 128u << attributes.active_mtu;
+            port.requires_grh = (attributes.flags & IBV_QPF_GRH_REQUIRED) != 0;
+            port.pkeys = attributes.pkey_tbl_len;
             port.gids = gids_of(context.get(), number);
             ports.push_back(std::move(port));
         }
@@ -117,55 +85,6 @@ std::string why_none_is_active(const std::vector<PortFacts> & ports) {
     return std::ranges::any_of(ports, &PortFacts::is_active)
                ? ""
                : formatted("{} port {} is not active", ports.front().device, ports.front().port);
-}
-
-Criteria criteria_from_environment(SocketHandle socket) {
-    Criteria criteria;
-    if (const std::string_view device = text_of(variable::rdma_device); !device.empty()) {
-        criteria.device = device;
-    }
-    criteria.gid = env_index(variable::rdma_gid);
-    criteria.port = env_index(variable::rdma_port);
-    if (const auto address = platform::local_address(socket)) {
-        criteria.local_address = address->ip();
-    }
-    return criteria;
-}
-
-Result<Choice> choose(const std::vector<PortFacts> & ports, const Criteria & criteria) {
-    if (ports.empty()) {
-        return fail(Errc::not_found, Reason::no_rdma_device, "no RDMA device");
-    }
-    std::optional<Error> first;
-    bool saw_device = false;
-    for (const PortFacts & port : ports) {
-        if (criteria.device && port.device != *criteria.device) {
-            continue;
-        }
-        saw_device = true;
-        if (criteria.port && port.port != *criteria.port) {
-            continue;
-        }
-        auto gid = port.is_active ? gid_on(port, criteria)
-                                  : fail(Errc::unavailable, Reason::rdma_port_inactive, "{} port {} is not active", port.device,
-                                         port.port);
-        if (gid) {
-            return Choice{port.device, port.port, port.is_infiniband, port.lid, port.mtu, *gid};
-        }
-        if (!first) {
-            first = std::move(gid.error());
-        }
-    }
-    if (!saw_device) {
-        std::string names;
-        for (const PortFacts & port : ports) {
-            names += formatted("{}{}", names.empty() ? "" : ", ", port.device);
-        }
-        return fail(Errc::not_found, Reason::rdma_setting, "GGML_RDMA_DEV={} is not among the RDMA devices: {}",
-                    *criteria.device, names);
-    }
-    return first ? std::unexpected(std::move(*first))
-                 : fail(Errc::not_found, Reason::rdma_setting, "GGML_RDMA_PORT={} does not exist", criteria.port.value_or(0));
 }
 
 std::string text_of(const Gid & gid) { return platform::text_of(gid); }

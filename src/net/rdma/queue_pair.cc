@@ -132,6 +132,7 @@ Result<std::unique_ptr<QueuePair>> QueuePair::create(const Choice & choice, cons
     ibv_qp_attr attributes{};
     attributes.qp_state = IBV_QPS_INIT;
     attributes.port_num = choice.port;
+    attributes.pkey_index = choice.pkey_index;
     // Required by the peer's empty probes (RDMA WRITE of 0 bytes). No memory is exposed: no key is sent, and no region allows
     // remote writes.
     attributes.qp_access_flags = IBV_ACCESS_REMOTE_WRITE;

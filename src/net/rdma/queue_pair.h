@@ -6,7 +6,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
-#include "net/rdma/device.h"
+#include "net/rdma/choice.h"
 #include "net/rdma/verbs.h"
 #include "tunables.h"
 

@@ -39,7 +39,8 @@ protected:
             GTEST_SKIP() << "no RDMA device";
         }
         // The last GID is not link-local if the port has another one.
-        choice = {port->device, port->port, port->is_infiniband, port->lid, port->mtu, port->gids.back()};
+        choice = {.device = port->device, .port = port->port, .is_infiniband = port->is_infiniband, .lid = port->lid,
+                  .mtu = port->mtu, .gid = port->gids.back()};
     }
     std::string refusal(const SetUpCalls & calls) const {
         auto pair = QueuePair::create(choice, geometry, calls);

@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 
 #include "net/no_rdma.h"
-#include "net/rdma/device.h"
+#include "net/rdma/choice.h"
 #include "net/socket.h"
 
 namespace caravan::net::rdma {
@@ -48,7 +48,7 @@ std::string refusal(const std::vector<PortFacts> & ports, const Criteria & crite
     return choice.error().text;
 }
 
-TEST(RdmaChoose, ReportsWhetherAnyPortIsUsable) {
+TEST(RdmaChoice, ReportsWhetherAnyPortIsUsable) {
     PortFacts down = ethernet("mlx5_0", "::ffff:10.0.0.2");
     down.is_active = false;
     EXPECT_EQ(why_none_is_active({}), "no RDMA device");
@@ -56,7 +56,7 @@ TEST(RdmaChoose, ReportsWhetherAnyPortIsUsable) {
     EXPECT_EQ(why_none_is_active({down, ethernet("mlx5_1", "::ffff:10.0.0.3")}), "");
 }
 
-TEST(RdmaChoose, ChoosesTheGidOfTheConnectionsAddress) {
+TEST(RdmaChoice, ChoosesTheGidOfTheConnectionsAddress) {
     const auto choice = choose({ethernet("mlx5_0", "::ffff:10.0.0.2")}, at("::ffff:10.0.0.2"));
     ASSERT_TRUE(choice) << choice.error().text;
     EXPECT_EQ(choice->device, "mlx5_0");
@@ -66,14 +66,14 @@ TEST(RdmaChoose, ChoosesTheGidOfTheConnectionsAddress) {
     EXPECT_EQ(choice->gid.gid, gid("::ffff:10.0.0.2"));
 }
 
-TEST(RdmaChoose, PrefersRoceV2InAnyOrder) {
+TEST(RdmaChoice, PrefersRoceV2InAnyOrder) {
     PortFacts port = ethernet("mlx5_0", "::ffff:10.0.0.2");
     EXPECT_EQ(choose({port}, at("::ffff:10.0.0.2"))->gid.index, 3u);
     std::ranges::reverse(port.gids);
     EXPECT_EQ(choose({port}, at("::ffff:10.0.0.2"))->gid.index, 3u);
 }
 
-TEST(RdmaChoose, FallsBackToRoceV1) {
+TEST(RdmaChoice, FallsBackToRoceV1) {
     PortFacts port = ethernet("mlx4_0", "::ffff:10.0.0.2");
     std::erase_if(port.gids, [](const GidEntry & entry) { return entry.type == Type::roce_v2; });
     const auto choice = choose({port}, at("::ffff:10.0.0.2"));
@@ -81,31 +81,31 @@ TEST(RdmaChoose, FallsBackToRoceV1) {
     EXPECT_EQ(choice->gid.type, Type::roce_v1);
 }
 
-TEST(RdmaChoose, IPv6) {
+TEST(RdmaChoice, IPv6) {
     const auto choice = choose({ethernet("mlx5_0", "::ffff:10.0.0.2", "fd77::2")}, at("fd77::2"));
     ASSERT_TRUE(choice) << choice.error().text;
     EXPECT_EQ(choice->gid.index, 5u);
 }
 
-TEST(RdmaChoose, ChoosesALinkLocalGidForALinkLocalConnection) {
+TEST(RdmaChoice, ChoosesALinkLocalGidForALinkLocalConnection) {
     const auto choice = choose({ethernet("mlx5_0", "::ffff:10.0.0.2")}, at("fe80::1"));
     ASSERT_TRUE(choice) << choice.error().text;
     EXPECT_EQ(choice->gid.index, 1u);
 }
 
-TEST(RdmaChoose, ChoosesTheMatchingDevice) {
+TEST(RdmaChoice, ChoosesTheMatchingDevice) {
     const std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.1.2")};
     EXPECT_EQ(choose(ports, at("::ffff:10.0.0.2"))->device, "mlx5_0");
     EXPECT_EQ(choose(ports, at("::ffff:10.0.1.2"))->device, "mlx5_1");
 }
 
-TEST(RdmaChoose, ChoosesTheMatchingPort) {
+TEST(RdmaChoice, ChoosesTheMatchingPort) {
     std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_0", "::ffff:10.0.1.2")};
     ports[1].port = 2;
     EXPECT_EQ(choose(ports, at("::ffff:10.0.1.2"))->port, 2);
 }
 
-TEST(RdmaChoose, SkipsInactivePorts) {
+TEST(RdmaChoice, SkipsInactivePorts) {
     std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.0.2")};
     ports[0].is_active = false;
     EXPECT_EQ(choose(ports, at("::ffff:10.0.0.2"))->device, "mlx5_1");
@@ -113,26 +113,26 @@ TEST(RdmaChoose, SkipsInactivePorts) {
     EXPECT_EQ(refusal(ports, at("::ffff:10.0.0.2")), "mlx5_0 port 1 is not active");
 }
 
-TEST(RdmaChoose, ErrorListsTheGidsOfThePort) {
+TEST(RdmaChoice, ErrorListsTheGidsOfThePort) {
     EXPECT_EQ(refusal({ethernet("mlx5_0", "::ffff:10.0.0.2", "fd77::2")}, at("::ffff:192.168.1.9")),
               "no GID for 192.168.1.9 on mlx5_0: found 10.0.0.2, 10.0.0.2, fd77::2");
 }
 
-TEST(RdmaChoose, ErrorOmitsLinkLocalAndEmptyGids) {
+TEST(RdmaChoice, ErrorOmitsLinkLocalAndEmptyGids) {
     PortFacts port = ethernet("mlx5_0", "::ffff:10.0.0.2");
     port.gids = {{gid("fe80::1"), 0, Type::roce_v2}, {Gid{}, 1, Type::roce_v2}};
     EXPECT_EQ(refusal({port}, at("::ffff:192.168.1.9")), "no GID for 192.168.1.9 on mlx5_0: found none");
 }
 
-TEST(RdmaChoose, ReportsTheFirstReason) {
+TEST(RdmaChoice, ReportsTheFirstReason) {
     std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.1.2")};
     ports[0].is_active = false;
     EXPECT_EQ(refusal(ports, at("::ffff:9.9.9.9")), "mlx5_0 port 1 is not active");
 }
 
-TEST(RdmaChoose, NoDevice) { EXPECT_EQ(refusal({}, at("::ffff:10.0.0.2")), "no RDMA device"); }
+TEST(RdmaChoice, NoDevice) { EXPECT_EQ(refusal({}, at("::ffff:10.0.0.2")), "no RDMA device"); }
 
-TEST(RdmaChoose, ErrorsHaveReasons) {
+TEST(RdmaChoice, ErrorsHaveReasons) {
     const auto reason = [](const std::vector<PortFacts> & ports, const Criteria & criteria) {
         return choose(ports, criteria).error().reason;
     };
@@ -147,15 +147,15 @@ TEST(RdmaChoose, ErrorsHaveReasons) {
     EXPECT_EQ(reason(ports, at("::ffff:10.0.0.2")), Reason::rdma_port_inactive);
 }
 
-TEST(RdmaChoose, NoDeviceTakesPrecedenceOverTheRequestedDevice) {
+TEST(RdmaChoice, NoDeviceTakesPrecedenceOverTheRequestedDevice) {
     EXPECT_EQ(refusal({}, {.device = "mlx5_0", .local_address = gid("::ffff:10.0.0.2")}), "no RDMA device");
 }
 
-TEST(RdmaChoose, NoAddress) {
+TEST(RdmaChoice, NoAddress) {
     EXPECT_EQ(refusal({ethernet("mlx5_0", "::ffff:10.0.0.2")}, {}), "the connection has no IP address");
 }
 
-TEST(RdmaChoose, RequestedDevice) {
+TEST(RdmaChoice, RequestedDevice) {
     const std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.0.2")};
     Criteria criteria = at("::ffff:10.0.0.2");
     criteria.device = "mlx5_1";
@@ -164,14 +164,14 @@ TEST(RdmaChoose, RequestedDevice) {
     EXPECT_EQ(refusal(ports, criteria), "GGML_RDMA_DEV=mlx5_7 is not among the RDMA devices: mlx5_0, mlx5_1");
 }
 
-TEST(RdmaChoose, DoesNotReplaceTheRequestedDevice) {
+TEST(RdmaChoice, DoesNotReplaceTheRequestedDevice) {
     const std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_1", "::ffff:10.0.1.2")};
     Criteria criteria = at("::ffff:10.0.0.2");
     criteria.device = "mlx5_1";
     EXPECT_TRUE(refusal(ports, criteria).starts_with("no GID for 10.0.0.2 on mlx5_1"));
 }
 
-TEST(RdmaChoose, RequestedGidIsUsedUnchecked) {
+TEST(RdmaChoice, RequestedGidIsUsedUnchecked) {
     Criteria criteria = at("::ffff:10.0.0.2");
     criteria.gid = 0;
     const std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2")};
@@ -185,7 +185,7 @@ TEST(RdmaChoose, RequestedGidIsUsedUnchecked) {
     EXPECT_EQ(refusal(ports, criteria), "GGML_RDMA_GID=4 is not in the GID table of mlx5_0 port 1");
 }
 
-TEST(RdmaChoose, RequestedPort) {
+TEST(RdmaChoice, RequestedPort) {
     std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2"), ethernet("mlx5_0", "::ffff:10.0.0.2")};
     ports[1].port = 2;
     Criteria criteria = at("::ffff:10.0.0.2");
@@ -195,12 +195,129 @@ TEST(RdmaChoose, RequestedPort) {
     EXPECT_EQ(refusal(ports, criteria), "GGML_RDMA_PORT=3 does not exist");
 }
 
-TEST(RdmaChoose, InfiniBandIsAddressedByLid) {
+TEST(RdmaChoice, InfiniBandIsAddressedByLid) {
     const auto choice = choose({infiniband("mlx5_0", 17)}, at("::ffff:10.0.0.2"));
     ASSERT_TRUE(choice) << choice.error().text;
     EXPECT_TRUE(choice->is_infiniband);
     EXPECT_EQ(choice->lid, 17);
     EXPECT_EQ(choice->gid.index, 0u);
+}
+
+TEST(RdmaChoice, ExactAddressBeatsAnEarlierInfiniBandPort) {
+    const auto choice =
+        choose({infiniband("mlx5_0", 17), ethernet("mlx5_1", "::ffff:10.0.1.2"), ethernet("mlx5_2", "::ffff:10.0.0.2")},
+               at("::ffff:10.0.0.2"));
+    ASSERT_TRUE(choice) << choice.error().text;
+    EXPECT_EQ(choice->device, "mlx5_2");
+    EXPECT_FALSE(choice->is_infiniband);
+}
+
+TEST(RdmaChoice, RoceV2OfALaterDeviceBeatsRoceV1) {
+    PortFacts v1 = ethernet("mlx4_0", "::ffff:10.0.0.2");
+    std::erase_if(v1.gids, [](const GidEntry & entry) { return entry.type == Type::roce_v2; });
+    const auto choice = choose({v1, ethernet("mlx5_0", "::ffff:10.0.0.2")}, at("::ffff:10.0.0.2"));
+    ASSERT_TRUE(choice) << choice.error().text;
+    EXPECT_EQ(choice->device, "mlx5_0");
+    EXPECT_EQ(choice->gid.type, Type::roce_v2);
+}
+
+TEST(RdmaChoice, AddressThatIsDownIsNotReplacedByInfiniBand) {
+    std::vector<PortFacts> ports{infiniband("mlx5_0", 17), ethernet("mlx5_1", "::ffff:10.0.0.2")};
+    ports[1].is_active = false;
+    EXPECT_EQ(refusal(ports, at("::ffff:10.0.0.2")), "mlx5_1 port 1 is not active");
+    EXPECT_EQ(choose(ports, at("::ffff:10.9.9.9"))->device, "mlx5_0") << "an address of another network";
+}
+
+TEST(RdmaChoice, SkipsInfiniBandPortsThatAreDownOrHaveNoGid) {
+    std::vector<PortFacts> ports{infiniband("mlx5_0", 1), infiniband("mlx5_1", 2), infiniband("mlx5_2", 3)};
+    ports[0].is_active = false;
+    ports[1].gids.clear();
+    const auto choice = choose(ports, at("::ffff:10.0.0.2"));
+    ASSERT_TRUE(choice) << choice.error().text;
+    EXPECT_EQ(choice->device, "mlx5_2");
+    EXPECT_EQ(choice->lid, 3);
+}
+
+// A row is one machine: where the connection's address is, and what must be chosen.
+struct Machine {
+    const char * name;
+    std::vector<PortFacts> ports;
+    const char * address;
+    const char * device;
+    uint8_t port;
+    uint32_t gid;
+};
+
+PortFacts with_gids(PortFacts port, std::vector<GidEntry> gids) {
+    port.gids = std::move(gids);
+    return port;
+}
+
+PortFacts second_port(PortFacts port) {
+    port.port = 2;
+    return port;
+}
+
+PortFacts down(PortFacts port) {
+    port.is_active = false;
+    return port;
+}
+
+TEST(RdmaChoice, Machines) {
+    const Machine machines[] = {
+        // The bond of both ports is one RDMA device with the bond's address.
+        {"bond", {ethernet("mlx5_bond_0", "::ffff:10.0.0.2")}, "::ffff:10.0.0.2", "mlx5_bond_0", 1, 3},
+        // Without a common device, the driver lists the bond's address at its active member.
+        {"bond without a common device",
+         {with_gids(ethernet("mlx5_0", "::ffff:10.0.0.2"), {{gid("fe80::1"), 0, Type::roce_v2}}),
+          ethernet("mlx5_1", "::ffff:10.0.0.2")},
+         "::ffff:10.0.0.2", "mlx5_1", 1, 3},
+        {"bond whose first member is down",
+         {down(ethernet("mlx5_0", "::ffff:10.0.0.2")), ethernet("mlx5_1", "::ffff:10.0.0.2")},
+         "::ffff:10.0.0.2", "mlx5_1", 1, 3},
+        // A VLAN's address is a further GID of the port.
+        {"VLAN",
+         {with_gids(ethernet("mlx5_0", "::ffff:10.0.0.2"), {{gid("::ffff:10.0.0.2"), 2, Type::roce_v1},
+                                                            {gid("::ffff:10.0.0.2"), 3, Type::roce_v2},
+                                                            {gid("::ffff:10.100.0.2"), 6, Type::roce_v1},
+                                                            {gid("::ffff:10.100.0.2"), 7, Type::roce_v2}})},
+         "::ffff:10.100.0.2", "mlx5_0", 1, 7},
+        {"two ports", {ethernet("mlx5_0", "::ffff:10.0.0.2"), second_port(ethernet("mlx5_0", "::ffff:10.0.1.2"))},
+         "::ffff:10.0.1.2", "mlx5_0", 2, 3},
+        {"IPv6 on the second device",
+         {ethernet("mlx5_0", "::ffff:10.0.0.2", "fd77::2"), ethernet("mlx5_1", "::ffff:10.0.1.2", "fd78::2")},
+         "fd78::2", "mlx5_1", 1, 5},
+        {"InfiniBand and Ethernet on one adapter",
+         {infiniband("mlx5_0", 9), second_port(ethernet("mlx5_0", "::ffff:10.0.0.2"))}, "::ffff:10.0.0.2", "mlx5_0", 2, 3},
+        {"InfiniBand last", {ethernet("mlx5_0", "::ffff:10.0.0.2"), infiniband("mlx5_1", 9)},
+         "::ffff:192.168.0.2", "mlx5_1", 1, 0},
+    };
+    for (const Machine & machine : machines) {
+        const auto choice = choose(machine.ports, at(machine.address));
+        ASSERT_TRUE(choice) << machine.name << ": " << choice.error().text;
+        EXPECT_EQ(choice->device, machine.device) << machine.name;
+        EXPECT_EQ(choice->port, machine.port) << machine.name;
+        EXPECT_EQ(choice->gid.index, machine.gid) << machine.name;
+    }
+}
+
+TEST(RdmaChoice, RequestedGidSkipsPortsThatAreDown) {
+    Criteria criteria;
+    criteria.gid = 3;
+    EXPECT_EQ(choose({down(ethernet("mlx5_0", "::ffff:10.0.0.2")), ethernet("mlx5_1", "::ffff:10.0.1.2")}, criteria)->device,
+              "mlx5_1");
+    EXPECT_EQ(refusal({down(ethernet("mlx5_0", "::ffff:10.0.0.2"))}, criteria), "mlx5_0 port 1 is not active");
+}
+
+TEST(RdmaChoice, PartitionKey) {
+    std::vector<PortFacts> ports{infiniband("mlx5_0", 17)};
+    ports[0].pkeys = 128;
+    Criteria criteria = at("::ffff:10.0.0.2");
+    EXPECT_EQ(choose(ports, criteria)->pkey_index, 0);
+    criteria.pkey_index = 127;
+    EXPECT_EQ(choose(ports, criteria)->pkey_index, 127);
+    criteria.pkey_index = 128;
+    EXPECT_EQ(refusal(ports, criteria), "GGML_RDMA_PKEY=128 is beyond the 128 partition keys of mlx5_0 port 1");
 }
 
 TEST(RdmaCriteria, AddressOfTheSocket) {
@@ -225,17 +342,21 @@ TEST(RdmaCriteria, Environment) {
     ::setenv("GGML_RDMA_DEV", "mlx5_3", 1);
     ::setenv("GGML_RDMA_GID", "0", 1);
     ::setenv("GGML_RDMA_PORT", "2", 1);
+    ::setenv("GGML_RDMA_PKEY", "7", 1);
     const Criteria criteria = criteria_from_environment(-1);
     ::setenv("GGML_RDMA_DEV", "", 1);
     ::setenv("GGML_RDMA_GID", "three", 1);
     ::setenv("GGML_RDMA_PORT", "0", 1);
+    ::setenv("GGML_RDMA_PKEY", "65536", 1);
     const Criteria nothing = criteria_from_environment(-1);
-    for (const char * name : {"GGML_RDMA_DEV", "GGML_RDMA_GID", "GGML_RDMA_PORT"}) {
+    for (const char * name : {"GGML_RDMA_DEV", "GGML_RDMA_GID", "GGML_RDMA_PORT", "GGML_RDMA_PKEY"}) {
         ::unsetenv(name);
     }
     EXPECT_EQ(criteria.device, "mlx5_3");
     EXPECT_EQ(criteria.gid, 0u);
     EXPECT_EQ(criteria.port, 2u);
+    EXPECT_EQ(criteria.pkey_index, 7);
+    EXPECT_EQ(nothing.pkey_index, 0);
     EXPECT_FALSE(nothing.device || nothing.gid || nothing.port || nothing.local_address);
 }
 

@@ -1,0 +1,42 @@
+// The choice of device, port and GID for a connection, and the settings of its packets.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "net/rdma/device.h"
+
+namespace caravan::net::rdma {
+
+// The user's and the connection's requirements on the port and GID.
+struct Criteria {
+    std::optional<std::string> device;  // GGML_RDMA_DEV
+    std::optional<uint32_t> gid;        // GGML_RDMA_GID
+    std::optional<uint32_t> port;       // GGML_RDMA_PORT
+    uint16_t pkey_index = 0;            // GGML_RDMA_PKEY
+    std::optional<Gid> local_address;   // of the TCP socket; IPv4 as ::ffff:a.b.c.d
+};
+Criteria criteria_from_environment(SocketHandle socket);
+
+struct Choice {
+    std::string device;
+    uint8_t port = 1;
+    bool is_infiniband = false;
+    bool requires_grh = false;
+    uint16_t lid = 0;
+    uint32_t mtu = 0;
+    uint16_t pkey_index = 0;
+    GidEntry gid;
+};
+
+// Selects among the active ports, in this order:
+//   1. the port and GID that the user set (GGML_RDMA_GID), unchecked;
+//   2. a GID equal to the socket's address, on any port: RoCEv2 before RoCEv1, then in the order of the ports;
+//   3. the first InfiniBand port, whose peers are addressed by LID, unless an Ethernet port has the address but is down.
+// The error is the reason why no port fits, worded for the log: that of a port with the address, else that of the first. Pure.
+Result<Choice> choose(const std::vector<PortFacts> & ports, const Criteria & criteria);
+
+}  // namespace caravan::net::rdma

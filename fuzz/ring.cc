@@ -158,7 +158,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     const auto facts = fuzz::take_number<net::rdma::PeerFacts>(input);
     auto pair = net::rdma::QueuePair::create({.device = "fuzz", .mtu = 1024}, {.slot_size = 1024, .depth = 12});
     fuzz::require(pair.has_value(), "a queue pair can be created");
-    if (!(*pair)->connect(facts)) {
+    if (!(*pair)->connect(facts, facts.traffic_class)) {
         return 0;
     }
     auto transport = net::rdma::make_ring_transport(std::move(*pair), UniqueFd());

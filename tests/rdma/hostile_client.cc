@@ -154,7 +154,7 @@ int main(int argc, char ** argv) {
         std::printf("accepted %d: %.*s\n", answer.accepted, static_cast<int>(sizeof answer.reason), answer.reason);
         return answer.accepted;
     }
-    need(pair->connect(load<PeerFacts>(answer.queue_pair)));
+    need(pair->connect(load<PeerFacts>(answer.queue_pair), 0));
     const bool is_token_wrong = what == "token" || what == "short-token";
     if (is_token_wrong) {
         post(*pair, 0, what == "token" ? pair->send_slot_size() : 8);

@@ -8,6 +8,7 @@
 
 #include "base/config.h"
 #include "base/formatted.h"
+#include "base/log.h"
 #include "platform/machine.h"
 #include "tunables.h"
 
@@ -59,7 +60,13 @@ ibv_context * open_device(const std::string & name) {
     return context;
 }
 
+bool needs_grh(const Choice & own) {
+    return !own.is_infiniband || own.requires_grh || !platform::is_link_local(own.gid.gid);
+}
+
 }  // namespace
+
+bool uses_grh(const Choice & own, const PeerFacts & peer) { return needs_grh(own) || (peer.link & link_needs_grh) != 0; }
 
 const SetUpCalls & real_calls() {
     static const SetUpCalls none{};
@@ -144,6 +151,11 @@ Result<std::unique_ptr<QueuePair>> QueuePair::create(const Choice & choice, cons
     return self;
 }
 
+QueuePair::QueuePair(Choice choice, Geometry geometry)
+    : choice_(std::move(choice)),
+      geometry_(geometry),
+      traffic_class_(static_cast<uint8_t>(env_integer(variable::rdma_traffic_class))) {}
+
 QueuePair::~QueuePair() = default;
 
 PeerFacts QueuePair::facts() const {
@@ -152,14 +164,15 @@ PeerFacts QueuePair::facts() const {
     facts.psn = psn_;
     std::ranges::copy(choice_.gid.gid, facts.gid);
     facts.lid = choice_.lid;
-    facts.is_infiniband = choice_.is_infiniband ? 1 : 0;
+    facts.link = !choice_.is_infiniband ? 0 : needs_grh(choice_) ? link_infiniband | link_needs_grh : link_infiniband;
+    facts.traffic_class = traffic_class_;
     facts.mtu = choice_.mtu;
     facts.slot_size = geometry_.slot_size;
     facts.depth = geometry_.depth;
     return facts;
 }
 
-Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
+Result<> QueuePair::connect(const PeerFacts & peer, uint8_t traffic_class, const SetUpCalls & calls) {
     constexpr uint32_t least_qpn = 2;     // 0 and 1 are for the subnet's management
     constexpr uint8_t multicast = 0xff;   // first byte of such a GID
     constexpr uint32_t least_slot = 1024, most_slot = 16 << 20, least_depth = 8, most_depth = 4096;
@@ -168,10 +181,11 @@ Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
         peer.psn > 0xffffff || peer.gid[0] == multicast) {
         return fail(Errc::protocol, "the peer's queue pair parameters are invalid");
     }
-    if ((peer.is_infiniband != 0) != choice_.is_infiniband) {
+    if ((peer.link != 0) != choice_.is_infiniband) {
         return fail(Errc::unsupported, "one end is on InfiniBand, the other on Ethernet");
     }
     peer_ = peer;
+    traffic_class_ = traffic_class;
     send_slot_size_ = std::min<uint32_t>(peer.slot_size, geometry_.slot_size);
     const ibv_mtu mtu = mtu_code(std::min<uint32_t>(peer.mtu, choice_.mtu));
     mtu_ = 128u << mtu;
@@ -185,11 +199,12 @@ Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
     rtr.min_rnr_timer = tunable::queue_pair_rnr_timer;
     rtr.ah_attr.port_num = choice_.port;
     rtr.ah_attr.dlid = peer.lid;
-    rtr.ah_attr.is_global = choice_.is_infiniband ? 0 : 1;
+    rtr.ah_attr.sl = static_cast<uint8_t>(env_integer(variable::rdma_service_level));
+    rtr.ah_attr.is_global = uses_grh(choice_, peer) ? 1 : 0;
     std::memcpy(rtr.ah_attr.grh.dgid.raw, peer.gid, sizeof peer.gid);
     rtr.ah_attr.grh.sgid_index = static_cast<uint8_t>(choice_.gid.index);
     rtr.ah_attr.grh.hop_limit = hop_limit;
-    rtr.ah_attr.grh.traffic_class = static_cast<uint8_t>(env_integer(variable::rdma_traffic_class));
+    rtr.ah_attr.grh.traffic_class = traffic_class_;
     const auto to_rtr = [&] {
         return calls.modify_qp(qp_.get(), &rtr,
                                IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
@@ -222,6 +237,8 @@ Result<> QueuePair::connect(const PeerFacts & peer, const SetUpCalls & calls) {
         return fail(Errc::unavailable, "{}: moving the queue pair to RTS failed: {}", choice_.device,
                     errno_text(rts_error));
     }
+    log_debug("RDMA path: traffic class {}, service level {}, partition key {}, {} a GRH", traffic_class_, rtr.ah_attr.sl,
+              choice_.pkey_index, rtr.ah_attr.is_global != 0 ? "with" : "without");
     return {};
 }
 

@@ -25,14 +25,23 @@ struct PeerFacts {
     uint32_t psn = 0;  // random, 24 bits
     uint8_t gid[16] = {};
     uint16_t lid = 0;
-    uint8_t is_infiniband = 0;
-    uint8_t padding = 0;
+    uint8_t link = 0;           // 0: Ethernet; else link_infiniband, perhaps with link_needs_grh
+    uint8_t traffic_class = 0;  // 0: none set
     uint32_t mtu = 0;  // bytes
     uint32_t slot_size = 0;
     uint32_t depth = 0;
 };
 #pragma pack(pop)
 static_assert(sizeof(PeerFacts) == 40);
+// Any other value than 0 is InfiniBand: peers that know no GRH ignore the bit.
+inline constexpr uint8_t link_infiniband = 1, link_needs_grh = 2;
+
+// The traffic class of both directions. Pure.
+constexpr uint8_t agreed_traffic_class(uint8_t server, uint8_t client) { return server != 0 ? server : client; }
+
+// Whether packets of this port carry a global route header (GRH): always on Ethernet. Over InfiniBand both ends must agree, so
+// either end's need decides: its port requires it, or its GID is routable. Pure.
+bool uses_grh(const Choice & own, const PeerFacts & peer);
 
 // The verbs that set-up calls; tests replace them to inject failures. The data path calls verbs directly.
 struct SetUpCalls {
@@ -59,10 +68,10 @@ public:
     QueuePair & operator=(const QueuePair &) = delete;
 
     // Posts all receive slots and moves the queue pair to RTR and RTS towards the peer. Uses the smaller of both MTUs and
-    // slot sizes, and the peer's depth.
-    Result<> connect(const PeerFacts & peer, const SetUpCalls & calls = real_calls());
+    // slot sizes, and the peer's depth. `traffic_class`: the agreed one.
+    Result<> connect(const PeerFacts & peer, uint8_t traffic_class, const SetUpCalls & calls = real_calls());
 
-    PeerFacts facts() const;
+    PeerFacts facts() const;  // with the user's traffic class, or the agreed one after connect()
     const Choice & choice() const { return choice_; }
     uint32_t qpn() const { return qp_->qp_num; }
     uint32_t peer_qpn() const { return peer_.qpn; }
@@ -86,7 +95,7 @@ public:
     uint32_t lkey() const { return mr_->lkey; }
 
 private:
-    QueuePair(Choice choice, Geometry geometry) : choice_(std::move(choice)), geometry_(geometry) {}
+    QueuePair(Choice choice, Geometry geometry);
 
     template <auto release>
     struct Release {
@@ -108,6 +117,7 @@ private:
     Owned<ibv_comp_channel, &Verbs::destroy_comp_channel> channel_;
     Owned<ibv_cq, &Verbs::destroy_cq> send_cq_, receive_cq_;
     Owned<ibv_qp, &Verbs::destroy_qp> qp_;
+    uint8_t traffic_class_;
     uint32_t psn_ = 0, max_inline_ = 0, mtu_ = 0, send_slot_size_ = 0;
     PeerFacts peer_{};
 };

@@ -111,7 +111,9 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
         return Upgrade{nullptr, std::move(why)};
     }
     const auto verify = [&]() -> Result<> {
-        if (auto connected = (*pair)->connect(load<PeerFacts>(reply.queue_pair)); !connected) {
+        const auto peer = load<PeerFacts>(reply.queue_pair);
+        const uint8_t traffic_class = agreed_traffic_class(peer.traffic_class, facts.traffic_class);
+        if (auto connected = (*pair)->connect(peer, traffic_class); !connected) {
             return connected;
         }
         const TimePoint until = std::min(deadline, Clock::now() + tunable::rdma_proof_timeout);
@@ -135,7 +137,10 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
 
 Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offered) {
     auto pair = probe(socket.get());
-    auto connected = pair ? (*pair)->connect(load<PeerFacts>(offered.queue_pair)) : std::unexpected(pair.error());
+    const auto peer = load<PeerFacts>(offered.queue_pair);
+    auto connected =
+        pair ? (*pair)->connect(peer, agreed_traffic_class((*pair)->facts().traffic_class, peer.traffic_class))
+             : std::unexpected(pair.error());
     const PeerFacts facts = connected ? (*pair)->facts() : PeerFacts{};
     if (auto sent = answer_offer(socket.get(), connected ? &facts : nullptr, connected ? "" : connected.error().text);
         !sent) {

@@ -2,6 +2,7 @@
 // tests/rdma/test_hostile.py runs it in a lab machine, on Soft-RoCE.
 #ifdef GGML_RPC_RDMA
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -50,7 +51,7 @@ protected:
     std::string refusal_to_connect(const PeerFacts & facts, const SetUpCalls & calls = real_calls()) const {
         auto pair = QueuePair::create(choice, geometry);
         EXPECT_TRUE(pair);
-        auto connected = (*pair)->connect(facts, calls);
+        auto connected = (*pair)->connect(facts, 0, calls);
         EXPECT_FALSE(connected);
         return connected ? "" : connected.error().text;
     }
@@ -65,6 +66,59 @@ protected:
     Geometry geometry{4096, 16};
 };
 
+TEST(RdmaPath, TheServersTrafficClassTakesPrecedence) {
+    EXPECT_EQ(agreed_traffic_class(0, 0), 0);
+    EXPECT_EQ(agreed_traffic_class(0, 106), 106);
+    EXPECT_EQ(agreed_traffic_class(106, 0), 106);
+    EXPECT_EQ(agreed_traffic_class(106, 32), 106);
+    const uint8_t agreed = agreed_traffic_class(0, 106);  // at the server, which replies with it
+    EXPECT_EQ(agreed_traffic_class(agreed, 106), agreed) << "at the client";
+}
+
+TEST(RdmaPath, GlobalRouteHeader) {
+    Choice link_local{.is_infiniband = true};
+    link_local.gid.gid = {0xfe, 0x80};
+    Choice ethernet = link_local, required = link_local, routable = link_local;
+    ethernet.is_infiniband = false;
+    required.requires_grh = true;
+    routable.gid.gid = {0xfd, 0x77};
+    const PeerFacts plain{.link = link_infiniband}, needing{.link = link_infiniband | link_needs_grh};
+    EXPECT_TRUE(uses_grh(ethernet, PeerFacts{}));
+    EXPECT_FALSE(uses_grh(link_local, plain));
+    EXPECT_TRUE(uses_grh(link_local, needing));
+    EXPECT_TRUE(uses_grh(required, plain));
+    EXPECT_TRUE(uses_grh(routable, plain));
+}
+
+TEST_F(RdmaSetUp, FactsHaveTheAgreedTrafficClass) {
+    ::setenv("GGML_RDMA_TC", "106", 1);
+    auto pair = QueuePair::create(choice, geometry);
+    ::unsetenv("GGML_RDMA_TC");
+    ASSERT_TRUE(pair);
+    EXPECT_EQ((*pair)->facts().traffic_class, 106);
+    ASSERT_TRUE((*pair)->connect(peer(), 32));
+    EXPECT_EQ((*pair)->facts().traffic_class, 32);
+}
+
+TEST_F(RdmaSetUp, SetsTheAttributesOfThePath) {
+    static ibv_qp_attr init, rtr;  // as given to the driver: Soft-RoCE ignores partition key and service level
+    SetUpCalls calls = real_calls();
+    calls.modify_qp = [](ibv_qp * qp, ibv_qp_attr * attributes, int mask) {
+        (attributes->qp_state == IBV_QPS_INIT ? init : attributes->qp_state == IBV_QPS_RTR ? rtr : *attributes) = *attributes;
+        return verbs().modify_qp(qp, attributes, mask);
+    };
+    choice.pkey_index = 3;
+    ::setenv("GGML_RDMA_SL", "5", 1);
+    auto pair = QueuePair::create(choice, geometry, calls);
+    const auto connected = pair ? (*pair)->connect(peer(), 106, calls) : std::unexpected(pair.error());
+    ::unsetenv("GGML_RDMA_SL");
+    ASSERT_TRUE(connected) << connected.error().text;
+    EXPECT_EQ(init.pkey_index, 3);
+    EXPECT_EQ(rtr.ah_attr.sl, 5);
+    EXPECT_EQ(rtr.ah_attr.is_global, 1);
+    EXPECT_EQ(rtr.ah_attr.grh.traffic_class, 106);
+}
+
 TEST(RdmaSetUpNoDevice, MissingDeviceIsAnError) {
     auto pair = QueuePair::create({.device = "mlx5_99"}, {});
     ASSERT_FALSE(pair);
@@ -74,7 +128,7 @@ TEST(RdmaSetUpNoDevice, MissingDeviceIsAnError) {
 TEST_F(RdmaSetUp, ConnectsWithoutFailures) {
     auto one = QueuePair::create(choice, geometry), two = QueuePair::create(choice, geometry);
     ASSERT_TRUE(one && two);
-    const auto connected = (*one)->connect((*two)->facts());
+    const auto connected = (*one)->connect((*two)->facts(), 0);
     ASSERT_TRUE(connected) << connected.error().text;
     EXPECT_EQ((*one)->mtu(), choice.mtu);
     EXPECT_EQ((*one)->send_slot_size(), geometry.slot_size);
@@ -141,7 +195,7 @@ TEST_F(RdmaSetUp, RefusesInvalidPeerParameters) {
     EXPECT_EQ(with([](PeerFacts & facts) { facts.mtu = 0; }), invalid);
     EXPECT_EQ(with([](PeerFacts & facts) { facts.qpn = UINT32_MAX; }), invalid);
     EXPECT_EQ(with([](PeerFacts & facts) { facts.psn = 1 << 24; }), invalid);
-    EXPECT_EQ(with([](PeerFacts & facts) { facts.is_infiniband ^= 1; }),
+    EXPECT_EQ(with([](PeerFacts & facts) { facts.link ^= 1; }),
               "one end is on InfiniBand, the other on Ethernet");
 }
 
@@ -152,7 +206,7 @@ TEST_F(RdmaSetUp, UsesTheSmallerMtuAndSlotSize) {
     facts.mtu = 1000;  // rounded down to 512
     facts.slot_size = 2048;
     facts.depth = 9;
-    const auto connected = (*pair)->connect(facts);
+    const auto connected = (*pair)->connect(facts, 0);
     ASSERT_TRUE(connected) << connected.error().text;
     EXPECT_EQ((*pair)->mtu(), 512u);
     EXPECT_EQ((*pair)->send_slot_size(), 2048u);

@@ -40,14 +40,32 @@ def check(directory, model, flags, cycles=False):
     ("ring", "DEPTH_0=12 DEPTH_1=8 MESSAGES=5"),
     ("negotiate", ""),
     ("negotiate", "TCP_HOLDS"),
+    ("reduce", ""),
+    ("reduce", "FAULTS=1"),
+    ("reduce", "FAULTS=2 REDUCTIONS=2 READS=0"),
+    ("reduce", "FAULTS=1 ABSENT=1 REDUCTIONS=2 READS=0"),
+    ("reduce", "RANKS=3 REDUCTIONS=2 READS=0 ABSENT=1"),
+    ("reduce", "RANKS=3 REDUCTIONS=3 READS=0 PIECES=1 LINK=2"),
+    ("reduce", "RANKS=3 REDUCTIONS=2 READS=0 PIECES=1 FAULTS=1"),
+    ("reduce", "RANKS=4 REDUCTIONS=2 READS=0 PIECES=1"),
+    ("reduce", "DOUBLING RANKS=3 REDUCTIONS=2 READS=0 FAULTS=1"),
+    ("reduce", "DOUBLING RANKS=4 REDUCTIONS=2 ABSENT=1"),
+    ("reduce", "SCATTER RANKS=3 REDUCTIONS=2 READS=0 ABSENT=1"),
+    ("reduce", "SCATTER RANKS=3 REDUCTIONS=1 READS=0 FAULTS=1"),
+    ("reduce", "SCATTER RANKS=4 REDUCTIONS=1 READS=0"),
+    ("reduce", "CONTEXTS=2 REDUCTIONS=2 READS=0"),
+    ("reduce", "CONTEXTS=2 REDUCTIONS=2 READS=0 COPIES"),
+    ("reduce", "CONTEXTS=2 REDUCTIONS=2 READS=0 COPIES RELAYS"),
+    ("reduce", "CLIENTS=2 REDUCTIONS=1 READS=0"),
 ])
 def test_model_holds(tmp_path, model, flags):
     text, found = check(tmp_path, model, flags)
     assert found is None, text
 
 
-def test_there_is_no_livelock(tmp_path):
-    text, found = check(tmp_path, "resume", "BREAKS=1", cycles=True)
+@pytest.mark.parametrize("model, flags", [("resume", "BREAKS=1"), ("reduce", "FAULTS=1 REDUCTIONS=2")])
+def test_there_is_no_livelock(tmp_path, model, flags):
+    text, found = check(tmp_path, model, flags, cycles=True)
     assert found is None, text
 
 
@@ -62,6 +80,23 @@ def test_there_is_no_livelock(tmp_path):
     ("negotiate", "TCP_HOLDS NO_VERDICT", "client_uses=="),
     ("negotiate", "LATE_ANSWER", "assertion violated"),
     ("negotiate", "TCP_HOLDS NO_REASON", "told"),
+    ("reduce", "FLUSH_ONE", DEADLOCK),
+    ("reduce", "FLUSH_IN_TURN", DEADLOCK),
+    ("reduce", "SEND_ONLY", DEADLOCK),
+    ("reduce", "CONTEXTS=2 REDUCTIONS=1 READS=0 NO_ORDER", DEADLOCK),
+    ("reduce", "CONTEXTS=2 REDUCTIONS=1 READS=0 COPIES COPY_UNORDERED", DEADLOCK),
+    ("reduce", "CONTEXTS=2 REDUCTIONS=1 READS=0 COPIES RELAYS COPY_UNORDERED", DEADLOCK),
+    ("reduce", "PER_DEVICE", DEADLOCK),
+    ("reduce", "CLIENTS=2 REDUCTIONS=1 READS=0 HOLD_DEVICE", DEADLOCK),
+    ("reduce", "SEND_FIRST", DEADLOCK),
+    ("reduce", "RANKS=3 TAKE_ANY", "number==reductions["),
+    ("reduce", "RANKS=3 ADD_BEFORE_SENT", "value==(1<<"),
+    ("reduce", "FAULTS=1 LEND", "value==(1<<"),
+    ("reduce", "RANKS=3 ADD_ON_ARRIVAL", "==bits"),
+    ("reduce", "ABSENT=1 SKIP_ABSENT", "had_fault["),
+    ("reduce", "RANKS=3 FAULTS=1 KEEP_LINKS", DEADLOCK),
+    ("reduce", "FAULTS=1 NO_GRACE", DEADLOCK),
+    ("reduce", "DROP_ON_FREE", "had_fault["),
 ])
 def test_mutation_is_detected(tmp_path, model, flags, fault):
     text, found = check(tmp_path, model, flags)
@@ -72,6 +107,9 @@ def test_mutation_is_detected(tmp_path, model, flags, fault):
     ("resume", "BREAKS=2 COMMANDS=2 REACH_END", "newest<2"),
     ("ring", "REACH_END", "assertion violated 0"),
     ("negotiate", "REACH_END", "client_uses!="),
+    ("reduce", "REACH_END", "had_fault["),
+    ("reduce", "RANKS=3 FAULTS=1 REACH_FAILURE", "reductions[c]<"),
+    ("reduce", "DOUBLING RANKS=4 ABSENT=1 REACH_ABSENT", "sum!=0"),
 ])
 def test_end_is_reached(tmp_path, model, flags, goal):
     text, found = check(tmp_path, model, flags)

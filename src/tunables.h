@@ -156,9 +156,89 @@ inline constexpr size_t max_trace_spans = 2'000'000;
 
 // ---- Server: supervisor
 
+// Time for a peer to complete its handshake, or a command that it has begun before its session; for a refused one to leave, if
+// the supervisor or a worker refuses it.
+inline constexpr seconds handshake_timeout{10}, refusal_timeout{5}, worker_refusal_timeout{2};
+// What is handled at once, so that no client, listener or worker delays the others.
+inline constexpr int commands_at_once = 16, accepts_at_once = 64, messages_at_once = 64;
+inline constexpr seconds accept_pause{1};        // after a failure such as too many open files
+inline constexpr seconds drop_report_pause{10};  // between log lines about dropped clients
+
 // A client that waits for a session is told so, and its wait is logged, after this time: programs close a session and begin the
 // next one at once, before the first one's worker has ended.
 inline constexpr milliseconds queue_report_delay{100};
+// A client has waited for min_contention_wait before an idle session is asked to end for it. Sessions that are asked have
+// contention_response_time to end before others are asked.
+inline constexpr seconds min_contention_wait{1};
+inline constexpr milliseconds contention_response_time{500};
+static_assert(queue_report_delay < min_contention_wait && contention_response_time < min_contention_wait);
+
+// Limits for a worker process: to reply, if it is the spare one; to exit once its work is done; to exit after SIGTERM.
+inline constexpr seconds worker_reply_timeout{15}, worker_exit_timeout{10}, worker_kill_grace{2};
+// Pauses between attempts to start a worker double with each failure in a row.
+inline constexpr seconds min_respawn_pause{2}, max_respawn_pause{30};
+static_assert(min_respawn_pause < max_respawn_pause);
+// Limit for the worker's program to print its version or its devices.
+inline constexpr seconds worker_output_timeout{10};
+
+// The supervisor wakes up at this interval to detect that it was stopped: it then wakes up too late by the time of the stop.
+inline constexpr seconds heartbeat{5}, min_logged_lateness{3};
+
+// Log lines that a session may write at once, and those of all sessions and of one address, with how many more a second.
+inline constexpr uint32_t session_line_burst = 100;
+inline constexpr double all_session_lines = 2000, all_session_lines_rate = 50;
+inline constexpr double address_session_lines = 500, address_session_lines_rate = 10;
+static_assert(session_line_burst <= address_session_lines && address_session_lines <= all_session_lines);
+
+// Clients without a session: wanted, and the fewest that the limit of open files must leave. Open files of a worker: usual, and
+// the fewest.
+inline constexpr size_t max_waiting_clients = 256, min_waiting_clients = 8;
+inline constexpr size_t max_worker_files = 4096, min_worker_files = 256;
+static_assert(min_waiting_clients < max_waiting_clients && min_worker_files < max_worker_files);
+
+// ---- Server: worker processes and sessions
+
+// Bytes that the control channel buffers towards a worker; the kernel doubles it. A message takes about 1300.
+inline constexpr int control_buffer_size = 12 * KiB;
+// For the supervisor's reply, which is immediate unless the machine is overloaded.
+inline constexpr seconds supervisor_reply_timeout{10};
+// Bytes. A change of a session's memory beside its buffers is reported from this on.
+inline constexpr uint64_t min_reported_change = 16 * MiB;
+// Bytes for ggml's own memory while it computes, beside --max-memory.
+inline constexpr uint64_t computing_memory = 1024 * MiB;
+
+// After the client has left, a session has this long to end by itself.
+inline constexpr milliseconds session_farewell{500};
+static_assert(session_farewell < worker_exit_timeout);
+// Time for a client to complete a message that it began, or to read a reply; the same for a server at a link's other end.
+inline constexpr seconds client_stall_timeout{60}, link_stall_timeout{60};
+static_assert(supervisor_reply_timeout < client_stall_timeout);
+// A client that reconnects, and was silent for this long, is logged.
+inline constexpr seconds min_logged_silence{10};
+
+// Bytes. Data of buffers that the processor cannot address pass through memory of this size.
+inline constexpr size_t staging_size = 4 * MiB;
+// Bytes of host memory for a session's graphs, several times those of 128 batch shapes of a large model.
+inline constexpr uint64_t max_graph_memory = 1024 * MiB;
+inline constexpr size_t max_stale_ranges = 16 * 1024;  // beyond them, all are merged into one
+
+// Bytes. Touching pages ahead saves time for writes of min_touched_write and more. It goes at most max_touched_ahead beyond the
+// end of a write, which bounds the memory of a buffer that is never filled, and checks for a new request after each piece.
+inline constexpr size_t min_touched_write = 1 * MiB, max_touched_ahead = 32 * MiB, touched_piece = 2 * MiB;
+static_assert(touched_piece < max_touched_ahead);
+// Bytes. CPU buffers of this size and more are pages of their own, over which blobs can be mapped.
+inline constexpr uint64_t min_paged_buffer = 1 * MiB;
+
+// ---- Server: links
+
+// To connect to the other server, and to wait for one that connects. The client sends TAKE only after the other server has
+// connected, so only the handshake's thread can be late.
+inline constexpr seconds link_connect_timeout{3}, link_connect_wait{10};
+static_assert(link_connect_timeout < link_connect_wait);
+// Bytes that one sender queues; all senders of a session share twice this. They are queued in pieces, so that the limit is
+// exceeded by little.
+inline constexpr size_t max_link_backlog = 256 * MiB, link_piece = 4 * MiB;
+static_assert(link_piece < max_link_backlog);
 
 // ---- Weight cache (src/cache)
 

@@ -18,6 +18,8 @@
 namespace caravan::net {
 namespace {
 
+TimePoint handshake_deadline() { return Clock::now() + tunable::handshake_timeout; }
+
 // The command's header, or an empty one if more than a header has been received.
 wire::RequestHeader header_in(ConstBytes first) {
     return first.size() == sizeof(wire::RequestHeader) ? load<wire::RequestHeader>(first.data()) : wire::RequestHeader{};
@@ -26,20 +28,20 @@ wire::RequestHeader header_in(ConstBytes first) {
 // Tells a client that speaks the native dialect why its session ends. It knows this server's capabilities, unless it is an
 // older one: then the reason follows its first command. `first`: the header of that command, or empty.
 void refuse(SocketHandle socket, ConstBytes first, std::string_view reason) {
-    constexpr seconds patience{2};
+    const auto deadline = [] { return Clock::now() + tunable::worker_refusal_timeout; };
     wire::RequestHeader header = header_in(first);
-    if (first.empty() && !receive_exact(socket, mutable_bytes(&header, sizeof header), Clock::now() + patience)) {
+    if (first.empty() && !receive_exact(socket, mutable_bytes(&header, sizeof header), deadline())) {
         return;
     }
     const bool in_records = header.command == wire::command_records;
     if ((!in_records && !wire::is_native(header.command)) ||
-        !send_exact(socket, refusal(reason, in_records), Clock::now() + patience)) {
+        !send_exact(socket, refusal(reason, in_records), deadline())) {
         return;
     }
     platform::stop_sending(socket);
     // To close a socket with unread bytes resets the connection, and the client may lose the reason.
     std::byte rest[256];
-    for (const TimePoint until = Clock::now() + patience; receive_exact(socket, rest, until);) {
+    for (const TimePoint until = deadline(); receive_exact(socket, rest, until);) {
     }
 }
 
@@ -51,7 +53,7 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
     const bool is_offer = header.command == wire::command_rdma_offer && header.size == sizeof(wire::RdmaOffer);
     if (is_offer && transport_mode() != TransportMode::tcp) {
         wire::RdmaOffer offer{};
-        if (auto got = receive_exact(socket.get(), mutable_bytes(&offer, sizeof offer), Clock::now() + seconds(10)); !got) {
+        if (auto got = receive_exact(socket.get(), mutable_bytes(&offer, sizeof offer), handshake_deadline()); !got) {
             return std::unexpected(got.error());
         }
         accepted.first.clear();
@@ -84,11 +86,10 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
 }  // namespace
 
 Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume) {
-    constexpr seconds patience{10};
     wire::RequestHeader header = header_in(first);
     if (header.command == wire::command_admission) {
-        auto done = send_exact(socket.get(), wire::reply_frame(wire::AdmissionAnswer{}), Clock::now() + patience);
-        done = done ? receive_exact(socket.get(), mutable_bytes(&header, sizeof header), Clock::now() + patience) : done;
+        auto done = send_exact(socket.get(), wire::reply_frame(wire::AdmissionAnswer{}), handshake_deadline());
+        done = done ? receive_exact(socket.get(), mutable_bytes(&header, sizeof header), handshake_deadline()) : done;
         if (!done) {
             return std::unexpected(done.error());
         }
@@ -103,8 +104,7 @@ Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume)
         return accepted;
     }
     if (accepted->first.empty()) {
-        if (auto got = receive_whole(*accepted->transport, mutable_bytes(&header, sizeof header), Clock::now() + patience);
-            !got) {
+        if (auto got = receive_whole(*accepted->transport, mutable_bytes(&header, sizeof header), handshake_deadline()); !got) {
             return std::unexpected(got.error());
         }
         if (header.command != wire::command_records) {
@@ -123,7 +123,7 @@ Result<TokenConnection> accept_with_token(UniqueFd socket, ConstBytes first, boo
     if (!accepted) {
         return std::unexpected(accepted.error());
     }
-    Inbound in(*accepted->transport, accepted->first, seconds(10), microseconds{0});
+    Inbound in(*accepted->transport, accepted->first, tunable::handshake_timeout, microseconds{0});
     auto bytes = in.peek(sizeof(wire::RequestHeader));
     if (!bytes) {
         return std::unexpected(bytes.error());
@@ -138,7 +138,7 @@ Result<TokenConnection> accept_with_token(UniqueFd socket, ConstBytes first, boo
         connection.resume = load<wire::ResumeRequest>(bytes->data() + sizeof header);
     } else if (header.command != wire::command_link) {
         return fail(Errc::protocol, "the first command is neither LINK nor RESUME");
-    } else if (auto sent = send_all(*accepted->transport, {link_answer}, seconds(10)); !sent) {
+    } else if (auto sent = send_all(*accepted->transport, {link_answer}, tunable::handshake_timeout); !sent) {
         return std::unexpected(sent.error());
     }
     connection.transport = with_faults(std::move(accepted->transport));

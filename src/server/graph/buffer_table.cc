@@ -3,12 +3,11 @@
 #include <algorithm>
 
 #include "base/size_text.h"
+#include "tunables.h"
 
 namespace caravan::server {
 namespace {
 
-// CPU buffers of at min_write this size are backed by HostMemory, bytes.
-constexpr uint64_t min_host_memory = 1 << 20;
 constexpr uint64_t handle_mask = (uint64_t{1} << (63 - offset_bits)) - 1;  // addresses stay below 2^63
 
 }  // namespace
@@ -22,7 +21,7 @@ Result<uint64_t> BufferTable::allocate(ggml_backend_buffer_type_t type, uint32_t
     }
     Buffer entry;
     const bool is_cpu = is_cpu_memory(type);
-    if (is_cpu && size >= min_host_memory) {
+    if (is_cpu && size >= tunable::min_paged_buffer) {
         entry.memory = HostMemory(size);
         const MutableBytes bytes = entry.memory.bytes();
         entry.buffer.reset(bytes.empty() ? nullptr : ggml_backend_cpu_buffer_from_ptr(bytes.data(), bytes.size()));
@@ -67,11 +66,11 @@ bool BufferTable::free(uint64_t address) {
 }
 
 void BufferTable::expect_write(Buffer & buffer, uint64_t offset, uint64_t size) {
-    if (!buffer.is_host || size < TouchAhead::min_write) {
+    if (!buffer.is_host || size < tunable::min_touched_write) {
         return;
     }
     const uint64_t begin = std::max(offset, buffer.touched);
-    const uint64_t end = std::min(buffer.size, offset + size + TouchAhead::max_ahead);
+    const uint64_t end = std::min(buffer.size, offset + size + tunable::max_touched_ahead);
     if (begin < end) {
         buffer.touched = end;
         touch_ahead_.expect({buffer.base + begin, end - begin});

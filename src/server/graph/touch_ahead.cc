@@ -3,14 +3,9 @@
 #include <algorithm>
 
 #include "platform/memory.h"
+#include "tunables.h"
 
 namespace caravan::server {
-namespace {
-
-// Bytes touched between two checks for a new request.
-constexpr size_t piece = size_t{2} << 20;
-
-}  // namespace
 
 TouchAhead::~TouchAhead() {
     {
@@ -49,7 +44,7 @@ void TouchAhead::work() {
         if (stopping_) {
             return;
         }
-        const MutableBytes next = expected_.first(std::min(piece, expected_.size()));
+        const MutableBytes next = expected_.first(std::min(tunable::touched_piece, expected_.size()));
         expected_ = expected_.subspan(next.size());
         touching_ = true;
         lock.unlock();

@@ -14,12 +14,6 @@ namespace caravan::server {
 
 class TouchAhead {
 public:
-    // The smallest write for which touching ahead saves time, bytes.
-    static constexpr size_t min_write = size_t{1} << 20;
-    // Pages are touched at most this far beyond the end of a write, bytes. Bounds the memory that a buffer takes which is
-    // never filled.
-    static constexpr size_t max_ahead = size_t{32} << 20;
-
     TouchAhead() = default;
     ~TouchAhead();
     TouchAhead(const TouchAhead &) = delete;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "platform/message_pipe.h"
+#include "tunables.h"
 
 namespace caravan::server {
 
@@ -14,8 +15,7 @@ void ControlMessage::set_text(std::string_view from) {
 }
 
 Result<ControlChannel> make_control_channel() {
-    constexpr int in_flight = 12 * 1024;  // bytes, doubled by the kernel; a message takes about 1300
-    return platform::make_message_pipe(in_flight).transform([](platform::MessagePipe pipe) {
+    return platform::make_message_pipe(tunable::control_buffer_size).transform([](platform::MessagePipe pipe) {
         return ControlChannel{std::move(pipe.ours), std::move(pipe.theirs)};
     });
 }

@@ -4,14 +4,9 @@
 
 #include "base/clock.h"
 #include "base/size_text.h"
+#include "tunables.h"
 
 namespace caravan::server {
-namespace {
-
-// The supervisor replies immediately, unless the machine is overloaded.
-constexpr seconds reply_timeout{10};
-
-}  // namespace
 
 Result<MachineMemory::Answer> MachineMemory::ask(uint64_t bytes) {
     std::unique_lock lock(mutex_);
@@ -21,7 +16,7 @@ Result<MachineMemory::Answer> MachineMemory::ask(uint64_t bytes) {
         return fail(Errc::closed, "the supervisor has ended");
     }
     lock.lock();
-    if (!changed_.wait_for(lock, reply_timeout, [&] { return answered_ == asked_; })) {
+    if (!changed_.wait_for(lock, tunable::supervisor_reply_timeout, [&] { return answered_ == asked_; })) {
         return fail(Errc::timed_out, "the supervisor does not answer");
     }
     return answer_;
@@ -49,7 +44,7 @@ void MachineMemory::release(uint64_t bytes) {
 void MachineMemory::set_other_memory(uint64_t bytes) {
     other_memory_ = bytes;
     const auto [least, most] = std::minmax(other_memory_, reported_other_memory_);
-    if (most - least >= min_reported_change) {
+    if (most - least >= tunable::min_reported_change) {
         send_(message(0, bytes_));
     }
 }

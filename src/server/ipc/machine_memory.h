@@ -41,7 +41,6 @@ private:
 
     ControlMessage message(uint32_t number, uint64_t bytes);
 
-    static constexpr uint64_t min_reported_change = 16 << 20;
     const Send send_;
     uint64_t bytes_ = 0, other_memory_ = 0, reported_other_memory_ = 0;  // session's thread only
     std::mutex mutex_;

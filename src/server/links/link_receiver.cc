@@ -1,17 +1,13 @@
 #include "server/links/link_receiver.h"
 
 #include "base/config.h"
+#include "tunables.h"
 #include "wire/native.h"
 
 namespace caravan::server {
-namespace {
-
-constexpr seconds message_timeout{60};  // deadline for the rest of a message that has begun
-
-}  // namespace
 
 LinkReceiver::LinkReceiver(std::unique_ptr<net::Transport> transport)
-    : transport_(std::move(transport)), in_(*transport_, {}, message_timeout, poll_time()) {}
+    : transport_(std::move(transport)), in_(*transport_, {}, tunable::link_stall_timeout, poll_time()) {}
 
 Result<> LinkReceiver::begin(uint64_t size) {
     const auto bytes = in_.peek(sizeof(wire::PushHeader), true);

@@ -4,19 +4,10 @@
 #include <array>
 
 #include "net/inbound.h"
+#include "tunables.h"
 #include "wire/native.h"
 
 namespace caravan::server {
-namespace {
-
-// Deadline for a peer to accept a piece.
-constexpr seconds send_timeout{60};
-// Limit on the bytes that one sender queues; all senders of a session share twice this. Bytes are queued in pieces, so that the
-// limit is exceeded by little.
-constexpr size_t max_backlog = 256 << 20;
-constexpr size_t max_piece = 4 << 20;
-
-}  // namespace
 
 LinkSender::LinkSender(std::unique_ptr<net::Transport> transport, std::atomic<size_t> & backlog)
     : transport_(std::move(transport)), all_backlog_bytes_(backlog) {}
@@ -33,7 +24,8 @@ LinkSender::~LinkSender() {
 }
 
 bool LinkSender::has_room() const {
-    return backlog_bytes_ == 0 || (backlog_bytes_ < max_backlog && all_backlog_bytes_ < 2 * max_backlog);
+    constexpr size_t most = tunable::max_link_backlog;
+    return backlog_bytes_ == 0 || (backlog_bytes_ < most && all_backlog_bytes_ < 2 * most);
 }
 
 Result<> LinkSender::begin(uint64_t size) {
@@ -62,7 +54,7 @@ Result<> LinkSender::send(ConstBytes bytes) {
         if (bytes.empty()) {
             return {};
         }
-        const ConstBytes piece = bytes.first(std::min(bytes.size(), max_piece));
+        const ConstBytes piece = bytes.first(std::min(bytes.size(), tunable::link_piece));
         bytes = bytes.subspan(piece.size());
         backlog_.emplace_back(piece.begin(), piece.end());
         backlog_bytes_ += piece.size();
@@ -87,7 +79,7 @@ void LinkSender::work() {
         backlog_.pop_front();
         sending_ = true;
         lock.unlock();
-        auto sent = net::send_all(*transport_, {bytes}, send_timeout);
+        auto sent = net::send_all(*transport_, {bytes}, tunable::link_stall_timeout);
         lock.lock();
         sending_ = false;
         backlog_bytes_ -= bytes.size();

@@ -6,15 +6,9 @@
 #include "base/random.h"
 #include "net/endpoint.h"
 #include "net/opening.h"
+#include "tunables.h"
 
 namespace caravan::server {
-namespace {
-
-constexpr seconds connect_time{3};
-// The client sends TAKE only after the other server has connected, so only the handshake's thread can be late.
-constexpr seconds connect_wait{10};
-
-}  // namespace
 
 uint64_t Links::invite() {
     const uint64_t token = random_token();
@@ -54,7 +48,7 @@ LinkReceiver * Links::receiver(uint64_t token) {
     if (invited == receivers_.end()) {
         return nullptr;
     }
-    connected_.wait_for(lock, connect_wait, [&] { return invited->second != nullptr; });
+    connected_.wait_for(lock, tunable::link_connect_wait, [&] { return invited->second != nullptr; });
     return invited->second.get();
 }
 
@@ -90,7 +84,7 @@ Result<net::TransportKind> Links::connect(uint16_t link, uint64_t token, const s
     if (endpoint->kind != net::Endpoint::Kind::tcp) {
         return fail(Errc::unsupported, "links require TCP or RDMA");
     }
-    const TimePoint deadline = Clock::now() + connect_time;
+    const TimePoint deadline = Clock::now() + tunable::link_connect_timeout;
     auto transport = open_link(*endpoint, token, deadline);
     if (!transport) {
         log_warning("cannot open the link to {} that the client requested: {}", text, transport.error().text);

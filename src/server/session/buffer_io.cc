@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "server/session/session_context.h"
+#include "tunables.h"
 
 namespace caravan::server {
 
@@ -25,7 +26,7 @@ Result<> BufferIo::write(net::Inbound & source, CheckedRegion & region, uint64_t
         const uint64_t rest = size - done;
         const MutableBytes dest =
             is_host ? MutableBytes(region.region.data() + done,
-                                   writer ? std::min<uint64_t>(rest, StagingBuffer::piece_size) : rest)
+                                   writer ? std::min<uint64_t>(rest, tunable::staging_size) : rest)
                     : context_.staging.piece(rest);
         if (auto read = source.read_into(dest); !read) {
             return read;

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "server/graph/buffer_table.h"
+#include "tunables.h"
 
 namespace caravan::server {
 
@@ -38,9 +39,8 @@ private:
 class MemoryBudget {
 public:
     static constexpr uint64_t no_limit = UINT64_MAX;
-    // Upper bound on host memory, independent of the limit, bytes. It holds several times the graphs of 128 batch shapes of a
-    // large model.
-    static constexpr uint64_t max_host = uint64_t{1} << 30;
+    // Upper bound on host memory, independent of the limit, bytes.
+    static constexpr uint64_t max_host = tunable::max_graph_memory;
 
     // `max_bytes`: limit on buffers and host memory together. `buffers` must outlive this.
     MemoryBudget(const BufferTable & buffers, uint64_t max_bytes) : buffers_(buffers), max_bytes_(max_bytes) {}

@@ -10,9 +10,6 @@
 
 namespace caravan::server {
 
-// Deadline for a client to complete a message that it began, or to read a reply.
-inline constexpr seconds client_stall{60};
-
 class Replies {
 public:
     // `transport` must outlive this.

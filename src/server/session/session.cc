@@ -1,13 +1,9 @@
 #include "server/session/session.h"
 
 #include "base/log.h"
+#include "tunables.h"
 
 namespace caravan::server {
-namespace {
-
-constexpr seconds min_logged_silence{10};
-
-}  // namespace
 
 Session::Session(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * weights, Links * links,
                  uint64_t max_memory, MachineMemory * machine)
@@ -50,7 +46,7 @@ SessionCounters Session::counters() const {
 // Nothing else shows that a client or its network was stopped.
 void Session::log_silence(TimePoint since) const {
     const auto silence = Clock::now() - since;
-    if (silence >= min_logged_silence) {
+    if (silence >= tunable::min_logged_silence) {
         log_info("the client sent no command for {:.1f} s", std::chrono::duration<double>(silence).count());
     }
 }

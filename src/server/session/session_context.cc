@@ -1,12 +1,13 @@
 #include "server/session/session_context.h"
 
 #include "base/config.h"
+#include "tunables.h"
 
 namespace caravan::server {
 
 SessionContext::SessionContext(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * cache,
                                Links * links, uint64_t max_memory, MachineMemory * machine)
-    : in(transport, already, client_stall, poll_time()),
+    : in(transport, already, tunable::client_stall_timeout, poll_time()),
       devices(devices),
       cache(cache),
       links(links),

@@ -18,17 +18,16 @@
 #include "server/session/replies.h"
 #include "server/session/stale_memory.h"
 #include "server/session/weight_lookups.h"
+#include "tunables.h"
 
 namespace caravan::server {
 
 // Host memory through which the bytes of device buffers pass that are not host-addressable.
 class StagingBuffer {
 public:
-    static constexpr size_t piece_size = 4 << 20;  // bytes
-
     // The next piece for a transfer of which `size` bytes remain. Overwritten by the next call.
     MutableBytes piece(uint64_t size) {
-        const size_t length = std::min<uint64_t>(size, piece_size);
+        const size_t length = std::min<uint64_t>(size, tunable::staging_size);
         bytes_.resize(std::max(bytes_.size(), length));
         return MutableBytes(bytes_).first(length);
     }

@@ -10,11 +10,13 @@
 #include <cstdint>
 #include <map>
 
+#include "tunables.h"
+
 namespace caravan::server {
 
 class StaleMemory {
 public:
-    static constexpr size_t max_ranges = 16 * 1024;
+    static constexpr size_t max_ranges = tunable::max_stale_ranges;
 
     bool empty() const { return ends_.empty(); }
     // Marks [begin, end) as stale. With more than max_ranges, all ranges are merged into one.

@@ -3,13 +3,9 @@
 #include <algorithm>
 #include <set>
 
+#include "tunables.h"
+
 namespace caravan::server {
-namespace {
-
-constexpr seconds min_wait{1};             // of a client before an idle session is ended for it
-constexpr milliseconds response_time{500};  // for an asked session to end, before another one is asked
-
-}  // namespace
 
 std::vector<const WaitingClient *> Contention::waiting_long_enough(TimePoint now) {
     std::vector<const WaitingClient *> waiting;
@@ -17,8 +13,8 @@ std::vector<const WaitingClient *> Contention::waiting_long_enough(TimePoint now
         if (!client.wants_new_session() || slots_.verdict(client.address) != SessionSlots::Verdict::server_full) {
             continue;
         }
-        if (now < client.last_received + min_wait) {
-            next_update_ = std::min(next_update_, client.last_received + min_wait);
+        if (now < client.last_received + tunable::min_contention_wait) {
+            next_update_ = std::min(next_update_, client.last_received + tunable::min_contention_wait);
         } else {
             waiting.push_back(&client);
         }
@@ -36,8 +32,8 @@ void Contention::set_idle_limit(WorkerProcess & worker, bool contended) const {
 void Contention::update(TimePoint now) {
     next_update_ = no_deadline;
     const std::vector<const WaitingClient *> waiting = waiting_long_enough(now);
-    if (!waiting.empty() && now < last_asked_ + response_time) {
-        next_update_ = std::min(next_update_, last_asked_ + response_time);
+    if (!waiting.empty() && now < last_asked_ + tunable::contention_response_time) {
+        next_update_ = std::min(next_update_, last_asked_ + tunable::contention_response_time);
         return;
     }
     std::vector<WorkerProcess *> serving;  // sorted: asked longest ago first
@@ -65,7 +61,7 @@ void Contention::update(TimePoint now) {
         }
     }
     if (!asked.empty()) {
-        next_update_ = std::min(next_update_, now + response_time);
+        next_update_ = std::min(next_update_, now + tunable::contention_response_time);
     }
 }
 

@@ -8,6 +8,7 @@
 #include "net/refusal.h"
 #include "net/socket.h"
 #include "platform/socket.h"
+#include "tunables.h"
 #include "wire/frame.h"
 #include "wire/native.h"
 
@@ -19,7 +20,6 @@ using platform::Moved;
 using wire::Command;
 
 constexpr size_t header_size = sizeof(wire::RequestHeader);
-constexpr seconds refusal_timeout{5};  // for a refused client to close its connection
 
 // device.text is "name: description".
 wire::DeviceFactsAnswer facts_of(const ControlMessage & device) {
@@ -40,7 +40,7 @@ FrontDoor::FrontDoor(UniqueFd socket, std::string peer, bool may_resume)
     : socket_(std::move(socket)),
       peer_(std::move(peer)),
       may_resume_(may_resume),
-      deadline_(Clock::now() + handshake_timeout) {}
+      deadline_(Clock::now() + tunable::handshake_timeout) {}
 
 // Returns true once `size` bytes of the command have arrived. Reads no further bytes: the worker reads the rest.
 Result<bool> FrontDoor::fill(size_t size) {
@@ -53,7 +53,7 @@ Result<bool> FrontDoor::fill(size_t size) {
             default: return fail(Errc::closed, "left: {}", got.why());
         }
         if (size_ == 0) {
-            deadline_ = Clock::now() + handshake_timeout;
+            deadline_ = Clock::now() + tunable::handshake_timeout;
         }
         size_ += got.bytes;
     }
@@ -118,7 +118,7 @@ Result<> FrontDoor::discard() {
 
 Result<> FrontDoor::refuse(std::string_view reason) {
     refusal_ = reason;
-    deadline_ = Clock::now() + refusal_timeout;
+    deadline_ = Clock::now() + tunable::refusal_timeout;
     return send_refusal();
 }
 
@@ -164,7 +164,7 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
     if (is_refused()) {
         return send_refusal().transform([] { return Wants::more; });
     }
-    for (int answered = 0; answered < commands_at_once; ++answered) {
+    for (int answered = 0; answered < tunable::commands_at_once; ++answered) {
         const auto has_header = fill(header_size);
         if (!has_header || !*has_header) {
             return has_header ? Result<Wants>(Wants::more) : std::unexpected(has_header.error());

@@ -19,12 +19,6 @@ namespace caravan::server {
 
 class FrontDoor {
 public:
-    // The time-out of the handshake, and of a partly received command.
-    static constexpr seconds handshake_timeout{10};
-
-    // The most commands that one advance() handles, so that a busy client cannot starve the others.
-    static constexpr int commands_at_once = 16;
-
     // Takes ownership of `socket`. `may_resume`: a session over this connection may be resumed.
     FrontDoor(UniqueFd socket, std::string peer, bool may_resume);
 

@@ -6,18 +6,19 @@
 #include "base/log.h"
 #include "platform/limits.h"
 #include "server/supervisor/worker_pool.h"
+#include "tunables.h"
 
 namespace caravan::server {
 
 size_t fit_open_files(ServerOptions & options) {
     constexpr size_t own = 16;  // listeners, signals, standard streams, the spare worker, a loading worker, the indexer
     constexpr size_t of_session = 2, of_busy_session = 1 + WorkerPool::max_connections;
-    constexpr size_t most = 256, least = 8;
+    constexpr size_t most = tunable::max_waiting_clients, least = tunable::min_waiting_clients;
     // Descriptors in flight count per user. The kernel lets a process send descriptors while their number is within its own
     // limit, up to 253 with one message. A worker's limit therefore lies below this process's by one such message and the
     // descriptors in flight to all workers, so that a compromised worker cannot stop this process from sending (control.h).
     constexpr size_t of_message = 253, of_channel = 24;
-    constexpr size_t usual_of_worker = 4096, least_of_worker = 256;
+    constexpr size_t usual_of_worker = tunable::max_worker_files, least_of_worker = tunable::min_worker_files;
     const auto sessions = static_cast<size_t>(options.max_sessions);
     const size_t above_workers = of_message + sessions * of_channel;
     auto files = platform::open_file_limit();

@@ -3,15 +3,9 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "tunables.h"
 
 namespace caravan::server {
-namespace {
-
-constexpr int accepts_at_once = 64;       // per listener and round
-constexpr seconds accept_pause{1};        // after an error such as too many open files
-constexpr seconds drop_report_pause{10};  // between log lines about dropped connections
-
-}  // namespace
 
 Reception::Reception(const ServerOptions & options, WorkerPool & workers, size_t capacity)
     : options_(options),
@@ -28,11 +22,11 @@ Reception::Reception(const ServerOptions & options, WorkerPool & workers, size_t
 void Reception::accept_all(net::Listener & listener) {
     const bool may_resume = options_.worker.session_grace.count() > 0 &&
                             listener.endpoint.kind == net::Endpoint::Kind::tcp;  // network faults do not affect Unix sockets
-    for (int accepted = 0; accepted < accepts_at_once; ++accepted) {
+    for (int accepted = 0; accepted < tunable::accepts_at_once; ++accepted) {
         auto socket = net::accept_socket(listener.fd.get());
         if (!socket) {
             log_warning("{}", socket.error().text);
-            accept_again_at_ = Clock::now() + accept_pause;
+            accept_again_at_ = Clock::now() + tunable::accept_pause;
             break;
         }
         if (!*socket) {
@@ -95,7 +89,7 @@ void Reception::serve_all() {
         if (client.wants == FrontDoor::Wants::more && client.client.deadline() <= Clock::now()) {
             if (!client.client.is_refused()) {
                 log_warning("dropping {}: no complete handshake or command within {} s", client.client.peer(),
-                            FrontDoor::handshake_timeout.count());
+                            tunable::handshake_timeout.count());
             }
             clients_.drop(client);
         } else {
@@ -113,7 +107,7 @@ void Reception::report_dropped() {
     if (unreported_ > 0 && Clock::now() >= report_again_at_) {
         log_warning("too many clients without a session: dropped {}, of the addresses that have most", unreported_);
         unreported_ = 0;
-        report_again_at_ = Clock::now() + drop_report_pause;
+        report_again_at_ = Clock::now() + tunable::drop_report_pause;
     }
 }
 

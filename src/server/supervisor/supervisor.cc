@@ -15,14 +15,10 @@
 #include "server/supervisor/banner.h"
 #include "server/supervisor/open_files.h"
 #include "server/supervisor/reception.h"
+#include "tunables.h"
 
 namespace caravan::server {
 namespace {
-
-constexpr seconds kill_grace{2};  // between SIGTERM and SIGKILL for a worker
-// The supervisor wakes up at this interval to detect that it was stopped. SIGCONT cannot show it, since it also comes without
-// a stop (timeout(1) sends it).
-constexpr seconds heartbeat{5}, min_logged_lateness{3};
 
 class Supervisor {
 public:
@@ -120,10 +116,10 @@ void Supervisor::handle_signals() {
     reap();
 }
 
-// A late wake-up is the only trace of a stop by a signal.
+// A late wake-up is the only trace of a stop by a signal: SIGCONT also comes without one (timeout(1) sends it).
 void Supervisor::log_lateness(TimePoint wake_up) const {
     const auto late = Clock::now() - wake_up;
-    if (late >= min_logged_lateness) {
+    if (late >= tunable::min_logged_lateness) {
         log_warning("the server's main process did not run for {:.1f} s or more: it was stopped by a signal, or the machine is "
                     "overloaded", std::chrono::duration<double>(late).count());
     }
@@ -165,7 +161,7 @@ void Supervisor::run_once(TimePoint deadline) {
     if (workers_.respawn_at() > Clock::now()) {
         deadline = std::min(deadline, workers_.respawn_at());
     }
-    const TimePoint now = Clock::now(), wake_up = std::max(now, std::min(deadline, now + heartbeat));
+    const TimePoint now = Clock::now(), wake_up = std::max(now, std::min(deadline, now + tunable::heartbeat));
     const auto ready = platform::poll(watches, poll_timeout_ms(wake_up));
     log_lateness(wake_up);
     if (ready && *ready > 0) {
@@ -212,7 +208,7 @@ void Supervisor::drain() {
     }
     for (const auto signal : {platform::Signal::terminate, platform::Signal::kill}) {
         workers_.signal_all(signal, true);
-        const TimePoint killed_at = Clock::now() + kill_grace;
+        const TimePoint killed_at = Clock::now() + tunable::worker_kill_grace;
         while (!workers_.empty() && Clock::now() < killed_at) {
             run_once(killed_at);
         }

@@ -2,7 +2,7 @@
 // each client to a worker process of its own. It loads no back-end and parses no tensor or graph.
 //
 // One thread, one poll loop. Every socket is non-blocking, and a client that does not complete its handshake in time is
-// dropped (FrontDoor::handshake_timeout), so no client can block the others.
+// dropped (tunable::handshake_timeout), so no client can block the others.
 #pragma once
 
 #include "base/error.h"

@@ -10,17 +10,14 @@
 #include "server/ipc/server_log.h"
 #include "server/supervisor/memory_claims.h"
 #include "server/supervisor/session_summary.h"
+#include "tunables.h"
 
 namespace caravan::server {
 namespace {
 
 using platform::Signal;
 
-constexpr uint32_t max_session_lines = 100;  // burst of a session
-constexpr seconds reply_timeout{15};         // for a reply of the spare worker
-constexpr seconds exit_timeout{10};          // for a process to exit once its work is done, in addition to session_grace
-constexpr int max_messages_at_once = 64;     // messages from one worker per call
-constexpr int max_final_batches = 1000;      // of max_messages_at_once messages, after an exit: more than the socket holds
+constexpr int max_final_batches = 1000;  // of messages_at_once messages, after an exit: more than the socket holds
 
 bool is_spare(const WorkerProcess & worker) {
     return worker.state == WorkerProcess::State::loading || worker.state == WorkerProcess::State::spare;
@@ -54,7 +51,7 @@ void WorkerPool::replace_spare() {
 
 void WorkerPool::retire(WorkerProcess & worker, Signal signal) {
     worker.state = WorkerProcess::State::retired;
-    worker.deadline = signal == Signal::kill ? no_deadline : Clock::now() + exit_timeout;
+    worker.deadline = signal == Signal::kill ? no_deadline : Clock::now() + tunable::worker_exit_timeout;
     worker.connections.clear();
     platform::send_signal(worker.pid, signal);
 }
@@ -77,7 +74,7 @@ WorkerProcess * WorkerPool::owner(uint64_t token) {
 }
 
 Result<> WorkerPool::begin_session(WorkerProcess & worker, ControlMessage message, const std::string & address, int socket) {
-    message.count = session_lines_.take(address, max_session_lines, Clock::now());
+    message.count = session_lines_.take(address, tunable::session_line_burst, Clock::now());
     if (auto sent = hand_over_watched(worker, message, socket); !sent) {
         session_lines_.give_back(address, message.count);
         return sent;
@@ -133,7 +130,8 @@ Result<> WorkerPool::hand_over_watched(WorkerProcess & worker, const ControlMess
 void WorkerPool::connection_closed(WorkerProcess & worker, std::list<UniqueFd>::iterator connection) {
     worker.connections.erase(connection);
     if (worker.connections.empty() && worker.state == WorkerProcess::State::serving) {
-        worker.deadline = Clock::now() + exit_timeout + (worker.token != 0 ? options_.session_grace : seconds(0));
+        const seconds grace = worker.token != 0 ? options_.session_grace : seconds(0);
+        worker.deadline = Clock::now() + tunable::worker_exit_timeout + grace;
     }
 }
 
@@ -162,7 +160,7 @@ void WorkerPool::kill_hanging() {
                 break;
             case WorkerProcess::State::spare:
                 log_error("a worker process that waited for a session did not answer within {} s, and was killed",
-                          reply_timeout.count());
+                          tunable::worker_reply_timeout.count());
                 on_queries_lost();
                 break;
             case WorkerProcess::State::serving:
@@ -184,7 +182,7 @@ bool WorkerPool::query_memory(uint32_t device) {
                                      .memory_free = unpromised(available_memory(), holdings(workers_))});
     if (asked) {
         if (worker->pending_queries++ == 0) {
-            worker->deadline = Clock::now() + reply_timeout;
+            worker->deadline = Clock::now() + tunable::worker_reply_timeout;
         }
     }
     return asked;
@@ -217,7 +215,7 @@ bool WorkerPool::receive_messages(WorkerProcess & worker) {
     if (worker.awaits_build && !check_build(worker)) {
         return false;
     }
-    for (int count = 0; count < max_messages_at_once; ++count) {
+    for (int count = 0; count < tunable::messages_at_once; ++count) {
         auto received = receive_control(worker.control.get(), Descriptors::refuse);
         if (!received) {
             worker.control.reset();  // reap() logs the exit
@@ -247,7 +245,7 @@ void WorkerPool::on_loading_message(WorkerProcess & worker, const ControlMessage
             if (!std::exchange(outage_, {}).empty()) {
                 log_info("worker processes start again: clients are served");
             }
-            respawn_pause_ = min_respawn_pause;
+            respawn_pause_ = tunable::min_respawn_pause;
             break;
         case ControlMessage::Kind::failed: start_failure_ = message.text; break;
         default: reports_.receive(message); break;
@@ -265,7 +263,7 @@ void WorkerPool::on_session_message(WorkerProcess & worker, const ControlMessage
         case ControlMessage::Kind::ended:
             if (worker.state == WorkerProcess::State::serving && !worker.end_reported) {
                 worker.end_reported = true;
-                worker.deadline = Clock::now() + exit_timeout;
+                worker.deadline = Clock::now() + tunable::worker_exit_timeout;
                 worker.connections.clear();
                 session_lines_.give_back(worker.address, std::min(message.count, worker.lines));
                 log_end(worker, message);
@@ -327,7 +325,7 @@ bool WorkerPool::reap(platform::ProcessId pid, const platform::ExitStatus & stat
         }
     } else if (worker->state == WorkerProcess::State::spare && !stopping_) {
         log_warning("a worker process that waited for a session died of {}; another one starts", status.text());
-        respawn_at_ = Clock::now() + min_respawn_pause;
+        respawn_at_ = Clock::now() + tunable::min_respawn_pause;
         on_queries_lost();
     } else if (worker->state == WorkerProcess::State::loading && !stopping_) {
         if (start_failure_.empty()) {
@@ -347,11 +345,11 @@ void WorkerPool::start_failed() {
     std::string cause = (is_first ? "" : "this server cannot start worker processes: ") + std::exchange(start_failure_, {});
     if (!is_first && cause != outage_) {
         log_error("{}. Clients are refused until it can; the next attempts follow every {} to {} s", cause,
-                  min_respawn_pause.count(), max_respawn_pause.count());
+                  tunable::min_respawn_pause.count(), tunable::max_respawn_pause.count());
     }
     outage_ = std::move(cause);
     respawn_at_ = Clock::now() + respawn_pause_;
-    respawn_pause_ = std::min(respawn_pause_ * 2, max_respawn_pause);
+    respawn_pause_ = std::min(respawn_pause_ * 2, tunable::max_respawn_pause);
 }
 
 void WorkerPool::signal_all(Signal signal, bool serving_too) {

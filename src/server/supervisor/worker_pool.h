@@ -13,6 +13,7 @@
 #include "server/ipc/control.h"
 #include "server/supervisor/worker_process.h"
 #include "server/supervisor/worker_reports.h"
+#include "tunables.h"
 
 namespace caravan::server {
 
@@ -72,8 +73,6 @@ public:
     std::function<void()> on_queries_lost;  // memory queries must be repeated
 
 private:
-    static constexpr seconds min_respawn_pause{2}, max_respawn_pause{30};  // doubles with each consecutive failure
-
     Result<> send_socket(WorkerProcess & worker, const ControlMessage & message, int socket);
     Result<> hand_over_watched(WorkerProcess & worker, const ControlMessage & message, int socket);
     bool check_build(WorkerProcess & worker);
@@ -90,11 +89,12 @@ private:
     WorkerReports reports_;
     std::string start_failure_;  // reported by the worker that is loading
     std::string outage_;
-    seconds respawn_pause_ = min_respawn_pause;
+    seconds respawn_pause_ = tunable::min_respawn_pause;
     std::unordered_map<uint64_t, platform::ProcessId> tokens_;  // of sessions and links
     // Limits the initial lines of all sessions, and of those of one address: a client can begin many sessions in a row. Each
     // session may also log one line a second.
-    LineShares session_lines_{2000, 50, 500, 10};
+    LineShares session_lines_{tunable::all_session_lines, tunable::all_session_lines_rate, tunable::address_session_lines,
+                              tunable::address_session_lines_rate};
     TimePoint respawn_at_ = TimePoint::min();
 };
 

@@ -10,6 +10,7 @@
 #include "platform/poll.h"
 #include "platform/process.h"
 #include "platform/spawn.h"
+#include "tunables.h"
 
 namespace caravan::server {
 namespace {
@@ -17,7 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char * name = "caravan-worker";
-constexpr seconds output_timeout{10};
 
 std::vector<fs::path> places() {
     const fs::path own = platform::program_path();
@@ -35,7 +35,7 @@ Result<std::string> read_all(Descriptor pipe, TimePoint deadline) {
         }
         if (*ready == 0) {
             if (Clock::now() >= deadline) {
-                return fail(Errc::timed_out, "did not end within {} s", output_timeout.count());
+                return fail(Errc::timed_out, "did not end within {} s", tunable::worker_output_timeout.count());
             }
             continue;
         }
@@ -80,7 +80,7 @@ Result<std::string> WorkerProgram::output_of(const char * command) const {
         return fail(Errc::unavailable, "cannot execute {}: {}", name, process.error().text);
     }
     output->write.reset();
-    auto text = read_all(output->read.get(), Clock::now() + output_timeout);
+    auto text = read_all(output->read.get(), Clock::now() + tunable::worker_output_timeout);
     if (!text) {
         platform::send_signal(*process, platform::Signal::kill);
     }

@@ -11,6 +11,7 @@
 #include "platform/unique_fd.h"
 #include "platform/waker.h"
 #include "server/worker/resumption_table.h"
+#include "tunables.h"
 
 namespace caravan::server {
 
@@ -24,13 +25,10 @@ public:
         std::function<void()> on_left;
         std::function<void()> on_overdue;  // the watch has not ended `farewell` after on_left
     };
-    // The time that a session has to end by itself after the client has left.
-    static constexpr milliseconds default_farewell{500};
-
     // `client`: a duplicate of the client's socket. `control`: the line to the supervisor. `token`: resumes the session; 0: it
     // cannot be resumed. `streams` must outlive this. Errc::io if the thread cannot be woken up.
     static Result<std::unique_ptr<ClientWatch>> start(UniqueFd client, int control, uint64_t token, ResumptionTable & streams,
-                                                      Handlers handlers, milliseconds farewell = default_farewell);
+                                                      Handlers handlers, milliseconds farewell = tunable::session_farewell);
     ~ClientWatch();
     ClientWatch(const ClientWatch &) = delete;
 

@@ -15,6 +15,7 @@
 #include "server/graph/lent_memory.h"
 #include "server/ops/op_check.h"
 #include "server/worker/serving.h"
+#include "tunables.h"
 
 namespace caravan::server {
 namespace {
@@ -67,13 +68,12 @@ bool announce(int control, const Devices & devices) {
 // Sets RLIMIT_DATA, which includes memory that ggml allocates itself. Only with CPU devices: the mappings of other drivers do
 // not measure their use of memory.
 void limit_memory(const WorkerOptions & options, const Devices & devices) {
-    constexpr uint64_t for_computing = uint64_t{1} << 30;
     std::ifstream file("/proc/self/statm");
     uint64_t pages[6] = {};  // the sixth: data and stack
     for (uint64_t & number : pages) {
         file >> number;
     }
-    uint64_t limit = pages[5] * page_size() + for_computing;
+    uint64_t limit = pages[5] * page_size() + tunable::computing_memory;
     if (!file || !devices.are_cpus() || __builtin_add_overflow(limit, options.max_memory, &limit)) {
         return;
     }

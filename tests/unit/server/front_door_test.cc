@@ -10,6 +10,7 @@
 #include "wire/record_check.h"
 #include "wire/stock.h"
 #include "support/wire_peer.h"
+#include "tunables.h"
 
 namespace caravan::server {
 namespace {
@@ -114,14 +115,14 @@ TEST(FrontDoor, TellsTheirPlaceToThoseWhoAskForAdmission) {
 TEST(FrontDoor, AClientThatAsksWithoutEndWaitsForTheOthers) {
     Client client;
     client.greet();
-    constexpr int asked = 3 * FrontDoor::commands_at_once;
+    constexpr int asked = 3 * tunable::commands_at_once;
     for (int i = 0; i < asked; ++i) {
         ASSERT_TRUE(client.peer.request(Command::device_count));
     }
     for (int turns = 0; turns < 3; ++turns) {
         EXPECT_EQ(client.peer.unread(), 0u);
         ASSERT_EQ(client.advance().value(), Wants::more);
-        for (int i = 0; i < FrontDoor::commands_at_once; ++i) {
+        for (int i = 0; i < tunable::commands_at_once; ++i) {
             EXPECT_EQ(client.peer.answered_as<uint32_t>(), 2u);
         }
     }
@@ -308,14 +309,14 @@ TEST(FrontDoor, NotReadingAnswersIsNotForEver) {
 TEST(FrontDoor, OnlyUnfinishedBusinessHasADeadline) {
     Client client;
     const TimePoint start = Clock::now();
-    EXPECT_LE(client.door->deadline(), start + FrontDoor::handshake_timeout);
+    EXPECT_LE(client.door->deadline(), start + tunable::handshake_timeout);
     client.greet();
     EXPECT_EQ(client.door->deadline(), no_deadline) << "between questions it may be silent";
     const auto question = message(Command::get_alignment, bytes_of(uint32_t{0}));
     client.peer.send(ConstBytes(question).first(3));
     EXPECT_EQ(client.advance().value(), Wants::more);
     const TimePoint deadline = client.door->deadline();
-    EXPECT_LE(deadline, Clock::now() + FrontDoor::handshake_timeout);
+    EXPECT_LE(deadline, Clock::now() + tunable::handshake_timeout);
     client.peer.send(ConstBytes(question).subspan(3, 7));
     EXPECT_EQ(client.advance().value(), Wants::more);
     EXPECT_EQ(client.door->deadline(), deadline) << "dripping bytes gain no time";

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "server/graph/buffer_table.h"
+#include "tunables.h"
 
 namespace caravan::server {
 namespace {
@@ -62,10 +63,10 @@ TEST(TouchAhead, TouchesBoundedDistanceAhead) {
     const auto address = table.allocate(type, 0, 512 << 20);
     ASSERT_TRUE(address);
     BufferTable::Buffer & buffer = *table.find(*address);
-    table.expect_write(buffer, 0, 1000);  // below min_write
+    table.expect_write(buffer, 0, 1000);  // below min_touched_write
     EXPECT_EQ(buffer.touched, 0u);
     table.expect_write(buffer, 10 << 20, 4 << 20);
-    EXPECT_EQ(buffer.touched, (14 << 20) + TouchAhead::max_ahead);
+    EXPECT_EQ(buffer.touched, (14 << 20) + tunable::max_touched_ahead);
     table.expect_write(buffer, 500 << 20, 12 << 20);
     EXPECT_EQ(buffer.touched, 512u << 20);
     EXPECT_TRUE(table.free(*address));

@@ -1,5 +1,5 @@
 // Headers of GGUF files.
-#include "cache/gguf.h"
+#include "indexer/gguf.h"
 
 #include <sys/mman.h>
 #include <unistd.h>

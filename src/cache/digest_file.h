@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "cache/gguf.h"
+#include "cache/extent.h"
 #include "cache/layout.h"
 
 namespace caravan::cache {

@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "base/size_text.h"
 #include "cache/digest_file.h"
-#include "cache/indexer.h"
+#include "indexer/indexer.h"
 #include "platform/poll.h"
 #include "platform/process_control.h"
 #include "server/confine/confinement.h"

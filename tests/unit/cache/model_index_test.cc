@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "base/log.h"
-#include "cache/indexer.h"
+#include "indexer/indexer.h"
 #include "cache/weights.h"
 #include "platform/unique_fd.h"
 #include "support/gguf_bytes.h"

@@ -7,6 +7,7 @@
 #include <functional>
 #include <thread>
 
+#include "support/encoded_graph.h"
 #include "support/scripted_session.h"
 
 namespace caravan::client {

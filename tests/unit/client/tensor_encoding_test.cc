@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "support/encoded_graph.h"
 #include "support/graph_kit.h"
 #include "support/wire_peer.h"
 

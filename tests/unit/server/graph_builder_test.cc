@@ -8,6 +8,7 @@
 #include <string>
 
 #include "support/cpu_device.h"
+#include "support/encoded_graph.h"
 #include "support/graph_kit.h"
 #include "support/wire_tensor.h"
 

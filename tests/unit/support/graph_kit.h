@@ -6,20 +6,8 @@
 #include <memory>
 
 #include "abi/ggml_abi.h"
-#include "client/encode/tensor_encoding.h"
 
 namespace caravan::test {
-
-struct EncodedGraph {
-    std::vector<std::byte> payload;  // of GRAPH_COMPUTE
-    client::Ranges touched, overwritten;
-    uint32_t n_nodes = 0;
-};
-inline EncodedGraph encode_graph(const ggml_cgraph & graph, uint32_t device, const client::HandleOf & handle_of) {
-    const client::CollectedGraph collected = client::collect_graph(graph, handle_of);
-    return {client::encode_stock_graph(collected, graph.uid, device, handle_of), collected.footprint.touched,
-            collected.footprint.overwritten, collected.n_nodes};
-}
 
 class GraphKit {
 public:
@@ -32,7 +20,8 @@ public:
     ggml_backend_buffer_t foreign() { return &foreign_; }
     static constexpr uint64_t handle = 0x1'0000'0000'0000;
 
-    client::HandleOf handle_of() {
+    // The handle of a buffer, as the client's encoding asks for it.
+    auto handle_of() {
         return [this](ggml_backend_buffer_t buffer) { return buffer == &ours_ ? handle : uint64_t{0}; };
     }
 

@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
-#include "base/bytes.h"
 #include "base/clock.h"
 #include "net/socket.h"
 #include "platform/unique_fd.h"
+#include "support/byte_strings.h"
 #include "wire/stock.h"
 
 // GCC defines a macro; Clang has a feature test.
@@ -39,37 +39,6 @@ inline SocketPair socket_pair() {
     int ends[2] = {-1, -1};
     EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
     return {UniqueFd(ends[0]), UniqueFd(ends[1])};
-}
-
-template <class T>
-std::vector<std::byte> bytes_of(const T & value) {
-    std::vector<std::byte> out(sizeof value);
-    std::memcpy(out.data(), &value, sizeof value);
-    return out;
-}
-
-inline std::vector<std::byte> bytes_of(std::string_view text) {
-    const auto view = const_bytes(text.data(), text.size());
-    return {view.begin(), view.end()};
-}
-
-inline std::string text_of(ConstBytes bytes) {
-    return {reinterpret_cast<const char *>(bytes.data()), bytes.size()};
-}
-
-inline std::vector<std::byte> operator+(std::vector<std::byte> left, const std::vector<std::byte> & right) {
-    left.insert(left.end(), right.begin(), right.end());
-    return left;
-}
-
-// Pseudo-random bytes.
-inline std::vector<std::byte> noise(size_t size, uint32_t seed = 1) {
-    std::vector<std::byte> out(size);
-    for (std::byte & b : out) {
-        seed = seed * 1664525 + 1013904223;
-        b = static_cast<std::byte>(seed >> 24);
-    }
-    return out;
 }
 
 struct Message {

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <random>
 
-#include "support/wire_peer.h"
+#include "support/byte_strings.h"
 
 namespace caravan::wire {
 namespace {

@@ -1,411 +1,90 @@
 #include "net/rdma/ring_transport.h"
 
 #include <algorithm>
-#include <array>
-#include <deque>
-#include <mutex>
-#include <optional>
-#include <thread>
 #include <utility>
 
-#include "base/formatted.h"
-#include "net/rdma/device_events.h"
+#include "net/rdma/queue_pair_transport.h"
 #include "net/rdma/ring_header.h"
-#include "platform/poll.h"
-#include "platform/socket.h"
-#include "platform/waker.h"
 #include "tunables.h"
 
 namespace caravan::net::rdma {
 namespace {
 
-using platform::Moved;
-using platform::Waker;
-
-constexpr uint64_t send_tag = uint64_t{1} << 63;
-constexpr uint64_t probe_tag = uint64_t{1} << 62;
-
-class RingTransport final : public Transport {
+class RingTransport final : public QueuePairTransport {
 public:
-    RingTransport(std::unique_ptr<QueuePair> pair, UniqueFd socket, Waker waker)
-        : pair_(std::move(pair)),
-          socket_(std::move(socket)),
-          waker_(std::move(waker)),
-          events_(pair_->context(), pair_->choice().port),
-          depth_(pair_->geometry().depth),
-          sends_{pair_->send_cq()},
-          receives_{pair_->receive_cq()},
-          credits_(pair_->peer_depth() - tunable::ring_reserved_slots),
-          owed_limit_(std::max(1u, (depth_ - tunable::ring_reserved_slots) / tunable::ring_credit_share)),
-          signal_every_(std::max(1u, depth_ / tunable::ring_signal_share)) {}
-
-    ~RingTransport() override {
-        for (const Events & events : {sends_, receives_}) {
-            if (events.unacknowledged > 0) {
-                verbs().ack_cq_events(events.queue, events.unacknowledged);
-            }
-        }
-    }
-
-    Result<size_t> send(std::span<const ConstBytes> parts) override {
-        std::lock_guard lock(mutex_);
-        progress();
-        size_t total = 0, part = 0, offset = 0;
-        while (part < parts.size() && !error_ && can_send()) {
-            const MutableBytes data = next_send_slot().subspan(sizeof(RingHeader));
-            const size_t room = pair_->send_slot_size() - sizeof(RingHeader);
-            size_t length = 0;
-            while (part < parts.size() && length < room) {
-                const ConstBytes rest = parts[part].subspan(offset);
-                const size_t step = std::min(rest.size(), room - length);
-                std::ranges::copy(rest.first(step), data.data() + length);
-                length += step;
-                offset += step;
-                if (offset == parts[part].size()) {
-                    ++part;
-                    offset = 0;
-                }
-            }
-            if (length == 0) {
-                break;
-            }
-            --credits_;
-            post(length);
-            total += length;
-        }
-        if (error_ && total == 0) {
-            return std::unexpected(*error_);
-        }
-        return total;
-    }
-
-    Result<size_t> receive(std::span<const MutableBytes> parts) override {
-        std::lock_guard lock(mutex_);
-        if (ready_.empty()) {
-            progress();
-        }
-        size_t total = 0;
-        for (MutableBytes dest : parts) {
-            while (!dest.empty() && !ready_.empty()) {
-                Arrived & message = ready_.front();
-                const size_t step = std::min(dest.size(), message.rest.size());
-                std::ranges::copy(message.rest.first(step), dest.begin());
-                dest = dest.subspan(step);
-                message.rest = message.rest.subspan(step);
-                total += step;
-                if (message.rest.empty()) {
-                    release(message.slot);
-                    ready_.pop_front();
-                }
-            }
-        }
-        if (total == 0 && error_) {
-            return std::unexpected(*error_);
-        }
-        return total;
-    }
-
-    Result<bool> wait(Interest interest, TimePoint deadline, microseconds spin) override {
-        if (is_ready(interest)) {
-            return true;
-        }
-        if (spin.count() > 0) {
-            const TimePoint spin_end = Clock::now() + spin;
-            do {
-                std::this_thread::yield();
-                if (is_ready(interest)) {
-                    return true;
-                }
-            } while (Clock::now() < spin_end);
-        }
-        for (;;) {
-            const auto armed = arm();
-            if (!armed) {
-                return std::unexpected(armed.error());
-            }
-            if (*armed && is_ready(interest)) {
-                return true;
-            }
-            const TimePoint slice = std::min({deadline, next_probe(), events_.deadline()});
-            std::array<platform::Watch, 4> watches{{{pair_->channel()->fd, platform::readable, 0},
-                                                    {socket_.get(), platform::readable, 0},
-                                                    {waker_.fd(), platform::readable, 0},
-                                                    {events_.fd(), platform::readable, 0}}};
-            const auto ready = platform::poll(watches, poll_timeout_ms(slice));
-            if (!ready) {
-                return std::unexpected(ready.error());
-            }
-            if (watches[0].revents != 0) {
-                take_event();
-            }
-            if (watches[1].revents != 0) {
-                check_side_channel();
-            }
-            if (watches[3].revents != 0 || *ready == 0) {
-                check_device();
-            }
-            if (watches[2].revents != 0) {
-                waker_.clear();
-                return true;
-            }
-            if (*ready == 0) {
-                probe_if_silent();
-            }
-            if (is_ready(interest)) {  // also after an error
-                return true;
-            }
-            if (*ready == 0 && Clock::now() >= deadline) {
-                return false;
-            }
-        }
-    }
-
-    void wake() override { waker_.wake(); }
-
-    void break_off() override { platform::reset_connection(socket_.get()); }
-
-    TransportKind kind() const override { return TransportKind::rdma; }
+    RingTransport(std::unique_ptr<QueuePair> connected, UniqueFd socket, platform::Waker waker)
+        : QueuePairTransport(std::move(connected), std::move(socket), std::move(waker), tunable::ring_signal_share),
+          credits_(pair().peer_depth() - tunable::ring_reserved_slots),
+          owed_limit_(std::max(1u, (depth() - tunable::ring_reserved_slots) / tunable::ring_credit_share)) {}
 
 private:
-    struct Arrived {
-        uint32_t slot;
-        ConstBytes rest;
-    };
+    bool can_send() const override { return credits_ > 0 && has_send_slot(); }
 
-    struct Events {
-        ibv_cq * queue;
-        bool armed = false;           // an event was requested and not taken yet
-        unsigned unacknowledged = 0;  // taken events
-    };
+    MutableBytes room_for_data() override { return next_send_slot().subspan(sizeof(RingHeader)); }
 
-    bool has_send_slot() const { return posted_ - completed_ < depth_ - tunable::ring_reserved_slots; }
-    bool can_send() const { return credits_ > 0 && has_send_slot(); }
-
-    bool is_ready(Interest interest) {
-        std::lock_guard lock(mutex_);
-        progress();
-        return error_ || (interest.read && !ready_.empty()) || (interest.write && can_send());
+    void send_data(ConstBytes data) override {
+        --credits_;
+        send_message(data.size());
     }
-
-    void set_error(Errc code, std::string text) {
-        if (!error_) {
-            error_ = Error{code, std::move(text)};
-        }
-    }
-
-    MutableBytes next_send_slot() { return pair_->send_slot(static_cast<uint32_t>(posted_ % depth_)); }
 
     // Sends `size` bytes of data, which are in the next send slot behind the header. 0: the message only returns credits.
-    void post(size_t size) {
-        const MutableBytes message = next_send_slot().first(sizeof(RingHeader) + size);
-        store(message.data(), RingHeader{.credits = std::exchange(owed_, 0), .number = static_cast<uint32_t>(posted_)});
-        ibv_sge sge{reinterpret_cast<uint64_t>(message.data()), static_cast<uint32_t>(message.size()), pair_->lkey()};
-        ibv_send_wr request{};
-        request.wr_id = send_tag | ++posted_;
-        request.sg_list = &sge;
-        request.num_sge = 1;
-        request.opcode = IBV_WR_SEND;
-        if (message.size() <= pair_->max_inline()) {
-            request.send_flags |= IBV_SEND_INLINE;
-        }
-        if (posted_ % signal_every_ == 0) {
-            request.send_flags |= IBV_SEND_SIGNALED;
-        }
-        post_request(request);
+    void send_message(size_t size) {
+        store(next_send_slot().data(),
+              RingHeader{.credits = std::exchange(owed_, 0), .number = static_cast<uint32_t>(posted())});
+        post(sizeof(RingHeader) + size);
     }
 
-    void post_request(ibv_send_wr & request) {
-        ibv_send_wr * bad = nullptr;
-        if (const int error = ibv_post_send(pair_->qp(), &request, &bad); error != 0) {
-            set_error(Errc::io, formatted("posting a send failed: {}", errno_text(error)));
-        }
-    }
-
-    void release(uint32_t slot) {
-        if (auto posted = pair_->post_receive(slot); !posted) {
-            set_error(posted.error().code, posted.error().text);
-            return;
-        }
-        ++owed_;
-        return_credits();
-    }
-
-    void return_credits() {
-        if (owed_ >= owed_limit_ && posted_ - completed_ < depth_ && !error_) {
-            post(0);
-        }
-    }
-
-    // Sends first: if one has failed, the receives end too, and their completions do not name the cause.
-    void progress() {
-        take_completions(pair_->send_cq());
-        take_completions(pair_->receive_cq());
-        return_credits();
-    }
-
-    void take_completions(ibv_cq * queue) {
-        std::array<ibv_wc, 16> completions;
-        int count = 0;
-        while ((count = ibv_poll_cq(queue, static_cast<int>(completions.size()), completions.data())) > 0) {
-            has_activity_ = true;
-            for (const ibv_wc & completion : std::span(completions).first(static_cast<size_t>(count))) {
-                complete(completion);
-            }
-        }
-    }
-
-    void complete(const ibv_wc & completion) {
-        if (completion.status != IBV_WC_SUCCESS) {
-            set_error(Errc::io, formatted("the RDMA connection failed: {}", verbs().wc_status_str(completion.status)));
-            return;
-        }
-        if ((completion.wr_id & send_tag) != 0) {
-            completed_ = completion.wr_id & ~send_tag;
-            return;
-        }
-        if (completion.wr_id == set_up_send_id) {
-            return;
-        }
-        if ((completion.wr_id & probe_tag) != 0) {
-            probe_sent_.reset();
-            return;
-        }
-        arrive(completion);
-    }
-
-    void arrive(const ibv_wc & message) {
-        const auto slot = static_cast<uint32_t>(message.wr_id);
-        const ConstBytes bytes = pair_->receive_slot(slot);
-        const bool has_header = message.byte_len >= sizeof(RingHeader) && message.byte_len <= bytes.size();
-        const RingHeader header = has_header ? load<RingHeader>(bytes.data()) : RingHeader{};
-        const size_t size = has_header ? message.byte_len - sizeof(RingHeader) : 0;
+    void arrive(uint32_t slot, ConstBytes message) override {
+        const bool has_header = message.size() >= sizeof(RingHeader);
+        const RingHeader header = has_header ? load<RingHeader>(message.data()) : RingHeader{};
+        const ConstBytes data = has_header ? message.subspan(sizeof(RingHeader)) : ConstBytes();
         const uint64_t credits = header.credits;
-        if (!has_header || (size == 0 && credits == 0) || header.number != static_cast<uint32_t>(arrived_) ||
-            credits_ + credits > pair_->peer_depth() - tunable::ring_reserved_slots) {
-            set_error(Errc::protocol, "the peer sent a malformed RDMA message");
+        if (!has_header || (data.empty() && credits == 0) || header.number != static_cast<uint32_t>(arrived_) ||
+            credits_ + credits > pair().peer_depth() - tunable::ring_reserved_slots) {
+            set_error(Errc::protocol, malformed);
             return;
         }
         ++arrived_;
         credits_ += static_cast<uint32_t>(credits);
-        if (size == 0) {
-            if (auto posted = pair_->post_receive(slot); !posted) {
-                set_error(posted.error().code, posted.error().text);
-            }
+        if (data.empty()) {
+            post_again(slot);
             return;
         }
-        if (ready_.size() + owed_ >= depth_ - tunable::ring_reserved_slots + 1) {
+        if (kept() + owed_ >= depth() - tunable::ring_reserved_slots + 1) {
             set_error(Errc::protocol, "the peer sent more RDMA messages than it had credits for");
             return;
         }
-        ready_.push_back({slot, bytes.subspan(sizeof(RingHeader), size)});
+        keep(slot, data);
     }
 
-    // Requests an event for the next message, and for the next completed send only if something waits for it: a send slot, or a
-    // probe. Each request yields one event. True if there was a new request: completions may have come before it.
-    Result<bool> arm() {
-        bool of_sends = false;
-        {
-            std::lock_guard lock(mutex_);
-            of_sends = !has_send_slot() || probe_sent_;
-        }
-        bool requested = false;
-        for (Events * events : {&receives_, of_sends ? &sends_ : nullptr}) {
-            if (events != nullptr && !events->armed) {
-                if (ibv_req_notify_cq(events->queue, 0) != 0) {
-                    return fail(Errc::io, "cannot request completion events");
-                }
-                events->armed = requested = true;
-            }
-        }
-        return requested;
-    }
-
-    void take_event() {
-        ibv_cq * queue = nullptr;
-        void * context = nullptr;
-        if (verbs().get_cq_event(pair_->channel(), &queue, &context) == 0) {
-            Events & events = queue == sends_.queue ? sends_ : receives_;
-            events.armed = false;
-            if (++events.unacknowledged == tunable::ring_ack_batch) {
-                verbs().ack_cq_events(queue, std::exchange(events.unacknowledged, 0));
-            }
+    void release(uint32_t slot) override {
+        if (post_again(slot)) {
+            ++owed_;
+            return_credits();
         }
     }
 
-    void check_side_channel() {
-        const Moved got = platform::peek(socket_.get());
-        if (got.status == Moved::Status::would_block) {
-            return;
-        }
-        std::lock_guard lock(mutex_);
-        progress();
-        const bool is_data = got.status == Moved::Status::some;
-        set_error(is_data ? Errc::protocol : got.status == Moved::Status::closed ? Errc::closed : Errc::reset,
-                  is_data ? "the peer sent data over TCP after switching to RDMA" : "the peer closed the connection");
-    }
+    void after_progress() override { return_credits(); }
 
-    void check_device() {
-        const auto reason = events_.take(Clock::now());
-        if (reason) {
-            std::lock_guard lock(mutex_);
-            progress();
-            set_error(Errc::io, *reason);
+    void return_credits() {
+        if (owed_ >= owed_limit_ && sends_in_flight() < depth() && !has_failed()) {
+            send_message(0);
         }
     }
 
-    TimePoint next_probe() {
-        std::lock_guard lock(mutex_);
-        if (std::exchange(has_activity_, false)) {
-            last_activity_ = Clock::now();
-        }
-        return probe_sent_ ? *probe_sent_ + tunable::ring_probe_patience : last_activity_ + tunable::ring_probe_after;
-    }
-
-    void probe_if_silent() {
-        std::lock_guard lock(mutex_);
-        progress();
-        const TimePoint now = Clock::now();
-        if (probe_sent_ && now >= *probe_sent_ + tunable::ring_probe_patience) {
-            set_error(Errc::timed_out, "no reply to an RDMA probe: the peer or the network path is down");
-        } else if (!probe_sent_ && now >= last_activity_ + tunable::ring_probe_after) {
-            ibv_send_wr request{};
-            request.wr_id = probe_tag;
-            request.opcode = IBV_WR_RDMA_WRITE;
-            request.send_flags = IBV_SEND_SIGNALED;
-            probe_sent_ = now;
-            post_request(request);
-        }
-    }
-
-    const std::unique_ptr<QueuePair> pair_;
-    const UniqueFd socket_;
-    const Waker waker_;
-    DeviceEvents events_;  // waiting thread only
-    const uint32_t depth_;
-    Events sends_, receives_;  // waiting thread only
-
-    std::mutex mutex_;  // a waiting thread processes completions of other threads' operations
-    std::optional<Error> error_;
-    uint32_t credits_;       // data messages that may be sent
-    uint32_t owed_ = 0;      // credits not yet returned to the peer
+    uint32_t credits_;   // data messages that may be sent
+    uint32_t owed_ = 0;  // credits not yet returned to the peer
     const uint32_t owed_limit_;
-    const uint32_t signal_every_;
-    uint64_t posted_ = 0, completed_ = 0;  // sends; slot = number % depth
-    uint64_t arrived_ = 0;                 // messages received
-    std::deque<Arrived> ready_;
-    bool has_activity_ = false;  // since last_activity_ was set: the clock is read only before sleeping
-    TimePoint last_activity_ = Clock::now();
-    std::optional<TimePoint> probe_sent_;
+    uint64_t arrived_ = 0;  // messages
 };
 
 }  // namespace
 
 Result<std::unique_ptr<Transport>> make_ring_transport(std::unique_ptr<QueuePair> pair, UniqueFd socket) {
-    auto waker = Waker::make();
+    auto waker = platform::Waker::make();
     if (!waker) {
         return std::unexpected(waker.error());
     }
-    platform::set_non_blocking(pair->channel()->fd, true);
     if (pair->peer_depth() <= tunable::ring_reserved_slots || pair->geometry().depth <= tunable::ring_reserved_slots) {
         return fail(Errc::protocol, "a ring has fewer than {} slots", tunable::ring_reserved_slots + 1);
     }

@@ -101,6 +101,9 @@ inline constexpr seconds rdma_port_patience{1};
 inline constexpr uint8_t queue_pair_rnr_timer = 12, queue_pair_rnr_retries = 3;
 static_assert(queue_pair_rnr_retries < 7, "7 means without limit");
 
+// A stock server connects its queue pair after its reply to HELLO. A message that arrives earlier is retransmitted 0.5 s later.
+inline constexpr milliseconds stock_server_delay{10};
+
 // Limits of negotiating RDMA: for the first messages over it, and for the client's verdict, which follows both. The client
 // waits less, so that a network that loses RDMA's packets delays a session by little more than a second.
 inline constexpr milliseconds rdma_proof_timeout{1200};

@@ -9,8 +9,10 @@
 #include "tunables.h"
 #include "wire/frame.h"
 #include "wire/native.h"
+#include "wire/stock_rdma.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/recent_failures.h"
+#include "net/rdma/stock_upgrade.h"
 #include "net/rdma/upgrade.h"
 #endif
 
@@ -19,9 +21,10 @@ namespace {
 
 constexpr size_t max_refusal = 1000;
 
-// HELLO, and the check of the server's version.
-Result<wire::HelloAnswer> greet(SocketHandle socket, uint64_t token, TimePoint deadline) {
-    auto answer = exchange_hello(socket, token, deadline);
+// HELLO, with a token or other capabilities, and the check of the server's version.
+template <class Hello>
+Result<wire::HelloAnswer> greet(SocketHandle socket, const Hello & hello, TimePoint deadline) {
+    auto answer = exchange_hello(socket, hello, deadline);
     if (!answer) {
         return fail(answer.error().code, "RPC handshake failed: {}", answer.error().text);
     }
@@ -110,8 +113,8 @@ std::unexpected<Error> no_rdma(const Endpoint & endpoint, const NoRdma & why, co
                                  only_rdma_advice(endpoint), why.reason});
 }
 
-// The reason not to try RDMA; empty if there is none.
-NoRdma reason_to_skip_rdma(const Endpoint & endpoint, const wire::Extension & peer) {
+// This end's reason not to try RDMA; empty if there is none.
+NoRdma own_reason_to_skip_rdma(const Endpoint & endpoint) {
     if (endpoint.kind == Endpoint::Kind::unix_socket) {
         return NoRdma("Unix sockets do not support RDMA");
     }
@@ -123,8 +126,16 @@ NoRdma reason_to_skip_rdma(const Endpoint & endpoint, const wire::Extension & pe
         why.reason = built_with_rdma ? Reason::no_rdma_library : Reason::unspecified;
         return why;
     }
+    return NoRdma();
+}
+
+// The reason of either end.
+NoRdma reason_to_skip_rdma(const Endpoint & endpoint, const wire::Extension & peer) {
+    if (NoRdma own = own_reason_to_skip_rdma(endpoint); !own.empty()) {
+        return own;
+    }
     if (!peer.is_caravan()) {
-        return NoRdma("the server is a stock one");
+        return NoRdma("the server is a stock one without RDMA");
     }
     if ((peer.features & wire::feature_rdma) == 0) {
         return NoRdma("the server has no RDMA");
@@ -161,6 +172,82 @@ Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & 
     return again;
 }
 #endif
+
+#ifdef GGML_RPC_RDMA
+Result<std::unique_ptr<Transport>> open_stock_rdma(const Endpoint & endpoint, std::unique_ptr<rdma::QueuePair> pair,
+                                                   TimePoint deadline) {
+    auto socket = connect_socket(endpoint, deadline);
+    if (!socket) {
+        return std::unexpected(socket.error());
+    }
+    wire::HelloRequest hello{};
+    store(hello.capabilities, rdma::stock_facts(*pair));
+    const auto answer = greet(socket->get(), hello, deadline);
+    if (!answer) {
+        return std::unexpected(answer.error());
+    }
+    const auto server = load<wire::StockRdma>(answer->capabilities);
+    if (!wire::is_queue_pair(server)) {
+        return fail(Errc::unavailable, "the server offers no queue pair");
+    }
+    return rdma::connect_to_stock(std::move(pair), std::move(*socket), server, deadline);
+}
+
+// The transport, or empty and the reason. `first`: the connection on which the server has shown that it has RDMA, and which is
+// closed, because a stock server serves one connection after the other.
+rdma::Upgrade try_stock_rdma(const Endpoint & endpoint, UniqueFd & first, TimePoint deadline) {
+    auto pair = rdma::prepare_for_stock(first.get());
+    first.reset();
+    auto transport = pair ? open_stock_rdma(endpoint, std::move(*pair), deadline) : std::unexpected(pair.error());
+    if (transport) {
+        recent_failures.remove(endpoint.text());
+        return {std::move(*transport), {}};
+    }
+    NoRdma why(transport.error());
+    if (why.reason == Reason::no_rdma_path) {
+        recent_failures.add(endpoint.text(), why, Clock::now());
+    }
+    return {nullptr, std::move(why)};
+}
+#endif
+
+// Opens a connection to a stock server with RDMA. It may have taken the capabilities of `first` for a queue pair and use that
+// now, so it needs another connection in any case: with a queue pair, or with zeros for TCP.
+Result<Connected> open_stock(const Endpoint & endpoint, UniqueFd first, RdmaUse use, TimePoint deadline) {
+    Connected opened;
+    NoRdma & why = opened.why_not_rdma;
+    why = use == RdmaUse::none ? NoRdma() : own_reason_to_skip_rdma(endpoint);
+#ifdef GGML_RPC_RDMA
+    if (use == RdmaUse::preferred && why.empty()) {
+        why = recent_failures.reason(endpoint.text(), Clock::now());
+    }
+    if (use != RdmaUse::none && why.empty()) {
+        auto upgrade = try_stock_rdma(endpoint, first, deadline);
+        if (upgrade.transport != nullptr) {
+            opened.transport = std::move(upgrade.transport);
+            return opened;
+        }
+        why = std::move(upgrade.why_not);
+    }
+#endif
+    if (use == RdmaUse::required) {
+        return no_rdma(endpoint, why);
+    }
+    first.reset();
+    auto socket = connect_socket(endpoint, deadline);
+    if (!socket) {
+        return std::unexpected(socket.error());
+    }
+    if (const auto answer = greet(socket->get(), wire::HelloRequest{}, deadline); !answer) {
+        return fail(answer.error().code, "{}: {}", endpoint.text(), answer.error().text);
+    }
+    auto transport = make_socket_transport(std::move(*socket));
+    if (!transport) {
+        return std::unexpected(transport.error());
+    }
+    opened.transport = std::move(*transport);
+    return opened;
+}
 
 }  // namespace
 
@@ -199,6 +286,9 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse
     }
     const auto peer = load<wire::Extension>(answer->capabilities);
     const RdmaUse use = agreed_use(wanted, endpoint, peer);
+    if (wire::is_queue_pair(load<wire::StockRdma>(answer->capabilities))) {
+        return open_stock(endpoint, std::move(*socket), use, deadline);
+    }
     NoRdma why_not = use == RdmaUse::none ? NoRdma() : reason_to_skip_rdma(endpoint, peer);
 #ifdef GGML_RPC_RDMA
     if (use == RdmaUse::required && wanted != use && why_not.empty()) {

@@ -37,8 +37,11 @@ wire::Extension own_extension() {
 Result<wire::HelloAnswer> exchange_hello(SocketHandle socket, uint64_t token, TimePoint deadline) {
     wire::Extension extension = own_extension();
     extension.token = token;
-    static_assert(sizeof extension == sizeof(wire::HelloRequest));
-    auto done = send_exact(socket, wire::frame(wire::Command::hello, extension), deadline);
+    return exchange_hello(socket, load<wire::HelloRequest>(const_bytes(&extension, sizeof extension).data()), deadline);
+}
+
+Result<wire::HelloAnswer> exchange_hello(SocketHandle socket, const wire::HelloRequest & hello, TimePoint deadline) {
+    auto done = send_exact(socket, wire::frame(wire::Command::hello, hello), deadline);
     uint64_t size = 0;
     wire::HelloAnswer answer{};
     done = done ? receive_exact(socket, mutable_bytes(&size, sizeof size), deadline) : done;

@@ -12,6 +12,7 @@
 #include "wire/frame.h"
 #include "wire/native.h"
 #ifdef GGML_RPC_RDMA
+#include "net/rdma/stock_upgrade.h"
 #include "net/rdma/upgrade.h"
 #endif
 
@@ -45,19 +46,25 @@ void refuse(SocketHandle socket, ConstBytes first, std::string_view reason) {
     }
 }
 
+#ifdef GGML_RPC_RDMA
+Result<rdma::Upgrade> receive_offer(UniqueFd & socket) {
+    wire::RdmaOffer offer{};
+    const auto got = receive_exact(socket.get(), mutable_bytes(&offer, sizeof offer), handshake_deadline());
+    return got ? rdma::answer(socket, offer) : std::unexpected(got.error());
+}
+#endif
+
 Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_resume) {
     Accepted accepted;
     accepted.first.assign(first.begin(), first.end());
 #ifdef GGML_RPC_RDMA
     const auto header = header_in(first);
     const bool is_offer = header.command == wire::command_rdma_offer && header.size == sizeof(wire::RdmaOffer);
-    if (is_offer && transport_mode() != TransportMode::tcp) {
-        wire::RdmaOffer offer{};
-        if (auto got = receive_exact(socket.get(), mutable_bytes(&offer, sizeof offer), handshake_deadline()); !got) {
-            return std::unexpected(got.error());
-        }
+    const bool is_stock_offer = first.size() == sizeof(wire::RequestHeader) + sizeof(wire::StockRdma);
+    if ((is_offer || is_stock_offer) && transport_mode() != TransportMode::tcp) {
         accepted.first.clear();
-        auto upgraded = rdma::answer(socket, offer);
+        auto upgraded = is_offer ? receive_offer(socket)
+                                 : rdma::answer_stock(socket, load<wire::StockRdma>(first.data() + sizeof header));
         if (!upgraded) {
             return std::unexpected(upgraded.error());
         }

@@ -15,7 +15,8 @@
 namespace caravan::net {
 
 // The worker's side of a session's connection. `first` is the header of the first command that the front door did not
-// handle. Replies to ADMISSION and RDMA_OFFER, and consumes RECORDS, which only a client that `can_resume` sends.
+// handle, or the whole HELLO of a stock client with RDMA. Replies to that, to ADMISSION and to RDMA_OFFER, and consumes
+// RECORDS, which only a client that `can_resume` sends.
 struct Accepted {
     std::unique_ptr<Transport> transport;
     std::vector<std::byte> first;  // bytes already received of the session's first command

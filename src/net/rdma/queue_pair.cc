@@ -99,7 +99,7 @@ Result<std::unique_ptr<QueuePair>> QueuePair::create(const Choice & choice, cons
     if (self->pd_ == nullptr) {
         return failed("ibv_alloc_pd");
     }
-    const size_t size = size_t{geometry.slot_size} * geometry.depth * 2;
+    const size_t size = (size_t{geometry.slot_size} + geometry.send_slot_size) * geometry.depth;
     self->memory_.reset(static_cast<std::byte *>(std::aligned_alloc(4096, size)));
     if (self->memory_ == nullptr) {
         return fail(Errc::no_memory, "cannot allocate memory for the rings");
@@ -186,7 +186,7 @@ Result<> QueuePair::connect(const PeerFacts & peer, uint8_t traffic_class, const
     }
     peer_ = peer;
     traffic_class_ = traffic_class;
-    send_slot_size_ = std::min<uint32_t>(peer.slot_size, geometry_.slot_size);
+    send_slot_size_ = std::min<uint32_t>(peer.slot_size, geometry_.send_slot_size);
     const ibv_mtu mtu = mtu_code(std::min<uint32_t>(peer.mtu, choice_.mtu));
     mtu_ = 128u << mtu;
 
@@ -228,7 +228,7 @@ Result<> QueuePair::connect(const PeerFacts & peer, uint8_t traffic_class, const
     rts.sq_psn = psn_;
     rts.timeout = static_cast<uint8_t>(env_integer(variable::rdma_timeout));
     rts.retry_cnt = static_cast<uint8_t>(env_integer(variable::rdma_retry));
-    rts.rnr_retry = tunable::queue_pair_rnr_retries;
+    rts.rnr_retry = geometry_.rnr_retries;
     rts.max_rd_atomic = 1;
     const int rts_error = calls.modify_qp(qp_.get(), &rts,
                                           IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
@@ -247,7 +247,8 @@ MutableBytes QueuePair::receive_slot(uint32_t index) {
 }
 
 MutableBytes QueuePair::send_slot(uint32_t index) {
-    return {memory_.get() + size_t{geometry_.depth + index} * geometry_.slot_size, geometry_.slot_size};
+    return {memory_.get() + size_t{geometry_.depth} * geometry_.slot_size + size_t{index} * geometry_.send_slot_size,
+            geometry_.send_slot_size};
 }
 
 int QueuePair::poll(ibv_wc & completion) const {

@@ -12,10 +12,12 @@
 
 namespace caravan::net::rdma {
 
-// The size of a ring. Each slot holds one message.
+// The sizes of the rings. Each slot holds one message.
 struct Geometry {
-    uint32_t slot_size = tunable::ring_slot_size;  // bytes
-    uint32_t depth = tunable::ring_depth;          // receive slots, and as many send slots
+    uint32_t slot_size = tunable::ring_slot_size;       // of receive slots, bytes
+    uint32_t depth = tunable::ring_depth;               // receive slots, and as many send slots
+    uint32_t send_slot_size = tunable::ring_slot_size;  // bytes
+    uint8_t rnr_retries = tunable::queue_pair_rnr_retries;
 };
 
 // The facts that the peer needs to connect to a queue pair. Sent as they are: both sides are little-endian.

@@ -15,7 +15,7 @@
 namespace caravan::server {
 
 // The most bytes received from a client before its socket is handed over: a request header and a small payload.
-inline constexpr size_t max_prefix = 32;
+inline constexpr size_t max_prefix = 40;
 
 // The most tokens for links that a worker may register.
 inline constexpr size_t max_invitations = 256;

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/config.h"
 #include "base/printable.h"
 #include "base/random.h"
 #include "net/hello.h"
@@ -11,6 +12,7 @@
 #include "tunables.h"
 #include "wire/frame.h"
 #include "wire/native.h"
+#include "wire/stock_rdma.h"
 
 namespace caravan::server {
 namespace {
@@ -79,7 +81,13 @@ Result<> FrontDoor::answer(const Answer & payload) {
     return sent;
 }
 
-// Replies to a stock client as a stock server does: with zero bytes in place of the extension.
+// Whether the HELLO that was received has the queue pair of a stock client, and this server may use it.
+bool FrontDoor::offers_stock_rdma() const {
+    return wire::is_queue_pair(load<wire::StockRdma>(bytes_.data() + header_size)) &&
+           transport_mode() != TransportMode::tcp && net::why_no_rdma().empty();
+}
+
+// Replies to a stock client as a stock server without RDMA does: with zero bytes in place of the extension.
 Result<> FrontDoor::greet() {
     greeted_ = true;
     const auto extension = load<wire::Extension>(bytes_.data() + header_size);
@@ -169,6 +177,9 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
         if (!has_header || !*has_header) {
             return has_header ? Result<Wants>(Wants::more) : std::unexpected(has_header.error());
         }
+        if (wants_stock_rdma_) {
+            return Wants::session;
+        }
         const auto header = load<wire::RequestHeader>(bytes_.data());
         const Command command = header.command;
         if (!greeted_ && (command != Command::hello || header.size != sizeof(wire::HelloRequest))) {
@@ -213,6 +224,11 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
         }
         if (about_device && memory_device() >= devices.size()) {
             return fail(Errc::invalid_argument, "asked about device {}: there are {}", memory_device(), devices.size());
+        }
+        if (command == Command::hello && offers_stock_rdma()) {
+            greeted_ = wants_stock_rdma_ = true;
+            deadline_ = no_deadline;
+            return Wants::session;
         }
         Result<> done;
         if (about_facts) {

@@ -63,6 +63,7 @@ public:
 private:
     Result<bool> fill(size_t size);
     Result<> greet();
+    bool offers_stock_rdma() const;
     Result<> send_refusal();
     Result<> discard();
     template <class Answer>
@@ -75,6 +76,7 @@ private:
     bool greeted_ = false;
     bool is_caravan_ = false;  // the peer is a Caravan client
     bool is_native_ = false;   // and both sides speak the native dialect
+    bool wants_stock_rdma_ = false;  // a stock client offers a queue pair: its worker replies to HELLO
     std::string refusal_;
     bool refusal_is_sent_ = false, offer_is_declined_ = false;
     const bool may_resume_;

@@ -119,6 +119,25 @@ TEST(Opening, RefusedLinkIsAnError) {
     EXPECT_EQ(open_link(stock.endpoint(), 5, soon()).error().code, Errc::unsupported);
 }
 
+// A stock server with RDMA may have taken a Caravan client's capabilities for a queue pair.
+TEST(Opening, StockServerWithRdmaGetsAnotherConnection) {
+    for (const bool for_session : {false, true}) {
+        std::atomic<int> connections = 0;
+        Server stock([](WirePeer &, wire::Command) {}, [&](size_t) {
+            ++connections;
+            wire::Extension queue_pair{.qpn = 17, .magic = {}};
+            queue_pair.magic[4] = 1;  // its GID
+            return queue_pair;
+        });
+        const auto opened = open_client(stock.endpoint(), for_session, soon());
+        ASSERT_TRUE(opened) << opened.error().text;
+        EXPECT_EQ(opened->transport->kind(), TransportKind::tcp);
+        EXPECT_FALSE(opened->peer_is_caravan || opened->peer_is_native);
+        EXPECT_EQ(opened->why_not_rdma.empty(), !for_session) << "there is no device for 127.0.0.1";
+        EXPECT_EQ(connections, 2);
+    }
+}
+
 // The server's side. `sent` is what the peer sends after its HELLO with a token.
 Result<TokenConnection> connection_with(const std::vector<std::byte> & sent, WirePeer & peer) {
     auto pair = test::socket_pair();

@@ -5,10 +5,12 @@
 #include <array>
 #include <optional>
 
+#include "net/hello.h"
 #include "wire/extension.h"
 #include "wire/native.h"
 #include "wire/record_check.h"
 #include "wire/stock.h"
+#include "wire/stock_rdma.h"
 #include "support/wire_peer.h"
 #include "tunables.h"
 
@@ -59,6 +61,25 @@ TEST(FrontDoor, GreetsByteByByte) {
     const auto answer = client.peer.answered_as<wire::HelloAnswer>();
     EXPECT_EQ(std::tuple(answer.major, answer.minor, answer.patch), std::tuple(8, 0, 0));
     EXPECT_TRUE(std::ranges::all_of(answer.capabilities, [](std::byte b) { return b == std::byte{0}; }));
+}
+
+TEST(FrontDoor, WorkerRepliesToAStockClientWithRdma) {
+    Client client;
+    const wire::StockRdma queue_pair{17, 17, {0xfd, 0x77}};
+    ASSERT_TRUE(client.peer.ask(Command::hello, queue_pair));
+    if (!net::why_no_rdma().empty()) {
+        EXPECT_EQ(client.advance().value(), Wants::more);
+        EXPECT_EQ(load<wire::StockRdma>(client.peer.answered_as<wire::HelloAnswer>().capabilities).qpn, 0u);
+        return;
+    }
+    EXPECT_EQ(client.advance().value(), Wants::session);
+    EXPECT_EQ(client.advance().value(), Wants::session) << "until there is a worker";
+    EXPECT_EQ(client.peer.unread(), 0u);
+    EXPECT_EQ(client.door->first_command(), Command::hello);
+    EXPECT_EQ(client.door->prefix().size(), sizeof(wire::RequestHeader) + sizeof queue_pair);
+    EXPECT_LE(client.door->prefix().size(), max_prefix);
+    EXPECT_EQ(client.door->token(), 0u);
+    EXPECT_FALSE(client.door->refuse("no worker")) << "the caller drops it";
 }
 
 TEST(FrontDoor, AnotherCaravanIsRecognized) {

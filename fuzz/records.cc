@@ -15,10 +15,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     const ConstBytes first = input.first(std::min<size_t>(cut, input.size()));
     net::ResumableTransport transport(std::make_unique<fuzz::InputTransport>(first),
                                       {.name = "hostile", .grace = seconds(0), .reconnect = {}, .while_connected = {}});
-    const std::array<std::byte, 3000> answer{};
+    const std::array<std::byte, 3000> reply{};
     std::array<std::byte, 5000> taken;
     for (int turn = 0; turn < 200; ++turn) {
-        const std::array parts{ConstBytes(answer).first(static_cast<size_t>(turn) * 15), ConstBytes(answer)};
+        const std::array parts{ConstBytes(reply).first(static_cast<size_t>(turn) * 15), ConstBytes(reply)};
         const auto some = transport.send(parts);
         const std::array places{MutableBytes(taken).first(static_cast<size_t>(turn) + 1),
                                 MutableBytes(taken).subspan(201)};

@@ -143,11 +143,11 @@ static_assert(max_idle_bytes / max_idle_regions >= copy_limit);
 
 // ---- Client: what is known about a server
 
-inline constexpr size_t max_cached_answers = 16 * 1024;  // of each kind and device
+inline constexpr size_t max_cached_replies = 16 * 1024;  // of each kind and device
 inline constexpr size_t max_query_history = 256;         // queries; enough for the ops of one model
 inline constexpr seconds query_retry_delay{10};          // after a failed query
 inline constexpr seconds open_retry_delay{10};           // after opening a session timed out
-inline constexpr seconds memory_answer_lifetime{1};      // while no session of this process changes it
+inline constexpr seconds memory_reply_lifetime{1};      // while no session of this process changes it
 
 // ---- Client: weights, traces
 

@@ -58,14 +58,14 @@ Result<std::unique_ptr<net::Transport>> accept_session(UniqueFd socket) {
     if (auto got = net::receive_exact(socket.get(), hello, deadline); !got) {
         return std::unexpected(got.error());
     }
-    std::byte answer[sizeof(uint64_t) + sizeof(wire::HelloAnswer)];
-    wire::HelloAnswer facts{};
+    std::byte reply[sizeof(uint64_t) + sizeof(wire::HelloReply)];
+    wire::HelloReply facts{};
     facts.major = wire::stock_major;
     store(reinterpret_cast<std::byte *>(&facts.capabilities), net::own_extension());
-    store(answer, uint64_t{sizeof facts});
-    store(answer + sizeof(uint64_t), facts);
+    store(reply, uint64_t{sizeof facts});
+    store(reply + sizeof(uint64_t), facts);
     std::byte first[sizeof(wire::RequestHeader)];
-    auto done = net::send_exact(socket.get(), answer, deadline);
+    auto done = net::send_exact(socket.get(), reply, deadline);
     done = done ? net::receive_exact(socket.get(), first, deadline) : done;
     if (!done) {
         return std::unexpected(done.error());

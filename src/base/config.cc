@@ -79,7 +79,7 @@ void check_environment(bool injects_faults) {
         log_warning("GGML_RPC_FAULT is ignored: this build has no fault injection (-DCARAVAN_FAULTS=ON)");
     }
     (void)debug_enabled();
-    (void)answer_timeout();
+    (void)reply_timeout();
     (void)connect_timeout();
     (void)reconnect_time();
     (void)poll_time();
@@ -89,7 +89,7 @@ void check_environment(bool injects_faults) {
     (void)servers_are_required();
 }
 
-seconds answer_timeout() {
+seconds reply_timeout() {
     static const seconds value{env_integer(variable::timeout)};
     return value;
 }

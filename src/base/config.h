@@ -32,7 +32,7 @@ void silence_environment_warnings();
 
 // GGML_RPC_TIMEOUT_S: time-out for a reply from a silent peer. Default 300 s: in the stock dialect a long computation is
 // indistinguishable from a stopped peer.
-seconds answer_timeout();
+seconds reply_timeout();
 
 // GGML_RPC_CONNECT_TIMEOUT_S: time-out for connecting and the handshake together. Default 10 s.
 seconds connect_timeout();

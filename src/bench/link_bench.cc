@@ -29,7 +29,7 @@ public:
             return count ? fail(Errc::unavailable, "the server has no device") : std::unexpected(count.error());
         }
         const auto memory =
-            session->peer_.request<wire::DeviceMemoryAnswer>(wire::Command::get_device_memory, wire::DeviceRequest{0});
+            session->peer_.request<wire::DeviceMemoryReply>(wire::Command::get_device_memory, wire::DeviceRequest{0});
         if (!memory) {
             return std::unexpected(memory.error());
         }
@@ -110,10 +110,10 @@ struct OpenLink {
 OpenLink open_link(const net::Endpoint & endpoint, bool for_session, milliseconds silence, const Progress & progress) {
     OpenLink out{.link = {.endpoint = endpoint.text()}};
     const net::Queueing queueing{
-        .until = Clock::now() + answer_timeout(), .on_wait = [&](const wire::AdmissionAnswer & place) {
-            if (place.reason != wire::AdmissionAnswer::Reason::starting) {
+        .until = Clock::now() + reply_timeout(), .on_wait = [&](const wire::AdmissionReply & place) {
+            if (place.reason != wire::AdmissionReply::Reason::starting) {
                 progress(formatted("{}: waiting for a session, for {} s at most (GGML_RPC_TIMEOUT_S): {}", endpoint.text(),
-                              answer_timeout().count(), net::describe(place)));
+                              reply_timeout().count(), net::describe(place)));
             }
         }};
     auto opened = net::open_client(endpoint, for_session, Clock::now() + silence + upgrade_limit, queueing);

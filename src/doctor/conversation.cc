@@ -69,7 +69,7 @@ Result<uint32_t> Conversation::device_count() {
 
 Result<Region> Conversation::allocate(uint64_t free, uint64_t most) {
     for (uint64_t size = std::clamp(free / 4 / mebibyte * mebibyte, mebibyte, most); size >= mebibyte; size /= 2) {
-        const auto buffer = request<wire::AllocBufferAnswer>(Command::alloc_buffer, wire::AllocBufferRequest{0, size});
+        const auto buffer = request<wire::AllocBufferReply>(Command::alloc_buffer, wire::AllocBufferRequest{0, size});
         if (!buffer) {
             return std::unexpected(buffer.error());
         }

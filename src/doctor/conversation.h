@@ -23,7 +23,7 @@ struct Limits {
 
 // A region of the server's memory, seen as a row of floats.
 struct Region {
-    wire::AllocBufferAnswer buffer{};
+    wire::AllocBufferReply buffer{};
     uint64_t base = 0;
 
     wire::Tensor tensor() const;

@@ -69,17 +69,17 @@ void examine_handshake(const net::Endpoint & endpoint, const Limits & limits, En
         out.choice = choose_for(socket->get());
     }
 #endif
-    const auto answer = net::exchange_hello(socket->get(), 0, Clock::now() + limits.reply);
-    if (!answer) {
+    const auto reply = net::exchange_hello(socket->get(), 0, Clock::now() + limits.reply);
+    if (!reply) {
         out.stage = Stage::no_handshake;
-        set_failure(endpoint, {answer.error().code, answer.error().text, net::handshake_advice(answer.error().code)}, out);
+        set_failure(endpoint, {reply.error().code, reply.error().text, net::handshake_advice(reply.error().code)}, out);
         return;
     }
-    const auto extension = load<wire::Extension>(answer->capabilities);
+    const auto extension = load<wire::Extension>(reply->capabilities);
     out.is_caravan = extension.is_caravan();
     out.server_has_rdma = out.is_caravan && (extension.features & wire::feature_rdma) != 0;
-    out.version = formatted("{}.{}.{}", answer->major, answer->minor, answer->patch);
-    const bool fits = net::is_compatible(*answer);
+    out.version = formatted("{}.{}.{}", reply->major, reply->minor, reply->patch);
+    const bool fits = net::is_compatible(*reply);
     out.stage = fits ? Stage::reached : Stage::other_version;
     if (!fits) {
         set_failure(endpoint,
@@ -93,10 +93,10 @@ void examine_handshake(const net::Endpoint & endpoint, const Limits & limits, En
 
 // Opens a session as a program would, and measures it if it uses RDMA.
 void try_session(const net::Endpoint & endpoint, const Limits & limits, const OnWait & on_wait, EndpointFacts & out) {
-    const net::Queueing queueing{.until = Clock::now() + limits.reply, .on_wait = [&](const wire::AdmissionAnswer & place) {
+    const net::Queueing queueing{.until = Clock::now() + limits.reply, .on_wait = [&](const wire::AdmissionReply & place) {
                                      const bool is_new = !out.queue;
                                      out.queue = place;
-                                     if (is_new && on_wait && place.reason != wire::AdmissionAnswer::Reason::starting) {
+                                     if (is_new && on_wait && place.reason != wire::AdmissionReply::Reason::starting) {
                                          on_wait(place);
                                      }
                                  }};

@@ -42,14 +42,14 @@ struct EndpointFacts {
     bool server_has_rdma = false;
     std::string version;                  // of the RPC protocol: "8.0.0"
     std::optional<GidChoice> choice;      // empty in a build without RDMA, and over a Unix socket
-    std::optional<wire::AdmissionAnswer> queue;  // set if no session was free in time
+    std::optional<wire::AdmissionReply> queue;  // set if no session was free in time
     std::optional<net::TransportKind> transport;  // of a session; empty: none could be opened, for the reason below
     net::NoRdma why_not_rdma;
     std::optional<Measured> plain, rdma;  // over TCP or a Unix socket; over RDMA
 };
 
 // Called once if the server is full and the session is queued, for `limits.reply` at most.
-using OnWait = std::function<void(const wire::AdmissionAnswer & place)>;
+using OnWait = std::function<void(const wire::AdmissionReply & place)>;
 
 // Opens several connections, one after the other: a stock server serves one at a time. Takes some seconds; if the peer stops
 // replying, little more than `limits.reply`.

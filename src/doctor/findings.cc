@@ -137,8 +137,8 @@ bool is_broken(const EndpointFacts & endpoint) {
            !std::ranges::contains(absent, endpoint.why_not_rdma.reason);
 }
 
-Finding no_session(const wire::AdmissionAnswer & place) {
-    using Reason = wire::AdmissionAnswer::Reason;
+Finding no_session(const wire::AdmissionReply & place) {
+    using Reason = wire::AdmissionReply::Reason;
     const std::string why = net::describe(place);
     switch (place.reason) {
         case Reason::server_full:

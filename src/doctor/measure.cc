@@ -54,7 +54,7 @@ Result<> measure_all(Conversation & peer, const Limits & limits, Measured & out)
         return count ? Result<>{} : std::unexpected(count.error());
     }
     out.devices = *count;
-    const auto memory = peer.request<wire::DeviceMemoryAnswer>(Command::get_device_memory, wire::DeviceRequest{0});
+    const auto memory = peer.request<wire::DeviceMemoryReply>(Command::get_device_memory, wire::DeviceRequest{0});
     if (!memory) {
         return std::unexpected(memory.error());
     }

@@ -23,16 +23,16 @@ constexpr size_t max_refusal = 1000;
 
 // HELLO, with a token or other capabilities, and the check of the server's version.
 template <class Hello>
-Result<wire::HelloAnswer> greet(SocketHandle socket, const Hello & hello, TimePoint deadline) {
-    auto answer = exchange_hello(socket, hello, deadline);
-    if (!answer) {
-        return fail(answer.error().code, "RPC handshake failed: {}", answer.error().text);
+Result<wire::HelloReply> greet(SocketHandle socket, const Hello & hello, TimePoint deadline) {
+    auto reply = exchange_hello(socket, hello, deadline);
+    if (!reply) {
+        return fail(reply.error().code, "RPC handshake failed: {}", reply.error().text);
     }
-    if (!is_compatible(*answer)) {
-        return fail(Errc::unsupported, "the server speaks RPC protocol {}.{}.{}, this client {}.{}", answer->major,
-                    answer->minor, answer->patch, wire::stock_major, wire::stock_minor);
+    if (!is_compatible(*reply)) {
+        return fail(Errc::unsupported, "the server speaks RPC protocol {}.{}.{}, this client {}.{}", reply->major,
+                    reply->minor, reply->patch, wire::stock_major, wire::stock_minor);
     }
-    return answer;
+    return reply;
 }
 
 // Reads the reason that a server sends instead of a place in its queue.
@@ -60,27 +60,27 @@ Result<> await_admission(SocketHandle socket, const Queueing & queueing, TimePoi
     for (std::string why = "the server did not reply";;) {
         struct {
             uint64_t size = 0;
-            wire::AdmissionAnswer place{};
-        } answer;
-        auto got = receive_exact(socket, mutable_bytes(&answer.size, sizeof answer.size), until);
-        if (got && answer.size >> wire::answer_kind_shift == static_cast<uint64_t>(wire::AnswerKind::ended)) {
-            return refusal(socket, answer.size & wire::answer_size_mask, until);
+            wire::AdmissionReply place{};
+        } reply;
+        auto got = receive_exact(socket, mutable_bytes(&reply.size, sizeof reply.size), until);
+        if (got && reply.size >> wire::reply_kind_shift == static_cast<uint64_t>(wire::ReplyKind::ended)) {
+            return refusal(socket, reply.size & wire::reply_size_mask, until);
         }
-        if (got && answer.size != sizeof answer.place) {
-            return fail(Errc::protocol, "unexpected reply of {} bytes to ADMISSION", answer.size);
+        if (got && reply.size != sizeof reply.place) {
+            return fail(Errc::protocol, "unexpected reply of {} bytes to ADMISSION", reply.size);
         }
-        got = got ? receive_exact(socket, mutable_bytes(&answer.place, sizeof answer.place), until) : got;
+        got = got ? receive_exact(socket, mutable_bytes(&reply.place, sizeof reply.place), until) : got;
         if (!got) {
             return got.error().code == Errc::timed_out ? timed_out(why) : got;
         }
-        if (answer.place.position == 0) {
+        if (reply.place.position == 0) {
             return {};
         }
         until = queueing.until;
-        is_full = answer.place.reason != wire::AdmissionAnswer::Reason::starting;
-        why = describe(answer.place);
+        is_full = reply.place.reason != wire::AdmissionReply::Reason::starting;
+        why = describe(reply.place);
         if (queueing.on_wait) {
-            queueing.on_wait(answer.place);
+            queueing.on_wait(reply.place);
         }
         if (Clock::now() >= until) {  // with replies in rapid succession no receive times out
             return timed_out(why);
@@ -182,11 +182,11 @@ Result<std::unique_ptr<Transport>> open_stock_rdma(const Endpoint & endpoint, st
     }
     wire::HelloRequest hello{};
     store(hello.capabilities, rdma::stock_facts(*pair));
-    const auto answer = greet(socket->get(), hello, deadline);
-    if (!answer) {
-        return std::unexpected(answer.error());
+    const auto reply = greet(socket->get(), hello, deadline);
+    if (!reply) {
+        return std::unexpected(reply.error());
     }
-    const auto server = load<wire::StockRdma>(answer->capabilities);
+    const auto server = load<wire::StockRdma>(reply->capabilities);
     if (!wire::is_queue_pair(server)) {
         return fail(Errc::unavailable, "the server offers no queue pair");
     }
@@ -238,8 +238,8 @@ Result<Connected> open_stock(const Endpoint & endpoint, UniqueFd first, RdmaUse 
     if (!socket) {
         return std::unexpected(socket.error());
     }
-    if (const auto answer = greet(socket->get(), wire::HelloRequest{}, deadline); !answer) {
-        return fail(answer.error().code, "{}: {}", endpoint.text(), answer.error().text);
+    if (const auto reply = greet(socket->get(), wire::HelloRequest{}, deadline); !reply) {
+        return fail(reply.error().code, "{}: {}", endpoint.text(), reply.error().text);
     }
     auto transport = make_socket_transport(std::move(*socket));
     if (!transport) {
@@ -251,13 +251,13 @@ Result<Connected> open_stock(const Endpoint & endpoint, UniqueFd first, RdmaUse 
 
 }  // namespace
 
-std::string describe(const wire::AdmissionAnswer & place) {
+std::string describe(const wire::AdmissionReply & place) {
     const uint32_t position = place.position, sessions = place.sessions;
     switch (place.reason) {
-        case wire::AdmissionAnswer::Reason::server_full:
+        case wire::AdmissionReply::Reason::server_full:
             return formatted("{} served, and this client is at place {} of the queue",
                              sessions == 1 ? "1 session is" : formatted("{} sessions are", sessions), position);
-        case wire::AdmissionAnswer::Reason::address_full:
+        case wire::AdmissionReply::Reason::address_full:
             return formatted("this client's address has reached its limit of sessions (--max-per-address), and the client is "
                              "at place {} of the queue", position);
         default: return "no worker process is ready";
@@ -278,15 +278,15 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse
         }
     }
 #endif
-    const auto answer = greet(socket->get(), token, deadline);
-    if (!answer) {
-        const Error & error = answer.error();
+    const auto reply = greet(socket->get(), token, deadline);
+    if (!reply) {
+        const Error & error = reply.error();
         return std::unexpected(
             Error{error.code, formatted("{}: {}", endpoint.text(), error.text), handshake_advice(error.code)});
     }
-    const auto peer = load<wire::Extension>(answer->capabilities);
+    const auto peer = load<wire::Extension>(reply->capabilities);
     const RdmaUse use = agreed_use(wanted, endpoint, peer);
-    if (wire::is_queue_pair(load<wire::StockRdma>(answer->capabilities))) {
+    if (wire::is_queue_pair(load<wire::StockRdma>(reply->capabilities))) {
         return open_stock(endpoint, std::move(*socket), use, deadline);
     }
     NoRdma why_not = use == RdmaUse::none ? NoRdma() : reason_to_skip_rdma(endpoint, peer);

@@ -30,11 +30,11 @@ struct Connected : Opened {
 // How a client waits in the queue of a full server.
 struct Queueing {
     TimePoint until = TimePoint::min();  // the handshake's deadline applies if it is later
-    std::function<void(const wire::AdmissionAnswer & place)> on_wait;  // called whenever the place changes
+    std::function<void(const wire::AdmissionReply & place)> on_wait;  // called whenever the place changes
 };
 
 // Why the client waits: "16 sessions are served, and this client is at place 2 of the queue".
-std::string describe(const wire::AdmissionAnswer & place);
+std::string describe(const wire::AdmissionReply & place);
 
 // A session without RDMA is an error if either end has GGML_RPC_TRANSPORT=rdma.
 enum class RdmaUse {

@@ -34,25 +34,25 @@ wire::Extension own_extension() {
     return extension;
 }
 
-Result<wire::HelloAnswer> exchange_hello(SocketHandle socket, uint64_t token, TimePoint deadline) {
+Result<wire::HelloReply> exchange_hello(SocketHandle socket, uint64_t token, TimePoint deadline) {
     wire::Extension extension = own_extension();
     extension.token = token;
     return exchange_hello(socket, load<wire::HelloRequest>(const_bytes(&extension, sizeof extension).data()), deadline);
 }
 
-Result<wire::HelloAnswer> exchange_hello(SocketHandle socket, const wire::HelloRequest & hello, TimePoint deadline) {
+Result<wire::HelloReply> exchange_hello(SocketHandle socket, const wire::HelloRequest & hello, TimePoint deadline) {
     auto done = send_exact(socket, wire::frame(wire::Command::hello, hello), deadline);
     uint64_t size = 0;
-    wire::HelloAnswer answer{};
+    wire::HelloReply reply{};
     done = done ? receive_exact(socket, mutable_bytes(&size, sizeof size), deadline) : done;
-    if (done && size != sizeof answer) {
+    if (done && size != sizeof reply) {
         done = fail(Errc::protocol, "the reply is not an RPC protocol message");
     }
-    done = done ? receive_exact(socket, mutable_bytes(&answer, sizeof answer), deadline) : done;
-    return done ? Result<wire::HelloAnswer>(answer) : std::unexpected(done.error());
+    done = done ? receive_exact(socket, mutable_bytes(&reply, sizeof reply), deadline) : done;
+    return done ? Result<wire::HelloReply>(reply) : std::unexpected(done.error());
 }
 
-bool is_compatible(const wire::HelloAnswer & server) {
+bool is_compatible(const wire::HelloReply & server) {
     return server.major == wire::stock_major && server.minor <= wire::stock_minor;
 }
 

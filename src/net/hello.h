@@ -26,11 +26,11 @@ wire::Extension own_extension();
 
 // The client's side: sends HELLO with own_extension() and `token`, and returns the reply of any version. Blocks.
 // Errc::protocol: the reply is not of the RPC protocol.
-Result<wire::HelloAnswer> exchange_hello(SocketHandle socket, uint64_t token, TimePoint deadline);
+Result<wire::HelloReply> exchange_hello(SocketHandle socket, uint64_t token, TimePoint deadline);
 // The same with other capabilities, as a stock client sends them.
-Result<wire::HelloAnswer> exchange_hello(SocketHandle socket, const wire::HelloRequest & hello, TimePoint deadline);
+Result<wire::HelloReply> exchange_hello(SocketHandle socket, const wire::HelloRequest & hello, TimePoint deadline);
 
 // True if this client can use a server of that version.
-bool is_compatible(const wire::HelloAnswer & server);
+bool is_compatible(const wire::HelloReply & server);
 
 }  // namespace caravan::net

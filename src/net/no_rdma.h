@@ -20,7 +20,7 @@ struct NoRdma {
     bool empty() const { return text.empty(); }
 };
 
-// The reason that a server's text states. The message that carries the text (wire::RdmaAnswer) has no code, so this function
+// The reason that a server's text states. The message that carries the text (wire::RdmaReply) has no code, so this function
 // knows the words that all versions of Caravan use. Pure.
 Reason reason_in(std::string_view text);
 

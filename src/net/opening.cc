@@ -53,18 +53,18 @@ Result<ResumableTransport::Reconnected> resume_over(std::unique_ptr<Transport> t
                                                     TimePoint deadline) {
     struct {
         uint64_t size = 0;
-        wire::ResumeAnswer answer{};
-    } answer;
+        wire::ResumeReply reply{};
+    } reply;
     auto done = send_all(*transport, {wire::frame(wire::command_resume, resume)}, deadline - Clock::now());
-    done = done ? receive_whole(*transport, mutable_bytes(&answer, sizeof answer), deadline) : done;
+    done = done ? receive_whole(*transport, mutable_bytes(&reply, sizeof reply), deadline) : done;
     if (!done) {
         return fail(done.error().code, "{}", done.error().code == Errc::closed ? "the server has ended the session"
                                                                                 : done.error().text);
     }
-    if (answer.size != sizeof answer.answer) {
+    if (reply.size != sizeof reply.reply) {
         return fail(Errc::closed, "malformed reply to RESUME");
     }
-    return ResumableTransport::Reconnected{with_faults(std::move(transport)), answer.answer.received};
+    return ResumableTransport::Reconnected{with_faults(std::move(transport)), reply.reply.received};
 }
 
 // Reconnects over TCP even after a failure of RDMA, because TCP works on more network paths, unless an end accepts only RDMA.
@@ -184,12 +184,12 @@ Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t 
         return fail(Errc::unsupported, "{} does not support links: it is a stock server or an older version", endpoint.text());
     }
     auto done = send_all(*opened->transport, {wire::frame_header(wire::command_link)}, deadline - Clock::now());
-    std::array<std::byte, link_answer.size()> answer{};
-    done = done ? receive_whole(*opened->transport, answer, deadline) : done;
+    std::array<std::byte, link_reply.size()> reply{};
+    done = done ? receive_whole(*opened->transport, reply, deadline) : done;
     if (!done) {
         return fail(done.error().code, "{} did not accept the link: {}", endpoint.text(), done.error().text);
     }
-    if (answer != link_answer) {
+    if (reply != link_reply) {
         return fail(Errc::protocol, "{} refused the link", endpoint.text());
     }
     opened->transport = with_faults(std::move(opened->transport));

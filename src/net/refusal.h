@@ -7,7 +7,7 @@
 
 namespace caravan::net {
 
-// A reply of kind AnswerKind::ended that carries `reason`, made printable. `in_records`: the client has sent RECORDS, so
+// A reply of kind ReplyKind::ended that carries `reason`, made printable. `in_records`: the client has sent RECORDS, so
 // the reply is wrapped as the first record.
 std::vector<std::byte> refusal(std::string_view reason, bool in_records);
 

@@ -95,7 +95,7 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
 Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume) {
     wire::RequestHeader header = header_in(first);
     if (header.command == wire::command_admission) {
-        auto done = send_exact(socket.get(), wire::reply_frame(wire::AdmissionAnswer{}), handshake_deadline());
+        auto done = send_exact(socket.get(), wire::reply_frame(wire::AdmissionReply{}), handshake_deadline());
         done = done ? receive_exact(socket.get(), mutable_bytes(&header, sizeof header), handshake_deadline()) : done;
         if (!done) {
             return std::unexpected(done.error());
@@ -145,7 +145,7 @@ Result<TokenConnection> accept_with_token(UniqueFd socket, ConstBytes first, boo
         connection.resume = load<wire::ResumeRequest>(bytes->data() + sizeof header);
     } else if (header.command != wire::command_link) {
         return fail(Errc::protocol, "the first command is neither LINK nor RESUME");
-    } else if (auto sent = send_all(*accepted->transport, {link_answer}, tunable::handshake_timeout); !sent) {
+    } else if (auto sent = send_all(*accepted->transport, {link_reply}, tunable::handshake_timeout); !sent) {
         return std::unexpected(sent.error());
     }
     connection.transport = with_faults(std::move(accepted->transport));

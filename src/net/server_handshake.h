@@ -25,8 +25,8 @@ struct Accepted {
 Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume);
 
 // The reply to LINK: u64 1, u8 1.
-inline constexpr std::array link_answer{std::byte{1}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0},
-                                        std::byte{0}, std::byte{0}, std::byte{0}, std::byte{1}};
+inline constexpr std::array link_reply{std::byte{1}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0},
+                                       std::byte{0}, std::byte{0}, std::byte{0}, std::byte{1}};
 
 // The worker's side of a connection whose HELLO carries a token: a new link (see open_link()), or an attempt to resume a
 // session or link. Replies to LINK; the caller replies to RESUME. Parameters as for open_server().

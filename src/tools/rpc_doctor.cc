@@ -98,7 +98,7 @@ int main(int argc, char ** argv) {
     limits.total += 2 * limits.bandwidth;
     doctor::Report report{app.version(), doctor::examine_machine(), {}};
     for (const net::Endpoint & endpoint : endpoints) {
-        const auto on_wait = [&](const wire::AdmissionAnswer & place) {
+        const auto on_wait = [&](const wire::AdmissionReply & place) {
             std::fprintf(stderr, "%s: waiting for a session, for %d s at most: %s\n", endpoint.text().c_str(), reply_s,
                          net::describe(place).c_str());
         };

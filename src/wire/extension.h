@@ -39,7 +39,7 @@ static_assert(sizeof(Extension) == 24);
 // Client to server, as the first command of a session. No payload. The server replies at once and again whenever the
 // client's place in the queue changes. The last reply admits the client: a worker process then owns the connection.
 inline constexpr Command command_admission{135};
-struct AdmissionAnswer {
+struct AdmissionReply {
     enum class Reason : uint32_t {
         starting = 0,      // a worker process is being started
         server_full = 1,   // --max-sessions
@@ -49,7 +49,7 @@ struct AdmissionAnswer {
     Reason reason;      // why the client waits; meaningless if position is 0
     uint32_t sessions;  // number of sessions on the server now
 };
-static_assert(sizeof(AdmissionAnswer) == 12);
+static_assert(sizeof(AdmissionReply) == 12);
 
 // Client to server, in the stock frame: offers a queue pair. The server connects its own to it and replies, or declines.
 inline constexpr Command command_rdma_offer{128};
@@ -57,12 +57,12 @@ inline constexpr size_t queue_pair_facts_size = 40;
 struct RdmaOffer {
     std::byte queue_pair[queue_pair_facts_size];
 };
-struct RdmaAnswer {
+struct RdmaReply {
     uint8_t accepted;
     std::byte queue_pair[queue_pair_facts_size];
     char reason[191];  // why the server declined
 };
-static_assert(sizeof(RdmaAnswer) == 232);
+static_assert(sizeof(RdmaReply) == 232);
 
 // Client to server, after the exchange of tokens over RDMA succeeded (1: the session continues over RDMA) or failed
 // (0: over TCP). No reply.
@@ -99,7 +99,7 @@ struct ResumeRequest {
     uint64_t received;  // as RecordHeader::acknowledged
     uint32_t attempt;   // counted from 1; the server ignores an attempt that arrives after a later one
 };
-struct ResumeAnswer {
+struct ResumeReply {
     uint64_t received;
 };
 
@@ -110,13 +110,13 @@ inline constexpr Command command_lifeline{134};
 
 // Describes one device. Payload: DeviceRequest.
 inline constexpr Command command_device_facts{131};
-struct DeviceFactsAnswer {
+struct DeviceFactsReply {
     char name[64];
     char description[128];
     uint32_t type;  // ggml_backend_dev_type
     uint32_t unused[15];
 };
-static_assert(sizeof(DeviceFactsAnswer) == 256);
+static_assert(sizeof(DeviceFactsReply) == 256);
 
 #pragma pack(pop)
 

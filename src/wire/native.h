@@ -6,7 +6,7 @@
 // under a slot that it chooses, and then names it by the slot. A slot holds what the client last put there; only the
 // number of slots is fixed.
 //
-// Replies have the stock frame (u64 size, payload), with an AnswerKind in the topmost byte of the size.
+// Replies have the stock frame (u64 size, payload), with an ReplyKind in the topmost byte of the size.
 #pragma once
 
 #include <algorithm>
@@ -29,14 +29,14 @@ inline constexpr size_t max_error_text = 1000;            // bytes
 // costs less than the upload that it may save.
 inline constexpr size_t find_threshold = 1024 * 1024;
 
-enum class AnswerKind : uint8_t {
+enum class ReplyKind : uint8_t {
     good = 0,           // the payload is the reply
     ended = 1,          // the session ends; the payload is the reason. May replace any reply
     launch_failed = 2,  // a GRAPH, LAUNCH or TAKE failed; the payload is the reason. No reply; the session continues
     refused = 3,        // the request failed; the payload is the reason; the session continues
 };
-inline constexpr int answer_kind_shift = 56;
-inline constexpr uint64_t answer_size_mask = (uint64_t{1} << answer_kind_shift) - 1;
+inline constexpr int reply_kind_shift = 56;
+inline constexpr uint64_t reply_size_mask = (uint64_t{1} << reply_kind_shift) - 1;
 
 enum class NativeCommand : uint8_t {
     declare = 64,      // slot, region: binds the slot to the region. No reply
@@ -55,7 +55,7 @@ enum class NativeCommand : uint8_t {
     initialize = 77,   // slot: as INIT_TENSOR. No reply
     facts = 78,        // Reply: SessionFacts
     clock = 79,        // Reply: u64 ns of the server's steady clock. Starts the recording of spans
-    spans = 80,        // Reply: SpansAnswer. Removes the spans that it returns
+    spans = 80,        // Reply: SpansReply. Removes the spans that it returns
 };
 constexpr bool is_native(Command command) {
     return static_cast<uint8_t>(command) >= static_cast<uint8_t>(NativeCommand::declare) &&
@@ -154,11 +154,11 @@ inline constexpr uint8_t first_computing = 192;
 constexpr uint8_t computing(uint32_t device) {
     return static_cast<uint8_t>(std::min<uint32_t>(first_computing + device, UINT8_MAX));
 }
-inline constexpr size_t spans_per_answer = 4096;
+inline constexpr size_t spans_per_reply = 4096;
 inline constexpr size_t max_recorded_spans = 1 << 18;  // beyond that, a server drops the oldest
-struct SpansAnswer {
-    uint32_t count;  // valid entries in `spans`; fewer than spans_per_answer if no more are recorded
-    Span spans[spans_per_answer];
+struct SpansReply {
+    uint32_t count;  // valid entries in `spans`; fewer than spans_per_reply if no more are recorded
+    Span spans[spans_per_reply];
 };
 
 // Server to server, on a link. The data follows.

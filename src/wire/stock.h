@@ -81,7 +81,7 @@ struct HelloRequest {
     std::byte capabilities[24];
 };
 
-struct HelloAnswer {
+struct HelloReply {
     uint8_t major, minor, patch, padding;
     std::byte capabilities[24];
 };
@@ -95,7 +95,7 @@ struct AllocBufferRequest {
     uint64_t size;
 };
 
-struct AllocBufferAnswer {
+struct AllocBufferReply {
     uint64_t buffer;  // 0 = failed
     uint64_t size;
 };
@@ -143,7 +143,7 @@ struct GraphRecomputeRequest {
     uint64_t uid;
 };
 
-struct DeviceMemoryAnswer {
+struct DeviceMemoryReply {
     uint64_t free;
     uint64_t total;
 };
@@ -177,8 +177,8 @@ static_assert(sizeof(Tensor) == 296 && offsetof(Tensor, type) == 8 && offsetof(T
               offsetof(Tensor, op_params) == 56 && offsetof(Tensor, flags) == 120 && offsetof(Tensor, src) == 124 &&
               offsetof(Tensor, view_src) == 204 && offsetof(Tensor, view_offs) == 212 &&
               offsetof(Tensor, data) == 220 && offsetof(Tensor, name) == 228 && offsetof(Tensor, use_count) == 292);
-static_assert(sizeof(HelloRequest) == 24 && sizeof(HelloAnswer) == 28);
-static_assert(sizeof(AllocBufferRequest) == 12 && sizeof(AllocBufferAnswer) == 16);
+static_assert(sizeof(HelloRequest) == 24 && sizeof(HelloReply) == 28);
+static_assert(sizeof(AllocBufferRequest) == 12 && sizeof(AllocBufferReply) == 16);
 static_assert(sizeof(SetTensorRequest) == 305 && sizeof(SetTensorHashRequest) == 312);
 static_assert(sizeof(GetTensorRequest) == 312 && sizeof(CopyTensorRequest) == 592);
 static_assert(sizeof(GraphComputeRequest) == 16 && sizeof(GraphRecomputeRequest) == 12);

@@ -139,7 +139,7 @@ int main(int argc, char ** argv) {
     const UniqueFd socket = need(net::connect_socket(
         {.host = argv[1], .port = static_cast<uint16_t>(std::atoi(argv[2])), .path = {}}, soon()));
     send(socket.get(), wire::Command::hello, net::own_extension());
-    receive_reply<wire::HelloAnswer>(socket.get());
+    receive_reply<wire::HelloReply>(socket.get());
 
     const auto criteria = net::rdma::criteria_from_environment(socket.get());
     const auto choice = need(net::rdma::choose(net::rdma::scan_ports(), criteria));
@@ -149,7 +149,7 @@ int main(int argc, char ** argv) {
         facts.depth = UINT32_MAX;
     }
     send(socket.get(), wire::command_rdma_offer, facts);
-    const auto answer = receive_reply<wire::RdmaAnswer>(socket.get());
+    const auto answer = receive_reply<wire::RdmaReply>(socket.get());
     if (what == "facts") {
         std::printf("accepted %d: %.*s\n", answer.accepted, static_cast<int>(sizeof answer.reason), answer.reason);
         return answer.accepted;

@@ -58,12 +58,12 @@ void SessionRecorder::finish(SessionStats stats, const FetchSpans & fetch) {
 
 // Adds the server's spans up to `end_ns` to the trace and, from the load on, to the stats.
 void SessionRecorder::collect_spans(SessionStats & stats, uint64_t end_ns, const FetchSpans & fetch) {
-    constexpr size_t max_replies = wire::max_recorded_spans / wire::spans_per_answer + 1;
+    constexpr size_t max_replies = wire::max_recorded_spans / wire::spans_per_reply + 1;
     const auto load_end_ns = end_ns - static_cast<uint64_t>(stats.since_load.seconds * 1e9);
     const auto offset_ns = static_cast<uint64_t>(*clock_offset_ns_);
     bool more = true;
     for (size_t replies = 0; more && replies < max_replies; ++replies) {
-        const auto reply = std::make_unique<wire::SpansAnswer>();
+        const auto reply = std::make_unique<wire::SpansReply>();
         fetch(*reply);
         const uint32_t count = reply->count;
         if (const auto sound = check_spans(count, reply->spans, opened_ns_ + offset_ns, end_ns - opened_ns_); !sound) {
@@ -81,7 +81,7 @@ void SessionRecorder::collect_spans(SessionStats & stats, uint64_t end_ns, const
                 Trace::instance().add_remote(wire::span_name(span.what), stats.endpoint, line, begin, end);
             }
         }
-        more = count == wire::spans_per_answer;
+        more = count == wire::spans_per_reply;
     }
 }
 

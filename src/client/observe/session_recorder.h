@@ -20,7 +20,7 @@ public:
     // Returns the server's clock in ns.
     using QueryClock = std::function<Result<uint64_t>()>;
     // Receives the next spans of the server. On failure the reply has none.
-    using FetchSpans = std::function<void(wire::SpansAnswer & reply)>;
+    using FetchSpans = std::function<void(wire::SpansReply & reply)>;
 
     SessionRecorder();
 

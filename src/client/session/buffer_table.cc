@@ -16,7 +16,7 @@ Range addresses_of(const RemoteBuffer & buffer) { return {buffer.base, buffer.ba
 }  // namespace
 
 Result<RemoteBuffer> BufferTable::alloc(uint32_t device, uint64_t size, uint64_t alignment) {
-    auto reply = queue_.query<wire::AllocBufferAnswer>(Command::alloc_buffer, wire::AllocBufferRequest{device, size});
+    auto reply = queue_.query<wire::AllocBufferReply>(Command::alloc_buffer, wire::AllocBufferRequest{device, size});
     if (!reply) {
         return std::unexpected(reply.error());
     }

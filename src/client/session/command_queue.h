@@ -34,8 +34,8 @@ public:
 
     // Queues a request and waits for its reply. Fails with the session's error, or with Errc::unavailable if the server
     // refuses the request. Takes the lock.
-    template <class Answer, class... Request>
-    Result<Answer> query(wire::Command command, const Request &... request);
+    template <class Reply, class... Request>
+    Result<Reply> query(wire::Command command, const Request &... request);
 
 private:
     void append(const std::vector<HeldWrite> & writes);
@@ -45,15 +45,15 @@ private:
     WeightUploads uploads_{*this};
 };
 
-template <class Answer, class... Request>
-Result<Answer> CommandQueue::query(wire::Command command, const Request &... request) {
+template <class Reply, class... Request>
+Result<Reply> CommandQueue::query(wire::Command command, const Request &... request) {
     Lock held = lock();
     begin(held);
     if (failure()) {
         return std::unexpected(*failure());
     }
     commands().post(command, request...);
-    Answer reply{};
+    Reply reply{};
     await(held, stream().expect(mutable_bytes(&reply, sizeof reply), true));
     if (failure()) {
         return fail(failure()->code, "{}: {}", endpoint().text(), failure()->text);

@@ -9,8 +9,8 @@ namespace caravan::client {
 namespace {
 
 // False if the server is not full but only starting a worker.
-bool report_queue_place(const net::Endpoint & endpoint, const wire::AdmissionAnswer & place, seconds limit) {
-    if (place.reason == wire::AdmissionAnswer::Reason::starting) {
+bool report_queue_place(const net::Endpoint & endpoint, const wire::AdmissionReply & place, seconds limit) {
+    if (place.reason == wire::AdmissionReply::Reason::starting) {
         log_debug("{}: waiting for a worker process to start", endpoint.text());
         return false;
     }
@@ -48,7 +48,7 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
     bool has_waited = false;
     TimePoint report_again{};  // limits how much a server can log
     const net::Queueing queueing{.until = Clock::now() + options.reply_timeout,
-                                 .on_wait = [&](const wire::AdmissionAnswer & place) {
+                                 .on_wait = [&](const wire::AdmissionReply & place) {
                                      if (Clock::now() >= report_again &&
                                          report_queue_place(endpoint, place, options.reply_timeout)) {
                                          has_waited = true;
@@ -92,7 +92,7 @@ void Connection::start_recording() {
 }
 
 void Connection::finish_recording() {
-    recorder_.finish(stats(), [&](wire::SpansAnswer & reply) {
+    recorder_.finish(stats(), [&](wire::SpansReply & reply) {
         auto lock = queue_.lock();
         queue_.commands().post(static_cast<wire::Command>(wire::NativeCommand::spans));
         queue_.await(lock, queue_.stream().expect(mutable_bytes(&reply, sizeof reply)));

@@ -11,7 +11,7 @@ class SessionHistory;
 
 struct ConnectionOptions {
     seconds connect_timeout = caravan::connect_timeout();  // for connecting and the handshake together
-    seconds reply_timeout = answer_timeout();  // a peer without progress for this long is lost; also for a free session
+    seconds reply_timeout = caravan::reply_timeout();  // a peer without progress for this long is lost; also for a free session
     std::shared_ptr<SessionHistory> history = {};  // records sessions; may be null
 };
 

@@ -54,7 +54,7 @@ Result<std::vector<DeviceConstants>> Queries::constants(uint32_t count) {
 }
 
 Result<DeviceMemory> Queries::memory(uint32_t device) {
-    const auto reply = queue_.query<wire::DeviceMemoryAnswer>(Command::get_device_memory, wire::DeviceRequest{device});
+    const auto reply = queue_.query<wire::DeviceMemoryReply>(Command::get_device_memory, wire::DeviceRequest{device});
     if (!reply) {
         return std::unexpected(reply.error());
     }

@@ -16,7 +16,7 @@ namespace caravan::client {
 struct DeviceConstants {
     uint64_t alignment = 0;
     uint64_t max_size = 0;
-    wire::DeviceFactsAnswer facts{};  // native servers only
+    wire::DeviceFactsReply facts{};  // native servers only
 };
 
 struct DeviceMemory {

@@ -164,7 +164,7 @@ Result<DeviceMemory> RemoteServer::memory(uint32_t device) {
     });
     if (memory) {
         std::lock_guard lock(mutex_);
-        last_memory_[device] = {*memory, Clock::now() + tunable::memory_answer_lifetime};
+        last_memory_[device] = {*memory, Clock::now() + tunable::memory_reply_lifetime};
     }
     return memory;
 }
@@ -206,7 +206,7 @@ bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
         if (const auto known = results.find(key); known != results.end()) {
             return known->second;
         }
-        if (results.size() >= tunable::max_cached_answers) {
+        if (results.size() >= tunable::max_cached_replies) {
             results.clear();
         }
         others = QueryHistory<OpQuery>::instance().missing_from(results, key, query);
@@ -263,7 +263,7 @@ size_t RemoteServer::alloc_size(uint32_t device, const ggml_tensor & tensor) {
         if (const auto known = sizes.find(key); known != sizes.end()) {
             return std::max(bytes, known->second);
         }
-        if (sizes.size() >= tunable::max_cached_answers) {
+        if (sizes.size() >= tunable::max_cached_replies) {
             sizes.clear();
         }
         auto others = QueryHistory<wire::GetAllocSizeRequest>::instance().missing_from(sizes, key, request);

@@ -34,7 +34,7 @@ Result<> check_max_size(uint64_t bytes) {
     return {};
 }
 
-Result<> check_memory(wire::DeviceMemoryAnswer memory) {
+Result<> check_memory(wire::DeviceMemoryReply memory) {
     if (memory.total > max_device_memory) {
         return fail(Errc::protocol, "the server reported a device memory of {} bytes", uint64_t{memory.total});
     }
@@ -48,7 +48,7 @@ Result<> check_alloc_size(uint64_t bytes) {
     return {};
 }
 
-Result<> check_buffer(const wire::AllocBufferAnswer & reply, uint64_t base, uint64_t size, uint64_t alignment) {
+Result<> check_buffer(const wire::AllocBufferReply & reply, uint64_t base, uint64_t size, uint64_t alignment) {
     if (reply.size < size || reply.size - size > std::max(size, max_round_up)) {
         return fail(Errc::protocol, "the server allocated {} bytes instead of {}", uint64_t{reply.size}, size);
     }

@@ -21,10 +21,10 @@ Result<> check_device_count(uint32_t count);
 Result<> check_alignment(uint64_t alignment);
 Result<> check_max_size(uint64_t bytes);
 // Free memory may exceed the total, because some drivers report that: use the smaller one.
-Result<> check_memory(wire::DeviceMemoryAnswer memory);
+Result<> check_memory(wire::DeviceMemoryReply memory);
 Result<> check_alloc_size(uint64_t bytes);
 // The reply to a request for `size` bytes on a device with this alignment. The handle is not 0.
-Result<> check_buffer(const wire::AllocBufferAnswer & reply, uint64_t base, uint64_t size, uint64_t alignment);
+Result<> check_buffer(const wire::AllocBufferReply & reply, uint64_t base, uint64_t size, uint64_t alignment);
 // One byte: 0 or 1.
 Result<> check_flag(uint8_t flag);
 // Spans of a session that was opened at `opened` (server's clock, as estimated by the client) and is `age` old, in ns.

@@ -61,7 +61,7 @@ bool ReplyReader::discard() {
 
 bool ReplyReader::needs_destination() const {
     return !pending_.empty() && pending_.front().dest.size() != pending_.front().size && arrived_ == reply_header_size &&
-           header_ >> wire::answer_kind_shift == 0;
+           header_ >> wire::reply_kind_shift == 0;
 }
 
 std::optional<std::string> ReplyReader::take_launch_failure() {
@@ -111,9 +111,9 @@ Result<> ReplyReader::count_launch_failure(const std::string & text) {
 // is incomplete.
 Result<bool> ReplyReader::read_text_reply() {
     const PendingReply & reply = pending_.front();
-    const auto kind = static_cast<wire::AnswerKind>(header_ >> wire::answer_kind_shift);
-    const uint64_t size = header_ & wire::answer_size_mask;
-    if (size > wire::max_error_text || kind > wire::AnswerKind::refused) {
+    const auto kind = static_cast<wire::ReplyKind>(header_ >> wire::reply_kind_shift);
+    const uint64_t size = header_ & wire::reply_size_mask;
+    if (size > wire::max_error_text || kind > wire::ReplyKind::refused) {
         return fail(Errc::protocol, "malformed reply header");
     }
     // Bytes that were received into the reply's memory belong to the text and what follows it.
@@ -136,12 +136,12 @@ Result<bool> ReplyReader::read_text_reply() {
     surplus_.erase(surplus_.begin(), surplus_.begin() + static_cast<ptrdiff_t>(size));
     arrived_ = 0;
     switch (kind) {
-        case wire::AnswerKind::launch_failed:
+        case wire::ReplyKind::launch_failed:
             if (auto counted = count_launch_failure(text); !counted) {
                 return std::unexpected(counted.error());
             }
             return true;
-        case wire::AnswerKind::refused:
+        case wire::ReplyKind::refused:
             if (!reply.may_be_refused) {
                 return fail(Errc::protocol, "the server refused a request that cannot be refused: {}", text);
             }
@@ -167,15 +167,15 @@ std::optional<Error> ReplyReader::read_unsolicited() {
     surplus_.insert(surplus_.end(), parts[0].begin(), parts[0].begin() + static_cast<ptrdiff_t>(*got));
     while (surplus_.size() >= reply_header_size) {
         const auto header = load<uint64_t>(surplus_.data());
-        const auto kind = static_cast<wire::AnswerKind>(header >> wire::answer_kind_shift);
-        const uint64_t size = header & wire::answer_size_mask;
-        const bool is_text = kind == wire::AnswerKind::launch_failed || kind == wire::AnswerKind::ended;
+        const auto kind = static_cast<wire::ReplyKind>(header >> wire::reply_kind_shift);
+        const uint64_t size = header & wire::reply_size_mask;
+        const bool is_text = kind == wire::ReplyKind::launch_failed || kind == wire::ReplyKind::ended;
         if (!is_text || size > wire::max_error_text || surplus_.size() - reply_header_size < size) {
             return std::nullopt;
         }
         const std::string text = printable_text(ConstBytes(surplus_).subspan(reply_header_size, size));
         surplus_.erase(surplus_.begin(), surplus_.begin() + static_cast<ptrdiff_t>(reply_header_size + size));
-        if (kind == wire::AnswerKind::ended) {
+        if (kind == wire::ReplyKind::ended) {
             return Error{Errc::protocol, "the server ended the session: " + text};
         }
         if (auto counted = count_launch_failure(text); !counted) {
@@ -188,7 +188,7 @@ std::optional<Error> ReplyReader::read_unsolicited() {
 ReplyReader::Progress ReplyReader::pull() {
     bool moved = false;
     while (wants_input()) {
-        if (arrived_ == reply_header_size && header_ >> wire::answer_kind_shift != 0) {
+        if (arrived_ == reply_header_size && header_ >> wire::reply_kind_shift != 0) {
             const auto is_read = read_text_reply();
             if (!is_read) {
                 return {moved, is_read.error()};
@@ -219,7 +219,7 @@ ReplyReader::Progress ReplyReader::pull() {
         moved = true;
         milestones_ += arrived_ == 0 ? 1 : 0;
         arrived_ += *got;
-        if (arrived_ >= reply_header_size && header_ >> wire::answer_kind_shift != 0) {
+        if (arrived_ >= reply_header_size && header_ >> wire::reply_kind_shift != 0) {
             const auto is_read = read_text_reply();
             if (!is_read) {
                 return {true, is_read.error()};

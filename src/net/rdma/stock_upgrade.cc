@@ -98,7 +98,7 @@ Result<std::unique_ptr<Transport>> connect_to_stock(std::unique_ptr<QueuePair> p
 Result<Upgrade> answer_stock(UniqueFd & socket, const wire::StockRdma & client) {
     auto pair = prepare_for_stock(socket.get());
     const auto connected = pair ? connect(**pair, client) : std::unexpected(pair.error());
-    wire::HelloAnswer hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
+    wire::HelloReply hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
     if (connected) {
         store(hello.capabilities, stock_facts(**pair));
     }

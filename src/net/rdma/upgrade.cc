@@ -68,7 +68,7 @@ Result<bool> receive_verdict(SocketHandle socket) {
 }
 
 Result<> answer_offer(SocketHandle socket, const PeerFacts * facts, std::string_view reason) {
-    wire::RdmaAnswer message{};
+    wire::RdmaReply message{};
     if (facts != nullptr) {
         message.accepted = 1;
         std::memcpy(message.queue_pair, facts, sizeof *facts);
@@ -94,7 +94,7 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
         return std::unexpected(sent.error());
     }
     uint64_t size = 0;
-    wire::RdmaAnswer reply{};
+    wire::RdmaReply reply{};
     auto got = receive_exact(socket.get(), mutable_bytes(&size, sizeof size), deadline);
     if (got && size != sizeof reply) {
         got = fail(Errc::protocol, "unexpected reply of {} bytes to RDMA_OFFER", size);

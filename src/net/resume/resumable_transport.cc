@@ -295,10 +295,10 @@ Result<> ResumableTransport::take_over(std::unique_ptr<Transport> transport, wir
     }
     reader_.drop_stash();
     struct {
-        uint64_t size = sizeof(wire::ResumeAnswer);
-        wire::ResumeAnswer answer;
-    } answer{.answer = {reader_.consumed()}};
-    writer_.queue(const_bytes(&answer, sizeof answer));
+        uint64_t size = sizeof(wire::ResumeReply);
+        wire::ResumeReply reply;
+    } reply{.reply = {reader_.consumed()}};
+    writer_.queue(const_bytes(&reply, sizeof reply));
     return continue_over(std::move(transport), request.received);
 }
 

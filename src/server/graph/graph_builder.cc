@@ -53,14 +53,14 @@ public:
         if (auto done = make(); !done) {
             return std::unexpected(done.error());
         }
-        std::vector<uint8_t> answers;
+        std::vector<uint8_t> out;
         for (const uint32_t position : description_.nodes) {
             const ggml_tensor & node = *tensors_[position];
             const bool is_supported = ggml_is_empty(&node) ||
                                       (check_op(node, is_cpu_) && ggml_backend_dev_supports_op(device_, &node));
-            answers.push_back(is_supported ? 1 : 0);
+            out.push_back(is_supported ? 1 : 0);
         }
-        return answers;
+        return out;
     }
 
 private:

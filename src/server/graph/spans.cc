@@ -12,10 +12,10 @@ void Spans::record(uint8_t what, TimePoint begin, TimePoint end) {
     spans_.push_back({nanoseconds_of(begin), nanoseconds_of(end), what});
 }
 
-void Spans::take(wire::SpansAnswer & answer) {
-    for (; answer.count < wire::spans_per_answer && !spans_.empty(); spans_.pop_front()) {
-        answer.spans[answer.count] = spans_.front();
-        answer.count = answer.count + 1;
+void Spans::take(wire::SpansReply & reply) {
+    for (; reply.count < wire::spans_per_reply && !spans_.empty(); spans_.pop_front()) {
+        reply.spans[reply.count] = spans_.front();
+        reply.count = reply.count + 1;
     }
 }
 

@@ -16,8 +16,8 @@ public:
 
     // `what`: a command, or wire::computing(device). Drops the oldest span when wire::max_recorded_spans are recorded.
     void record(uint8_t what, TimePoint begin, TimePoint end);
-    // Moves the oldest spans to `answer`, as many as it holds.
-    void take(wire::SpansAnswer & answer);
+    // Moves the oldest spans to `reply`, as many as it holds.
+    void take(wire::SpansReply & reply);
 
     static uint64_t nanoseconds_of(TimePoint time) {
         return static_cast<uint64_t>(std::chrono::nanoseconds(time.time_since_epoch()).count());

@@ -8,7 +8,7 @@
 
 namespace caravan::server {
 
-Result<MachineMemory::Answer> MachineMemory::ask(uint64_t bytes) {
+Result<MachineMemory::Reply> MachineMemory::ask(uint64_t bytes) {
     std::unique_lock lock(mutex_);
     const ControlMessage question = message(++asked_, bytes);
     lock.unlock();
@@ -19,18 +19,18 @@ Result<MachineMemory::Answer> MachineMemory::ask(uint64_t bytes) {
     if (!changed_.wait_for(lock, tunable::supervisor_reply_timeout, [&] { return answered_ == asked_; })) {
         return fail(Errc::timed_out, "the supervisor does not answer");
     }
-    return answer_;
+    return reply_;
 }
 
 Result<> MachineMemory::claim(uint64_t bytes) {
-    const auto answer = ask(bytes);
-    if (!answer) {
-        return std::unexpected(answer.error());
+    const auto reply = ask(bytes);
+    if (!reply) {
+        return std::unexpected(reply.error());
     }
-    if (!answer->is_granted) {
+    if (!reply->is_granted) {
         return fail(Errc::no_memory, "{} of the machine's memory in all, of which {} are left beside what is used and what "
                     "other sessions were promised; end a session, or limit them with --max-memory",
-                    size_text(bytes), size_text(answer->free));
+                    size_text(bytes), size_text(reply->free));
     }
     bytes_ = bytes;
     return {};
@@ -54,15 +54,15 @@ ControlMessage MachineMemory::message(uint32_t number, uint64_t bytes) {
     return {.kind = ControlMessage::Kind::claim, .number = number, .memory_free = other_memory_, .memory_total = bytes};
 }
 
-uint64_t MachineMemory::free(uint64_t bytes) { return ask(bytes).value_or(Answer()).free; }
+uint64_t MachineMemory::free(uint64_t bytes) { return ask(bytes).value_or(Reply()).free; }
 
-void MachineMemory::answered(const ControlMessage & answer) {
+void MachineMemory::on_reply(const ControlMessage & reply) {
     std::lock_guard lock(mutex_);
-    if (answer.number != asked_) {
+    if (reply.number != asked_) {
         return;  // reply to a claim that has timed out
     }
-    answered_ = answer.number;
-    answer_ = {answer.count != 0, answer.memory_free};
+    answered_ = reply.number;
+    reply_ = {reply.count != 0, reply.memory_free};
     changed_.notify_all();
 }
 

@@ -12,7 +12,7 @@
 
 namespace caravan::server {
 
-// The worker's side: sends claims to the supervisor. For the session's thread, except answered().
+// The worker's side: sends claims to the supervisor. For the session's thread, except on_reply().
 class MachineMemory {
 public:
     using Send = std::function<bool(const ControlMessage & message)>;
@@ -30,14 +30,14 @@ public:
     void set_other_memory(uint64_t bytes);
 
     // Accepts the supervisor's reply. Any thread.
-    void answered(const ControlMessage & answer);
+    void on_reply(const ControlMessage & reply);
 
 private:
-    struct Answer {
+    struct Reply {
         bool is_granted = false;
         uint64_t free = UINT64_MAX;
     };
-    Result<Answer> ask(uint64_t bytes);
+    Result<Reply> ask(uint64_t bytes);
 
     ControlMessage message(uint32_t number, uint64_t bytes);
 
@@ -46,7 +46,7 @@ private:
     std::mutex mutex_;
     std::condition_variable changed_;
     uint32_t asked_ = 0, answered_ = 0;  // numbers of claims
-    Answer answer_;
+    Reply reply_;
 };
 
 }  // namespace caravan::server

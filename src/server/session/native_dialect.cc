@@ -129,9 +129,9 @@ Result<> NativeDialect::spans() {
     if (auto waited = context_.synchronize(); !waited) {  // includes the spans of running graphs
         return waited;
     }
-    const auto answer = std::make_unique<wire::SpansAnswer>();
-    context_.spans.take(*answer);
-    return context_.replies.send(*answer);
+    const auto reply = std::make_unique<wire::SpansReply>();
+    context_.spans.take(*reply);
+    return context_.replies.send(*reply);
 }
 
 Result<> NativeDialect::connect(uint64_t size) {
@@ -144,7 +144,7 @@ Result<> NativeDialect::connect(uint64_t size) {
         const auto connected = context_.links == nullptr ? Result<net::TransportKind>(fail(Errc::unavailable, "this server offers no links"))
                                                  : context_.links->connect(request.link, request.token, endpoint);
         if (!connected) {
-            return context_.replies.send_text(wire::AnswerKind::refused, connected.error().text);
+            return context_.replies.send_text(wire::ReplyKind::refused, connected.error().text);
         }
         return context_.replies.send<uint8_t>(*connected == net::TransportKind::rdma ? 1 : 0);
     });

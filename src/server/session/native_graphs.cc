@@ -151,7 +151,7 @@ Result<> NativeGraphs::launch() {
     return context_.serve<wire::LaunchRequest>([&](const auto & request) -> Result<> {
         const uint16_t slot = request.slot;
         if (slot >= graphs_.size() || !graphs_[slot].is_given) {
-            return context_.replies.send_text(wire::AnswerKind::launch_failed, formatted("graph slot {} is empty", slot));
+            return context_.replies.send_text(wire::ReplyKind::launch_failed, formatted("graph slot {} is empty", slot));
         }
         return launch(graphs_[slot]);
     });
@@ -172,11 +172,11 @@ Result<> NativeGraphs::supports(uint64_t size) {
         if (!tensors) {
             return std::unexpected(tensors.error());
         }
-        const auto answers = supported_nodes(describe_graph(std::move(*tensors)), context_.devices.device(request.device));
-        if (!answers) {
-            return context_.replies.send_text(wire::AnswerKind::refused, answers.error().text);
+        const auto supported = supported_nodes(describe_graph(std::move(*tensors)), context_.devices.device(request.device));
+        if (!supported) {
+            return context_.replies.send_text(wire::ReplyKind::refused, supported.error().text);
         }
-        return context_.replies.send_bytes(std::as_bytes(std::span(*answers)));
+        return context_.replies.send_bytes(std::as_bytes(std::span(*supported)));
     });
 }
 

@@ -28,7 +28,7 @@ public:
     Result<> begin(uint64_t size, ConstBytes first = {});
     Result<> append(ConstBytes bytes);
     // Sends a text of the given kind, instead of or between replies. Truncates it to wire::max_error_text.
-    Result<> send_text(wire::AnswerKind kind, std::string_view text);
+    Result<> send_text(wire::ReplyKind kind, std::string_view text);
     // Reports a failed launch to a native client. Returns `launch` unchanged in the stock dialect.
     Result<> report_failure(Result<> launch);
 

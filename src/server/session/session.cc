@@ -20,7 +20,7 @@ Error Session::run() {
         if (auto served = serve_one(); !served) {
             (void)context_.runs.synchronize();
             if (context_.replies.is_native() && served.error().code != Errc::closed && served.error().code != Errc::reset) {
-                (void)context_.replies.send_text(wire::AnswerKind::ended, served.error().text);
+                (void)context_.replies.send_text(wire::ReplyKind::ended, served.error().text);
             }
             return std::move(served.error());
         }

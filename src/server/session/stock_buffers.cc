@@ -18,7 +18,7 @@ Result<> StockBuffers::get_device_memory() {
             context_.machine != nullptr && is_cpu ? context_.machine->free(context_.buffers.cpu_bytes()) : UINT64_MAX;
         const auto memory = lent_memory(context_.devices.memory(available), device, context_.memory.max_bytes(),
                                         context_.memory.remaining());
-        return context_.replies.send(wire::DeviceMemoryAnswer{memory.free, memory.total});
+        return context_.replies.send(wire::DeviceMemoryReply{memory.free, memory.total});
     });
 }
 
@@ -43,9 +43,9 @@ Result<> StockBuffers::allocate() {
                 context_.machine->release(context_.buffers.cpu_bytes());  // the failed claim
             }
             log_warning("ALLOC_BUFFER refused: {}", address.error().text);
-            return context_.replies.send(wire::AllocBufferAnswer{0, 0});
+            return context_.replies.send(wire::AllocBufferReply{0, 0});
         }
-        return context_.replies.send(wire::AllocBufferAnswer{*address, size});
+        return context_.replies.send(wire::AllocBufferReply{*address, size});
     });
 }
 

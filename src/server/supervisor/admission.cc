@@ -65,7 +65,7 @@ bool Admission::begin_session(WaitingClient & client) {
 }
 
 void Admission::send_position(WaitingClient & client, uint32_t position, SessionSlots::Verdict verdict) {
-    using Reason = wire::AdmissionAnswer::Reason;
+    using Reason = wire::AdmissionReply::Reason;
     using Verdict = SessionSlots::Verdict;
     if (verdict != Verdict::free && Clock::now() < client.report_at()) {
         return;
@@ -75,16 +75,16 @@ void Admission::send_position(WaitingClient & client, uint32_t position, Session
         log_warning("{} waits for a session: {} in use ({})", client.client.peer(), slots_.held(),
                     verdict == Verdict::server_full ? "--max-sessions" : "--max-per-address");
     }
-    const wire::AdmissionAnswer answer{position,
+    const wire::AdmissionReply reply{position,
                                       verdict == Verdict::free          ? Reason::starting
                                       : verdict == Verdict::server_full ? Reason::server_full
                                                                         : Reason::address_full,
                                       static_cast<uint32_t>(slots_.held())};
-    if (answer.position == client.sent_position.position && answer.reason == client.sent_position.reason) {
+    if (reply.position == client.sent_position.position && reply.reason == client.sent_position.reason) {
         return;
     }
-    client.sent_position = answer;
-    if (!client.client.send_position(answer)) {
+    client.sent_position = reply;
+    if (!client.client.send_position(reply)) {
         clients_.drop(client);
     }
 }

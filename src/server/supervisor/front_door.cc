@@ -24,8 +24,8 @@ using wire::Command;
 constexpr size_t header_size = sizeof(wire::RequestHeader);
 
 // device.text is "name: description".
-wire::DeviceFactsAnswer facts_of(const ControlMessage & device) {
-    wire::DeviceFactsAnswer out{};
+wire::DeviceFactsReply facts_of(const ControlMessage & device) {
+    wire::DeviceFactsReply out{};
     const std::string_view text = device.text;
     const size_t colon = std::min(text.find(": "), text.size());
     text.copy(out.name, std::min(colon, sizeof out.name - 1));
@@ -62,20 +62,20 @@ Result<bool> FrontDoor::fill(size_t size) {
     return true;
 }
 
-template <class Answer>
-Result<> FrontDoor::send_answer(const Answer & payload) {
+template <class Reply>
+Result<> FrontDoor::send_reply(const Reply & payload) {
     const auto bytes = wire::reply_frame(payload);
     // A short write means that the peer violates the protocol: replies are small, and a client reads each one before it sends
     // the next request.
     if (platform::send_bytes(socket_.get(), bytes).bytes != bytes.size()) {
-        return fail(Errc::closed, "does not read its answers");
+        return fail(Errc::closed, "does not read its replies");
     }
     return {};
 }
 
-template <class Answer>
-Result<> FrontDoor::answer(const Answer & payload) {
-    auto sent = send_answer(payload);
+template <class Reply>
+Result<> FrontDoor::answer(const Reply & payload) {
+    auto sent = send_reply(payload);
     size_ = 0;
     deadline_ = no_deadline;
     return sent;
@@ -93,7 +93,7 @@ Result<> FrontDoor::greet() {
     const auto extension = load<wire::Extension>(bytes_.data() + header_size);
     is_caravan_ = extension.is_caravan();
     token_ = is_caravan_ ? extension.token : 0;
-    wire::HelloAnswer hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
+    wire::HelloReply hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
     if (is_caravan_) {
         wire::Extension own = net::own_extension();
         is_native_ = (extension.features & own.features & wire::feature_native) != 0;
@@ -149,7 +149,7 @@ Result<> FrontDoor::send_refusal() {
             if (!whole || !*whole) {
                 return whole ? Result<>() : std::unexpected(whole.error());
             }
-            wire::RdmaAnswer no{};
+            wire::RdmaReply no{};
             printable(refusal_, sizeof no.reason - 1).copy(no.reason, sizeof no.reason - 1);
             const TimePoint deadline = deadline_;
             if (auto done = answer(no); !done) {
@@ -160,7 +160,7 @@ Result<> FrontDoor::send_refusal() {
         }
         const auto message = net::refusal(refusal_, resumes_ && header.command == wire::command_records);
         if (platform::send_bytes(socket_.get(), const_bytes(message.data(), message.size())).bytes != message.size()) {
-            return fail(Errc::closed, "does not read its answers");
+            return fail(Errc::closed, "does not read its replies");
         }
         refusal_is_sent_ = true;
         platform::stop_sending(socket_.get());
@@ -256,11 +256,11 @@ Command FrontDoor::first_command() const { return load<wire::RequestHeader>(byte
 uint32_t FrontDoor::memory_device() const { return load<uint32_t>(bytes_.data() + header_size); }
 
 Result<> FrontDoor::answer_memory(uint64_t free, uint64_t total) {
-    return answer(wire::DeviceMemoryAnswer{free, total});
+    return answer(wire::DeviceMemoryReply{free, total});
 }
 
-Result<> FrontDoor::send_position(const wire::AdmissionAnswer & place) {
-    return first_command() == wire::command_admission ? send_answer(place) : Result<>();
+Result<> FrontDoor::send_position(const wire::AdmissionReply & place) {
+    return first_command() == wire::command_admission ? send_reply(place) : Result<>();
 }
 
 }  // namespace caravan::server

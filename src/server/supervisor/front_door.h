@@ -54,7 +54,7 @@ public:
     Result<> answer_memory(uint64_t free, uint64_t total);
 
     // Wants::session: sends the position in the queue to a client that requested ADMISSION; does nothing for others.
-    Result<> send_position(const wire::AdmissionAnswer & place);
+    Result<> send_position(const wire::AdmissionReply & place);
 
     // Bytes received already, which the worker parses before those of the socket.
     ConstBytes prefix() const { return ConstBytes(bytes_).first(size_); }
@@ -66,10 +66,10 @@ private:
     bool offers_stock_rdma() const;
     Result<> send_refusal();
     Result<> discard();
-    template <class Answer>
-    Result<> send_answer(const Answer & payload);
-    template <class Answer>
-    Result<> answer(const Answer & payload);
+    template <class Reply>
+    Result<> send_reply(const Reply & payload);
+    template <class Reply>
+    Result<> answer(const Reply & payload);
 
     UniqueFd socket_;
     std::string peer_;

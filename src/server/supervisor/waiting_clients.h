@@ -29,7 +29,7 @@ struct WaitingClient {
     TimePoint last_received = Clock::now();  // when data was last received
     bool closing = false;            // removed at the end of the round
     bool logged = false;             // session: its wait was logged
-    wire::AdmissionAnswer sent_position{};   // session: the last position that was sent to it
+    wire::AdmissionReply sent_position{};   // session: the last position that was sent to it
 };
 
 class WaitingClients {

@@ -69,7 +69,7 @@ public:
     const std::string & outage() const { return outage_; }
     TimePoint respawn_at() const { return respawn_at_; }
 
-    std::function<void(const ControlMessage & answer)> on_memory_reply;
+    std::function<void(const ControlMessage & reply)> on_memory_reply;
     std::function<void()> on_queries_lost;  // memory queries must be repeated
 
 private:

@@ -61,7 +61,7 @@ void receive_from_supervisor(int control, Session & session, MachineMemory & mac
     }
     const ControlMessage & message = (*received)->message;
     switch (message.kind) {
-        case ControlMessage::Kind::claim: machine.answered(message); break;
+        case ControlMessage::Kind::claim: machine.on_reply(message); break;
         case ControlMessage::Kind::contend: session.limit_silence(seconds(message.number)); break;
         case ControlMessage::Kind::link: take_connection(message, std::move((*received)->attached), watch, connections); break;
         default: break;

@@ -144,10 +144,10 @@ int run_worker(int control, const WorkerOptions & options) {
         if (message.kind == ControlMessage::Kind::memory && message.number < devices->count()) {
             const auto memory = lent_memory(devices->memory(message.memory_free), message.number, options.max_memory,
                                             options.max_memory);
-            ControlMessage answer = message;
-            answer.memory_free = memory.free;
-            answer.memory_total = memory.total;
-            send_control(control, answer);
+            ControlMessage reply = message;
+            reply.memory_free = memory.free;
+            reply.memory_total = memory.total;
+            send_control(control, reply);
         }
     }
 }

@@ -37,7 +37,7 @@ struct ConcurrentLaunchTest : testing::Test {
                 launches += message->command == Command::graph_compute || message->command == Command::graph_recompute;
                 if (message->command == Command::get_tensor) {
                     const auto request = message->as<wire::GetTensorRequest>();
-                    session.peer.answer_bytes(content(request.tensor.data + request.offset, request.size));
+                    session.peer.reply_bytes(content(request.tensor.data + request.offset, request.size));
                 }
             }
             session.peer.close();

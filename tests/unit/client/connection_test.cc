@@ -22,7 +22,7 @@ using test::operator+;
 using wire::Command;
 
 TEST(Handshake, OtherPatchVersionAndCapabilitiesAreAccepted) {
-    wire::HelloAnswer hello{8, 0, 9, 77, {}};
+    wire::HelloReply hello{8, 0, 9, 77, {}};
     hello.capabilities[3] = std::byte{5};
     Session session(hello);
     EXPECT_TRUE(session.connection);
@@ -30,7 +30,7 @@ TEST(Handshake, OtherPatchVersionAndCapabilitiesAreAccepted) {
 
 TEST(Handshake, OtherVersionIsRefusedAndErrorNamesBoth) {
     for (const auto & [major, minor] : {std::pair{8, 1}, {7, 0}, {9, 0}, {6, 0}, {5, 1}, {0, 0}, {255, 255}}) {
-        Session session(wire::HelloAnswer{static_cast<uint8_t>(major), static_cast<uint8_t>(minor), 2, 0, {}});
+        Session session(wire::HelloReply{static_cast<uint8_t>(major), static_cast<uint8_t>(minor), 2, 0, {}});
         ASSERT_FALSE(session.connection) << major << '.' << minor;
         const Error & error = session.connection.error();
         EXPECT_EQ(error.code, Errc::unsupported);
@@ -44,7 +44,7 @@ TEST(Handshake, ReplyOfWrongSizeIsRefused) {
     for (const size_t size : {0u, 3u, 24u, 29u, 1000u}) {
         Session session([&](WirePeer & peer) {
             peer.next();
-            peer.answer_bytes(std::vector<std::byte>(size, std::byte{8}));
+            peer.reply_bytes(std::vector<std::byte>(size, std::byte{8}));
         });
         ASSERT_FALSE(session.connection) << size;
         EXPECT_EQ(session.connection.error().code, Errc::protocol);
@@ -68,14 +68,14 @@ TEST(Handshake, ServerThatDisconnectsIsAnError) {
 TEST(Queries, UseTheCommandsOfTheProtocol) {
     Session session;
     ASSERT_TRUE(session.connection);
-    session.peer.answer(uint32_t{3});
+    session.peer.reply(uint32_t{3});
     EXPECT_EQ(session->queries().device_count().value(), 3u);
-    session.peer.answer(uint64_t{64});
-    session.peer.answer(UINT64_MAX);
+    session.peer.reply(uint64_t{64});
+    session.peer.reply(UINT64_MAX);
     const auto constants = session->queries().constants(1).value();
     EXPECT_EQ(constants.at(0).alignment, 64u);
     EXPECT_EQ(constants.at(0).max_size, UINT64_MAX);
-    session.peer.answer(wire::DeviceMemoryAnswer{5, 6});
+    session.peer.reply(wire::DeviceMemoryReply{5, 6});
     const auto memory = session->queries().memory(0).value();
     EXPECT_EQ(memory.free, 5u);
     EXPECT_EQ(memory.total, 6u);
@@ -90,8 +90,8 @@ TEST(Queries, UseTheCommandsOfTheProtocol) {
 
 TEST(Buffers, AllocationQueriesTheBase) {
     Session session;
-    session.peer.answer(wire::AllocBufferAnswer{42, 1024});
-    session.peer.answer(uint64_t{0x7000});
+    session.peer.reply(wire::AllocBufferReply{42, 1024});
+    session.peer.reply(uint64_t{0x7000});
     const auto buffer = session->buffers().alloc(1, 1000);
     ASSERT_TRUE(buffer) << buffer.error().text;
     EXPECT_EQ(buffer->handle, 42u);
@@ -103,7 +103,7 @@ TEST(Buffers, AllocationQueriesTheBase) {
 
 TEST(Buffers, FailedAllocationIsNoMemoryAndSessionContinues) {
     Session session;
-    session.peer.answer(wire::AllocBufferAnswer{0, 0});
+    session.peer.reply(wire::AllocBufferReply{0, 0});
     const auto buffer = session->buffers().alloc(0, uint64_t{1} << 40);
     ASSERT_FALSE(buffer);
     EXPECT_EQ(buffer.error().code, Errc::no_memory);
@@ -112,13 +112,13 @@ TEST(Buffers, FailedAllocationIsNoMemoryAndSessionContinues) {
 
 // A buffer that wraps around or is smaller than requested would invalidate every later range.
 TEST(Buffers, InvalidReplyIsRefused) {
-    for (const auto & [answer, base] : {std::pair{wire::AllocBufferAnswer{1, 999}, uint64_t{0x7000}},
-                                        {wire::AllocBufferAnswer{1, 1000}, uint64_t{0}},
-                                        {wire::AllocBufferAnswer{1, UINT64_MAX}, uint64_t{0x7000}},
-                                        {wire::AllocBufferAnswer{1, 1000}, UINT64_MAX - 10}}) {
+    for (const auto & [answer, base] : {std::pair{wire::AllocBufferReply{1, 999}, uint64_t{0x7000}},
+                                        {wire::AllocBufferReply{1, 1000}, uint64_t{0}},
+                                        {wire::AllocBufferReply{1, UINT64_MAX}, uint64_t{0x7000}},
+                                        {wire::AllocBufferReply{1, 1000}, UINT64_MAX - 10}}) {
         Session session;
-        session.peer.answer(answer);
-        session.peer.answer(base);
+        session.peer.reply(answer);
+        session.peer.reply(base);
         const auto buffer = session->buffers().alloc(0, 1000);
         ASSERT_FALSE(buffer);
         EXPECT_EQ(buffer.error().code, Errc::protocol);
@@ -197,7 +197,7 @@ TEST(Writes, UnreadInputIsSentOnceAndBeforeARead) {
     EXPECT_EQ(write.from(sizeof(wire::SetTensorRequest)), noise(32, 102));
     EXPECT_EQ(+write.as<wire::Tensor>().data, reinterpret_cast<uint64_t>(unused->data));
     EXPECT_EQ(+session.peer.next().as<wire::GetTensorRequest>().offset, 28u);
-    session.peer.answer_bytes(noise(4));
+    session.peer.reply_bytes(noise(4));
     session->await(ticket);
 }
 
@@ -225,7 +225,7 @@ TEST(Copy, ReturnsTheReply) {
         Session session;
         const wire::Region src = encode_region(*session.kit.f32(8), GraphKit::handle);
         const wire::Region dst = encode_region(*session.kit.f32(8), GraphKit::handle);
-        session.peer.answer(done);
+        session.peer.reply(done);
         EXPECT_EQ(session->data().copy(src, {0, 32}, dst, {64, 96}), done != 0);
         const Message message = session.peer.next();
         EXPECT_EQ(message.command, Command::copy_tensor);
@@ -245,8 +245,8 @@ TEST(Threads, ConcurrentReadsWritesAndLaunches) {
     std::jthread server([&] {
         while (const auto message = session.peer.next_or_end()) {
             if (message->command == Command::get_tensor) {
-                session.peer.answer_bytes(noise(message->as<wire::GetTensorRequest>().size,
-                                                static_cast<uint32_t>(message->as<wire::GetTensorRequest>().offset)));
+                session.peer.reply_bytes(noise(message->as<wire::GetTensorRequest>().size,
+                                               static_cast<uint32_t>(message->as<wire::GetTensorRequest>().offset)));
             }
         }
     });
@@ -332,7 +332,7 @@ TEST(Replies, InvalidFlagEndsSession) {
     constexpr int64_t weight_elements = 300 * 1024;  // more than FIND's threshold
     {
         Session session;
-        session.peer.answer<uint8_t>(2);
+        session.peer.reply<uint8_t>(2);
         const auto region = encode_region(*session.kit.f32(8), GraphKit::handle);
         session->data().copy(region, {0, 32}, region, {64, 96});
         EXPECT_TRUE(session->failed()) << "COPY_TENSOR";
@@ -340,19 +340,19 @@ TEST(Replies, InvalidFlagEndsSession) {
     {
         Session session;
         const std::vector<std::byte> weights(wire::hash_threshold + 1);
-        session.peer.answer<uint8_t>(7);
+        session.peer.reply<uint8_t>(7);
         session.set(session.kit.f32(wire::hash_threshold / 4 + 1), weights, true);
         EXPECT_TRUE(session->failed()) << "SET_TENSOR_HASH";
     }
     {
         Session session(native_hello());
-        session.peer.answer<uint8_t>(3);
+        session.peer.reply<uint8_t>(3);
         EXPECT_FALSE(session->queries().supports(0, encode_op_query(*session.doubled(session.kit.f32(8), 1)->nodes[0])));
         EXPECT_TRUE(session->failed()) << "SUPPORTS";
     }
     {
         Session session(native_hello());
-        session.peer.answer(wire::SessionFacts{.has_cache = 9});
+        session.peer.reply(wire::SessionFacts{.has_cache = 9});
         session.set(session.kit.f32(weight_elements), noise(weight_elements * 4), true);
         EXPECT_TRUE(session->failed()) << "FACTS";
     }
@@ -362,7 +362,7 @@ TEST(Replies, InvalidFlagEndsSession) {
 TEST(Replies, RefusedReadEndsSession) {
     Session session(native_hello());
     std::vector<std::byte> dest(32, std::byte{7});
-    session.peer.send(test::bytes_of(uint64_t{2} | uint64_t{3} << wire::answer_kind_shift) +
+    session.peer.send(test::bytes_of(uint64_t{2} | uint64_t{3} << wire::reply_kind_shift) +
                       test::bytes_of(std::string_view("no")));
     session->await(session.get(session.kit.f32(8), dest));
     EXPECT_TRUE(session->failed());
@@ -371,13 +371,13 @@ TEST(Replies, RefusedReadEndsSession) {
 TEST(Replies, DuplicateHandleIsRefused) {
     Session session;
     for (const bool is_first : {true, false}) {
-        session.peer.answer(wire::AllocBufferAnswer{42, 1024});
-        session.peer.answer(uint64_t{0x7000});
+        session.peer.reply(wire::AllocBufferReply{42, 1024});
+        session.peer.reply(uint64_t{0x7000});
         EXPECT_EQ(session->buffers().alloc(0, 1000).has_value(), is_first);
     }
     session->buffers().free({.handle = 42, .base = 0x7000, .size = 1024});
-    session.peer.answer(wire::AllocBufferAnswer{42, 1024});
-    session.peer.answer(uint64_t{0x7000});
+    session.peer.reply(wire::AllocBufferReply{42, 1024});
+    session.peer.reply(uint64_t{0x7000});
     EXPECT_TRUE(session->buffers().alloc(0, 1000)) << "the handle is free again";
 }
 
@@ -398,8 +398,8 @@ TEST(Replies, NoInputIsHeldIfBuffersOverlap) {
     session.expect_launch(Command::graph_compute, 31);
     session.set(unused, noise(32, 2));  // held
     for (const uint64_t handle : {1, 2}) {
-        session.peer.answer(wire::AllocBufferAnswer{handle, 1024});
-        session.peer.answer(uint64_t{0x1000});
+        session.peer.reply(wire::AllocBufferReply{handle, 1024});
+        session.peer.reply(uint64_t{0x1000});
         EXPECT_TRUE(session->buffers().alloc(0, 1000));
         EXPECT_EQ(session.peer.next().command, Command::alloc_buffer);
         EXPECT_EQ(session.peer.next().command, Command::buffer_get_base);

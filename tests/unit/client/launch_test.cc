@@ -134,7 +134,7 @@ bool learn_hold(Session & a, Session & b, ggml_cgraph * graph) {
         relay_result(a, b, graph->nodes[0]);
         a.peer.next();
         EXPECT_EQ(a.peer.next().command, Command::get_tensor);
-        a.peer.answer_bytes(noise(32));
+        a.peer.reply_bytes(noise(32));
         b->synchronize();
         EXPECT_EQ(b.peer.next().command, Command::set_tensor);
     }
@@ -148,7 +148,7 @@ TEST(Launch, HeldLaunchIsSentWithTheRelaysRead) {
     relay_result(session, target, graph->nodes[0]);
     session.expect_launch(Command::graph_recompute, 31);
     EXPECT_EQ(session.peer.next().command, Command::get_tensor);
-    session.peer.answer_bytes(noise(32, 9));
+    session.peer.reply_bytes(noise(32, 9));
     target->synchronize();
     EXPECT_EQ(target.peer.next().from(sizeof(wire::SetTensorRequest)), noise(32, 9));
 }
@@ -166,7 +166,7 @@ public:
             session_.peer.next();
             EXPECT_EQ(session_.peer.next().command, Command::get_tensor);
             prefetched = !is_read_;
-            session_.peer.answer_bytes(noise(32, ++answers_));
+            session_.peer.reply_bytes(noise(32, ++answers_));
         });
         EXPECT_EQ(session_.launch(graph_), GGML_STATUS_SUCCESS);
         is_read_ = true;
@@ -242,11 +242,11 @@ TEST(Launch, OtherReadThanThePrefetchedOneGetsItsOwnBytes) {
         std::jthread server([&] {
             session.peer.next();
             session.peer.next();
-            session.peer.answer_bytes(noise(32, 1000));
+            session.peer.reply_bytes(noise(32, 1000));
             Message message = session.peer.next();
             message = message.command == Command::set_tensor ? session.peer.next() : message;
             EXPECT_EQ(message.command, Command::get_tensor);
-            session.peer.answer_bytes(noise(32, 1001));
+            session.peer.reply_bytes(noise(32, 1001));
         });
         EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
         std::vector<std::byte> dest(32);
@@ -262,7 +262,7 @@ TEST(Launch, EventBeforeTheReadKeepsThePrefetch) {
     std::jthread server([&] {
         session.peer.next();
         session.peer.next();
-        session.peer.answer_bytes(noise(32, 7));
+        session.peer.reply_bytes(noise(32, 7));
     });
     EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
     session->await(session->last_ticket());
@@ -277,12 +277,12 @@ TEST(Launch, LaunchDoesNotWaitForUnawaitedResults) {
     ggml_cgraph * graph = session.doubled(session.kit.f32(8), 31);
     ASSERT_TRUE(ImmediateReader(session, graph).learn());
     std::vector<std::byte> dest(32);
-    session.peer.answer_bytes(noise(32));
+    session.peer.reply_bytes(noise(32));
     session.launch(graph);
     const auto first = session.get(graph->nodes[0], dest);
     session.launch(graph);  // returns without a reply
     const auto second = session.get(graph->nodes[0], dest);
-    session.peer.answer_bytes(noise(32, 2));
+    session.peer.reply_bytes(noise(32, 2));
     session->await(first);
     session->await(second);
     EXPECT_EQ(dest, noise(32, 2));
@@ -308,7 +308,7 @@ TEST(Launch, ManyNewGraphsWithShortStepsAreNotConfirmed) {
         for (int launches = 0; launches < graphs;) {
             if (session.peer.next().command == Command::get_tensor) {
                 ++confirmed;
-                session.peer.answer_bytes(noise(16));
+                session.peer.reply_bytes(noise(16));
             } else {
                 ++launches;
             }
@@ -332,7 +332,7 @@ TEST(Launch, HeldLaunchIsSentBeforeAnyOtherCommand) {
         {"free", [](Session & session) { session->buffers().free({GraphKit::handle, GraphKit::handle, 1 << 20}); }},
         {"memset", [](Session & session) { session->data().memset(wire::Tensor{}, {1, 2}, 0, 1, 7); }},
         {"init", [](Session & session) { session->data().init_tensor(wire::Tensor{}); }},
-        {"query", [](Session & session) { session.peer.answer(uint32_t{1}); EXPECT_TRUE(session->queries().device_count()); }},
+        {"query", [](Session & session) { session.peer.reply(uint32_t{1}); EXPECT_TRUE(session->queries().device_count()); }},
         {"launch", [](Session & session) { session.launch(session.doubled(session.kit.f32(8), 32)); }},
     };
     for (const auto & [name, other] : others) {

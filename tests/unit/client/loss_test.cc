@@ -59,7 +59,7 @@ TEST(Loss, WhileIdleFailsTheNextLaunch) {
     ggml_cgraph * graph = session.doubled(tensor, 31);
     std::vector<std::byte> dest(32);
     for (int i = 0; i < 3; ++i) {
-        session.peer.answer_bytes(noise(32));
+        session.peer.reply_bytes(noise(32));
         EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
         session->await(session.get(tensor, dest));
     }
@@ -112,7 +112,7 @@ TEST(Loss, OfPendingRelaySourceMakesResultsAbsentAndFailsNextLaunch) {
     EXPECT_EQ(b.launch(b.doubled(to, 10)), GGML_STATUS_SUCCESS);
     a.peer.close();
     std::vector<std::byte> dest(32);
-    b.peer.answer_bytes(noise(32));
+    b.peer.reply_bytes(noise(32));
     b->await(b.get(to, dest));
     EXPECT_EQ(dest, absent);
     EXPECT_EQ(b.launch(b.doubled(to, 11)), GGML_STATUS_FAILED);
@@ -146,7 +146,7 @@ TEST(Loss, AbsentDataIsTrackedThroughCopiesUntilOverwritten) {
     const auto wired = [](const ggml_tensor * tensor) { return encode_region(*tensor, GraphKit::handle); };
     ggml_tensor *tensor = session.kit.f32(8), *copied = session.kit.f32(8), *rows = session.kit.f32(4, 2);
     session.set(tensor, absent);
-    session.peer.answer(uint8_t{1});
+    session.peer.reply(uint8_t{1});
     EXPECT_TRUE(session->data().copy(wired(tensor), range_of(*tensor), wired(copied), range_of(*copied)));
     EXPECT_EQ(launch(copied), GGML_STATUS_FAILED);
     std::vector<std::byte> dest(32);
@@ -173,7 +173,7 @@ TEST(Loss, OfRelaySourceDuringReadFailsNextLaunchOfTarget) {
 
 TEST(Loss, ReplyOfWrongSizeEndsSession) {
     Session session;
-    session.peer.answer(uint64_t{1});  // a device count has four bytes
+    session.peer.reply(uint64_t{1});  // a device count has four bytes
     const auto count = session->queries().device_count();
     ASSERT_FALSE(count);
     EXPECT_EQ(count.error().code, Errc::protocol);
@@ -183,21 +183,21 @@ TEST(Loss, ReplyOfWrongSizeEndsSession) {
 // Two native servers. `b` receives from `a` over a link.
 struct Linked {
     void transfer() {
-        b.peer.answer(++token);
-        a.peer.answer(uint8_t{0});  // over TCP
+        b.peer.reply(++token);
+        a.peer.reply(uint8_t{0});  // over TCP
         b->transfers().transfer(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
                                 encode_region(*to, GraphKit::handle), range_of(*to));
     }
     // b reports a failed launch before its next reply.
     void fail_and_read() {
-        b.peer.send(test::bytes_of(uint64_t{4} | uint64_t{static_cast<uint8_t>(wire::AnswerKind::launch_failed)}
-                                                     << wire::answer_kind_shift) +
+        b.peer.send(test::bytes_of(uint64_t{4} | uint64_t{static_cast<uint8_t>(wire::ReplyKind::launch_failed)}
+                                                     << wire::reply_kind_shift) +
                     test::bytes_of(std::string_view("link")));
         read();
     }
     void read() {
         std::vector<std::byte> dest(32);
-        b.peer.answer_bytes(noise(32));
+        b.peer.reply_bytes(noise(32));
         b->await(b.get(to, dest));
         EXPECT_EQ(dest, absent);
     }
@@ -231,13 +231,13 @@ TEST(Loss, AbsentDataIsNotPushed) {
 TEST(Loss, LinkSourceIsProbedWhenALaunchFails) {
     Linked servers;
     servers.transfer();
-    servers.a.peer.answer(uint32_t{1});
+    servers.a.peer.reply(uint32_t{1});
     servers.fail_and_read();  // probes
     servers.read();           // does not probe again
-    servers.a.peer.answer(uint32_t{1});
+    servers.a.peer.reply(uint32_t{1});
     EXPECT_EQ(servers.launch(), GGML_STATUS_FAILED);  // probes
     servers.transfer();
-    servers.a.peer.answer(uint32_t{1});
+    servers.a.peer.reply(uint32_t{1});
     servers.fail_and_read();  // probes: this is another failure
     EXPECT_FALSE(servers.b->failed()) << "a server may report the failure of a TAKE";
     EXPECT_EQ(servers.sent_to(servers.a), "CONNECT DECLARE PUSH DEVICE_COUNT DEVICE_COUNT CONNECT PUSH DEVICE_COUNT ");

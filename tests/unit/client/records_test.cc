@@ -27,9 +27,9 @@ void record_session(const std::function<void(WirePeer &)> & spans) {
     set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
     Session session([](WirePeer & peer) {
         peer.next();
-        peer.answer(native_hello());
+        peer.reply(native_hello());
         for (int i = 0; i < 16; ++i) {
-            peer.answer(uint64_t{0});  // the server's clock
+            peer.reply(uint64_t{0});  // the server's clock
         }
     });
     std::jthread server([&] {
@@ -52,13 +52,13 @@ protected:
 
 TEST_F(Records, EndlessSpansAreBounded) {
     EXPECT_EXIT(record_session([](WirePeer & peer) {
-                    peer.answer(wire::SpansAnswer{.count = wire::spans_per_answer, .spans = {}});
+                    peer.reply(wire::SpansReply{.count = wire::spans_per_reply, .spans = {}});
                 }),
                 testing::ExitedWithCode(0), "ended");
 }
 
 TEST_F(Records, InvalidSpansAreDropped) {
-    EXPECT_EXIT(record_session([](WirePeer & peer) { peer.answer(wire::SpansAnswer{.count = 1 << 20, .spans = {}}); }),
+    EXPECT_EXIT(record_session([](WirePeer & peer) { peer.reply(wire::SpansReply{.count = 1 << 20, .spans = {}}); }),
                 testing::ExitedWithCode(0), "its remaining spans are not recorded");
 }
 

@@ -24,10 +24,10 @@ struct DeviceServer {
               if (first != Command::device_count) {
                   return;
               }
-              peer.answer(devices);
+              peer.reply(devices);
               for (uint32_t i = 0; i < 2 * devices; ++i) {
                   peer.next();
-                  peer.answer(uint64_t{64});
+                  peer.reply(uint64_t{64});
               }
           }, [](size_t) { return wire::Extension{}; }) {}
 

@@ -31,8 +31,8 @@ TEST(Relay, DoesNotBlockUntilTheTargetIsRead) {
     const auto ticket = b.get(graph->nodes[0], dest);
     EXPECT_EQ(b.peer.unread(), 0u);
 
-    a.peer.answer_bytes(noise(256));
-    b.peer.answer_bytes(noise(256, 2));
+    a.peer.reply_bytes(noise(256));
+    b.peer.reply_bytes(noise(256, 2));
     b->await(ticket);
     EXPECT_EQ(dest, noise(256, 2));
     const Message write = b.peer.next();
@@ -50,7 +50,7 @@ TEST(Relay, SeveralRelaysKeepOrder) {
     for (uint32_t i = 0; i < count; ++i) {
         ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
         targets.push_back(to);
-        a.peer.answer_bytes(noise(32, i));  // before the request
+        a.peer.reply_bytes(noise(32, i));  // before the request
         b->transfers().relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
                              encode_region(*to, GraphKit::handle), range_of(*to));
         b.launch(b.doubled(to, 10 + i));
@@ -70,8 +70,8 @@ TEST(Relay, RoundTripDoesNotDeadlock) {
     const auto wired = [](const ggml_tensor * tensor) { return encode_region(*tensor, GraphKit::handle); };
     b->transfers().relay(**a.connection, wired(x), range_of(*x), wired(y), range_of(*y));
     a->transfers().relay(**b.connection, wired(y), range_of(*y), wired(z), range_of(*z));
-    a.peer.answer_bytes(noise(32, 1));
-    b.peer.answer_bytes(noise(32, 2));
+    a.peer.reply_bytes(noise(32, 1));
+    b.peer.reply_bytes(noise(32, 2));
     a->synchronize();
     b->synchronize();
     EXPECT_EQ(a.peer.next().command, Command::get_tensor);
@@ -96,7 +96,7 @@ TEST(Relay, ToLostServerDoesNotHang) {
     ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
     b.peer.close();
     for (uint32_t i = 0; i < 3; ++i) {
-        a.peer.answer_bytes(noise(32, i));
+        a.peer.reply_bytes(noise(32, i));
         b->transfers().relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
                              encode_region(*to, GraphKit::handle), range_of(*to));
         b.launch(b.doubled(to, 10 + i));
@@ -115,13 +115,13 @@ TEST(Relay, SessionMayCloseWithRelayPending) {
     {
         Session b;
         ggml_tensor *from = a.kit.f32(8), *to = b.kit.f32(8);
-        a.peer.answer_bytes(noise(32));
+        a.peer.reply_bytes(noise(32));
         b->transfers().relay(**a.connection, encode_region(*from, GraphKit::handle), range_of(*from),
                              encode_region(*to, GraphKit::handle), range_of(*to));
         gone = *b.connection;
     }
     EXPECT_TRUE(gone.expired());
-    a.peer.answer(uint32_t{1});
+    a.peer.reply(uint32_t{1});
     EXPECT_TRUE(a->queries().device_count());
 }
 

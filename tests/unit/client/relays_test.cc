@@ -60,7 +60,7 @@ TEST_F(RelaysTest, MessageIsSentOnceTheSourceHasReplied) {
     ASSERT_TRUE(target->flush(held, begin));
     EXPECT_EQ(text_of(target_peer.receive(7)), "before ");
     EXPECT_EQ(target_peer.unread(), 0u);
-    source.peer.answer_bytes(test::bytes_of(std::string_view("12345678")));
+    source.peer.reply_bytes(test::bytes_of(std::string_view("12345678")));
     relays->fill_before(held, begin + 1);
     EXPECT_TRUE(relays->empty());
     EXPECT_EQ(sent(), "head:12345678 after");
@@ -71,10 +71,10 @@ TEST_F(RelaysTest, FillsThoseBeforeThePositionInOrder) {
     held = Stream::Lock(target->mutex());
     add_relay();
     const uint64_t second = add_relay();
-    source.peer.answer_bytes(test::bytes_of(std::string_view("first---")));
+    source.peer.reply_bytes(test::bytes_of(std::string_view("first---")));
     relays->fill_before(held, second);
     EXPECT_FALSE(relays->empty());
-    source.peer.answer_bytes(test::bytes_of(std::string_view("second--")));
+    source.peer.reply_bytes(test::bytes_of(std::string_view("second--")));
     relays->fill_before(held, UINT64_MAX);
     EXPECT_TRUE(relays->empty());
     EXPECT_EQ(sent(), "head:first---head:second--");
@@ -104,7 +104,7 @@ TEST_F(RelaysTest, TwoThreadsFillARelayOnce) {
     };
     std::jthread one(fill), two(fill);
     ready.wait();
-    source.peer.answer_bytes(test::bytes_of(std::string_view("12345678")));
+    source.peer.reply_bytes(test::bytes_of(std::string_view("12345678")));
     one.join();
     two.join();
     held.lock();
@@ -121,7 +121,7 @@ TEST_F(RelaysTest, KeepsTheSourceAliveAndAwaitsIt) {
     std::atomic<bool> has_replied = false;
     std::jthread server([&] {
         has_replied = true;
-        source.peer.answer_bytes(test::bytes_of(std::string_view("12345678")));
+        source.peer.reply_bytes(test::bytes_of(std::string_view("12345678")));
     });
     relays->await_sources();
     EXPECT_TRUE(has_replied);

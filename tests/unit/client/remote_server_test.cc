@@ -23,7 +23,7 @@ public:
                  }) {}
 
     std::atomic<uint64_t> memory_queries = 0;
-    std::optional<wire::DeviceMemoryAnswer> fixed_memory;
+    std::optional<wire::DeviceMemoryReply> fixed_memory;
     std::atomic<int> size_sessions = 0;  // sessions that began with a size query
     std::atomic<bool> replies_to_size_queries = true;
     std::mutex mutex;
@@ -35,7 +35,7 @@ private:
     void serve(WirePeer & peer, Command first, uint32_t devices, bool is_native) {
         if (first == Command::get_device_memory) {
             const uint64_t queries = ++memory_queries;
-            peer.answer(fixed_memory.value_or(wire::DeviceMemoryAnswer{(4 << 20) - queries, 8 << 20}));
+            peer.reply(fixed_memory.value_or(wire::DeviceMemoryReply{(4 << 20) - queries, 8 << 20}));
             return;
         }
         if (first == Command::get_alloc_size) {
@@ -44,21 +44,21 @@ private:
                 peer.close();
                 return;
             }
-            peer.answer(uint64_t{1});
+            peer.reply(uint64_t{1});
             while (const auto query = peer.next_or_end()) {
                 const auto request = query->as<wire::GetAllocSizeRequest>();
                 {
                     const std::lock_guard lock(mutex);
                     size_queries.emplace(request.device, request.tensor.ne[0]);
                 }
-                peer.answer(uint64_t{1});
+                peer.reply(uint64_t{1});
             }
             return;
         }
         if (first != Command::device_count) {
             return;
         }
-        peer.answer(devices);
+        peer.reply(devices);
         const uint32_t each = is_native ? 3 : 2;
         std::vector<test::Message> queries;
         for (uint32_t i = 0; i < each * devices; ++i) {
@@ -68,12 +68,12 @@ private:
             const test::Message & query = queries[i];
             EXPECT_EQ(query.as<uint32_t>(), i / each);
             if (query.command == wire::command_device_facts) {
-                wire::DeviceFactsAnswer facts{};
+                wire::DeviceFactsReply facts{};
                 std::strcpy(facts.name, "GPU\x1b[2J");
                 std::strcpy(facts.description, "fast\nerror: forged");
-                peer.answer(facts);
+                peer.reply(facts);
             } else {
-                peer.answer(uint64_t{64} << query.as<uint32_t>());
+                peer.reply(uint64_t{64} << query.as<uint32_t>());
             }
         }
     }
@@ -109,7 +109,7 @@ TEST(RemoteServer, CachesMemory) {
 TEST(RemoteServer, LimitsFreeMemoryToTotalAndRefusesExcessiveTotal) {
     for (const uint64_t total : {uint64_t{8} << 20, UINT64_MAX}) {
         QueriedServer of(1);
-        of.fixed_memory = wire::DeviceMemoryAnswer{UINT64_MAX, total};
+        of.fixed_memory = wire::DeviceMemoryReply{UINT64_MAX, total};
         const auto server = RemoteServer::reach(of.server.endpoint());
         ASSERT_TRUE(server) << server.error().text;
         const auto memory = (*server)->memory(0);

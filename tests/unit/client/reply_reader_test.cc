@@ -17,8 +17,8 @@ using test::operator+;
 using Absent = ReplyReader::Absent;
 
 std::vector<std::byte> reply_of(std::string_view text) { return bytes_of(uint64_t{text.size()}) + bytes_of(text); }
-std::vector<std::byte> text_of_kind(wire::AnswerKind kind, std::string_view text) {
-    return bytes_of(uint64_t{text.size()} | uint64_t{static_cast<uint8_t>(kind)} << wire::answer_kind_shift) + bytes_of(text);
+std::vector<std::byte> text_of_kind(wire::ReplyKind kind, std::string_view text) {
+    return bytes_of(uint64_t{text.size()} | uint64_t{static_cast<uint8_t>(kind)} << wire::reply_kind_shift) + bytes_of(text);
 }
 
 struct ReplyReaderTest : testing::Test {
@@ -123,14 +123,14 @@ TEST_F(ReplyReaderTest, RefusalReplacesAReplyThatMayBeRefused) {
     std::string dest(4, '?'), next(4, '?');
     expect(dest, true);
     expect(next);
-    arrive(text_of_kind(wire::AnswerKind::refused, "no") + reply_of("next"));
+    arrive(text_of_kind(wire::ReplyKind::refused, "no") + reply_of("next"));
     EXPECT_FALSE(reader.pull().error);
     EXPECT_EQ(dest, std::string(4, '\0'));
     EXPECT_EQ(next, "next");
     EXPECT_EQ(reader.take_refusal(), "no");
     EXPECT_FALSE(reader.take_refusal()) << "returned once";
     expect(dest);
-    arrive(text_of_kind(wire::AnswerKind::refused, "no"));
+    arrive(text_of_kind(wire::ReplyKind::refused, "no"));
     EXPECT_TRUE(reader.pull().error);
 }
 
@@ -140,7 +140,7 @@ TEST_F(ReplyReaderTest, DataIsAbsentAfterAFailedLaunch) {
     expect_data(before);
     expect_data(behind);
     expect(count);
-    arrive(reply_of("good") + text_of_kind(wire::AnswerKind::launch_failed, "no") + reply_of("data") + reply_of("same"));
+    arrive(reply_of("good") + text_of_kind(wire::ReplyKind::launch_failed, "no") + reply_of("data") + reply_of("same"));
     reader.pull();
     EXPECT_EQ(before, "good");
     EXPECT_EQ(behind, std::string(4, '\xff'));
@@ -157,7 +157,7 @@ TEST_F(ReplyReaderTest, MoreFailuresThanLaunchesAreAnError) {
     std::string dest(4, '?');
     reader.count_launch();
     expect(dest);
-    arrive(text_of_kind(wire::AnswerKind::launch_failed, "one") + text_of_kind(wire::AnswerKind::launch_failed, "two"));
+    arrive(text_of_kind(wire::ReplyKind::launch_failed, "one") + text_of_kind(wire::ReplyKind::launch_failed, "two"));
     EXPECT_TRUE(reader.pull().error);
 }
 
@@ -169,14 +169,14 @@ TEST_F(ReplyReaderTest, FirstLaunchFailureIsKept) {
 
 TEST_F(ReplyReaderTest, TextsAreReceivedWithoutAPendingReply) {
     reader.count_launch();
-    const auto text = text_of_kind(wire::AnswerKind::launch_failed, "no");
+    const auto text = text_of_kind(wire::ReplyKind::launch_failed, "no");
     arrive({text.begin(), text.begin() + 9});
     EXPECT_FALSE(reader.read_unsolicited());
     EXPECT_FALSE(reader.has_launch_failure()) << "it is incomplete";
     arrive({text.begin() + 9, text.end()});
     EXPECT_FALSE(reader.read_unsolicited());
     EXPECT_TRUE(reader.has_launch_failure());
-    arrive(text_of_kind(wire::AnswerKind::ended, "bye"));
+    arrive(text_of_kind(wire::ReplyKind::ended, "bye"));
     const auto error = reader.read_unsolicited();
     ASSERT_TRUE(error);
     EXPECT_TRUE(error->text.ends_with("bye"));

@@ -49,7 +49,7 @@ TEST(SessionRecorder, QueriesNothingThatWasNotRequested) {
     });
     recorder.opened({});
     EXPECT_FALSE(recorder.is_traced());
-    recorder.finish({}, [](wire::SpansAnswer &) { ADD_FAILURE() << "a query of spans"; });
+    recorder.finish({}, [](wire::SpansReply &) { ADD_FAILURE() << "a query of spans"; });
 }
 
 }  // namespace

@@ -61,7 +61,7 @@ TEST_F(StreamTest, HoleDoesNotDelayRepliesToEarlierRequests) {
     const uint64_t hole = stream->position();
     append("head");  // the header of the message with the hole
     stream->append_hole(hole, std::vector<std::byte>(100));
-    ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("ok"))));
+    ASSERT_TRUE(peer.reply_bytes(bytes_of(std::string_view("ok"))));
     ASSERT_TRUE(stream->await(held, ticket));
     EXPECT_EQ(dest, "ok");
     EXPECT_EQ(peer.unread(), 3u);

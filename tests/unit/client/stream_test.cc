@@ -60,13 +60,13 @@ TEST_F(StreamTest, RepliesAreReceivedInOrderIntoTheirMemory) {
     const auto none = expect(empty);
     append("req");
     const auto two = expect(second);
-    ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("abc"))));
-    ASSERT_TRUE(peer.answer_bytes({}));
+    ASSERT_TRUE(peer.reply_bytes(bytes_of(std::string_view("abc"))));
+    ASSERT_TRUE(peer.reply_bytes({}));
     ASSERT_TRUE(stream->await(held, none));
     EXPECT_EQ(first, "abc");
     EXPECT_TRUE(stream->is_done(one));
     EXPECT_FALSE(stream->is_done(two));
-    ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("defgh"))));
+    ASSERT_TRUE(peer.reply_bytes(bytes_of(std::string_view("defgh"))));
     ASSERT_TRUE(stream->await(held, two));
     EXPECT_EQ(second, "defgh");
     EXPECT_EQ(peer.unread(), 9u) << "await() flushes";
@@ -81,10 +81,10 @@ TEST_F(StreamTest, CountsSendsBytesAndRoundTrips) {
     ASSERT_TRUE(stream->flush(held, stream->position()));
     std::jthread server([&] {
         EXPECT_EQ(text_of(peer.receive(8)), "requests");
-        ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("abc"))));
-        ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("def"))));
+        ASSERT_TRUE(peer.reply_bytes(bytes_of(std::string_view("abc"))));
+        ASSERT_TRUE(peer.reply_bytes(bytes_of(std::string_view("def"))));
         EXPECT_EQ(text_of(peer.receive(4)), "more");
-        ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("ghi"))));
+        ASSERT_TRUE(peer.reply_bytes(bytes_of(std::string_view("ghi"))));
     });
     ASSERT_TRUE(stream->await(held, one));
     ASSERT_TRUE(stream->await(held, two));
@@ -126,7 +126,7 @@ TEST(Stream, ReplyOfWrongSizeFailsTheStreamAndReadsAsZeroes) {
         fresh.append("req");
         const auto ticket = fresh.expect(first);
         const auto next = fresh.expect(second);
-        ASSERT_TRUE(fresh.peer.answer_bytes(noise(wrong)));
+        ASSERT_TRUE(fresh.peer.reply_bytes(noise(wrong)));
         const auto waited = fresh.stream->await(held, ticket);
         ASSERT_FALSE(waited) << wrong;
         EXPECT_EQ(waited.error().code, Errc::protocol);
@@ -143,7 +143,7 @@ TEST_F(StreamTest, PeerThatClosesWithinAReplyReadsAsZeroes) {
     auto held = lock();
     const auto one = expect(first);
     const auto two = expect(second);
-    ASSERT_TRUE(peer.answer_bytes(bytes_of(std::string_view("abc"))));
+    ASSERT_TRUE(peer.reply_bytes(bytes_of(std::string_view("abc"))));
     ASSERT_TRUE(peer.send(bytes_of(uint64_t{8}) + bytes_of(std::string_view("half"))));
     peer.close();
     (void) stream->await(held, one);  // may have received the end already

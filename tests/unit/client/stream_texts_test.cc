@@ -28,8 +28,8 @@ TEST(Stream, TextsBetweenRepliesInPiecesOfAnySize) {
         const auto one = line.expect(first), two = line.stream->expect(mutable_bytes(second.data(), second.size()), true),
                    three = line.expect(third);
         const std::string longest(wire::max_error_text, 'x');
-        const auto all = text_reply(wire::AnswerKind::launch_failed, longest) + bytes_of(uint64_t{4}) +
-                         bytes_of(std::string_view("good")) + text_reply(wire::AnswerKind::refused, "no\x1b") +
+        const auto all = text_reply(wire::ReplyKind::launch_failed, longest) + bytes_of(uint64_t{4}) +
+                         bytes_of(std::string_view("good")) + text_reply(wire::ReplyKind::refused, "no\x1b") +
                          bytes_of(uint64_t{4}) + bytes_of(std::string_view("last"));
         std::jthread server([&] {
             for (size_t at = 0; at < all.size(); at += piece) {
@@ -51,7 +51,7 @@ TEST(Stream, UnexpectedRefusalFailsTheStream) {
     std::string reply(4, '?');
     auto held = line.lock();
     const auto ticket = line.expect(reply);
-    line.peer.send(text_reply(wire::AnswerKind::refused, "no"));
+    line.peer.send(text_reply(wire::ReplyKind::refused, "no"));
     EXPECT_EQ(line.stream->await(held, ticket).error().code, Errc::protocol);
     EXPECT_EQ(reply, std::string(4, '\0'));
 }
@@ -65,7 +65,7 @@ TEST(Stream, MoreFailedLaunchesThanWereSentFailTheStream) {
     line.stream->count_launch();
     const auto ticket = line.expect(reply);
     for (int i = 0; i < 3; ++i) {
-        line.peer.send(text_reply(wire::AnswerKind::launch_failed, "no"));
+        line.peer.send(text_reply(wire::ReplyKind::launch_failed, "no"));
     }
     const auto waited = line.stream->await(held, ticket);
     ASSERT_FALSE(waited);
@@ -85,7 +85,7 @@ TEST_F(StreamTest, DataAfterFailedLaunchIsAbsentUntilTheFailureIsTaken) {
     const auto one = expect_data(first);
     const auto number = expect(count);
     const auto reply = bytes_of(uint64_t{4}) + bytes_of(std::string_view("data"));
-    peer.send(text_reply(wire::AnswerKind::launch_failed, "no") + reply + reply);
+    peer.send(text_reply(wire::ReplyKind::launch_failed, "no") + reply + reply);
     ASSERT_TRUE(stream->await(held, number));
     EXPECT_TRUE(stream->is_done(one));
     EXPECT_EQ(first, none);
@@ -105,7 +105,7 @@ TEST_F(StreamTest, FailedLaunchIsReceivedWithoutPendingReply) {
     auto held = lock();
     stream->count_launch();
     std::this_thread::sleep_for(milliseconds(3));
-    const auto text = text_reply(wire::AnswerKind::launch_failed, "no");
+    const auto text = text_reply(wire::ReplyKind::launch_failed, "no");
     peer.send(ConstBytes(text).first(9));
     ASSERT_TRUE(stream->confirm(held));
     EXPECT_FALSE(stream->take_launch_failure()) << "the text is incomplete";
@@ -125,7 +125,7 @@ TEST(Stream, TextThatEndsTheSession) {
     std::string reply(4, '?');
     auto held = line.lock();
     const auto ticket = line.expect(reply);
-    line.peer.send(text_reply(wire::AnswerKind::ended, "that was too much"));
+    line.peer.send(text_reply(wire::ReplyKind::ended, "that was too much"));
     const auto waited = line.stream->await(held, ticket);
     ASSERT_FALSE(waited);
     EXPECT_TRUE(waited.error().text.contains("that was too much")) << waited.error().text;
@@ -133,9 +133,9 @@ TEST(Stream, TextThatEndsTheSession) {
 }
 
 TEST(Stream, MalformedHeaderFailsTheStream) {
-    const auto header = [](uint8_t kind, uint64_t size) { return size | uint64_t{kind} << wire::answer_kind_shift; };
+    const auto header = [](uint8_t kind, uint64_t size) { return size | uint64_t{kind} << wire::reply_kind_shift; };
     for (const uint64_t nonsense : {header(4, 4), header(255, 4), header(2, wire::max_error_text + 1), header(3, 1 << 20),
-                                    header(1, wire::answer_size_mask), header(2, 4000)}) {
+                                    header(1, wire::reply_size_mask), header(2, 4000)}) {
         Line line(long_timeout);
         std::string reply(4, '?');
         auto held = line.lock();
@@ -153,7 +153,7 @@ TEST(Stream, PeerThatClosesWithinAText) {
     std::string reply(4, '?');
     auto held = line.lock();
     const auto ticket = line.expect(reply);
-    const auto all = text_reply(wire::AnswerKind::refused, "half of this");
+    const auto all = text_reply(wire::ReplyKind::refused, "half of this");
     line.peer.send(ConstBytes(all).first(all.size() - 6));
     line.peer.close();
     EXPECT_EQ(line.stream->await(held, ticket).error().code, Errc::closed);

@@ -28,7 +28,7 @@ TEST_F(StreamTest, TwoThreadsAwaitDifferentReplies) {
     std::jthread server([&] {
         for (int i = 0; i < 2 * rounds; ++i) {
             const auto number = load<uint32_t>(peer.receive(4).data());
-            ASSERT_TRUE(peer.answer(number * 3));
+            ASSERT_TRUE(peer.reply(number * 3));
         }
     });
     const auto client = [&](uint32_t start) {
@@ -64,10 +64,10 @@ TEST_F(StreamTest, TicketsAreAwaitedInAnyOrder) {
     std::jthread late([&] { wait_for(two); });
     ready.wait();
     EXPECT_EQ(text_of(peer.receive(2)), "ab");
-    ASSERT_TRUE(peer.answer('1'));
+    ASSERT_TRUE(peer.reply('1'));
     early.join();
     EXPECT_EQ(first, "1");
-    ASSERT_TRUE(peer.answer('2'));
+    ASSERT_TRUE(peer.reply('2'));
     late.join();
     EXPECT_EQ(second, "2");
 }
@@ -87,7 +87,7 @@ TEST_F(StreamTest, ThreadSendsWhileAnotherWaits) {
     const auto payload = noise(8 << 20);
     std::jthread server([&] {
         EXPECT_EQ(peer.receive(4 + payload.size()), bytes_of(std::string_view("req!")) + payload);
-        EXPECT_TRUE(peer.answer_bytes(bytes_of(std::string_view("done"))));
+        EXPECT_TRUE(peer.reply_bytes(bytes_of(std::string_view("done"))));
     });
     {
         auto held = lock();

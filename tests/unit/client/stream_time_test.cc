@@ -38,7 +38,7 @@ TEST_F(StreamTest, StallAndItsEndAreLogged) {
         const auto ticket = expect(reply);
         std::jthread server([&] {
             std::this_thread::sleep_for(milliseconds(stall_ms));
-            peer.answer_bytes(bytes_of(std::string_view("good")));
+            peer.reply_bytes(bytes_of(std::string_view("good")));
         });
         ASSERT_TRUE(stream->await(held, ticket));
     }

@@ -46,7 +46,7 @@ std::vector<Upload> uploads(Session & session, const std::vector<std::byte> & da
                 upload.looked_up = true;
                 EXPECT_EQ(+message.as<wire::SetTensorHashRequest>().hash, wire::fnv1a(data));
                 had = has(i);
-                session.peer.answer(static_cast<uint8_t>(had));
+                session.peer.reply(static_cast<uint8_t>(had));
             }
             if (!had) {
                 if (upload.looked_up) {
@@ -60,7 +60,7 @@ std::vector<Upload> uploads(Session & session, const std::vector<std::byte> & da
             seen.push_back(upload);
         }
         EXPECT_EQ(session.peer.next().command, Command::device_count);
-        session.peer.answer(uint32_t{1});
+        session.peer.reply(uint32_t{1});
     });
     ggml_tensor * tensor = session.kit.f32(8);
     for (int i = 0; i < count; ++i) {
@@ -110,7 +110,7 @@ struct WeightSession {
         void * memory = ::mmap(nullptr, bytes.size(), PROT_READ, MAP_SHARED, fd.get(), 0);
         EXPECT_NE(memory, MAP_FAILED);
         mapped = const_bytes(memory, bytes.size());
-        session.peer.answer(wire::SessionFacts{.has_cache = 1});
+        session.peer.reply(wire::SessionFacts{.has_cache = 1});
     }
     ~WeightSession() { ::munmap(const_cast<std::byte *>(mapped.data()), mapped.size()); }
 
@@ -129,10 +129,10 @@ struct WeightSession {
         while (auto message = session.peer.next_or_end()) {
             if (message->command == static_cast<Command>(wire::NativeCommand::find)) {
                 if (const auto answer = found.at(finds++)) {
-                    session.peer.answer(*answer);
+                    session.peer.reply(*answer);
                 }
             } else if (message->command == static_cast<Command>(wire::NativeCommand::read)) {
-                session.peer.answer_bytes(std::vector<std::byte>(16, std::byte{7}));
+                session.peer.reply_bytes(std::vector<std::byte>(16, std::byte{7}));
             }
             all.push_back(std::move(*message));
         }
@@ -146,7 +146,7 @@ struct WeightSession {
 
 TEST(Weights, AfterAHitTheNextReplyIsNotAwaitedAndAMissIsUploaded) {
     WeightSession weights;
-    weights.session.peer.answer<uint8_t>(1);
+    weights.session.peer.reply<uint8_t>(1);
     for (size_t i = 0; i < 3; ++i) {
         weights.set(i);  // only the first has its answer
     }
@@ -172,8 +172,8 @@ TEST(Weights, UnmarkedWritesCountIfTheBufferIsMarkedBeforeTheFirstLaunch) {
     for (const bool is_marked : {true, false}) {
         logged.clear();
         Session session;
-        session.peer.answer(wire::AllocBufferAnswer{GraphKit::handle, 4096});
-        session.peer.answer(GraphKit::handle);
+        session.peer.reply(wire::AllocBufferReply{GraphKit::handle, 4096});
+        session.peer.reply(GraphKit::handle);
         const auto buffer = session->buffers().alloc(0, 4096);
         ASSERT_TRUE(buffer);
         ggml_tensor *one = session.kit.f32(256), *other = session.kit.f32(256);
@@ -198,7 +198,7 @@ TEST(Weights, CountWhenTheReplyArrives) {
     static std::vector<std::string> logged;
     logged.clear();
     WeightSession weights;
-    weights.session.peer.answer<uint8_t>(1);
+    weights.session.peer.reply<uint8_t>(1);
     set_log_sink([](LogLevel, std::string_view line) { logged.emplace_back(line); });
     for (size_t i = 0; i < 3; ++i) {
         weights.set(i);
@@ -238,7 +238,7 @@ TEST(Weights, LostSessionReportsNoLoad) {
 
 TEST(Weights, ChangedFileEndsSession) {
     WeightSession weights;
-    weights.session.peer.answer<uint8_t>(1);
+    weights.session.peer.reply<uint8_t>(1);
     weights.set(0);
     weights.set(1);
     std::filesystem::remove(weights.file());
@@ -270,7 +270,7 @@ TEST(Weights, AfterAMissTheNextReplyIsAwaited) {
 
 TEST(Weights, InvalidFindReplyEndsSession) {
     WeightSession weights;
-    weights.session.peer.answer<uint8_t>(255);
+    weights.session.peer.reply<uint8_t>(255);
     weights.set(0);
     EXPECT_TRUE(weights.session->failed());
 }

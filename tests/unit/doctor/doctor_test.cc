@@ -172,7 +172,7 @@ TEST(Doctor, LowMemlockLimitIsAFaultIfRdmaIsRequested) {
 }
 
 TEST(Doctor, DistinguishesFullServersFromWorkersThatDoNotStart) {
-    using Reason = wire::AdmissionAnswer::Reason;
+    using Reason = wire::AdmissionReply::Reason;
     EndpointFacts endpoint = healthy_endpoint();
     endpoint.queue = {.position = 3, .reason = Reason::server_full, .sessions = 16};
     const Finding full = to_fix(findings_of(healthy_machine(), endpoint));

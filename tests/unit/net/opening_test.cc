@@ -96,7 +96,7 @@ TEST(Opening, EndsTheSessionAfterAMalformedReplyToResume) {
 TEST(Opening, OpensALinkThatTheServerAccepts) {
     Server server([](WirePeer & peer, wire::Command first) {
         if (first == wire::command_link) {
-            peer.send(link_answer);
+            peer.send(link_reply);
         }
     });
     const auto link = open_link(server.endpoint(), 5, soon());
@@ -106,7 +106,7 @@ TEST(Opening, OpensALinkThatTheServerAccepts) {
 
 TEST(Opening, RefusedLinkIsAnError) {
     Server refuses([](WirePeer & peer, wire::Command) {
-        auto other = link_answer;
+        auto other = link_reply;
         other.back() = std::byte{0};
         peer.send(other);
     });
@@ -153,7 +153,7 @@ TEST(Opening, AcceptsLinkAndResumeWithAToken) {
     const auto link = connection_with(test::message(wire::command_link), peer);
     ASSERT_TRUE(link) << link.error().text;
     EXPECT_FALSE(link->resume);
-    EXPECT_EQ(peer.receive(link_answer.size()), std::vector(link_answer.begin(), link_answer.end()));
+    EXPECT_EQ(peer.receive(link_reply.size()), std::vector(link_reply.begin(), link_reply.end()));
 
     const auto resume = connection_with(test::message(wire::command_resume, bytes_of(wire::ResumeRequest{9, 3})), peer);
     ASSERT_TRUE(resume) << resume.error().text;
@@ -223,8 +223,8 @@ TEST(Opening, EndlessQueuePositionsTimeOut) {
     std::atomic<bool> stop = false;
     Server server(
         [&](WirePeer & peer, wire::Command) {
-            const auto place = bytes_of(uint64_t{sizeof(wire::AdmissionAnswer)}) +
-                               bytes_of(wire::AdmissionAnswer{5, wire::AdmissionAnswer::Reason::server_full, 7});
+            const auto place = bytes_of(uint64_t{sizeof(wire::AdmissionReply)}) +
+                               bytes_of(wire::AdmissionReply{5, wire::AdmissionReply::Reason::server_full, 7});
             std::vector<std::byte> many;
             while (many.size() < (1 << 16)) {
                 many.insert(many.end(), place.begin(), place.end());
@@ -245,7 +245,7 @@ TEST(Opening, LinkReplySentByteByByteTimesOut) {
     std::atomic<bool> stop = false;
     Server server([&](WirePeer & peer, wire::Command first) {
         if (first == wire::command_link) {
-            for (const std::byte byte : link_answer) {
+            for (const std::byte byte : link_reply) {
                 peer.send(ConstBytes(&byte, 1));
                 for (const TimePoint next = Clock::now() + milliseconds(150); !stop && Clock::now() < next;) {
                     std::this_thread::yield();

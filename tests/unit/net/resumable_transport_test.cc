@@ -154,19 +154,19 @@ struct Flaky {
         }
         struct {
             uint64_t size = 0;
-            wire::ResumeAnswer answer{};
-        } answer;
+            wire::ResumeReply reply{};
+        } reply;
         size_t got = 0;
-        while (got < sizeof answer) {
-            const std::array parts{mutable_bytes(&answer, sizeof answer).subspan(got)};
+        while (got < sizeof reply) {
+            const std::array parts{mutable_bytes(&reply, sizeof reply).subspan(got)};
             const auto more = pair.near->receive(parts);
             if (!more || (*more == 0 && !pair.near->wait({.read = true}, deadline, microseconds{0}))) {
                 return fail(Errc::timed_out, "cut in the reply");
             }
             got += *more;
         }
-        EXPECT_EQ(answer.size, sizeof answer.answer);
-        return ResumableTransport::Reconnected{std::move(pair.near), answer.answer.received};
+        EXPECT_EQ(reply.size, sizeof reply.reply);
+        return ResumableTransport::Reconnected{std::move(pair.near), reply.reply.received};
     }
     std::mt19937 random;
     const int64_t longest;
@@ -263,7 +263,7 @@ TEST(Resumable, PingPongAcrossCuts) {
 TEST(Resumable, RetransmitsLostAndCorruptedRecords) {
     Flaky flaky(3, 0);
     constexpr int rounds = 200;
-    std::vector<std::byte> request(2000), answer(300);
+    std::vector<std::byte> request(2000), reply(300);
     std::thread server([&] {
         Inbound in(*flaky.passive, {}, seconds(20), microseconds{20});
         for (int i = 0; i < rounds; ++i) {
@@ -277,8 +277,8 @@ TEST(Resumable, RetransmitsLostAndCorruptedRecords) {
     for (int i = 0; i < rounds; ++i) {
         std::ranges::fill(request, static_cast<std::byte>(i));
         ASSERT_TRUE(send_all(*flaky.active, {request}, seconds(20)));
-        ASSERT_TRUE(in.read_into(answer));
-        ASSERT_TRUE(std::ranges::count(answer, static_cast<std::byte>(i)) == 300) << i;
+        ASSERT_TRUE(in.read_into(reply));
+        ASSERT_TRUE(std::ranges::count(reply, static_cast<std::byte>(i)) == 300) << i;
     }
     server.join();
     EXPECT_GT(flaky.connections, 3);
@@ -369,12 +369,12 @@ struct OverRdma {
         }
         struct {
             uint64_t size = 0;
-            wire::ResumeAnswer answer{};
-        } answer;
-        if (auto got = receive_whole(*pair.near, mutable_bytes(&answer, sizeof answer), attempt.deadline); !got) {
+            wire::ResumeReply reply{};
+        } reply;
+        if (auto got = receive_whole(*pair.near, mutable_bytes(&reply, sizeof reply), attempt.deadline); !got) {
             return std::unexpected(got.error());
         }
-        return ResumableTransport::Reconnected{std::move(pair.near), answer.answer.received};
+        return ResumableTransport::Reconnected{std::move(pair.near), reply.reply.received};
     }
     // Exchanges messages in both directions until `done`, at most for 20 s.
     void exchange_until(const std::function<bool()> & done) {

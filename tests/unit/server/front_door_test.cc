@@ -39,7 +39,7 @@ struct Client {
     void greet() {
         ASSERT_TRUE(peer.ask(Command::hello, wire::HelloRequest{}));
         ASSERT_EQ(advance().value(), Wants::more);
-        const auto hello = peer.answered_as<wire::HelloAnswer>();
+        const auto hello = peer.receive_reply_as<wire::HelloReply>();
         EXPECT_EQ(hello.major, 8);
         EXPECT_EQ(hello.minor, 0);
     }
@@ -58,7 +58,7 @@ TEST(FrontDoor, GreetsByteByByte) {
         ASSERT_TRUE(client.peer.send({&b, 1}));
     }
     EXPECT_EQ(client.advance().value(), Wants::more);
-    const auto answer = client.peer.answered_as<wire::HelloAnswer>();
+    const auto answer = client.peer.receive_reply_as<wire::HelloReply>();
     EXPECT_EQ(std::tuple(answer.major, answer.minor, answer.patch), std::tuple(8, 0, 0));
     EXPECT_TRUE(std::ranges::all_of(answer.capabilities, [](std::byte b) { return b == std::byte{0}; }));
 }
@@ -69,7 +69,7 @@ TEST(FrontDoor, WorkerRepliesToAStockClientWithRdma) {
     ASSERT_TRUE(client.peer.ask(Command::hello, queue_pair));
     if (!net::why_no_rdma().empty()) {
         EXPECT_EQ(client.advance().value(), Wants::more);
-        EXPECT_EQ(load<wire::StockRdma>(client.peer.answered_as<wire::HelloAnswer>().capabilities).qpn, 0u);
+        EXPECT_EQ(load<wire::StockRdma>(client.peer.receive_reply_as<wire::HelloReply>().capabilities).qpn, 0u);
         return;
     }
     EXPECT_EQ(client.advance().value(), Wants::session);
@@ -86,7 +86,7 @@ TEST(FrontDoor, AnotherCaravanIsRecognized) {
     Client client;
     client.peer.ask(Command::hello, wire::Extension{});
     ASSERT_EQ(client.advance().value(), Wants::more);
-    const auto answer = client.peer.answered_as<wire::HelloAnswer>();
+    const auto answer = client.peer.receive_reply_as<wire::HelloReply>();
     EXPECT_EQ(answer.major, 8);
     const auto extension = load<wire::Extension>(answer.capabilities);
     EXPECT_TRUE(extension.is_caravan());
@@ -104,7 +104,7 @@ TEST(FrontDoor, SessionsAreResumedWithTokensThatDiffer) {
         hello.features = wire::feature_resume;
         client.peer.ask(Command::hello, hello);
         ASSERT_EQ(client.advance().value(), Wants::more);
-        const auto extension = load<wire::Extension>(client.peer.answered_as<wire::HelloAnswer>().capabilities);
+        const auto extension = load<wire::Extension>(client.peer.receive_reply_as<wire::HelloReply>().capabilities);
         EXPECT_NE(extension.token, 0u);
         EXPECT_NE(extension.token, last);
         EXPECT_EQ(extension.token, client.door->session_token());
@@ -113,18 +113,18 @@ TEST(FrontDoor, SessionsAreResumedWithTokensThatDiffer) {
 }
 
 TEST(FrontDoor, TellsTheirPlaceToThoseWhoAskForAdmission) {
-    using Reason = wire::AdmissionAnswer::Reason;
+    using Reason = wire::AdmissionReply::Reason;
     for (const bool asks : {true, false}) {
         Client client;
         client.peer.ask(Command::hello, wire::Extension{});
         ASSERT_TRUE(client.advance());
-        const auto own = load<wire::Extension>(client.peer.answered_as<wire::HelloAnswer>().capabilities);
+        const auto own = load<wire::Extension>(client.peer.receive_reply_as<wire::HelloReply>().capabilities);
         EXPECT_TRUE((own.features & wire::feature_admission) != 0);
         client.peer.request(asks ? wire::command_admission : wire::command_records);
         ASSERT_EQ(client.advance().value(), Wants::session);
         ASSERT_TRUE(client.door->send_position({2, Reason::server_full, 16}));
         if (asks) {
-            const auto place = client.peer.answered_as<wire::AdmissionAnswer>();
+            const auto place = client.peer.receive_reply_as<wire::AdmissionReply>();
             EXPECT_EQ(+place.position, 2u);
             EXPECT_EQ(place.reason, Reason::server_full);
         }
@@ -144,7 +144,7 @@ TEST(FrontDoor, AClientThatAsksWithoutEndWaitsForTheOthers) {
         EXPECT_EQ(client.peer.unread(), 0u);
         ASSERT_EQ(client.advance().value(), Wants::more);
         for (int i = 0; i < tunable::commands_at_once; ++i) {
-            EXPECT_EQ(client.peer.answered_as<uint32_t>(), 2u);
+            EXPECT_EQ(client.peer.receive_reply_as<uint32_t>(), 2u);
         }
     }
 }
@@ -156,7 +156,7 @@ TEST(FrontDoor, OnlyACaravanMayOfferRdma) {
         hello.magic[7] = is_caravan ? '1' : '2';
         client.peer.ask(Command::hello, hello);
         ASSERT_TRUE(client.advance());
-        client.peer.answered_as<wire::HelloAnswer>();
+        client.peer.receive_reply_as<wire::HelloReply>();
         client.peer.ask(wire::command_rdma_offer, wire::RdmaOffer{});
         const auto wants = client.advance();
         EXPECT_EQ(wants.has_value(), is_caravan);
@@ -195,14 +195,14 @@ TEST(FrontDoor, AnswersWhatNeedsNoDevice) {
     for (int round = 0; round < 3; ++round) {
         client.peer.request(Command::device_count);
         EXPECT_EQ(client.advance().value(), Wants::more);
-        EXPECT_EQ(client.peer.answered_as<uint32_t>(), 2u);
+        EXPECT_EQ(client.peer.receive_reply_as<uint32_t>(), 2u);
         client.peer.ask(Command::get_alignment, uint32_t{1});
         client.peer.ask(Command::get_max_size, uint32_t{0});
         client.peer.ask(Command::get_max_size, uint32_t{1});
         EXPECT_EQ(client.advance().value(), Wants::more) << "several at once";
-        EXPECT_EQ(client.peer.answered_as<uint64_t>(), 64u);
-        EXPECT_EQ(client.peer.answered_as<uint64_t>(), 1000u);
-        EXPECT_EQ(client.peer.answered_as<uint64_t>(), UINT64_MAX);
+        EXPECT_EQ(client.peer.receive_reply_as<uint64_t>(), 64u);
+        EXPECT_EQ(client.peer.receive_reply_as<uint64_t>(), 1000u);
+        EXPECT_EQ(client.peer.receive_reply_as<uint64_t>(), UINT64_MAX);
     }
 }
 
@@ -215,11 +215,11 @@ TEST(FrontDoor, MemoryIsAskedForAndAnsweredLater) {
     EXPECT_EQ(client.door->memory_device(), 1u);
     EXPECT_EQ(client.peer.unread(), 0u);
     ASSERT_TRUE(client.door->answer_memory(5, 7));
-    const auto memory = client.peer.answered_as<wire::DeviceMemoryAnswer>();
+    const auto memory = client.peer.receive_reply_as<wire::DeviceMemoryReply>();
     EXPECT_EQ(+memory.free, 5u);
     EXPECT_EQ(+memory.total, 7u);
     EXPECT_EQ(client.advance().value(), Wants::more);
-    EXPECT_EQ(client.peer.answered_as<uint32_t>(), 2u);
+    EXPECT_EQ(client.peer.receive_reply_as<uint32_t>(), 2u);
 }
 
 TEST(FrontDoor, DevicesThatDoNotExist) {
@@ -277,8 +277,8 @@ TEST(FrontDoor, OtherCommandsWantASessionAndNoByteIsLost) {
         WirePeer worker(client.door->release());
         EXPECT_EQ(before + worker.receive(sent.size() - before.size()), sent);
         EXPECT_EQ(worker.unread(), 0u);
-        worker.answer(uint32_t{1});
-        EXPECT_EQ(client.peer.answered_as<uint32_t>(), 1u);
+        worker.reply(uint32_t{1});
+        EXPECT_EQ(client.peer.receive_reply_as<uint32_t>(), 1u);
     }
 }
 
@@ -353,7 +353,7 @@ struct Refused : Client {
         hello.features = features;
         peer.ask(Command::hello, hello);
         EXPECT_EQ(advance().value(), Wants::more);
-        peer.answered_as<wire::HelloAnswer>();
+        peer.receive_reply_as<wire::HelloReply>();
     }
     Result<Wants> advance() { return door->advance(devices, outage); }
 
@@ -361,7 +361,7 @@ struct Refused : Client {
 };
 
 constexpr std::string_view said = "no worker?for you";
-const uint64_t ended_head = uint64_t{1} << wire::answer_kind_shift | said.size();
+const uint64_t ended_head = uint64_t{1} << wire::reply_kind_shift | said.size();
 
 TEST(FrontDoor, AnOutageIsReportedToNativeClients) {
     for (const Command command : {Command::device_count, Command::alloc_buffer, Command::get_device_memory}) {
@@ -392,7 +392,7 @@ TEST(FrontDoor, AnOutageDeclinesRdmaFirst) {
     Refused client;
     client.peer.ask(wire::command_rdma_offer, wire::RdmaOffer{});
     EXPECT_EQ(client.advance().value(), Wants::more);
-    const auto answer = client.peer.answered_as<wire::RdmaAnswer>();
+    const auto answer = client.peer.receive_reply_as<wire::RdmaReply>();
     EXPECT_EQ(answer.accepted, 0);
     EXPECT_EQ(std::string_view(answer.reason), said);
     client.peer.request(wire::command_records);
@@ -408,7 +408,7 @@ TEST(FrontDoor, AnOutageDeclinesRdmaOnce) {
     const auto wants = client.advance();
     ASSERT_FALSE(wants);
     EXPECT_EQ(wants.error().code, Errc::protocol);
-    client.peer.answered_as<wire::RdmaAnswer>();
+    client.peer.receive_reply_as<wire::RdmaReply>();
     EXPECT_EQ(client.peer.unread(), 0u);
 }
 

@@ -90,7 +90,7 @@ TEST(GraphRuns, RecordsSpansOfQueuedGraphs) {
     Graph graph = running.sum(1, 1);
     ASSERT_TRUE(running.runs.launch(1, graph));
     ASSERT_TRUE(running.runs.synchronize());
-    const auto answer = std::make_unique<wire::SpansAnswer>();
+    const auto answer = std::make_unique<wire::SpansReply>();
     running.spans.take(*answer);
     ASSERT_EQ(+answer->count, 1u);
     EXPECT_EQ(+answer->spans[0].what, wire::computing(1));

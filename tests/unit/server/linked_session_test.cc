@@ -32,13 +32,13 @@ struct LinkedSession {
         client.write(second, {10, 20, 30, 40});
         const std::string endpoint = server.endpoint().text();
         client.post(wire::NativeCommand::connect, wire::ConnectRequest{0, 1}, bytes_of(std::string_view(endpoint)));
-        EXPECT_EQ(client.peer.answered_as<uint8_t>(), 0);
+        EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), 0);
         other = linked.get_future().get();
     }
     void copy() { client.post(wire::NativeCommand::copy, wire::CopyRequest{sum, copied}); }
     void launch_refused() {
         client.graph(0, client.sum(GGML_OP_COUNT));
-        EXPECT_EQ(client.receive_text().first, wire::AnswerKind::launch_failed);
+        EXPECT_EQ(client.receive_text().first, wire::ReplyKind::launch_failed);
     }
     // On the second device.
     std::vector<wire::GraphTensor> doubling() {
@@ -59,7 +59,7 @@ struct LinkedSession {
 
     std::promise<WirePeer *> linked;
     test::ScriptedServer server{[this](WirePeer & peer, wire::Command) {
-                                    peer.send(net::link_answer);
+                                    peer.send(net::link_reply);
                                     linked.set_value(&peer);
                                 },
                                 [](size_t) { return wire::Extension{.features = wire::feature_native}; }};
@@ -97,7 +97,7 @@ TEST(LinkedSession, DoesNotComputeFromStaleResult) {
     session.launch_refused();
     session.copy();
     session.client.graph(1, session.doubling(), wire::no_base, {}, 1);
-    EXPECT_EQ(session.client.receive_text().first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(session.client.receive_text().first, wire::ReplyKind::launch_failed);
     EXPECT_EQ(session.push(session.doubled), std::nullopt);
     session.client.write(session.copied, {1, 1, 1, 1});
     session.client.post(wire::NativeCommand::launch, wire::LaunchRequest{1});
@@ -112,7 +112,7 @@ TEST(LinkedSession, LaterLaunchDoesNotRefreshStaleInput) {
     next[2].address = session.client.buffer + 192;
     session.client.declare(session.sum, session.client.buffer + 192);
     session.client.graph(1, next);
-    EXPECT_EQ(session.client.receive_text().first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(session.client.receive_text().first, wire::ReplyKind::launch_failed);
     EXPECT_EQ(session.push(session.sum), std::nullopt);
 }
 
@@ -122,7 +122,7 @@ TEST(LinkedSession, DoesNotSendCopyOfFailedDevicesResult) {
     session.devices.abort_computation();
     session.client.graph(0, session.client.sum());
     session.copy();
-    EXPECT_EQ(session.client.receive_text().first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(session.client.receive_text().first, wire::ReplyKind::launch_failed);
     EXPECT_EQ(session.push(session.copied), std::nullopt);
     EXPECT_EQ(session.push(session.sum), std::nullopt);
 }
@@ -134,7 +134,7 @@ TEST(LinkedSession, ViewsWrittenByFailedLaunchStayValid) {
     writing[2].view_src = 1;
     writing[2].address = session.client.buffer;
     session.client.graph(0, writing);
-    EXPECT_EQ(session.client.receive_text().first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(session.client.receive_text().first, wire::ReplyKind::launch_failed);
     session.client.graph(1, session.client.sum());
     EXPECT_EQ(session.push(session.sum), sums);
 }

@@ -184,7 +184,7 @@ TEST(Links, LinksAreLimited) {
     test::ScriptedServer server(
         [](WirePeer & peer, wire::Command first) {
             if (first == wire::command_link) {
-                peer.send(net::link_answer);
+                peer.send(net::link_reply);
             }
         },
         [](size_t) { return wire::Extension{.features = wire::feature_native}; });
@@ -207,7 +207,7 @@ TEST(Links, ConnectsWithinAllowedNetworksOnly) {
     test::ScriptedServer server(
         [](WirePeer & peer, wire::Command first) {
             if (first == wire::command_link) {
-                peer.send(net::link_answer);
+                peer.send(net::link_reply);
             }
         },
         [](size_t) { return wire::Extension{.features = wire::feature_native}; });

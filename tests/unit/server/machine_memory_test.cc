@@ -44,8 +44,8 @@ struct AskingSession {
         claims.push_back(claim.memory_total);
         const bool is_granted = claim.memory_total <= limit;
         if (claim.number != 0) {
-            machine.answered({.kind = ControlMessage::Kind::claim, .number = claim.number - 1});  // to an earlier one
-            machine.answered({.kind = ControlMessage::Kind::claim,
+            machine.on_reply({.kind = ControlMessage::Kind::claim, .number = claim.number - 1});  // to an earlier one
+            machine.on_reply({.kind = ControlMessage::Kind::claim,
                               .number = claim.number,
                               .count = is_granted ? 1u : 0u,
                               .memory_free = limit - std::min(limit, claim.memory_total)});
@@ -54,11 +54,11 @@ struct AskingSession {
     }
     uint64_t alloc(uint64_t size) {
         peer.ask(wire::Command::alloc_buffer, wire::AllocBufferRequest{0, size});
-        return peer.answered_as<wire::AllocBufferAnswer>().buffer;
+        return peer.receive_reply_as<wire::AllocBufferReply>().buffer;
     }
     uint64_t free_memory() {
         peer.ask(wire::Command::get_device_memory, uint32_t{0});
-        return peer.answered_as<wire::DeviceMemoryAnswer>().free;
+        return peer.receive_reply_as<wire::DeviceMemoryReply>().free;
     }
 
     const uint64_t limit = 8 * mib;

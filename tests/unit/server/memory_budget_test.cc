@@ -40,7 +40,7 @@ TEST(MemoryLimit, DeviceReportsLimit) {
     SessionClient client({}, test::cpu_devices(), 16 * mib);
     client.alloc(6 * mib);
     client.peer.ask(Command::get_device_memory, uint32_t{0});
-    const auto memory = client.peer.answered_as<wire::DeviceMemoryAnswer>();
+    const auto memory = client.peer.receive_reply_as<wire::DeviceMemoryReply>();
     EXPECT_EQ(memory.free, 10 * mib);
     EXPECT_EQ(memory.total, 16 * mib);
 }
@@ -50,7 +50,7 @@ TEST(MemoryLimit, IsDividedAmongDevices) {
     SessionClient client({}, devices, 16 * mib);
     const auto reported = [&](uint32_t device) {
         client.peer.ask(Command::get_device_memory, device);
-        return client.peer.answered_as<wire::DeviceMemoryAnswer>();
+        return client.peer.receive_reply_as<wire::DeviceMemoryReply>();
     };
     EXPECT_EQ(reported(0).free, 8 * mib);
     EXPECT_EQ(reported(1).total, 8 * mib);
@@ -101,7 +101,7 @@ TEST(MemoryLimit, EvictionReportsFailureOfRunningGraph) {
         result = device == 1 ? tensors[2] : result;
     }
     client.peer.ask(Command::get_tensor, wire::GetTensorRequest{result, 0, 16});
-    EXPECT_FALSE(client.peer.answered());
+    EXPECT_FALSE(client.peer.receive_reply());
     EXPECT_NE(client.end().text.find("could not compute"), std::string::npos) << client.end().text;
 }
 
@@ -150,12 +150,12 @@ TEST(MemoryLimit, AppliesToNativeDialect) {
         client.graph(slot, large);
     }
     auto text = client.receive_text();
-    EXPECT_EQ(text.first, wire::AnswerKind::launch_failed) << "the tensors fit, the built graph does not";
-    while (text.first == wire::AnswerKind::launch_failed) {
+    EXPECT_EQ(text.first, wire::ReplyKind::launch_failed) << "the tensors fit, the built graph does not";
+    while (text.first == wire::ReplyKind::launch_failed) {
         EXPECT_NE(text.second.find("--max-memory"), std::string::npos) << text.second;
         text = client.receive_text();
     }
-    EXPECT_EQ(text.first, wire::AnswerKind::ended);
+    EXPECT_EQ(text.first, wire::ReplyKind::ended);
     EXPECT_NE(text.second.find("--max-memory"), std::string::npos) << text.second;
     EXPECT_EQ(client.end().code, Errc::no_memory);
 }

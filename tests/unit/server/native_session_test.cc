@@ -74,20 +74,20 @@ TEST(NativeSession, RepliesToFindsInOrder) {
         find(slot, contents[slot]);
     }
     for (const int found : {1, 1, 1, 1, 0, 1, 0}) {
-        EXPECT_EQ(client.peer.answered_as<uint8_t>(), found);
+        EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), found);
     }
     for (const auto & [slot, index] : {std::pair<uint16_t, size_t>{0, 0}, {1, 1}, {3, 3}, {5, 1}}) {
         const auto & data = contents[index];
         client.declare(slot, place(slot), data.size() / 4);
         client.post(wire::NativeCommand::read, wire::ReadRequest{slot, 0, data.size()});
-        EXPECT_EQ(client.peer.answered(), data) << slot;
+        EXPECT_EQ(client.peer.receive_reply(), data) << slot;
     }
     find(2, contents[2]);
-    EXPECT_EQ(client.peer.answered_as<uint8_t>(), 0) << "the damaged blob was removed";
+    EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), 0) << "the damaged blob was removed";
     client.peer.send(find_bytes(2, contents[0]) + test::message(static_cast<Command>(wire::NativeCommand::read),
                                                                 bytes_of(wire::ReadRequest{2, 0, contents[0].size()})));
-    EXPECT_EQ(client.peer.answered_as<uint8_t>(), 1) << "the read waits for verification";
-    EXPECT_EQ(client.peer.answered(), contents[0]);
+    EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), 1) << "the read waits for verification";
+    EXPECT_EQ(client.peer.receive_reply(), contents[0]);
 }
 
 // A damaged blob may hold foreign bytes, which no client may read.
@@ -118,9 +118,9 @@ TEST(NativeSession, UnverifiedBytesAreZeroed) {
                 const auto tensor = f32_tensor(1, {static_cast<uint32_t>(data.size() / 4), 1, 1, 1}, buffer, client.base);
                 client.peer.ask(Command::set_tensor_hash, wire::SetTensorHashRequest{tensor, 0, wire::fnv1a(data)});
             }
-            EXPECT_EQ(client.peer.answered_as<uint8_t>(), 0);
+            EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), 0);
             client.post(wire::NativeCommand::read, wire::ReadRequest{0, 0, data.size()});
-            EXPECT_TRUE(client.peer.answered() == std::vector<std::byte>(data.size())) << is_sealed << by_digest;
+            EXPECT_TRUE(client.peer.receive_reply() == std::vector<std::byte>(data.size())) << is_sealed << by_digest;
         }
     }
 }
@@ -150,20 +150,20 @@ TEST(NativeSession, InvalidGraphKeepsSession) {
     client.declare(2, client.buffer + 128);
     client.graph(0, client.sum(GGML_OP_MUL_MAT_ID));
     auto text = client.receive_text();
-    EXPECT_EQ(text.first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(text.first, wire::ReplyKind::launch_failed);
     EXPECT_NE(text.second.find("source 2 is missing"), std::string::npos) << text.second;
     client.post(wire::NativeCommand::launch, wire::LaunchRequest{0});
-    EXPECT_EQ(client.receive_text().first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(client.receive_text().first, wire::ReplyKind::launch_failed);
     auto outside = client.sum();
     outside[1].address = client.buffer + 4090;
     client.graph(0, outside);
-    EXPECT_EQ(client.receive_text().first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(client.receive_text().first, wire::ReplyKind::launch_failed);
     for (const uint32_t reference : {4u, 1000u, UINT32_MAX}) {
         auto missing = client.sum();
         missing[2].src[1] = reference;
         client.graph(0, missing);
         text = client.receive_text();
-        EXPECT_EQ(text.first, wire::AnswerKind::launch_failed);
+        EXPECT_EQ(text.first, wire::ReplyKind::launch_failed);
         EXPECT_NE(text.second.find("referenced but missing"), std::string::npos) << text.second;
     }
     client.graph(1, client.sum());
@@ -175,7 +175,7 @@ TEST(NativeSession, FreeingBufferDropsItsGraphs) {
     client.graph(0, client.sum());
     client.peer.ask(Command::free_buffer, client.buffer);
     client.post(wire::NativeCommand::launch, wire::LaunchRequest{0});
-    EXPECT_EQ(client.receive_text().first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(client.receive_text().first, wire::ReplyKind::launch_failed);
 }
 
 TEST(NativeSession, RepliesWhetherOpsAreSupported) {
@@ -187,7 +187,7 @@ TEST(NativeSession, RepliesWhetherOpsAreSupported) {
     std::vector<std::byte> difference;
     wire::encode_difference({}, questions, difference);
     client.post(wire::NativeCommand::supports, wire::SupportsRequest{0, 4}, difference);
-    EXPECT_EQ(client.peer.answered(), (std::vector{std::byte{1}, std::byte{0}}));
+    EXPECT_EQ(client.peer.receive_reply(), (std::vector{std::byte{1}, std::byte{0}}));
 }
 
 // A copy of a graph takes few bytes to send but as many as the graph to store.
@@ -199,7 +199,7 @@ TEST(NativeSession, StoredGraphsAreBounded) {
         client.graph(slot, many, 0, many);
     }
     auto text = client.receive_text();
-    EXPECT_EQ(text.first, wire::AnswerKind::ended);
+    EXPECT_EQ(text.first, wire::ReplyKind::ended);
     EXPECT_NE(text.second.find("tensors in total"), std::string::npos) << text.second;
 }
 
@@ -230,7 +230,7 @@ TEST(NativeSession, OutOfBoundsRequestEndsSession) {
         NativeClient client;
         attacks[i](client);
         const auto text = client.receive_text();
-        EXPECT_EQ(text.first, wire::AnswerKind::ended) << i;
+        EXPECT_EQ(text.first, wire::ReplyKind::ended) << i;
         EXPECT_FALSE(text.second.empty()) << i;
         EXPECT_NE(client.end().code, Errc::closed) << i;
     }

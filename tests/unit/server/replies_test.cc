@@ -40,13 +40,13 @@ TEST_F(RepliesTest, FailedLaunchIsReportedToNativeClient) {
     EXPECT_TRUE(session.nothing_was_sent());
     ASSERT_TRUE(replies.report_failure(fail(Errc::no_memory, "too large"))) << "the session continues";
     const uint64_t head = receive_head();
-    EXPECT_EQ(static_cast<wire::AnswerKind>(head >> wire::answer_kind_shift), wire::AnswerKind::launch_failed);
-    EXPECT_EQ(text_of(session.peer.receive(head & wire::answer_size_mask)), "too large");
+    EXPECT_EQ(static_cast<wire::ReplyKind>(head >> wire::reply_kind_shift), wire::ReplyKind::launch_failed);
+    EXPECT_EQ(text_of(session.peer.receive(head & wire::reply_size_mask)), "too large");
 }
 
 TEST_F(RepliesTest, LongTextIsTruncated) {
-    ASSERT_TRUE(replies.send_text(wire::AnswerKind::refused, std::string(5000, 'x')));
-    EXPECT_EQ(receive_head() & wire::answer_size_mask, wire::max_error_text);
+    ASSERT_TRUE(replies.send_text(wire::ReplyKind::refused, std::string(5000, 'x')));
+    EXPECT_EQ(receive_head() & wire::reply_size_mask, wire::max_error_text);
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ protected:
         SCOPED_TRACE(what);
         BufferClient client;
         attack(client);
-        EXPECT_FALSE(client.peer.answered()) << "the server replied";
+        EXPECT_FALSE(client.peer.receive_reply()) << "the server replied";
         EXPECT_NE(client.end().code, Errc::closed);
         EXPECT_FALSE(client.end().text.empty());
     }
@@ -164,7 +164,7 @@ TEST_F(HostileSession, OtherRegions) {
         auto t = c.f32(1, 0);
         t.type = 255;
         c.peer.ask(Command::set_tensor_hash, wire::SetTensorHashRequest{t, UINT64_MAX, 1});
-        EXPECT_EQ(c.peer.template answered_as<uint8_t>(), 0);
+        EXPECT_EQ(c.peer.template receive_reply_as<uint8_t>(), 0);
         c.peer.request(static_cast<Command>(23));
     });
     for (const Command command : {Command::get_alignment, Command::get_max_size, Command::get_device_memory}) {

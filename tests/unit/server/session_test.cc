@@ -24,13 +24,13 @@ using wire::Command;
 TEST(SessionTest, RepliesToDeviceQueries) {
     SessionClient client;
     client.peer.request(Command::device_count);
-    EXPECT_EQ(client.peer.answered_as<uint32_t>(), 1u);
+    EXPECT_EQ(client.peer.receive_reply_as<uint32_t>(), 1u);
     client.peer.ask(Command::get_alignment, uint32_t{0});
-    EXPECT_EQ(client.peer.answered_as<uint64_t>(), page_size());
+    EXPECT_EQ(client.peer.receive_reply_as<uint64_t>(), page_size());
     client.peer.ask(Command::get_max_size, uint32_t{0});
-    EXPECT_GT(client.peer.answered_as<uint64_t>(), 0u);
+    EXPECT_GT(client.peer.receive_reply_as<uint64_t>(), 0u);
     client.peer.ask(Command::get_device_memory, uint32_t{0});
-    const auto memory = client.peer.answered_as<wire::DeviceMemoryAnswer>();
+    const auto memory = client.peer.receive_reply_as<wire::DeviceMemoryReply>();
     EXPECT_GT(+memory.total, 0u);
     EXPECT_LE(+memory.free, +memory.total);
     EXPECT_EQ(client.leave().code, Errc::closed);
@@ -42,7 +42,7 @@ TEST(SessionTest, AcceptsBytesReadByTheFrontDoor) {
     for (size_t cut = 0; cut <= command.size(); ++cut) {
         SessionClient client(ConstBytes(command).first(cut));
         client.peer.send(ConstBytes(command).subspan(cut));
-        EXPECT_EQ(client.peer.answered_as<uint64_t>(), page_size());
+        EXPECT_EQ(client.peer.receive_reply_as<uint64_t>(), page_size());
     }
 }
 
@@ -51,7 +51,7 @@ TEST(SessionTest, AcceptsCommandsByteByByte) {
     for (const std::byte & b : message(Command::alloc_buffer, bytes_of(wire::AllocBufferRequest{0, 64}))) {
         ASSERT_TRUE(client.peer.send({&b, 1}));
     }
-    EXPECT_NE(+client.peer.answered_as<wire::AllocBufferAnswer>().buffer, 0u);
+    EXPECT_NE(+client.peer.receive_reply_as<wire::AllocBufferReply>().buffer, 0u);
 }
 
 TEST(SessionTest, SetTensorThenGetTensor) {
@@ -102,9 +102,9 @@ TEST(SessionTest, TransfersRows) {
     }
     EXPECT_EQ(client.get(tensor, 4096), expected);
     client.peer.ask(Command::get_tensor_2d, wire::Tensor2dRequest{tensor, 8, 5, 3, 100});
-    EXPECT_EQ(client.peer.answered(), rows);
+    EXPECT_EQ(client.peer.receive_reply(), rows);
     client.peer.ask(Command::get_tensor_2d, wire::Tensor2dRequest{tensor, 0, 4096, 1, UINT64_MAX});
-    EXPECT_EQ(client.peer.answered(), expected);
+    EXPECT_EQ(client.peer.receive_reply(), expected);
 }
 
 // Transfers of zero bytes touch no memory, so any address is accepted.
@@ -117,7 +117,7 @@ TEST(SessionTest, AcceptsEmptyTransfersAtAnyAddress) {
         const wire::Tensor2dRequest request{tensor, offset, size, n_copies, stride};
         client.peer.ask(Command::set_tensor_2d, request);
         client.peer.ask(Command::get_tensor_2d, request);
-        EXPECT_EQ(client.peer.answered(), std::vector<std::byte>());
+        EXPECT_EQ(client.peer.receive_reply(), std::vector<std::byte>());
     }
     for (const wire::Tensor & empty : {far, odd}) {
         client.set(empty, {}, 7);
@@ -125,7 +125,7 @@ TEST(SessionTest, AcceptsEmptyTransfersAtAnyAddress) {
         client.peer.ask(Command::memset_tensor, wire::MemsetTensorRequest{empty, 1 << 20, 0, 0});
         client.peer.ask(Command::init_tensor, empty);
         client.peer.ask(Command::copy_tensor, wire::CopyTensorRequest{far, empty});
-        EXPECT_EQ(client.peer.answered_as<uint8_t>(), 1);
+        EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), 1);
     }
     auto padded = wire_tensor(4, GGML_TYPE_Q8_0, {32, 0, 1, 1}, client.buffer, client.base + 4096);
     client.peer.ask(Command::init_tensor, padded);
@@ -141,11 +141,11 @@ TEST(SessionTest, CopiesTensors) {
     client.set(source, noise(16));
     for (const wire::Tensor & target : {near, away}) {
         client.peer.ask(Command::copy_tensor, wire::CopyTensorRequest{source, target});
-        EXPECT_EQ(client.peer.answered_as<uint8_t>(), 1);
+        EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), 1);
         EXPECT_EQ(client.get(target, 16), noise(16));
     }
     client.peer.ask(Command::copy_tensor, wire::CopyTensorRequest{source, source});
-    EXPECT_EQ(client.peer.answered_as<uint8_t>(), 1) << "a copy onto itself";
+    EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), 1) << "a copy onto itself";
 }
 
 TEST(SessionTest, OverlappingCopyIsRefusedOrCorrect) {
@@ -153,7 +153,7 @@ TEST(SessionTest, OverlappingCopyIsRefusedOrCorrect) {
     const auto from = client.f32(1, 0, 256), to = client.f32(2, 64, 256);
     client.set(from, noise(1024));
     client.peer.ask(Command::copy_tensor, wire::CopyTensorRequest{from, to});
-    if (client.peer.answered()) {
+    if (client.peer.receive_reply()) {
         EXPECT_EQ(client.get(to, 1024), noise(1024));
     } else {
         EXPECT_NE(client.end().code, Errc::closed);
@@ -165,14 +165,14 @@ TEST(SessionTest, AllocSize) {
     wire::GetAllocSizeRequest request{};
     request.tensor = f32_tensor(1, {8, 4, 1, 1}, 0, 0);
     client.peer.ask(Command::get_alloc_size, request);
-    EXPECT_EQ(client.peer.answered_as<uint64_t>(), 128u);
+    EXPECT_EQ(client.peer.receive_reply_as<uint64_t>(), 128u);
     request.tensor.op = GGML_OP_MUL_MAT;
     request.tensor.src[0] = 2;
     request.tensor.src[1] = 3;
     request.src[0] = f32_tensor(2, {16, 8, 1, 1}, 0, 0);
     request.src[1] = f32_tensor(3, {16, 4, 1, 1}, 0, 0);
     client.peer.ask(Command::get_alloc_size, request);
-    EXPECT_GE(client.peer.answered_as<uint64_t>(), 128u);
+    EXPECT_GE(client.peer.receive_reply_as<uint64_t>(), 128u);
 }
 
 TEST(SessionTest, InitTensor) {
@@ -180,21 +180,21 @@ TEST(SessionTest, InitTensor) {
     const uint64_t buffer = client.alloc(4096);
     client.peer.ask(Command::init_tensor, wire_tensor(1, GGML_TYPE_Q8_0, {32, 4, 1, 1}, buffer, client.base));
     client.peer.request(Command::device_count);
-    EXPECT_EQ(client.peer.answered_as<uint32_t>(), 1u);
+    EXPECT_EQ(client.peer.receive_reply_as<uint32_t>(), 1u);
 }
 
 TEST(SessionTest, DeclinesCommInit) {
     SessionClient client;
     client.peer.request(Command::comm_init, std::vector<std::byte>(80));
-    EXPECT_EQ(client.peer.answered_as<uint8_t>(), 0);
+    EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), 0);
     client.peer.request(Command::device_count);
-    EXPECT_EQ(client.peer.answered_as<uint32_t>(), 1u);
+    EXPECT_EQ(client.peer.receive_reply_as<uint32_t>(), 1u);
 }
 
 TEST(SessionTest, HashLookupWithoutCacheMisses) {
     BufferClient client;
     client.peer.ask(Command::set_tensor_hash, wire::SetTensorHashRequest{client.f32(1, 0), 0, 42});
-    EXPECT_EQ(client.peer.answered_as<uint8_t>(), 0);
+    EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), 0);
 }
 
 TEST(SessionTest, ComputesAndRecomputes) {
@@ -248,9 +248,9 @@ TEST(SessionTest, Graph1025DropsAllOthers) {
     client.peer.request(Command::graph_compute, graph_payload(0, 1025, {3}, tensors));
     client.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 1025});
     client.peer.request(Command::device_count);
-    EXPECT_EQ(client.peer.answered_as<uint32_t>(), 1u);
+    EXPECT_EQ(client.peer.receive_reply_as<uint32_t>(), 1u);
     client.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 1});
-    EXPECT_FALSE(client.peer.answered());
+    EXPECT_FALSE(client.peer.receive_reply());
     EXPECT_EQ(client.end().code, Errc::not_found);
 }
 

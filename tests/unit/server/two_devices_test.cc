@@ -67,9 +67,9 @@ struct TwoDevices {
     }
     void compute(uint32_t device) { client.graph(static_cast<uint16_t>(device), power(device), wire::no_base, {}, device); }
     std::vector<wire::Span> spans() {
-        const auto answer = std::make_unique<wire::SpansAnswer>();
+        const auto answer = std::make_unique<wire::SpansReply>();
         client.peer.request(static_cast<Command>(wire::NativeCommand::spans));
-        const auto bytes = client.peer.answered();
+        const auto bytes = client.peer.receive_reply();
         std::memcpy(answer.get(), bytes->data(), sizeof *answer);
         return {answer->spans, answer->spans + answer->count};
     }
@@ -83,7 +83,7 @@ struct TwoDevices {
 TEST(TwoDevices, ComputeConcurrently) {
     TwoDevices two;
     two.client.peer.request(static_cast<Command>(wire::NativeCommand::clock));
-    two.client.peer.answered_as<uint64_t>();
+    two.client.peer.receive_reply_as<uint64_t>();
     bool overlapped = false;
     for (int round = 0; round < 50 && !overlapped; ++round) {
         for (uint32_t device = 0; device < 2; ++device) {
@@ -150,7 +150,7 @@ TEST(TwoDevices, GraphsAndBuffersAreReplacedWhileInUse) {
     two.client.peer.ask(Command::free_buffer, wire::BufferRequest{two.buffers[0]});
     two.client.peer.ask(Command::free_buffer, wire::BufferRequest{two.buffers[1]});
     two.client.post(wire::NativeCommand::launch, wire::LaunchRequest{0});
-    EXPECT_EQ(two.client.receive_text().first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(two.client.receive_text().first, wire::ReplyKind::launch_failed);
     EXPECT_EQ(two.client.leave().code, Errc::closed);
 }
 
@@ -159,12 +159,12 @@ TEST(TwoDevices, FailureIsReportedBeforeNextReply) {
     two.devices.abort_computation();
     two.compute(1);
     two.client.post(wire::NativeCommand::read, wire::ReadRequest{two.result(0), 0, 4});
-    EXPECT_EQ(two.client.peer.answered()->size(), 4u) << "the other device is unaffected";
+    EXPECT_EQ(two.client.peer.receive_reply()->size(), 4u) << "the other device is unaffected";
     two.client.post(wire::NativeCommand::read, wire::ReadRequest{two.result(1), 0, 4});
     const auto text = two.client.receive_text();
-    EXPECT_EQ(text.first, wire::AnswerKind::launch_failed);
+    EXPECT_EQ(text.first, wire::ReplyKind::launch_failed);
     EXPECT_TRUE(text.second.contains("could not compute the graph")) << text.second;
-    EXPECT_EQ(two.client.peer.answered()->size(), 4u);
+    EXPECT_EQ(two.client.peer.receive_reply()->size(), 4u);
 }
 
 TEST(TwoDevices, FailureEndsStockSession) {
@@ -174,7 +174,7 @@ TEST(TwoDevices, FailureEndsStockSession) {
     const auto tensors = client.sum();
     client.peer.request(Command::graph_compute, graph_payload(0, 5, {3}, tensors));
     client.peer.ask(Command::get_tensor, wire::GetTensorRequest{tensors[2], 0, 16});
-    EXPECT_FALSE(client.peer.answered());
+    EXPECT_FALSE(client.peer.receive_reply());
     EXPECT_TRUE(client.end().text.contains("could not compute the graph")) << client.end().text;
 }
 

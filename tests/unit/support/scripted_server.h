@@ -54,10 +54,10 @@ private:
                 continue;
             }
             WirePeer & peer = peers_.emplace_back(std::move(*accepted));
-            wire::HelloAnswer hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
+            wire::HelloReply hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
             const wire::Extension extension = extension_(number++);
             std::memcpy(&hello.capabilities, &extension, sizeof extension);
-            if (!peer.next_or_end() || !peer.answer(hello)) {
+            if (!peer.next_or_end() || !peer.reply(hello)) {
                 continue;
             }
             const auto first = peer.next_or_end();  // reads the payload, too: closing with unread data is a reset

@@ -23,10 +23,10 @@ using test::Message;
 using test::WirePeer;
 using wire::Command;
 
-inline constexpr wire::HelloAnswer good_hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
+inline constexpr wire::HelloReply good_hello{wire::stock_major, wire::stock_minor, wire::stock_patch, 0, {}};
 
 // The hello of a server with the native dialect.
-inline wire::HelloAnswer native_hello() {
+inline wire::HelloReply native_hello() {
     auto hello = good_hello;
     wire::Extension extension;
     extension.features = wire::feature_native;
@@ -61,13 +61,13 @@ struct Session {
         connection = Connection::open(listener.endpoint, Connection::Purpose::session);
         endpoint = listener.endpoint.text();
     }
-    explicit Session(wire::HelloAnswer hello = good_hello)
+    explicit Session(wire::HelloReply hello = good_hello)
         : Session([hello](WirePeer & peer) {
               const Message message = peer.next();
               EXPECT_EQ(message.command, Command::hello);
               EXPECT_EQ(message.payload.size(), 24u);
               EXPECT_EQ(message.as<uint32_t>(), 0u) << "a stock RDMA server would take it for a queue pair";
-              EXPECT_TRUE(peer.answer(hello));
+              EXPECT_TRUE(peer.reply(hello));
           }) {}
 
     Connection * operator->() { return connection->get(); }
@@ -94,7 +94,7 @@ struct Session {
 
     // Flushes the batch. Appends a DEVICE_COUNT.
     void flush() {
-        peer.answer(uint32_t{1});
+        peer.reply(uint32_t{1});
         EXPECT_TRUE((*connection)->queries().device_count());
     }
 

@@ -54,11 +54,11 @@ struct SessionClient {
 
     uint64_t alloc(uint64_t size, uint32_t device = 0) {
         peer.ask(Command::alloc_buffer, wire::AllocBufferRequest{device, size});
-        const auto answer = peer.answered_as<wire::AllocBufferAnswer>();
+        const auto answer = peer.receive_reply_as<wire::AllocBufferReply>();
         if (answer.buffer != 0) {
             EXPECT_GE(+answer.size, size);
             peer.ask(Command::buffer_get_base, wire::BufferRequest{answer.buffer});
-            base = peer.answered_as<uint64_t>();
+            base = peer.receive_reply_as<uint64_t>();
         }
         return answer.buffer;
     }
@@ -67,7 +67,7 @@ struct SessionClient {
     }
     std::vector<std::byte> get(const wire::Tensor & tensor, uint64_t size, uint64_t offset = 0) {
         peer.ask(Command::get_tensor, wire::GetTensorRequest{tensor, offset, size});
-        const auto answer = peer.answered();
+        const auto answer = peer.receive_reply();
         EXPECT_TRUE(answer && answer->size() == size);
         return answer.value_or(std::vector<std::byte>());
     }
@@ -115,7 +115,7 @@ struct NativeClient : BufferClient {
     }
     std::vector<float> read(uint16_t slot, uint64_t count = 4) {
         post(wire::NativeCommand::read, wire::ReadRequest{slot, 0, count * 4});
-        return as_floats(peer.answered().value_or(std::vector<std::byte>()));
+        return as_floats(peer.receive_reply().value_or(std::vector<std::byte>()));
     }
     static wire::GraphTensor tensor(uint64_t address, uint64_t ne0 = 4) {
         wire::GraphTensor out{};
@@ -143,13 +143,13 @@ struct NativeClient : BufferClient {
              difference);
     }
     // Receives a text that the server sends instead of a reply.
-    std::pair<wire::AnswerKind, std::string> receive_text() {
+    std::pair<wire::ReplyKind, std::string> receive_text() {
         uint64_t head = 0;
         if (!peer.receive(mutable_bytes(&head, sizeof head))) {
             return {};
         }
-        return {static_cast<wire::AnswerKind>(head >> wire::answer_kind_shift),
-                text_of(peer.receive(head & wire::answer_size_mask))};
+        return {static_cast<wire::ReplyKind>(head >> wire::reply_kind_shift),
+                text_of(peer.receive(head & wire::reply_size_mask))};
     }
 };
 

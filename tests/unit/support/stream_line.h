@@ -71,9 +71,9 @@ struct ImpatientStreamTest : testing::Test, Line {
 };
 
 // A text of a native server: a refusal, a failed launch or the end of the session.
-inline std::vector<std::byte> text_reply(wire::AnswerKind kind, std::string_view text) {
+inline std::vector<std::byte> text_reply(wire::ReplyKind kind, std::string_view text) {
     using test::operator+;
-    return bytes_of(uint64_t{text.size()} | uint64_t{static_cast<uint8_t>(kind)} << wire::answer_kind_shift) + bytes_of(text);
+    return bytes_of(uint64_t{text.size()} | uint64_t{static_cast<uint8_t>(kind)} << wire::reply_kind_shift) + bytes_of(text);
 }
 
 }  // namespace caravan::client::stream_line

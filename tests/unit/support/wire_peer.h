@@ -117,12 +117,12 @@ public:
         return got ? std::move(*got) : Message{};
     }
 
-    bool answer_bytes(const std::vector<std::byte> & payload) {
+    bool reply_bytes(const std::vector<std::byte> & payload) {
         return send(bytes_of(uint64_t{payload.size()}) + payload);
     }
     template <class T>
-    bool answer(const T & payload) {
-        return answer_bytes(bytes_of(payload));
+    bool reply(const T & payload) {
+        return reply_bytes(bytes_of(payload));
     }
 
     // As a client: sends a request.
@@ -134,7 +134,7 @@ public:
         return request(command, bytes_of(payload));
     }
     // As a client: receives the payload of the next reply; std::nullopt if the connection ended.
-    std::optional<std::vector<std::byte>> answered() {
+    std::optional<std::vector<std::byte>> receive_reply() {
         uint64_t size = 0;
         if (!receive(mutable_bytes(&size, sizeof size)) || size > (1 << 28)) {
             return std::nullopt;
@@ -143,8 +143,8 @@ public:
         return receive(MutableBytes(payload)) ? std::optional(std::move(payload)) : std::nullopt;
     }
     template <class T>
-    T answered_as() {
-        const auto got = answered();
+    T receive_reply_as() {
+        const auto got = receive_reply();
         EXPECT_TRUE(got && got->size() == sizeof(T)) << "reply of " << (got ? got->size() : 0) << " bytes";
         return got && got->size() == sizeof(T) ? load<T>(got->data()) : T{};
     }

@@ -88,7 +88,7 @@ private:
                 out.push_back(std::chrono::duration<double, std::micro>(arrived - start).count());
             }
         }
-        return out;
+        return peer_.check_connection().transform([&] { return std::move(out); });
     }
 
     doctor::Conversation peer_;

@@ -107,6 +107,10 @@ Result<Ended> run_llama_bench(const Arrangement & arrangement, const Settings & 
     if (!sessions) {
         return std::unexpected(sessions.error());
     }
+    const auto broken = std::ranges::find_if(*sessions, [](const SessionCounts & of) { return of.replacements > 0; });
+    if (broken != sessions->end()) {
+        return fail(Errc::io, "the connection to {} broke during the measurement, and was replaced", broken->endpoint);
+    }
     return Ended{std::move(*child), std::move(*sessions)};
 }
 

@@ -15,6 +15,7 @@ constexpr const char * overlaps_others = "COMPUTE";  // commands that wait for i
 SessionCounts session_of(const nlohmann::json & line) {
     const nlohmann::json & since = line.at("since_load");
     SessionCounts out{.endpoint = line.at("endpoint"),
+                      .replacements = count<uint64_t>(line.value("replacements", nlohmann::json(0u))),
                       .sends = count<uint64_t>(since.at("sends")),
                       .bytes_sent = count<uint64_t>(since.at("bytes_sent")),
                       .bytes_received = count<uint64_t>(since.at("bytes_received")),

@@ -15,6 +15,7 @@ namespace caravan::bench {
 // Counts of one session with one server, from the plug-in. All except those of weights begin after the load.
 struct SessionCounts {
     std::string endpoint;
+    uint64_t replacements = 0;  // of the connection
     uint64_t sends = 0, bytes_sent = 0, bytes_received = 0, round_trips = 0, launches = 0;
     double waiting_s = 0;
     uint64_t weights = 0, weights_from_cache = 0;  // bytes

@@ -31,6 +31,7 @@ public:
     }
     void wake() override { inner_->wake(); }
     net::TransportKind kind() const override { return inner_->kind(); }
+    uint32_t replacements() const override { return inner_->replacements(); }
 
 private:
     bool has_expired() const { return Clock::now() >= end_; }
@@ -59,8 +60,17 @@ wire::Tensor Region::tensor() const {
 }
 
 Conversation::Conversation(std::unique_ptr<net::Transport> transport, const Limits & limits)
-    : stream_(std::make_unique<BoundedTransport>(std::move(transport), limits.total), limits.reply, poll_time()),
+    : kind_(transport->kind()),
+      stream_(std::make_unique<BoundedTransport>(std::move(transport), limits.total), limits.reply, poll_time()),
       lock_(stream_.mutex()) {}
+
+Result<> Conversation::check_connection() const {
+    if (stream_.replacements() == 0) {
+        return {};
+    }
+    return fail(Errc::io, "the connection over {} broke during the measurement, and continued over {}", text_of(kind_),
+                text_of(stream_.transport_kind()));
+}
 
 Result<uint32_t> Conversation::device_count() {
     stream_.append(wire::frame_header(Command::device_count));

@@ -33,7 +33,10 @@ class Conversation {
 public:
     Conversation(std::unique_ptr<net::Transport> transport, const Limits & limits);
 
-    net::TransportKind kind() const { return stream_.transport_kind(); }
+    net::TransportKind kind() const { return kind_; }  // since the connection was opened
+    // Call this after each measurement: an error if the connection broke, so that another one, perhaps of another kind, was
+    // measured too.
+    Result<> check_connection() const;
     const std::optional<Error> & failure() const { return stream_.failure(); }
 
     template <class Reply, class Request>
@@ -68,6 +71,7 @@ private:
         return out;
     }
 
+    const net::TransportKind kind_;
     client::Stream stream_;
     client::Stream::Lock lock_;
 };

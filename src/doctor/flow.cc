@@ -31,7 +31,8 @@ Result<double> rate_to_server(Conversation & peer, const Region & region, size_t
     if (auto reply = peer.request<uint64_t>(wire::Command::get_alignment, wire::DeviceRequest{0}); !reply) {
         return std::unexpected(reply.error());
     }
-    return static_cast<double>(sent * size) / seconds_since(start);
+    const double rate = static_cast<double>(sent * size) / seconds_since(start);
+    return peer.check_connection().transform([&] { return rate; });
 }
 
 Result<double> rate_from_server(Conversation & peer, const Region & region, size_t size, milliseconds time) {
@@ -49,7 +50,8 @@ Result<double> rate_from_server(Conversation & peer, const Region & region, size
             tickets[slot] = peer.read(region, offset_of(requested++, size, region), dest);
         }
         if (requested == read) {
-            return static_cast<double>(read * size) / seconds_since(start);
+            const double rate = static_cast<double>(read * size) / seconds_since(start);
+            return peer.check_connection().transform([&] { return rate; });
         }
         outcome = peer.await(tickets[read++ % in_flight]);
     } while (outcome);

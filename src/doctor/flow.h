@@ -1,4 +1,4 @@
-// Measures the bandwidth to and from a server with messages of one size.
+// Measures the bandwidth to and from a server with messages of one size. An error if the connection broke meanwhile.
 #pragma once
 
 #include "doctor/conversation.h"

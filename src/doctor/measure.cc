@@ -27,6 +27,9 @@ Result<> measure_latency(Conversation & peer, Measured & out) {
             times.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
         }
     }
+    if (auto unbroken = peer.check_connection(); !unbroken) {
+        return unbroken;
+    }
     std::ranges::sort(times);
     out.round_trips = static_cast<uint32_t>(times.size());
     out.median_us = times[times.size() / 2];

@@ -64,6 +64,9 @@ public:
     // False while the transport reconnects.
     virtual bool is_connected() const { return true; }
 
+    // How often the transport has replaced its connection by another one, perhaps of another kind.
+    virtual uint32_t replacements() const { return 0; }
+
     // Another thread calls `done` once if the connection is lost permanently while idle. Call this before the first use.
     // Only transports that monitor idle connections support it.
     virtual void when_lost(std::function<void(const Error &)> done) { (void)done; }

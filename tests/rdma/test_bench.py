@@ -1,7 +1,8 @@
-"""rpc-bench on machines with both transports."""
+"""rpc-bench and rpc-doctor on machines with both transports."""
 import json
+import time
 
-from conftest import BIN, MODEL, PORT, is_slow
+from conftest import BIN, MODEL, PORT, is_slow, not_emulated
 
 EP = f'10.77.0.1:{PORT}'
 
@@ -41,3 +42,63 @@ def test_a_model_over_tcp_and_rdma(rig):
     assert all(len(arrangement['runs']) == 2 for arrangement in report['arrangements'])
     # At least one message for each token; 2 of 3 arrangements use RDMA.
     assert rig.client_machine.counters()['rdma_sends'] - before >= 2 * 2 * tokens
+
+
+def measuring(rig, command):
+    """A tool that is measuring over RDMA, and the file with its output."""
+    file = rig.pair.shared / 'report.json'
+    before = rig.client_machine.counters()['rdma_sends']
+    tool = rig.client_machine.start(f'exec {command} >{file}', env=rig.environment())
+    deadline = time.monotonic() + 60
+    while rig.client_machine.counters()['rdma_sends'] < before + 300:
+        assert time.monotonic() < deadline and tool.returncode is None, tool.output()
+        time.sleep(0.05)
+    return tool, file
+
+
+def remove_device(rig, seconds):
+    """The session continues over TCP at once, and returns to RDMA while the same figure is being measured."""
+    rig.client_machine.run('rdma link delete rxe0', check=True)
+    time.sleep(seconds)
+    rig.client_machine.run('rdma link add rxe0 type rxe netdev eth0', check=True)
+
+
+BROKE = 'the connection over rdma broke during the measurement, and continued over '
+
+
+@not_emulated
+def test_doctor_reports_that_rdma_broke_during_a_measurement(rig):
+    rig.server()
+    tool, file = measuring(rig, f'{BIN}/rpc-doctor {EP} --json --time 5000')
+    remove_device(rig, 1)
+    assert tool.wait(60) == 1, tool.output()
+    report = json.loads(file.read_text())
+    endpoint, = report['endpoints']
+    rdma = endpoint['measured']['rdma']
+    assert not report['well'] and rdma['failure'].startswith(BROKE)
+    assert rdma['median_us'] is not None and rdma['to_server_bytes_per_second'] is None, 'the figure of that time'
+    assert any(finding['mark'] == 'fix' and f'measuring over RDMA failed: {BROKE}' in finding['what']
+               for finding in endpoint['findings'])
+
+
+@not_emulated
+def test_bench_reports_that_rdma_broke_during_a_measurement(rig):
+    rig.server()
+    tool, file = measuring(rig, f'{BIN}/rpc-bench --rpc {EP} -o json --rounds 1 --time 1000')
+    remove_device(rig, 1)
+    assert tool.wait(90) == 1, tool.output()
+    tcp, rdma = json.loads(file.read_text())['links']
+    assert tcp['failure'] is None and len(tcp['sizes']) == 10
+    assert rdma['failure'].startswith(BROKE) and len(rdma['sizes']) < 10
+    assert BROKE in tool.output()
+
+
+@not_emulated
+def test_bench_reports_that_rdma_broke_while_a_model_ran(rig):
+    rig.server()
+    tool, file = measuring(rig, f'{BIN}/rpc-bench --rpc {EP} -o json -m {MODEL} -t 1 -p 0 -n 2000 -r 2 --rounds 1')
+    remove_device(rig, 1)
+    assert tool.wait(120) == 1, tool.output()
+    measured, = json.loads(file.read_text())['arrangements']
+    assert measured['failure'] == f'the connection to {EP} broke during the measurement, and was replaced'
+    assert measured['runs'] == []

@@ -27,7 +27,8 @@ struct Tally {
 
 struct SessionStats {
     std::string endpoint, dialect;
-    net::TransportKind transport = net::TransportKind::tcp;
+    net::TransportKind transport = net::TransportKind::tcp;  // the last one
+    uint32_t replacements = 0;  // of the connection
     Tally whole;
     Tally since_load;  // since the first launch after weights were loaded
     LoadedWeights weights;

@@ -104,6 +104,7 @@ SessionStats Connection::stats() {
     SessionStats out{.endpoint = endpoint().text(),
                      .dialect = is_native() ? "native" : "stock",
                      .transport = queue_.stream().transport_kind(),
+                     .replacements = queue_.stream().replacements(),
                      .whole = {},
                      .since_load = {},
                      .weights = queue_.uploads().loading().total(),

@@ -52,6 +52,7 @@ public:
     std::mutex & mutex() { return mutex_; }
     const std::optional<Error> & failure() const { return failure_; }
     net::TransportKind transport_kind() const { return transport_->kind(); }
+    uint32_t replacements() const { return transport_->replacements(); }
 
     // `size` bytes at the end of the batch. Fill them before releasing the lock. Valid until the next append.
     MutableBytes append(size_t size) { return outbox_.append(size); }

@@ -46,6 +46,11 @@ TransportKind ResumableTransport::kind() const {
     return kind_;
 }
 
+uint32_t ResumableTransport::replacements() const {
+    Lock lock(mutex_);
+    return replacements_;
+}
+
 void ResumableTransport::wake() {
     Lock lock(mutex_);
     if (inner_) {
@@ -262,6 +267,7 @@ Result<> ResumableTransport::continue_over(std::unique_ptr<Transport> transport,
     const TimePoint now = Clock::now();
     inner_ = std::move(transport);
     kind_ = inner_->kind();
+    ++replacements_;
     reader_.resume();
     policy_.on_reconnected(now);
     if (loss_reason_.empty()) {

@@ -68,6 +68,7 @@ public:
     bool is_connected() const override;
     void when_lost(std::function<void(const Error &)> done) override;
     TransportKind kind() const override;
+    uint32_t replacements() const override;
 
     // Passive end: continues over a connection that the peer opened with `request`, and replies to it. Errc::protocol: stale
     // attempt or invalid position.
@@ -103,6 +104,7 @@ private:
     std::condition_variable changed_;
     std::shared_ptr<Transport> inner_;  // null: disconnected. Shared with a thread that waits in it
     TransportKind kind_;
+    uint32_t replacements_ = 0;
     std::optional<Error> error_;         // permanent
     std::function<void(const Error &)> when_lost_;
 

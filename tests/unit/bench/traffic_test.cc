@@ -19,6 +19,7 @@ TEST(Stats, CanBeParsedByRpcBench) {
     ASSERT_TRUE(sessions) << sessions.error().text;
     ASSERT_EQ(sessions->size(), 2u);
     const bench::SessionCounts & session = (*sessions)[0];
+    EXPECT_EQ(session.replacements, 5u);
     EXPECT_EQ(session.sends, 3u);
     EXPECT_EQ(session.round_trips, 2u);
     EXPECT_EQ(session.waiting_s, 1.0);
@@ -27,6 +28,9 @@ TEST(Stats, CanBeParsedByRpcBench) {
     EXPECT_DOUBLE_EQ(*bench::share_from_cache(*sessions), 0.4);
     EXPECT_FALSE(bench::share_from_cache({}));
     EXPECT_TRUE(bench::parse_stats("")->empty());
+    auto older = nlohmann::json::parse(to_json(a_session()));
+    older.erase("replacements");
+    EXPECT_EQ(bench::parse_stats(older.dump())->front().replacements, 0u);
     EXPECT_FALSE(bench::parse_stats("{}\n"));
     EXPECT_FALSE(bench::parse_stats("no json\n"));
     auto strange = nlohmann::json::parse(to_json(a_session()));

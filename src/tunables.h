@@ -105,11 +105,12 @@ static_assert(queue_pair_rnr_retries < 7, "7 means without limit");
 inline constexpr milliseconds stock_server_delay{10};
 
 // Limits of negotiating RDMA: for the first messages over it, and for the client's verdict, which follows both. The client
-// waits less, so that a network that loses RDMA's packets delays a session by little more than a second.
+// waits less, so that a network that loses RDMA's packets delays a session by little more than a second. The server counts from
+// its reply to the offer: a client that stays silent then occupies a session for rdma_verdict_timeout.
 inline constexpr milliseconds rdma_proof_timeout{1200};
 inline constexpr seconds rdma_failure_memory{60};  // during which the process does not try again with that server
-inline constexpr seconds rdma_token_timeout{3}, rdma_verdict_timeout{8};
-static_assert(rdma_verdict_timeout > 2 * rdma_token_timeout && rdma_token_timeout > 2 * rdma_proof_timeout);
+inline constexpr seconds rdma_token_timeout{3}, rdma_verdict_timeout{5};
+static_assert(rdma_verdict_timeout > rdma_token_timeout + rdma_proof_timeout && rdma_token_timeout > 2 * rdma_proof_timeout);
 
 // ---- Client: commands (src/client/session)
 

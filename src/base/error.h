@@ -28,6 +28,7 @@ enum class Reason : uint8_t {
     unspecified,
     no_rdma_library,     // libibverbs is missing or cannot be loaded
     no_rdma_device,      // the machine has none
+    rdma_device_closed,  // this process may not open it
     rdma_port_inactive,  // its link is down
     no_rdma_gid,         // no GID equals the connection's address
     rdma_setting,        // a GGML_RDMA_ variable names what does not exist

@@ -20,6 +20,10 @@ constexpr const char * build_with_rdma =
 constexpr const char * soft_roce =
     "to try it without an adapter: modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0";
 
+constexpr std::string_view closed_device_advice =
+    "install rdma-core (ibverbs-providers has the adapters' libraries), load ib_uverbs, and check that this user may read and "
+    "write /dev/infiniband/uverbs*; a container needs --device=/dev/infiniband";
+
 constexpr std::string_view raise_memlock = "raise it: ulimit -l unlimited in the shell, LimitMEMLOCK=infinity in the systemd "
                                            "service, --ulimit memlock=-1 for a container";
 
@@ -33,6 +37,7 @@ std::string_view remedy_for(Reason reason) {
                    "MTU";
         case Reason::no_rdma_library:
             return "install libibverbs (Debian: apt install libibverbs1 ibverbs-providers; others: rdma-core)";
+        case Reason::rdma_device_closed: return closed_device_advice;
         case Reason::no_rdma_device: return "ibv_devices must list one there: install rdma-core, load the adapter's driver";
         case Reason::rdma_port_inactive: return "the link is down: cable, switch port, ip link set INTERFACE up";
         case Reason::no_rdma_gid:
@@ -62,8 +67,7 @@ void check_port(const Machine & machine, const Port & port, bool other_is_active
     }
     if (machine.built_with_rdma && !port.is_open) {
         out.push_back({obstacle(machine), formatted("{} is up, but programs cannot open it", name),
-                       "install rdma-core (ibverbs-providers has the adapters' libraries), load ib_uverbs, and check "
-                       "that this user may read and write /dev/infiniband/uverbs*"});
+                       std::string(closed_device_advice)});
         return;
     }
     if (machine.built_with_rdma && port.gids.empty()) {
@@ -113,8 +117,8 @@ void check_memlock(const Machine & machine, Findings & out) {
                        std::string(raise_memlock)});
     } else {
         out.push_back({Mark::well,
-                       formatted("memlock limit {} is enough for {} of this user at once", size_text(*machine.memlock),
-                                 counted(*machine.memlock / locked_by_session, "session")),
+                       formatted("memlock limit {} is enough for RDMA with {} in one program", size_text(*machine.memlock),
+                                 counted(*machine.memlock / locked_by_session, "server")),
                        ""});
     }
 }

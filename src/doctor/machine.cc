@@ -58,6 +58,9 @@ std::string type_name(net::rdma::GidEntry::Type type) {
 // Adds the facts that libibverbs reports to those from sysfs.
 void open_ports(std::vector<Port> & ports) {
     for (const net::rdma::PortFacts & facts : net::rdma::scan_ports()) {
+        if (!facts.why_closed.empty()) {
+            continue;
+        }
         auto known = std::ranges::find_if(ports, [&](const Port & port) {
             return port.device == facts.device && port.port == facts.port;
         });

@@ -154,7 +154,8 @@ Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & 
     if (upgraded) {
         if (upgraded->transport != nullptr) {
             recent_failures.remove(endpoint.text());
-        } else if (upgraded->why_not.reason == Reason::no_rdma_path && !upgraded->why_not.is_at_server) {
+        } else if (!upgraded->why_not.is_at_server && (upgraded->why_not.reason == Reason::no_rdma_path ||
+                                                       upgraded->why_not.reason == Reason::rdma_setting)) {
             recent_failures.add(endpoint.text(), upgraded->why_not, Clock::now());
         }
         opened.transport = std::move(upgraded->transport);

@@ -15,6 +15,8 @@ constexpr std::array known{
     Words{"over RDMA", Reason::no_rdma_path},
     Words{"libibverbs", Reason::no_rdma_library},
     Words{"no RDMA device", Reason::no_rdma_device},
+    Words{"cannot open RDMA device", Reason::rdma_device_closed},
+    Words{"to RTR failed", Reason::no_rdma_path},
     Words{"is not active", Reason::rdma_port_inactive},
     Words{"no GID for", Reason::no_rdma_gid},
     Words{"GGML_RDMA_", Reason::rdma_setting},

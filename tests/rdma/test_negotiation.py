@@ -99,7 +99,7 @@ FALLBACKS = [
     ({'GGML_RDMA_PORT': '9'}, {}, 'GGML_RDMA_PORT=9 does not exist'),
     ({}, {'GGML_RDMA_DEV': 'mlx5_7'}, 'server: GGML_RDMA_DEV=mlx5_7'),
     # The client's link-local GID does not reach the server's IPv4 GID.
-    ({'GGML_RDMA_GID': '0'}, {}, 'server: rxe0: moving the queue pair to RTR failed'),
+    ({'GGML_RDMA_GID': '0'}, {}, 'GGML_RDMA_GID=0 of this machine selects fe80::'),
 ]
 
 
@@ -125,6 +125,23 @@ def test_memlock_too_low(rig, local):
     logits, output = rig.logits(EP, user=1000, memlock=64 * 1024, env={'HOME': '/tmp'})
     assert logits == local
     assert 'memlock limit 64 KiB is too low' in output
+
+
+@not_emulated
+@pytest.mark.parametrize('hide, show, reason', [
+    ('chmod 600 /dev/infiniband/uverbs0', 'chmod 666 /dev/infiniband/uverbs0', 'no access to /dev/infiniband/uverbs0'),
+    ('mv /dev/infiniband /dev/hidden', 'mv /dev/hidden /dev/infiniband', 'its file in /dev/infiniband is missing'),
+], ids=['unreadable', 'missing'])
+def test_device_that_the_user_may_not_open(rig, local, hide, show, reason):
+    """As in a container without the device, or for a user without access."""
+    rig.server()
+    rig.client_machine.run(hide, check=True)
+    try:
+        logits, output = rig.logits(EP, user=1000, env={'HOME': '/tmp'})
+    finally:
+        rig.client_machine.run(show, check=True)
+    assert logits == local
+    assert f'transport tcp (cannot open RDMA device rxe0: {reason})' in output, re.findall('transport .*', output)
 
 
 @needs_tcp_build

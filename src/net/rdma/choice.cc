@@ -18,7 +18,11 @@ bool is_usable(const Gid & gid) {
     return !is_zero && !platform::is_link_local(gid);
 }
 
+// The port cannot be used.
 std::unexpected<Error> inactive(const PortFacts & port) {
+    if (!port.why_closed.empty()) {
+        return fail(Errc::unavailable, Reason::rdma_device_closed, "{}", closed_text(port));
+    }
     return fail(Errc::unavailable, Reason::rdma_port_inactive, "{} port {} is not active", port.device, port.port);
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 
 #include "base/formatted.h"
@@ -40,6 +42,22 @@ int query_port(ibv_context * context, uint8_t port, ibv_port_attr & attributes) 
                : verbs().query_port(context, port, reinterpret_cast<_compat_ibv_port_attr *>(&attributes));
 }
 
+// Why a device could not be opened. (libibverbs looks for its file elsewhere after a failure, so errno does not tell.)
+std::string why_closed(const ibv_device & device) {
+    const std::string file = formatted("/dev/infiniband/{}", device.dev_name);
+    return std::fstream(file) ? "libibverbs cannot use it" : "no access to " + file;
+}
+
+// Devices that the kernel has, but of which libibverbs lists none: their files in /dev are missing.
+std::vector<PortFacts> devices_without_files() {
+    std::vector<PortFacts> out;
+    std::error_code failure;
+    for (const auto & entry : std::filesystem::directory_iterator("/sys/class/infiniband", failure)) {
+        out.push_back({.device = entry.path().filename(), .why_closed = "its file in /dev/infiniband is missing", .gids = {}});
+    }
+    return out;
+}
+
 }  // namespace
 
 std::vector<PortFacts> scan_ports() {
@@ -50,11 +68,20 @@ std::vector<PortFacts> scan_ports() {
     int count = 0;
     const std::unique_ptr<ibv_device *, void (*)(ibv_device **)> list(verbs().get_device_list(&count),
                                                                       verbs().free_device_list);
+    if (count == 0) {
+        return devices_without_files();
+    }
     for (int i = 0; list != nullptr && i < count; ++i) {
         const std::unique_ptr<ibv_context, int (*)(ibv_context *)> context(verbs().open_device(list.get()[i]),
                                                                            verbs().close_device);
+        if (context == nullptr) {
+            ports.push_back({.device = verbs().get_device_name(list.get()[i]),
+                             .why_closed = why_closed(*list.get()[i]),
+                             .gids = {}});
+            continue;
+        }
         ibv_device_attr device{};
-        if (context == nullptr || verbs().query_device(context.get(), &device) != 0) {
+        if (verbs().query_device(context.get(), &device) != 0) {
             continue;
         }
         for (uint8_t number = 1; number <= device.phys_port_cnt; ++number) {
@@ -82,9 +109,16 @@ std::string why_none_is_active(const std::vector<PortFacts> & ports) {
     if (ports.empty()) {
         return "no RDMA device";
     }
+    if (!ports.front().why_closed.empty() && !std::ranges::any_of(ports, &PortFacts::is_active)) {
+        return closed_text(ports.front());
+    }
     return std::ranges::any_of(ports, &PortFacts::is_active)
                ? ""
                : formatted("{} port {} is not active", ports.front().device, ports.front().port);
+}
+
+std::string closed_text(const PortFacts & port) {
+    return formatted("cannot open RDMA device {}: {}", port.device, port.why_closed);
 }
 
 std::string text_of(const Gid & gid) { return platform::text_of(gid); }

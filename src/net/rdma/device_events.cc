@@ -8,7 +8,10 @@
 
 namespace caravan::net::rdma {
 
-DeviceEvents::DeviceEvents(ibv_context & context, uint8_t port) : context_(context), port_(port) {
+EventCalls real_event_calls() { return {verbs().get_async_event, verbs().ack_async_event}; }
+
+DeviceEvents::DeviceEvents(ibv_context & context, uint8_t port, const EventCalls & calls)
+    : context_(context), port_(port), calls_(calls) {
     platform::set_non_blocking(fd(), true);
 }
 
@@ -16,14 +19,14 @@ std::optional<std::string> DeviceEvents::take(TimePoint now) {
     constexpr int max_events = 64;  // in one call
     for (int taken = 0; taken < max_events; ++taken) {
         ibv_async_event event{};
-        if (verbs().get_async_event(&context_, &event) != 0) {
+        if (calls_.get_async_event(&context_, &event) != 0) {
             // A device that was removed has no events left, but a readable descriptor.
             if (errno != EAGAIN && errno != EINTR) {
                 return formatted("the RDMA device is gone ({})", errno_text(errno));
             }
             break;
         }
-        verbs().ack_async_event(&event);
+        calls_.ack_async_event(&event);
         switch (event.event_type) {
             case IBV_EVENT_DEVICE_FATAL: return "the RDMA device reports a fatal error";
             case IBV_EVENT_QP_FATAL:

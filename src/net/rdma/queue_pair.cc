@@ -215,8 +215,10 @@ Result<> QueuePair::connect(const PeerFacts & peer, uint8_t traffic_class, const
         rtr_error = to_rtr();  // the kernel did not resolve the peer's hardware address in time; it may have by now
     }
     if (rtr_error != 0) {
-        return fail(Errc::unavailable, "{}: moving the queue pair to RTR failed: {}", choice_.device,
-                    errno_text(rtr_error));
+        Gid peer_gid;
+        std::ranges::copy(peer.gid, peer_gid.begin());
+        return fail(Errc::unavailable, Reason::no_rdma_path, "{}: moving the queue pair to RTR failed: {} (peer's GID {})",
+                    choice_.device, errno_text(rtr_error), text_of(peer_gid));
     }
     for (uint32_t i = 0; i < geometry_.depth; ++i) {
         if (auto posted = post_receive(i); !posted) {

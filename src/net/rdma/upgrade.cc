@@ -38,6 +38,43 @@ Result<std::unique_ptr<QueuePair>> probe(SocketHandle socket) {
     return pair;
 }
 
+Gid gid_of(const PeerFacts & facts) {
+    Gid gid;
+    std::ranges::copy(facts.gid, gid.begin());
+    return gid;
+}
+
+// Refuses a GID that cannot be the peer's. RDMA may use other interfaces than TCP, so another address is no fault.
+Result<> check_gid(SocketHandle socket, const PeerFacts & peer, const Choice & own) {
+    const Gid gid = gid_of(peer);
+    if (!own.is_infiniband && gid == Gid{}) {
+        return fail(Errc::protocol, "the peer's GID is zero");
+    }
+    const auto remote = platform::peer_address(socket).and_then([](const auto & address) { return address.ip(); });
+    const auto local = platform::local_address(socket).and_then([](const auto & address) { return address.ip(); });
+    if (!remote || gid == *remote) {
+        return {};
+    }
+    if (gid == own.gid.gid && remote != local && !platform::is_loopback(*remote)) {
+        return fail(Errc::protocol, "the peer's GID {} is that of this machine", text_of(gid));
+    }
+    log_debug("the peer's GID {} is not its address {} of the connection", text_of(gid), text_of(*remote));
+    return {};
+}
+
+// If GGML_RDMA_GID chose another GID than the connection's address, failures of RDMA are first of all that setting's.
+NoRdma blame_setting(NoRdma why, SocketHandle socket, const Choice & own) {
+    const Criteria criteria = criteria_from_environment(socket);
+    if (why.reason != Reason::no_rdma_path || !criteria.gid || criteria.local_address == own.gid.gid) {
+        return why;
+    }
+    why.text = formatted("GGML_RDMA_GID={} of this machine selects {}, with which RDMA fails: {}", *criteria.gid,
+                         text_of(own.gid.gid), why.text);
+    why.reason = Reason::rdma_setting;
+    why.is_at_server = false;
+    return why;
+}
+
 Result<Upgrade> activate(std::unique_ptr<QueuePair> pair, UniqueFd & socket) {
     log_info("RDMA activated: qpn={}->{} mtu={} rx_depth={}", pair->qpn(), pair->peer_qpn(), pair->mtu(),
              pair->geometry().depth);
@@ -54,9 +91,9 @@ Result<> send_verdict(SocketHandle socket, bool use_rdma, TimePoint deadline) {
 }
 
 // True: the client chose RDMA.
-Result<bool> receive_verdict(SocketHandle socket) {
+Result<bool> receive_verdict(SocketHandle socket, TimePoint deadline) {
     std::byte bytes[sizeof(wire::RequestHeader) + sizeof(wire::RdmaVerdict)];
-    if (auto got = receive_exact(socket, bytes, Clock::now() + tunable::rdma_verdict_timeout); !got) {
+    if (auto got = receive_exact(socket, bytes, deadline); !got) {
         return std::unexpected(got.error());
     }
     const auto header = load<wire::RequestHeader>(bytes);
@@ -108,12 +145,14 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
         NoRdma why(formatted("server: {}", printable(reason)));
         why.reason = reason_in(reason);
         why.is_at_server = true;
-        return Upgrade{nullptr, std::move(why)};
+        return Upgrade{nullptr, blame_setting(std::move(why), socket.get(), (*pair)->choice())};
     }
     const auto verify = [&]() -> Result<> {
         const auto peer = load<PeerFacts>(reply.queue_pair);
         const uint8_t traffic_class = agreed_traffic_class(peer.traffic_class, facts.traffic_class);
-        if (auto connected = (*pair)->connect(peer, traffic_class); !connected) {
+        auto connected = check_gid(socket.get(), peer, (*pair)->choice());
+        connected = connected ? (*pair)->connect(peer, traffic_class) : connected;
+        if (!connected) {
             return connected;
         }
         const TimePoint until = std::min(deadline, Clock::now() + tunable::rdma_proof_timeout);
@@ -130,7 +169,7 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
         return std::unexpected(sent.error());
     }
     if (!verified) {
-        return Upgrade{nullptr, NoRdma(verified.error())};
+        return Upgrade{nullptr, blame_setting(NoRdma(verified.error()), socket.get(), (*pair)->choice())};
     }
     return activate(std::move(*pair), socket);
 }
@@ -138,9 +177,9 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
 Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offered) {
     auto pair = probe(socket.get());
     const auto peer = load<PeerFacts>(offered.queue_pair);
-    auto connected =
-        pair ? (*pair)->connect(peer, agreed_traffic_class((*pair)->facts().traffic_class, peer.traffic_class))
-             : std::unexpected(pair.error());
+    auto connected = pair ? check_gid(socket.get(), peer, (*pair)->choice()) : std::unexpected(pair.error());
+    connected = connected ? (*pair)->connect(peer, agreed_traffic_class((*pair)->facts().traffic_class, peer.traffic_class))
+                          : connected;
     const PeerFacts facts = connected ? (*pair)->facts() : PeerFacts{};
     if (auto sent = answer_offer(socket.get(), connected ? &facts : nullptr, connected ? "" : connected.error().text);
         !sent) {
@@ -149,7 +188,7 @@ Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offered) {
     if (!connected) {
         return Upgrade{nullptr, NoRdma(connected.error())};
     }
-    const TimePoint until = Clock::now() + tunable::rdma_token_timeout;
+    const TimePoint replied_at = Clock::now(), until = replied_at + tunable::rdma_token_timeout;
     auto verified = receive_token(**pair, until, [&] { return is_readable(socket.get()); });
     if (verified) {
         verified = prove_write(**pair, until);
@@ -159,7 +198,7 @@ Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offered) {
     }
     // The verdict tells whether the client received the token. The transport handles the completion of that send, because
     // data may arrive before it.
-    const auto use_rdma = receive_verdict(socket.get());
+    const auto use_rdma = receive_verdict(socket.get(), replied_at + tunable::rdma_verdict_timeout);
     if (!use_rdma) {
         return std::unexpected(use_rdma.error());
     }

@@ -171,6 +171,13 @@ TEST(Doctor, LowMemlockLimitIsAFaultIfRdmaIsRequested) {
     EXPECT_FALSE(any_to_fix(findings_of(machine)));
 }
 
+TEST(Doctor, MemlockLimitsTheServersOfOneProgram) {
+    Machine machine = healthy_machine();
+    machine.memlock = 8 << 20;
+    const std::string what = "memlock limit 8 MiB is enough for RDMA with 2 servers in one program";
+    EXPECT_TRUE(std::ranges::contains(findings_of(machine), what, &Finding::what));
+}
+
 TEST(Doctor, DistinguishesFullServersFromWorkersThatDoNotStart) {
     using Reason = wire::AdmissionReply::Reason;
     EndpointFacts endpoint = healthy_endpoint();
@@ -212,6 +219,7 @@ TEST(Doctor, AdviceDependsOnTheReasonForTcp) {
     EXPECT_TRUE(advice(plain_server).contains("build the server"));
     EXPECT_TRUE(advice(over_tcp("no GID", Reason::no_rdma_gid)).contains("address of the RDMA interface"));
     EXPECT_TRUE(advice(over_tcp("ibv_reg_mr failed", Reason::memlock_limit)).contains("ulimit"));
+    EXPECT_TRUE(advice(over_tcp("closed", Reason::rdma_device_closed)).contains("a container needs --device=/dev/infiniband"));
     EXPECT_TRUE(advice(over_tcp("no message", Reason::no_rdma_path)).contains("4791"));
     EXPECT_TRUE(advice(over_tcp("server: no RDMA device", Reason::no_rdma_device)).starts_with("at the server: ibv_devices"));
     EXPECT_TRUE(advice(over_tcp("no GID for a reason without a code")).contains("GGML_RPC_DEBUG=1"));

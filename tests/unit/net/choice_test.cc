@@ -56,6 +56,16 @@ TEST(RdmaChoice, ReportsWhetherAnyPortIsUsable) {
     EXPECT_EQ(why_none_is_active({down, ethernet("mlx5_1", "::ffff:10.0.0.3")}), "");
 }
 
+TEST(RdmaChoice, NamesADeviceThatCannotBeOpened) {
+    const PortFacts closed{.device = "mlx5_0", .why_closed = "Permission denied", .gids = {}};
+    const std::string reason = "cannot open RDMA device mlx5_0: Permission denied";
+    EXPECT_EQ(why_none_is_active({closed}), reason);
+    EXPECT_EQ(refusal({closed}, at("::ffff:10.0.0.2")), reason);
+    const std::vector ports{closed, ethernet("mlx5_1", "::ffff:10.0.0.2")};
+    EXPECT_EQ(why_none_is_active(ports), "");
+    EXPECT_EQ(choose(ports, at("::ffff:10.0.0.2"))->device, "mlx5_1");
+}
+
 TEST(RdmaChoice, ChoosesTheGidOfTheConnectionsAddress) {
     const auto choice = choose({ethernet("mlx5_0", "::ffff:10.0.0.2")}, at("::ffff:10.0.0.2"));
     ASSERT_TRUE(choice) << choice.error().text;

@@ -176,7 +176,8 @@ TEST_F(RdmaSetUp, WorksWithoutInlineData) {
 
 TEST_F(RdmaSetUp, NamesTheFailedTransition) {
     EXPECT_EQ(refusal_to_connect(peer(), failing_modify(0)),
-              choice.device + ": moving the queue pair to RTR failed: Invalid argument");
+              formatted("{}: moving the queue pair to RTR failed: Invalid argument (peer's GID {})", choice.device,
+                        text_of(choice.gid.gid)));
     EXPECT_EQ(refusal_to_connect(peer(), failing_modify(1)),
               choice.device + ": moving the queue pair to RTS failed: Invalid argument");
 }

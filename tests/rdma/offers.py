@@ -1,0 +1,89 @@
+"""Clients of rpc-server that offer RDMA and do no more, and one that measures how long such an offer takes. For the lab's
+machines; independent of Caravan's own code, after docs/protocol.md.
+
+offers.py SERVER PORT SOURCE silent COUNT [ADMISSION]   offers, then silence until stdin ends
+offers.py SERVER PORT SOURCE killed COUNT [ADMISSION]   offers, then this process is killed
+offers.py SERVER PORT SOURCE honest                     prints the seconds until the reply to an offer
+offers.py SERVER PORT SOURCE gid GID                    prints the reason why an offer with this GID (IPv6 notation) is declined
+"""
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+
+HELLO, RDMA_OFFER, RDMA_VERDICT, ADMISSION = 14, 128, 129, 135
+RDMA, QUEUE = 1, 8
+
+
+def command(number, payload=b''):
+    return struct.pack('<BQ', number, len(payload)) + payload
+
+
+def hello(features):
+    return command(HELLO, struct.pack('<I8sIQ', 0, b'CARAVAN1', features, 0))
+
+
+def offer(source, number, gid=None):
+    """A queue pair that does not exist."""
+    gid = socket.inet_pton(socket.AF_INET6, gid or f'::ffff:{source}')
+    return command(RDMA_OFFER, struct.pack('<II16sHBBIII', 0x1000 + number, 77, gid, 0, 0, 0, 1024, 65536, 24))
+
+
+def receive(peer, size):
+    data = b''
+    while len(data) < size:
+        more = peer.recv(size - len(data))
+        assert more, f'the server closed the connection after {len(data)} of {size} bytes'
+        data += more
+    return data
+
+
+def connect(server, source):
+    return socket.create_connection(server, timeout=60, source_address=(source, 0))
+
+
+def honest(server, source):
+    begin = time.monotonic()
+    with connect(server, source) as peer:
+        peer.sendall(hello(RDMA | QUEUE))
+        receive(peer, 36)
+        peer.sendall(command(ADMISSION))
+        while struct.unpack('<QIII', receive(peer, 20))[1] != 0:
+            pass
+        admitted = time.monotonic()
+        peer.sendall(offer(source, 0))
+        assert receive(peer, 240)[8] == 1, 'declined'
+        print(f'{time.monotonic() - begin:.3f} (admitted after {admitted - begin:.3f})')
+        peer.sendall(command(RDMA_VERDICT, bytes(1)))
+
+
+def declined(server, source, gid):
+    with connect(server, source) as peer:
+        peer.sendall(hello(RDMA) + offer(source, 0, gid))
+        reply = receive(peer, 36 + 240)[36 + 8:]
+        print('accepted' if reply[0] else reply[41:].split(b'\0')[0].decode())
+
+
+def main():
+    server, source, kind = (sys.argv[1], int(sys.argv[2])), sys.argv[3], sys.argv[4]
+    if kind == 'honest':
+        honest(server, source)
+        return
+    if kind == 'gid':
+        declined(server, source, sys.argv[5])
+        return
+    peers = []
+    for number in range(int(sys.argv[5])):
+        peer = connect(server, source)
+        peers.append(peer)
+        queue = sys.argv[6:] == ['ADMISSION']
+        peer.sendall(hello(RDMA | (QUEUE if queue else 0)) + (command(ADMISSION) if queue else b'') + offer(source, number))
+    print('offered', flush=True)
+    if kind == 'killed':
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+
+
+main()

@@ -1,0 +1,59 @@
+"""Offers of RDMA that are invalid, and clients that offer RDMA and then disappear or stay silent: they do not delay others."""
+import pathlib
+import re
+import signal
+
+import pytest
+
+from conftest import PORT, not_emulated
+
+pytestmark = not_emulated
+
+SCRIPT = pathlib.Path(__file__).parent / 'offers.py'
+HOSTILE, OTHER = '10.77.0.2', '10.77.0.3'
+BOUND = 1  # seconds
+
+
+@pytest.fixture(scope='module')
+def other_address(pair):
+    pair.b.run(f'ip address add {OTHER}/24 dev eth0', check=True)
+    yield
+    pair.b.run(f'ip address delete {OTHER}/24 dev eth0')
+
+
+def command(*arguments):
+    return f'python3 {SCRIPT} 10.77.0.1 {PORT} {" ".join(map(str, arguments))}'
+
+
+@pytest.mark.parametrize('gid, reason', [
+    ('::ffff:10.77.0.1', "the peer's GID 10.77.0.1 is that of this machine"),
+    ('::', "the peer's GID is zero"),
+    ('ff0e::ffff:10.77.0.2', "the peer's queue pair parameters are invalid"),
+    ('::ffff:10.77.0.3', 'accepted'),  # RDMA may use another interface than TCP
+])
+def test_gid_of_an_offer(rig, other_address, gid, reason):
+    server = rig.server(env={'GGML_RPC_DEBUG': '1'})
+    _, output = rig.client_machine.run(command(HOSTILE, 'gid', gid), check=True)
+    assert output.strip() == reason
+    if reason == 'accepted':
+        server.wait_for("the peer's GID 10.77.0.3 is not its address 10.77.0.2 of the connection")
+
+
+def seconds_to_reply(rig, source):
+    _, output = rig.client_machine.run(command(source, 'honest'), timeout=100, check=True)
+    return float(re.match(r'([0-9.]+) ', output)[1])
+
+
+@pytest.mark.parametrize('admission', ['', 'ADMISSION'], ids=['plain', 'admission'])
+@pytest.mark.parametrize('count', [100, 272])
+@pytest.mark.parametrize('kind, source', [('killed', HOSTILE), ('killed', OTHER), ('silent', OTHER)])
+def test_half_open_offers_delay_no_other_client(rig, other_address, kind, source, count, admission):
+    rig.server()
+    usual = seconds_to_reply(rig, source)
+    hostile = rig.client_machine.start(f'sleep 1000 | {command(HOSTILE, kind, count, admission)}')
+    hostile.wait_for('offered', 60)
+    took = seconds_to_reply(rig, source)
+    hostile.kill(signal.SIGKILL)
+    hostile.wait()
+    print(f'{usual:.2f} s, with the offers {took:.2f} s')
+    assert took - usual < BOUND

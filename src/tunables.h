@@ -167,6 +167,10 @@ inline constexpr seconds handshake_timeout{10}, refusal_timeout{5}, worker_refus
 inline constexpr int commands_at_once = 16, accepts_at_once = 64, messages_at_once = 64;
 inline constexpr seconds accept_pause{1};        // after a failure such as too many open files
 inline constexpr seconds drop_report_pause{10};  // between log lines about dropped clients
+// If clients must be dropped, those that have sent nothing for this long are dropped first.
+inline constexpr milliseconds first_data_timeout{200};
+static_assert(first_data_timeout < handshake_timeout);
+inline constexpr milliseconds handover_retry_pause{100};  // after a client could not be handed to a worker
 
 // A client that waits for a session is told so, and its wait is logged, after this time: programs close a session and begin the
 // next one at once, before the first one's worker has ended.

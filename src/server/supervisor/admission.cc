@@ -9,13 +9,9 @@
 #include "net/socket.h"
 #include "server/ipc/server_log.h"
 #include "server/supervisor/banner.h"
+#include "tunables.h"
 
 namespace caravan::server {
-namespace {
-
-constexpr milliseconds retry_pause{100};  // after a client could not be handed to a worker
-
-}  // namespace
 
 void Admission::serve_queue() {
     std::vector<std::string> held;
@@ -46,7 +42,7 @@ bool Admission::begin_session(WaitingClient & client) {
     message.set_text(client.client.peer());
     std::ranges::copy(client.client.prefix(), message.prefix);
     if (const auto handed_over = workers_.begin_session(*worker, message, client.address, client.client.fd()); !handed_over) {
-        retry_at_ = Clock::now() + retry_pause;
+        retry_at_ = Clock::now() + tunable::handover_retry_pause;
         if (!std::exchange(failure_is_logged_, true)) {
             log_warning("{} waits for a session: {}; trying again", client.client.peer(), handed_over.error().text);
         }

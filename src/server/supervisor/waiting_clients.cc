@@ -5,11 +5,10 @@
 #include <unordered_map>
 
 #include "net/socket.h"
+#include "tunables.h"
 
 namespace caravan::server {
 namespace {
-
-constexpr milliseconds first_data_timeout{200};
 
 FrontDoor make_door(UniqueFd socket, bool may_resume) {
     std::string peer = net::peer_name(socket.get());
@@ -21,7 +20,7 @@ int drop_rank(const WaitingClient & client, TimePoint now) {
     if (client.wants != FrontDoor::Wants::more) {
         return client.wants == FrontDoor::Wants::session ? 0 : 1;
     }
-    const bool is_idle = now - client.last_received > first_data_timeout;
+    const bool is_idle = now - client.last_received > tunable::first_data_timeout;
     return client.client.is_greeted() ? (is_idle ? 3 : 1) : (is_idle ? 4 : 2);
 }
 

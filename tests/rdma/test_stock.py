@@ -5,6 +5,7 @@ import contextlib
 import pytest
 
 import conftest
+import lab
 from conftest import BIN, PORT, Lab, not_emulated
 
 PEER = BIN / 'rdma-stock-peer'
@@ -112,6 +113,28 @@ def test_required_transport_with_a_stock_server(rig, local, mode, kind):
     assert logits == local
     assert f'transport {kind}' in output
     assert ('stock peer: rdma' in peer.output()) == (kind == 'rdma')
+
+
+def test_stock_client_and_a_server_without_a_device(local):
+    with conftest.machines(a=lab.Config(rdma=False)) as pair:
+        rig = Lab(pair)
+        rig.server()
+        with stock_client(rig) as (peer, run):
+            code, logits, output = run()
+        assert code == 0 and logits == local, output
+        assert 'stock peer: tcp' in peer.output()
+        assert 'RDMA not activated: no RDMA device' in rig.log()
+
+
+def test_stock_server_with_another_mtu(local):
+    """Stock peers do not tell their MTU, and messages longer than the smaller one do not arrive."""
+    with conftest.machines(a=lab.Config(mtu=1500)) as pair:
+        rig = Lab(pair)
+        with stock_server(rig) as peer:
+            logits, output = rig.logits(EP)
+        assert logits == local
+        assert 'stock peer: rdma' in peer.output()
+        assert 'transport tcp (no message gets through over RDMA' in output
 
 
 def test_empty_message(rig, local):

@@ -213,6 +213,10 @@ def save_synthetic():
     for number, size in enumerate((0, 16, 32, 48, 0)):
         link += struct.pack('<QQ', number, size) + bytes(size)
     save('link', link)
+    sums = bytes([3])
+    for number in range(3):
+        sums += struct.pack('<QQB', number, 16, number != 1) + struct.pack('<4f', 1, 2, 3, 4)
+    save('reduction', sums)
     digest = f'0 4096 00000000000000ff {"5a" * 32}\n'
     save('digest_file', f'caravan-digests 1\n/models/a.gguf\n7 100000 1700000000000000000\n{digest}end\n'.encode())
     text = (b'{"n_prompt":8,"n_gen":0,"n_depth":2,"samples_ns":[1000,2000],"model_type":"llama","model_size":5,'

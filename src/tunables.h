@@ -120,6 +120,13 @@ inline constexpr size_t copy_limit = 64 * KiB, batch_limit = 1 * MiB;
 static_assert(copy_limit < batch_limit);
 inline constexpr size_t max_spare_segments = 4;  // of sent batches, kept to be filled again
 
+// While a thread waits for one server of a group, it goes on sending to the others and receiving from them: after these
+// times, since it does not sleep on them. Small replies wait in the kernel meanwhile; only one that fills its buffers stops a
+// server.
+inline constexpr std::chrono::nanoseconds partner_send_interval = milliseconds(1), partner_receive_interval = milliseconds(20);
+inline constexpr seconds max_group_patience{3600};
+inline constexpr std::chrono::nanoseconds never = std::chrono::nanoseconds::max();
+
 // A peer that transfers less than this, in bytes a second, while a thread waits counts as stalled: a trickle of single bytes
 // must not hold the client for ever. GPRS, the slowest network in use, has 1000.
 inline constexpr uint64_t min_rate = 512;
@@ -247,6 +254,18 @@ static_assert(link_connect_timeout < link_connect_wait);
 // exceeded by little.
 inline constexpr size_t max_link_backlog = 256 * MiB, link_piece = 4 * MiB;
 static_assert(link_piece < max_link_backlog);
+
+// ---- Server: reductions
+
+// Bytes. Data is added in pieces as it arrives from all members. The window bounds how far a member may be ahead.
+inline constexpr size_t reduction_piece = 64 * KiB, reduction_window = 4 * MiB;
+static_assert(reduction_window % reduction_piece == 0);
+// How long to poll for the other members' data before sleeping: they compute the same share at the same time.
+inline constexpr microseconds reduction_spin{300};
+// While several members are waited for, each in turn; and until a client that left is noticed.
+inline constexpr milliseconds reduction_turn{1}, reduction_cancel_interval{100};
+// For a member that leaves the group to complete the message that it began.
+inline constexpr seconds reduction_leave_timeout{2};
 
 // ---- Weight cache (src/cache)
 

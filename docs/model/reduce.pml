@@ -1,9 +1,9 @@
 // All-reduce between the workers that serve one client on several servers. Not implemented: the model comes first.
 //
-// A comm joins a session on each of several servers, its ranks. A thread of the client appends commands to one outbox per
+// A group joins a session on each of several servers, its ranks. A thread of the client appends commands to one outbox per
 // session. A connection carries a few of them to the worker, which serves them in order. REDUCE adds up a tensor of all
 // ranks, in place, over one link for each pair of ranks. A launch precedes each REDUCE. If it fails, the contribution of
-// this rank is absent, and the reduction fails on all ranks. If a rank or link is lost, the comm fails.
+// this rank is absent, and the reduction fails on all ranks. If a rank or link is lost, the group fails.
 //
 // The value of a tensor, and of a message, is the set of ranks whose contributions it contains; the empty set is absent.
 // README.md lists the properties, the simplifications and the -D flags.
@@ -12,7 +12,7 @@
 #define RANKS 2        // up to 4
 #endif
 #ifndef REDUCTIONS
-#define REDUCTIONS 3   // of each comm
+#define REDUCTIONS 3   // of each group
 #endif
 #ifndef PIECES
 #define PIECES 2       // messages for one contribution, if each rank sends its own to all others
@@ -33,7 +33,7 @@
 #define ABSENT 0       // launches that fail
 #endif
 #ifndef CONTEXTS
-#define CONTEXTS 1     // threads of one client that share its sessions, with a comm each
+#define CONTEXTS 1     // threads of one client that share its sessions, with a group each
 #endif
 #ifndef CLIENTS
 #define CLIENTS 1      // with sessions of their own on the same servers. Either CONTEXTS or CLIENTS is 1
@@ -44,7 +44,7 @@
 #define WORKER(client, rank) ((client) * RANKS + (rank))
 #define ALL ((1 << RANKS) - 1)
 
-// The sessions, by worker. A command has the number of its comm.
+// The sessions, by worker. A command has the number of its group.
 mtype = { reduce, read, free, push, take, relay, hole };
 chan outbox[WORKERS] = [COMMS * (2 * REDUCTIONS + 2) + READS + 2] of { mtype, byte };
 chan connection[WORKERS] = [WINDOW] of { mtype, byte };
@@ -55,7 +55,7 @@ bool is_lost[WORKERS];        // the client has lost or closed the session
 bool has_left[WORKERS];       // the worker has seen the end of the session
 bool order_lock[CLIENTS];
 
-// The links of a comm.
+// The links of a group.
 chan link[COMMS * RANKS * RANKS] = [LINK] of { byte, byte };  // number of the reduction, value
 #define TO(c, from, to) link[((c) * RANKS + (from)) * RANKS + (to)]
 bool cut[COMMS * RANKS * RANKS];  // ended. Either end notices at any later time; data in flight may still arrive
@@ -72,7 +72,7 @@ bool had_fault[CLIENTS];                 // or the client has left early
 byte result[COMMS * (REDUCTIONS + 1)];   // of the first rank that completed this reduction; 0: none yet
 #define RESULT(c, k) result[(c) * (REDUCTIONS + 1) + (k)]
 #define FAILED 255
-byte first_failed[COMMS];                // the first reduction that failed on a rank with the comm; 0: none
+byte first_failed[COMMS];                // the first reduction that failed on a rank with the group; 0: none
 
 byte faults = FAULTS, absent_left = ABSENT, reads = READS, threads = COMMS;
 
@@ -220,7 +220,7 @@ inline complete() {
     // All ranks that complete a reduction hold the same bits, or all know that a contribution is absent.
     assert(RESULT(c, reductions[c]) == 0 || RESULT(c, reductions[c]) == bits);
     RESULT(c, reductions[c]) = bits;
-    // All ranks notice a failed comm at the next reduction at the latest.
+    // All ranks notice a failed group at the next reduction at the latest.
     assert(first_failed[c] == 0 || reductions[c] <= first_failed[c]);
 #ifdef REACH_ABSENT
     assert(sum != 0)
@@ -287,7 +287,7 @@ proctype worker(byte client; byte r) {
     byte c, i, value, sum, own_part, contributions, step, bits;
     byte sent[RANKS], got[RANKS];  // messages of this reduction or step
     byte reductions[COMMS];
-    bool is_failed[COMMS];         // the comm, on this rank
+    bool is_failed[COMMS];         // the group, on this rank
     mtype command;
 #ifdef PER_DEVICE
     byte waiting;
@@ -322,7 +322,7 @@ proctype worker(byte client; byte r) {
             do
             :: ANY(CAN_MOVE) -> d_step { move() }
             :: ANY(HAS_ENDED) ->
-                assert(had_fault[client]);  // without a fault, and by faults of other clients, no comm fails
+                assert(had_fault[client]);  // without a fault, and by faults of other clients, no group fails
                 d_step { fail_comm() };
                 break
             :: !ANY(IS_UNFINISHED) ->

@@ -47,6 +47,9 @@ constexpr Entry table[] = {
     {NativeCommand::facts, "FACTS", {0, 0}},
     {NativeCommand::clock, "CLOCK", {0, 0}},
     {NativeCommand::spans, "SPANS", {0, 0}},
+    {NativeCommand::group, "GROUP", {sizeof(GroupRequest), sizeof(GroupRequest) + max_ranks * sizeof(GroupPeer)}},
+    {NativeCommand::reduce, "REDUCE", {sizeof(ReduceRequest) + sizeof(uint16_t),
+                                       sizeof(ReduceRequest) + max_ranks * sizeof(uint16_t)}},
 };
 
 const Entry * find_entry(NativeCommand command) {

@@ -21,7 +21,7 @@
 namespace caravan::wire {
 
 inline constexpr uint16_t max_tensor_slots = 4096;
-inline constexpr uint16_t max_graph_slots = 128;          // per session, shared by its devices
+inline constexpr uint16_t max_graph_slots = 4096;         // per session, shared by its devices
 inline constexpr uint32_t max_graph_tensors = 1 << 18;    // in one graph
 inline constexpr uint32_t max_session_tensors = 1 << 20;  // in all graph slots of a session
 inline constexpr size_t max_error_text = 1000;            // bytes
@@ -32,7 +32,7 @@ inline constexpr size_t find_threshold = 1024 * 1024;
 enum class ReplyKind : uint8_t {
     good = 0,           // the payload is the reply
     ended = 1,          // the session ends; the payload is the reason. May replace any reply
-    launch_failed = 2,  // a GRAPH, LAUNCH or TAKE failed; the payload is the reason. No reply; the session continues
+    launch_failed = 2,  // a GRAPH, LAUNCH, TAKE or REDUCE failed; the payload is the reason. No reply; the session continues
     refused = 3,        // the request failed; the payload is the reason; the session continues
 };
 inline constexpr int reply_kind_shift = 56;
@@ -56,10 +56,12 @@ enum class NativeCommand : uint8_t {
     facts = 78,        // Reply: SessionFacts
     clock = 79,        // Reply: u64 ns of the server's steady clock. Starts the recording of spans
     spans = 80,        // Reply: SpansReply. Removes the spans that it returns
+    group = 81,        // group, rank, peers: forms a group with linked sessions. Reply: u8 1; or refused
+    reduce = 82,       // group, tensors: all-reduce: replaces each by the sum over all ranks. No reply; see launch_failed
 };
 constexpr bool is_native(Command command) {
     return static_cast<uint8_t>(command) >= static_cast<uint8_t>(NativeCommand::declare) &&
-           static_cast<uint8_t>(command) <= static_cast<uint8_t>(NativeCommand::spans);
+           static_cast<uint8_t>(command) <= static_cast<uint8_t>(NativeCommand::reduce);
 }
 
 // Address and shape of a tensor, in either dialect.
@@ -140,8 +142,9 @@ struct SlotRequest {
     uint16_t slot;
 };
 struct SessionFacts {
-    uint8_t has_cache;  // 1: FIND can succeed
-    uint8_t unused[31];
+    uint8_t has_cache;   // 1: FIND can succeed
+    uint8_t has_groups;  // 1: GROUP and REDUCE exist
+    uint8_t unused[30];
 };
 
 // The time that the server spent on one command, from the arrival of its header; or that a device spent computing while
@@ -168,6 +171,33 @@ struct PushHeader {
 };
 // No data follows, because the launch that computes it failed.
 inline constexpr uint64_t push_absent = UINT64_MAX;
+
+// A group of sessions on different servers, the ranks, which add up tensors. All form the same group, each with its own
+// number for it.
+inline constexpr size_t max_ranks = 16;
+inline constexpr uint16_t max_groups = 64;  // of a session
+struct GroupRequest {  // a GroupPeer for each rank follows
+    uint16_t group;
+    uint8_t rank;       // this session's
+    uint8_t n_ranks;
+    uint16_t patience;  // how long to wait for a rank that sends nothing, seconds; not 0
+};
+struct GroupPeer {
+    uint64_t token;     // of the link that the peer opened; 0: this session opened it
+    uint16_t link;      // its number then
+};
+// The tensors are of type f32, contiguous, and of equal size, here and at all ranks. Their sum over devices and ranks replaces
+// each of them.
+struct ReduceRequest {  // u16 slots follow, one for each tensor
+    uint16_t group;
+    uint16_t zero;  // bit i: tensor i was not computed, and counts as zeros
+};
+// Server to server, on a link of a group. The data follows, also if it is not valid.
+struct ReduceHeader {
+    uint64_t number;   // counts the reductions of the group, from 0; UINT64_MAX: the sender has left the group
+    uint64_t size;     // of the data, bytes
+    uint8_t is_valid;  // 0: the launch that computes it failed
+};
 
 // One tensor of a graph. view_src and src refer to tensors of the same graph by position plus 1; 0 = none.
 struct GraphTensor {

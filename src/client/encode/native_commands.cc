@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <list>
 #include <optional>
 #include <string_view>
 #include <unordered_map>
 
 #include "client/encode/commands.h"
+#include "client/encode/graph_slots.h"
 
 namespace caravan::client {
 namespace {
@@ -60,6 +60,17 @@ public:
         const uint16_t slot = slot_of(region);
         post_native(NativeCommand::take, wire::TakeRequest{token, slot});
     }
+    void reduce(uint16_t group, uint16_t zero, std::span<const wire::Region> regions) override {
+        std::array<uint16_t, wire::max_ranks> slots;
+        for (int round = 0; round < 2; ++round) {  // again: a later region may have replaced an earlier one
+            for (size_t i = 0; i < regions.size(); ++i) {
+                slots[i] = slot_of(regions[i]);
+            }
+        }
+        const auto bytes = std::as_bytes(std::span(slots).first(regions.size()));
+        post_native(NativeCommand::reduce, wire::ReduceRequest{group, zero}, bytes.size());
+        stream_.append(bytes);
+    }
     void find(const wire::Region & region, uint64_t offset, uint64_t size, ConstBytes digest) override {
         wire::FindRequest request{slot_of(region), offset, size, {}};
         std::ranges::copy(digest, request.digest);
@@ -68,60 +79,42 @@ public:
 
     Launch prepare(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of) override {
         Launch out;
-        if (GraphSlot * known = find_graph(device, graph.uid)) {
-            out.is_empty = false;
-            out.kept = &known->kept;
-            append_launch(out.bytes, *known);
+        if (GraphSlots::Slot * known = graphs_.find(device, graph.uid)) {
+            launch_known(out, *known);
             return out;
         }
         CollectedGraph collected = collect_graph(graph, handle_of);
         if (collected.n_nodes == 0) {
             return out;
         }
-        out.is_empty = false;
         std::vector<wire::GraphTensor> tensors = encode_native_graph(collected, handle_of);
-        if (GraphSlot * same = find_equal(device, tensors)) {
-            same->uid = graph.uid;
-            out.kept = &same->kept;
-            append_launch(out.bytes, *same);
+        // A graph without a uid, or with a new one, may equal one that the server has. Launching that one saves building it,
+        // and GPU back-ends keep what they prepared for it (CUDA graphs).
+        if (GraphSlots::Slot * same = graphs_.find_equal(device, graph.uid, tensors)) {
+            launch_known(out, *same);
             return out;
         }
-        GraphSlot & slot = graphs_[oldest_graph()];
-        // The graph that was last sent for this device is usually the most similar.
-        const uint16_t base = last_graph_.contains(device) ? last_graph_[device] : wire::no_base;
+        const GraphSlots::Slot * base = graphs_.base(device, tensors);
+        const uint16_t base_slot = base == nullptr ? wire::no_base : graphs_.index_of(*base);
+        const auto n_tensors = static_cast<uint32_t>(tensors.size());
         std::vector<std::byte> difference;
-        wire::encode_difference(base == wire::no_base ? std::span<const wire::GraphTensor>() : graphs_[base].tensors,
-                                tensors, difference);
-        const wire::GraphRequest request{device, index_of(slot), base, static_cast<uint32_t>(tensors.size())};
+        wire::encode_difference(base == nullptr ? std::span<const wire::GraphTensor>() : base->tensors, tensors, difference);
+        // The read is not inherited: it may be of a buffer that does not exist any more.
+        const bool immediate_read = base != nullptr && base->kept.habit.immediate_read;
+        KeptGraph kept{std::move(collected.footprint), {.immediate_read = immediate_read, .read = {}}};
+        GraphSlots::Slot & slot = graphs_.store(device, graph.uid, std::move(tensors), std::move(kept), base);
+        const wire::GraphRequest request{device, graphs_.index_of(slot), base_slot, n_tensors};
         append(out.bytes, wire::frame(static_cast<wire::Command>(NativeCommand::graph), request, difference.size()));
         append(out.bytes, difference);
-        // The read is not inherited: it may be of a buffer that does not exist any more.
-        const bool immediate_read = base != wire::no_base && graphs_[base].kept.habit.immediate_read;
-        slot = {.device = device, .uid = graph.uid, .on_server = true, .used = ++clock_, .tensors = std::move(tensors),
-                .kept = {std::move(collected.footprint), {.immediate_read = immediate_read}}};
-        last_graph_[device] = index_of(slot);
+        graphs_.record_launch(slot);
+        out.is_empty = false;
         out.kept = &slot.kept;
         return out;
     }
 
-    // The server drops only graphs that used the buffer, but the client does not know which. Their tensors remain valid as
-    // the base of a difference.
-    void forget_graphs() override {
-        for (GraphSlot & slot : graphs_) {
-            slot.on_server = false;
-        }
-    }
+    void forget_graphs() override { graphs_.forget(); }  // the client does not know which used the buffer
 
 private:
-    struct GraphSlot {
-        uint32_t device = 0;
-        uint64_t uid = 0;        // ggml's; 0: none
-        bool on_server = false;  // can be launched by its slot
-        uint64_t used = 0;
-        std::vector<wire::GraphTensor> tensors;
-        KeptGraph kept;
-    };
-
     static void append(std::vector<std::byte> & out, ConstBytes bytes) {
         out.insert(out.end(), bytes.begin(), bytes.end());
     }
@@ -145,44 +138,18 @@ private:
         return slot;
     }
 
-    GraphSlot * find_graph(uint32_t device, uint64_t uid) {
-        if (uid == 0) {
-            return nullptr;
-        }
-        const auto found = std::ranges::find_if(
-            graphs_, [&](const GraphSlot & slot) { return slot.on_server && slot.uid == uid && slot.device == device; });
-        return use(found);
+    void launch_known(Launch & out, GraphSlots::Slot & slot) {
+        append(out.bytes, wire::frame(static_cast<wire::Command>(NativeCommand::launch),
+                                      wire::LaunchRequest{graphs_.index_of(slot)}));
+        graphs_.record_launch(slot);
+        out.is_empty = false;
+        out.kept = &slot.kept;
     }
-    // A graph without a uid, or with a new one, may equal one that the server has. Launching that one saves building it, and
-    // GPU back-ends keep what they prepared for it (CUDA graphs).
-    GraphSlot * find_equal(uint32_t device, const std::vector<wire::GraphTensor> & tensors) {
-        const size_t size = tensors.size() * sizeof tensors[0];
-        return use(std::ranges::find_if(graphs_, [&](const GraphSlot & slot) {
-            return slot.on_server && slot.device == device && slot.tensors.size() == tensors.size() &&
-                   std::memcmp(slot.tensors.data(), tensors.data(), size) == 0;
-        }));
-    }
-    GraphSlot * use(std::vector<GraphSlot>::iterator slot) {
-        if (slot == graphs_.end()) {
-            return nullptr;
-        }
-        slot->used = ++clock_;
-        return &*slot;
-    }
-    void append_launch(std::vector<std::byte> & out, const GraphSlot & slot) const {
-        append(out, wire::frame(static_cast<wire::Command>(NativeCommand::launch), wire::LaunchRequest{index_of(slot)}));
-    }
-    size_t oldest_graph() const {
-        return static_cast<size_t>(std::ranges::min_element(graphs_, {}, &GraphSlot::used) - graphs_.begin());
-    }
-    uint16_t index_of(const GraphSlot & slot) const { return static_cast<uint16_t>(&slot - graphs_.data()); }
 
     std::unordered_map<wire::Region, uint16_t, RegionHash> slots_;
     std::vector<std::optional<wire::Region>> declared_{wire::max_tensor_slots};
     uint16_t next_slot_ = 0;
-    std::vector<GraphSlot> graphs_{wire::max_graph_slots};
-    std::unordered_map<uint32_t, uint16_t> last_graph_;  // by device: slot of the graph that was last sent
-    uint64_t clock_ = 0;
+    GraphSlots graphs_;
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "client/plugin/device.h"
+#include "client/session/server_group.h"
 
 namespace caravan::client {
 namespace {
@@ -119,10 +120,12 @@ ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
                   context.device.name());
         return GGML_STATUS_FAILED;
     }
-    return context.connection->launch(context.device.index(), *graph, [&](ggml_backend_buffer_t buffer) {
+    const ggml_status launched = context.connection->launch(context.device.index(), *graph, [&](ggml_backend_buffer_t buffer) {
         const BufferContext * found = context_of(buffer);
         return found != nullptr && found->connection == context.connection ? found->remote.handle : uint64_t{0};
     });
+    const auto group = launched == GGML_STATUS_SUCCESS ? context.connection->group() : nullptr;
+    return group == nullptr ? launched : group->confirm(*context.connection);
 }
 
 void event_record(ggml_backend_t backend, ggml_backend_event_t event) {
@@ -158,6 +161,10 @@ constexpr ggml_backend_calls backend_calls{
 };
 
 }  // namespace
+
+std::shared_ptr<Connection> connection_of(ggml_backend_t backend) {
+    return backend->guid == &guid ? self(backend).connection : nullptr;
+}
 
 ggml_backend_t new_backend(Device & device) {
     auto connection = device.server().session();

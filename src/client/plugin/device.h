@@ -55,6 +55,8 @@ BufferContext * context_of(const ggml_tensor & tensor);
 
 // backend.cc. Null if the server cannot be reached, which is logged.
 ggml_backend_t new_backend(Device & device);
+// The session of a back-end. Null if it belongs to another plug-in.
+std::shared_ptr<Connection> connection_of(ggml_backend_t backend);
 ggml_backend_event_t new_event(ggml_backend_dev_t device);
 void free_event(ggml_backend_dev_t device, ggml_backend_event_t event);
 void synchronize_event(ggml_backend_dev_t device, ggml_backend_event_t event);

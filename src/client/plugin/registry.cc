@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "client/plugin/api.h"
 #include "client/plugin/serve.h"
+#include "client/plugin/all_reduce.h"
 #include "client/session/end_program.h"
 #include "ggml-rpc.h"
 #include "net/faults.h"
@@ -24,6 +25,15 @@ void * get_proc_address(ggml_backend_reg_t, const char * name) {
     }
     if (wanted == "ggml_backend_rpc_start_server") {
         return reinterpret_cast<void *>(&ggml_backend_rpc_start_server);
+    }
+    if (wanted == "ggml_backend_comm_init") {
+        return reinterpret_cast<void *>(&comm_init);
+    }
+    if (wanted == "ggml_backend_comm_free") {
+        return reinterpret_cast<void *>(&comm_free);
+    }
+    if (wanted == "ggml_backend_comm_allreduce_tensor") {
+        return reinterpret_cast<void *>(&comm_allreduce_tensor);
     }
     if (wanted == CARAVAN_API_V1) {
         return const_cast<caravan_api_v1 *>(&api_v1());

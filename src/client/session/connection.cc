@@ -2,8 +2,10 @@
 
 #include "base/config.h"
 #include "base/log.h"
+#include "client/session/server_group.h"
 #include "net/hello.h"
 #include "net/opening.h"
+#include "tunables.h"
 
 namespace caravan::client {
 namespace {
@@ -25,6 +27,7 @@ Connection::Connection(const net::Endpoint & endpoint, Purpose purpose, std::uni
                        bool native, const ConnectionOptions & options)
     : history_(options.history),
       number_(history_ == nullptr ? 0 : history_->begin()),
+      reply_timeout_(options.reply_timeout),
       queue_(endpoint, purpose == Purpose::session, std::move(transport), native, options) {}
 
 Connection::~Connection() {
@@ -122,6 +125,21 @@ SessionRecord Connection::record() {
 bool Connection::failed() {
     const auto lock = queue_.lock();
     return queue_.failure().has_value();
+}
+
+void Connection::join(const std::shared_ptr<ServerGroup> & group, std::string ranks) {
+    const auto lock = queue_.lock();
+    group_ = group;
+    launcher_.set_grouped(std::move(ranks));
+    queue_.stream().set_before_sleep([weak = group_] {
+        const auto living = weak.lock();
+        return living == nullptr ? tunable::never : living->advance_before_wait();
+    });
+}
+
+std::shared_ptr<ServerGroup> Connection::group() {
+    const auto lock = queue_.lock();
+    return group_.lock();
 }
 
 void Connection::synchronize() {

@@ -19,12 +19,15 @@
 #include "client/session/command_queue.h"
 #include "client/session/launcher.h"
 #include "client/session/queries.h"
+#include "client/session/reductions.h"
 #include "client/session/server_transfers.h"
 #include "client/session/session_history.h"
 #include "client/session/tensor_data.h"
 #include "net/endpoint.h"
 
 namespace caravan::client {
+
+class ServerGroup;
 
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
@@ -42,6 +45,7 @@ public:
     bool failed();
     // Whether any session of this process has failed.
     static bool any_failed() { return CommandQueue::any_failed(); }
+    seconds reply_timeout() const { return reply_timeout_; }
     // Whether the server uses the native dialect.
     bool is_native() const { return queue_.is_native(); }
 
@@ -49,10 +53,16 @@ public:
     BufferTable & buffers() { return buffers_; }
     TensorData & data() { return data_; }
     ServerTransfers & transfers() { return transfers_; }
+    Reductions & reductions() { return reductions_; }
     // See Launcher.
     ggml_status launch(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of) {
         return launcher_.launch(device, graph, handle_of);
     }
+
+    // The session is a member of the group. Launches then request their results without waiting; await_result() waits for it.
+    void join(const std::shared_ptr<ServerGroup> & group, std::string ranks);
+    std::shared_ptr<ServerGroup> group();
+    ggml_status await_result() { return launcher_.await_result(); }
 
     // Wait until all replies, or those up to the ticket, have arrived.
     void synchronize();
@@ -71,13 +81,16 @@ private:
 
     const std::shared_ptr<SessionHistory> history_;  // may be null
     const uint64_t number_;                          // of the session in the history
+    const seconds reply_timeout_;
     SessionRecorder recorder_;  // guarded by the queue's lock
     CommandQueue queue_;
     Queries queries_{queue_};
     BufferTable buffers_{queue_};
     TensorData data_{queue_, buffers_, recorder_};
     ServerTransfers transfers_{*this, queue_};
+    Reductions reductions_{queue_};
     Launcher launcher_{queue_, buffers_, transfers_, recorder_};
+    std::weak_ptr<ServerGroup> group_;  // the last one; guarded by the queue's lock
 };
 
 }  // namespace caravan::client

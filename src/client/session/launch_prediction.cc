@@ -46,6 +46,13 @@ void LaunchPrediction::record_habit(std::optional<ResultRead> read, TimePoint no
     last_ = held_ = nullptr;
 }
 
+void LaunchPrediction::record_reduction() {
+    if (last_ != nullptr) {
+        last_->habit = {.immediate_read = true, .read = std::nullopt};
+    }
+    last_ = held_ = nullptr;
+}
+
 bool LaunchPrediction::end_launch() {
     if (last_ != nullptr) {
         last_->habit = {};

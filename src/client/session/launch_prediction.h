@@ -43,6 +43,8 @@ public:
 
     // The next command is a read, or a push: records it as the graph's habit. `read` is set if the program reads.
     void record_habit(std::optional<ResultRead> read, TimePoint now);
+    // The next command is a sum over several servers: the graph's next launch is held for it, however long that takes.
+    void record_reduction();
     // The next command is another one. True if the launch was held, and must be sent.
     bool end_launch();
 

@@ -43,6 +43,7 @@ ggml_status Launcher::launch(uint32_t device, const ggml_cgraph & graph, const H
     if (auto failure = stream.take_launch_failure()) {
         return fail_launch(lock, *failure);
     }
+    requested_.reset();
     LaunchPrediction & prediction = queue_.prediction();
     UndeliveredRegions & undelivered = queue_.undelivered();
     prediction.begin_launch();
@@ -68,11 +69,17 @@ ggml_status Launcher::launch(uint32_t device, const ggml_cgraph & graph, const H
     if (const ResultRead * read = prediction.predicted_read(); read != nullptr && !undelivered.overlaps(read->range)) {
         const ResultRead prefetched = *read;
         prediction.prefetch(prefetched);
-        return confirm(lock, prefetched);
+        const auto ticket = request(lock, prefetched);
+        if (is_grouped_) {
+            requested_ = ticket;
+            queue_.flush(lock);
+            return queue_.failure() ? GGML_STATUS_FAILED : GGML_STATUS_SUCCESS;
+        }
+        return await_first_bytes(lock, ticket);
     }
     const auto output = prediction.should_confirm() ? first_bytes_of_output(graph, handle_of) : std::nullopt;
     if (output) {
-        return confirm(lock, *output);
+        return await_first_bytes(lock, request(lock, *output));
     }
     if (!prediction.hold() && queue_.relays().empty()) {
         queue_.flush(lock);
@@ -94,12 +101,22 @@ bool Launcher::is_reachable(Lock & lock) {
     return !queue_.failure();
 }
 
-// The launch is in the batch. Sends it together with the read and waits until the result begins to arrive.
-ggml_status Launcher::confirm(Lock & lock, const ResultRead & read) {
-    Stream & stream = queue_.stream();
+// The launch is in the batch. Appends the read.
+Stream::Ticket Launcher::request(Lock &, const ResultRead & read) {
     queue_.send_held(read.range);
     queue_.commands().read(read.region, read.offset, read.size);
-    const auto ticket = stream.expect_deferred(read.size);
+    return queue_.stream().expect_deferred(read.size);
+}
+
+ggml_status Launcher::await_result() {
+    auto lock = queue_.lock();
+    const auto requested = std::exchange(requested_, std::nullopt);
+    return requested && queue_.prediction().has_prefetched() ? await_first_bytes(lock, *requested) : GGML_STATUS_SUCCESS;
+}
+
+// Sends the batch and waits until the requested result begins to arrive.
+ggml_status Launcher::await_first_bytes(Lock & lock, Stream::Ticket ticket) {
+    Stream & stream = queue_.stream();
     const TimePoint begin = Clock::now();
     queue_.relays().fill_before(lock, ticket.position);
     if (!stream.await_first_bytes(lock)) {
@@ -121,7 +138,7 @@ ggml_status Launcher::confirm(Lock & lock, const ResultRead & read) {
 
 ggml_status Launcher::fail_launch(Lock & lock, const std::string & why) {
     is_investigated_ = false;
-    log_error("RPC server {}: graph not computed: {}", queue_.endpoint().text(), why);
+    log_error("RPC server {}: graph not computed: {}{}", queue_.endpoint().text(), why, is_grouped_ ? " " + ranks_ : "");
     lock.unlock();
     transfers_.probe_sources();
     return GGML_STATUS_FAILED;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "net/transport.h"
 
 namespace caravan::client {
 
@@ -22,6 +23,7 @@ struct ServerLink {
     uint64_t token = 0;   // 0: no link
     uint16_t number = 0;  // index among the source's links
     std::weak_ptr<Connection> source;
+    net::TransportKind kind = net::TransportKind::tcp;
 };
 
 class ServerLinks {

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "client/session/connection.h"
+#include "client/session/order_lock.h"
 
 namespace caravan::client {
 namespace {
@@ -25,12 +26,12 @@ Result<ServerLink> ServerTransfers::make_link(Connection & source) {
     if (*token == 0) {
         return fail(Errc::unavailable, "{} does not accept links", endpoint);
     }
-    const ServerLink link{*token, source.transfers().next_link_++, source.weak_from_this()};
+    ServerLink link{*token, source.transfers().next_link_++, source.weak_from_this()};
     const auto kind = source.transfers().connect(link, endpoint);
     if (!kind) {
         return std::unexpected(kind.error());
     }
-    log_info("RPC server {} sends directly to {} over {}", source.endpoint().text(), endpoint, text_of(*kind));
+    link.kind = *kind;
     return link;
 }
 
@@ -62,7 +63,10 @@ void ServerTransfers::transfer(Connection & source, const wire::Region & src, co
     if (queue_.is_native() && source.is_native()) {
         link = links_.link_from(source.transfers().id_, [&] {
             auto made = make_link(source);
-            if (!made) {
+            if (made) {
+                log_info("RPC server {} sends directly to {} over {}", source.endpoint().text(), queue_.endpoint().text(),
+                         text_of(made->kind));
+            } else {
                 log_info("RPC servers: no direct link from {} to {} ({}); relaying through the client",
                          source.endpoint().text(), queue_.endpoint().text(), made.error().text);
             }
@@ -77,6 +81,7 @@ void ServerTransfers::transfer(Connection & source, const wire::Region & src, co
         return;
     }
     const bool is_pushed = source.transfers().push(link, src, from);
+    const auto order = lock_order();
     auto lock = queue_.lock();
     queue_.begin(lock);
     queue_.undelivered().record_write(to, is_pushed);
@@ -115,9 +120,11 @@ void ServerTransfers::relay(Connection & source, const wire::Region & src, const
     std::vector<std::byte> bytes(from.end - from.begin);
     const auto ticket = source.data().get_for_relay(src, from, bytes);
     const bool is_read = ticket.number != 0 && !source.failed();  // a thread locks one connection at a time
+    auto order = lock_order();
     auto lock = queue_.lock();
     if (queue_.failure()) {
         lock.unlock();
+        order.unlock();
         source.await(ticket);
         return;
     }

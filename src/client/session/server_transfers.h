@@ -25,6 +25,9 @@ public:
     void relay(Connection & source, const wire::Region & src, const Range & from, const wire::Region & dst,
                const Range & to);
 
+    // A link from the source for other uses than transfers.
+    Result<ServerLink> open_link(Connection & source) { return make_link(source); }
+
     // After a failed launch, which may be the consequence of a lost server at the other end of a link: probes the sources of
     // all links, so that such a loss is logged. Call without the lock.
     void probe_sources();

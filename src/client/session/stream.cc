@@ -143,6 +143,23 @@ void Stream::close(Error error) {
     progress_.notify_all();
 }
 
+// Sends and receives what is possible now. True if bytes were moved.
+bool Stream::move() {
+    const bool out = push();
+    const bool in = pull();
+    if (out || in) {
+        ++transfers_;
+        log_stall_end();
+        if (waiting_threads_ > 0) {
+            progress_.notify_all();
+        }
+        if (in && watched_) {
+            transport_->wake();  // this thread may have received what the watcher waits for
+        }
+    }
+    return out || in;
+}
+
 bool Stream::push() {
     std::array<ConstBytes, net::max_parts> parts;
     const size_t count = outbox_.next_parts(parts);
@@ -160,6 +177,15 @@ bool Stream::push() {
     outbox_.mark_sent(taken);
     batches_ += taken > 0 && !outbox_.is_ready() ? 1 : 0;
     return taken > 0;
+}
+
+std::chrono::nanoseconds Stream::advance() {
+    while (!failure_ && move()) {
+    }
+    return failure_                 ? tunable::never
+           : outbox_.is_ready()     ? tunable::partner_send_interval
+           : replies_.wants_input() ? tunable::partner_receive_interval
+                                    : tunable::never;
 }
 
 Result<size_t> Stream::receive(std::span<const MutableBytes> parts) {
@@ -237,18 +263,7 @@ Result<> Stream::pump(Lock & lock, Done done) {
     }
     ProgressWatch watch = start_watch();
     for (;;) {
-        const bool out = push();
-        const bool in = pull();
-        if (out || in) {
-            ++transfers_;
-            log_stall_end();
-            if (waiting_threads_ > 0) {
-                progress_.notify_all();
-            }
-            if (in && watched_) {
-                transport_->wake();  // this thread may have received what the watcher waits for
-            }
-        }
+        const bool has_moved = move();
         if (failure_) {
             return std::unexpected(*failure_);
         }
@@ -262,15 +277,29 @@ Result<> Stream::pump(Lock & lock, Done done) {
         } else if (now >= next_deadline(watch)) {
             log_stall(watch.moved);
         }
-        if (out || in) {
+        if (has_moved) {
             continue;
+        }
+        TimePoint until = next_deadline(watch);
+        if (before_sleep_) {
+            const auto before_sleep = before_sleep_;
+            lock.unlock();
+            const auto again_after = before_sleep();
+            lock.lock();
+            if (failure_) {
+                return std::unexpected(*failure_);
+            }
+            if (done()) {
+                return {};
+            }
+            until = again_after == tunable::never ? until : std::min(until, Clock::now() + again_after);
         }
         if (watched_) {
             if ((outbox_.is_ready() && !watch_.write) || (replies_.wants_input() && !watch_.read)) {
                 transport_->wake();  // it must watch for more events
             }
             ++waiting_threads_;
-            progress_.wait_until(lock, watch.since + timeout_);
+            progress_.wait_until(lock, until);
             --waiting_threads_;
             if (failure_) {
                 return std::unexpected(*failure_);
@@ -280,7 +309,6 @@ Result<> Stream::pump(Lock & lock, Done done) {
         watched_ = true;
         watch_ = {.read = replies_.wants_input(), .write = outbox_.is_ready()};
         const net::Interest interest = watch_;
-        const TimePoint until = next_deadline(watch);
         lock.unlock();
         auto waited = transport_->wait(interest, until, spin_);
         lock.lock();

@@ -13,6 +13,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -104,6 +105,12 @@ public:
     // Time since something was last sent or awaited.
     std::chrono::nanoseconds idle_time() const;
 
+    // Sends and receives what is possible without waiting. Returns after which time to do it again, if nothing else happens.
+    std::chrono::nanoseconds advance();
+    // `advance` is called without the lock before a thread sleeps here, and again after the time that it returns: it advances
+    // other streams whose servers the peer may wait for.
+    void set_before_sleep(std::function<std::chrono::nanoseconds()> advance) { before_sleep_ = std::move(advance); }
+
     // Logs a stall of this length while a thread waits, and its end.
     void log_stalls(std::string peer, std::chrono::nanoseconds after) {
         peer_ = std::move(peer);
@@ -142,6 +149,7 @@ private:
     void time_out(const ProgressWatch & watch);
     void log_stall(TimePoint since);
     void log_stall_end();
+    bool move();
     bool push();  // true if bytes were sent
     bool pull();  // true if bytes were received
     Result<size_t> receive(std::span<const MutableBytes> parts);
@@ -172,6 +180,7 @@ private:
     StreamCounts counts_;
     uint64_t sends_at_round_trip_ = 0;  // counts_.sends at the last one
     std::string traced_as_;  // empty: not traced
+    std::function<std::chrono::nanoseconds()> before_sleep_;
 };
 
 }  // namespace caravan::client

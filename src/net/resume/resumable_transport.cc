@@ -228,6 +228,14 @@ void ResumableTransport::close_with(Error error) {
     }
 }
 
+void ResumableTransport::break_off() {
+    Lock lock(mutex_);
+    if (inner_) {
+        drop_connection();
+    }
+    close_with({Errc::closed, "this end has broken off the connection"});
+}
+
 void ResumableTransport::drop_connection(bool is_broken) {
     inner_->wake();
     if (is_broken) {

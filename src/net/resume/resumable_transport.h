@@ -67,6 +67,8 @@ public:
     void wake() override;
     bool is_connected() const override;
     void when_lost(std::function<void(const Error &)> done) override;
+    // Permanent. The peer may try to reconnect until its time is over.
+    void break_off() override;
     TransportKind kind() const override;
     uint32_t replacements() const override;
 

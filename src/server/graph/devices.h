@@ -67,6 +67,7 @@ public:
 
     // Aborts running computations where the back-end supports it. Thread-safe.
     void abort_computation() { aborted_->store(true, std::memory_order_relaxed); }
+    const std::atomic<bool> & is_aborted() const { return *aborted_; }
 
 private:
     struct BackendDeleter {

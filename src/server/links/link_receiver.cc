@@ -9,7 +9,14 @@ namespace caravan::server {
 LinkReceiver::LinkReceiver(std::unique_ptr<net::Transport> transport)
     : transport_(std::move(transport)), in_(*transport_, {}, tunable::link_stall_timeout, poll_time()) {}
 
+net::Transport * LinkReceiver::take_over() {
+    return next_ > 0 || std::exchange(is_taken_, true) ? nullptr : transport_.get();
+}
+
 Result<> LinkReceiver::begin(uint64_t size) {
+    if (is_taken_) {
+        return fail(Errc::invalid_argument, "the link belongs to a group");
+    }
     const auto bytes = in_.peek(sizeof(wire::PushHeader), true);
     if (!bytes) {
         return fail(bytes.error().code == Errc::closed ? Errc::unavailable : bytes.error().code,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 
 #include "net/inbound.h"
 
@@ -15,11 +16,14 @@ public:
     // or the other server could not compute the bytes, Errc::protocol if number or size are wrong.
     Result<> begin(uint64_t size);
     net::Inbound & bytes() { return in_; }
+    // As LinkSender::take_over().
+    net::Transport * take_over();
 
 private:
     const std::unique_ptr<net::Transport> transport_;
     net::Inbound in_;
     uint64_t next_ = 0;
+    bool is_taken_ = false;
 };
 
 }  // namespace caravan::server

@@ -28,7 +28,14 @@ bool LinkSender::has_room() const {
     return backlog_bytes_ == 0 || (backlog_bytes_ < most && all_backlog_bytes_ < 2 * most);
 }
 
+net::Transport * LinkSender::take_over() {
+    return next_ > 0 || std::exchange(is_taken_, true) ? nullptr : transport_.get();
+}
+
 Result<> LinkSender::begin(uint64_t size) {
+    if (is_taken_) {
+        return fail(Errc::invalid_argument, "the link belongs to a group");
+    }
     const wire::PushHeader header{next_++, size};
     return send(const_bytes(&header, sizeof header));
 }

@@ -27,6 +27,9 @@ public:
     // Fails once the link is broken.
     Result<> begin(uint64_t size);
     Result<> send(ConstBytes bytes);
+    // The transport, for use in both directions, if nothing was sent yet. Null otherwise, and the second time. Afterwards
+    // begin() fails. This object still owns it.
+    net::Transport * take_over();
     // True on the first call only, so that a failure is logged once.
     bool first_failure() { return !std::exchange(failure_logged_, true); }
 
@@ -38,6 +41,7 @@ private:
     std::atomic<size_t> & all_backlog_bytes_;
     uint64_t next_ = 0;
     bool failure_logged_ = false;
+    bool is_taken_ = false;
     std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<std::vector<std::byte>> backlog_;

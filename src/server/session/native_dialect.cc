@@ -1,10 +1,13 @@
 #include "server/session/native_dialect.h"
 
+#include <cstring>
+
 #include "base/log.h"
 
 namespace caravan::server {
 
-NativeDialect::NativeDialect(SessionContext & context) : context_(context), slots_(wire::max_tensor_slots), graphs_(context) {}
+NativeDialect::NativeDialect(SessionContext & context)
+    : context_(context), slots_(wire::max_tensor_slots), graphs_(context), reductions_(context) {}
 
 const char * NativeDialect::name_of(wire::Command command) const {
     return wire::command_name(static_cast<wire::NativeCommand>(command));
@@ -37,10 +40,12 @@ Result<> NativeDialect::serve(wire::Command command, uint64_t size) {
         case wire::NativeCommand::push: return push();
         case wire::NativeCommand::take: return take_push();
         case wire::NativeCommand::facts:
-            return context_.replies.send(wire::SessionFacts{.has_cache = context_.lookups.has_cache()});
+            return context_.replies.send(wire::SessionFacts{.has_cache = context_.lookups.has_cache(), .has_groups = 1});
         case wire::NativeCommand::find: return find();
         case wire::NativeCommand::clock: return clock();
         case wire::NativeCommand::spans: return spans();
+        case wire::NativeCommand::group: return group(size);
+        case wire::NativeCommand::reduce: return reduce(size);
     }
     return fail(Errc::protocol, "unknown command");
 }
@@ -194,6 +199,56 @@ Result<> NativeDialect::take_push() {
             context_.stale.mark(target->address, target->address + target->tensor_bytes);
         }
         return context_.replies.report_failure(std::move(taken));
+    });
+}
+
+Result<> NativeDialect::group(uint64_t size) {
+    return context_.serve<wire::GroupRequest>([&](const auto & request) -> Result<> {
+        const auto payload = context_.read_payload(size - sizeof request);
+        if (!payload) {
+            return std::unexpected(payload.error());
+        }
+        std::vector<wire::GroupPeer> peers(payload->size() / sizeof(wire::GroupPeer));
+        std::memcpy(peers.data(), payload->data(), peers.size() * sizeof(wire::GroupPeer));
+        if (auto formed = reductions_.form(request, peers); !formed) {
+            return context_.replies.send_text(wire::ReplyKind::refused, formed.error().text);
+        }
+        return context_.replies.send<uint8_t>(1);
+    });
+}
+
+Result<> NativeDialect::reduce(uint64_t size) {
+    return context_.serve<wire::ReduceRequest>([&](const auto & request) -> Result<> {
+        const auto payload = context_.read_payload(size - sizeof request);
+        if (!payload) {
+            return std::unexpected(payload.error());
+        }
+        std::vector<Reductions::Term> terms;
+        bool is_valid = true;
+        for (size_t at = 0; at + sizeof(uint16_t) <= payload->size(); at += sizeof(uint16_t)) {
+            auto region = whole(load<uint16_t>(payload->data() + at));
+            if (!region) {
+                return std::unexpected(region.error());
+            }
+            const uint32_t device = region->device();
+            if (auto waited = context_.synchronize(device); !waited) {
+                return waited;
+            }
+            const bool is_zero = (request.zero >> terms.size() & 1) != 0;
+            is_valid = is_valid && (is_zero || (!graphs_.last_launch_failed(device) && !context_.is_stale(*region)));
+            terms.push_back({std::move(*region), is_zero});
+        }
+        const uint16_t group = request.group;
+        if (auto good = reductions_.check(group, terms); !good) {
+            return good;
+        }
+        auto reduced = reductions_.reduce(group, terms, is_valid);
+        if (!reduced) {
+            for (const Reductions::Term & term : terms) {
+                graphs_.note_missing_input(term.region.device());
+            }
+        }
+        return context_.replies.report_failure(std::move(reduced));
     });
 }
 

@@ -6,6 +6,7 @@
 
 #include "server/session/dialect.h"
 #include "server/session/native_graphs.h"
+#include "server/session/reductions.h"
 #include "server/session/session_context.h"
 #include "wire/native.h"
 
@@ -36,6 +37,8 @@ private:
     Result<> connect(uint64_t size);
     Result<> push();
     Result<> take_push();
+    Result<> group(uint64_t size);
+    Result<> reduce(uint64_t size);
 
     Result<CheckedRegion> region(uint16_t slot, uint64_t offset, uint64_t size);
     Result<CheckedRegion> whole(uint16_t slot);
@@ -43,6 +46,7 @@ private:
     SessionContext & context_;
     std::vector<std::optional<wire::Region>> slots_;
     NativeGraphs graphs_;
+    Reductions reductions_;
 };
 
 }  // namespace caravan::server

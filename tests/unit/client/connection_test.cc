@@ -306,28 +306,6 @@ TEST(NativeGraphs, EqualGraphIsLaunchedBySlot) {
     EXPECT_EQ(command_names(sent), "GRAPH LAUNCH LAUNCH LAUNCH LAUNCH GRAPH LAUNCH GRAPH FREE_BUFFER GRAPH ");
 }
 
-TEST(NativeGraphs, LeastRecentlyUsedGraphIsReplaced) {
-    Session session(native_hello());
-    std::vector<Message> sent;
-    {
-        std::jthread server([&] {
-            while (auto message = session.peer.next_or_end()) {
-                sent.push_back(std::move(*message));
-            }
-        });
-        ggml_tensor * source = session.kit.f32(4);
-        ggml_cgraph * kept = session.doubled(source, 1);
-        for (uint64_t uid = 2; uid < 2 + wire::max_graph_slots; ++uid) {
-            EXPECT_EQ(session.launch(kept), GGML_STATUS_SUCCESS);
-            EXPECT_EQ(session.launch(session.doubled(source, uid)), GGML_STATUS_SUCCESS);
-        }
-        EXPECT_EQ(session.launch(kept), GGML_STATUS_SUCCESS);
-        session.connection = fail(Errc::io, "closed");
-    }
-    ASSERT_EQ(sent.size(), 2u * wire::max_graph_slots + 1);
-    EXPECT_EQ(sent.back().command, static_cast<Command>(wire::NativeCommand::launch));
-}
-
 TEST(Replies, InvalidFlagEndsSession) {
     constexpr int64_t weight_elements = 300 * 1024;  // more than FIND's threshold
     {

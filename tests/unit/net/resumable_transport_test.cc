@@ -512,6 +512,16 @@ TEST(Resumable, AnOrderlyCloseEndsThePassiveEndAtOnce) {
     EXPECT_LT(Clock::now() - begin, seconds(5));
 }
 
+TEST(Resumable, ABrokenOffConnectionEndsAtOnceHereAndIsResetThere) {
+    Pair pair = make_pair_of_transports();
+    ResumableTransport near(std::move(pair.near), {.name = "far", .grace = seconds(60), .reconnect = {}});
+    near.break_off();
+    EXPECT_EQ(end_of(near).code, Errc::closed);
+    std::byte byte;
+    const std::array parts{MutableBytes(&byte, 1)};
+    EXPECT_FALSE(pair.far->receive(parts));
+}
+
 TEST(Resumable, ThePassiveEndGivesUpAfterTheGracePeriod) {
     Pair pair = make_pair_of_transports();
     auto left = std::make_shared<std::atomic<int64_t>>(0);

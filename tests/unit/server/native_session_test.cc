@@ -219,10 +219,12 @@ TEST(NativeSession, OutOfBoundsRequestEndsSession) {
         [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::fill, wire::FillRequest{0, 8, 16, 1}); },
         [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::copy, wire::CopyRequest{0, 1}); },
         [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::copy, wire::CopyRequest{1, 0}); },
-        [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{0, 128, wire::no_base, 0}); },
+        [](NativeClient & c) {
+            c.post(wire::NativeCommand::graph, wire::GraphRequest{0, wire::max_graph_slots, wire::no_base, 0});
+        },
         [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{9, 0, wire::no_base, 0}); },
         [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{0, 0, wire::no_base, 1000}); },
-        [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{0, 0, 200, 0}); },
+        [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{0, 0, wire::max_graph_slots, 0}); },
         [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::push, wire::PushRequest{0, 0}); },
         [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::take, wire::TakeRequest{1, 0}); },
     };

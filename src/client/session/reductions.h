@@ -1,0 +1,40 @@
+// All-reduce over several servers, for the session with one of them. ServerGroup has one of these for each rank.
+//
+// Threads: any.
+#pragma once
+
+#include <span>
+
+#include "client/session/command_queue.h"
+
+namespace caravan::client {
+
+class Reductions {
+public:
+    // A tensor to add up. `is_zero`: it is not computed, and counts as zeros.
+    struct Term {
+        wire::Region region;
+        Range range;
+        bool is_zero = false;
+    };
+
+    explicit Reductions(CommandQueue & queue) : queue_(queue) {}
+
+    // Makes the session a member of a group, and returns the group's number on this server.
+    // `patience`: how long the server waits for a rank that sends nothing.
+    Result<uint16_t> join(uint8_t rank, std::span<const wire::GroupPeer> peers, seconds patience);
+    // Whether the server can be a member.
+    Result<bool> has_groups();
+    // Whether the terms were delivered and nothing is relayed, so that a sum of them can be queued.
+    bool can_reduce(std::span<const Term> terms);
+    // Queues a sum. The launch before it is held until then, from its second time on.
+    void reduce(uint16_t group, std::span<const Term> terms);
+    // Stream::advance(). Takes the lock.
+    std::chrono::nanoseconds advance();
+
+private:
+    CommandQueue & queue_;
+    uint16_t next_group_ = 0;  // guarded by the queue's lock
+};
+
+}  // namespace caravan::client

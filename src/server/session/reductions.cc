@@ -1,0 +1,132 @@
+#include "server/session/reductions.h"
+
+#include <algorithm>
+
+#include "server/session/session_context.h"
+
+namespace caravan::server {
+namespace {
+
+bool is_contiguous_f32(const ggml_tensor & tensor) { return tensor.type == GGML_TYPE_F32 && ggml_is_contiguous(&tensor); }
+
+std::span<float> floats_of(const CheckedRegion & region) {
+    return {reinterpret_cast<float *>(region.region.data()), region.tensor_bytes / sizeof(float)};
+}
+
+}  // namespace
+
+Result<> Reductions::form(const wire::GroupRequest & request, std::span<const wire::GroupPeer> peers) {
+    const uint16_t group = request.group;
+    if (groups_.contains(group) || groups_.size() >= wire::max_groups) {
+        return fail(Errc::invalid_argument, "group {} already exists, or there are too many groups", group);
+    }
+    const uint16_t patience = request.patience;
+    if (peers.empty() || request.n_ranks != peers.size() || request.rank >= request.n_ranks || patience == 0) {
+        return fail(Errc::invalid_argument, "a group of {} ranks with {} peers, patience {} s", request.n_ranks, peers.size(),
+                    patience);
+    }
+    std::vector<net::Transport *> links(peers.size());
+    for (size_t i = 0; i < peers.size(); ++i) {
+        if (i == request.rank) {
+            continue;
+        }
+        const uint64_t token = peers[i].token;
+        if (context_.links == nullptr) {
+            return fail(Errc::unavailable, "this server offers no links");
+        }
+        if (token != 0) {
+            LinkReceiver * receiver = context_.links->receiver(token);
+            links[i] = receiver == nullptr ? nullptr : receiver->take_over();
+        } else if (LinkSender * sender = context_.links->sender(peers[i].link)) {
+            links[i] = sender->take_over();
+        }
+        if (links[i] == nullptr) {
+            return fail(Errc::not_found, "no unused link with rank {}", i);
+        }
+    }
+    groups_.emplace(group, Group{.ranks = ReductionGroup(request.rank, std::move(links), seconds(patience)), .claim = {}});
+    return {};
+}
+
+Result<> Reductions::check(uint16_t group, std::span<const Term> terms) const {
+    if (!groups_.contains(group)) {
+        return fail(Errc::not_found, "no group {}", group);
+    }
+    for (const Term & term : terms) {
+        if (!is_contiguous_f32(term.region.tensor) || term.region.tensor_bytes != terms.front().region.tensor_bytes) {
+            return fail(Errc::invalid_argument, "the tensors of a reduction must be contiguous f32 tensors of equal size");
+        }
+    }
+    return {};
+}
+
+Result<> Reductions::reduce(uint16_t group, std::span<Term> terms, bool is_valid) {
+    auto reduced = reduce_in_memory(groups_.at(group), terms, is_valid);
+    for (Term & term : terms) {
+        if (reduced) {
+            context_.clear_stale(term.region, 0, term.region.tensor_bytes);
+        } else {
+            context_.stale.mark(term.region.address, term.region.address + term.region.tensor_bytes);
+        }
+    }
+    return reduced;
+}
+
+// Claims the memory for a reduction; returns the part that is only used during it.
+Result<MemoryClaim> Reductions::claim(Group & group, uint64_t bytes, bool is_in_place) {
+    if (const uint64_t needed = group.ranks.window_bytes(bytes); needed > group.claimed) {
+        group.claim = {};
+        auto kept = context_.memory.claim_host(needed);
+        if (!kept) {
+            return kept;
+        }
+        group.claim = std::move(*kept);
+        group.claimed = needed;
+    }
+    return context_.memory.claim_host(is_in_place ? 0 : 2 * bytes);
+}
+
+Result<> Reductions::reduce_in_memory(Group & group, std::span<Term> terms, bool is_valid) {
+    Term & first = terms.front();
+    const uint64_t bytes = first.region.tensor_bytes;
+    const bool is_in_place = terms.size() == 1 && first.region.region.buffer->is_host;
+    const auto claimed = claim(group, bytes, is_in_place);
+    if (!claimed) {
+        group.ranks.leave(claimed.error());
+        return std::unexpected(claimed.error());
+    }
+    if (is_in_place) {
+        if (first.is_zero) {
+            std::ranges::fill(floats_of(first.region), 0.0f);
+        }
+        return group.ranks.reduce(floats_of(first.region), is_valid, context_.devices.is_aborted());
+    }
+    std::vector<float> sum(bytes / sizeof(float)), part;
+    for (Term & term : terms) {
+        if (term.is_zero) {
+            continue;
+        }
+        std::span<const float> values = floats_of(term.region);
+        if (!term.region.region.buffer->is_host) {
+            part.resize(sum.size());
+            ggml_backend_tensor_get(&term.region.tensor, part.data(), 0, bytes);
+            values = part;
+        }
+        for (size_t i = 0; i < sum.size(); ++i) {
+            sum[i] += values[i];
+        }
+    }
+    if (auto reduced = group.ranks.reduce(sum, is_valid, context_.devices.is_aborted()); !reduced) {
+        return reduced;
+    }
+    for (Term & term : terms) {
+        if (term.region.region.buffer->is_host) {
+            std::ranges::copy(sum, floats_of(term.region).begin());
+        } else {
+            ggml_backend_tensor_set(&term.region.tensor, sum.data(), 0, bytes);
+        }
+    }
+    return {};
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,53 @@
+// All-reduce over the devices of this session and the sessions of other servers: the commands GROUP and REDUCE. Used by the
+// session's thread only.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "server/graph/tensor_check.h"
+#include "server/links/reduction_group.h"
+#include "server/session/memory_budget.h"
+#include "wire/native.h"
+
+namespace caravan::server {
+
+struct SessionContext;
+
+class Reductions {
+public:
+    // A tensor of a reduction. `is_zero`: it was not computed, and counts as zeros.
+    struct Term {
+        CheckedRegion region;
+        bool is_zero = false;
+    };
+
+    // `context` must outlive this.
+    explicit Reductions(SessionContext & context) : context_(context) {}
+
+    // Forms a group over links that were not used before. Fails if there is no such link, or the request is invalid; the
+    // session can continue.
+    Result<> form(const wire::GroupRequest & request, std::span<const wire::GroupPeer> peers);
+    // Errc::invalid_argument if the layout of the tensors is wrong, Errc::not_found if there is no such group.
+    Result<> check(uint16_t group, std::span<const Term> terms) const;
+    // Replaces each tensor by the sum. `is_valid`: false if one could not be computed. Fails if the sum could not be computed;
+    // its bytes are stale then. Precondition: check() succeeded.
+    Result<> reduce(uint16_t group, std::span<Term> terms, bool is_valid);
+
+private:
+    struct Group {
+        ReductionGroup ranks;
+        MemoryClaim claim;  // of the memory that `ranks` keeps,
+        uint64_t claimed = 0;  // bytes
+    };
+    Result<> reduce_in_memory(Group & group, std::span<Term> terms, bool is_valid);
+    Result<MemoryClaim> claim(Group & group, uint64_t bytes, bool is_in_place);
+
+    SessionContext & context_;
+    std::unordered_map<uint16_t, Group> groups_;
+};
+
+}  // namespace caravan::server

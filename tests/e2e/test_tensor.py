@@ -1,0 +1,207 @@
+"""Tensor parallelism (-sm tensor): the servers add up tensors among themselves."""
+import json
+import math
+import os
+import signal
+import socket
+import struct
+import time
+
+import pytest
+
+import stockwire
+from harness import local
+from stockwire import command, is_dropped
+from system import MODEL, PROMPT, SANITIZE, eventually
+
+TENSOR = ['-sm', 'tensor', '-fa', 'on', '-fit', 'off']
+WORDS = ['-p', PROMPT, '-n', 60, '--temp', 0, '-no-cnv', '-t', 1, '--no-warmup', '--no-display-prompt', '-lv', 4]
+LAYERS = 6  # of MODEL
+
+
+def text(lab, servers, more=TENSOR, **options):
+    return lab.run(['llama-completion', '-m', MODEL, *WORDS, *lab.where(servers), *more], ours=bool(servers), **options)
+
+
+def local_text(lab):
+    return local(('tensor text',), lambda: text(lab, [], []).out)
+
+
+def reduces(log):
+    return 'direct all-reduce over' in log
+
+
+@pytest.mark.parametrize('count', [2, 3] if SANITIZE else [2, 3, 4])
+def test_text_is_the_local_one(lab, count):
+    servers = [lab.server() for _ in range(count)]
+    done = text(lab, servers)
+    assert done.out == local_text(lab)
+    assert f'RPC servers {", ".join(server.endpoint for server in servers)}: direct all-reduce over tcp' in done.err
+
+
+def test_several_devices_of_a_server_form_one_rank(lab):
+    servers = [lab.server('-d', 'CPU,CPU'), lab.server()]
+    done = text(lab, servers)
+    assert done.out == local_text(lab)
+    assert done.lines(rf'RPC servers {servers[0].endpoint}, {servers[1].endpoint}: direct all-reduce')
+
+
+def test_devices_of_one_server_need_no_link(lab):
+    server = lab.server('-d', 'CPU,CPU,CPU', '--links', 'off')
+    done = text(lab, [server])
+    assert done.out == local_text(lab)
+    assert done.lines(rf'RPC server {server.endpoint}: direct all-reduce$')
+
+
+def test_a_stock_server_among_them(lab):
+    servers = [lab.server(), lab.stock_server()]
+    done = text(lab, servers)
+    assert done.out == local_text(lab) and not reduces(done.err)
+    reason, = done.lines('no direct all-reduce')
+    assert servers[1].endpoint in reason and 'its server is a stock one' in reason
+
+
+def test_servers_without_links(lab):
+    servers = [lab.server('--links', 'off'), lab.server()]
+    done = text(lab, servers)
+    assert done.out == local_text(lab) and not reduces(done.err)
+    assert len(done.lines('no direct all-reduce, .*cannot open a link')) == 1
+
+
+def counts(lab, servers, tokens):
+    """By server: what a program that generates this many tokens has sent and launched."""
+    file = lab.folder / f'stats-{tokens}'
+    lab.run(['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', tokens, '--temp', 0, '-no-cnv', '-t', 1, '--no-warmup',
+             '--ignore-eos', *lab.where(servers), *TENSOR], env={'GGML_RPC_STATS': file})
+    return {record['endpoint']: record['since_load'] for record in map(json.loads, file.read_text().splitlines())}
+
+
+def test_a_token_is_sent_ahead(lab):
+    """2L + 1 launches and 2L sums for each server, in few sends, and one reply awaited."""
+    servers = [lab.server(), lab.server()]
+    few, many = counts(lab, servers, 40), counts(lab, servers, 140)
+    for server in servers:
+        grown = {key: (many[server.endpoint][key] - few[server.endpoint][key]) / 100 for key in
+                 ('sends', 'launches', 'round_trips', 'bytes_sent', 'bytes_received')}
+        assert grown['launches'] == 2 * LAYERS + 1
+        assert grown['sends'] <= 2 + math.log2(2 * LAYERS)
+        assert grown['round_trips'] <= 1.1
+        assert grown['bytes_sent'] < 5000 and grown['bytes_received'] < 8300, 'half of the logits, and no activations'
+
+
+@pytest.mark.parametrize('victim', [0, 1, 2])
+def test_a_killed_server_ends_the_computation(lab, victim):
+    servers = [lab.server() for _ in range(3)]
+    client = lab.start('llama-completion', ['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 1_000_000, '-c', 256,
+                                            '--context-shift', '--ignore-eos', '-t', 1, '-no-cnv', '--no-warmup',
+                                            *lab.where(servers), *TENSOR], env={'GGML_RPC_RECONNECT_S': 3})
+    eventually(lambda: len(client.out()) > 300, 'it generates')
+    began = time.monotonic()
+    servers[victim].kill()
+    assert client.wait(60) > 0
+    assert time.monotonic() - began < 30
+    assert client.count(rf'RPC server {servers[victim].endpoint} is lost') == 1, client.log()
+    left = [server for server in servers if server is not servers[victim]]
+    assert text(lab, left).out == local_text(lab)
+
+
+def test_a_stopped_server_is_named(lab):
+    servers = [lab.server() for _ in range(2)]
+    client = lab.start('llama-completion', ['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 1_000_000, '-c', 256,
+                                            '--context-shift', '--ignore-eos', '-t', 1, '-no-cnv', '--no-warmup',
+                                            *lab.where(servers), *TENSOR], env={'GGML_RPC_TIMEOUT_S': 4})
+    eventually(lambda: len(client.out()) > 300, 'it generates')
+    worker = min(servers[1].workers())
+    os.kill(worker, signal.SIGSTOP)
+    assert client.wait(30) > 0
+    assert client.count(rf'rank 1 of the group sent nothing for 3 s \(.*rank 1: {servers[1].endpoint}\)') == 1, client.log()
+
+
+def test_two_programs_at_once(lab):
+    servers = [lab.server(), lab.server()]
+    running = [lab.start('llama-completion', ['llama-completion', '-m', MODEL, *WORDS, *lab.where(order), *TENSOR])
+               for order in (servers, servers[::-1], servers)]
+    for program in running:
+        assert lab.expect_exit(program, None, 0).out == local_text(lab)
+
+
+def test_parallel_requests(lab):
+    servers = [lab.server(), lab.server()]
+    llama = lab.llama_server(servers, slots=3, more=TENSOR)
+    wanted = llama.complete()
+    for number in range(6):
+        assert llama.complete() == wanted
+
+
+# --- hostile clients --------------------------------------------------------------------------------------------------
+
+ALLOC, DECLARE, INVITE, GROUP, REDUCE, LINK = 0, 64, 73, 81, 82, 130
+
+
+def peer_with_tensor(server, elements=64, kind=0):
+    """A native session with a declared tensor in slot 1."""
+    peer = stockwire.connect(server)
+    peer.sendall(command(stockwire.HELLO, bytes(4) + b'CARAVAN1' + struct.pack('<IQ', 2, 0)))
+    assert len(peer.recv(36, socket.MSG_WAITALL)) == 36
+    peer.sendall(command(ALLOC, struct.pack('<IQ', 0, 4096)))
+    handle, = struct.unpack_from('<Q', peer.recv(24, socket.MSG_WAITALL), 8)
+    peer.sendall(command(DECLARE, struct.pack('<HI8QQ', 1, kind, elements, 1, 1, 1, 4, 4 * elements, 4 * elements, 4 * elements,
+                                              handle)))
+    return peer
+
+
+def reply(peer):
+    stream = peer.makefile('rb', buffering=0)
+    header, = struct.unpack('<Q', stream.read(8))
+    return header >> 56, stream.read(header & (1 << 56) - 1)
+
+
+@pytest.mark.parametrize('payload,why', [
+    (struct.pack('<HBBH', 0, 0, 0, 9), 'a group of 0 ranks'),
+    (struct.pack('<HBBH', 0, 1, 1, 9) + bytes(10), 'a group of 1 ranks'),
+    (struct.pack('<HBBH', 0, 0, 2, 9) + bytes(10), 'a group of 2 ranks with 1 peers'),
+    (struct.pack('<HBBH', 0, 0, 1, 0) + bytes(10), 'patience 0 s'),
+    (struct.pack('<HBBH', 0, 0, 2, 9) + bytes(20), 'no unused link with rank 1'),
+    (struct.pack('<HBBH', 0, 0, 2, 9) + bytes(10) + struct.pack('<QH', 77, 0), 'no unused link with rank 1'),
+])
+def test_impossible_groups_are_refused(lab, payload, why):
+    server = lab.server()
+    with peer_with_tensor(server) as peer:
+        peer.sendall(command(GROUP, payload))
+        kind, told = reply(peer)
+        assert kind == 3 and why in told.decode()
+        peer.sendall(command(GROUP, struct.pack('<HBBH', 0, 0, 1, 9) + bytes(10)))
+        assert reply(peer) == (0, b'\1'), 'the session continues'
+
+
+@pytest.mark.parametrize('request_,kind,elements', [
+    (struct.pack('<HHH', 9, 0, 1), 0, 64),     # no such group
+    (struct.pack('<HHH', 0, 0, 2), 0, 64),     # slot 2 is not declared
+    (struct.pack('<HHH', 0, 0, 1), 1, 64),     # f16
+    (struct.pack('<HHH', 0, 0, 1), 0, 10_000), # not within its buffer
+])
+def test_impossible_sums_end_the_session(lab, request_, kind, elements):
+    server = lab.server()
+    with peer_with_tensor(server, elements, kind) as peer:
+        peer.sendall(command(GROUP, struct.pack('<HBBH', 0, 0, 1, 9) + bytes(10)))
+        assert reply(peer) == (0, b'\1')
+        peer.sendall(command(REDUCE, request_))
+        assert reply(peer)[0] == 1 and is_dropped(peer)
+    assert server.running()
+
+
+def test_a_session_that_waits_for_the_others_ends_with_its_client(lab):
+    server = lab.server()
+    peer = peer_with_tensor(server)
+    peer.sendall(command(INVITE))
+    _, token = reply(peer)
+    link = stockwire.connect(server)
+    link.sendall(command(stockwire.HELLO, bytes(4) + b'CARAVAN1' + struct.pack('<I', 2) + token) + command(LINK))
+    assert len(link.makefile('rb').read(36 + 9)) == 45
+    peer.sendall(command(GROUP, struct.pack('<HBBH', 0, 0, 2, 9) + bytes(10) + token + bytes(2)))
+    assert reply(peer) == (0, b'\1')
+    peer.sendall(command(REDUCE, struct.pack('<HHH', 0, 0, 1)))
+    time.sleep(0.5)
+    peer.close()
+    server.wait_for('Client connection closed', timeout=10)
+    link.close()

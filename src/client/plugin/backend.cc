@@ -124,8 +124,11 @@ ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
         const BufferContext * found = context_of(buffer);
         return found != nullptr && found->connection == context.connection ? found->remote.handle : uint64_t{0};
     });
-    const auto group = launched == GGML_STATUS_SUCCESS ? context.connection->group() : nullptr;
-    return group == nullptr ? launched : group->confirm(*context.connection);
+    if (launched != GGML_STATUS_SUCCESS) {
+        return launched;
+    }
+    const auto group = context.connection->group();
+    return group == nullptr ? context.connection->await_result() : group->confirm(*context.connection);
 }
 
 void event_record(ggml_backend_t backend, ggml_backend_event_t event) {

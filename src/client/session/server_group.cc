@@ -145,7 +145,10 @@ std::chrono::nanoseconds ServerGroup::advance_before_wait() {
     return advance();
 }
 
-ggml_status ServerGroup::confirm(const Connection & launched) {
+ggml_status ServerGroup::confirm(Connection & launched) {
+    if (queued_ == 0) {  // not a computation of the group, but of one server
+        return launched.await_result();
+    }
     if (&launched != members_.back().get()) {
         return GGML_STATUS_SUCCESS;
     }

@@ -28,8 +28,9 @@ public:
     // Queues the sum. `terms`: for each member. False if it was not queued, because a server is lost or lacks data.
     bool reduce(const std::vector<std::vector<Reductions::Term>> & terms);
 
-    // After the launch on a member: if it is the last one, waits until the results arrive that were requested from any of them.
-    ggml_status confirm(const Connection & launched);
+    // After the launch on a member: waits until the results arrive that were requested from any member, if this is the last one.
+    // After a launch that no reduction precedes, waits for that launch's result.
+    ggml_status confirm(Connection & launched);
 
     // Before a thread waits for a member: sends and receives what is possible without waiting, for all members. Returns after
     // which time to do it again.

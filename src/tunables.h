@@ -179,7 +179,7 @@ inline constexpr milliseconds first_data_timeout{200};
 static_assert(first_data_timeout < handshake_timeout);
 inline constexpr milliseconds handover_retry_pause{100};  // after a client could not be handed to a worker
 
-// A client that waits for a session is told so, and its wait is logged, after this time: programs close a session and begin the
+// A client that waits for a session gets its place in the queue after this time: programs close a session and begin the
 // next one at once, before the first one's worker has ended.
 inline constexpr milliseconds queue_report_delay{100};
 // A client has waited for min_contention_wait before an idle session is asked to end for it. Sessions that are asked have

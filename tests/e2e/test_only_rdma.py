@@ -1,4 +1,4 @@
-"""A server with GGML_RPC_TRANSPORT=rdma, on a machine without RDMA: clients are told why they get no session."""
+"""A server with GGML_RPC_TRANSPORT=rdma, on a machine without RDMA: clients get the reason for the refusal."""
 import re
 import socket
 import struct

@@ -20,7 +20,7 @@ struct WaitingClient {
     // It waits for a new session, not to resume one or for a link.
     bool wants_new_session() const { return !closing && wants == FrontDoor::Wants::session && client.token() == 0; }
 
-    // When it is told that it waits for a session of another client: not if that session is just ending.
+    // When the server sends it its place in the queue, and logs that it waits: not if a session is just ending.
     TimePoint report_at() const { return last_received + tunable::queue_report_delay; }
 
     const std::string address;  // net::peer_address()

@@ -1,10 +1,21 @@
 #include "server/session/native_dialect.h"
 
-#include <cstring>
-
 #include "base/log.h"
 
 namespace caravan::server {
+namespace {
+
+// The complete entries of a payload.
+template <class Entry>
+std::vector<Entry> entries_of(ConstBytes payload) {
+    std::vector<Entry> out;
+    for (; payload.size() >= sizeof(Entry); payload = payload.subspan(sizeof(Entry))) {
+        out.push_back(load<Entry>(payload.data()));
+    }
+    return out;
+}
+
+}  // namespace
 
 NativeDialect::NativeDialect(SessionContext & context)
     : context_(context), slots_(wire::max_tensor_slots), graphs_(context), reductions_(context) {}
@@ -208,8 +219,7 @@ Result<> NativeDialect::group(uint64_t size) {
         if (!payload) {
             return std::unexpected(payload.error());
         }
-        std::vector<wire::GroupPeer> peers(payload->size() / sizeof(wire::GroupPeer));
-        std::memcpy(peers.data(), payload->data(), peers.size() * sizeof(wire::GroupPeer));
+        const auto peers = entries_of<wire::GroupPeer>(*payload);
         if (auto formed = reductions_.form(request, peers); !formed) {
             return context_.replies.send_text(wire::ReplyKind::refused, formed.error().text);
         }
@@ -225,8 +235,8 @@ Result<> NativeDialect::reduce(uint64_t size) {
         }
         std::vector<Reductions::Term> terms;
         bool is_valid = true;
-        for (size_t at = 0; at + sizeof(uint16_t) <= payload->size(); at += sizeof(uint16_t)) {
-            auto region = whole(load<uint16_t>(payload->data() + at));
+        for (const uint16_t slot : entries_of<uint16_t>(*payload)) {
+            auto region = whole(slot);
             if (!region) {
                 return std::unexpected(region.error());
             }

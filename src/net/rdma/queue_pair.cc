@@ -9,6 +9,7 @@
 #include "base/config.h"
 #include "base/formatted.h"
 #include "base/log.h"
+#include "platform/address.h"
 #include "platform/machine.h"
 #include "tunables.h"
 
@@ -218,7 +219,7 @@ Result<> QueuePair::connect(const PeerFacts & peer, uint8_t traffic_class, const
         Gid peer_gid;
         std::ranges::copy(peer.gid, peer_gid.begin());
         return fail(Errc::unavailable, Reason::no_rdma_path, "{}: moving the queue pair to RTR failed: {} (peer's GID {})",
-                    choice_.device, errno_text(rtr_error), text_of(peer_gid));
+                    choice_.device, errno_text(rtr_error), platform::text_of(peer_gid));
     }
     for (uint32_t i = 0; i < geometry_.depth; ++i) {
         if (auto posted = post_receive(i); !posted) {

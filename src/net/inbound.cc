@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "base/config.h"
+
 namespace caravan::net {
 namespace {
 
@@ -131,7 +133,7 @@ Result<> send_all(Transport & transport, std::vector<ConstBytes> parts, std::chr
             return std::unexpected(sent.error());
         }
         if (*sent == 0) {
-            auto ready = transport.wait({.write = true}, Clock::now() + stall, microseconds{0});
+            auto ready = transport.wait({.write = true}, Clock::now() + stall, poll_time());
             if (!ready) {
                 return std::unexpected(ready.error());
             }

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/random.h"
-#include "tunables.h"
+#include "tunables/retry.h"
 
 namespace caravan {
 

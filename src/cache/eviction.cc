@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "cache/digest.h"
 #include "platform/file.h"
-#include "tunables.h"
+#include "tunables/cache.h"
 
 namespace caravan::cache {
 namespace {

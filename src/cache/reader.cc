@@ -5,7 +5,7 @@
 #include "platform/file.h"
 #include "platform/mapping.h"
 #include "platform/pages.h"
-#include "tunables.h"
+#include "tunables/cache.h"
 
 namespace caravan::cache {
 namespace {

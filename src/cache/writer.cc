@@ -7,7 +7,7 @@
 #include "cache/eviction.h"
 #include "cache/fnv_index.h"
 #include "platform/file.h"
-#include "tunables.h"
+#include "tunables/cache.h"
 
 namespace caravan::cache {
 

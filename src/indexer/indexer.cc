@@ -12,7 +12,7 @@
 #include "indexer/gguf.h"
 #include "cache/layout.h"
 #include "platform/file.h"
-#include "tunables.h"
+#include "tunables/cache.h"
 #include "wire/native.h"
 
 namespace caravan::cache {

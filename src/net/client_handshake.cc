@@ -6,7 +6,7 @@
 #include "net/exact_io.h"
 #include "net/hello.h"
 #include "net/socket.h"
-#include "tunables.h"
+#include "tunables/net.h"
 #include "wire/frame.h"
 #include "wire/native.h"
 #include "wire/stock_rdma.h"

@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "net/endpoint.h"
-#include "tunables.h"
+#include "tunables/net.h"
 
 namespace caravan::net {
 

@@ -15,7 +15,7 @@
 #include "net/inbound.h"
 #include "net/resume/resumable_transport.h"
 #include "net/server_handshake.h"
-#include "tunables.h"
+#include "tunables/resume.h"
 #include "wire/frame.h"
 
 namespace caravan::net {

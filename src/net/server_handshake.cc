@@ -8,7 +8,7 @@
 #include "net/inbound.h"
 #include "net/refusal.h"
 #include "platform/socket.h"
-#include "tunables.h"
+#include "tunables/net.h"
 #include "wire/frame.h"
 #include "wire/native.h"
 #ifdef GGML_RPC_RDMA

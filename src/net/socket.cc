@@ -6,7 +6,7 @@
 
 #include "base/formatted.h"
 #include "net/advice.h"
-#include "tunables.h"
+#include "tunables/net.h"
 
 namespace caravan::net {
 namespace {

@@ -7,7 +7,7 @@
 #include "net/transport.h"
 #include "platform/poll.h"
 #include "platform/waker.h"
-#include "tunables.h"
+#include "tunables/net.h"
 
 namespace caravan::net {
 namespace {

@@ -7,7 +7,7 @@
 #include "base/environment.h"
 #include "base/log.h"
 #include "client/observe/stats.h"
-#include "tunables.h"
+#include "tunables/client.h"
 
 namespace caravan::client {
 

@@ -4,7 +4,7 @@
 
 #include "base/config.h"
 #include "client/session/reply_check.h"
-#include "tunables.h"
+#include "tunables/client.h"
 
 namespace caravan::client {
 namespace {

@@ -5,7 +5,7 @@
 #include "client/session/server_group.h"
 #include "net/hello.h"
 #include "net/opening.h"
-#include "tunables.h"
+#include "tunables/client.h"
 
 namespace caravan::client {
 namespace {

@@ -16,7 +16,7 @@
 
 #include "base/clock.h"
 #include "client/encode/commands.h"
-#include "tunables.h"
+#include "tunables/client.h"
 
 namespace caravan::client {
 

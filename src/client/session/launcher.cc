@@ -5,7 +5,7 @@
 
 #include "base/log.h"
 #include "client/session/server_transfers.h"
-#include "tunables.h"
+#include "tunables/client.h"
 
 namespace caravan::client {
 namespace {

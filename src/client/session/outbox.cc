@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "tunables.h"
+#include "tunables/client.h"
 
 namespace caravan::client {
 

@@ -10,7 +10,7 @@
 #include "base/printable.h"
 #include "base/retry.h"
 #include "client/session/end_program.h"
-#include "tunables.h"
+#include "tunables/client.h"
 
 namespace caravan::client {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "base/log.h"
 #include "client/session/order_lock.h"
-#include "tunables.h"
+#include "tunables/client.h"
 
 namespace caravan::client {
 namespace {

@@ -3,7 +3,7 @@
 #include "base/formatted.h"
 #include "base/log.h"
 #include "client/observe/trace.h"
-#include "tunables.h"
+#include "tunables/client.h"
 
 #include <algorithm>
 #include <array>

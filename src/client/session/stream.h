@@ -27,7 +27,7 @@
 #include "client/session/reply_reader.h"
 #include "client/session/stream_counts.h"
 #include "net/transport.h"
-#include "tunables.h"
+#include "tunables/client.h"
 #include "wire/native.h"
 
 namespace caravan::client {

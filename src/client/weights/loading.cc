@@ -7,7 +7,7 @@
 #include "base/printable.h"
 #include "base/size_text.h"
 #include "platform/terminal.h"
-#include "tunables.h"
+#include "tunables/client.h"
 
 namespace caravan::client {
 namespace {

@@ -14,7 +14,7 @@
 #include "client/session/stream.h"
 #include "client/weights/known_digests.h"
 #include "client/weights/weight_source.h"
-#include "tunables.h"
+#include "tunables/client.h"
 
 namespace caravan::client {
 

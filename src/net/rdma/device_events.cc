@@ -4,7 +4,7 @@
 
 #include "base/formatted.h"
 #include "platform/socket.h"
-#include "tunables.h"
+#include "tunables/rdma.h"
 
 namespace caravan::net::rdma {
 

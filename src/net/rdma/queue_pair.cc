@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "platform/address.h"
 #include "platform/machine.h"
-#include "tunables.h"
+#include "tunables/rdma.h"
 
 namespace caravan::net::rdma {
 namespace {

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "net/rdma/choice.h"
 #include "net/rdma/verbs.h"
-#include "tunables.h"
+#include "tunables/rdma.h"
 
 namespace caravan::net::rdma {
 

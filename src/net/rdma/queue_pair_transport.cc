@@ -8,7 +8,7 @@
 #include "base/formatted.h"
 #include "platform/poll.h"
 #include "platform/socket.h"
-#include "tunables.h"
+#include "tunables/rdma.h"
 
 namespace caravan::net::rdma {
 namespace {

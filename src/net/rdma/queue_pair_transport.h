@@ -16,6 +16,7 @@
 #include "net/transport.h"
 #include "platform/unique_fd.h"
 #include "platform/waker.h"
+#include "tunables/rdma.h"
 
 namespace caravan::net::rdma {
 

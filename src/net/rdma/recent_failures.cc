@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "base/formatted.h"
-#include "tunables.h"
+#include "tunables/rdma.h"
 
 namespace caravan::net::rdma {
 

@@ -5,7 +5,7 @@
 
 #include "net/rdma/queue_pair_transport.h"
 #include "net/rdma/ring_header.h"
-#include "tunables.h"
+#include "tunables/rdma.h"
 
 namespace caravan::net::rdma {
 namespace {

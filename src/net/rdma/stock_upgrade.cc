@@ -11,7 +11,7 @@
 #include "net/rdma/choice.h"
 #include "net/rdma/stock_transport.h"
 #include "platform/socket.h"
-#include "tunables.h"
+#include "tunables/rdma.h"
 #include "wire/frame.h"
 #include "wire/stock.h"
 

@@ -10,7 +10,7 @@
 #include "net/rdma/proof.h"
 #include "net/rdma/ring_transport.h"
 #include "platform/poll.h"
-#include "tunables.h"
+#include "tunables/rdma.h"
 #include "wire/frame.h"
 
 namespace caravan::net::rdma {

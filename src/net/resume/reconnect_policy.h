@@ -8,7 +8,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "tunables.h"
+#include "tunables/resume.h"
 
 namespace caravan::net {
 

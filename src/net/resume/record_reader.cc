@@ -4,7 +4,7 @@
 #include <array>
 #include <utility>
 
-#include "tunables.h"
+#include "tunables/resume.h"
 #include "wire/record_check.h"
 
 namespace caravan::net {

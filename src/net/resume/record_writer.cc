@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-#include "tunables.h"
+#include "tunables/resume.h"
 #include "wire/record_check.h"
 
 namespace caravan::net {

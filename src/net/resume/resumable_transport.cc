@@ -7,7 +7,7 @@
 #include "base/counted.h"
 #include "base/log.h"
 #include "base/retry.h"
-#include "tunables.h"
+#include "tunables/resume.h"
 
 namespace caravan::net {
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "tunables.h"
+#include "tunables/resume.h"
 
 namespace caravan::net {
 

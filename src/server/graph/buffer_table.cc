@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/size_text.h"
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "platform/memory.h"
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "platform/message_pipe.h"
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 

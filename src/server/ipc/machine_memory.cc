@@ -4,7 +4,7 @@
 
 #include "base/clock.h"
 #include "base/size_text.h"
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 

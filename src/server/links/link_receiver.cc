@@ -1,7 +1,7 @@
 #include "server/links/link_receiver.h"
 
 #include "base/config.h"
-#include "tunables.h"
+#include "tunables/links.h"
 #include "wire/native.h"
 
 namespace caravan::server {

@@ -4,7 +4,7 @@
 #include <array>
 
 #include "net/inbound.h"
-#include "tunables.h"
+#include "tunables/links.h"
 #include "wire/native.h"
 
 namespace caravan::server {

@@ -6,7 +6,7 @@
 #include "base/random.h"
 #include "net/endpoint.h"
 #include "net/opening.h"
-#include "tunables.h"
+#include "tunables/links.h"
 
 namespace caravan::server {
 

@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "base/formatted.h"
-#include "tunables.h"
+#include "tunables/links.h"
 
 namespace caravan::server {
 namespace {

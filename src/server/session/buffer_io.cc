@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "server/session/session_context.h"
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 

@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 #include "server/graph/buffer_table.h"
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 

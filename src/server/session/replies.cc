@@ -1,6 +1,6 @@
 #include "server/session/replies.h"
 
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 

@@ -1,7 +1,7 @@
 #include "server/session/session.h"
 
 #include "base/log.h"
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 

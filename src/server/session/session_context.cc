@@ -1,7 +1,7 @@
 #include "server/session/session_context.h"
 
 #include "base/config.h"
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 

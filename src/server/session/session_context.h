@@ -18,7 +18,7 @@
 #include "server/session/replies.h"
 #include "server/session/stale_memory.h"
 #include "server/session/weight_lookups.h"
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 

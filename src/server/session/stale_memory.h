@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <map>
 
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 

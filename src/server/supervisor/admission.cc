@@ -9,7 +9,7 @@
 #include "net/socket.h"
 #include "server/ipc/server_log.h"
 #include "server/supervisor/banner.h"
-#include "tunables.h"
+#include "tunables/supervisor.h"
 
 namespace caravan::server {
 

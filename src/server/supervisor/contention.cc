@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <set>
 
-#include "tunables.h"
+#include "tunables/supervisor.h"
 
 namespace caravan::server {
 

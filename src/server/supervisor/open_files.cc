@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "platform/limits.h"
 #include "server/supervisor/worker_pool.h"
-#include "tunables.h"
+#include "tunables/supervisor.h"
 
 namespace caravan::server {
 

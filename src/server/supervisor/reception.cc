@@ -3,7 +3,8 @@
 #include <algorithm>
 
 #include "base/log.h"
-#include "tunables.h"
+#include "tunables/net.h"
+#include "tunables/supervisor.h"
 
 namespace caravan::server {
 

@@ -15,7 +15,7 @@
 #include "server/supervisor/banner.h"
 #include "server/supervisor/open_files.h"
 #include "server/supervisor/reception.h"
-#include "tunables.h"
+#include "tunables/supervisor.h"
 
 namespace caravan::server {
 namespace {

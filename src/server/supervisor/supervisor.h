@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "server/supervisor/server_options.h"
 #include "server/supervisor/worker_program.h"
+#include "tunables/net.h"
 
 namespace caravan::server {
 

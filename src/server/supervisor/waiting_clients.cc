@@ -5,7 +5,7 @@
 #include <unordered_map>
 
 #include "net/socket.h"
-#include "tunables.h"
+#include "tunables/supervisor.h"
 
 namespace caravan::server {
 namespace {

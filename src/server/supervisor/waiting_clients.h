@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "server/supervisor/front_door.h"
 #include "server/supervisor/session_slots.h"
-#include "tunables.h"
+#include "tunables/supervisor.h"
 
 namespace caravan::server {
 

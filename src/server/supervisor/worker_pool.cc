@@ -10,7 +10,7 @@
 #include "server/ipc/server_log.h"
 #include "server/supervisor/memory_claims.h"
 #include "server/supervisor/session_summary.h"
-#include "tunables.h"
+#include "tunables/supervisor.h"
 
 namespace caravan::server {
 namespace {

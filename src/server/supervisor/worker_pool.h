@@ -13,7 +13,7 @@
 #include "server/ipc/control.h"
 #include "server/supervisor/worker_process.h"
 #include "server/supervisor/worker_reports.h"
-#include "tunables.h"
+#include "tunables/supervisor.h"
 
 namespace caravan::server {
 

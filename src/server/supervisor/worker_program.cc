@@ -10,7 +10,7 @@
 #include "platform/poll.h"
 #include "platform/process.h"
 #include "platform/spawn.h"
-#include "tunables.h"
+#include "tunables/supervisor.h"
 
 namespace caravan::server {
 namespace {

@@ -11,7 +11,7 @@
 #include "platform/unique_fd.h"
 #include "platform/waker.h"
 #include "server/worker/resumption_table.h"
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 

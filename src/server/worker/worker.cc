@@ -15,7 +15,7 @@
 #include "server/graph/lent_memory.h"
 #include "server/ops/op_check.h"
 #include "server/worker/serving.h"
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 namespace {

@@ -10,7 +10,7 @@
 #include <deque>
 
 #include "platform/unique_fd.h"
-#include "tunables.h"
+#include "tunables/rdma.h"
 
 namespace caravan::net::rdma {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tunables.h"
+#include "tunables/rdma.h"
 
 namespace caravan::net::rdma {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tunables.h"
+#include "tunables/resume.h"
 
 namespace caravan::net {
 namespace {

@@ -12,7 +12,8 @@
 #include "wire/stock.h"
 #include "wire/stock_rdma.h"
 #include "support/wire_peer.h"
-#include "tunables.h"
+#include "tunables/net.h"
+#include "tunables/supervisor.h"
 
 namespace caravan::server {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "net/socket.h"
 #include "support/wire_peer.h"
-#include "tunables.h"
+#include "tunables/links.h"
 
 namespace caravan::server {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "base/clock.h"
 #include "server/graph/buffer_table.h"
-#include "tunables.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 namespace {

@@ -1,0 +1,33 @@
+// Links and reductions (src/server/links).
+#pragma once
+
+#include <cstddef>
+
+#include "tunables/units.h"
+
+namespace caravan::tunable {
+
+// Time for the server at the other end to complete a message that it began, or to receive one.
+inline constexpr seconds link_stall_timeout{60};
+// To connect to the other server, and to wait for one that connects. The client sends TAKE only after the other server has
+// connected, so only the handshake's thread can be late.
+inline constexpr seconds link_connect_timeout{3}, link_connect_wait{10};
+static_assert(link_connect_timeout < link_connect_wait);
+// Bytes that one sender queues; all senders of a session share twice this. They are queued in pieces, so that the limit is
+// exceeded by little.
+inline constexpr size_t max_link_backlog = 256 * MiB, link_piece = 4 * MiB;
+static_assert(link_piece < max_link_backlog);
+
+// ---- Reductions
+
+// Bytes. Data is added in pieces as it arrives from all members. The window bounds how far a member may be ahead.
+inline constexpr size_t reduction_piece = 64 * KiB, reduction_window = 4 * MiB;
+static_assert(reduction_window % reduction_piece == 0);
+// How long to poll for the other members' data before sleeping: they compute the same share at the same time.
+inline constexpr microseconds reduction_spin{300};
+// While several members are waited for, each in turn; and until a client that left is noticed.
+inline constexpr milliseconds reduction_turn{1}, reduction_cancel_interval{100};
+// For a member that leaves the group to complete the message that it began.
+inline constexpr seconds reduction_leave_timeout{2};
+
+}  // namespace caravan::tunable

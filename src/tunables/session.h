@@ -1,0 +1,41 @@
+// Worker processes and sessions (src/server/session, graph, ipc and worker).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tunables/units.h"
+
+namespace caravan::tunable {
+
+// Bytes that the control channel buffers towards a worker; the kernel doubles it. A message takes about 1300.
+inline constexpr int control_buffer_size = 12 * KiB;
+// For the supervisor's reply, which is immediate unless the machine is overloaded.
+inline constexpr seconds supervisor_reply_timeout{10};
+// Bytes. A change of a session's memory beside its buffers is reported from this on.
+inline constexpr uint64_t min_reported_change = 16 * MiB;
+// Bytes for ggml's own memory while it computes, beside --max-memory.
+inline constexpr uint64_t computing_memory = 1024 * MiB;
+
+// After the client has left, a session has this long to end by itself.
+inline constexpr milliseconds session_farewell{500};
+// Time for a client to complete a message that it began, or to read a reply.
+inline constexpr seconds client_stall_timeout{60};
+static_assert(supervisor_reply_timeout < client_stall_timeout);
+// A client that reconnects, and was silent for this long, is logged.
+inline constexpr seconds min_logged_silence{10};
+
+// Bytes. Data of buffers that the processor cannot address pass through memory of this size.
+inline constexpr size_t staging_size = 4 * MiB;
+// Bytes of host memory for a session's graphs, several times those of 128 batch shapes of a large model.
+inline constexpr uint64_t max_graph_memory = 1024 * MiB;
+inline constexpr size_t max_stale_ranges = 16 * 1024;  // beyond them, all are merged into one
+
+// Bytes. Touching pages ahead saves time for writes of min_touched_write and more. It goes at most max_touched_ahead beyond the
+// end of a write, which bounds the memory of a buffer that is never filled, and checks for a new request after each piece.
+inline constexpr size_t min_touched_write = 1 * MiB, max_touched_ahead = 32 * MiB, touched_piece = 2 * MiB;
+static_assert(touched_piece < max_touched_ahead);
+// Bytes. CPU buffers of this size and more are pages of their own, over which blobs can be mapped.
+inline constexpr uint64_t min_paged_buffer = 1 * MiB;
+
+}  // namespace caravan::tunable

@@ -96,7 +96,9 @@ def test_a_session_that_no_worker_can_serve_learns_why(lab):
 
 def test_one_cause_is_logged_once(lab):
     server, mend = broken_server(lab)
-    time.sleep(10)  # two more attempts: after 2 s and after 4 s, of 1 s each
+    attempts = set()
+    eventually(lambda: attempts.update(server.workers()) or attempts, 'the next attempt begins')
+    eventually(lambda: not server.workers(), 'it fails')
     assert server.count('cannot start worker processes') == 1, server.err()
     mend()
 

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/line_shares.h"
 #include "server/ipc/control.h"
+#include "server/supervisor/start_failures.h"
 #include "server/supervisor/worker_process.h"
 #include "server/supervisor/worker_reports.h"
 #include "tunables/supervisor.h"
@@ -66,8 +67,8 @@ public:
     const WorkerReports & reports() const { return reports_; }
     const std::vector<ControlMessage> & devices() const { return reports_.devices(); }
     // Why no client can be served: the load error of the last worker. Empty if it has loaded or is loading.
-    const std::string & outage() const { return outage_; }
-    TimePoint respawn_at() const { return respawn_at_; }
+    const std::string & outage() const { return start_failures_.cause(); }
+    TimePoint respawn_at() const { return start_failures_.retry_at(); }
 
     std::function<void(const ControlMessage & reply)> on_memory_reply;
     std::function<void()> on_queries_lost;  // memory queries must be repeated
@@ -77,7 +78,7 @@ private:
     Result<> hand_over_watched(WorkerProcess & worker, const ControlMessage & message, int socket);
     bool check_build(WorkerProcess & worker);
     void on_loading_message(WorkerProcess & worker, const ControlMessage & message);
-    void start_failed();
+    void start_failed(std::string cause);
     void retire(WorkerProcess & worker, platform::Signal signal);
     void log_end(const WorkerProcess & worker, const ControlMessage & ended) const;
     void on_session_message(WorkerProcess & worker, const ControlMessage & message);
@@ -87,15 +88,13 @@ private:
     bool stopping_ = false;
     std::list<WorkerProcess> workers_;
     WorkerReports reports_;
-    std::string start_failure_;  // reported by the worker that is loading
-    std::string outage_;
-    seconds respawn_pause_ = tunable::min_respawn_pause;
+    std::string load_error_;  // reported by the worker that is loading
+    StartFailures start_failures_;
     std::unordered_map<uint64_t, platform::ProcessId> tokens_;  // of sessions and links
     // Limits the initial lines of all sessions, and of those of one address: a client can begin many sessions in a row. Each
     // session may also log one line a second.
     LineShares session_lines_{tunable::all_session_lines, tunable::all_session_lines_rate, tunable::address_session_lines,
                               tunable::address_session_lines_rate};
-    TimePoint respawn_at_ = TimePoint::min();
 };
 
 }  // namespace caravan::server

@@ -33,19 +33,20 @@ Result<> Inbound::wait(TimePoint deadline) {
 
 // Returns when data arrives or wake() is called, which limit_silence() does.
 Result<> Inbound::wait_between(TimePoint silent_since) {
-    const seconds limit = silence_limit_;
+    const milliseconds limit = silence_limit_;
     const TimePoint deadline = limit.count() == 0 ? no_deadline : silent_since + limit;
     auto ready = transport_.wait({.read = true}, deadline, spin_);
     if (!ready) {
         return std::unexpected(ready.error());
     }
     if (!*ready && Clock::now() >= deadline) {
-        return fail(Errc::timed_out, "idle for {} s while other clients wait for a session", limit.count());
+        return fail(Errc::timed_out, "idle for {:g} s while other clients wait for a session",
+                    std::chrono::duration<double>(limit).count());
     }
     return {};
 }
 
-void Inbound::limit_silence(seconds limit) {
+void Inbound::limit_silence(milliseconds limit) {
     silence_limit_ = limit;
     transport_.wake();
 }

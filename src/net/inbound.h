@@ -23,7 +23,7 @@ public:
     void take(size_t size);
 
     // Sets how long the peer may be silent between messages; 0: no limit. Any thread, at any time.
-    void limit_silence(seconds limit);
+    void limit_silence(milliseconds limit);
 
     Result<> read_into(MutableBytes dest);
     // Passes `size` bytes to `sink` in pieces as they arrive: for data without a destination buffer.
@@ -45,7 +45,7 @@ private:
     std::vector<std::byte> buffer_;
     size_t begin_ = 0, end_ = 0;
     uint64_t bytes_taken_ = 0;
-    std::atomic<seconds> silence_limit_{seconds(0)};
+    std::atomic<milliseconds> silence_limit_{milliseconds(0)};
 };
 
 // Sends all parts. `stall` bounds the time without progress (Errc::timed_out).

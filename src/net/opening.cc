@@ -133,7 +133,7 @@ private:
 };
 
 std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & endpoint, const Token & token,
-                                          ResumableTransport::Reconnect reconnect) {
+                                          ResumableTransport::Reconnect reconnect, const Pace & pace = {}) {
     auto line = std::make_shared<Lifeline>(endpoint, token);
     line->maintain();  // before the session is used: this process may be killed at any time
     return std::make_unique<ResumableTransport>(
@@ -142,10 +142,11 @@ std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & e
                                     .grace = reconnect_time(),
                                     .reconnect = std::move(reconnect),
                                     .open_rdma = rdma_opener(endpoint, token),
-                                    .while_connected = [line] { line->maintain(); }});
+                                    .while_connected = [line] { line->maintain(); },
+                                    .pace = pace});
 }
 
-std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & endpoint) {
+std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & endpoint, const Pace & pace) {
     auto token = std::make_shared<std::atomic<uint64_t>>(opened.token);
     const auto reconnect = [endpoint, token, starts = 1, gone = std::optional<Error>()](
                                ResumableTransport::Attempt attempt) mutable -> Result<ResumableTransport::Reconnected> {
@@ -167,7 +168,7 @@ std::unique_ptr<Transport> make_session(Connected & opened, const Endpoint & end
         }
         return restarted;
     };
-    return make_resumable(opened, endpoint, token, reconnect);
+    return make_resumable(opened, endpoint, token, reconnect, pace);
 }
 
 std::unique_ptr<Transport> make_link(Connected & opened, const Endpoint & endpoint, uint64_t token) {
@@ -198,7 +199,8 @@ Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t 
 
 }  // namespace
 
-Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline, const Queueing & queueing) {
+Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline, const Queueing & queueing,
+                           const Pace & pace) {
     const auto patience = deadline - Clock::now();
     return retry_after_reset([&]() -> Result<Opened> {
         auto opened = for_session ? shake_hands(endpoint, 0, RdmaUse::preferred, deadline, &queueing)
@@ -216,7 +218,7 @@ Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoin
         }
         opened->transport = with_faults(std::move(opened->transport));
         if (is_resumable) {
-            opened->transport = make_session(*opened, endpoint);
+            opened->transport = make_session(*opened, endpoint, pace);
         }
         return std::move(*opened);
     });

@@ -4,13 +4,14 @@
 #include <memory>
 
 #include "net/client_handshake.h"
+#include "net/resume/pace.h"
 
 namespace caravan::net {
 
 // Opens a connection to a server; `for_session`: one that carries a session, over RDMA where possible. Retries after a
 // reset. `deadline` bounds connecting and the handshake, `queueing` the wait for a full server.
 Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline,
-                           const Queueing & queueing = {});
+                           const Queueing & queueing = {}, const Pace & pace = {});
 
 // Opens a link from this server to the session `token` on the server at `endpoint`, over RDMA where possible.
 Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline);

@@ -26,7 +26,7 @@ std::unexpected<Error> failed(const Moved & moved, const char * what) {
 
 class SocketTransport final : public Transport {
 public:
-    SocketTransport(UniqueFd socket, bool is_unix, seconds patience)
+    SocketTransport(UniqueFd socket, bool is_unix, milliseconds patience)
         : socket_(std::move(socket)), is_unix_(is_unix), patience_(patience) {}
 
     Result<size_t> send(std::span<const ConstBytes> parts) override {
@@ -134,12 +134,12 @@ private:
 
 }  // namespace
 
-Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket, seconds patience) {
+Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket, milliseconds patience) {
     const bool is_unix = is_unix_socket(socket.get());
     if (is_unix) {
-        patience = seconds(0);
+        patience = milliseconds(0);
     } else if (patience.count() > 0) {
-        keep_alive(socket.get(), patience);
+        keep_alive(socket.get(), std::chrono::ceil<seconds>(patience));
     }
     return std::make_unique<SocketTransport>(std::move(socket), is_unix, patience);
 }

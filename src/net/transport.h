@@ -80,6 +80,6 @@ public:
 // Takes a connected, non-blocking stream socket (TCP or Unix). `patience`: wait fails with Errc::timed_out if the peer's
 // machine acknowledges nothing for this long; for callers that can reconnect. 0: the operating system decides, after
 // minutes. A busy or stopped peer does not count as silent: its kernel acknowledges. Linux only.
-Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket, seconds patience = seconds(0));
+Result<std::unique_ptr<Transport>> make_socket_transport(UniqueFd socket, milliseconds patience = milliseconds(0));
 
 }  // namespace caravan::net

@@ -28,7 +28,8 @@ Connection::Connection(const net::Endpoint & endpoint, Purpose purpose, std::uni
     : history_(options.history),
       number_(history_ == nullptr ? 0 : history_->begin()),
       reply_timeout_(options.reply_timeout),
-      queue_(endpoint, purpose == Purpose::session, std::move(transport), native, options) {}
+      queue_(endpoint, purpose == Purpose::session, std::move(transport), native, options),
+      launcher_(queue_, buffers_, transfers_, recorder_, options.idle_before_probe) {}
 
 Connection::~Connection() {
     if (!queue_.failure()) {

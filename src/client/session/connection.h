@@ -89,7 +89,7 @@ private:
     TensorData data_{queue_, buffers_, recorder_};
     ServerTransfers transfers_{*this, queue_};
     Reductions reductions_{queue_};
-    Launcher launcher_{queue_, buffers_, transfers_, recorder_};
+    Launcher launcher_;
     std::weak_ptr<ServerGroup> group_;  // the last one; guarded by the queue's lock
 };
 

@@ -5,7 +5,6 @@
 
 #include "base/log.h"
 #include "client/session/server_transfers.h"
-#include "tunables/client.h"
 
 namespace caravan::client {
 namespace {
@@ -90,7 +89,7 @@ ggml_status Launcher::launch(uint32_t device, const ggml_cgraph & graph, const H
 // The status of a launch is the last chance to report a lost server to the program.
 bool Launcher::is_reachable(Lock & lock) {
     Stream & stream = queue_.stream();
-    if (stream.idle_time() > tunable::idle_before_probe && queue_.relays().empty()) {
+    if (stream.idle_time() > idle_before_probe_ && queue_.relays().empty()) {
         // A machine that was switched off closes no connection, so an idle one is probed with a round trip.
         queue_.commands().post(wire::Command::device_count);
         uint32_t count = 0;

@@ -20,8 +20,10 @@ class Launcher {
 public:
     using Lock = CommandQueue::Lock;
 
-    Launcher(CommandQueue & queue, BufferTable & buffers, ServerTransfers & transfers, SessionRecorder & recorder)
-        : queue_(queue), buffers_(buffers), transfers_(transfers), recorder_(recorder) {}
+    Launcher(CommandQueue & queue, BufferTable & buffers, ServerTransfers & transfers, SessionRecorder & recorder,
+             milliseconds idle_before_probe)
+        : queue_(queue), buffers_(buffers), transfers_(transfers), recorder_(recorder),
+          idle_before_probe_(idle_before_probe) {}
 
     // Logs why the launch failed.
     ggml_status launch(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of);
@@ -47,6 +49,7 @@ private:
     BufferTable & buffers_;
     ServerTransfers & transfers_;
     SessionRecorder & recorder_;
+    const milliseconds idle_before_probe_;
     bool is_grouped_ = false;
     std::string ranks_;
     std::optional<Stream::Ticket> requested_;  // by the last launch, not awaited yet

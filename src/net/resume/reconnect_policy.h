@@ -21,7 +21,7 @@ public:
     using Jitter = std::function<microseconds(microseconds backoff)>;  // the actual pause for a back-off
 
     // `is_passive`: the peer makes the new connections. `grace`: how long to wait for one; 0: not at all.
-    ReconnectPolicy(bool is_passive, seconds grace, Jitter jitter)
+    ReconnectPolicy(bool is_passive, milliseconds grace, Jitter jitter)
         : is_passive_(is_passive), grace_(grace), jitter_(std::move(jitter)) {}
 
     // Passive end: a lifeline now reports the exit of the peer's process, or no longer does.
@@ -31,7 +31,7 @@ public:
 
     // The connection failed with `code`. Returns how long to wait for a new one; nullopt: the stream ends. `progress`:
     // total bytes of both directions that have reached their receiver.
-    std::optional<seconds> on_lost(Errc code, uint64_t progress, TimePoint now);
+    std::optional<milliseconds> on_lost(Errc code, uint64_t progress, TimePoint now);
     void on_attempt_failed(TimePoint now);
     void on_reconnected(TimePoint now) { connected_at_ = now; }
 
@@ -43,7 +43,7 @@ private:
     void back_off(TimePoint now);
 
     const bool is_passive_;
-    const seconds grace_;
+    const milliseconds grace_;
     const Jitter jitter_;
     bool peer_is_watched_ = false, peer_was_watched_ = false, peer_has_ended_ = false;
     TimePoint connected_at_{}, next_attempt_at_{}, give_up_at_{};

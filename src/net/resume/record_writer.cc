@@ -109,7 +109,7 @@ bool RecordWriter::acknowledge_if_due(uint64_t consumed) {
 
 TimePoint RecordWriter::probe_time() const {
     const bool is_due = !has_probed_ && replay_.begin() < replay_.end() && !has_unsent() && record_left_ == 0;
-    return is_due ? last_write_ + tunable::unacknowledged_probe_after : no_deadline;
+    return is_due ? last_write_ + probe_after_ : no_deadline;
 }
 
 bool RecordWriter::probe_if_due(TimePoint now, uint64_t consumed) {

@@ -14,12 +14,16 @@
 #include "base/error.h"
 #include "net/resume/replay_buffer.h"
 #include "net/transport.h"
+#include "tunables/resume.h"
 #include "wire/extension.h"
 
 namespace caravan::net {
 
 class RecordWriter {
 public:
+    // `probe_after`: how long the last record may stay unacknowledged before a probe.
+    explicit RecordWriter(milliseconds probe_after = tunable::unacknowledged_probe_after) : probe_after_(probe_after) {}
+
     // Bytes that the stream may grow by before the peer acknowledges more.
     uint64_t window_left() const { return wire::resume_window - (replay_.end() - replay_.begin()); }
     // True if bytes wait to be sent: after a full connection, or after a new one.
@@ -68,6 +72,7 @@ private:
     Result<bool> flush(Transport & transport, uint64_t end, uint64_t consumed);
     void queue_header(uint64_t length, std::span<const ConstBytes> data, uint64_t consumed);
 
+    const milliseconds probe_after_;
     ReplayBuffer replay_;
     uint64_t sent_ = 0;
     std::vector<std::byte> control_;  // headers and replies, sent before stream data

@@ -19,6 +19,7 @@
 #include <thread>
 #include <vector>
 
+#include "net/resume/pace.h"
 #include "net/resume/reconnect_policy.h"
 #include "net/resume/record_reader.h"
 #include "net/resume/record_writer.h"
@@ -49,11 +50,12 @@ public:
     using OpenRdma = std::function<Result<std::unique_ptr<Transport>>(TimePoint deadline)>;
 
     struct Options {
-        std::string name;     // of the peer, for the log
-        seconds grace{60};    // how long to wait for a new connection
-        Reconnect reconnect;  // empty: this is the passive end
-        OpenRdma open_rdma;   // active end: to return to RDMA after it was lost; empty: never
-        std::function<void()> while_connected;  // called every second by the active end's thread; may block
+        std::string name;            // of the peer, for the log
+        milliseconds grace{60'000};  // how long to wait for a new connection
+        Reconnect reconnect;         // empty: this is the passive end
+        OpenRdma open_rdma;          // active end: to return to RDMA after it was lost; empty: never
+        std::function<void()> while_connected;  // called at Pace::idle_check by the active end's thread; may block
+        Pace pace{};
     };
     ResumableTransport(std::unique_ptr<Transport> transport, Options options);
     ~ResumableTransport() override;

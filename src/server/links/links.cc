@@ -84,7 +84,7 @@ Result<net::TransportKind> Links::connect(uint16_t link, uint64_t token, const s
     if (endpoint->kind != net::Endpoint::Kind::tcp) {
         return fail(Errc::unsupported, "links require TCP or RDMA");
     }
-    const TimePoint deadline = Clock::now() + tunable::link_connect_timeout;
+    const TimePoint deadline = Clock::now() + connect_time_;
     auto transport = open_link(*endpoint, token, deadline);
     if (!transport) {
         log_warning("cannot open the link to {} that the client requested: {}", text, transport.error().text);

@@ -22,6 +22,7 @@
 #include "net/socket.h"
 #include "server/links/link_receiver.h"
 #include "server/links/link_sender.h"
+#include "tunables/links.h"
 
 namespace caravan::server {
 
@@ -31,9 +32,11 @@ public:
 
     // `announce`: registers a token with the supervisor, which then passes on connections with this token; false if it cannot.
     // `grace`: how long a link may stay disconnected. `networks`: connect() reaches these only. `lookup`: resolves names.
+    // `connect_time`: how long connect() takes if it fails.
     Links(std::function<bool(uint64_t token)> announce, seconds grace, net::Networks networks = net::Networks::loopback(),
-          net::Lookup lookup = net::addresses_of)
-        : announce_(std::move(announce)), grace_(grace), networks_(std::move(networks)), lookup_(std::move(lookup)) {}
+          net::Lookup lookup = net::addresses_of, milliseconds connect_time = tunable::link_connect_timeout)
+        : announce_(std::move(announce)), grace_(grace), networks_(std::move(networks)), lookup_(std::move(lookup)),
+          connect_time_(connect_time) {}
     Links(const Links &) = delete;
 
     // Called by accept() for a link that can be resumed. Set before the first accept().
@@ -62,6 +65,7 @@ private:
     const seconds grace_;
     const net::Networks networks_;
     const net::Lookup lookup_;
+    const milliseconds connect_time_;
     std::atomic<size_t> backlog_bytes_ = 0;  // of all senders
     std::unordered_map<uint16_t, std::unique_ptr<LinkSender>> senders_;
     std::mutex mutex_;  // guards the members below

@@ -70,12 +70,12 @@ TEST(Loss, WhileIdleFailsTheNextLaunch) {
 
 // A machine that was switched off closes no connection.
 TEST(Loss, IdleServerIsProbedBeforeALaunch) {
-    Session session;
+    Session session(scripted::good_hello, {.idle_before_probe = milliseconds(20)});
     ggml_tensor * tensor = session.kit.f32(8);
     ggml_cgraph * graph = session.doubled(tensor, 31);
     EXPECT_EQ(session.launch(graph), GGML_STATUS_SUCCESS);
     session.expect_launch(Command::graph_compute, 31);
-    std::this_thread::sleep_for(milliseconds(1100));
+    std::this_thread::sleep_for(milliseconds(30));
     std::jthread server([&] {
         EXPECT_EQ(session.peer.next().command, Command::device_count);
         session.peer.close();

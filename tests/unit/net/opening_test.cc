@@ -31,9 +31,11 @@ std::vector<std::byte> one_byte() {
 
 TimePoint soon() { return Clock::now() + test::patience; }
 
+const Pace quick{.idle_check = milliseconds(20), .pause = [](microseconds pause) { return pause / 20; }};
+
 // Opens a session and uses it until it fails.
 Error end_of(const Endpoint & endpoint, size_t to_receive = 1) {
-    auto opened = open_client(endpoint, true, soon());
+    auto opened = open_client(endpoint, true, soon(), {}, quick);
     if (!opened) {
         return opened.error();
     }
@@ -206,7 +208,7 @@ TEST(Opening, DoesNotResumeOverTcpWhereTheServerAcceptsOnlyRdma) {
             }
         },
         [&](size_t number) { return ++connections, number < 2 ? Server::resumable : only_rdma(); });
-    auto opened = open_client(server.endpoint(), true, soon());
+    auto opened = open_client(server.endpoint(), true, soon(), {}, quick);
     ASSERT_TRUE(opened) << opened.error().text;
     std::vector<std::byte> bytes(2);
     (void)receive_whole(*opened->transport, MutableBytes(bytes).first(1), soon());

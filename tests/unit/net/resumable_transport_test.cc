@@ -18,6 +18,11 @@
 namespace caravan::net {
 namespace {
 
+// Twenty times as fast as in use.
+const Pace quick{.idle_check = milliseconds(20),
+                 .probe_after = milliseconds(50),
+                 .pause = [](microseconds pause) { return pause / 20; }};
+
 struct Pair {
     std::unique_ptr<Transport> near, far;
     int near_fd = -1, far_fd = -1;
@@ -122,13 +127,15 @@ struct Flaky {
     explicit Flaky(unsigned seed, int64_t longest) : random(seed), longest(longest) {
         Pair pair = connect();
         passive = std::make_unique<ResumableTransport>(
-            std::move(pair.far), ResumableTransport::Options{.name = "active", .grace = seconds(20), .reconnect = {}});
+            std::move(pair.far),
+            ResumableTransport::Options{.name = "active", .grace = seconds(20), .reconnect = {}, .pace = quick});
         active = std::make_unique<ResumableTransport>(
             std::move(pair.near),
             ResumableTransport::Options{.name = "passive", .grace = seconds(20),
                                         .reconnect = [this](ResumableTransport::Attempt attempt) {
                                             return reconnect(attempt.request, attempt.deadline);
-                                        }});
+                                        },
+                                        .pace = quick});
     }
     Pair connect() {
         ++connections;
@@ -259,7 +266,7 @@ TEST(Resumable, PingPongAcrossCuts) {
     EXPECT_GT(flaky.connections, 20);
 }
 
-// The last message of a side may be lost: the probe a second later reveals it.
+// The last message of a side may be lost: the probe after it reveals it.
 TEST(Resumable, RetransmitsLostAndCorruptedRecords) {
     Flaky flaky(3, 0);
     constexpr int rounds = 200;
@@ -319,12 +326,14 @@ struct OverRdma {
     explicit OverRdma(Upgrade upgrade) : upgrade(upgrade) {
         Pair pair = connect(TransportKind::rdma);
         passive = std::make_unique<ResumableTransport>(
-            std::move(pair.far), ResumableTransport::Options{.name = "active", .grace = seconds(20), .reconnect = {}});
+            std::move(pair.far),
+            ResumableTransport::Options{.name = "active", .grace = seconds(20), .reconnect = {}, .pace = quick});
         active = std::make_unique<ResumableTransport>(
             std::move(pair.near),
             ResumableTransport::Options{.name = "passive", .grace = seconds(20),
                                         .reconnect = [this](ResumableTransport::Attempt attempt) { return resume(attempt); },
-                                        .open_rdma = [this](TimePoint) { return open_rdma(); }});
+                                        .open_rdma = [this](TimePoint) { return open_rdma(); },
+                                        .pace = quick});
     }
     Pair connect(TransportKind kind) {
         Pair pair = make_pair_of_transports();
@@ -439,7 +448,7 @@ struct Ends {
     std::atomic<int> tries = 0;
 };
 
-void connect(Ends & ends, seconds grace, Errc refusal) {
+void connect(Ends & ends, milliseconds grace, Errc refusal) {
     Pair pair = make_pair_of_transports();
     ends.passive_fd = pair.far_fd;
     ends.passive = std::make_unique<ResumableTransport>(
@@ -450,7 +459,8 @@ void connect(Ends & ends, seconds grace, Errc refusal) {
                                                               -> Result<ResumableTransport::Reconnected> {
                                                               ++ends.tries;
                                                               return fail(refusal, "not now");
-                                                          }});
+                                                          },
+                                                          .pace = quick});
 }
 
 Error end_of(Transport & transport) {
@@ -476,13 +486,13 @@ TEST(Resumable, APermanentRefusalIsNotRetried) {
 
 TEST(Resumable, TheActiveEndGivesUpAfterTheGracePeriod) {
     Ends ends;
-    connect(ends, seconds(1), Errc::timed_out);
+    connect(ends, milliseconds(300), Errc::timed_out);
     ends.passive.reset();
     const TimePoint begin = Clock::now();
     const Error end = end_of(*ends.active);
     EXPECT_EQ(end.code, Errc::timed_out);
-    EXPECT_TRUE(end.text.ends_with("reconnecting failed for 1 s: not now")) << end.text;
-    EXPECT_GE(Clock::now() - begin, milliseconds(900));
+    EXPECT_TRUE(end.text.ends_with("reconnecting failed for 0.3 s: not now")) << end.text;
+    EXPECT_GE(Clock::now() - begin, milliseconds(290));
     EXPECT_GE(ends.tries, 3);
 }
 
@@ -491,10 +501,14 @@ TEST(Resumable, ConnectionsWithoutProgressDoNotExtendTheGracePeriod) {
     std::atomic<int> tries = 0;
     ResumableTransport active(
         std::move(pair.near),
-        {.name = "passive", .grace = seconds(1), .reconnect = [&tries](const ResumableTransport::Attempt &) {
-             ++tries;
-             return Result<ResumableTransport::Reconnected>({make_pair_of_transports().near, 0});
-         }});
+        {.name = "passive",
+         .grace = milliseconds(300),
+         .reconnect =
+             [&tries](const ResumableTransport::Attempt &) {
+                 ++tries;
+                 return Result<ResumableTransport::Reconnected>({make_pair_of_transports().near, 0});
+             },
+         .pace = {.pause = [](microseconds pause) { return pause / 4; }}});
     pair.far.reset();
     const TimePoint begin = Clock::now();
     EXPECT_EQ(end_of(active).code, Errc::timed_out);
@@ -526,10 +540,10 @@ TEST(Resumable, ThePassiveEndGivesUpAfterTheGracePeriod) {
     Pair pair = make_pair_of_transports();
     auto left = std::make_shared<std::atomic<int64_t>>(0);
     ResumableTransport passive(std::make_unique<Cut>(std::move(pair.far), left),
-                               {.name = "active", .grace = seconds(1), .reconnect = {}});
+                               {.name = "active", .grace = milliseconds(300), .reconnect = {}});
     const TimePoint begin = Clock::now();
     EXPECT_EQ(end_of(passive).code, Errc::timed_out);
-    EXPECT_GE(Clock::now() - begin, milliseconds(900));
+    EXPECT_GE(Clock::now() - begin, milliseconds(290));
     EXPECT_LT(Clock::now() - begin, seconds(8));
 }
 

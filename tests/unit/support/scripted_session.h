@@ -47,7 +47,7 @@ inline std::string command_names(const std::vector<Message> & messages) {
 // before its request.
 struct Session {
     // `greet` plays the server until the handshake is over.
-    explicit Session(const std::function<void(WirePeer &)> & greet) {
+    explicit Session(const std::function<void(WirePeer &)> & greet, const ConnectionOptions & options = {}) {
         auto listeners = net::listen_on("127.0.0.1", 0);
         EXPECT_TRUE(listeners);
         const net::Listener & listener = listeners->front();
@@ -58,17 +58,17 @@ struct Session {
             peer = WirePeer(std::move(*accepted));
             greet(peer);
         });
-        connection = Connection::open(listener.endpoint, Connection::Purpose::session);
+        connection = Connection::open(listener.endpoint, Connection::Purpose::session, options);
         endpoint = listener.endpoint.text();
     }
-    explicit Session(wire::HelloReply hello = good_hello)
+    explicit Session(wire::HelloReply hello = good_hello, const ConnectionOptions & options = {})
         : Session([hello](WirePeer & peer) {
               const Message message = peer.next();
               EXPECT_EQ(message.command, Command::hello);
               EXPECT_EQ(message.payload.size(), 24u);
               EXPECT_EQ(message.as<uint32_t>(), 0u) << "a stock RDMA server would take it for a queue pair";
               EXPECT_TRUE(peer.reply(hello));
-          }) {}
+          }, options) {}
 
     Connection * operator->() { return connection->get(); }
 

@@ -4,7 +4,7 @@ import struct
 import threading
 import time
 
-from system import eventually
+from system import eventually, tcp_ports
 
 RESET_ON_CLOSE = struct.pack('ii', 1, 0)  # SO_LINGER, no time: a reset
 
@@ -28,6 +28,7 @@ class Proxy:
         self._carried = {}  # bytes of each connection
         self.damage = None  # 'lost' or 'altered': what happens to the next short piece of data, once
         self.refuses = False
+        self.refused_processes = ()  # whose connections are refused
         self.frozen = False  # connections stay, nothing passes; nothing is lost
         self._since_cut = 0
         self._start(self._accept)
@@ -43,7 +44,7 @@ class Proxy:
                 return
             lifetime = next(self.short_lived, None)
             try:
-                if self.refuses or lifetime == 0:
+                if self.refuses or lifetime == 0 or self._belongs_to(near, self.refused_processes):
                     self.cuts += lifetime == 0
                     raise ConnectionRefusedError
                 far = socket.create_connection(self.target)
@@ -127,11 +128,20 @@ class Proxy:
                 for end in pair:
                     end.shutdown(socket.SHUT_RDWR)
 
-    def cut(self):
+    @staticmethod
+    def _belongs_to(near, processes):
+        try:
+            return any(near.getpeername()[1] in tcp_ports(process) for process in processes)
+        except OSError:
+            return False
+
+    def cut(self, processes=None):
+        """All connections, or those that these processes opened, such as links from another server's workers."""
         with self.lock:
             self._since_cut = 0
-            self.cuts += bool(self.pairs)
-            for pair in list(self.pairs):
+            chosen = [pair for pair in self.pairs if processes is None or self._belongs_to(pair[0], processes)]
+            self.cuts += bool(chosen)
+            for pair in chosen:
                 self._close(pair, self._reset)
 
     def close(self):

@@ -92,6 +92,21 @@ def is_alive(pid):
         return False
 
 
+def tcp_ports(pid):
+    """Local ports of the IPv4 connections of a process."""
+    owned = set()
+    try:
+        for name in os.listdir(f'/proc/{pid}/fd'):
+            try:
+                owned.add(os.readlink(f'/proc/{pid}/fd/{name}'))
+            except OSError:
+                pass  # closed meanwhile
+        lines = [line.split() for line in Path(f'/proc/{pid}/net/tcp').read_text().splitlines()[1:]]
+    except OSError:
+        return set()
+    return {int(fields[1].partition(':')[2], 16) for fields in lines if f'socket:[{fields[9]}]' in owned}
+
+
 def cpu_seconds(pid):
     """Processor time of a process, all its threads."""
     fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()

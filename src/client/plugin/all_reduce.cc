@@ -4,13 +4,13 @@
 
 #include "base/log.h"
 #include "client/plugin/device.h"
-#include "client/session/server_group.h"
+#include "client/session/group_use.h"
 
 namespace caravan::client {
 namespace {
 
 struct CommContext {
-    std::shared_ptr<ServerGroup> group;
+    std::shared_ptr<GroupUse> use;
     std::vector<size_t> member_of;  // each back-end's place among the group's members
 };
 
@@ -37,7 +37,14 @@ void * comm_init(ggml_backend_t * backends, size_t n_backends) {
         }
     }
     auto group = ServerGroup::of(members);
-    return group == nullptr ? nullptr : new CommContext{std::move(group), std::move(member_of)};
+    if (group == nullptr) {
+        return nullptr;
+    }
+    const auto use = std::make_shared<GroupUse>(std::move(group));
+    for (size_t i = 0; i < n_backends; ++i) {
+        set_group_use(backends[i], use);
+    }
+    return new CommContext{use, std::move(member_of)};
 }
 
 void comm_free(void * context) { delete static_cast<CommContext *>(context); }
@@ -45,19 +52,19 @@ void comm_free(void * context) { delete static_cast<CommContext *>(context); }
 bool comm_allreduce_tensor(void * context, ggml_tensor ** tensors) {
     const CommContext & comm = *static_cast<CommContext *>(context);
     const size_t bytes = ggml_nbytes(tensors[0]);
-    std::vector<std::vector<Reductions::Term>> terms(comm.group->members().size());
+    std::vector<std::vector<Reductions::Term>> terms(comm.use->members().size());
     for (size_t i = 0; i < comm.member_of.size(); ++i) {
         const ggml_tensor & tensor = *tensors[i];
         const BufferContext * buffer = context_of(tensor);
         const size_t member = comm.member_of[i];
         if (tensor.type != GGML_TYPE_F32 || !ggml_is_contiguous(&tensor) || ggml_nbytes(&tensor) != bytes ||
-            buffer == nullptr || buffer->connection != comm.group->members()[member]) {
+            buffer == nullptr || buffer->connection != comm.use->members()[member]) {
             return false;
         }
         terms[member].push_back({encode_region(tensor, buffer->remote.handle), range_of(tensor),
                                  (tensor.flags & GGML_TENSOR_FLAG_COMPUTE) == 0});
     }
-    return bytes == 0 || comm.group->reduce(terms);
+    return bytes == 0 || comm.use->reduce(terms);
 }
 
 }  // namespace caravan::client

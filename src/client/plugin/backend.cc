@@ -6,7 +6,7 @@
 
 #include "base/log.h"
 #include "client/plugin/device.h"
-#include "client/session/server_group.h"
+#include "client/session/group_use.h"
 
 namespace caravan::client {
 namespace {
@@ -14,6 +14,7 @@ namespace {
 struct BackendContext {
     Device & device;
     std::shared_ptr<Connection> connection;
+    std::shared_ptr<GroupUse> group_use;  // null: no member of a group
 };
 
 struct EventContext {
@@ -120,14 +121,20 @@ ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
                   context.device.name());
         return GGML_STATUS_FAILED;
     }
+    const std::shared_ptr<GroupUse> & group = context.group_use;
+    if (group != nullptr && !group->begin_launch()) {
+        return GGML_STATUS_FAILED;
+    }
     const ggml_status launched = context.connection->launch(context.device.index(), *graph, [&](ggml_backend_buffer_t buffer) {
         const BufferContext * found = context_of(buffer);
         return found != nullptr && found->connection == context.connection ? found->remote.handle : uint64_t{0};
     });
     if (launched != GGML_STATUS_SUCCESS) {
+        if (group != nullptr) {
+            group->fail();
+        }
         return launched;
     }
-    const auto group = context.connection->group();
     return group == nullptr ? context.connection->await_result() : group->confirm(*context.connection);
 }
 
@@ -169,6 +176,8 @@ std::shared_ptr<Connection> connection_of(ggml_backend_t backend) {
     return backend->guid == &guid ? self(backend).connection : nullptr;
 }
 
+void set_group_use(ggml_backend_t backend, std::shared_ptr<GroupUse> use) { self(backend).group_use = std::move(use); }
+
 ggml_backend_t new_backend(Device & device) {
     auto connection = device.server().session();
     if (!connection) {
@@ -178,7 +187,7 @@ ggml_backend_t new_backend(Device & device) {
     return new ggml_backend{.guid = &guid,
                             .calls = backend_calls,
                             .device = device.ggml_device(),
-                            .context = new BackendContext{device, std::move(*connection)}};
+                            .context = new BackendContext{device, std::move(*connection), nullptr}};
 }
 
 ggml_backend_event_t new_event(ggml_backend_dev_t device) {

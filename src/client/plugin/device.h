@@ -57,6 +57,9 @@ BufferContext * context_of(const ggml_tensor & tensor);
 ggml_backend_t new_backend(Device & device);
 // The session of a back-end. Null if it belongs to another plug-in.
 std::shared_ptr<Connection> connection_of(ggml_backend_t backend);
+// The back-end is one of a context's that add up tensors. Precondition: it is this plug-in's.
+class GroupUse;
+void set_group_use(ggml_backend_t backend, std::shared_ptr<GroupUse> use);
 ggml_backend_event_t new_event(ggml_backend_dev_t device);
 void free_event(ggml_backend_dev_t device, ggml_backend_event_t event);
 void synchronize_event(ggml_backend_dev_t device, ggml_backend_event_t event);

@@ -128,19 +128,16 @@ bool Connection::failed() {
     return queue_.failure().has_value();
 }
 
-void Connection::join(const std::shared_ptr<ServerGroup> & group, std::string ranks) {
+void Connection::join(std::string ranks) {
     const auto lock = queue_.lock();
-    group_ = group;
     launcher_.set_grouped(std::move(ranks));
-    queue_.stream().set_before_sleep([weak = group_] {
-        const auto living = weak.lock();
-        return living == nullptr ? tunable::never : living->advance_before_wait();
-    });
+    queue_.stream().set_before_sleep(ServerGroup::advance_before_wait);
 }
 
-std::shared_ptr<ServerGroup> Connection::group() {
+void Connection::forget_launch_failures() {
+    (void)queries_.device_count();
     const auto lock = queue_.lock();
-    return group_.lock();
+    (void)queue_.stream().take_launch_failure();
 }
 
 void Connection::synchronize() {

@@ -27,8 +27,6 @@
 
 namespace caravan::client {
 
-class ServerGroup;
-
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
     enum class Purpose {
@@ -59,9 +57,11 @@ public:
         return launcher_.launch(device, graph, handle_of);
     }
 
-    // The session is a member of the group. Launches then request their results without waiting; await_result() waits for it.
-    void join(const std::shared_ptr<ServerGroup> & group, std::string ranks);
-    std::shared_ptr<ServerGroup> group();
+    // The session is a member of a ServerGroup. Launches then request their results without waiting; await_result() waits for it.
+    // `ranks`: the servers of the group, for messages.
+    void join(std::string ranks);
+    // Waits until the server has done all that is queued. Forgets which launches have failed.
+    void forget_launch_failures();
     ggml_status await_result() { return launcher_.await_result(); }
 
     // Wait until all replies, or those up to the ticket, have arrived.
@@ -90,7 +90,6 @@ private:
     ServerTransfers transfers_{*this, queue_};
     Reductions reductions_{queue_};
     Launcher launcher_;
-    std::weak_ptr<ServerGroup> group_;  // the last one; guarded by the queue's lock
 };
 
 }  // namespace caravan::client

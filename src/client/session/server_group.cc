@@ -14,9 +14,15 @@ namespace {
 
 // All groups of the process. Never destroyed: threads may use it until the process exits.
 struct Groups {
+    // What a group that is no longer used has made on the servers.
+    struct Unused {
+        std::vector<std::weak_ptr<Connection>> members;
+        std::vector<uint16_t> numbers;
+    };
     std::mutex forming;  // held while a group is formed
-    std::mutex mutex;    // guards `all`
+    std::mutex mutex;    // guards `all` and `unused`
     std::vector<std::weak_ptr<ServerGroup>> all;
+    std::vector<Unused> unused;
 
     static Groups & instance() {
         static Groups & only = *new Groups();
@@ -34,15 +40,23 @@ struct Groups {
         });
         return out;
     }
-};
-
-std::string names_of(const std::vector<std::shared_ptr<Connection>> & members) {
-    std::string out;
-    for (const auto & member : members) {
-        out += (out.empty() ? "" : ", ") + member->endpoint().text();
+    // Empty if there is none of these sessions.
+    std::vector<uint16_t> take_unused(const std::vector<std::shared_ptr<Connection>> & members) {
+        const std::lock_guard lock(mutex);
+        std::erase_if(unused, [](const Unused & one) {
+            return std::ranges::any_of(one.members, [](const auto & weak) { return weak.expired(); });
+        });
+        const auto found = std::ranges::find_if(unused, [&](const Unused & one) {
+            return std::ranges::equal(one.members, members, [](const auto & weak, const auto & member) { return weak.lock() == member; });
+        });
+        if (found == unused.end()) {
+            return {};
+        }
+        auto numbers = std::move(found->numbers);
+        unused.erase(found);
+        return numbers;
     }
-    return out;
-}
+};
 
 }  // namespace
 
@@ -50,29 +64,82 @@ std::shared_ptr<ServerGroup> ServerGroup::of(const std::vector<std::shared_ptr<C
     Groups & groups = Groups::instance();
     const std::lock_guard lock(groups.forming);
     for (const auto & known : groups.living()) {
-        if (known->members_ == members) {
+        if (known->members_ == members && !known->is_given_up_) {
             return known;
         }
     }
     std::shared_ptr<ServerGroup> group(new ServerGroup(members));
-    if (auto formed = group->form(); !formed) {
-        log_warning("RPC servers {}: no direct all-reduce, copying tensors instead, which is slower ({})",
-                    names_of(members), formed.error().text);
+    group->numbers_ = groups.take_unused(members);
+    if (group->numbers_.empty() && !group->form_and_log()) {
         return nullptr;
-    }
-    std::string ranks;
-    for (size_t i = 0; i < members.size(); ++i) {
-        ranks += formatted("{}rank {}: {}", i == 0 ? "(" : ", ", i, members[i]->endpoint().text());
-    }
-    for (const auto & member : members) {
-        member->join(group, ranks + ")");
     }
     const std::lock_guard in_list(groups.mutex);
     groups.all.push_back(group);
     return group;
 }
 
-Result<> ServerGroup::form() {
+ServerGroup::~ServerGroup() {
+    if (!numbers_.empty() && failures_ == renewed_) {
+        Groups & groups = Groups::instance();
+        const std::lock_guard lock(groups.mutex);
+        groups.unused.push_back({{members_.begin(), members_.end()}, std::move(numbers_)});
+    }
+}
+
+std::string ServerGroup::names() const {
+    std::string out;
+    for (const auto & member : members_) {
+        out += (out.empty() ? "" : ", ") + member->endpoint().text();
+    }
+    return out;
+}
+
+uint64_t ServerGroup::record_failure(uint64_t seen) {
+    // A failure that another context has counted too is counted once.
+    return failures_.compare_exchange_strong(seen, seen + 1) ? seen + 1 : seen;
+}
+
+void ServerGroup::renew() {
+    if (renewed_ == failures_) {
+        return;
+    }
+    const std::lock_guard lock(Groups::instance().forming);
+    const uint64_t failures = failures_;
+    if (renewed_ == failures || std::ranges::any_of(members_, [](const auto & member) { return member->failed(); })) {
+        return;
+    }
+    for (const auto & member : members_) {
+        member->forget_launch_failures();
+    }
+    if (!is_given_up_) {
+        is_given_up_ = !form_and_log();
+    }
+    renewed_ = failures;
+}
+
+// False if it cannot be formed. Then it has no numbers.
+bool ServerGroup::form_and_log() {
+    const auto formed = form();
+    {
+        const auto order = lock_order();
+        numbers_ = formed.value_or(Numbers());
+    }
+    if (!formed) {
+        log_warning("RPC servers {}: no direct all-reduce, copying tensors instead, which is slower ({})", names(),
+                    formed.error().text);
+        return false;
+    }
+    std::string ranks;
+    for (size_t i = 0; i < members_.size(); ++i) {
+        ranks += formatted("{}rank {}: {}", i == 0 ? "(" : ", ", i, members_[i]->endpoint().text());
+    }
+    for (const auto & member : members_) {
+        member->join(ranks + ")");
+    }
+    return true;
+}
+
+Result<ServerGroup::Numbers> ServerGroup::form() {
     for (const auto & member : members_) {
         const auto has_groups = member->reductions().has_groups();
         if (!has_groups) {
@@ -98,24 +165,28 @@ Result<> ServerGroup::form() {
             kinds.insert(text_of(link->kind));
         }
     }
+    Numbers numbers;
     for (size_t i = 0; i < members_.size(); ++i) {
         const auto number = members_[i]->reductions().join(static_cast<uint8_t>(i), peers[i], patience);
         if (!number) {
             return std::unexpected(number.error());
         }
-        numbers_.push_back(*number);
+        numbers.push_back(*number);
     }
     std::string over;
     for (const std::string_view kind : kinds) {
         over += formatted("{}{}", over.empty() ? " over " : " and ", kind);
     }
-    log_info("RPC server{} {}: direct all-reduce{}", members_.size() == 1 ? "" : "s", names_of(members_), over);
-    return {};
+    log_info("RPC server{} {}: direct all-reduce{}", members_.size() == 1 ? "" : "s", names(), over);
+    return numbers;
 }
 
 bool ServerGroup::reduce(const std::vector<std::vector<Reductions::Term>> & terms) {
     {
         const auto order = lock_order();
+        if (numbers_.empty()) {
+            return false;
+        }
         for (size_t i = 0; i < members_.size(); ++i) {
             if (!members_[i]->reductions().can_reduce(terms[i])) {
                 return false;
@@ -141,24 +212,12 @@ std::chrono::nanoseconds ServerGroup::advance() {
 }
 
 std::chrono::nanoseconds ServerGroup::advance_before_wait() {
-    queued_ = 0;
-    return advance();
-}
-
-ggml_status ServerGroup::confirm(Connection & launched) {
-    if (queued_ == 0) {  // not a computation of the group, but of one server
-        return launched.await_result();
+    auto again_after = tunable::never;
+    for (const auto & group : Groups::instance().living()) {
+        group->queued_ = 0;
+        again_after = std::min(again_after, group->advance());
     }
-    if (&launched != members_.back().get()) {
-        return GGML_STATUS_SUCCESS;
-    }
-    ggml_status status = GGML_STATUS_SUCCESS;
-    for (const auto & member : members_) {
-        if (const ggml_status own = member->await_result(); own != GGML_STATUS_SUCCESS) {
-            status = own;
-        }
-    }
-    return status;
+    return again_after;
 }
 
 }  // namespace caravan::client

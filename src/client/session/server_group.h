@@ -12,6 +12,7 @@
 
 #include <atomic>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "client/session/connection.h"
@@ -21,29 +22,44 @@ namespace caravan::client {
 class ServerGroup {
 public:
     // The group of these sessions, which are different and native. Links each pair of servers and logs the result; returns null
-    // if one cannot be made. The same sessions have one group, which is kept while one of its users lives.
+    // if one cannot be made. The same sessions have one group, which is kept while one of its users lives. What it has made on
+    // the servers is used again as long as the sessions live.
     static std::shared_ptr<ServerGroup> of(const std::vector<std::shared_ptr<Connection>> & members);
+    ~ServerGroup();
 
     const std::vector<std::shared_ptr<Connection>> & members() const { return members_; }
-    // Queues the sum. `terms`: for each member. False if it was not queued, because a server is lost or lacks data.
+    std::string names() const;  // of the servers
+    // Queues the sum. `terms`: for each member. False if it was not queued, because a server is lost or lacks data, or the group
+    // could not be made again.
     bool reduce(const std::vector<std::vector<Reductions::Term>> & terms);
 
-    // After the launch on a member: waits until the results arrive that were requested from any member, if this is the last one.
-    // After a launch that no reduction precedes, waits for that launch's result.
-    ggml_status confirm(Connection & launched);
+    // How many computations have failed.
+    uint64_t failures() const { return failures_; }
+    // A computation has failed, with a group that had failed `seen` times before. Returns the number of failures. Whether the
+    // group itself has failed is not known: a launch fails in the same way.
+    uint64_t record_failure(uint64_t seen);
+    // If a computation has failed: waits until the servers have done what is queued, forgets what they report, and makes the
+    // group again, with new links. Logs the result. Does nothing if a session is lost.
+    void renew();
 
-    // Before a thread waits for a member: sends and receives what is possible without waiting, for all members. Returns after
-    // which time to do it again.
-    std::chrono::nanoseconds advance_before_wait();
+    // Before a thread waits for a member of any group: sends and receives what is possible without waiting, for all members of
+    // all groups. Returns after which time to do it again.
+    static std::chrono::nanoseconds advance_before_wait();
 
 private:
+    using Numbers = std::vector<uint16_t>;  // of the group, on each server
+
     explicit ServerGroup(std::vector<std::shared_ptr<Connection>> members) : members_(std::move(members)) {}
-    Result<> form();
+    Result<Numbers> form();
+    bool form_and_log();
     std::chrono::nanoseconds advance();
 
     const std::vector<std::shared_ptr<Connection>> members_;
-    std::vector<uint16_t> numbers_;  // of the group, on each server
-    std::atomic<uint32_t> queued_ = 0;  // sums since a thread last waited
+    Numbers numbers_;                    // empty: the group could not be made. Guarded by the order lock
+    std::atomic<bool> is_given_up_ = false;  // it could not be made again, and is not tried again
+    std::atomic<uint64_t> failures_ = 0;
+    std::atomic<uint64_t> renewed_ = 0;  // the failures when the group was last made
+    std::atomic<uint32_t> queued_ = 0;   // sums since a thread last waited
 };
 
 }  // namespace caravan::client

@@ -223,6 +223,7 @@ Result<> NativeDialect::group(uint64_t size) {
         if (auto formed = reductions_.form(request, peers); !formed) {
             return context_.replies.send_text(wire::ReplyKind::refused, formed.error().text);
         }
+        graphs_.forget_missing_input();
         return context_.replies.send<uint8_t>(1);
     });
 }

@@ -2,6 +2,7 @@
 // the session's thread only.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "server/session/graph_store.h"
@@ -26,6 +27,8 @@ public:
     bool last_launch_failed(uint32_t device) const { return is_stale_[device]; }
     // Input of the device was not received: its next launch fails.
     void note_missing_input(uint32_t device) { lacks_input_[device] = true; }
+    // The client knows of all failures: no launch fails for an earlier one, unless it reads stale memory.
+    void forget_missing_input() { std::ranges::fill(lacks_input_, false); }
 
 private:
     struct KeptGraph {

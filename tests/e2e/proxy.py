@@ -1,4 +1,5 @@
 """A TCP proxy whose connections can be cut: what is on its way is lost, and both ends see a reset."""
+import contextlib
 import socket
 import struct
 import threading
@@ -151,3 +152,31 @@ class Proxy:
 
     def wait_connected(self):
         eventually(lambda: self.pairs, 'somebody connects through the proxy')
+
+
+@contextlib.contextmanager
+def proxies(*servers):
+    made = [Proxy(server) for server in servers]
+    try:
+        yield made
+    finally:
+        for proxy in made:
+            proxy.close()
+
+
+@contextlib.contextmanager
+def cutting(proxies, every):
+    """All connections break again and again, each time after `every` seconds."""
+    done = threading.Event()
+
+    def work():
+        while not done.wait(every):
+            for proxy in proxies:
+                proxy.cut()
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

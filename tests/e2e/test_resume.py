@@ -1,11 +1,9 @@
 """Connections that break while a session goes on over them: it survives, and nothing that it computes changes."""
-import contextlib
 import itertools
 import os
 import signal
 import socket
 import struct
-import threading
 import time
 
 import pytest
@@ -13,38 +11,10 @@ import pytest
 import stockwire
 from harness import local_logits, same
 from processes import InBackground, completion
-from proxy import Proxy
+from proxy import cutting, proxies
 from system import PROMPT, SANITIZE, eventually
 
 ROUNDS = 2 if SANITIZE else 5
-
-
-@contextlib.contextmanager
-def proxies(*servers):
-    made = [Proxy(server) for server in servers]
-    try:
-        yield made
-    finally:
-        for proxy in made:
-            proxy.close()
-
-
-@contextlib.contextmanager
-def cutting(proxies, every):
-    """All connections break again and again, each time after `every` seconds."""
-    done = threading.Event()
-
-    def work():
-        while not done.wait(every):
-            for proxy in proxies:
-                proxy.cut()
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def loaded_llama(lab, via, **kwargs):

@@ -92,6 +92,11 @@ class Machine:
         self._signal(signal.SIGCONT)
 
     @property
+    def pid(self):
+        """Of the process that is the machine, and of its group."""
+        return self._process.pid
+
+    @property
     def running(self):
         return self._process is not None and self._process.poll() is None
 

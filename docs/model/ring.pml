@@ -14,7 +14,9 @@
 #define MESSAGES 4     // data messages that each end sends
 #endif
 #define CREDIT_SHARE 3
-#define SIGNAL_SHARE 4
+#ifndef SIGNAL_SHARE
+#define SIGNAL_SHARE 4  // more: each send is signalled, as are the messages of a long transfer
+#endif
 #define DEPTH(e) ((e) == 0 -> DEPTH_0 : DEPTH_1)
 #define AT_LEAST_1(n) ((n) > 1 -> (n) : 1)
 #define OWED_LIMIT(e) AT_LEAST_1((DEPTH(e) - 6) / CREDIT_SHARE)

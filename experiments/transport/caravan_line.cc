@@ -110,8 +110,8 @@ int main(int argc, char ** argv) {
     if (mode == "serve" && argc == 3) {
         return serve(static_cast<uint16_t>(std::atoi(argv[2])));
     }
-    if (mode != "connect" || argc != 5) {
-        measure::die("usage: caravan-line serve PORT | connect HOST PORT MB");
+    if (mode != "connect" || argc < 5) {
+        measure::die("usage: caravan-line serve PORT | connect HOST PORT MB [upload|download]");
     }
     net::Endpoint server{.host = argv[2], .port = static_cast<uint16_t>(std::atoi(argv[3]))};
     auto opened = net::open_client(server, true, Clock::now() + patience);
@@ -123,6 +123,6 @@ int main(int argc, char ** argv) {
         const wire::RequestHeader first{};  // in place of an offer
         line.send(&first, sizeof first);
     }
-    measure::measure(line, static_cast<uint64_t>(std::atoi(argv[4])));
+    measure::measure(line, static_cast<uint64_t>(std::atoi(argv[4])), argc > 5 ? argv[5] : "");
     return 0;
 }

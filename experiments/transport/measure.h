@@ -3,6 +3,7 @@
 //
 //   PROGRAM serve PORT                 serves one client after the other; prints "ready"
 //   PROGRAM connect HOST PORT MB       measures; prints "SIZE_IN_BYTES MICROSECONDS" lines and "upload MB_PER_SECOND"
+//   PROGRAM connect HOST PORT MB upload|download    only one transfer; prints "upload MB_PER_SECOND" or "download ..."
 #pragma once
 
 #include <sched.h>
@@ -27,6 +28,7 @@ inline const std::chrono::microseconds spin{std::getenv("GGML_RPC_POLL_US") ? st
 struct Plan {
     uint64_t size, count;  // round trips; count 0: an upload of `size` bytes, answered with 8 bytes
 };
+inline constexpr uint64_t download = UINT64_MAX;  // a count: a download of `size` bytes, then 8 bytes
 
 struct Step {
     size_t size;
@@ -42,7 +44,24 @@ inline constexpr size_t piece = 1 << 20;  // of an upload, for lines that send b
 
 // A Line has send(const void *, size_t), receive(void *, size_t), upload(uint64_t size) and take_upload(uint64_t size).
 template <class Line>
-void measure(Line & line, uint64_t megabytes) {
+void measure_transfer(Line & line, uint64_t megabytes, bool is_upload) {
+    const Plan plan{megabytes << 20, is_upload ? 0 : download};
+    line.send(&plan, sizeof plan);
+    const auto begin = Clock::now();
+    is_upload ? line.upload(plan.size) : line.take_upload(plan.size);
+    uint64_t done = 0;
+    line.receive(&done, sizeof done);
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    std::printf("%s %.1f\n", is_upload ? "upload" : "download", static_cast<double>(plan.size) / 1e6 / seconds);
+}
+
+// `only`: "upload" or "download"; else everything but the download.
+template <class Line>
+void measure(Line & line, uint64_t megabytes, std::string_view only = {}) {
+    if (!only.empty()) {
+        measure_transfer(line, megabytes, only == "upload");
+        return;
+    }
     std::vector<char> data(steps[2].size, 'x');
     for (const auto [size, count] : steps) {
         const int warm_up = count / 10;
@@ -60,23 +79,21 @@ void measure(Line & line, uint64_t megabytes) {
         std::ranges::nth_element(times, times.begin() + count / 2);
         std::printf("%zu %.1f\n", size, times[static_cast<size_t>(count / 2)]);
     }
-    const Plan plan{megabytes << 20, 0};
-    line.send(&plan, sizeof plan);
-    const auto begin = Clock::now();
-    line.upload(plan.size);
-    uint64_t done = 0;
-    line.receive(&done, sizeof done);
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    std::printf("upload %.1f\n", static_cast<double>(plan.size) / 1e6 / seconds);
+    measure_transfer(line, megabytes, true);
 }
 
-// Returns the size of the upload.
+// Serves one client. Returns the size of the upload.
 template <class Line>
 uint64_t answer(Line & line) {
     std::vector<char> data(steps[2].size);
     for (;;) {
         Plan plan{};
         line.receive(&plan, sizeof plan);
+        if (plan.count == download) {
+            line.upload(plan.size);
+            line.send(&plan.size, sizeof plan.size);
+            return 0;
+        }
         for (uint64_t i = 0; i < plan.count; ++i) {
             line.receive(data.data(), plan.size);
             line.send(data.data(), plan.size);

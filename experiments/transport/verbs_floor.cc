@@ -354,7 +354,10 @@ int main(int argc, char ** argv) {
             if (::fork() == 0) {  // a process for each client: its resources are freed at its exit
                 Line line(client);
                 const uint64_t size = measure::answer(line);
-                take_ways(line, size);
+                char more = 0;
+                if (size > 0 && ::recv(client, &more, 1, 0) == 1) {
+                    take_ways(line, size);
+                }
                 char byte;
                 [[maybe_unused]] auto end = ::recv(client, &byte, 1, 0);  // the last reply has arrived
                 std::_Exit(0);
@@ -362,15 +365,19 @@ int main(int argc, char ** argv) {
             ::close(client);
         }
     }
-    if (mode == "connect" && argc == 5) {
+    if (mode == "connect" && argc >= 5) {
         address.sin_port = htons(static_cast<uint16_t>(std::atoi(argv[3])));
         ::inet_pton(AF_INET, argv[2], &address.sin_addr);
         need(::connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0, "connect");
         Line line(fd);
         const auto megabytes = static_cast<uint64_t>(std::atoi(argv[4]));
-        measure::measure(line, megabytes);
-        send_ways(line, megabytes << 20);
+        const std::string_view only = argc > 5 ? argv[5] : "";
+        measure::measure(line, megabytes, only);
+        const char more = 1;
+        if (only.empty() && ::send(fd, &more, 1, 0) == 1) {
+            send_ways(line, megabytes << 20);
+        }
         return 0;
     }
-    measure::die("usage: verbs-floor serve PORT | connect IPV4 PORT MB");
+    measure::die("usage: verbs-floor serve PORT | connect IPV4 PORT MB [upload|download]");
 }

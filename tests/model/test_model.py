@@ -37,6 +37,7 @@ def check(directory, model, flags, cycles=False):
     ("resume", "BREAKS=1 ANSWERS=1 DUPLEX"),
     ("ring", ""),
     ("ring", "DEPTH_0=9 DEPTH_1=9"),
+    ("ring", "SIGNAL_SHARE=12"),
     ("ring", "DEPTH_0=12 DEPTH_1=8 MESSAGES=5"),
     ("negotiate", ""),
     ("negotiate", "TCP_HOLDS"),

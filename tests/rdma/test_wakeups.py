@@ -1,7 +1,8 @@
 """How often a thread that waits for RDMA wakes up."""
-from conftest import MODEL, PORT, not_emulated
+from conftest import BIN, MODEL, PORT, not_emulated
 
 pytestmark = not_emulated
+LINE = BIN / 'caravan-line'
 COUNT = ('import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); '
          'print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_nvcsw)')
 
@@ -19,3 +20,26 @@ def test_at_most_one_for_each_token(rig):
 
     load, tokens = sleeps(1), 1000
     assert (sleeps(1 + tokens) - load) / tokens <= 1.1
+
+
+def test_few_during_an_upload(rig):
+    """A receiver that polls, even for 1 us, polls for the next slot of a long transfer. It would otherwise sleep for most."""
+    server = rig.server_machine.start(f'exec {LINE} serve 7003', env={'GGML_RPC_POLL_US': '1'})
+    server.wait_for('ready')
+
+    def sleeps():
+        _, output = rig.server_machine.run("awk '/^voluntary/ {print $2}' /proc/$(pgrep -x caravan-line)/status",
+                                           check=True)
+        return int(output)
+
+    def upload(megabytes):
+        before = sleeps()
+        rig.client_machine.run(f'{LINE} connect 10.77.0.1 7003 {megabytes}', check=True, timeout=120,
+                               env={'GGML_RPC_TRANSPORT': 'rdma'})
+        return sleeps() - before
+
+    few, many, slots_per_megabyte = 4, 68, 16
+    sleeps_per_slot = (upload(many) - upload(few)) / ((many - few) * slots_per_megabyte)
+    server.kill()
+    server.wait()
+    assert sleeps_per_slot <= 0.4

@@ -101,14 +101,8 @@ Result<bool> QueuePairTransport::wait(Interest interest, TimePoint deadline, mic
     if (is_ready(interest)) {
         return true;
     }
-    if (spin.count() > 0) {
-        const TimePoint spin_end = Clock::now() + spin;
-        do {
-            std::this_thread::yield();
-            if (is_ready(interest)) {
-                return true;
-            }
-        } while (Clock::now() < spin_end);
+    if (spin.count() > 0 && poll(interest, deadline, spin)) {
+        return true;
     }
     for (;;) {
         const auto armed = arm();
@@ -162,6 +156,24 @@ bool QueuePairTransport::is_ready(Interest interest) {
     return error_ || (interest.read && !ready_.empty()) || (interest.write && can_send());
 }
 
+// Polls for `spin`, and in a long transfer for ring_transfer_spin after each completion. True if an operation may make progress.
+bool QueuePairTransport::poll(Interest interest, TimePoint deadline, microseconds spin) {
+    TimePoint now = Clock::now(), end = now + spin;
+    for (uint64_t seen = 0; now < std::min(end, deadline); now = Clock::now()) {
+        std::this_thread::yield();
+        if (is_ready(interest)) {
+            return true;
+        }
+        std::lock_guard lock(mutex_);
+        const bool is_long = (interest.read && in_long_transfer_) || (interest.write && !can_send());
+        if (is_long && seen != completions_) {
+            seen = completions_;
+            end = std::max(end, now + tunable::ring_transfer_spin);
+        }
+    }
+    return false;
+}
+
 void QueuePairTransport::set_error(Errc code, std::string text) {
     if (!error_) {
         error_ = Error{code, std::move(text)};
@@ -183,7 +195,9 @@ void QueuePairTransport::post(size_t size) {
     if (message.size() <= pair_->max_inline()) {
         request.send_flags |= IBV_SEND_INLINE;
     }
-    if (posted_ % signal_every_ == 0) {
+    const bool fills_slot = size == pair_->send_slot_size();
+    in_long_transfer_ |= fills_slot;
+    if (fills_slot || posted_ % signal_every_ == 0) {
         request.send_flags |= IBV_SEND_SIGNALED;
     }
     post_request(request);
@@ -206,7 +220,11 @@ bool QueuePairTransport::post_again(uint32_t slot) {
     return true;
 }
 
-void QueuePairTransport::keep(uint32_t slot, ConstBytes data) { ready_.push_back({slot, data}); }
+void QueuePairTransport::keep(uint32_t slot, ConstBytes data) {
+    ready_.push_back({slot, data});
+    const ConstBytes whole = pair_->receive_slot(slot);
+    in_long_transfer_ = data.data() + data.size() == whole.data() + whole.size();
+}
 
 // Sends first: if one has failed, the receives end too, and their completions do not name the cause.
 void QueuePairTransport::progress() {
@@ -220,6 +238,7 @@ void QueuePairTransport::take_completions(ibv_cq * queue) {
     int count = 0;
     while ((count = ibv_poll_cq(queue, static_cast<int>(completions.size()), completions.data())) > 0) {
         has_activity_ = true;
+        completions_ += static_cast<uint64_t>(count);
         for (const ibv_wc & completion : std::span(completions).first(static_cast<size_t>(count))) {
             complete(completion);
         }

@@ -22,7 +22,8 @@ namespace caravan::net::rdma {
 
 class QueuePairTransport : public Transport {
 public:
-    // `pair` is connected. A completion is requested after each 1/`signal_share` of the send slots, at least one.
+    // `pair` is connected. A completion is requested for each message that fills its slot, and after each 1/`signal_share` of
+    // the send slots, at least one.
     QueuePairTransport(std::unique_ptr<QueuePair> pair, UniqueFd socket, platform::Waker waker, uint32_t signal_share);
     ~QueuePairTransport() override;
 
@@ -77,6 +78,7 @@ private:
     };
 
     bool is_ready(Interest interest);
+    bool poll(Interest interest, TimePoint deadline, microseconds spin);
     void post_request(ibv_send_wr & request);
     void progress();
     void take_completions(ibv_cq * queue);
@@ -100,6 +102,9 @@ private:
     std::optional<Error> error_;
     uint64_t posted_ = 0, completed_ = 0;  // sends; slot = number % depth
     std::deque<Arrived> ready_;
+    uint64_t completions_ = 1;
+    // Data that takes longer than one slot is on its way: a message since the last one that arrived, or that one, filled its slot.
+    bool in_long_transfer_ = false;
     bool has_activity_ = false;  // since last_activity_ was set: the clock is read only before sleeping
     TimePoint last_activity_ = Clock::now();
     std::optional<TimePoint> probe_sent_;

@@ -23,8 +23,9 @@ void add_to(std::span<float> sum, const float * term) {
 
 }  // namespace
 
-ReductionGroup::ReductionGroup(size_t rank, std::vector<net::Transport *> links, seconds patience)
-    : rank_(rank), patience_(patience) {
+ReductionGroup::ReductionGroup(size_t rank, std::vector<net::Transport *> links, milliseconds patience,
+                               milliseconds leave_time)
+    : rank_(rank), patience_(patience), leave_time_(leave_time) {
     for (size_t i = 0; i < links.size(); ++i) {
         if (i != rank) {
             others_.push_back({.link = links[i], .rank = i, .window = {}});
@@ -61,7 +62,7 @@ Result<> ReductionGroup::reduce(std::span<float> data, bool is_valid, const std:
 // Sends the rest of a message that was begun.
 void ReductionGroup::complete(const wire::ReduceHeader & own, std::span<const float> data) {
     const ConstBytes bytes = const_bytes(data.data(), data.size_bytes());
-    const TimePoint deadline = Clock::now() + tunable::reduction_leave_timeout;
+    const TimePoint deadline = Clock::now() + leave_time_;
     for (Other & other : others_) {
         for (bool works = true; works && other.is_sending;) {
             const auto sent = send(other, own, bytes);
@@ -191,7 +192,8 @@ Result<> ReductionGroup::wait(size_t total, TimePoint since, const std::atomic<b
         }
     }
     if (Clock::now() - since >= patience_) {
-        return fail(Errc::timed_out, "rank {} of the group sent nothing for {} s", waiting.front()->rank, patience_.count());
+        return fail(Errc::timed_out, "rank {} of the group sent nothing for {:g} s", waiting.front()->rank,
+                    std::chrono::duration<double>(patience_).count());
     }
     // The others' progress is noticed at the end of each short wait.
     const milliseconds limit = waiting.size() == 1 ? tunable::reduction_cancel_interval : tunable::reduction_turn;

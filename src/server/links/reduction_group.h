@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "net/transport.h"
+#include "tunables/links.h"
 #include "wire/native.h"
 
 namespace caravan::server {
@@ -21,7 +22,9 @@ class ReductionGroup {
 public:
     // `links`: by rank; null for this one. They must outlive the group.
     // `patience`: how long nothing may move in a reduction. Ranks compute between reductions, each for about as long.
-    ReductionGroup(size_t rank, std::vector<net::Transport *> links, seconds patience);
+    // `leave_time`: how long a rank that fails goes on sending a message that it began.
+    ReductionGroup(size_t rank, std::vector<net::Transport *> links, milliseconds patience,
+                   milliseconds leave_time = tunable::reduction_leave_timeout);
 
     // Replaces `data` by its sum over all ranks, which must call this with as many elements. `is_valid`: false if this rank
     // could not compute its data. Fails with Errc::unavailable if another one could not, and for ever once a link has
@@ -53,7 +56,7 @@ private:
     void complete(const wire::ReduceHeader & own, std::span<const float> data);
 
     const size_t rank_;
-    const seconds patience_;
+    const milliseconds patience_, leave_time_;
     std::vector<Other> others_;
     uint64_t number_ = 0;
     std::optional<Error> failure_;

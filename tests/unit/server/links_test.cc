@@ -225,7 +225,7 @@ TEST(Links, ConnectFailuresAreIndistinguishable) {
     ASSERT_EQ(::listen(listener.get(), 8), 0);
     socklen_t size = sizeof address;
     ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr *>(&address), &size), 0);
-    constexpr milliseconds connect_time{250};
+    constexpr milliseconds connect_time{100};
     Links links([](uint64_t) { return true; }, seconds(0), net::Networks::loopback(), net::addresses_of, connect_time);
     std::string first;
     for (const std::string & endpoint : {formatted("127.0.0.1:{}", ntohs(address.sin_port)), std::string("127.0.0.1:1"),

@@ -59,7 +59,7 @@ struct Members {
             for (const auto & link : links[i]) {
                 own.push_back(link.get());
             }
-            groups.emplace_back(i, std::move(own), seconds(10));
+            groups.emplace_back(i, std::move(own), seconds(10), milliseconds(200));
         }
     }
 
@@ -163,7 +163,7 @@ struct Hostile {
         auto pair = test::socket_pair();
         peer = WirePeer(std::move(pair.far));
         link = transport_of(std::move(pair.near));
-        group.emplace(0, std::vector<net::Transport *>{nullptr, link.get()}, seconds(1));
+        group.emplace(0, std::vector<net::Transport *>{nullptr, link.get()}, milliseconds(200));
     }
     Result<> reduce(wire::ReduceHeader header) {
         peer.send(bytes_of(header));
@@ -181,7 +181,7 @@ TEST(ReductionGroup, ARankThatSendsNothingIsNamed) {
     std::vector<float> data(10);
     const auto reduced = other.group->reduce(data, true, other.is_cancelled);
     ASSERT_FALSE(reduced);
-    EXPECT_EQ(reduced.error().text, "rank 1 of the group sent nothing for 1 s");
+    EXPECT_EQ(reduced.error().text, "rank 1 of the group sent nothing for 0.2 s");
 }
 
 TEST(ReductionGroup, MalformedHeadersAreRefused) {

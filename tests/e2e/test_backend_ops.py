@@ -52,7 +52,7 @@ def test_from_two_threads(lab):
     assert run(lab, server.endpoint, operators, cases, jobs=2) >= least
 
 
-@pytest.mark.skipif(bool(SANITIZE), reason='the client is the same with another server, and this is slow')
+@pytest.mark.skipif(bool(SANITIZE), reason='sanitized, this is slow; the client is the same with another server')
 def test_with_a_stock_server(lab):
     operators, cases, least = PARTS[0]
     assert run(lab, lab.stock_server().endpoint, operators, cases) >= least

@@ -52,6 +52,7 @@ def same_text(lab, client):
     return done
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize('side, outage', [('client', 10), ('server', 20)])
 def test_cable_pulled_out(lab, networks, side, outage):
     server = start_server(lab, networks)

@@ -90,6 +90,7 @@ def assert_continues(rig, client, file):
     assert 'Connected again: 10.77.0.2' in rig.log()
 
 
+@pytest.mark.extra
 @not_emulated
 @pytest.mark.parametrize('interface', [False, True], ids=lambda interface: 'interface' if interface else 'cable')
 def test_continues_after_10_s_without_the_servers_link(rig, interface):
@@ -147,7 +148,7 @@ def assert_text(rig, client, file):
 
 
 # Retransmissions of the adapter bridge the shorter ones.
-CUTS = [0.3, 0.8, 3, 15]
+CUTS = [0.3, 0.8, 3, pytest.param(15, marks=pytest.mark.extra)]
 
 
 @not_emulated

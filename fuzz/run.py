@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Runs fuzz targets, each for SECONDS, one per processor at a time, and prints a table. ./dev fuzz calls it.
 
-    run.py BUILD [--changed | TARGET] [SECONDS]
+    run.py BUILD [TARGET] [SECONDS]
+    run.py BUILD --changed SECONDS BUDGET
 
 New inputs are added to BUILD/corpus/TARGET, reproducers to BUILD/findings, logs to BUILD/logs. The exit code is 1 if there
 is a finding. After a run of a minute or longer without a finding, the digest of the target's code is written to
-fuzz/fuzzed.json. --changed skips targets whose code has not changed since.
+fuzz/fuzzed.json. --changed skips targets whose code has not changed since, and runs the others for SECONDS at most, and for
+BUDGET seconds in all.
 """
 import hashlib
 import json
@@ -95,11 +97,13 @@ def main():
     only_changed = words[:1] == ['--changed']
     if only_changed:
         words.pop(0)
+        budget = int(words[1])
     elif words and not words[0].isdigit():
         chosen = [words.pop(0)]
         if chosen[0] not in known:
             sys.exit(f'fuzz: unknown target {chosen[0]}; known targets: {", ".join(known)}')
     seconds = int(words[0]) if words else ENOUGH_SECONDS
+    processors = len(os.sched_getaffinity(0))
     digests = code_digests(build, chosen)
     if only_changed:
         same = [target for target in chosen if fuzzed.get(target) == digests[target]]
@@ -108,9 +112,11 @@ def main():
             print(f'skipping targets without code changes: {", ".join(same)}')
         if not chosen:
             return
+        seconds = max(1, min(seconds, budget * processors // len(chosen)))
+        print(f'fuzzing {len(chosen)} targets for {seconds} s each')
     print(f'{"target":18} {"executions":>11} {"coverage":>9} {"features":>9} {"inputs":>7}  findings', flush=True)
     all_found = []
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as several:
+    with ThreadPoolExecutor(processors) as several:
         for target, result in zip(chosen, several.map(lambda target: run(build, target, seconds), chosen)):
             executions, coverage, features, units, found = result
             all_found += found

@@ -2,8 +2,8 @@
 // copying into and out of slots, checking records, hashing, and, with an RDMA device, registering the caller's memory.
 //
 //   stage-costs                  prints "STAGE NANOSECONDS_PER_KIB" lines
-//   stage-costs registration     the same for registering, sending nothing, and deregistering pieces of several sizes, and
-//                                for copying pieces of these sizes into slots
+//   stage-costs registration     the same for registering and deregistering pieces of several sizes, named by their bytes, and
+//                                for copying into slots
 #include <infiniband/verbs.h>
 #include <sys/mman.h>
 

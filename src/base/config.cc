@@ -87,6 +87,7 @@ void check_environment(bool injects_faults) {
     (void)transport_mode();
     (void)on_loss();
     (void)servers_are_required();
+    (void)reductions_are_checked();
 }
 
 seconds reply_timeout() {
@@ -134,6 +135,11 @@ OnLoss on_loss() {
 
 bool servers_are_required() {
     static const bool value = env_flag(variable::require.name, false);
+    return value;
+}
+
+bool reductions_are_checked() {
+    static const bool value = env_flag(variable::check_reduce.name, false);
     return value;
 }
 

@@ -65,6 +65,9 @@ OnLoss on_loss();
 // GGML_RPC_REQUIRE: if true, the program exits with exit_code_unavailable if a configured server cannot be reached.
 bool servers_are_required();
 
+// GGML_RPC_CHECK_REDUCE: compare each sum of -sm tensor between the servers. For finding faults.
+bool reductions_are_checked();
+
 // EX_TEMPFAIL of sysexits.h: a service manager may restart the program.
 inline constexpr int exit_code_unavailable = 75;
 

@@ -28,6 +28,7 @@ inline constexpr Variable timeout{"GGML_RPC_TIMEOUT_S", "seconds", "300", "clien
 inline constexpr Variable reconnect{"GGML_RPC_RECONNECT_S", "seconds", "60", "net", 0, day};
 inline constexpr Variable require{"GGML_RPC_REQUIRE", "0 or 1", "0", "client"};
 inline constexpr Variable on_loss{"GGML_RPC_ON_LOSS", "fail or exit", "fail", "client"};
+inline constexpr Variable check_reduce{"GGML_RPC_CHECK_REDUCE", "0 or 1", "0", "client"};
 inline constexpr Variable debug{"GGML_RPC_DEBUG", "0 or 1", "0", "base"};
 inline constexpr Variable trace{"GGML_RPC_TRACE", "a file", "none", "client"};
 inline constexpr Variable stats{"GGML_RPC_STATS", "a file", "none", "client"};
@@ -68,7 +69,7 @@ inline constexpr std::array all{
     servers,     transport,    connect_timeout, timeout, reconnect, require,  on_loss,        debug,
     trace,       stats,        poll,            dialect, rdma_device, rdma_gid, rdma_port,    rdma_traffic_class,
     fault,       llama_bench,  backend_path,    llama_cache, cache_home, home, path,          journal_stream,
-    rdma_timeout, rdma_retry,   rdma_pkey, rdma_service_level,
+    rdma_timeout, rdma_retry,   rdma_pkey, rdma_service_level, check_reduce,
     cuda_cache,  mesa_cache,   spin_count,      wait_policy, bind, places, gomp_affinity,     kmp_affinity,
 };
 

@@ -27,7 +27,8 @@ class Proxy:
         self.short_lived = iter(())  # of each new connection: after how many bytes it is cut; None: not
         self._lifetimes = {}
         self._carried = {}  # bytes of each connection
-        self.damage = None  # 'lost' or 'altered': what happens to the next short piece of data, once
+        self.damage = None  # 'lost' or 'altered', for the next short piece of data, or 'altered long': once
+        self.damaged_processes = ()  # damage is done to their connections only
         self.refuses = False
         self.refused_processes = ()  # whose connections are refused
         self.frozen = False  # connections stay, nothing passes; nothing is lost
@@ -67,7 +68,7 @@ class Proxy:
         try:
             while data := source.recv(65536):
                 self._thaw()
-                data = self._damaged(data)
+                data = self._damaged(data, pair[0])
                 left = self._lifetimes[pair]
                 sink.sendall(data[:left])
                 with self.lock:
@@ -95,9 +96,11 @@ class Proxy:
                 if pair in self.pairs:
                     self._close(pair, self._reset)  # so does a reset
 
-    def _damaged(self, data):
+    def _damaged(self, data, near):
         with self.lock:
-            if self.damage is None or not 40 < len(data) <= 8192:
+            if self.damage is not None and self.damaged_processes and not self._belongs_to(near, self.damaged_processes):
+                return data
+            if self.damage is None or not (40 < len(data) <= 8192 if self.damage != 'altered long' else len(data) > 50_000):
                 return data
             kind, self.damage = self.damage, None
         middle = len(data) // 2

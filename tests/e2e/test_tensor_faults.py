@@ -199,3 +199,26 @@ def test_programs_with_groups_in_different_orders(lab):
             # On a busy machine llama-completion sometimes loses the end of what it prints.
             out = lab.expect_exit(program).out.rstrip('\n')
             assert len(out) > 100 and expected.startswith(out)
+
+
+def test_equal_sums_pass_the_check(lab):
+    servers = [lab.server() for _ in range(3)]
+    plain = lab.llama_server(servers, more=TENSOR)
+    checked = lab.llama_server(servers, more=TENSOR, env={'GGML_RPC_CHECK_REDUCE': 1})
+    assert text(checked, 40) == text(plain, 40)
+
+
+def test_the_check_finds_an_altered_sum(lab):
+    """No checksum covers the data of long messages; a link leads through the proxy."""
+    servers = [lab.server() for _ in range(2)]
+    with proxies(servers[1]) as [via]:
+        llama = lab.llama_server([servers[0], via], more=[*TENSOR, '-c', 2048, '-ub', 1024, '-b', 1024],
+                                 env={'GGML_RPC_CHECK_REDUCE': 1})
+        prompt = {'prompt': [300 + i % 97 for i in range(800)], 'n_predict': 1, 'cache_prompt': False}
+        assert llama.request('/completion', prompt)[0] == 200
+        via.damaged_processes = servers[0].workers()
+        via.damage = 'altered long'
+        assert llama.request('/completion', prompt)[0] == 500
+        assert llama.count(rf'the sum \S+ differs .*element \d+ of \d+ is .* on rank 0 \({servers[0].endpoint}\) and .* on rank 1 '
+                           rf'\({via.endpoint}\)') == 1, llama.log()[-3000:]
+        assert llama.request('/completion', prompt)[0] == 200

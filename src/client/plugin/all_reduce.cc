@@ -2,9 +2,11 @@
 
 #include <algorithm>
 
+#include "base/config.h"
 #include "base/log.h"
 #include "client/plugin/device.h"
 #include "client/session/group_use.h"
+#include "client/session/reduction_check.h"
 
 namespace caravan::client {
 namespace {
@@ -64,7 +66,13 @@ bool comm_allreduce_tensor(void * context, ggml_tensor ** tensors) {
         terms[member].push_back({encode_region(tensor, buffer->remote.handle), range_of(tensor),
                                  (tensor.flags & GGML_TENSOR_FLAG_COMPUTE) == 0});
     }
-    return bytes == 0 || comm.use->reduce(terms);
+    if (bytes > 0 && !comm.use->reduce(terms)) {
+        return false;
+    }
+    if (bytes > 0 && reductions_are_checked()) {
+        check_reduction(tensors[0]->name, comm.use->members(), terms);
+    }
+    return true;
 }
 
 }  // namespace caravan::client

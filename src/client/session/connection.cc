@@ -134,6 +134,16 @@ void Connection::join(std::string ranks) {
     queue_.stream().set_before_sleep(ServerGroup::advance_before_wait);
 }
 
+bool Connection::has_failed_launch() {
+    const auto lock = queue_.lock();
+    return queue_.failure() || queue_.stream().has_launch_failure();
+}
+
+void Connection::fail_next_launch(std::string why) {
+    const auto lock = queue_.lock();
+    queue_.stream().set_launch_failure(std::move(why));
+}
+
 void Connection::forget_launch_failures() {
     (void)queries_.device_count();
     const auto lock = queue_.lock();

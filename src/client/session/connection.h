@@ -62,6 +62,10 @@ public:
     void join(std::string ranks);
     // Waits until the server has done all that is queued. Forgets which launches have failed.
     void forget_launch_failures();
+    // Whether the session is lost, or a launch has failed that no later launch has reported.
+    bool has_failed_launch();
+    // The next launch fails for this reason.
+    void fail_next_launch(std::string why);
     ggml_status await_result() { return launcher_.await_result(); }
 
     // Wait until all replies, or those up to the ticket, have arrived.

@@ -92,6 +92,7 @@ def test_one_kind_of_connection_is_reset(lab, what):
         assert via[1].cuts == 5 and llama.count('graph not computed') == 0
 
 
+@pytest.mark.extra
 def test_an_outage_of_three_seconds(lab):
     with proxies(*(lab.server() for _ in range(2))) as via:
         llama = lab.llama_server(via, more=[*TENSOR, '--context-shift', '-lv', 4])
@@ -144,6 +145,7 @@ def networks():
     made.close()
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize('outage', ['short', 'long'])
 def test_a_rank_that_is_cut_off(lab, networks, outage):
     """By a cable that is pulled out: no connection is reset."""

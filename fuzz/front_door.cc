@@ -27,6 +27,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
         }
         if (*wants == server::FrontDoor::Wants::session) {
             fuzz::require(door.prefix().size() <= server::max_prefix, "the bytes read fit into the message to the worker");
+            if (door.token() == 0 && door.send_position({1, wire::AdmissionReply::Reason::server_full, 1}) &&
+                door.awaits_confirmation()) {
+                const bool is_read = door.read_confirmation().has_value();
+                fuzz::require(door.prefix().size() <= sizeof(wire::RequestHeader), "only the confirmation is read");
+                fuzz::require(!door.is_confirmed() || is_read, "a confirmation that fails is none");
+            }
             break;
         }
         fuzz::require(door.memory_device() < devices.size(), "the device exists");

@@ -1,6 +1,7 @@
 // The choice of the transport: src/net/{client,server}_handshake.cc, net/rdma/upgrade.cc, the server's front door. The
 // sequence is HELLO;
-// for a session, optionally ADMISSION with queue positions until the client is admitted (`place`, true); the RDMA offer and
+// for a session, optionally ADMISSION with queue positions until the client is admitted (`place`, true), each of which the
+// client confirms by another ADMISSION if both ends announce that (`confirms`); the RDMA offer and
 // its reply (`answer`); a token in each direction over RDMA; the verdict; and the first command on the chosen transport:
 // RECORDS, or LINK and its reply. One command and its result stand for the rest of the session. A server may accept only RDMA
 // (`only_rdma`, in its HELLO); to an older client, which does not know that, it sends a refusal instead of the result.
@@ -15,6 +16,7 @@ chan rdma_to_server = [3] of { mtype };
 chan rdma_to_client = [3] of { mtype };
 bool broken = false;       // the TCP connection broke or was closed: both ends see it, and an RDMA session ends with it
 bool only_rdma = false;    // the server's setting
+bool confirms = false;     // both ends announce that the client confirms its place in the queue
 bool told = false;         // the client knows that its session ended because of that setting
 bool rdma_works = true;    // false after the first lost message: a queue pair delivers none after that
 
@@ -51,6 +53,10 @@ active proctype client() {
     select (is_link: 0 .. 1);
     select (is_older: 0 .. 1);
     is_older = is_older && !is_link;
+    if
+    :: !is_older && !is_link -> confirms = true
+    :: true
+    fi;
     SEND(to_server, hello, has_rdma);
     if
     :: to_client?hello(flag)
@@ -69,7 +75,8 @@ active proctype client() {
     :: to_client?place(flag) ->
         if
         :: flag -> break
-        :: !flag
+        :: !flag && confirms -> SEND(to_server, admission, true)
+        :: !flag && !confirms
         fi
     :: broken -> end_of_client()
     :: TCP_MAY_FAIL -> end_of_client()  // time-out
@@ -168,7 +175,18 @@ active proctype server() {
     if
     :: kind == admission ->
         do
-        :: nfull(to_client) -> SEND(to_client, place, false)
+        :: nfull(to_client) -> SEND(to_client, place, false);
+#ifndef ADMIT_UNCONFIRMED
+            if
+            :: confirms ->
+                if
+                :: to_server?kind(_) -> assert(kind == admission)
+                :: broken -> end_of_server()
+                :: TCP_MAY_FAIL -> end_of_server()  // the client is silent, and dropped for others
+                fi
+            :: !confirms
+            fi
+#endif
         :: nfull(to_client) -> SEND(to_client, place, true); break
         :: broken -> end_of_server()
         od;

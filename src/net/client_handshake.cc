@@ -44,10 +44,12 @@ std::unexpected<Error> refusal(SocketHandle socket, uint64_t size, TimePoint dea
     return fail(Errc::unavailable, "{}", printable(text));
 }
 
-Result<> await_admission(SocketHandle socket, const Queueing & queueing, TimePoint deadline) {
+// `confirms`: the server expects a confirmation of each place in the queue.
+Result<> await_admission(SocketHandle socket, const Queueing & queueing, bool confirms, TimePoint deadline) {
     const TimePoint began = Clock::now();
     TimePoint until = deadline;  // the first reply does not wait for a session
-    if (auto sent = send_exact(socket, wire::frame_header(wire::command_admission), deadline); !sent) {
+    const auto request = [&] { return send_exact(socket, wire::frame_header(wire::command_admission), until); };
+    if (auto sent = request(); !sent) {
         return sent;
     }
     bool is_full = false;
@@ -77,6 +79,9 @@ Result<> await_admission(SocketHandle socket, const Queueing & queueing, TimePoi
             return {};
         }
         until = queueing.until;
+        if (auto sent = confirms ? request() : Result<>(); !sent) {
+            return sent;
+        }
         is_full = reply.place.reason != wire::AdmissionReply::Reason::starting;
         why = describe(reply.place);
         if (queueing.on_wait) {
@@ -300,7 +305,8 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse
         return no_rdma(endpoint, why_not, peer);
     }
     if (queueing != nullptr && peer.is_caravan() && (peer.features & wire::feature_admission) != 0) {
-        if (auto admitted = await_admission(socket->get(), *queueing, deadline); !admitted) {
+        const bool confirms = (peer.features & wire::feature_confirm) != 0;
+        if (auto admitted = await_admission(socket->get(), *queueing, confirms, deadline); !admitted) {
             Error & error = admitted.error();
             return std::unexpected(
                 Error{error.code, formatted("{}: {}", endpoint.text(), error.text), std::move(error.advice)});

@@ -21,7 +21,7 @@ const std::string & why_no_rdma() {
 
 wire::Extension own_extension() {
     wire::Extension extension;
-    extension.features = wire::feature_admission | (dialect_is_native() ? wire::feature_native : 0);
+    extension.features = wire::feature_admission | wire::feature_confirm | (dialect_is_native() ? wire::feature_native : 0);
     if (reconnect_time().count() > 0) {
         extension.features |= wire::feature_resume;
     }

@@ -92,4 +92,7 @@ struct AckState {
 };
 AckState ack_state_of(SocketHandle socket);
 
+// The smoothed round-trip time of a TCP connection according to the system; zero as above.
+microseconds round_trip_of(SocketHandle socket);
+
 }  // namespace caravan::platform

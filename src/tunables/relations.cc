@@ -5,6 +5,7 @@
 
 namespace caravan::tunable {
 
+static_assert(half_open_patience < handshake_timeout);
 static_assert(first_data_timeout < handshake_timeout);
 static_assert(session_farewell < worker_exit_timeout);
 

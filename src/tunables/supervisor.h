@@ -25,6 +25,11 @@ inline constexpr seconds min_contention_wait{1};
 inline constexpr milliseconds contention_response_time{500};
 static_assert(queue_report_delay < min_contention_wait && contention_response_time < min_contention_wait);
 
+// A session is half-open until its client has sent a command. From this time on, or from so many round trips of its network
+// path, it ends if another client needs its place.
+inline constexpr milliseconds half_open_patience{500};
+inline constexpr int half_open_round_trips = 8;
+
 // Limits for a worker process: to reply, if it is the spare one; to exit once its work is done; to exit after SIGTERM.
 inline constexpr seconds worker_reply_timeout{15}, worker_exit_timeout{10}, worker_kill_grace{2};
 // Pauses between attempts to start a worker double with each failure in a row.

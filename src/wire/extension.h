@@ -19,6 +19,7 @@ inline constexpr uint32_t feature_native = 2;     // the native dialect: native.
 inline constexpr uint32_t feature_resume = 4;     // records: sessions and links outlive their connections
 inline constexpr uint32_t feature_admission = 8;  // ADMISSION
 inline constexpr uint32_t feature_only_rdma = 16;  // this end ends sessions that do not use RDMA
+inline constexpr uint32_t feature_confirm = 32;    // a client confirms each place in the queue
 
 #pragma pack(push, 1)
 
@@ -38,6 +39,8 @@ static_assert(sizeof(Extension) == 24);
 
 // Client to server, as the first command of a session. No payload. The server replies at once and again whenever the
 // client's place in the queue changes. The last reply admits the client: a worker process then owns the connection.
+// If both ends announce feature_confirm, the client sends ADMISSION again after each reply but the last, and the server sends
+// no further reply before that arrives: a client that has gone silent gets no session.
 inline constexpr Command command_admission{135};
 struct AdmissionReply {
     enum class Reason : uint32_t {

@@ -81,6 +81,7 @@ def test_there_is_no_livelock(tmp_path, model, flags):
     ("negotiate", "TCP_HOLDS NO_VERDICT", "client_uses=="),
     ("negotiate", "LATE_ANSWER", "assertion violated"),
     ("negotiate", "TCP_HOLDS NO_REASON", "told"),
+    ("negotiate", "TCP_HOLDS ADMIT_UNCONFIRMED", DEADLOCK),
     ("reduce", "FLUSH_ONE", DEADLOCK),
     ("reduce", "FLUSH_IN_TURN", DEADLOCK),
     ("reduce", "SEND_ONLY", DEADLOCK),

@@ -1,10 +1,14 @@
 """Clients of rpc-server that offer RDMA and do no more, and one that measures how long such an offer takes. For the lab's
 machines; independent of Caravan's own code, after docs/protocol.md.
 
-offers.py SERVER PORT SOURCE silent COUNT [ADMISSION]   offers, then silence until stdin ends
-offers.py SERVER PORT SOURCE killed COUNT [ADMISSION]   offers, then this process is killed
+offers.py SERVER PORT SOURCE silent COUNT [HOW]   offers, then silence until stdin ends
+offers.py SERVER PORT SOURCE killed COUNT [HOW]   offers, then this process is killed
 offers.py SERVER PORT SOURCE honest                     prints the seconds until the reply to an offer
 offers.py SERVER PORT SOURCE gid GID                    prints the reason why an offer with this GID (IPv6 notation) is declined
+
+HOW: plain (the default), admission (requests it first), confirm (also announces to confirm its place in the queue),
+asked (requests admission and offers nothing), records (begins a session over TCP, without a command), stock (a stock
+client's offer).
 """
 import os
 import signal
@@ -14,7 +18,8 @@ import sys
 import time
 
 HELLO, RDMA_OFFER, RDMA_VERDICT, ADMISSION = 14, 128, 129, 135
-RDMA, QUEUE = 1, 8
+RDMA, RESUME, QUEUE, CONFIRM = 1, 4, 8, 32
+RECORDS = 133
 
 
 def command(number, payload=b''):
@@ -47,16 +52,27 @@ def connect(server, source):
 def honest(server, source):
     begin = time.monotonic()
     with connect(server, source) as peer:
-        peer.sendall(hello(RDMA | QUEUE))
-        receive(peer, 36)
+        peer.sendall(hello(RDMA | QUEUE | CONFIRM))
+        features, = struct.unpack_from('<I', receive(peer, 36), 24)
         peer.sendall(command(ADMISSION))
         while struct.unpack('<QIII', receive(peer, 20))[1] != 0:
-            pass
+            if features & CONFIRM:
+                peer.sendall(command(ADMISSION))
         admitted = time.monotonic()
         peer.sendall(offer(source, 0))
         assert receive(peer, 240)[8] == 1, 'declined'
         print(f'{time.monotonic() - begin:.3f} (admitted after {admitted - begin:.3f})')
         peer.sendall(command(RDMA_VERDICT, bytes(1)))
+
+
+def half_open(how, source, number):
+    if how == 'stock':
+        gid = socket.inet_pton(socket.AF_INET6, f'::ffff:{source}')
+        return command(HELLO, struct.pack('<II16s', 0x1000 + number, 77, gid))
+    greeting = {'plain': hello(RDMA), 'records': hello(RESUME | QUEUE), 'confirm': hello(RDMA | QUEUE | CONFIRM)}
+    first = b'' if how == 'plain' else command(ADMISSION)
+    last = {'asked': b'', 'records': command(RECORDS)}.get(how, offer(source, number))
+    return greeting.get(how, hello(RDMA | QUEUE)) + first + last
 
 
 def declined(server, source, gid):
@@ -78,8 +94,7 @@ def main():
     for number in range(int(sys.argv[5])):
         peer = connect(server, source)
         peers.append(peer)
-        queue = sys.argv[6:] == ['ADMISSION']
-        peer.sendall(hello(RDMA | (QUEUE if queue else 0)) + (command(ADMISSION) if queue else b'') + offer(source, number))
+        peer.sendall(half_open(sys.argv[6] if sys.argv[6:] else 'plain', source, number))
     print('offered', flush=True)
     if kind == 'killed':
         os.kill(os.getpid(), signal.SIGKILL)

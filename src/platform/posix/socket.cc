@@ -178,4 +178,14 @@ AckState ack_state_of([[maybe_unused]] SocketHandle socket) {
 #endif
 }
 
+microseconds round_trip_of([[maybe_unused]] SocketHandle socket) {
+#ifdef __linux__
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    return microseconds(::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_rtt : 0);
+#else
+    return {};
+#endif
+}
+
 }  // namespace caravan::platform

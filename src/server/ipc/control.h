@@ -29,6 +29,7 @@ struct ControlMessage {
         note,     // worker: `text` for the log, logged once for all workers
         ready,    // worker: loaded, waits for a session
         failed,   // worker: cannot start; `text`: the reason
+        begun,    // worker: the client has sent the first command of its session
         ended,    // worker: the session has ended; `text`: the reason; `counters`; `count`: log lines of its allowance not used
         memory,   // supervisor: queries device `number`; `memory_free`: the machine's free memory. The worker replies with
                   // `memory_free` and `memory_total` of the device

@@ -1,5 +1,7 @@
 #include "server/session/session.h"
 
+#include <utility>
+
 #include "base/log.h"
 #include "tunables/session.h"
 
@@ -65,6 +67,9 @@ Result<> Session::serve_one() {
     }
     if (!bytes) {
         return std::unexpected(bytes.error());
+    }
+    if (const auto report = std::exchange(on_first_command, {})) {
+        report();
     }
     const auto header = load<wire::RequestHeader>(bytes->data());
     const wire::Command command = header.command;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <string>
 
 #include "server/ipc/session_counters.h"
@@ -22,6 +23,8 @@ public:
     // Serves commands until the client leaves (Errc::closed or Errc::reset) or a command fails. Returns the reason.
     Error run();
 
+    // Called when the first command arrives, by the thread of run(). Set it before.
+    std::function<void()> on_first_command;
     // Ends the session when the client sends no command for `limit`; 0: never. Thread-safe.
     void limit_silence(seconds limit) { context_.in.limit_silence(limit); }
 

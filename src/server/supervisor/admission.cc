@@ -9,6 +9,7 @@
 #include "net/socket.h"
 #include "server/ipc/server_log.h"
 #include "server/supervisor/banner.h"
+#include "server/supervisor/half_open.h"
 #include "tunables/supervisor.h"
 
 namespace caravan::server {
@@ -22,9 +23,14 @@ void Admission::serve_queue() {
     }
     slots_.set_held(held);
     uint32_t position = 0;
-    for (WaitingClient * client : clients_.queue(slots_)) {
+    const auto is_preferred = [this, now = Clock::now()](const WaitingClient & client) {
+        return client.client.is_confirmed() && HalfOpenSessions::has_overdue(workers_, client.address, now);
+    };
+    for (WaitingClient * client : clients_.queue(slots_, is_preferred)) {
         const auto verdict = slots_.verdict(client->address);
-        if (verdict != SessionSlots::Verdict::free || !begin_session(*client)) {
+        if (client->client.awaits_confirmation()) {
+            ++position;
+        } else if (verdict != SessionSlots::Verdict::free || !begin_session(*client)) {
             send_position(*client, ++position, verdict);
         }
     }
@@ -80,6 +86,7 @@ void Admission::send_position(WaitingClient & client, uint32_t position, Session
         return;
     }
     client.sent_position = reply;
+    client.sent_position_at = Clock::now();
     if (!client.client.send_position(reply)) {
         clients_.drop(client);
     }

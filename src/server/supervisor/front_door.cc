@@ -98,6 +98,7 @@ Result<> FrontDoor::greet() {
     if (is_caravan_) {
         wire::Extension own = net::own_extension();
         is_native_ = (extension.features & own.features & wire::feature_native) != 0;
+        confirms_ = (extension.features & own.features & wire::feature_confirm) != 0;
         if (!may_resume_) {
             own.features &= ~wire::feature_resume;
         }
@@ -261,7 +262,30 @@ Result<> FrontDoor::answer_memory(uint64_t free, uint64_t total) {
 }
 
 Result<> FrontDoor::send_position(const wire::AdmissionReply & place) {
-    return first_command() == wire::command_admission ? send_reply(place) : Result<>();
+    if (first_command() != wire::command_admission) {
+        return {};
+    }
+    auto sent = send_reply(place);
+    if (sent && confirms_) {
+        awaits_confirmation_ = true;
+        is_confirmed_ = false;
+        size_ = 0;  // receives ADMISSION again
+    }
+    return sent;
+}
+
+Result<> FrontDoor::read_confirmation() {
+    const auto has_header = fill(header_size);
+    if (!has_header || !*has_header) {
+        return has_header ? Result<>() : std::unexpected(has_header.error());
+    }
+    const auto header = load<wire::RequestHeader>(bytes_.data());
+    if (header.command != wire::command_admission || header.size != 0) {
+        return fail(Errc::protocol, "sent command {} in place of a confirmation", static_cast<unsigned>(header.command));
+    }
+    awaits_confirmation_ = false;
+    is_confirmed_ = true;
+    return {};
 }
 
 }  // namespace caravan::server

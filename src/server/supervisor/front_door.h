@@ -54,7 +54,15 @@ public:
     Result<> answer_memory(uint64_t free, uint64_t total);
 
     // Wants::session: sends the position in the queue to a client that requested ADMISSION; does nothing for others.
+    // Not while awaits_confirmation().
     Result<> send_position(const wire::AdmissionReply & place);
+    bool can_confirm() const { return confirms_; }
+    // The client has not yet confirmed the last position. Until then it gets no session, and the socket is to be polled.
+    bool awaits_confirmation() const { return awaits_confirmation_; }
+    // The client has confirmed the last position, so it was alive then.
+    bool is_confirmed() const { return is_confirmed_; }
+    // Reads the confirmation. An error as for advance().
+    Result<> read_confirmation();
 
     // Bytes received already, which the worker parses before those of the socket.
     ConstBytes prefix() const { return ConstBytes(bytes_).first(size_); }
@@ -76,6 +84,8 @@ private:
     bool greeted_ = false;
     bool is_caravan_ = false;  // the peer is a Caravan client
     bool is_native_ = false;   // and both sides speak the native dialect
+    bool confirms_ = false;    // both sides have wire::feature_confirm
+    bool awaits_confirmation_ = false, is_confirmed_ = false;
     bool wants_stock_rdma_ = false;  // a stock client offers a queue pair: its worker replies to HELLO
     std::string refusal_;
     bool refusal_is_sent_ = false, offer_is_declined_ = false;

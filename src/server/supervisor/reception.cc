@@ -14,7 +14,8 @@ Reception::Reception(const ServerOptions & options, WorkerPool & workers, size_t
       clients_(capacity),
       queries_(workers_, clients_),
       admission_(options, workers_, clients_),
-      contention_(options.idle_limit, workers_, clients_, admission_.slots()) {
+      contention_(options.idle_limit, workers_, clients_, admission_.slots()),
+      half_open_(workers_, clients_, admission_.slots()) {
     workers_.on_memory_reply = [this](const ControlMessage & reply) { queries_.answer(reply); };
     workers_.on_queries_lost = [this] { queries_.forget(); };
 }
@@ -47,16 +48,29 @@ void Reception::advance(WaitingClient & client) {
     client.last_received = Clock::now();
     const auto wants = client.client.advance(workers_.devices(), outage());
     if (!wants) {
-        if (wants.error().code == Errc::closed) {
-            log_debug("{} {}", client.client.peer(), wants.error().text);
-        } else {
-            log_warning("dropping {}: it {}", client.client.peer(), wants.error().text);
-        }
-        clients_.drop(client);
+        drop(client, wants.error());
         return;
     }
     client.wants = *wants;
     serve(client);
+}
+
+void Reception::receive_confirmation(WaitingClient & client) {
+    if (client.closing) {
+        return;
+    }
+    if (auto received = client.client.read_confirmation(); !received) {
+        drop(client, received.error());
+    }
+}
+
+void Reception::drop(WaitingClient & client, const Error & error) {
+    if (error.code == Errc::closed) {
+        log_debug("{} {}", client.client.peer(), error.text);
+    } else {
+        log_warning("dropping {}: it {}", client.client.peer(), error.text);
+    }
+    clients_.drop(client);
 }
 
 // Serves what a client wants if possible now, except new sessions (serve_queue()).
@@ -99,6 +113,7 @@ void Reception::serve_all() {
     }
     admission_.serve_queue();
     contention_.update(Clock::now());
+    half_open_.update(Clock::now());
     clients_.remove_closing();
     report_dropped();
 }
@@ -113,7 +128,7 @@ void Reception::report_dropped() {
 }
 
 TimePoint Reception::next_deadline() const {
-    TimePoint next = contention_.next_update();
+    TimePoint next = std::min(contention_.next_update(), half_open_.next_update());
     for (const TimePoint again : {accept_again_at_, admission_.retry_at()}) {
         if (again > Clock::now()) {
             next = std::min(next, again);

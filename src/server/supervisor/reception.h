@@ -8,6 +8,7 @@
 #include "net/socket.h"
 #include "server/supervisor/admission.h"
 #include "server/supervisor/contention.h"
+#include "server/supervisor/half_open.h"
 #include "server/supervisor/query_service.h"
 #include "server/supervisor/server_options.h"
 #include "server/supervisor/waiting_clients.h"
@@ -27,6 +28,8 @@ public:
     std::list<WaitingClient> & clients() { return clients_.all(); }
     // Reads a bounded amount of what the client has sent, and serves it if possible now, except new sessions.
     void advance(WaitingClient & client);
+    // The same for a client in the queue, which owes the confirmation of its place.
+    void receive_confirmation(WaitingClient & client);
     // The client has closed its connection.
     void drop(WaitingClient & client) { clients_.drop(client); }
     // Serves all clients, once in each round: begins sessions, drops clients that are late.
@@ -41,6 +44,7 @@ public:
 private:
     std::string_view outage() const;
     void refuse(WaitingClient & client);
+    void drop(WaitingClient & client, const Error & error);
     void serve(WaitingClient & client);
     void report_dropped();
 
@@ -50,6 +54,7 @@ private:
     QueryService queries_;
     Admission admission_;
     Contention contention_;
+    HalfOpenSessions half_open_;
     TimePoint accept_again_at_ = TimePoint::min(), report_again_at_ = TimePoint::min();
     size_t unreported_ = 0;  // dropped connections since the last log line about them
     bool stopping_ = false;

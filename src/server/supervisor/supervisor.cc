@@ -152,6 +152,8 @@ void Supervisor::run_once(TimePoint deadline) {
         // A client that waits for the server is not read from; only the close of its connection is detected.
         if (client.wants == FrontDoor::Wants::more) {
             watch(client.client.fd(), [this, &client] { reception_.advance(client); });
+        } else if (client.client.awaits_confirmation()) {
+            watch(client.client.fd(), [this, &client] { reception_.receive_confirmation(client); });
         } else {
             watch(client.client.fd(), [this, &client] { reception_.drop(client); });
             watches.back().events = platform::hung_up;

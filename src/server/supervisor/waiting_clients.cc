@@ -17,8 +17,13 @@ FrontDoor make_door(UniqueFd socket, bool may_resume) {
 
 // The order of dropping among clients of one address, highest first. The HELLO of a new connection may still be in flight.
 int drop_rank(const WaitingClient & client, TimePoint now) {
+    if (client.wants_new_session()) {
+        const FrontDoor & door = client.client;
+        const bool is_silent = door.awaits_confirmation() && now - client.sent_position_at > tunable::first_data_timeout;
+        return is_silent ? 3 : door.can_confirm() ? 0 : 1;
+    }
     if (client.wants != FrontDoor::Wants::more) {
-        return client.wants == FrontDoor::Wants::session ? 0 : 1;
+        return 1;
     }
     const bool is_idle = now - client.last_received > tunable::first_data_timeout;
     return client.client.is_greeted() ? (is_idle ? 3 : 1) : (is_idle ? 4 : 2);
@@ -81,14 +86,20 @@ void WaitingClients::remove_closing() {
     clients_.remove_if([](const WaitingClient & client) { return client.closing; });
 }
 
-std::vector<WaitingClient *> WaitingClients::queue(const SessionSlots & slots) {
+std::vector<WaitingClient *> WaitingClients::queue(const SessionSlots & slots,
+                                                   const std::function<bool(const WaitingClient & client)> & preferred) {
     std::vector<WaitingClient *> waiting;
     std::vector<std::string> addresses;
     for (WaitingClient & client : clients_) {
         if (client.wants_new_session()) {
             waiting.push_back(&client);
-            addresses.push_back(client.address);
         }
+    }
+    if (preferred) {
+        std::ranges::stable_partition(waiting, [&](const WaitingClient * client) { return preferred(*client); });
+    }
+    for (const WaitingClient * client : waiting) {
+        addresses.push_back(client->address);
     }
     std::vector<WaitingClient *> out;
     for (const size_t i : slots.order(addresses)) {

@@ -2,6 +2,7 @@
 // bounded: above the limit, the address with the most connections loses one. Not thread-safe.
 #pragma once
 
+#include <functional>
 #include <list>
 #include <string>
 #include <utility>
@@ -30,6 +31,7 @@ struct WaitingClient {
     bool closing = false;            // removed at the end of the round
     bool logged = false;             // session: its wait was logged
     wire::AdmissionReply sent_position{};   // session: the last position that was sent to it
+    TimePoint sent_position_at = no_deadline;
 };
 
 class WaitingClients {
@@ -47,8 +49,10 @@ public:
 
     std::list<WaitingClient> & all() { return clients_; }
     const std::list<WaitingClient> & all() const { return clients_; }
-    // Clients that wait for a new session, in the order in which they get one.
-    std::vector<WaitingClient *> queue(const SessionSlots & slots);
+    // Clients that wait for a new session, in the order in which they get one. Those that are `preferred` precede others of
+    // their address.
+    std::vector<WaitingClient *> queue(const SessionSlots & slots,
+                                       const std::function<bool(const WaitingClient & client)> & preferred = {});
 
     // The number of connections that bound() has dropped since the previous call.
     size_t take_dropped() { return std::exchange(dropped_, 0); }

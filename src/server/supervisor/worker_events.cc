@@ -90,6 +90,7 @@ void WorkerPool::log_end(const WorkerProcess & worker, const ControlMessage & en
 
 void WorkerPool::on_session_message(WorkerProcess & worker, const ControlMessage & message) {
     switch (message.kind) {
+        case ControlMessage::Kind::begun: worker.has_begun = true; break;
         case ControlMessage::Kind::ended:
             if (worker.state == WorkerProcess::State::serving && !worker.end_reported) {
                 worker.end_reported = true;

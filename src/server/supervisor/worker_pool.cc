@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "platform/socket.h"
+#include "server/ipc/server_log.h"
 #include "server/supervisor/memory_claims.h"
 #include "tunables/supervisor.h"
 
@@ -164,6 +165,14 @@ void WorkerPool::kill_hanging() {
             case WorkerProcess::State::retired: break;
         }
     }
+}
+
+void WorkerPool::end_half_open(WorkerProcess & worker) {
+    const std::chrono::duration<double> silence = Clock::now() - worker.began_at;
+    retire(worker, Signal::kill);
+    session_lines_.give_back(worker.address, worker.lines);
+    log_event(worker.address, "Client connection closed (session {}): the client sent no command for {:.1f} s, and others wait",
+              worker.session, silence.count());
 }
 
 bool WorkerPool::query_memory(uint32_t device) {

@@ -47,6 +47,8 @@ public:
     Result<> hand_over(WorkerProcess & worker, const ControlMessage & message, int socket, bool resumes);
     // The client or the network has closed one of worker.connections.
     void connection_closed(WorkerProcess & worker, std::list<UniqueFd>::iterator connection);
+    // Ends the session of a client that has sent no command. It no longer counts as serving.
+    void end_half_open(WorkerProcess & worker);
     // Queries the spare worker for the memory of a device. False: there is no spare worker, or no such device.
     bool query_memory(uint32_t device);
 

@@ -28,6 +28,7 @@ struct WorkerProcess {
     std::list<UniqueFd> connections;
     std::string client;       // serving: address and port of its peer
     std::string address;      // serving: the address whose quota it counts against
+    bool has_begun = false;   // serving: its client has sent a command
     bool idle_limit_sent = false;   // serving: it was notified that other clients wait
     TimePoint asked_to_end_at{};  // serving: when it was last asked to end if idle
     bool stop_requested = false;  // serving: the supervisor sent it a signal to end

@@ -243,6 +243,33 @@ TEST(Opening, EndlessQueuePositionsTimeOut) {
     EXPECT_EQ(opened.error().code, Errc::timed_out);
 }
 
+// Waits for a second ADMISSION only if the server has announced that.
+TEST(Opening, ConfirmsEachQueuePosition) {
+    for (const bool server_confirms : {false, true}) {
+        std::atomic<int> confirmations = 0;
+        Server server(
+            [&](WirePeer & peer, wire::Command first) {
+                if (first != wire::command_admission) {
+                    return;
+                }
+                for (const uint32_t position : {2, 1}) {
+                    peer.reply(wire::AdmissionReply{position, wire::AdmissionReply::Reason::server_full, 7});
+                    confirmations += server_confirms && peer.next().command == wire::command_admission ? 1 : 0;
+                }
+                peer.reply(wire::AdmissionReply{});
+                EXPECT_EQ(peer.next().command, wire::command_records);
+            },
+            [&](size_t) {
+                wire::Extension extension = with_queue;
+                extension.features |= server_confirms ? wire::feature_confirm : 0;
+                return extension;
+            });
+        const auto opened = open_client(server.endpoint(), true, soon(), {.until = soon(), .on_wait = {}});
+        ASSERT_TRUE(opened) << opened.error().text;
+        EXPECT_EQ(confirmations, server_confirms ? 2 : 0);
+    }
+}
+
 TEST(Opening, LinkReplySentByteByByteTimesOut) {
     std::atomic<bool> stop = false;
     Server server([&](WirePeer & peer, wire::Command first) {

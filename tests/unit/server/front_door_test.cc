@@ -413,6 +413,61 @@ TEST(FrontDoor, AnOutageDeclinesRdmaOnce) {
     EXPECT_EQ(client.peer.unread(), 0u);
 }
 
+// A client in the queue. `features`: announced by the client.
+struct Queued : Client {
+    explicit Queued(uint32_t features) {
+        peer.ask(Command::hello, wire::Extension{.features = features});
+        EXPECT_EQ(advance().value(), Wants::more);
+        peer.receive_reply_as<wire::HelloReply>();
+        peer.request(wire::command_admission);
+        EXPECT_EQ(advance().value(), Wants::session);
+    }
+    void send_position(uint32_t position) {
+        EXPECT_TRUE(door->send_position({position, wire::AdmissionReply::Reason::server_full, 1}));
+        EXPECT_EQ(+peer.receive_reply_as<wire::AdmissionReply>().position, position);
+    }
+};
+
+TEST(FrontDoor, ClientConfirmsEachPosition) {
+    Queued client(wire::feature_admission | wire::feature_confirm);
+    EXPECT_TRUE(client.door->can_confirm());
+    EXPECT_FALSE(client.door->awaits_confirmation());
+    for (const uint32_t position : {2, 1}) {
+        client.send_position(position);
+        ASSERT_TRUE(client.door->read_confirmation());
+        EXPECT_TRUE(client.door->awaits_confirmation()) << "nothing was sent yet";
+        EXPECT_FALSE(client.door->is_confirmed());
+        const auto confirmation = message(wire::command_admission);
+        ASSERT_TRUE(client.peer.send(ConstBytes(confirmation).first(4)));
+        ASSERT_TRUE(client.door->read_confirmation());
+        EXPECT_TRUE(client.door->awaits_confirmation()) << "it is not complete";
+        ASSERT_TRUE(client.peer.send(ConstBytes(confirmation).subspan(4)));
+        ASSERT_TRUE(client.door->read_confirmation());
+        EXPECT_FALSE(client.door->awaits_confirmation());
+        EXPECT_TRUE(client.door->is_confirmed());
+    }
+    EXPECT_EQ(client.door->prefix().size(), sizeof(wire::RequestHeader)) << "the worker replies to one ADMISSION";
+}
+
+TEST(FrontDoor, OtherCommandInPlaceOfAConfirmationIsAnError) {
+    Queued client(wire::feature_admission | wire::feature_confirm);
+    client.send_position(1);
+    client.peer.request(wire::command_records);
+    EXPECT_EQ(client.door->read_confirmation().error().code, Errc::protocol);
+    Queued leaves(wire::feature_admission | wire::feature_confirm);
+    leaves.send_position(1);
+    leaves.peer.close();
+    EXPECT_EQ(leaves.door->read_confirmation().error().code, Errc::closed);
+}
+
+TEST(FrontDoor, OlderClientConfirmsNothing) {
+    Queued client(wire::feature_admission);
+    client.send_position(1);
+    EXPECT_FALSE(client.door->can_confirm());
+    EXPECT_FALSE(client.door->awaits_confirmation());
+    EXPECT_FALSE(client.door->is_confirmed());
+}
+
 TEST(FrontDoor, AnOutageEndsStockConnections) {
     Client client;
     client.greet();

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <unistd.h>
+
+#include <algorithm>
 
 #include "net/socket.h"
 #include "support/wire_peer.h"
@@ -48,6 +51,21 @@ public:
         return out;
     }
 
+    // Begins the session of a client that confirms positions, or of an older one.
+    WaitingClient & queue(bool confirms) {
+        WaitingClient & client = come(1, Wants::session);
+        test::WirePeer peer(UniqueFd(::dup(peers_.back().get())));
+        peer.ask(wire::Command::hello, wire::Extension{.features = confirms ? wire::feature_confirm : 0});
+        EXPECT_EQ(client.client.advance({}).value(), Wants::more);
+        peer.request(wire::command_admission);
+        EXPECT_EQ(client.client.advance({}).value(), Wants::session);
+        return client;
+    }
+    void send_position(WaitingClient & client) {
+        EXPECT_TRUE(client.client.send_position({1, wire::AdmissionReply::Reason::server_full, 1}));
+        client.sent_position_at = Clock::now();
+    }
+
     WaitingClients waiting;
 
 private:
@@ -88,6 +106,37 @@ TEST(WaitingClients, TheQueueLeavesRoomForQuestions) {
     const auto left = clients.left();
     EXPECT_EQ(left.size(), 8u);
     EXPECT_EQ(left.front(), "127.0.0.2");
+}
+
+TEST(WaitingClients, SilentClientsLeaveTheQueueFirst) {
+    Clients clients(4);  // three in the queue
+    WaitingClient & silent = clients.queue(true);
+    clients.send_position(silent);
+    silent.sent_position_at -= seconds(1);
+    WaitingClient & older = clients.queue(false);
+    WaitingClient & alive = clients.queue(true);
+    const auto holds = [&](const WaitingClient & client) {
+        return std::ranges::any_of(clients.waiting.all(), [&](const WaitingClient & other) { return &other == &client; });
+    };
+    clients.queue(true);
+    EXPECT_EQ(clients.left().size(), 3u);
+    EXPECT_FALSE(holds(silent));
+    clients.queue(true);
+    EXPECT_EQ(clients.left().size(), 3u);
+    EXPECT_FALSE(holds(older)) << "it may be silent";
+    EXPECT_TRUE(holds(alive));
+}
+
+TEST(WaitingClients, PreferredClientsPrecedeOthersOfTheirAddress) {
+    Clients clients(8);
+    WaitingClient & first = clients.come(1, Wants::session);
+    WaitingClient & second = clients.come(1, Wants::session);
+    WaitingClient & other = clients.come(2, Wants::session);
+    SessionSlots slots(4, 3);
+    slots.set_held({"127.0.0.1"});
+    const auto preferred = [&](const WaitingClient & client) { return &client == &second; };
+    EXPECT_EQ(clients.waiting.queue(slots), (std::vector{&other, &first, &second}));
+    EXPECT_EQ(clients.waiting.queue(slots, preferred), (std::vector{&other, &second, &first}));
 }
 
 }  // namespace

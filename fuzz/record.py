@@ -213,10 +213,15 @@ def save_synthetic():
     for number, size in enumerate((0, 16, 32, 48, 0)):
         link += struct.pack('<QQ', number, size) + bytes(size)
     save('link', link)
-    sums = bytes([3])
-    for number in range(3):
-        sums += struct.pack('<QQB', number, 16, number != 1) + struct.pack('<4f', 1, 2, 3, 4)
-    save('reduction', sums)
+    def sums(sizes):  # four elements; a message of each size in turn
+        return b''.join(struct.pack('<QQB', number, size, number != 1) + b'\x3f' * size for number, size in enumerate(sizes))
+    two, three, doubling, scatter, measured, rounded = 0, 1, 2, 4, 6, 8
+    save('reduction', bytes([two, 3, 255]) + sums([16] * 3))
+    save('reduction', bytes([three, 3, 127]) + sums([16] * 2) * 2)
+    save('reduction', bytes([three + doubling, 3, 127]) + sums([16] * 4) * 2)
+    save('reduction', bytes([three + scatter, 3, 127]) + sums([16, 0, 16, 0]) * 2)
+    save('reduction', bytes([two + rounded, 3, 255]) + sums([8] * 3))
+    save('reduction', bytes([three + measured + rounded, 3, 127]) + sums([8192, 8192]) * 2)
     digest = f'0 4096 00000000000000ff {"5a" * 32}\n'
     save('digest_file', f'caravan-digests 1\n/models/a.gguf\n7 100000 1700000000000000000\n{digest}end\n'.encode())
     text = (b'{"n_prompt":8,"n_gen":0,"n_depth":2,"samples_ns":[1000,2000],"model_type":"llama","model_size":5,'

@@ -1,4 +1,4 @@
-// All-reduce between the workers that serve one client on several servers. Not implemented: the model comes first.
+// All-reduce between the workers that serve one client on several servers.
 //
 // A group joins a session on each of several servers, its ranks. A thread of the client appends commands to one outbox per
 // session. A connection carries a few of them to the worker, which serves them in order. REDUCE adds up a tensor of all
@@ -108,9 +108,19 @@ hidden byte moved_comm, number;
 #define EXPECTS(j) ((j) != r && step < STEPS && (j) == PARTNER && RECEIVES && got[j] == 0)
 #define CONTENT(j) TENSOR(c, r)
 #elif defined SCATTER
-// Reduce-scatter and all-gather: rank j receives all contributions to part j of the tensor, then sends their sum to all.
-#define OWES(j) ((j) != r && (sent[j] == 0 || (sent[j] == 1 && contributions == RANKS - 1)))
-#define EXPECTS(j) ((j) != r && got[j] < 2)
+// Reduce-scatter and all-gather: rank j receives all contributions to part j of the tensor, then sends their sum to all. The
+// second step begins when all messages of the first were sent and received.
+#define LACKS(j) ((j) != r && sent[j] == 0)
+#if RANKS == 2
+#define LACKS_ANY (LACKS(0) || LACKS(1))
+#elif RANKS == 3
+#define LACKS_ANY (LACKS(0) || LACKS(1) || LACKS(2))
+#else
+#define LACKS_ANY (LACKS(0) || LACKS(1) || LACKS(2) || LACKS(3))
+#endif
+#define IS_SCATTERED (contributions == RANKS - 1 && !LACKS_ANY)
+#define OWES(j) ((j) != r && (sent[j] == 0 || (sent[j] == 1 && IS_SCATTERED)))
+#define EXPECTS(j) ((j) != r && (got[j] == 0 || (got[j] == 1 && IS_SCATTERED)))
 #define CONTENT(j) (sent[j] == 0 -> TENSOR(c, r) : own_part)
 #else
 // Direct: each rank sends its contribution to all others, and adds up all in the order of ranks.

@@ -84,6 +84,7 @@ void check_environment(bool injects_faults) {
     (void)reconnect_time();
     (void)poll_time();
     (void)dialect_is_native();
+    (void)prompts_are_rounded();
     (void)transport_mode();
     (void)on_loss();
     (void)servers_are_required();
@@ -114,6 +115,14 @@ bool dialect_is_native() {
     static const bool value = [] {
         constexpr std::array<std::string_view, 2> words{"native", "stock"};
         return env_choice(variable::dialect.name, words, 0) == 0;
+    }();
+    return value;
+}
+
+bool prompts_are_rounded() {
+    static const bool value = [] {
+        constexpr std::array<std::string_view, 2> words{"f32", "bf16"};
+        return env_choice(variable::reduce.name, words, 0) == 1;
     }();
     return value;
 }

@@ -46,6 +46,9 @@ microseconds poll_time();
 // GGML_RPC_DIALECT: native (the default) or stock, for comparisons and debugging.
 bool dialect_is_native();
 
+// GGML_RPC_REDUCE: with -sm tensor, servers exchange rounded values (bf16) for prompts. Default f32: not rounded.
+bool prompts_are_rounded();
+
 // GGML_RPC_TRANSPORT.
 enum class TransportMode {
     automatic,  // RDMA if both peers have it; the default

@@ -33,6 +33,7 @@ inline constexpr Variable debug{"GGML_RPC_DEBUG", "0 or 1", "0", "base"};
 inline constexpr Variable trace{"GGML_RPC_TRACE", "a file", "none", "client"};
 inline constexpr Variable stats{"GGML_RPC_STATS", "a file", "none", "client"};
 inline constexpr Variable poll{"GGML_RPC_POLL_US", "microseconds", "50", "client, server", 0, 1'000'000};
+inline constexpr Variable reduce{"GGML_RPC_REDUCE", "f32 or bf16", "f32", "client"};
 inline constexpr Variable dialect{"GGML_RPC_DIALECT", "native or stock", "native", "net"};
 inline constexpr Variable rdma_device{"GGML_RDMA_DEV", "a device", "by address", "net"};
 inline constexpr Variable rdma_gid{"GGML_RDMA_GID", "an index", "the GID of the connection's address", "net", 0, 65535};
@@ -69,7 +70,7 @@ inline constexpr std::array all{
     servers,     transport,    connect_timeout, timeout, reconnect, require,  on_loss,        debug,
     trace,       stats,        poll,            dialect, rdma_device, rdma_gid, rdma_port,    rdma_traffic_class,
     fault,       llama_bench,  backend_path,    llama_cache, cache_home, home, path,          journal_stream,
-    rdma_timeout, rdma_retry,   rdma_pkey, rdma_service_level, check_reduce,
+    rdma_timeout, rdma_retry,   rdma_pkey, rdma_service_level, check_reduce, reduce,
     cuda_cache,  mesa_cache,   spin_count,      wait_policy, bind, places, gomp_affinity,     kmp_affinity,
 };
 

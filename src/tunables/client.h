@@ -21,6 +21,8 @@ inline constexpr size_t max_spare_segments = 4;  // of sent batches, kept to be 
 // server.
 inline constexpr std::chrono::nanoseconds partner_send_interval = milliseconds(1), partner_receive_interval = milliseconds(20);
 inline constexpr seconds max_group_patience{3600};
+// Sums of so many rows and more are those of prompts: GGML_RPC_REDUCE applies.
+inline constexpr int64_t prompt_rows = 32;
 inline constexpr std::chrono::nanoseconds never = std::chrono::nanoseconds::max();
 
 // A peer that transfers less than this, in bytes a second, while a thread waits counts as stalled: a trickle of single bytes

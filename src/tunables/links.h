@@ -1,6 +1,7 @@
 // Links and reductions (src/server/links).
 #pragma once
 
+#include <array>
 #include <cstddef>
 
 #include "tunables/units.h"
@@ -29,5 +30,9 @@ inline constexpr microseconds reduction_spin{300};
 inline constexpr milliseconds reduction_turn{1}, reduction_cancel_interval{100};
 // For a member that leaves the group to complete the message that it began.
 inline constexpr seconds reduction_leave_timeout{2};
+// A group of three or more servers measures its algorithms with tensors of these sizes, bytes, and so many times: those of one
+// token, of a few, and of a prompt.
+inline constexpr std::array<size_t, 3> measured_reductions{8 * KiB, 64 * KiB, 512 * KiB};
+inline constexpr int measured_rounds = 3;
 
 }  // namespace caravan::tunable

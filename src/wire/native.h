@@ -142,8 +142,8 @@ struct SlotRequest {
     uint16_t slot;
 };
 struct SessionFacts {
-    uint8_t has_cache;   // 1: FIND can succeed
-    uint8_t has_groups;  // 1: GROUP and REDUCE exist
+    uint8_t has_cache;  // 1: FIND can succeed
+    uint8_t groups;     // version of GROUP and REDUCE; 0: there are none
     uint8_t unused[30];
 };
 
@@ -174,6 +174,7 @@ inline constexpr uint64_t push_absent = UINT64_MAX;
 
 // A group of sessions on different servers, the ranks, which add up tensors. All form the same group, each with its own
 // number for it.
+inline constexpr uint8_t groups_version = 2;
 inline constexpr size_t max_ranks = 16;
 inline constexpr uint16_t max_groups = 64;  // of a session
 struct GroupRequest {  // a GroupPeer for each rank follows
@@ -188,13 +189,15 @@ struct GroupPeer {
 };
 // The tensors are of type f32, contiguous, and of equal size, here and at all ranks. Their sum over devices and ranks replaces
 // each of them.
+enum class Precision : uint8_t { f32 = 0, bf16 = 1 };  // of what the ranks send to each other
 struct ReduceRequest {  // u16 slots follow, one for each tensor
     uint16_t group;
     uint16_t zero;  // bit i: tensor i was not computed, and counts as zeros
+    Precision precision;
 };
 // Server to server, on a link of a group. The data follows, also if it is not valid.
 struct ReduceHeader {
-    uint64_t number;   // counts the reductions of the group, from 0; UINT64_MAX: the sender has left the group
+    uint64_t number;   // counts the messages on this link in this direction, from 0; UINT64_MAX: the sender has left the group
     uint64_t size;     // of the data, bytes
     uint8_t is_valid;  // 0: the launch that computes it failed
 };

@@ -39,6 +39,33 @@ def test_text_is_the_local_one(lab, count):
     assert f'RPC servers {", ".join(server.endpoint for server in servers)}: direct all-reduce over tcp' in done.err
 
 
+def test_three_servers_log_the_algorithms(lab):
+    servers = [lab.server(env={'GGML_RPC_DEBUG': 1}) for _ in range(3)]
+    text(lab, servers)
+    name = '(direct|doubling|scatter)'
+    chosen = {server.wait_for(f'All-reduce over 3 servers: (({name} up to (8|64) KiB, )*{name})\n').group(1) for server in servers}
+    assert len(chosen) == 1, 'all chose alike'
+
+
+def log_probabilities(saved):
+    """Of llama-perplexity --save-all-logits: u16 numbers with a scale and a minimum for each position."""
+    n_context, n_vocab, n_chunks = struct.unpack_from('<3i', saved, 8)
+    entry = 2 * ((n_vocab + 1) // 2) + 4
+    data = saved[20 + 4 * n_context * n_chunks:]
+    for at in range(0, len(data), 2 * entry):
+        scale, low = struct.unpack_from('<2f', data, at)
+        yield from (low + scale * number for number in struct.unpack_from(f'<{n_vocab}H', data, at + 8))
+
+
+@pytest.mark.parametrize('count', [2, 3])
+def test_prompts_can_be_rounded(lab, count):
+    servers = [lab.server() for _ in range(count)]
+    exact, rounded = (list(log_probabilities(lab.logits(servers, chunks=1, env={'GGML_RPC_REDUCE': precision}, more=TENSOR)))
+                      for precision in ('f32', 'bf16'))
+    differences = [abs(a - b) for a, b in zip(exact, rounded, strict=True)]
+    assert 0 < sum(differences) / len(differences) < 0.1
+
+
 def test_several_devices_of_a_server_form_one_rank(lab):
     servers = [lab.server('-d', 'CPU,CPU'), lab.server()]
     done = text(lab, servers)
@@ -175,10 +202,11 @@ def test_impossible_groups_are_refused(lab, payload, why):
 
 
 @pytest.mark.parametrize('request_,kind,elements', [
-    (struct.pack('<HHH', 9, 0, 1), 0, 64),     # no such group
-    (struct.pack('<HHH', 0, 0, 2), 0, 64),     # slot 2 is not declared
-    (struct.pack('<HHH', 0, 0, 1), 1, 64),     # f16
-    (struct.pack('<HHH', 0, 0, 1), 0, 10_000), # not within its buffer
+    (struct.pack('<HHBH', 9, 0, 0, 1), 0, 64),     # no such group
+    (struct.pack('<HHBH', 0, 0, 0, 2), 0, 64),     # slot 2 is not declared
+    (struct.pack('<HHBH', 0, 0, 2, 1), 0, 64),  # no such precision
+    (struct.pack('<HHBH', 0, 0, 0, 1), 1, 64),     # f16
+    (struct.pack('<HHBH', 0, 0, 0, 1), 0, 10_000), # not within its buffer
 ])
 def test_impossible_sums_end_the_session(lab, request_, kind, elements):
     server = lab.server()
@@ -200,7 +228,7 @@ def test_a_session_that_waits_for_the_others_ends_with_its_client(lab):
     assert len(link.makefile('rb').read(36 + 9)) == 45
     peer.sendall(command(GROUP, struct.pack('<HBBH', 0, 0, 2, 9) + bytes(10) + token + bytes(2)))
     assert reply(peer) == (0, b'\1')
-    peer.sendall(command(REDUCE, struct.pack('<HHH', 0, 0, 1)))
+    peer.sendall(command(REDUCE, struct.pack('<HHBH', 0, 0, 0, 1)))
     time.sleep(0.5)
     peer.close()
     server.wait_for('Client connection closed', timeout=10)

@@ -82,8 +82,8 @@ public:
     virtual void push(uint16_t link, const wire::Region & region) = 0;
     virtual void take(uint64_t token, const wire::Region & region) = 0;
 
-    // The server replaces the regions by their sum over all servers of the group. Bit i of `zero`: region i counts as zeros.
-    virtual void reduce(uint16_t group, uint16_t zero, std::span<const wire::Region> regions) = 0;
+    // The server replaces the regions by their sum over all servers of the group.
+    virtual void reduce(const wire::ReduceRequest & request, std::span<const wire::Region> regions) = 0;
 
     // `digest` is a BLAKE3. The server replies with one byte, 1 if it had the data.
     virtual void find(const wire::Region & region, uint64_t offset, uint64_t size, ConstBytes digest) = 0;

@@ -60,7 +60,7 @@ public:
         const uint16_t slot = slot_of(region);
         post_native(NativeCommand::take, wire::TakeRequest{token, slot});
     }
-    void reduce(uint16_t group, uint16_t zero, std::span<const wire::Region> regions) override {
+    void reduce(const wire::ReduceRequest & request, std::span<const wire::Region> regions) override {
         std::array<uint16_t, wire::max_ranks> slots;
         for (int round = 0; round < 2; ++round) {  // again: a later region may have replaced an earlier one
             for (size_t i = 0; i < regions.size(); ++i) {
@@ -68,7 +68,7 @@ public:
             }
         }
         const auto bytes = std::as_bytes(std::span(slots).first(regions.size()));
-        post_native(NativeCommand::reduce, wire::ReduceRequest{group, zero}, bytes.size());
+        post_native(NativeCommand::reduce, request, bytes.size());
         stream_.append(bytes);
     }
     void find(const wire::Region & region, uint64_t offset, uint64_t size, ConstBytes digest) override {

@@ -7,6 +7,7 @@
 #include "client/plugin/device.h"
 #include "client/session/group_use.h"
 #include "client/session/reduction_check.h"
+#include "tunables/client.h"
 
 namespace caravan::client {
 namespace {
@@ -66,7 +67,8 @@ bool comm_allreduce_tensor(void * context, ggml_tensor ** tensors) {
         terms[member].push_back({encode_region(tensor, buffer->remote.handle), range_of(tensor),
                                  (tensor.flags & GGML_TENSOR_FLAG_COMPUTE) == 0});
     }
-    if (bytes > 0 && !comm.use->reduce(terms)) {
+    const bool is_rounded = prompts_are_rounded() && ggml_nrows(tensors[0]) >= tunable::prompt_rows;
+    if (bytes > 0 && !comm.use->reduce(terms, is_rounded ? wire::Precision::bf16 : wire::Precision::f32)) {
         return false;
     }
     if (bytes > 0 && reductions_are_checked()) {

@@ -24,8 +24,8 @@ bool GroupUse::begin_launch() {
 
 void GroupUse::fail() { seen_failures_ = group_->record_failure(seen_failures_); }
 
-bool GroupUse::reduce(const std::vector<std::vector<Reductions::Term>> & terms) {
-    const bool is_queued = group_->reduce(terms);
+bool GroupUse::reduce(const std::vector<std::vector<Reductions::Term>> & terms, wire::Precision precision) {
+    const bool is_queued = group_->reduce(terms, precision);
     has_reduced_ = has_reduced_ || is_queued;
     return is_queued;
 }

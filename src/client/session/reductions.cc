@@ -4,9 +4,9 @@
 
 namespace caravan::client {
 
-Result<bool> Reductions::has_groups() {
+Result<bool> Reductions::supports_groups() {
     return queue_.query<wire::SessionFacts>(static_cast<wire::Command>(wire::NativeCommand::facts))
-        .transform([](const wire::SessionFacts & facts) { return facts.has_groups != 0; });
+        .transform([](const wire::SessionFacts & facts) { return facts.groups == wire::groups_version; });
 }
 
 Result<uint16_t> Reductions::join(uint8_t rank, std::span<const wire::GroupPeer> peers, seconds patience) {
@@ -40,7 +40,7 @@ bool Reductions::can_reduce(std::span<const Term> terms) {
            std::ranges::none_of(terms, [&](const Term & term) { return queue_.undelivered().overlaps(term.range); });
 }
 
-void Reductions::reduce(uint16_t group, std::span<const Term> terms) {
+void Reductions::reduce(uint16_t group, wire::Precision precision, std::span<const Term> terms) {
     auto lock = queue_.lock();
     queue_.begin_read(lock);
     if (queue_.failure()) {
@@ -53,7 +53,7 @@ void Reductions::reduce(uint16_t group, std::span<const Term> terms) {
         zero = static_cast<uint16_t>(zero | (term.is_zero ? 1 << regions.size() : 0));
         regions.push_back(term.region);
     }
-    queue_.native().reduce(group, zero, regions);
+    queue_.native().reduce({group, zero, precision}, regions);
     queue_.stream().count_launch();  // the server reports a failed REDUCE as a failed launch
     queue_.prediction().record_reduction();
 }

@@ -24,11 +24,12 @@ public:
     // `patience`: how long the server waits for a rank that sends nothing.
     Result<uint16_t> join(uint8_t rank, std::span<const wire::GroupPeer> peers, seconds patience);
     // Whether the server can be a member.
-    Result<bool> has_groups();
+    Result<bool> supports_groups();
     // Whether the terms were delivered and nothing is relayed, so that a sum of them can be queued.
     bool can_reduce(std::span<const Term> terms);
     // Queues a sum. The launch before it is held until then, from its second time on.
-    void reduce(uint16_t group, std::span<const Term> terms);
+    // `precision`: of what the servers send to each other.
+    void reduce(uint16_t group, wire::Precision precision, std::span<const Term> terms);
     // Stream::advance(). Takes the lock.
     std::chrono::nanoseconds advance();
 

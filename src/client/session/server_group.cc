@@ -141,12 +141,13 @@ bool ServerGroup::form_and_log() {
 
 Result<ServerGroup::Numbers> ServerGroup::form() {
     for (const auto & member : members_) {
-        const auto has_groups = member->reductions().has_groups();
-        if (!has_groups) {
-            return std::unexpected(has_groups.error());
+        const auto supports = member->reductions().supports_groups();
+        if (!supports) {
+            return std::unexpected(supports.error());
         }
-        if (!*has_groups) {
-            return fail(Errc::unsupported, "{} is too old: update it", member->endpoint().text());
+        if (!*supports) {
+            return fail(Errc::unsupported, "{} has another version of it: update the older of server and plug-in",
+                        member->endpoint().text());
         }
     }
     // Shorter than the client's own, because a server knows for whom it waits.
@@ -181,7 +182,7 @@ Result<ServerGroup::Numbers> ServerGroup::form() {
     return numbers;
 }
 
-bool ServerGroup::reduce(const std::vector<std::vector<Reductions::Term>> & terms) {
+bool ServerGroup::reduce(const std::vector<std::vector<Reductions::Term>> & terms, wire::Precision precision) {
     {
         const auto order = lock_order();
         if (numbers_.empty()) {
@@ -193,7 +194,7 @@ bool ServerGroup::reduce(const std::vector<std::vector<Reductions::Term>> & term
             }
         }
         for (size_t i = 0; i < members_.size(); ++i) {
-            members_[i]->reductions().reduce(numbers_[i], terms[i]);
+            members_[i]->reductions().reduce(numbers_[i], precision, terms[i]);
         }
     }
     // The servers begin at once, and the number of sends grows with the logarithm of the number of sums.

@@ -29,9 +29,9 @@ public:
 
     const std::vector<std::shared_ptr<Connection>> & members() const { return members_; }
     std::string names() const;  // of the servers
-    // Queues the sum. `terms`: for each member. False if it was not queued, because a server is lost or lacks data, or the group
-    // could not be made again.
-    bool reduce(const std::vector<std::vector<Reductions::Term>> & terms);
+    // Queues the sum. `terms`: for each member. `precision`: of what the servers send to each other. False if it was not queued,
+    // because a server is lost or lacks data, or the group could not be made again.
+    bool reduce(const std::vector<std::vector<Reductions::Term>> & terms, wire::Precision precision);
 
     // How many computations have failed.
     uint64_t failures() const { return failures_; }

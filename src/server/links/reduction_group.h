@@ -1,64 +1,77 @@
 // One rank's side of all-reduce: a group of sessions, each on another server, that add up tensors.
 //
-// Every pair of ranks shares a link, used in both directions. In each reduction a rank sends its tensor to all others and
-// adds up what it receives in the order of the ranks, so that all hold the same bits. Sending, receiving and adding overlap.
-// The rules that make every reduction end are those of docs/model/reduce.pml.
+// All ranks add the same values in the same order (sums.h), so all hold the same bits, whichever algorithm they use:
+//   direct    each rank sends its tensor to all others: one step
+//   doubling  partners exchange their sums: log2(n) steps, fewest messages for many ranks
+//   scatter   each rank adds up its part of the tensor, and sends the sum to all others: two steps, fewest bytes
+// With three or more ranks, the first reduction measures all of them for some sizes; the fastest in the sum over all ranks
+// is used from then on.
 //
 // Used by the session's thread only.
 #pragma once
 
+#include <array>
 #include <atomic>
-#include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
-#include "net/transport.h"
+#include "server/links/exchange.h"
 #include "tunables/links.h"
-#include "wire/native.h"
 
 namespace caravan::server {
+
+enum class Algorithm : uint8_t { direct, doubling, scatter };
+inline constexpr size_t n_algorithms = 3;
 
 class ReductionGroup {
 public:
     // `links`: by rank; null for this one. They must outlive the group.
     // `patience`: how long nothing may move in a reduction. Ranks compute between reductions, each for about as long.
-    // `leave_time`: how long a rank that fails goes on sending a message that it began.
-    ReductionGroup(size_t rank, std::vector<net::Transport *> links, milliseconds patience,
+    // `algorithm`: instead of measuring; the same on all ranks. `leave_time`: how long a rank that fails goes on sending a
+    // message that it began.
+    ReductionGroup(size_t rank, const std::vector<net::Transport *> & links, milliseconds patience,
+                   std::optional<Algorithm> algorithm = std::nullopt,
                    milliseconds leave_time = tunable::reduction_leave_timeout);
 
     // Replaces `data` by its sum over all ranks, which must call this with as many elements. `is_valid`: false if this rank
-    // could not compute its data. Fails with Errc::unavailable if another one could not, and for ever once a link has
-    // broken or a rank has left; `data` is undefined then. Returns early if `is_cancelled`.
-    Result<> reduce(std::span<float> data, bool is_valid, const std::atomic<bool> & is_cancelled);
+    // could not compute its data. `precision`: of what is sent, the same on all ranks; the result is rounded to it too with
+    // three or more ranks. Fails with Errc::unavailable if another rank could not compute its data, and for ever once a link
+    // has broken or a rank has left; `data` is undefined then. Returns early if `is_cancelled`.
+    Result<> reduce(std::span<float> data, bool is_valid, wire::Precision precision, const std::atomic<bool> & is_cancelled);
 
     // Leaves the group: this rank cannot take part in the next reduction. It fails at the others, as every later one.
     void leave(Error error);
 
     // Bytes of memory that the group keeps for reductions of up to `bytes` bytes.
-    uint64_t window_bytes(uint64_t bytes) const;
+    uint64_t memory_for(uint64_t bytes, wire::Precision precision) const;
+
+    size_t size() const { return n_ranks_; }
+    // The algorithm for each size, for the log. Empty until it is known.
+    std::string choice() const;
 
 private:
-    struct Other {
-        net::Transport * link;
-        size_t rank;
-        size_t sent = 0, received = 0;  // bytes of this reduction, with the header
-        bool is_sending = false;        // a message was begun and not completed
-        wire::ReduceHeader header{};
-        std::vector<float> window;  // received data: position modulo its size
-    };
+    struct Call;  // of reduce()
 
-    Result<> exchange(std::span<float> data, const wire::ReduceHeader & own, const std::atomic<bool> & is_cancelled);
-    Result<bool> send(Other & other, const wire::ReduceHeader & own, ConstBytes data);
-    Result<bool> receive(Other & other, size_t size, size_t done);
-    Result<> check(const Other & other, size_t size) const;
-    Result<> wait(size_t total, TimePoint since, const std::atomic<bool> & is_cancelled);
-    void add(std::span<float> data, size_t begin, size_t end);
-    void complete(const wire::ReduceHeader & own, std::span<const float> data);
+    Result<> measure(const std::atomic<bool> & is_cancelled);
+    Algorithm algorithm_for(size_t bytes) const;
+    Result<> run(Algorithm algorithm, Call & call);
+    Result<> run_direct(Call & call);
+    Result<> run_doubling(Call & call);
+    Result<> run_scatter(Call & call);
+    Result<> step(Call & call, size_t size, bool overwrites, const Exchange::Consumer & consume);
+    void sum_windows(const Call & call, std::span<float> own, size_t begin);
+    Peer & peer(size_t rank);
 
-    const size_t rank_;
-    const milliseconds patience_, leave_time_;
-    std::vector<Other> others_;
-    uint64_t number_ = 0;
+    const size_t rank_, n_ranks_;
+    const bool is_fixed_;  // the algorithm
+    std::vector<Peer> peers_;
+    std::vector<Transfer> transfers_;  // of the current step
+    Exchange exchange_;
+    std::optional<std::vector<Algorithm>> by_size_;  // see tunable::measured_reductions
+    std::vector<uint16_t> reduced_;                  // data of less precision
+    std::vector<float> terms_;                       // and the received terms of a piece
     std::optional<Error> failure_;
 };
 

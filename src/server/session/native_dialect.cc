@@ -51,7 +51,7 @@ Result<> NativeDialect::serve(wire::Command command, uint64_t size) {
         case wire::NativeCommand::push: return push();
         case wire::NativeCommand::take: return take_push();
         case wire::NativeCommand::facts:
-            return context_.replies.send(wire::SessionFacts{.has_cache = context_.lookups.has_cache(), .has_groups = 1});
+            return context_.replies.send(wire::SessionFacts{.has_cache = context_.lookups.has_cache(), .groups = wire::groups_version});
         case wire::NativeCommand::find: return find();
         case wire::NativeCommand::clock: return clock();
         case wire::NativeCommand::spans: return spans();
@@ -249,11 +249,10 @@ Result<> NativeDialect::reduce(uint64_t size) {
             is_valid = is_valid && (is_zero || (!graphs_.last_launch_failed(device) && !context_.is_stale(*region)));
             terms.push_back({std::move(*region), is_zero});
         }
-        const uint16_t group = request.group;
-        if (auto good = reductions_.check(group, terms); !good) {
+        if (auto good = reductions_.check(request, terms); !good) {
             return good;
         }
-        auto reduced = reductions_.reduce(group, terms, is_valid);
+        auto reduced = reductions_.reduce(request, terms, is_valid);
         if (!reduced) {
             for (const Reductions::Term & term : terms) {
                 graphs_.note_missing_input(term.region.device());

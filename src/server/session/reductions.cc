@@ -1,7 +1,9 @@
 #include "server/session/reductions.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "base/log.h"
 #include "server/session/session_context.h"
 
 namespace caravan::server {
@@ -48,9 +50,12 @@ Result<> Reductions::form(const wire::GroupRequest & request, std::span<const wi
     return {};
 }
 
-Result<> Reductions::check(uint16_t group, std::span<const Term> terms) const {
-    if (!groups_.contains(group)) {
+Result<> Reductions::check(const wire::ReduceRequest & request, std::span<const Term> terms) const {
+    if (const uint16_t group = request.group; !groups_.contains(group)) {
         return fail(Errc::not_found, "no group {}", group);
+    }
+    if (request.precision != wire::Precision::f32 && request.precision != wire::Precision::bf16) {
+        return fail(Errc::invalid_argument, "a reduction with precision {}", static_cast<int>(request.precision));
     }
     for (const Term & term : terms) {
         if (!is_contiguous_f32(term.region.tensor) || term.region.tensor_bytes != terms.front().region.tensor_bytes) {
@@ -60,8 +65,8 @@ Result<> Reductions::check(uint16_t group, std::span<const Term> terms) const {
     return {};
 }
 
-Result<> Reductions::reduce(uint16_t group, std::span<Term> terms, bool is_valid) {
-    auto reduced = reduce_in_memory(groups_.at(group), terms, is_valid);
+Result<> Reductions::reduce(const wire::ReduceRequest & request, std::span<Term> terms, bool is_valid) {
+    auto reduced = reduce_in_memory(groups_.at(request.group), request.precision, terms, is_valid);
     for (Term & term : terms) {
         if (reduced) {
             context_.clear_stale(term.region, 0, term.region.tensor_bytes);
@@ -73,8 +78,8 @@ Result<> Reductions::reduce(uint16_t group, std::span<Term> terms, bool is_valid
 }
 
 // Claims the memory for a reduction; returns the part that is only used during it.
-Result<MemoryClaim> Reductions::claim(Group & group, uint64_t bytes, bool is_in_place) {
-    if (const uint64_t needed = group.ranks.window_bytes(bytes); needed > group.claimed) {
+Result<MemoryClaim> Reductions::claim(Group & group, wire::Precision precision, uint64_t bytes, bool is_in_place) {
+    if (const uint64_t needed = group.ranks.memory_for(bytes, precision); needed > group.claimed) {
         group.claim = {};
         auto kept = context_.memory.claim_host(needed);
         if (!kept) {
@@ -86,11 +91,19 @@ Result<MemoryClaim> Reductions::claim(Group & group, uint64_t bytes, bool is_in_
     return context_.memory.claim_host(is_in_place ? 0 : 2 * bytes);
 }
 
-Result<> Reductions::reduce_in_memory(Group & group, std::span<Term> terms, bool is_valid) {
+Result<> Reductions::exchange(Group & group, wire::Precision precision, std::span<float> data, bool is_valid) {
+    auto reduced = group.ranks.reduce(data, is_valid, precision, context_.devices.is_aborted());
+    if (!std::exchange(group.is_logged, true)) {
+        log_debug("All-reduce over {} servers: {}", group.ranks.size(), group.ranks.choice());
+    }
+    return reduced;
+}
+
+Result<> Reductions::reduce_in_memory(Group & group, wire::Precision precision, std::span<Term> terms, bool is_valid) {
     Term & first = terms.front();
     const uint64_t bytes = first.region.tensor_bytes;
     const bool is_in_place = terms.size() == 1 && first.region.region.buffer->is_host;
-    const auto claimed = claim(group, bytes, is_in_place);
+    const auto claimed = claim(group, precision, bytes, is_in_place);
     if (!claimed) {
         group.ranks.leave(claimed.error());
         return std::unexpected(claimed.error());
@@ -99,7 +112,7 @@ Result<> Reductions::reduce_in_memory(Group & group, std::span<Term> terms, bool
         if (first.is_zero) {
             std::ranges::fill(floats_of(first.region), 0.0f);
         }
-        return group.ranks.reduce(floats_of(first.region), is_valid, context_.devices.is_aborted());
+        return exchange(group, precision, floats_of(first.region), is_valid);
     }
     std::vector<float> sum(bytes / sizeof(float)), part;
     for (Term & term : terms) {
@@ -116,7 +129,7 @@ Result<> Reductions::reduce_in_memory(Group & group, std::span<Term> terms, bool
             sum[i] += values[i];
         }
     }
-    if (auto reduced = group.ranks.reduce(sum, is_valid, context_.devices.is_aborted()); !reduced) {
+    if (auto reduced = exchange(group, precision, sum, is_valid); !reduced) {
         return reduced;
     }
     for (Term & term : terms) {

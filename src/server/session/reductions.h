@@ -32,19 +32,21 @@ public:
     // session can continue.
     Result<> form(const wire::GroupRequest & request, std::span<const wire::GroupPeer> peers);
     // Errc::invalid_argument if the layout of the tensors is wrong, Errc::not_found if there is no such group.
-    Result<> check(uint16_t group, std::span<const Term> terms) const;
+    Result<> check(const wire::ReduceRequest & request, std::span<const Term> terms) const;
     // Replaces each tensor by the sum. `is_valid`: false if one could not be computed. Fails if the sum could not be computed;
     // its bytes are stale then. Precondition: check() succeeded.
-    Result<> reduce(uint16_t group, std::span<Term> terms, bool is_valid);
+    Result<> reduce(const wire::ReduceRequest & request, std::span<Term> terms, bool is_valid);
 
 private:
     struct Group {
         ReductionGroup ranks;
         MemoryClaim claim;  // of the memory that `ranks` keeps,
         uint64_t claimed = 0;  // bytes
+        bool is_logged = false;
     };
-    Result<> reduce_in_memory(Group & group, std::span<Term> terms, bool is_valid);
-    Result<MemoryClaim> claim(Group & group, uint64_t bytes, bool is_in_place);
+    Result<> reduce_in_memory(Group & group, wire::Precision precision, std::span<Term> terms, bool is_valid);
+    Result<> exchange(Group & group, wire::Precision precision, std::span<float> data, bool is_valid);
+    Result<MemoryClaim> claim(Group & group, wire::Precision precision, uint64_t bytes, bool is_in_place);
 
     SessionContext & context_;
     std::unordered_map<uint16_t, Group> groups_;

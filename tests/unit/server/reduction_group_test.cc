@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <future>
 
 #include "net/socket.h"
+#include "server/links/sums.h"
 #include "support/wire_peer.h"
 #include "tunables/links.h"
 
@@ -14,6 +16,8 @@ namespace {
 
 using test::bytes_of;
 using test::WirePeer;
+
+constexpr wire::Precision f32 = wire::Precision::f32, bf16 = wire::Precision::bf16;
 
 std::unique_ptr<net::Transport> transport_of(UniqueFd fd) {
     net::set_non_blocking(fd.get(), true);
@@ -30,20 +34,23 @@ std::vector<float> term(size_t member, size_t size) {
     return out;
 }
 
-std::vector<float> sum_in_order(size_t members, size_t size) {
-    std::vector<float> out = term(0, size);
-    for (size_t member = 1; member < members; ++member) {
-        const std::vector<float> next = term(member, size);
-        for (size_t i = 0; i < size; ++i) {
-            out[i] += next[i];
-        }
+// In the order of sums.h.
+std::vector<float> sum_of_terms(size_t members, size_t size) {
+    std::vector<std::vector<float>> terms;
+    std::vector<float *> places;
+    for (size_t member = 0; member < members; ++member) {
+        terms.push_back(term(member, size));
     }
-    return out;
+    for (auto & one : terms) {
+        places.push_back(one.data());
+    }
+    sum_up(places, size);
+    return terms.front();
 }
 
 // All members of a group, linked in this process.
 struct Members {
-    explicit Members(size_t count) : links(count) {
+    explicit Members(size_t count, std::optional<Algorithm> algorithm = std::nullopt) : links(count) {
         for (auto & own : links) {
             own.resize(count);
         }
@@ -59,16 +66,17 @@ struct Members {
             for (const auto & link : links[i]) {
                 own.push_back(link.get());
             }
-            groups.emplace_back(i, std::move(own), seconds(10), milliseconds(200));
+            groups.emplace_back(i, std::move(own), seconds(10), algorithm, milliseconds(200));
         }
     }
 
     // Each member reduces its own data in a thread of its own.
-    std::vector<Result<>> reduce(std::vector<std::vector<float>> & data, const std::vector<bool> & is_valid = {}) {
+    std::vector<Result<>> reduce(std::vector<std::vector<float>> & data, const std::vector<bool> & is_valid = {},
+                                 wire::Precision precision = wire::Precision::f32) {
         std::vector<std::future<Result<>>> running;
         for (size_t i = 0; i < groups.size(); ++i) {
             running.push_back(std::async(std::launch::async, [&, i] {
-                return groups[i].reduce(data[i], is_valid.empty() || is_valid[i], is_cancelled);
+                return groups[i].reduce(data[i], is_valid.empty() || is_valid[i], precision, is_cancelled);
             }));
         }
         std::vector<Result<>> out;
@@ -83,40 +91,106 @@ struct Members {
     std::atomic<bool> is_cancelled = false;
 };
 
-class Sizes : public testing::TestWithParam<size_t> {};
+constexpr size_t piece = tunable::reduction_piece / sizeof(float), window = tunable::reduction_window / sizeof(float);
+constexpr std::array algorithms{Algorithm::direct, Algorithm::doubling, Algorithm::scatter};
 
-TEST_P(Sizes, AllRanksHoldTheSumInTheirOrder) {
-    constexpr size_t piece = tunable::reduction_piece / sizeof(float), window = tunable::reduction_window / sizeof(float);
-    Members members(GetParam());
-    for (const size_t size : {size_t{0}, size_t{1}, piece - 1, piece, piece + 1, size_t{1000}, 2 * window + 3}) {
-        const std::vector<float> expected = sum_in_order(GetParam(), size);
-        std::vector<std::vector<float>> data;
+class Sizes : public testing::TestWithParam<size_t> {
+protected:
+    static std::vector<size_t> sizes() {
+        std::vector<size_t> out{0, 1, piece - 1, piece, piece + 1, 1000, 7 * piece + 5};
+        if (GetParam() <= 3) {
+            out.push_back(window + 3);
+        }
+        return out;
+    }
+    std::vector<std::vector<float>> terms(size_t size) const {
+        std::vector<std::vector<float>> out;
         for (size_t i = 0; i < GetParam(); ++i) {
-            data.push_back(term(i, size));
+            out.push_back(term(i, size));
         }
-        for (const auto & reduced : members.reduce(data)) {
-            ASSERT_TRUE(reduced) << reduced.error().text;
-        }
-        for (const auto & own : data) {
-            ASSERT_TRUE(own == expected) << size;
+        return out;
+    }
+};
+
+TEST_P(Sizes, AllAlgorithmsGiveAllRanksTheSameBits) {
+    for (const Algorithm algorithm : algorithms) {
+        Members members(GetParam(), algorithm);
+        for (const size_t size : sizes()) {
+            const std::vector<float> expected = sum_of_terms(GetParam(), size);
+            auto data = terms(size);
+            for (const auto & reduced : members.reduce(data)) {
+                ASSERT_TRUE(reduced) << reduced.error().text;
+            }
+            for (const auto & own : data) {
+                ASSERT_TRUE(own == expected) << static_cast<int>(algorithm) << ", " << size;
+            }
         }
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(ReductionGroup, Sizes, testing::Values(1, 2, 3, 4, 7));
+TEST_P(Sizes, AllRanksChooseAlike) {
+    Members members(GetParam());
+    auto data = terms(1000);
+    for (const auto & reduced : members.reduce(data)) {
+        ASSERT_TRUE(reduced) << reduced.error().text;
+    }
+    for (size_t i = 0; i < GetParam(); ++i) {
+        EXPECT_TRUE(data[i] == sum_of_terms(GetParam(), 1000));
+        EXPECT_EQ(members.groups[i].choice(), members.groups[0].choice());
+    }
+    EXPECT_FALSE(members.groups[0].choice().empty());
+    if (GetParam() < 3) {
+        EXPECT_EQ(members.groups[0].choice(), "direct");
+    }
+}
+
+// Two steps of rounding, each to 8 bits.
+TEST_P(Sizes, RoundedSumsAreTheSameOnAllRanks) {
+    Members members(GetParam());
+    for (const size_t size : sizes()) {
+        std::vector<std::vector<float>> data(GetParam());
+        for (size_t i = 0; i < GetParam(); ++i) {
+            for (size_t k = 0; k < size; ++k) {
+                data[i].push_back(1.0f + static_cast<float>((k * 31 + i * 17) % 1000) / 1000);
+            }
+        }
+        std::vector<float> exact(size);
+        for (const auto & own : data) {
+            add_to(exact, own);
+        }
+        for (const auto & reduced : members.reduce(data, {}, bf16)) {
+            ASSERT_TRUE(reduced) << reduced.error().text;
+        }
+        for (const auto & own : data) {
+            ASSERT_TRUE(own == data[0]);
+        }
+        for (size_t k = 0; k < size; ++k) {
+            ASSERT_NEAR(data[0][k], exact[k], exact[k] * 2 / 256);
+        }
+        EXPECT_TRUE(size <= 1 || (GetParam() > 1) == (data[0] != exact)) << "several ranks round";
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(ReductionGroup, Sizes, testing::Values(1, 2, 3, 4, 5, 7, 8));
 
 TEST(ReductionGroup, ATermThatWasNotComputedFailsOneSumOnAllRanks) {
-    Members members(3);
-    std::vector<std::vector<float>> data(3, std::vector<float>(100, 1));
-    for (const auto & reduced : members.reduce(data, {true, false, true})) {
-        ASSERT_FALSE(reduced);
-        EXPECT_EQ(reduced.error().code, Errc::unavailable);
+    for (const Algorithm algorithm : algorithms) {
+        for (const size_t absent : {0, 1, 2}) {
+            Members members(3, algorithm);
+            std::vector<bool> is_valid(3, true);
+            is_valid[absent] = false;
+            std::vector<std::vector<float>> data(3, std::vector<float>(100, 1));
+            for (const auto & reduced : members.reduce(data, is_valid)) {
+                ASSERT_FALSE(reduced);
+                EXPECT_EQ(reduced.error().code, Errc::unavailable);
+            }
+            data.assign(3, std::vector<float>(100, 1));
+            for (const auto & reduced : members.reduce(data)) {
+                EXPECT_TRUE(reduced);
+            }
+            EXPECT_EQ(data[2][99], 3);
+        }
     }
-    data.assign(3, std::vector<float>(100, 1));
-    for (const auto & reduced : members.reduce(data)) {
-        EXPECT_TRUE(reduced);
-    }
-    EXPECT_EQ(data[2][99], 3);
 }
 
 TEST(ReductionGroup, SizesThatDifferFailOnAllRanksForEver) {
@@ -140,18 +214,20 @@ TEST(ReductionGroup, ARankThatLeavesFailsTheOthers) {
 }
 
 TEST(ReductionGroup, ABrokenLinkFailsAllRanks) {
-    Members members(3);
-    members.links[0][2]->break_off();
-    std::vector<std::vector<float>> data(3, std::vector<float>(100'000, 1));
-    for (const auto & reduced : members.reduce(data)) {
-        EXPECT_FALSE(reduced);
+    for (const Algorithm algorithm : algorithms) {
+        Members members(3, algorithm);
+        members.links[0][2]->break_off();
+        std::vector<std::vector<float>> data(3, std::vector<float>(100'000, 1));
+        for (const auto & reduced : members.reduce(data)) {
+            EXPECT_FALSE(reduced);
+        }
     }
 }
 
 TEST(ReductionGroup, StopsWaitingForTheOthersWhenCancelled) {
     Members members(2);
     std::vector<float> data(10);
-    auto waiting = std::async(std::launch::async, [&] { return members.groups[0].reduce(data, true, members.is_cancelled); });
+    auto waiting = std::async(std::launch::async, [&] { return members.groups[0].reduce(data, true, f32, members.is_cancelled); });
     EXPECT_EQ(waiting.wait_for(milliseconds(20)), std::future_status::timeout);
     members.is_cancelled = true;
     EXPECT_FALSE(waiting.get());
@@ -168,7 +244,7 @@ struct Hostile {
     Result<> reduce(wire::ReduceHeader header) {
         peer.send(bytes_of(header));
         std::vector<float> data(10);
-        return group->reduce(data, true, is_cancelled);
+        return group->reduce(data, true, f32, is_cancelled);
     }
     WirePeer peer;
     std::unique_ptr<net::Transport> link;
@@ -179,7 +255,7 @@ struct Hostile {
 TEST(ReductionGroup, ARankThatSendsNothingIsNamed) {
     Hostile other;
     std::vector<float> data(10);
-    const auto reduced = other.group->reduce(data, true, other.is_cancelled);
+    const auto reduced = other.group->reduce(data, true, f32, other.is_cancelled);
     ASSERT_FALSE(reduced);
     EXPECT_EQ(reduced.error().text, "rank 1 of the group sent nothing for 0.2 s");
 }

@@ -1,0 +1,190 @@
+#include "server/links/exchange.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/formatted.h"
+#include "tunables/links.h"
+
+namespace caravan::server {
+namespace {
+
+constexpr size_t header_size = sizeof(wire::ReduceHeader);
+constexpr uint64_t left = UINT64_MAX;  // in place of a number: the sender takes part no longer
+
+size_t to_send(const Transfer & transfer) { return transfer.data ? header_size + transfer.data->size() : 0; }
+size_t to_receive(const Transfer & transfer) { return transfer.size ? header_size + *transfer.size : 0; }
+size_t without_header(size_t bytes) { return bytes - std::min(bytes, header_size); }
+
+Error broken(const Peer & peer, const Error & error) {
+    return {error.code == Errc::closed ? Errc::unavailable : error.code,
+            formatted("the link with rank {} of the group broke: {}", peer.rank, error.text)};
+}
+
+}  // namespace
+
+Result<> Exchange::run(std::span<Transfer> transfers, bool is_valid, size_t size, bool overwrites, const Consumer & consume,
+                       const std::atomic<bool> & is_cancelled) {
+    is_valid_ = is_valid;
+    for (Transfer & transfer : transfers) {
+        if (transfer.size && transfer.target == nullptr) {
+            std::vector<std::byte> & window = transfer.peer->window;
+            window.resize(std::max(window.size(), std::min(*transfer.size, tunable::reduction_window)));
+        }
+    }
+    size_t done = 0;
+    TimePoint idle_since{};
+    for (;;) {
+        bool has_moved = false, is_complete = true;
+        size_t common = size;
+        for (Transfer & transfer : transfers) {
+            const auto sent = send(transfer);
+            const auto received = sent ? receive(transfer, done) : sent;
+            if (!received) {
+                return std::unexpected(received.error());
+            }
+            has_moved = has_moved || *sent || *received;
+            is_complete = is_complete && transfer.sent == to_send(transfer) && transfer.received == to_receive(transfer);
+            if (transfer.size) {
+                common = std::min(common, without_header(transfer.received));
+            }
+            if (transfer.data && overwrites) {
+                common = std::min(common, without_header(transfer.sent));
+            }
+        }
+        for (size_t end; done < size && (end = std::min(size, done + tunable::reduction_piece)) <= common; done = end) {
+            consume(done, end);
+        }
+        if (is_complete) {
+            for (const Transfer & transfer : transfers) {
+                transfer.peer->messages_sent += transfer.data ? 1 : 0;
+                transfer.peer->messages_received += transfer.size ? 1 : 0;
+            }
+            return {};
+        }
+        if (has_moved) {
+            idle_since = {};
+            continue;
+        }
+        idle_since = idle_since == TimePoint() ? Clock::now() : idle_since;
+        if (auto waited = wait(transfers, idle_since, is_cancelled); !waited) {
+            return waited;
+        }
+    }
+}
+
+// True if bytes were sent.
+Result<bool> Exchange::send(Transfer & transfer) const {
+    if (transfer.sent == to_send(transfer)) {
+        return false;
+    }
+    const wire::ReduceHeader header{.number = transfer.peer->messages_sent,
+                                    .size = transfer.data->size(),
+                                    .is_valid = static_cast<uint8_t>(is_valid_ ? 1 : 0)};
+    const std::array parts{const_bytes(&header, sizeof header).subspan(std::min(transfer.sent, header_size)),
+                           transfer.data->subspan(without_header(transfer.sent))};
+    const auto sent = transfer.peer->link->send(parts);
+    if (!sent) {
+        return std::unexpected(broken(*transfer.peer, sent.error()));
+    }
+    transfer.sent += *sent;
+    return *sent > 0;
+}
+
+// True if bytes were received. Reads nothing of the next message, nor data that has no place in the window; `done` bytes of
+// it were consumed.
+Result<bool> Exchange::receive(Transfer & transfer, size_t done) const {
+    if (transfer.received == to_receive(transfer)) {
+        return false;
+    }
+    std::vector<std::byte> & window = transfer.peer->window;
+    const size_t at = without_header(transfer.received), size = *transfer.size;
+    std::array<MutableBytes, 2> parts;
+    parts[0] = mutable_bytes(&transfer.header, header_size).subspan(std::min(transfer.received, header_size));
+    if (at < size && transfer.target != nullptr) {
+        parts[1] = {transfer.target + at, size - at};
+    } else if (at < size) {
+        const size_t room = std::min({size - at, done + window.size() - at, window.size() - at % window.size()});
+        parts[1] = MutableBytes(window).subspan(at % window.size(), room);
+    }
+    if (parts[0].empty() && parts[1].empty()) {
+        return false;
+    }
+    const auto received = transfer.peer->link->receive(parts);
+    if (!received) {
+        return std::unexpected(broken(*transfer.peer, received.error()));
+    }
+    const bool had_header = transfer.received >= header_size;
+    transfer.received += *received;
+    if (!had_header && transfer.received >= header_size) {
+        if (auto good = check(transfer); !good) {
+            return std::unexpected(good.error());
+        }
+    }
+    return *received > 0;
+}
+
+Result<> Exchange::check(const Transfer & transfer) const {
+    const uint64_t number = transfer.header.number, size = transfer.header.size;
+    const Peer & peer = *transfer.peer;
+    if (number == left) {
+        return fail(Errc::unavailable, "rank {} has left the group", peer.rank);
+    }
+    if (number != peer.messages_received || size != *transfer.size || transfer.header.is_valid > 1) {
+        return fail(Errc::protocol, "rank {} of the group sent message {} with {} bytes instead of {} with {} bytes", peer.rank,
+                    number, size, peer.messages_received, *transfer.size);
+    }
+    return {};
+}
+
+// Until something can move.
+Result<> Exchange::wait(std::span<Transfer> transfers, TimePoint since, const std::atomic<bool> & is_cancelled) const {
+    if (is_cancelled.load(std::memory_order_relaxed)) {
+        return fail(Errc::unavailable, "the client left");
+    }
+    std::vector<Transfer *> waiting;
+    for (Transfer & transfer : transfers) {
+        if (transfer.sent < to_send(transfer) || transfer.received < to_receive(transfer)) {
+            waiting.push_back(&transfer);
+        }
+    }
+    if (Clock::now() - since >= patience_) {
+        return fail(Errc::timed_out, "rank {} of the group sent nothing for {:g} s", waiting.front()->peer->rank,
+                    std::chrono::duration<double>(patience_).count());
+    }
+    // The others' progress is noticed at the end of each short wait.
+    const milliseconds limit = waiting.size() == 1 ? tunable::reduction_cancel_interval : tunable::reduction_turn;
+    for (Transfer * transfer : waiting) {
+        const auto ready = transfer->peer->link->wait(
+            {.read = transfer->received < to_receive(*transfer), .write = transfer->sent < to_send(*transfer)},
+            Clock::now() + limit, tunable::reduction_spin);
+        if (!ready) {
+            return std::unexpected(broken(*transfer->peer, ready.error()));
+        }
+        if (*ready) {
+            return {};
+        }
+    }
+    return {};
+}
+
+void Exchange::leave(std::span<Peer> peers, std::span<Transfer> unfinished) {
+    const TimePoint deadline = Clock::now() + leave_time_;
+    const auto is_begun = [](const Transfer & transfer) { return transfer.sent > 0 && transfer.sent < to_send(transfer); };
+    for (Transfer & transfer : unfinished) {
+        for (bool works = true; works && is_begun(transfer);) {
+            const auto sent = send(transfer);
+            works = sent && (*sent || transfer.peer->link->wait({.write = true}, deadline, microseconds(0)).value_or(false));
+        }
+    }
+    const wire::ReduceHeader last{.number = left, .size = 0, .is_valid = 0};
+    for (const Peer & peer : peers) {
+        const auto open = std::ranges::find(unfinished, &peer, &Transfer::peer);
+        const std::array parts{const_bytes(&last, sizeof last)};
+        if ((open != unfinished.end() && is_begun(*open)) || peer.link->send(parts).value_or(0) < sizeof last) {
+            peer.link->break_off();
+        }
+    }
+}
+
+}  // namespace caravan::server

@@ -1,0 +1,65 @@
+// One rank's side of the exchange of data between the ranks of a group. Every pair of ranks shares a link, used in both
+// directions. In one step a rank sends a message to some others and receives one from some, all at the same time; what
+// arrives is handed on in pieces meanwhile. The rules that make every step end are those of docs/model/reduce.pml.
+//
+// Used by the session's thread only.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "net/transport.h"
+#include "wire/native.h"
+
+namespace caravan::server {
+
+// Another rank.
+struct Peer {
+    net::Transport * link;
+    size_t rank;
+    uint64_t messages_sent = 0, messages_received = 0;
+    std::vector<std::byte> window;  // received data: position modulo its size
+};
+
+// The messages between this rank and another one in one step.
+struct Transfer {
+    Peer * peer;
+    std::optional<ConstBytes> data;    // to send
+    std::optional<size_t> size;        // to receive, bytes
+    std::byte * target = nullptr;      // where to. Null: to the peer's window
+    wire::ReduceHeader header{};       // received
+    size_t sent = 0, received = 0;     // bytes, with the header
+};
+
+class Exchange {
+public:
+    // Called with consecutive ranges of the received messages, bytes, that have arrived from all peers of the step; they
+    // are in the windows until it returns.
+    using Consumer = std::function<void(size_t begin, size_t end)>;
+
+    // `patience`: how long nothing may move in a step. `leave_time`: limit of leave().
+    Exchange(milliseconds patience, milliseconds leave_time) : patience_(patience), leave_time_(leave_time) {}
+
+    // Runs a step. `is_valid`: for the headers. `consume` gets `size` bytes of each message; `overwrites`: and changes the
+    // bytes of the sent messages at the same position. Fails if a link breaks or a peer sends what does
+    // not fit. Returns early if `is_cancelled`.
+    Result<> run(std::span<Transfer> transfers, bool is_valid, size_t size, bool overwrites, const Consumer & consume,
+                 const std::atomic<bool> & is_cancelled);
+
+    // Tells all peers that this rank takes no part in later steps. Completes the messages of `unfinished` first.
+    void leave(std::span<Peer> peers, std::span<Transfer> unfinished);
+
+private:
+    Result<bool> send(Transfer & transfer) const;
+    Result<bool> receive(Transfer & transfer, size_t done) const;
+    Result<> check(const Transfer & transfer) const;
+    Result<> wait(std::span<Transfer> transfers, TimePoint since, const std::atomic<bool> & is_cancelled) const;
+
+    const milliseconds patience_, leave_time_;
+    bool is_valid_ = true;
+};
+
+}  // namespace caravan::server

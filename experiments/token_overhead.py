@@ -19,7 +19,7 @@ def arguments():
     parser.add_argument('--rounds', type=int, default=5, help='[5]')
     parser.add_argument('--tokens', type=int, default=64, help='tokens per repetition [64]')
     parser.add_argument('--repetitions', type=int, default=10, help="llama-bench's -r [10]")
-    parser.add_argument('--check', action='store_true', help='exit 1 if an overhead exceeds a third of stock\'s')
+    parser.add_argument('--check', action='store_true', help='exit 1 if an overhead exceeds 0.15 of stock\'s')
     return parser.parse_args()
 
 
@@ -68,8 +68,8 @@ def main():
             worst = max(worst, ratio)
         print(line, f'{statistics.median(overhead[name]):.0f} ({min(overhead[name]):.0f}-{max(overhead[name]):.0f}) | '
                     f'{ratio:.2f} |')
-    if options.check and worst > 1 / 3:
-        sys.exit(f'an overhead is {worst:.2f} of stock\'s: the limit is a third')
+    if options.check and worst > 0.15:
+        sys.exit(f'an overhead is {worst:.2f} of stock\'s: the limit is 0.15')
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ constexpr seconds patience{30};
 class Line {
 public:
     explicit Line(std::unique_ptr<net::Transport> transport)
-        : transport_(std::move(transport)), inbound_(*transport_, {}, patience, poll_time()) {}
+        : transport_(std::move(transport)), inbound_(*transport_, {}, patience, net::Polling::of_environment()) {}
 
     void send(const void * data, size_t size) {
         check(net::send_all(*transport_, {const_bytes(data, size)}, patience));

@@ -106,9 +106,9 @@ seconds reconnect_time() {
     return value;
 }
 
-microseconds poll_time() {
-    static const microseconds value{env_integer(variable::poll)};
-    return value;
+std::optional<microseconds> poll_time() {
+    static const int64_t value = env_integer(variable::poll);
+    return value < 0 ? std::nullopt : std::optional(microseconds(value));
 }
 
 bool dialect_is_native() {

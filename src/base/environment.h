@@ -32,7 +32,7 @@ inline constexpr Variable check_reduce{"GGML_RPC_CHECK_REDUCE", "0 or 1", "0", "
 inline constexpr Variable debug{"GGML_RPC_DEBUG", "0 or 1", "0", "base"};
 inline constexpr Variable trace{"GGML_RPC_TRACE", "a file", "none", "client"};
 inline constexpr Variable stats{"GGML_RPC_STATS", "a file", "none", "client"};
-inline constexpr Variable poll{"GGML_RPC_POLL_US", "microseconds", "50", "client, server", 0, 1'000'000};
+inline constexpr Variable poll{"GGML_RPC_POLL_US", "microseconds", "learnt, at most 300", "client, server", 0, 1'000'000};
 inline constexpr Variable reduce{"GGML_RPC_REDUCE", "f32 or bf16", "f32", "client"};
 inline constexpr Variable dialect{"GGML_RPC_DIALECT", "native or stock", "native", "net"};
 inline constexpr Variable rdma_device{"GGML_RDMA_DEV", "a device", "by address", "net"};

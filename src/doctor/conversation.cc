@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "base/config.h"
 
 namespace caravan::doctor {
 namespace {
@@ -61,7 +60,7 @@ wire::Tensor Region::tensor() const {
 
 Conversation::Conversation(std::unique_ptr<net::Transport> transport, const Limits & limits)
     : kind_(transport->kind()),
-      stream_(std::make_unique<BoundedTransport>(std::move(transport), limits.total), limits.reply, poll_time()),
+      stream_(std::make_unique<BoundedTransport>(std::move(transport), limits.total), limits.reply, net::Polling::of_environment()),
       lock_(stream_.mutex()) {}
 
 Result<> Conversation::check_connection() const {

@@ -17,14 +17,14 @@ std::unexpected<Error> stalled(std::chrono::nanoseconds stall) {
 
 }  // namespace
 
-Inbound::Inbound(Transport & transport, ConstBytes already, std::chrono::nanoseconds stall, microseconds spin)
-    : transport_(transport), stall_(stall), spin_(spin), buffer_(std::max(buffer_size, already.size())) {
+Inbound::Inbound(Transport & transport, ConstBytes already, std::chrono::nanoseconds stall, Polling polling)
+    : transport_(transport), stall_(stall), polling_(polling), buffer_(std::max(buffer_size, already.size())) {
     std::ranges::copy(already, buffer_.begin());
     end_ = already.size();
 }
 
 Result<> Inbound::wait(TimePoint deadline) {
-    auto ready = transport_.wait({.read = true}, deadline, spin_);
+    auto ready = transport_.wait({.read = true}, deadline, polling_.time_inside());
     if (!ready) {
         return std::unexpected(ready.error());
     }
@@ -35,10 +35,12 @@ Result<> Inbound::wait(TimePoint deadline) {
 Result<> Inbound::wait_between(TimePoint silent_since) {
     const milliseconds limit = silence_limit_;
     const TimePoint deadline = limit.count() == 0 ? no_deadline : silent_since + limit;
-    auto ready = transport_.wait({.read = true}, deadline, spin_);
+    const TimePoint begin = Clock::now();
+    auto ready = transport_.wait({.read = true}, deadline, polling_.time());
     if (!ready) {
         return std::unexpected(ready.error());
     }
+    polling_.record(Clock::now() - begin);
     if (!*ready && Clock::now() >= deadline) {
         return fail(Errc::timed_out, "idle for {:g} s while other clients wait for a session",
                     std::chrono::duration<double>(limit).count());
@@ -134,7 +136,7 @@ Result<> send_all(Transport & transport, std::vector<ConstBytes> parts, std::chr
             return std::unexpected(sent.error());
         }
         if (*sent == 0) {
-            auto ready = transport.wait({.write = true}, Clock::now() + stall, poll_time());
+            auto ready = transport.wait({.write = true}, Clock::now() + stall, poll_time().value_or(tunable::poll_start));
             if (!ready) {
                 return std::unexpected(ready.error());
             }

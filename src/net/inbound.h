@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "net/polling.h"
 #include "net/transport.h"
 
 namespace caravan::net {
@@ -14,7 +15,7 @@ class Inbound {
 public:
     // `already` are bytes received before this object existed. `stall` is how long the peer may pause inside a message.
     // Between messages it may be silent without limit, unless limit_silence() sets one.
-    Inbound(Transport & transport, ConstBytes already, std::chrono::nanoseconds stall, microseconds spin);
+    Inbound(Transport & transport, ConstBytes already, std::chrono::nanoseconds stall, Polling polling);
 
     // Returns at least `size` bytes (at most max_peek) without consuming them. `at_boundary`: no message has begun, so the
     // peer may be silent before the first byte. Errc::timed_out: the peer stalled, or was silent for too long.
@@ -41,7 +42,7 @@ private:
 
     Transport & transport_;
     const std::chrono::nanoseconds stall_;
-    const microseconds spin_;
+    Polling polling_;
     std::vector<std::byte> buffer_;
     size_t begin_ = 0, end_ = 0;
     uint64_t bytes_taken_ = 0;

@@ -79,7 +79,7 @@ public:
             if (now >= deadline) {
                 return false;
             }
-            if (spinning) {
+            if (spinning && now < spin_end) {
                 std::this_thread::yield();
             }
         }

@@ -37,7 +37,8 @@ Environment:
                           [$XDG_CACHE_HOME/llama.cpp/rpc, without that ~/.cache/llama.cpp/rpc]
   GGML_RPC_TRANSPORT=tcp  do not use RDMA
   GGML_RPC_DEBUG=1        log every connection, and what ggml logs, too
-  GGML_RPC_POLL_US=N      poll a session's socket for N microseconds before sleeping [50]
+  GGML_RPC_POLL_US=N      poll a session's socket for N microseconds before sleeping
+                          [learnt, at most 300]
   GOMP_SPINCOUNT, OMP_WAIT_POLICY
                           how threads of a CPU device wait for each other [GOMP_SPINCOUNT=300, which lets sessions
                           that compute at the same time take turns]

@@ -187,7 +187,7 @@ def test_reachable_required_server(lab):
 
 
 WRONG = {
-    'GGML_RPC_POLL_US': ('abc', 'a whole number from 0 to 1000000; using the default, 50'),
+    'GGML_RPC_POLL_US': ('abc', 'a whole number from 0 to 1000000; using the default, learnt, at most 300'),
     'GGML_RPC_TIMEOUT_S': ('0', 'a whole number from 1 to 604800; using the default, 300'),
     'GGML_RPC_CONNECT_TIMEOUT_S': ('1.5', 'a whole number from 1 to 3600; using the default, 10'),
     'GGML_RPC_RECONNECT_S': ('-1', 'a whole number from 0 to 86400; using the default, 60'),

@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "base/config.h"
 #include "client/session/reply_check.h"
 #include "tunables/client.h"
 
@@ -21,7 +20,7 @@ CommandStream::CommandStream(net::Endpoint endpoint, bool is_session, std::uniqu
     : endpoint_(std::move(endpoint)),
       is_session_(is_session),
       loss_report_(std::make_shared<LossReport>(endpoint_, is_session, options.history)),
-      stream_(watched(std::move(transport), loss_report_), options.reply_timeout, poll_time()) {
+      stream_(watched(std::move(transport), loss_report_), options.reply_timeout, net::Polling::of_environment()) {
     if (is_session) {
         stream_.log_stalls(endpoint_.text(), tunable::stall_report_after);
     }

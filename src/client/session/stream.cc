@@ -15,10 +15,10 @@ constexpr uint64_t launch_check_ns = std::chrono::nanoseconds(tunable::launch_ch
 
 }  // namespace
 
-Stream::Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanoseconds timeout, microseconds spin)
+Stream::Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanoseconds timeout, net::Polling polling)
     : transport_(std::move(transport)),
       timeout_(timeout),
-      spin_(spin),
+      polling_(polling),
       replies_([this](std::span<const MutableBytes> parts) { return receive(parts); }),
       last_received_ns_(Trace::now_ns()),
       last_used_ns_(last_received_ns_) {}
@@ -309,9 +309,14 @@ Result<> Stream::pump(Lock & lock, Done done) {
         watched_ = true;
         watch_ = {.read = replies_.wants_input(), .write = outbox_.is_ready()};
         const net::Interest interest = watch_;
+        const microseconds polling_time = polling_.time();
+        const TimePoint begin = Clock::now();
         lock.unlock();
-        auto waited = transport_->wait(interest, until, spin_);
+        auto waited = transport_->wait(interest, until, polling_time);
         lock.lock();
+        if (!interest.write) {  // it is about a reply only
+            polling_.record(Clock::now() - begin);
+        }
         watched_ = false;
         if (waiting_threads_ > 0) {
             progress_.notify_all();

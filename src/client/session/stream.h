@@ -26,6 +26,7 @@
 #include "client/session/outbox.h"
 #include "client/session/reply_reader.h"
 #include "client/session/stream_counts.h"
+#include "net/polling.h"
 #include "net/transport.h"
 #include "tunables/client.h"
 #include "wire/native.h"
@@ -48,7 +49,7 @@ public:
 
     // `timeout` is how long the peer may make no progress while a thread waits. It starts again whenever a reply begins or
     // ends, or the batch has been sent; bytes in between extend it by the time that they take at min_rate.
-    Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanoseconds timeout, microseconds spin);
+    Stream(std::unique_ptr<net::Transport> transport, std::chrono::nanoseconds timeout, net::Polling polling);
 
     std::mutex & mutex() { return mutex_; }
     const std::optional<Error> & failure() const { return failure_; }
@@ -160,7 +161,7 @@ private:
     std::condition_variable progress_;
     std::unique_ptr<net::Transport> transport_;
     const std::chrono::nanoseconds timeout_;
-    const microseconds spin_;
+    net::Polling polling_;
     std::optional<Error> failure_;
 
     Outbox outbox_;

@@ -1,13 +1,12 @@
 #include "server/links/link_receiver.h"
 
-#include "base/config.h"
 #include "tunables/links.h"
 #include "wire/native.h"
 
 namespace caravan::server {
 
 LinkReceiver::LinkReceiver(std::unique_ptr<net::Transport> transport)
-    : transport_(std::move(transport)), in_(*transport_, {}, tunable::link_stall_timeout, poll_time()) {}
+    : transport_(std::move(transport)), in_(*transport_, {}, tunable::link_stall_timeout, net::Polling::of_environment()) {}
 
 net::Transport * LinkReceiver::take_over() {
     return next_ > 0 || std::exchange(is_taken_, true) ? nullptr : transport_.get();

@@ -1,13 +1,12 @@
 #include "server/session/session_context.h"
 
-#include "base/config.h"
 #include "tunables/session.h"
 
 namespace caravan::server {
 
 SessionContext::SessionContext(net::Transport & transport, ConstBytes already, Devices & devices, cache::Weights * cache,
                                Links * links, uint64_t max_memory, MachineMemory * machine)
-    : in(transport, already, tunable::client_stall_timeout, poll_time()),
+    : in(transport, already, tunable::client_stall_timeout, net::Polling::of_environment()),
       devices(devices),
       cache(cache),
       links(links),

@@ -2,30 +2,44 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 #include <utility>
 
 namespace caravan::bench {
 namespace {
 
-constexpr std::array<std::pair<Kind, std::string_view>, 5> names{{{Kind::caravan, "caravan"},
+constexpr std::array<std::pair<Kind, std::string_view>, 8> names{{{Kind::caravan, "caravan"},
+                                                                   {Kind::one, "one"},
+                                                                   {Kind::tensor, "tensor"},
                                                                    {Kind::tcp, "tcp"},
                                                                    {Kind::rdma, "rdma"},
                                                                    {Kind::stock, "stock"},
+                                                                   {Kind::stock_tensor, "stock-tensor"},
                                                                    {Kind::local, "local"}}};
 constexpr const char * all_layers = "999";
+
+bool is_split_by_tensors(Kind kind) { return kind == Kind::tensor || kind == Kind::stock_tensor; }
 
 }  // namespace
 
 Result<Kind> parse_kind(std::string_view name) {
     const auto found = std::ranges::find(names, name, &std::pair<Kind, std::string_view>::second);
     if (found == names.end()) {
-        return fail(Errc::invalid_argument, "\"{}\" is not an arrangement: use stock, tcp, rdma or local", name);
+        return fail(Errc::invalid_argument, "\"{}\" is not an arrangement: use one of {}", name, other_names());
     }
     return found->first;
 }
 
 std::string_view name_of(Kind kind) {
     return std::ranges::find(names, kind, &std::pair<Kind, std::string_view>::first)->second;
+}
+
+std::string other_names() {
+    std::string out;
+    for (const auto & [kind, name] : std::span(names).subspan(1)) {
+        out += (out.empty() ? "" : ", ") + std::string(name);
+    }
+    return out;
 }
 
 std::string Arrangement::servers() const {
@@ -65,6 +79,12 @@ std::vector<std::string> command_of(const Arrangement & arrangement, const Setti
         add("-dev", "none");
     }
     add("-ngl", local && device.empty() ? "0" : all_layers);
+    if (is_split_by_tensors(arrangement.kind)) {
+        add("-sm", "tensor");
+        if (!std::ranges::contains(settings.more, "-fa") && !std::ranges::contains(settings.more, "--flash-attn")) {
+            add("-fa", "1");  // which it requires
+        }
+    }
     out.insert(out.end(), settings.more.begin(), settings.more.end());
     return out;
 }

@@ -11,17 +11,24 @@
 namespace caravan::bench {
 
 enum class Kind {
-    caravan,  // Caravan's plug-in, with the transport of the environment
-    tcp,      // Caravan's plug-in over TCP
-    rdma,     // Caravan's plug-in over RDMA
-    stock,    // ggml's own RPC plug-in
-    local,    // no RPC
+    caravan,       // Caravan's plug-in, with the transport of the environment
+    one,           // the same with the first server only
+    tensor,        // the same with all servers and -sm tensor
+    tcp,           // Caravan's plug-in over TCP
+    rdma,          // Caravan's plug-in over RDMA
+    stock,         // ggml's own RPC plug-in
+    stock_tensor,  // the same with -sm tensor
+    local,         // no RPC
 };
 
 Result<Kind> parse_kind(std::string_view name);
 std::string_view name_of(Kind kind);
 
-inline bool is_ours(Kind kind) { return kind == Kind::caravan || kind == Kind::tcp || kind == Kind::rdma; }
+// The names, separated by commas, except caravan.
+std::string other_names();
+
+inline bool is_stock(Kind kind) { return kind == Kind::stock || kind == Kind::stock_tensor; }
+inline bool is_ours(Kind kind) { return kind != Kind::local && !is_stock(kind); }
 
 struct Arrangement {
     Kind kind = Kind::caravan;

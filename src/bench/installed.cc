@@ -100,7 +100,7 @@ Result<> check(const Arrangement & arrangement, const Settings & settings, TimeP
         return fail(Errc::unsupported, "llama-bench does not load the plug-in {}{}", settings.plugin,
                     loaded.refused ? ": it was built for another ggml" : "");
     }
-    if (arrangement.kind == Kind::stock && !loaded.other.empty() && !loaded.refused) {
+    if (is_stock(arrangement.kind) && !loaded.other.empty() && !loaded.refused) {
         return fail(Errc::unavailable, "{} is installed and outranks ggml's own plug-in: move it away for this run",
                     loaded.other);
     }

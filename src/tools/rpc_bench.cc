@@ -49,12 +49,12 @@ Scope declare(CLI::App & app, Options & options) {
         ->option_text("FILE")
         ->check(CLI::ExistingFile);
     for_model(app.add_option("--against", options.against,
-                             "compare with these arrangements: stock, tcp, rdma, local (see below)"))
+                             "compare with these arrangements: " + bench::other_names() + " (see below)"))
         ->option_text("ARRANGEMENT,...")
         ->delimiter(',')
         ->allow_extra_args(false)
-        ->check(tools::one_of({"stock", "tcp", "rdma", "local"}));
-    for_model(app.add_option("--against-rpc", options.other_servers, "servers of the stock arrangement [those of --rpc]"))
+        ->check(tools::one_of({"one", "tensor", "tcp", "rdma", "stock", "stock-tensor", "local"}));
+    for_model(app.add_option("--against-rpc", options.other_servers, "servers of the stock arrangements [those of --rpc]"))
         ->option_text("SERVER,...")
         ->delimiter(',')
         ->allow_extra_args(false);
@@ -132,8 +132,12 @@ std::vector<bench::Arrangement> arrangements_of(const Options & options) {
         if (*kind == bench::Kind::rdma && !net::why_no_rdma().empty()) {
             throw CLI::ValidationError("--against rdma: no RDMA: " + net::why_no_rdma());
         }
-        const bool has_others = *kind == bench::Kind::stock && !others.empty();
-        out.push_back({*kind, *kind == bench::Kind::local ? std::vector<std::string>{} : has_others ? others : servers});
+        out.push_back({*kind, bench::is_stock(*kind) && !others.empty() ? others : servers});
+        if (*kind == bench::Kind::local) {
+            out.back().endpoints.clear();
+        } else if (*kind == bench::Kind::one) {
+            out.back().endpoints.resize(1);
+        }
     }
     return out;
 }
@@ -152,8 +156,9 @@ void check(const Options & options, const Scope & scope) {
     if (has_model && options.settings.prompt + options.settings.generate == 0) {
         throw CLI::ValidationError("-p 0 and -n 0 leave nothing to measure");
     }
-    if (!options.other_servers.empty() && !std::ranges::contains(options.against, "stock")) {
-        throw CLI::ValidationError("--against-rpc needs --against stock");
+    if (!options.other_servers.empty() && !std::ranges::contains(options.against, "stock") &&
+        !std::ranges::contains(options.against, "stock-tensor")) {
+        throw CLI::ValidationError("--against-rpc needs --against stock or stock-tensor");
     }
     if (!options.settings.local_device.empty() && !std::ranges::contains(options.against, "local")) {
         throw CLI::ValidationError("--local-device needs --against local");

@@ -16,10 +16,15 @@ With a model:
   another arrangement, so that a disturbance of the machine affects all of them. The arrangements are
 
     caravan  Caravan's plug-in with the servers of --rpc, over the transport of GGML_RPC_TRANSPORT; always the first
+    one      the same with the first server only: what the others contribute
+    tensor   the same with -sm tensor -fa 1: every server computes a part of every layer. Without -- -fa 1 the others
+             use llama-bench's default for flash attention
     tcp      the same with GGML_RPC_TRANSPORT=tcp
     rdma     the same with GGML_RPC_TRANSPORT=rdma; fails without RDMA
     stock    ggml's own RPC plug-in, with the same servers or those of --against-rpc. It cannot be measured where
              Caravan is installed in ggml's folder, because Caravan takes its place there; rpc-bench reports that
+    stock-tensor
+             the same with -sm tensor -fa 1, for which it needs two servers
     local    this machine alone, without RPC: its CPU, or the devices of --local-device
 
   With RPC the servers compute all layers, unless this machine has devices of its own: then llama-bench distributes
@@ -69,6 +74,7 @@ Environment:
 Examples:
   rpc-bench --rpc 192.168.1.45:50052
   rpc-bench --rpc 192.168.1.45:50052 -m model.gguf --against stock,local -p 512 -n 128
+  rpc-bench --rpc A,B -m model.gguf --against one,tensor
   rpc-bench --rpc A,B -m model.gguf --against tcp --plot tcp.svg -o json -- -fa on
 
 Exit codes:

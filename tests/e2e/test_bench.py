@@ -74,6 +74,18 @@ def test_model_in_four_arrangements(lab):
     xml.dom.minidom.parse(str(picture))
 
 
+def test_model_on_one_server_and_split_by_tensors(lab):
+    servers = [lab.server(), lab.server()]
+    result = json.loads(model_bench(lab, servers, '--against', 'one,tensor', '-o', 'json').out)
+    arrangements = {arrangement['name']: arrangement for arrangement in result['arrangements']}
+    assert list(arrangements) == ['caravan', 'one', 'tensor']
+    assert [len(arrangement['endpoints']) for arrangement in arrangements.values()] == [2, 1, 2]
+    assert all(arrangement['failure'] is None for arrangement in arrangements.values())
+    sends = {name: statistics.median(run['traffic']['sends'] for run in arrangement['runs'])
+             for name, arrangement in arrangements.items()}
+    assert sends['one'] < sends['caravan'] < sends['tensor'], 'for each token'
+
+
 @pytest.mark.skipif(STOCK_SERVER is None, reason="stock's server is not installed")
 def test_stock_arrangement_with_its_own_servers(lab):
     server, stock = lab.server(), lab.stock_server()

@@ -188,7 +188,14 @@ TEST(BenchArrangement, EachHasItsPluginAndDevices) {
     Settings with_gpu = settings;
     with_gpu.local_device = "CUDA0";
     EXPECT_TRUE(words(local, with_gpu).contains("-dev CUDA0 -ngl 999 ")) << words(local, with_gpu);
-    for (const char * name : {"caravan", "tcp", "rdma", "stock", "local"}) {
+    const Arrangement tensor{Kind::tensor, {"a:1", "b:2"}}, stock_tensor{Kind::stock_tensor, {"a:1", "b:2"}};
+    EXPECT_EQ(environment_of(tensor, settings).at("GGML_BACKEND_PATH"), "/p.so");
+    EXPECT_EQ(environment_of(stock_tensor, settings).at("GGML_BACKEND_PATH"), "");
+    EXPECT_TRUE(words(tensor, settings).contains("-ngl 999 -sm tensor -fa on ")) << words(tensor, settings);
+    Settings plain = settings;
+    plain.more.clear();
+    EXPECT_TRUE(words(stock_tensor, plain).ends_with("-sm tensor -fa 1 ")) << words(stock_tensor, plain);
+    for (const char * name : {"caravan", "one", "tensor", "tcp", "rdma", "stock", "stock-tensor", "local"}) {
         EXPECT_EQ(name_of(parse_kind(name).value()), name);
     }
     EXPECT_FALSE(parse_kind("Stock"));

@@ -1,6 +1,7 @@
 #include "doctor/report.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 
 #include "base/formatted.h"
@@ -165,6 +166,51 @@ void put_endpoint(std::string & out, const Report & report, const EndpointFacts 
     put(out, findings_of(report.machine, endpoint));
 }
 
+// A model, as far as the prediction needs it. The sum has one value for each element of its embedding.
+struct ModelShape {
+    std::string_view name;
+    int layers;
+    uint64_t sum_bytes;
+};
+constexpr std::array<ModelShape, 4> shapes{{{"dense, 1 B", 16, 8 << 10},
+                                            {"dense, 8 B", 32, 16 << 10},
+                                            {"dense, 70 B", 80, 32 << 10},
+                                            {"MoE, 30 B, 3 B active", 48, 8 << 10}}};
+constexpr std::array<int, 5> token_ms{5, 10, 20, 50, 100};
+
+void put_all_reduce(std::string & out, const AllReduceFacts & facts) {
+    line(out, "\nTensor parallelism (-sm tensor) over {}", joined(facts.endpoints));
+    if (!facts.failure.empty()) {
+        wrapped(out, "  note  ", "the servers do not add up tensors directly: " + facts.failure);
+        return;
+    }
+    line(out, "  links between the servers: {}", facts.transports);
+    std::string header = formatted("  {:<24}", "size of a tensor"), times = formatted("  {:<24}", "time to add it up");
+    for (const SumTime & sum : facts.sums) {
+        header += formatted("{:>12}", size_text(sum.bytes));
+        times += formatted("{:>9.0f} µs", sum.us);
+    }
+    line(out, "{}\n{}", header, times);
+    std::string row = formatted("  {:<24}", "a token on one server");
+    for (const int ms : token_ms) {
+        row += formatted("{:>9} ms", ms);
+    }
+    line(out, "{}", row);
+    for (const ModelShape & shape : shapes) {
+        row = formatted("  {:<24}", shape.name);
+        for (const int ms : token_ms) {
+            row += formatted("{:>12.2f}", predicted_speed(facts.endpoints.size(), ms * 1000.0, shape.layers,
+                                                          time_of_sum(facts.sums, shape.sum_bytes)));
+        }
+        line(out, "{}", row);
+    }
+    wrapped(out, "  ", formatted("predicted speed of generation against one server, if the others are like it: "
+                                 "1 / ({:g} + {:g} / {} + 2 * layers * sum / token), where layers are {}, {}, {} and {}, and the "
+                                 "sum that of an embedding",
+                                 repeated_part, 1 - repeated_part, facts.endpoints.size(), shapes[0].layers, shapes[1].layers,
+                                 shapes[2].layers, shapes[3].layers));
+}
+
 }  // namespace
 
 bool any_to_fix(const Report & report) {
@@ -180,6 +226,9 @@ std::string page(const Report & report) {
     put_machine(out, report);
     for (const EndpointFacts & endpoint : report.endpoints) {
         put_endpoint(out, report, endpoint);
+    }
+    if (report.all_reduce) {
+        put_all_reduce(out, *report.all_reduce);
     }
     line(out, "\n{}", any_to_fix(report) ? "Faults found: see FIX above." : "No faults found.");
     return out;

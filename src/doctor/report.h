@@ -1,9 +1,11 @@
 // Prints a report as text for people and as JSON for programs.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "doctor/all_reduce.h"
 #include "doctor/findings.h"
 
 namespace caravan::doctor {
@@ -12,6 +14,7 @@ struct Report {
     std::string program;  // "rpc-doctor (Caravan 0.1.0, RPC protocol 8.0.0)"
     Machine machine;
     std::vector<EndpointFacts> endpoints;
+    std::optional<AllReduceFacts> all_reduce;  // over all endpoints, if there are several
 };
 
 // True if this machine or an endpoint has a fault.

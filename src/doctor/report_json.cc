@@ -112,6 +112,20 @@ Json to_json(const Machine & machine, const EndpointFacts & endpoint) {
             {"findings", to_json(findings_of(machine, endpoint))}};
 }
 
+Json to_json(const std::optional<AllReduceFacts> & facts) {
+    if (!facts) {
+        return {};
+    }
+    Json sums = Json::array();
+    for (const SumTime & sum : facts->sums) {
+        sums.push_back({{"bytes", sum.bytes}, {"median_us", sum.us}});
+    }
+    return {{"endpoints", facts->endpoints},
+            {"failure", known(facts->failure)},
+            {"transports", known(facts->transports)},
+            {"sums", sums}};
+}
+
 }  // namespace
 
 std::string json(const Report & report) {
@@ -122,7 +136,8 @@ std::string json(const Report & report) {
     const Json document{{"program", report.program},
                         {"well", !any_to_fix(report)},
                         {"machine", to_json(report.machine)},
-                        {"endpoints", endpoints}};
+                        {"endpoints", endpoints},
+                        {"all_reduce", to_json(report.all_reduce)}};
     // Texts of hosts and servers need not be UTF-8.
     return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }

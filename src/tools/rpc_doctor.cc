@@ -1,5 +1,6 @@
 // rpc-doctor: diagnoses RPC and RDMA problems on one page.
 
+#include <algorithm>
 #include <cstdio>
 
 #include "base/log.h"
@@ -7,6 +8,7 @@
 #include "doctor/report.h"
 #include "net/client_handshake.h"
 #include "tools/command_line.h"
+#include "wire/native.h"
 #include "wire/stock.h"
 
 namespace {
@@ -27,6 +29,9 @@ that prevents it is marked FIX.
 A measurement takes a second or two for each endpoint and transport. It uses up to 64 MiB of the server's first device
 and the full bandwidth of the network for --time: do not run it while others need that network. A stock server serves
 one client at a time, and does not reply while it serves another one.
+
+With several Caravan servers it also measures how long they need to add up a tensor among themselves, and predicts what
+-sm tensor (tensor parallelism) brings for some models.
 
 Round trips are those of a query that computes nothing: the minimum that a token costs for each server. The memlock
 limit is that of this shell; a service has its own (LimitMEMLOCK=). In JSON, null means unknown or not measured; for
@@ -96,13 +101,19 @@ int main(int argc, char ** argv) {
 
     doctor::Limits limits{.reply = seconds(reply_s), .bandwidth = milliseconds(bandwidth_ms)};
     limits.total += 2 * limits.bandwidth;
-    doctor::Report report{app.version(), doctor::examine_machine(), {}};
+    doctor::Report report{app.version(), doctor::examine_machine(), {}, {}};
     for (const net::Endpoint & endpoint : endpoints) {
         const auto on_wait = [&](const wire::AdmissionReply & place) {
             std::fprintf(stderr, "%s: waiting for a session, for %d s at most: %s\n", endpoint.text().c_str(), reply_s,
                          net::describe(place).c_str());
         };
         report.endpoints.push_back(doctor::examine_endpoint(endpoint, limits, on_wait));
+    }
+    const bool can_group = std::ranges::all_of(report.endpoints, [](const doctor::EndpointFacts & facts) {
+        return facts.is_caravan && facts.transport;
+    });
+    if (endpoints.size() > 1 && endpoints.size() <= wire::max_ranks && can_group) {
+        report.all_reduce = doctor::measure_all_reduce(endpoints, limits);
     }
     const std::string text = as_json ? doctor::json(report) : doctor::page(report);
     std::fwrite(text.data(), 1, text.size(), stdout);

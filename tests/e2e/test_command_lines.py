@@ -1,4 +1,5 @@
 """Command lines of the programs: --help, errors and exit codes; findings of rpc-doctor."""
+import json
 import re
 
 import pytest
@@ -18,6 +19,24 @@ def test_doctor_finds_no_fault_without_rdma(lab):
     text = doctor(lab, server.endpoint, '--time', 50).out
     assert text.rstrip().endswith('No faults found.') and '  FIX ' not in text, text
     assert 'sessions use TCP' in text or 'sessions use RDMA' in text, text
+
+
+def test_doctor_predicts_tensor_parallelism(lab):
+    servers = [lab.server().endpoint for _ in range(3)]
+    text = doctor(lab, *servers, '--time', 50).out
+    assert f'Tensor parallelism (-sm tensor) over {" ".join(servers)}' in text and 'No faults found.' in text
+    assert re.search(r'links between the servers: tcp\n', text)
+    assert re.search(r'time to add it up +(\d+ µs *){5}\n', text)
+    assert re.search(r'dense, 8 B +(\d+\.\d\d *){5}\n', text)
+    facts = json.loads(doctor(lab, *servers, '--json', '--time', 50).out)['all_reduce']
+    assert facts['failure'] is None and [sum_['bytes'] for sum_ in facts['sums']][0] == 4096
+    assert all(0 < sum_['median_us'] < 1e6 for sum_ in facts['sums'])
+
+
+def test_doctor_reports_servers_without_links(lab):
+    servers = [lab.server('--links', 'off').endpoint, lab.server().endpoint]
+    text = doctor(lab, *servers, '--time', 50).out
+    assert 'the servers do not add up tensors directly: ' in text and 'cannot open a link' in text
 
 
 def test_doctor_reports_requested_rdma_that_is_missing(lab):

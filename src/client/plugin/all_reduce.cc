@@ -40,10 +40,11 @@ void * comm_init(ggml_backend_t * backends, size_t n_backends) {
         }
     }
     auto group = ServerGroup::of(members);
-    if (group == nullptr) {
+    if (!group) {
+        log_fallback(ServerGroup::names_of(members), group.error());
         return nullptr;
     }
-    const auto use = std::make_shared<GroupUse>(std::move(group));
+    const auto use = std::make_shared<GroupUse>(std::move(*group));
     for (size_t i = 0; i < n_backends; ++i) {
         set_group_use(backends[i], use);
     }

@@ -47,7 +47,8 @@ struct Groups {
             return std::ranges::any_of(one.members, [](const auto & weak) { return weak.expired(); });
         });
         const auto found = std::ranges::find_if(unused, [&](const Unused & one) {
-            return std::ranges::equal(one.members, members, [](const auto & weak, const auto & member) { return weak.lock() == member; });
+            return std::ranges::equal(one.members, members,
+                                      [](const auto & weak, const auto & member) { return weak.lock() == member; });
         });
         if (found == unused.end()) {
             return {};
@@ -60,7 +61,7 @@ struct Groups {
 
 }  // namespace
 
-std::shared_ptr<ServerGroup> ServerGroup::of(const std::vector<std::shared_ptr<Connection>> & members) {
+Result<std::shared_ptr<ServerGroup>> ServerGroup::of(const std::vector<std::shared_ptr<Connection>> & members) {
     Groups & groups = Groups::instance();
     const std::lock_guard lock(groups.forming);
     for (const auto & known : groups.living()) {
@@ -70,8 +71,10 @@ std::shared_ptr<ServerGroup> ServerGroup::of(const std::vector<std::shared_ptr<C
     }
     std::shared_ptr<ServerGroup> group(new ServerGroup(members));
     group->numbers_ = groups.take_unused(members);
-    if (group->numbers_.empty() && !group->form_and_log()) {
-        return nullptr;
+    if (group->numbers_.empty()) {
+        if (auto formed = group->form_and_join(); !formed) {
+            return std::unexpected(formed.error());
+        }
     }
     const std::lock_guard in_list(groups.mutex);
     groups.all.push_back(group);
@@ -86,9 +89,13 @@ ServerGroup::~ServerGroup() {
     }
 }
 
-std::string ServerGroup::names() const {
+void log_fallback(std::string_view servers, const Error & error) {
+    log_warning("RPC servers {}: no direct all-reduce, copying tensors instead, which is slower ({})", servers, error.text);
+}
+
+std::string ServerGroup::names_of(const std::vector<std::shared_ptr<Connection>> & members) {
     std::string out;
-    for (const auto & member : members_) {
+    for (const auto & member : members) {
         out += (out.empty() ? "" : ", ") + member->endpoint().text();
     }
     return out;
@@ -112,22 +119,24 @@ void ServerGroup::renew() {
         member->forget_launch_failures();
     }
     if (!is_given_up_) {
-        is_given_up_ = !form_and_log();
+        const auto formed = form_and_join();
+        is_given_up_ = !formed;
+        if (!formed) {
+            log_fallback(names(), formed.error());
+        }
     }
     renewed_ = failures;
 }
 
-// False if it cannot be formed. Then it has no numbers.
-bool ServerGroup::form_and_log() {
+// If it cannot be formed it has no numbers.
+Result<> ServerGroup::form_and_join() {
     const auto formed = form();
     {
         const auto order = lock_order();
         numbers_ = formed.value_or(Numbers());
     }
     if (!formed) {
-        log_warning("RPC servers {}: no direct all-reduce, copying tensors instead, which is slower ({})", names(),
-                    formed.error().text);
-        return false;
+        return std::unexpected(formed.error());
     }
     std::string ranks;
     for (size_t i = 0; i < members_.size(); ++i) {
@@ -136,7 +145,7 @@ bool ServerGroup::form_and_log() {
     for (const auto & member : members_) {
         member->join(ranks + ")");
     }
-    return true;
+    return {};
 }
 
 Result<ServerGroup::Numbers> ServerGroup::form() {
@@ -174,11 +183,12 @@ Result<ServerGroup::Numbers> ServerGroup::form() {
         }
         numbers.push_back(*number);
     }
-    std::string over;
+    transports_.clear();
     for (const std::string_view kind : kinds) {
-        over += formatted("{}{}", over.empty() ? " over " : " and ", kind);
+        transports_ += formatted("{}{}", transports_.empty() ? "" : " and ", kind);
     }
-    log_info("RPC server{} {}: direct all-reduce{}", members_.size() == 1 ? "" : "s", names(), over);
+    log_info("RPC server{} {}: direct all-reduce{}{}", members_.size() == 1 ? "" : "s", names(),
+             transports_.empty() ? "" : " over ", transports_);
     return numbers;
 }
 

@@ -21,14 +21,16 @@ namespace caravan::client {
 
 class ServerGroup {
 public:
-    // The group of these sessions, which are different and native. Links each pair of servers and logs the result; returns null
-    // if one cannot be made. The same sessions have one group, which is kept while one of its users lives. What it has made on
+    // The group of these sessions, which are different and native. Links each pair of servers, which is logged. Fails if a pair
+    // cannot be linked, or a server has no groups of this version. The same sessions have one group, which is kept while one of its users lives. What it has made on
     // the servers is used again as long as the sessions live.
-    static std::shared_ptr<ServerGroup> of(const std::vector<std::shared_ptr<Connection>> & members);
+    static Result<std::shared_ptr<ServerGroup>> of(const std::vector<std::shared_ptr<Connection>> & members);
     ~ServerGroup();
 
     const std::vector<std::shared_ptr<Connection>> & members() const { return members_; }
-    std::string names() const;  // of the servers
+    static std::string names_of(const std::vector<std::shared_ptr<Connection>> & members);  // of the servers
+    std::string names() const { return names_of(members_); }
+    const std::string & transports() const { return transports_; }  // of the links: "tcp", "rdma and tcp"; "" without any
     // Queues the sum. `terms`: for each member. `precision`: of what the servers send to each other. False if it was not queued,
     // because a server is lost or lacks data, or the group could not be made again.
     bool reduce(const std::vector<std::vector<Reductions::Term>> & terms, wire::Precision precision);
@@ -51,15 +53,19 @@ private:
 
     explicit ServerGroup(std::vector<std::shared_ptr<Connection>> members) : members_(std::move(members)) {}
     Result<Numbers> form();
-    bool form_and_log();
+    Result<> form_and_join();
     std::chrono::nanoseconds advance();
 
     const std::vector<std::shared_ptr<Connection>> members_;
     Numbers numbers_;                    // empty: the group could not be made. Guarded by the order lock
     std::atomic<bool> is_given_up_ = false;  // it could not be made again, and is not tried again
+    std::string transports_;
     std::atomic<uint64_t> failures_ = 0;
     std::atomic<uint64_t> renewed_ = 0;  // the failures when the group was last made
     std::atomic<uint32_t> queued_ = 0;   // sums since a thread last waited
 };
+
+// Logs that ggml copies tensors between the servers instead.
+void log_fallback(std::string_view servers, const Error & error);
 
 }  // namespace caravan::client

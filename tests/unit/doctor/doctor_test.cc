@@ -389,5 +389,21 @@ TEST(DoctorMeasure, TricklingPeerCannotExceedTheTimeLimit) {
     EXPECT_EQ(measured.round_trips, 0u);
 }
 
+TEST(AllReduce, PredictsFromTheTimeOfASum) {
+    // Two servers, no time for sums: only the repeated part limits the speed.
+    EXPECT_NEAR(predicted_speed(2, 10'000, 32, 0), 1 / (repeated_part + (1 - repeated_part) / 2), 1e-9);
+    // 64 sums of 100 us cost 6.4 ms of a token of 10 ms.
+    EXPECT_NEAR(predicted_speed(2, 10'000, 32, 100), 1 / (0.05 + 0.475 + 0.64), 1e-9);
+}
+
+TEST(AllReduce, InterpolatesTheTimeOfASum) {
+    const std::vector<SumTime> sums{{1000, 10}, {2000, 30}};
+    EXPECT_EQ(time_of_sum(sums, 1500), 20);
+    EXPECT_EQ(time_of_sum(sums, 2000), 30);
+    EXPECT_EQ(time_of_sum(sums, 1), 10);
+    EXPECT_EQ(time_of_sum(sums, 9999), 30);
+    EXPECT_EQ(time_of_sum({}, 1), 0);
+}
+
 }  // namespace
 }  // namespace caravan::doctor

@@ -1,0 +1,140 @@
+#include "doctor/all_reduce.h"
+
+#include <algorithm>
+#include <array>
+
+#include "client/session/server_group.h"
+
+namespace caravan::doctor {
+namespace {
+
+using client::Connection;
+using client::Reductions;
+using client::ServerGroup;
+
+constexpr std::array<uint64_t, 5> sizes{4 << 10, 16 << 10, 32 << 10, 256 << 10, 2 << 20};  // bytes
+constexpr uint64_t type_f32 = 0;
+constexpr size_t batch = 16, rounds = 9;
+
+// A row of floats at the beginning of a buffer.
+Reductions::Term term_of(const client::RemoteBuffer & buffer, uint64_t bytes) {
+    wire::Region region;
+    region.type = type_f32;
+    region.ne[0] = bytes / sizeof(float);
+    region.ne[1] = region.ne[2] = region.ne[3] = 1;
+    region.nb[0] = sizeof(float);
+    region.nb[1] = region.nb[2] = region.nb[3] = bytes;
+    region.buffer = buffer.handle;
+    region.address = buffer.base;
+    return {region, {buffer.base, buffer.base + bytes}, false};
+}
+
+struct Rank {
+    std::shared_ptr<Connection> connection;
+    client::RemoteBuffer buffer;
+};
+
+// Queues `count` sums, and waits until all ranks have them.
+bool run(ServerGroup & group, const std::vector<Rank> & ranks, uint64_t bytes, size_t count) {
+    std::vector<std::vector<Reductions::Term>> terms;
+    for (const Rank & rank : ranks) {
+        terms.push_back({term_of(rank.buffer, bytes)});
+    }
+    for (size_t i = 0; i < count; ++i) {
+        if (!group.reduce(terms, wire::Precision::f32)) {
+            return false;
+        }
+    }
+    std::vector<float> results(ranks.size());
+    std::vector<client::Stream::Ticket> tickets;
+    for (size_t i = 0; i < ranks.size(); ++i) {
+        const Reductions::Term & term = terms[i].front();
+        tickets.push_back(ranks[i].connection->data().get(term.region, term.range, 0, mutable_bytes(&results[i], sizeof(float))));
+    }
+    bool works = true;
+    for (size_t i = 0; i < ranks.size(); ++i) {
+        ranks[i].connection->await(tickets[i]);
+        works = works && !ranks[i].connection->failed() && results[i] == 0;
+    }
+    return works;
+}
+
+}  // namespace
+
+AllReduceFacts measure_all_reduce(const std::vector<net::Endpoint> & endpoints, const Limits & limits) {
+    AllReduceFacts out;
+    const auto failed = [&](std::string why) {
+        out.failure = std::move(why);
+        return out;
+    };
+    const client::ConnectionOptions options{.connect_timeout = seconds(5),
+                                            .reply_timeout = std::chrono::ceil<seconds>(limits.reply)};
+    std::vector<Rank> ranks;
+    for (const net::Endpoint & endpoint : endpoints) {
+        out.endpoints.push_back(endpoint.text());
+    }
+    for (const net::Endpoint & endpoint : endpoints) {
+        auto connection = Connection::open(endpoint, Connection::Purpose::session, options);
+        if (!connection) {
+            return failed(formatted("{}: {}", endpoint.text(), connection.error().text));
+        }
+        if (!(*connection)->is_native()) {
+            return failed(formatted("{}: its server is a stock one", endpoint.text()));
+        }
+        auto buffer = (*connection)->buffers().alloc(0, sizes.back());
+        if (!buffer) {
+            return failed(formatted("{}: {}", endpoint.text(), buffer.error().text));
+        }
+        (*connection)->buffers().clear(*buffer, 0);
+        ranks.push_back({std::move(*connection), *buffer});
+    }
+    std::vector<std::shared_ptr<Connection>> members;
+    for (const Rank & rank : ranks) {
+        members.push_back(rank.connection);
+    }
+    const auto group = ServerGroup::of(members);
+    if (!group) {
+        return failed(group.error().text);
+    }
+    out.transports = (*group)->transports();
+    const TimePoint deadline = Clock::now() + limits.total;
+    const auto timed = [&](uint64_t bytes, size_t count) -> std::optional<double> {
+        const TimePoint begin = Clock::now();
+        if (!run(**group, ranks, bytes, count) || Clock::now() > deadline) {
+            return std::nullopt;
+        }
+        return std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
+    };
+    for (const uint64_t bytes : sizes) {
+        std::vector<double> times;
+        for (size_t round = 0; round <= rounds; ++round) {
+            const auto few = timed(bytes, 1), many = few ? timed(bytes, 1 + batch) : few;
+            if (!many) {
+                return failed("the servers did not add up a tensor of zeros; their logs have the reason");
+            }
+            if (round > 0) {  // in the first one the servers may still measure their algorithms
+                times.push_back((*many - *few) / batch);
+            }
+        }
+        std::ranges::nth_element(times, times.begin() + rounds / 2);
+        out.sums.push_back({bytes, std::max(times[rounds / 2], 0.0)});
+    }
+    return out;
+}
+
+double predicted_speed(size_t servers, double token_us, int layers, double sum_us) {
+    const double computing = token_us * (repeated_part + (1 - repeated_part) / static_cast<double>(servers));
+    return token_us / (computing + 2 * layers * sum_us);
+}
+
+double time_of_sum(const std::vector<SumTime> & sums, uint64_t bytes) {
+    const auto above = std::ranges::find_if(sums, [&](const SumTime & sum) { return sum.bytes >= bytes; });
+    if (above == sums.end() || above == sums.begin()) {
+        return sums.empty() ? 0 : above == sums.end() ? sums.back().us : sums.front().us;
+    }
+    const SumTime & below = *std::prev(above);
+    const double share = static_cast<double>(bytes - below.bytes) / static_cast<double>(above->bytes - below.bytes);
+    return below.us + share * (above->us - below.us);
+}
+
+}  // namespace caravan::doctor

@@ -12,7 +12,7 @@ using client::Connection;
 using client::Reductions;
 using client::ServerGroup;
 
-constexpr std::array<uint64_t, 5> sizes{4 << 10, 16 << 10, 32 << 10, 256 << 10, 2 << 20};  // bytes
+constexpr std::array<uint64_t, 5> sizes{4 << 10, 16 << 10, 64 << 10, 256 << 10, 2 << 20};  // bytes
 constexpr uint64_t type_f32 = 0;
 constexpr size_t batch = 16, rounds = 9;
 

@@ -30,89 +30,115 @@ bool covers(const Ranges & ranges, const Range & range) {
     return next != ranges.begin() && std::prev(next)->end >= range.end;
 }
 
+Ranges without(const Ranges & ranges, const Ranges & others) {
+    Ranges out;
+    for (Range rest : ranges) {
+        for (auto other = std::ranges::upper_bound(others, rest.begin, {}, &Range::end);
+             other != others.end() && other->begin < rest.end; ++other) {
+            if (rest.begin < other->begin) {
+                out.push_back({rest.begin, other->begin});
+            }
+            rest.begin = std::min(rest.end, other->end);
+        }
+        if (rest.begin < rest.end) {
+            out.push_back(rest);
+        }
+    }
+    return out;
+}
+
+// Appends the live bytes of a held write, which is held no longer.
+void IdleWrites::move_live(Written & written, std::vector<HeldWrite> & out) {
+    const Held held = std::move(*std::exchange(written.held, std::nullopt));
+    for (const Range & piece : written.live) {
+        const auto first = held.data.begin() + static_cast<std::ptrdiff_t>(piece.begin - written.range.begin);
+        out.push_back({piece, held.region, held.offset + (piece.begin - written.range.begin),
+                       {first, first + static_cast<std::ptrdiff_t>(piece.end - piece.begin)}});
+    }
+}
+
 bool IdleWrites::hold(const Range & range, const wire::Region & region, uint64_t offset, ConstBytes data) {
-    if (std::ranges::find(idle_, range) == idle_.end()) {
+    const auto written = std::ranges::find(written_, range, &Written::range);
+    if (written == written_.end() || !written->is_idle) {
         return false;
     }
     size_t others = 0;
-    HeldWrite * same = nullptr;
-    for (HeldWrite & held : held_) {
-        if (held.range == range) {
-            same = &held;
-        } else if (held.range.overlaps(range)) {
-            return false;
-        } else {
-            others += held.data.size();
+    for (const Written & other : written_) {
+        if (!other.held || other.range == range) {
+            continue;
         }
+        if (touches(other.live, range)) {
+            return false;
+        }
+        others += other.held->data.size();
     }
     if (others + data.size() > tunable::max_idle_bytes) {
         return false;
     }
-    if (same == nullptr) {
-        same = &held_.emplace_back();
-        same->range = range;
+    if (!written->held) {
+        written->held.emplace();
     }
-    same->region = region;
-    same->offset = offset;
-    same->data.assign(data.begin(), data.end());
+    written->held->region = region;
+    written->held->offset = offset;
+    written->held->data.assign(data.begin(), data.end());
+    written->live = {range};
     return true;
 }
 
 void IdleWrites::record_sent(const Range & range) {
-    if (!is_stopped_ && sent_since_launch_.size() < tunable::max_idle_regions) {
-        sent_since_launch_.push_back(range);
+    const auto written = std::ranges::find(written_, range, &Written::range);
+    if (written != written_.end()) {
+        written->live = {range};
+    } else if (!is_stopped_ && written_.size() < tunable::max_idle_regions) {
+        written_.push_back({range, {range}, false, std::nullopt});
     }
 }
 
 std::vector<HeldWrite> IdleWrites::take_overlapping(const Range & range) {
     std::vector<HeldWrite> taken;
-    std::erase_if(held_, [&](HeldWrite & held) {
-        if (!held.range.overlaps(range)) {
-            return false;
+    for (Written & written : written_) {
+        if (written.held && touches(written.live, range)) {
+            move_live(written, taken);
         }
-        taken.push_back(std::move(held));
-        return true;
-    });
+    }
     return taken;
 }
 
 std::vector<HeldWrite> IdleWrites::take_for_launch(const Footprint & graph) {
-    const auto is_void = [&](const Range & range) {
-        return !touches(graph.touched, range) && covers(graph.overwritten, range);
-    };
-    const auto is_seen = [&](const Range & range) {
-        return touches(graph.touched, range) || (touches(graph.overwritten, range) && !covers(graph.overwritten, range));
-    };
     std::vector<HeldWrite> taken;
-    std::erase_if(held_, [&](HeldWrite & held) {
-        if (is_seen(held.range)) {
-            taken.push_back(std::move(held));
+    std::erase_if(written_, [&](Written & written) {
+        if (std::ranges::any_of(written.live, [&](const Range & piece) { return touches(graph.touched, piece); })) {
+            if (written.held) {
+                move_live(written, taken);
+            }
             return true;
         }
-        return is_void(held.range);
-    });
-    std::erase_if(idle_, is_seen);
-    for (const Range & range : sent_since_launch_) {
-        if (idle_.size() < tunable::max_idle_regions && !is_seen(range) && std::ranges::find(idle_, range) == idle_.end()) {
-            idle_.push_back(range);
+        if (touches(graph.overwritten, written.range)) {
+            written.live = without(written.live, graph.overwritten);
         }
-    }
-    sent_since_launch_.clear();
+        if (written.live.empty()) {
+            written.held.reset();
+        }
+        written.is_idle = true;
+        return false;
+    });
     return taken;
 }
 
 std::vector<HeldWrite> IdleWrites::stop() {
     is_stopped_ = true;
-    sent_since_launch_.clear();
-    idle_.clear();
-    return std::exchange(held_, {});
+    std::vector<HeldWrite> taken;
+    for (Written & written : written_) {
+        if (written.held) {
+            move_live(written, taken);
+        }
+    }
+    written_.clear();
+    return taken;
 }
 
 void IdleWrites::forget(const Range & range) {
-    const auto inside = [&](const Range & other) { return other.overlaps(range); };
-    std::erase_if(sent_since_launch_, inside);
-    std::erase_if(idle_, inside);
-    std::erase_if(held_, [&](const HeldWrite & held) { return inside(held.range); });
+    std::erase_if(written_, [&](const Written & written) { return written.range.overlaps(range); });
 }
 
 }  // namespace caravan::client

@@ -1,19 +1,20 @@
 // Holds back writes that no computation reads.
 //
 // llama.cpp sets some inputs of a graph that only uncomputed nodes read (8 bytes for each element of the embedding, for every
-// token). Which inputs these are is known only at the launch. A region is idle if it was written before a launch and the
-// launched graph does not touch it, or overwrites it before reading it. The next write of exactly that region is held here
-// instead of being sent. It is sent before any command that might observe it: a graph that touches the region, or a read,
-// write or copy that overlaps it. A graph that overwrites the region discards the held write.
+// token). Which inputs these are is known only at the launches. Bytes of a write are live until a graph overwrites them. A
+// region is idle while no launched graph reads live bytes of its last write. The next write of exactly that region is held
+// here instead of being sent. Its live bytes are sent before any command that might observe them: a graph that touches them,
+// or a read, write or copy that overlaps them.
 //
-// Why this is safe: the server's memory differs from what the program wrote only in held regions, and every command that
-// reads or writes an overlapping region is preceded by the held write, unless it overwrites the whole region. The first write
-// of a region is always sent, so the server never holds bytes there that the program did not write.
+// Why this is safe: the server's memory differs from what the program wrote only in live bytes of held writes, and every
+// command that reads or writes some of them is preceded by them, unless it overwrites them. The first write of a region is
+// always sent, so the server never holds bytes there that the program did not write.
 //
 // Bookkeeping over addresses only: no I/O. One object per connection, guarded by the connection's lock.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -35,6 +36,8 @@ using Ranges = std::vector<Range>;
 void normalize(Ranges & ranges);
 bool touches(const Ranges & ranges, const Range & range);
 bool covers(const Ranges & ranges, const Range & range);
+// The bytes of `ranges` that are not in `others`.
+Ranges without(const Ranges & ranges, const Ranges & others);
 
 // The memory accesses of a graph.
 struct Footprint {
@@ -42,6 +45,7 @@ struct Footprint {
     Ranges overwritten;  // written completely before any read
 };
 
+// Bytes of a write that have to be sent now.
 struct HeldWrite {
     Range range;
     wire::Region region;
@@ -69,9 +73,20 @@ public:
     void forget(const Range & range);
 
 private:
-    std::vector<Range> sent_since_launch_;
-    std::vector<Range> idle_;
-    std::vector<HeldWrite> held_;
+    struct Held {
+        wire::Region region;
+        uint64_t offset = 0;
+        std::vector<std::byte> data;
+    };
+    struct Written {
+        Range range;
+        Ranges live;
+        bool is_idle = false;
+        std::optional<Held> held;
+    };
+    static void move_live(Written & written, std::vector<HeldWrite> & out);
+
+    std::vector<Written> written_;  // with different ranges
     bool is_stopped_ = false;
 };
 

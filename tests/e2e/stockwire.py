@@ -4,6 +4,7 @@ import struct
 
 HELLO = 14
 DEVICE_COUNT = 15
+NATIVE = 2  # a feature of Caravan peers
 
 
 def command(number, payload=b''):
@@ -14,15 +15,37 @@ def answer(payload):
     return struct.pack('<Q', len(payload)) + payload
 
 
+def hello(features=0, token=0):
+    """HELLO of a Caravan client."""
+    return command(HELLO, struct.pack('<I8sIQ', 0, b'CARAVAN1', features, token))
+
+
+def receive(peer, size):
+    """Exactly this many bytes. (MSG_WAITALL does not wait for all of them on a socket with a time-out.)"""
+    data = b''
+    while len(data) < size:
+        piece = peer.recv(size - len(data))
+        if not piece:
+            raise ConnectionError(f'the peer closed the connection after {len(data)} of {size} bytes')
+        data += piece
+    return data
+
+
+def receive_reply(peer):
+    """The kind of a reply, 0 for a good one, and its payload."""
+    head, = struct.unpack('<Q', receive(peer, 8))
+    return head >> 56, receive(peer, head & (1 << 56) - 1)
+
+
 def connect(server):
     host, port = server.endpoint.rsplit(':', 1)
     return socket.create_connection((host, int(port)), timeout=30)
 
 
-def greet(server):
+def greet(server, native=False):
     peer = connect(server)
-    peer.sendall(command(HELLO, bytes(24)))
-    assert len(peer.recv(36, socket.MSG_WAITALL)) == 36
+    peer.sendall(hello(NATIVE) if native else command(HELLO, bytes(24)))
+    receive(peer, 36)
     return peer
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from attacks import ALLOC_BUFFER, GREETING
 from processes import Server
-from stockwire import DEVICE_COUNT, answer, command
+from stockwire import DEVICE_COUNT, answer, command, receive
 from system import RPC_SERVER, SANITIZE
 
 SECONDS = 10
@@ -25,11 +25,11 @@ def served_in(server, address='127.0.0.2'):
     try:
         with socket.create_connection((host, int(port)), timeout=5, source_address=(address, 0)) as peer:
             peer.sendall(GREETING)
-            assert len(peer.recv(36, socket.MSG_WAITALL)) == 36
+            receive(peer, 36)
             peer.sendall(command(DEVICE_COUNT))
-            assert peer.recv(12, socket.MSG_WAITALL) == answer(struct.pack('<I', 1))
+            assert receive(peer, 12) == answer(struct.pack('<I', 1))
             peer.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
-            assert len(peer.recv(24, socket.MSG_WAITALL)) == 24
+            receive(peer, 24)
     except (OSError, AssertionError):
         return math.inf
     return time.monotonic() - began

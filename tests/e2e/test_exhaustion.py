@@ -13,7 +13,7 @@ import stockwire
 from attacks import ask_session
 from harness import local_logits, same
 from processes import Server
-from stockwire import command, greet
+from stockwire import command, greet, receive
 from system import RPC_SERVER
 
 ALLOC_BUFFER, DEVICE_COUNT = 0, 15
@@ -82,7 +82,7 @@ def test_a_client_that_cannot_be_handed_over_waits(lab):
     with ask_session(server, '127.0.0.1', wait=False) as peer:
         server.wait_for('waits for a session: .*trying again')
         other.kill()
-        assert len(peer.recv(24, socket.MSG_WAITALL)) == 24
+        receive(peer, 24)
     assert server.count('waits for a session') == 1
 
 
@@ -92,7 +92,7 @@ def test_a_client_that_does_not_read_its_answers(lab):
     server = lab.server()
     with greet(server) as lazy:
         lazy.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 1 << 20)))
-        handle, = struct.unpack_from('<Q', lazy.recv(24, socket.MSG_WAITALL), 8)
+        handle, = struct.unpack_from('<Q', receive(lazy, 24), 8)
         lazy.setblocking(False)
         sent = 0
         with contextlib.suppress(BlockingIOError):
@@ -116,5 +116,5 @@ def test_a_client_that_sends_a_byte_at_a_time(lab):
             time.sleep(0.02)
         same(lab.logits([server]), expected)
         slow.sendall(message[-1:])
-        assert len(slow.recv(24, socket.MSG_WAITALL)) == 24  # it is served all the same
+        receive(slow, 24)  # it is served all the same
     server.wait_idle(20)

@@ -1,12 +1,11 @@
 """Invalid graphs sent to a server. Each ends its own session, with the reason in the server's log. No worker dies of a signal,
 and other sessions are not affected."""
-import socket
 import struct
 
 import pytest
 
 from harness import local_logits, same
-from stockwire import answer, command, greet, is_dropped
+from stockwire import answer, command, greet, is_dropped, receive
 
 ALLOC_BUFFER, BUFFER_GET_BASE, SET_TENSOR, GET_TENSOR, GRAPH_COMPUTE = 0, 3, 6, 8, 10
 F32, F16, Q4_2, I32 = 0, 1, 4, 26
@@ -26,9 +25,9 @@ class Session:
     def __init__(self, server):
         self.peer = greet(server)
         self.peer.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, SIZE)))
-        self.buffer, = struct.unpack_from('<Q', self.peer.recv(24, socket.MSG_WAITALL), 8)
+        self.buffer, = struct.unpack_from('<Q', receive(self.peer, 24), 8)
         self.peer.sendall(command(BUFFER_GET_BASE, struct.pack('<Q', self.buffer)))
-        self.base, = struct.unpack_from('<Q', self.peer.recv(16, socket.MSG_WAITALL), 8)
+        self.base, = struct.unpack_from('<Q', receive(self.peer, 16), 8)
         self.tensors, self.next = [], 0
 
     def tensor(self, type_, ne, op=0, sources=(), params=()):
@@ -54,7 +53,7 @@ class Session:
 
     def read(self, tensor, size):
         self.peer.sendall(command(GET_TENSOR, tensor['wire'] + struct.pack('<QQ', 0, size)))
-        return self.peer.recv(8 + size, socket.MSG_WAITALL)
+        return receive(self.peer, 8 + size)
 
 
 def rows(op, result, table=(4, 8), index=(3,)):

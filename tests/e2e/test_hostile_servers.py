@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from processes import completion
-from stockwire import DEVICE_COUNT, HELLO, answer
+from stockwire import DEVICE_COUNT, HELLO, answer, receive
 from system import MODEL, PROMPT, SANITIZE
 
 SLOW = 4 if SANITIZE else 1
@@ -34,8 +34,8 @@ class FakeServer:
 
     def _serve(self, peer):
         try:
-            while len(header := peer.recv(9, socket.MSG_WAITALL)) == 9:
-                number, size = struct.unpack('<BQ', header)
+            while True:
+                number, size = struct.unpack('<BQ', receive(peer, 9))
                 payload = b''
                 while size > 0 and (got := peer.recv(min(size, 1 << 16))):
                     size -= len(got)

@@ -147,7 +147,7 @@ def test_link_without_invitation_is_dropped(lab):
     for token in (1, 2**64 - 1):
         peer = stockwire.connect(server)
         peer.sendall(stockwire.command(14, hello(token)))
-        peer.recv(36)
+        stockwire.receive(peer, 36)
         peer.sendall(stockwire.command(130))
         assert stockwire.is_dropped(peer)
     eventually(lambda: server.log().count('a link with a session that is not here') == 2, 'it says so')

@@ -1,11 +1,10 @@
 """A server with GGML_RPC_TRANSPORT=rdma, on a machine without RDMA: clients get the reason for the refusal."""
 import re
-import socket
 import struct
 
 import pytest
 
-from stockwire import HELLO, command, connect, greet, is_dropped
+from stockwire import HELLO, command, connect, greet, is_dropped, receive
 from system import BIN, MODEL, PROMPT
 
 pytestmark = pytest.mark.skipif(not (BIN / 'rdma-hostile').exists(), reason='a build without RDMA ignores the setting')
@@ -33,11 +32,11 @@ def test_older_client_receives_the_reason(lab, features):
     server = lab.server(env={'GGML_RPC_TRANSPORT': 'rdma'})
     with connect(server) as peer:
         peer.sendall(command(HELLO, struct.pack('<I8sIQ', 0, b'CARAVAN1', features, 0)))
-        assert len(peer.recv(36, socket.MSG_WAITALL)) == 36
+        receive(peer, 36)
         reason = struct.pack('<Q', 1 << 56 | len(REASON)) + REASON.encode()
         if features & RESUME:
             peer.sendall(command(RECORDS))
-            header = peer.recv(16, socket.MSG_WAITALL)
+            header = receive(peer, 16)
             assert struct.unpack('<IIQ', header)[0] == len(reason)
         else:
             peer.sendall(command(CLOCK))

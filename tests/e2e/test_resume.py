@@ -2,7 +2,6 @@
 import itertools
 import os
 import signal
-import socket
 import struct
 import time
 
@@ -172,7 +171,7 @@ def hello(token, features=6):
 def resume(server, token):
     peer = stockwire.connect(server)
     peer.sendall(stockwire.command(14, hello(token)))
-    answer = peer.recv(36)
+    answer = stockwire.receive(peer, 36)
     peer.sendall(stockwire.command(132, struct.pack('<QI', 0, 1)))
     return peer, struct.unpack('<Q', answer[-8:])[0]
 
@@ -182,12 +181,12 @@ def test_an_attempt_to_resume_that_comes_late_ends_nothing(lab):
     server = lab.server()
     with stockwire.connect(server) as session:
         session.sendall(stockwire.command(14, hello(0, 4)))
-        token, = struct.unpack('<Q', session.recv(36, socket.MSG_WAITALL)[-8:])
+        token, = struct.unpack('<Q', stockwire.receive(session, 36)[-8:])
         session.sendall(stockwire.command(133))  # RECORDS
         server.wait_for('session 1')
         with stockwire.connect(server) as late:
             late.sendall(stockwire.command(14, hello(token, 4)))
-            assert len(late.recv(36, socket.MSG_WAITALL)) == 36
+            stockwire.receive(late, 36)
             late.sendall(stockwire.command(132, struct.pack('<QI', 0, 0)))  # RESUME; attempts count from 1
             server.wait_for('Connected again')
         session.settimeout(2)

@@ -18,7 +18,7 @@ from attacks import ask_session
 from harness import local_logits, same
 from processes import InBackground, Server
 from proxy import Proxy
-from stockwire import command, greet
+from stockwire import command, greet, receive
 from system import BIN, MODEL, RPC_SERVER, children, eventually, free_port, is_alive
 
 
@@ -288,7 +288,7 @@ def test_sessions_may_go_on_for_a_while(lab):
     with stockwire.connect(server) as newcomer:
         newcomer.sendall(stockwire.command(stockwire.HELLO, bytes(24)) + stockwire.command(stockwire.DEVICE_COUNT))
         newcomer.settimeout(5)
-        assert len(newcomer.recv(36, socket.MSG_WAITALL)) == 36
+        receive(newcomer, 36)
         assert stockwire.is_dropped(newcomer)
     refused = lab.start('llama-bench', ['llama-bench', '--rpc', server.endpoint, '--list-devices'])
     refused.wait()
@@ -392,7 +392,7 @@ def test_a_warning_when_sessions_share_cores(lab):
         for _ in range(3):
             client = clients.enter_context(greet(server))
             client.sendall(command(0, struct.pack('<IQ', 0, 4096)))
-            client.recv(24, socket.MSG_WAITALL)
+            receive(client, 24)
         server.wait_for(rf'warning: 2 sessions with {cores} threads each share {cores} cores?')
         assert server.count('threads each share') == 1
 
@@ -417,7 +417,7 @@ def test_max_sessions_makes_others_wait(lab):
 def ask_admission(server):
     peer = stockwire.connect(server)
     peer.sendall(stockwire.command(stockwire.HELLO, bytes(4) + b'CARAVAN1' + struct.pack('<IQ', 8, 0)) + stockwire.command(135))
-    assert len(peer.recv(36, socket.MSG_WAITALL)) == 36
+    receive(peer, 36)
     return peer
 
 
@@ -425,7 +425,7 @@ def admissions(peer, last):
     """All (position, reason, sessions) up to `last`."""
     got = []
     while not got or got[-1] != last:
-        got.append(struct.unpack('<QIII', peer.recv(20, socket.MSG_WAITALL))[1:])
+        got.append(struct.unpack('<QIII', receive(peer, 20))[1:])
     return got
 
 
@@ -482,7 +482,7 @@ def test_places_in_the_queue_move_up(lab):
     queue[0].close()
     places(queue[1], admitted)
     queue[1].sendall(stockwire.command(0, struct.pack('<IQ', 0, 4096)))
-    assert len(queue[1].recv(24, socket.MSG_WAITALL)) == 24
+    receive(queue[1], 24)
     assert set(places(queue[2], (1, 1, 1))) <= {1, 2}
     queue[1].close()
     assert set(places(queue[2], admitted)) <= {0, 1}
@@ -505,13 +505,14 @@ def test_an_idle_session_makes_room_for_another_address(lab):
     server.wait_for('idle for 2 s while other clients wait for a session')
     time.sleep(3)
     other.sendall(stockwire.command(stockwire.DEVICE_COUNT))
-    assert len(other.recv(12, socket.MSG_WAITALL)) == 12
+    receive(other, 12)
 
 
 def answers(peer):
     try:
         peer.sendall(stockwire.command(stockwire.DEVICE_COUNT))
-        return len(peer.recv(12, socket.MSG_WAITALL)) == 12
+        receive(peer, 12)
+        return True
     except ConnectionError:
         return False
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from stockwire import HELLO, command, greet, is_dropped
+from stockwire import HELLO, command, greet, is_dropped, receive
 from system import BIN, MAKE_MODELS, PATIENCE, RPC_SERVER, environment, eventually
 
 ALLOC_BUFFER = 0
@@ -50,7 +50,7 @@ def unread(tmp_path):
 def serve_one(server):
     with greet(server) as client:
         client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
-        assert len(client.recv(24, socket.MSG_WAITALL)) == 24
+        receive(client, 24)
 
 
 def test_a_log_that_nobody_reads_makes_nobody_wait(unread):
@@ -91,7 +91,7 @@ def test_a_peer_forges_no_line(lab):
     tensor[220:220 + len(name)] = name
     with greet(server) as client:
         client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
-        client.recv(24, socket.MSG_WAITALL)
+        receive(client, 24)
         client.sendall(command(10, struct.pack('<IQIQI', 0, 1, 1, 1, 1) + tensor))
         assert is_dropped(client)
     server.wait_for('Client connection closed')
@@ -186,7 +186,7 @@ def test_a_stop_leaves_a_trace(lab):
     server = lab.server()
     with greet(server) as client:
         client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
-        client.recv(24, socket.MSG_WAITALL)
+        receive(client, 24)
         serving = min(server.workers())
         eventually(lambda: threads_sleep(serving), 'the worker waits for the next command')
         os.kill(serving, signal.SIGSTOP)

@@ -1,6 +1,5 @@
 """Many users of one server, many servers of one user, and what they cost when nothing happens."""
 import re
-import socket
 import struct
 import subprocess
 import sys
@@ -60,8 +59,8 @@ class Tenant:
 
     def ask(self, number, payload):
         self.peer.sendall(stockwire.command(number, payload))
-        size = struct.unpack('<Q', self.peer.recv(8, socket.MSG_WAITALL))[0]
-        return struct.unpack('<QQ', self.peer.recv(size, socket.MSG_WAITALL))
+        size = struct.unpack('<Q', stockwire.receive(self.peer, 8))[0]
+        return struct.unpack('<QQ', stockwire.receive(self.peer, size))
 
     def alloc(self, size):
         return self.ask(0, struct.pack('<IQ', 0, size))[0]

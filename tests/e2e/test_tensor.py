@@ -3,7 +3,6 @@ import json
 import math
 import os
 import signal
-import socket
 import struct
 import time
 
@@ -11,7 +10,7 @@ import pytest
 
 import stockwire
 from harness import local
-from stockwire import command, is_dropped
+from stockwire import command, is_dropped, receive, receive_reply
 from system import MODEL, PROMPT, SANITIZE, eventually
 
 TENSOR = ['-sm', 'tensor', '-fa', 'on', '-fit', 'off']
@@ -170,18 +169,12 @@ def peer_with_tensor(server, elements=64, kind=0):
     """A native session with a declared tensor in slot 1."""
     peer = stockwire.connect(server)
     peer.sendall(command(stockwire.HELLO, bytes(4) + b'CARAVAN1' + struct.pack('<IQ', 2, 0)))
-    assert len(peer.recv(36, socket.MSG_WAITALL)) == 36
+    receive(peer, 36)
     peer.sendall(command(ALLOC, struct.pack('<IQ', 0, 4096)))
-    handle, = struct.unpack_from('<Q', peer.recv(24, socket.MSG_WAITALL), 8)
+    handle, = struct.unpack_from('<Q', receive(peer, 24), 8)
     peer.sendall(command(DECLARE, struct.pack('<HI8QQ', 1, kind, elements, 1, 1, 1, 4, 4 * elements, 4 * elements, 4 * elements,
                                               handle)))
     return peer
-
-
-def reply(peer):
-    stream = peer.makefile('rb', buffering=0)
-    header, = struct.unpack('<Q', stream.read(8))
-    return header >> 56, stream.read(header & (1 << 56) - 1)
 
 
 @pytest.mark.parametrize('payload,why', [
@@ -196,10 +189,10 @@ def test_impossible_groups_are_refused(lab, payload, why):
     server = lab.server()
     with peer_with_tensor(server) as peer:
         peer.sendall(command(GROUP, payload))
-        kind, told = reply(peer)
+        kind, told = receive_reply(peer)
         assert kind == 3 and why in told.decode()
         peer.sendall(command(GROUP, struct.pack('<HBBH', 0, 0, 1, 9) + bytes(10)))
-        assert reply(peer) == (0, b'\1'), 'the session continues'
+        assert receive_reply(peer) == (0, b'\1'), 'the session continues'
 
 
 @pytest.mark.parametrize('request_,kind,elements', [
@@ -213,9 +206,9 @@ def test_impossible_sums_end_the_session(lab, request_, kind, elements):
     server = lab.server()
     with peer_with_tensor(server, elements, kind) as peer:
         peer.sendall(command(GROUP, struct.pack('<HBBH', 0, 0, 1, 9) + bytes(10)))
-        assert reply(peer) == (0, b'\1')
+        assert receive_reply(peer) == (0, b'\1')
         peer.sendall(command(REDUCE, request_))
-        assert reply(peer)[0] == 1 and is_dropped(peer)
+        assert receive_reply(peer)[0] == 1 and is_dropped(peer)
     assert server.running()
 
 
@@ -223,12 +216,12 @@ def test_a_session_that_waits_for_the_others_ends_with_its_client(lab):
     server = lab.server()
     peer = peer_with_tensor(server)
     peer.sendall(command(INVITE))
-    _, token = reply(peer)
+    _, token = receive_reply(peer)
     link = stockwire.connect(server)
     link.sendall(command(stockwire.HELLO, bytes(4) + b'CARAVAN1' + struct.pack('<I', 2) + token) + command(LINK))
-    assert len(link.makefile('rb').read(36 + 9)) == 45
+    receive(link, 36 + 9)
     peer.sendall(command(GROUP, struct.pack('<HBBH', 0, 0, 2, 9) + bytes(10) + token + bytes(2)))
-    assert reply(peer) == (0, b'\1')
+    assert receive_reply(peer) == (0, b'\1')
     peer.sendall(command(REDUCE, struct.pack('<HHBH', 0, 0, 0, 1)))
     time.sleep(0.5)
     peer.close()

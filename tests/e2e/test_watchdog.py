@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import struct
 import time
 
@@ -14,7 +13,7 @@ import stockwire
 from harness import local_logits, same
 from processes import Server
 from proxy import Proxy
-from stockwire import HELLO, command, greet, is_dropped
+from stockwire import HELLO, command, greet, is_dropped, receive
 from system import RPC_SERVER, eventually, is_alive
 
 ALLOC_BUFFER, GET_DEVICE_MEMORY, DEVICE_COUNT, RECORDS = 0, 11, 15, 133
@@ -80,7 +79,7 @@ def native_session(server):
     """The beginning of a session as a Caravan client opens it: in records."""
     peer = stockwire.connect(server)
     peer.sendall(command(HELLO, struct.pack('<I8sIQ', 0, b'CARAVAN1', NATIVE | RESUME, 0)))
-    assert b'CARAVAN1' in peer.recv(36, socket.MSG_WAITALL)
+    assert b'CARAVAN1' in receive(peer, 36)
     peer.sendall(command(RECORDS))
     return peer
 
@@ -120,7 +119,7 @@ def test_a_worker_that_hangs_while_it_loads_starves_nobody(lab):
     with greet(server) as client:
         client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))  # takes the spare worker; the next one hangs
         server.wait_for(r'error: .*did not load its devices within 1 s', 30)
-        assert len(client.recv(24, socket.MSG_WAITALL)) == 24, 'the session goes on'
+        receive(client, 24)
         assert 'did not load its devices' in lab.devices(server.endpoint)[1].log
     path.unlink()
     server.wait_for('worker processes start again', 60)
@@ -148,10 +147,10 @@ def test_questions_to_a_worker_that_gets_a_session_are_asked_again(lab):
         asks.sendall(command(GET_DEVICE_MEMORY, struct.pack('<I', 0)))
         for _ in range(2):  # the supervisor has looked at both connections
             client.sendall(command(DEVICE_COUNT))
-            assert len(client.recv(12, socket.MSG_WAITALL)) == 12
+            receive(client, 12)
         client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))
         server.wait_for(r'Accepted client connection')
-        assert len(asks.recv(24, socket.MSG_WAITALL)) == 24
+        receive(asks, 24)
     os.kill(spare, signal.SIGCONT)
 
 

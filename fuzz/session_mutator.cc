@@ -80,9 +80,8 @@ private:
     // A message of the minimum size.
     Message make() {
         const size_t stock = static_cast<size_t>(wire::Command::comm_free) + 1;
-        const size_t first = static_cast<size_t>(wire::NativeCommand::declare);
-        const size_t count = static_cast<size_t>(wire::NativeCommand::spans) - first + 1;
-        const size_t which = below(stock + (native ? count : 0));
+        const size_t first = static_cast<size_t>(wire::first_native);
+        const size_t which = below(stock + (native ? wire::n_native_commands : 0));
         const auto command = static_cast<wire::Command>(which < stock ? which : which - stock + first);
         const auto bounds = wire::is_native(command) ? wire::payload_bounds(static_cast<wire::NativeCommand>(command))
                                                      : wire::payload_bounds(command);

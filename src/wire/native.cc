@@ -52,6 +52,8 @@ constexpr Entry table[] = {
                                        sizeof(ReduceRequest) + max_ranks * sizeof(uint16_t)}},
 };
 
+static_assert(std::size(table) == n_native_commands);
+
 const Entry * find_entry(NativeCommand command) {
     for (const Entry & entry : table) {
         if (entry.command == command) {

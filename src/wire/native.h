@@ -6,7 +6,7 @@
 // under a slot that it chooses, and then names it by the slot. A slot holds what the client last put there; only the
 // number of slots is fixed.
 //
-// Replies have the stock frame (u64 size, payload), with an ReplyKind in the topmost byte of the size.
+// Replies have the stock frame (u64 size, payload), with a ReplyKind in the topmost byte of the size.
 #pragma once
 
 #include <algorithm>
@@ -59,9 +59,12 @@ enum class NativeCommand : uint8_t {
     group = 81,        // group, rank, peers: forms a group with linked sessions. Reply: u8 1; or refused
     reduce = 82,       // group, tensors: all-reduce: replaces each by the sum over all ranks. No reply; see launch_failed
 };
+inline constexpr auto first_native = NativeCommand::declare;
+inline constexpr auto last_native = NativeCommand::reduce;
+inline constexpr size_t n_native_commands = static_cast<size_t>(last_native) - static_cast<size_t>(first_native) + 1;
 constexpr bool is_native(Command command) {
-    return static_cast<uint8_t>(command) >= static_cast<uint8_t>(NativeCommand::declare) &&
-           static_cast<uint8_t>(command) <= static_cast<uint8_t>(NativeCommand::reduce);
+    return static_cast<uint8_t>(command) >= static_cast<uint8_t>(first_native) &&
+           static_cast<uint8_t>(command) <= static_cast<uint8_t>(last_native);
 }
 
 // Address and shape of a tensor, in either dialect.
@@ -187,8 +190,8 @@ struct GroupPeer {
     uint64_t token;     // of the link that the peer opened; 0: this session opened it
     uint16_t link;      // its number then
 };
-// The tensors are of type f32, contiguous, and of equal size, here and at all ranks. Their sum over devices and ranks replaces
-// each of them.
+// The tensors are of type f32, contiguous, and of equal size, here and at all ranks. Their sum over devices and ranks
+// replaces each of them.
 enum class Precision : uint8_t { f32 = 0, bf16 = 1 };  // of what the ranks send to each other
 struct ReduceRequest {  // u16 slots follow, one for each tensor
     uint16_t group;

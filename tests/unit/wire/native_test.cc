@@ -93,6 +93,28 @@ TEST(Difference, MalformedInputIsRejectedOrHarmless) {
     }
 }
 
+struct Expected {
+    int command;
+    uint64_t low, high;
+};
+
+TEST(NativeCommands, MatchTheProtocolTable) {
+    constexpr uint64_t any = UINT64_MAX, difference = 64 << 20;
+    constexpr Expected table[] = {
+        {64, 78, 78},          {65, 11, any}, {66, 18, 18}, {67, 19, 19},    {68, 4, 4},  {69, 12, difference}, {70, 2, 2},
+        {71, 8, difference},   {72, 50, 50},  {73, 0, 0},   {74, 10, 1034},  {75, 4, 4},  {76, 10, 10},         {77, 2, 2},
+        {78, 0, 0},            {79, 0, 0},    {80, 0, 0},   {81, 6, 166},    {82, 7, 37},
+    };
+    static_assert(std::size(table) == n_native_commands);
+    for (const auto & [command, low, high] : table) {
+        const PayloadBounds bounds = payload_bounds(static_cast<NativeCommand>(command));
+        EXPECT_EQ(bounds.low, low) << command;
+        EXPECT_EQ(bounds.high, high) << command;
+    }
+    EXPECT_EQ(sizeof(SessionFacts), 32u);
+    EXPECT_EQ(sizeof(SpansReply), 4u + 4096 * 17);
+}
+
 TEST(NativeCommands, HaveBoundsAndNames) {
     for (int i = 0; i < 256; ++i) {
         const auto command = static_cast<Command>(i);

@@ -37,7 +37,7 @@ struct ControlMessage {
                   // other host memory. Unless `number` is 0 the supervisor replies with the same `number`; `count` 1: granted;
                   // `memory_free`: what remains available
         session,  // supervisor: serve the attached socket of the client `text` as session `number`; `token` resumes it (0: it
-                  // cannot be resumed); `count`: lines that it may log at once
+                  // cannot be resumed); `is_native`; `count`: lines that it may log at once
         invite,   // worker: hand over connections that present `token`
         link,     // supervisor: the attached socket has presented `token`
         contend,  // supervisor: end the session once it is idle for `number` seconds, since other clients wait (0: no limit)
@@ -49,6 +49,7 @@ struct ControlMessage {
     uint32_t type = 0;   // device: its ggml_backend_dev_type
     uint32_t is_cpu = 0;  // device: 1 if it computes with threads of this machine's processors
     uint32_t resumes = 0;  // link: 1 if the peer can resume
+    uint32_t is_native = 0;  // session: 1 if both sides have announced the native dialect
     uint64_t token = 0;
     uint64_t alignment = 0, max_size = 0, memory_free = 0, memory_total = 0;
     SessionCounters counters;

@@ -15,7 +15,7 @@ public:
     // The name and the payload sizes of a command. low > high if the command does not exist.
     virtual const char * name_of(wire::Command command) const = 0;
     virtual wire::PayloadBounds bounds_of(wire::Command command) const = 0;
-    // True if the command may be served while finds are open (weight_lookups.h).
+    // True if the command may overtake FINDs: it may be served before earlier FINDs have their replies (weight_lookups.h).
     virtual bool may_overtake_finds(wire::Command command) const = 0;
 
     // Serves one command with a payload of `size` bytes, which must be within bounds_of(). An error ends the session.

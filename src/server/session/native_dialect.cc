@@ -34,7 +34,6 @@ bool NativeDialect::may_overtake_finds(wire::Command command) const {
 }
 
 Result<> NativeDialect::serve(wire::Command command, uint64_t size) {
-    context_.replies.set_native();
     switch (static_cast<wire::NativeCommand>(command)) {
         case wire::NativeCommand::declare: return declare();
         case wire::NativeCommand::write: return write(size);
@@ -51,7 +50,8 @@ Result<> NativeDialect::serve(wire::Command command, uint64_t size) {
         case wire::NativeCommand::push: return push();
         case wire::NativeCommand::take: return take_push();
         case wire::NativeCommand::facts:
-            return context_.replies.send(wire::SessionFacts{.has_cache = context_.lookups.has_cache(), .groups = wire::groups_version});
+            return context_.replies.send(
+                wire::SessionFacts{.has_cache = context_.lookups.has_cache(), .groups = wire::groups_version});
         case wire::NativeCommand::find: return find();
         case wire::NativeCommand::clock: return clock();
         case wire::NativeCommand::spans: return spans();
@@ -157,8 +157,9 @@ Result<> NativeDialect::connect(uint64_t size) {
             return std::unexpected(text.error());
         }
         const std::string endpoint(reinterpret_cast<const char *>(text->data()), text->size());
-        const auto connected = context_.links == nullptr ? Result<net::TransportKind>(fail(Errc::unavailable, "this server offers no links"))
-                                                 : context_.links->connect(request.link, request.token, endpoint);
+        const auto connected = context_.links == nullptr
+                                   ? Result<net::TransportKind>(fail(Errc::unavailable, "this server offers no links"))
+                                   : context_.links->connect(request.link, request.token, endpoint);
         if (!connected) {
             return context_.replies.send_text(wire::ReplyKind::refused, connected.error().text);
         }

@@ -77,6 +77,12 @@ Result<> Session::serve_one() {
     Dialect & dialect = dialect_of(command);
     const wire::PayloadBounds bounds = dialect.bounds_of(command);
     const char * name = dialect.name_of(command);
+    if (wire::is_native(command)) {
+        if (!accepts_native) {
+            return fail(Errc::protocol, "{}: the client has not announced the native dialect", name);
+        }
+        context_.replies.set_native();  // before the checks, so that the client receives the reason of an error
+    }
     if (bounds.low > bounds.high) {
         return fail(Errc::protocol, "command {} does not exist", static_cast<unsigned>(command));
     }

@@ -25,6 +25,8 @@ public:
 
     // Called when the first command arrives, by the thread of run(). Set it before.
     std::function<void()> on_first_command;
+    // False: the client has not announced the native dialect, and a command of it ends the session. Set it before run().
+    bool accepts_native = true;
     // Ends the session when the client sends no command for `limit`; 0: never. Thread-safe.
     void limit_silence(seconds limit) { context_.in.limit_silence(limit); }
 

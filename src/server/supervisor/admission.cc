@@ -44,6 +44,7 @@ bool Admission::begin_session(WaitingClient & client) {
     ControlMessage message{.kind = ControlMessage::Kind::session,
                            .number = static_cast<uint32_t>(next_session_),
                            .prefix_size = static_cast<uint32_t>(client.client.prefix().size()),
+                           .is_native = client.client.is_native(),
                            .token = client.client.session_token()};
     message.set_text(client.client.peer());
     std::ranges::copy(client.client.prefix(), message.prefix);

@@ -47,6 +47,8 @@ public:
     uint64_t session_token() const { return session_token_; }
     // Whether both sides support to resume.
     bool resumes() const { return resumes_; }
+    // Whether both sides have announced the native dialect.
+    bool is_native() const { return is_native_; }
     // Wants::session: the command that needs the session.
     wire::Command first_command() const;
 

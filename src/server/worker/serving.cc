@@ -90,6 +90,7 @@ SessionEnd run_session(net::Accepted & accepted, const ControlMessage & given, U
     TokenConnections connections(links, streams);
     MachineMemory machine([control](const ControlMessage & claim) { return send_control(control, claim); });
     Session session(*accepted.transport, accepted.first, devices, &weights, &links, options.max_memory, &machine);
+    session.accepts_native = given.is_native != 0;
     session.on_first_command = [control] { send_control(control, {.kind = ControlMessage::Kind::begun}); };
     const auto watch = ClientWatch::start(
         std::move(client), control, accepted.in_records ? given.token : 0, streams,

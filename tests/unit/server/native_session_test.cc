@@ -5,6 +5,7 @@
 #include <fstream>
 #include <functional>
 
+#include "base/formatted.h"
 #include "cache/digest.h"
 #include "cache/layout.h"
 #include "support/session_client.h"
@@ -69,7 +70,8 @@ TEST(NativeSession, RepliesToFindsInOrder) {
                test::message(static_cast<Command>(wire::NativeCommand::find), bytes_of(request));
     };
     const auto find = [&](uint16_t slot, const std::vector<std::byte> & data) { client.peer.send(find_bytes(slot, data)); };
-    client.peer.send(find_bytes(5, contents[0]) + find_bytes(5, contents[1]));  // in one send, even if only one find may be open
+    // In one send, even if only one find may be open.
+    client.peer.send(find_bytes(5, contents[0]) + find_bytes(5, contents[1]));
     for (uint16_t slot = 0; slot < 5; ++slot) {
         find(slot, contents[slot]);
     }
@@ -203,6 +205,34 @@ TEST(NativeSession, StoredGraphsAreBounded) {
     EXPECT_NE(text.second.find("tensors in total"), std::string::npos) << text.second;
 }
 
+// Also if it is the first command of the native dialect.
+TEST(NativeSession, InvalidSizeEndsSessionWithReason) {
+    for (auto number = static_cast<size_t>(wire::first_native); number <= static_cast<size_t>(wire::last_native); ++number) {
+        const auto command = static_cast<wire::NativeCommand>(number);
+        const wire::PayloadBounds bounds = wire::payload_bounds(command);
+        const uint64_t size = bounds.low == 0 ? 1 : bounds.low - 1;
+        NativeClient client;
+        client.peer.request(static_cast<Command>(command), noise(size));
+        const auto text = client.receive_text();
+        EXPECT_EQ(text.first, wire::ReplyKind::ended) << number;
+        EXPECT_EQ(text.second, formatted("{}: invalid payload size of {} bytes", wire::command_name(command), size));
+        EXPECT_EQ(client.end().text, text.second);
+    }
+}
+
+TEST(NativeSession, EndsIfTheClientHasNotAnnouncedTheDialect) {
+    auto pair = test::socket_pair();
+    test::WirePeer peer(std::move(pair.far));
+    net::set_non_blocking(pair.near.get(), true);
+    const auto transport = *net::make_socket_transport(std::move(pair.near));
+    Session session(*transport, {}, test::cpu_devices(), nullptr, nullptr);
+    session.accepts_native = false;
+    peer.request(static_cast<Command>(wire::NativeCommand::facts), {});
+    peer.end_sending();
+    EXPECT_EQ(session.run().text, "FACTS: the client has not announced the native dialect");
+    EXPECT_EQ(session.counters().bytes_sent, 0u);
+}
+
 // Each attack ends the session, with the reason sent to the client.
 TEST(NativeSession, OutOfBoundsRequestEndsSession) {
     const std::vector<std::function<void(NativeClient &)>> attacks{
@@ -215,7 +245,9 @@ TEST(NativeSession, OutOfBoundsRequestEndsSession) {
         [](NativeClient & c) { c.declare(0, c.buffer, UINT64_MAX / 4), c.write(0, {1}); },
         [](NativeClient & c) { c.declare(0, c.buffer, uint64_t{1} << 62), c.write(0, {1}); },
         [](NativeClient & c) { c.post(wire::NativeCommand::read, wire::ReadRequest{0, 0, 4}); },
-        [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::read, wire::ReadRequest{0, UINT64_MAX, 4}); },
+        [](NativeClient & c) {
+            c.declare(0, c.buffer), c.post(wire::NativeCommand::read, wire::ReadRequest{0, UINT64_MAX, 4});
+        },
         [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::fill, wire::FillRequest{0, 8, 16, 1}); },
         [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::copy, wire::CopyRequest{0, 1}); },
         [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::copy, wire::CopyRequest{1, 0}); },

@@ -5,8 +5,16 @@
 namespace caravan::client {
 
 Result<bool> Reductions::supports_groups() {
-    return queue_.query<wire::SessionFacts>(static_cast<wire::Command>(wire::NativeCommand::facts))
-        .transform([](const wire::SessionFacts & facts) { return facts.groups == wire::groups_version; });
+    const auto facts = queue_.query<wire::SessionFacts>(static_cast<wire::Command>(wire::NativeCommand::facts));
+    if (!facts) {
+        return std::unexpected(facts.error());
+    }
+    const auto lock = queue_.lock();
+    queue_.decode_flag(facts->has_cache);  // only to check the reply
+    if (queue_.failure()) {
+        return std::unexpected(*queue_.failure());
+    }
+    return facts->groups == wire::groups_version;
 }
 
 Result<uint16_t> Reductions::join(uint8_t rank, std::span<const wire::GroupPeer> peers, seconds patience) {

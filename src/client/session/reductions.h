@@ -23,7 +23,7 @@ public:
     // Makes the session a member of a group, and returns the group's number on this server.
     // `patience`: how long the server waits for a rank that sends nothing.
     Result<uint16_t> join(uint8_t rank, std::span<const wire::GroupPeer> peers, seconds patience);
-    // Whether the server can be a member.
+    // Whether the server can be a member: its GROUP and REDUCE have this client's version.
     Result<bool> supports_groups();
     // Whether the terms were delivered and nothing is relayed, so that a sum of them can be queued.
     bool can_reduce(std::span<const Term> terms);

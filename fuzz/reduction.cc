@@ -25,7 +25,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     if (const int number = choice >> 1 & 3; number < 3) {
         algorithm = static_cast<server::Algorithm>(number);
     }
-    std::array<fuzz::InputTransport, 2> peers{fuzz::InputTransport(input.first(share)), fuzz::InputTransport(input.subspan(share))};
+    std::array<fuzz::InputTransport, 2> peers{fuzz::InputTransport(input.first(share)),
+                                              fuzz::InputTransport(input.subspan(share))};
     std::vector<net::Transport *> links(n_ranks);
     for (size_t i = 0, peer = 0; i < n_ranks; ++i) {
         links[i] = i == rank ? nullptr : &peers[peer++];

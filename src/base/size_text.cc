@@ -20,7 +20,8 @@ std::optional<uint64_t> parse_size(std::string_view text) {
     }
     unit.erase(0, unit.starts_with(' ') ? 1 : 0);
     int power = 0;
-    if (const size_t prefix = std::string_view("KMGT").find(unit.substr(0, 1)); !unit.empty() && prefix != std::string_view::npos) {
+    if (const size_t prefix = std::string_view("KMGT").find(unit.substr(0, 1));
+        !unit.empty() && prefix != std::string_view::npos) {
         power = static_cast<int>(prefix) + 1;
         unit.erase(0, 1);
     }

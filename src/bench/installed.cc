@@ -106,8 +106,8 @@ Result<> check(const Arrangement & arrangement, const Settings & settings, TimeP
     }
     for (const std::string & endpoint : arrangement.endpoints) {
         if (!child->succeeded() || !child->out.contains(endpoint)) {
-            return fail(Errc::unavailable, "llama-bench gets no device from {} ({}); run rpc-doctor {} for the reason", endpoint,
-                        child->exit_text(), endpoint);
+            return fail(Errc::unavailable, "llama-bench gets no device from {} ({}); run rpc-doctor {} for the reason",
+                        endpoint, child->exit_text(), endpoint);
         }
     }
     return {};

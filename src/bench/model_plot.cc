@@ -85,7 +85,8 @@ std::string plot(const ModelBench & bench) {
     const std::string title = bench.facts.type.empty() ? "nothing was measured" : bench.facts.type;
     Svg svg(width, height, title);
     svg.heading(16, 24, title);
-    svg.text(16, 42, Anchor::start, formatted("median of {}; the line spans slowest to fastest", counted(bench.rounds, "round")));
+    svg.text(16, 42, Anchor::start,
+             formatted("median of {}; the line spans slowest to fastest", counted(bench.rounds, "round")));
     double y = top;
     for (const Panel & panel : panels) {
         draw(svg, y, panel, bench);

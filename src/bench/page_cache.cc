@@ -31,8 +31,8 @@ Result<> drop_file(const std::string & path) {
         return fail(Errc::io, "{}: cannot query its resident pages: {}", path, left.error().text);
     }
     if (*left > 0) {
-        return fail(Errc::unavailable, "cannot drop {} from memory: {} bytes stay; it is in use, or its file system is in memory",
-                    path, *left);
+        return fail(Errc::unavailable,
+                    "cannot drop {} from memory: {} bytes stay; it is in use, or its file system is in memory", path, *left);
     }
     return {};
 }

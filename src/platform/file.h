@@ -1,5 +1,5 @@
-// Files. Where std::filesystem is equally right, use that. The text of an error is the system's reason, without the path, unless
-// stated otherwise. Threads: any.
+// Files. Where std::filesystem is equally right, use that. The text of an error is the system's reason, without the path,
+// unless stated otherwise. Threads: any.
 #pragma once
 
 #include <cstdint>

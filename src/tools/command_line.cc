@@ -139,7 +139,8 @@ CLI::Validator whole_number(int64_t low, int64_t high, const std::string & examp
             if (error == std::errc() && end == text.data() + text.size() && number >= low && number <= high) {
                 return std::string();
             }
-            const std::string range = high < unlimited ? formatted("from {} to {}", low, high) : formatted("of {} or more", low);
+            const std::string range =
+                high < unlimited ? formatted("from {} to {}", low, high) : formatted("of {} or more", low);
             return formatted("\"{}\" is not a whole number {}; write, for example, {}", printable(text), range, example);
         },
         formatted("INT in [{} - {}]", low, high));

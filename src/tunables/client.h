@@ -10,8 +10,8 @@ namespace caravan::tunable {
 
 // ---- Commands (src/client/session)
 
-// Bytes. Writes up to copy_limit are copied into the batch; longer ones are sent from the caller's memory. A batch of batch_limit
-// is sent even if no command needs it.
+// Bytes. Writes up to copy_limit are copied into the batch; longer ones are sent from the caller's memory. A batch of
+// batch_limit is sent even if no command needs it.
 inline constexpr size_t copy_limit = 64 * KiB, batch_limit = 1 * MiB;
 static_assert(copy_limit < batch_limit);
 inline constexpr size_t max_spare_segments = 4;  // of sent batches, kept to be filled again

@@ -7,7 +7,8 @@
 
 namespace caravan::tunable {
 
-// One ring has ring_depth slots to receive, and as many to send; a message fills one slot. 3 MiB of locked memory for a session.
+// One ring has ring_depth slots to receive, and as many to send; a message fills one slot. 3 MiB of locked memory for a
+// session.
 inline constexpr uint32_t ring_slot_size = 64 * KiB;
 inline constexpr uint32_t ring_depth = 24;
 // Slots that only messages without data use, to return credits. Such a message is sent when a third of the data slots are owed,
@@ -19,8 +20,9 @@ static_assert(ring_reserved_slots > ring_credit_share && ring_depth > ring_reser
 inline constexpr uint32_t ring_signal_share = 4;
 static_assert(ring_depth / ring_signal_share > 0 && ring_depth / ring_signal_share <= ring_depth - ring_reserved_slots);
 inline constexpr unsigned ring_ack_batch = 64;  // completion events acknowledged together: each acknowledgement takes a mutex
-// While data of several slots is in flight, a wait that polls at all (GGML_RPC_POLL_US) polls for this time after each completed
-// slot: to sleep for each one costs more CPU time. A slot takes 5 us at 100 Gb/s, 0.2 ms on Soft-RoCE, 0.5 ms at 1 Gb/s.
+// While data of several slots is in flight, a wait that polls at all (GGML_RPC_POLL_US) polls for this time after each
+// completed slot: to sleep for each one costs more CPU time. A slot takes 5 us at 100 Gb/s, 0.2 ms on Soft-RoCE, 0.5 ms at
+// 1 Gb/s.
 inline constexpr microseconds ring_transfer_spin{500};
 // Bytes of inline data, tried in this order: a device refuses what it does not support.
 inline constexpr uint32_t ring_inline_sizes[] = {316, 256, 96, 64, 0};

@@ -1,6 +1,6 @@
 // Units of the constants in this folder: constants that somebody may want to turn, with their units and reasons, one header a
-// module. What the protocol fixes (src/wire) and what a user sets (base/config.h, command lines) is not here; neither are bounds
-// on what a peer sends. relations.cc checks relations between constants of several modules.
+// module. What the protocol fixes (src/wire) and what a user sets (base/config.h, command lines) is not here; neither are
+// bounds on what a peer sends. relations.cc checks relations between constants of several modules.
 #pragma once
 
 #include <chrono>

@@ -17,8 +17,8 @@ struct StockRdma {
 #pragma pack(pop)
 static_assert(sizeof(StockRdma) == sizeof(HelloRequest));
 
-// True for the capabilities of a stock peer with RDMA: a queue pair that can exist. 0 (as in the capabilities of a Caravan peer)
-// and 1 are numbers for the subnet's management, and no queue pair has a multicast GID.
+// True for the capabilities of a stock peer with RDMA: a queue pair that can exist. 0 (as in the capabilities of a Caravan
+// peer) and 1 are numbers for the subnet's management, and no queue pair has a multicast GID.
 inline bool is_queue_pair(const StockRdma & peer) {
     constexpr uint32_t highest = 0xffffff;
     return peer.qpn >= 2 && peer.qpn <= highest && peer.psn <= highest && peer.gid[0] != 0xff &&

@@ -1,6 +1,8 @@
 """Contexts with -sm tensor that compute at the same time in threads of one process, through libllama's C interface.
 
-    tensor_contexts.py MODEL ROUNDS GROUP...      GROUP: a context's servers as numbers of GGML_RPC_SERVERS' devices, such as 0,1
+    tensor_contexts.py MODEL ROUNDS GROUP...
+
+GROUP: a context's servers as numbers of GGML_RPC_SERVERS' devices, such as 0,1.
 
 Each decodes a prompt and then tokens, ROUNDS times. Prints "equal" if the logits of each context are the same in every round.
 """

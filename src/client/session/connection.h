@@ -57,8 +57,8 @@ public:
         return launcher_.launch(device, graph, handle_of);
     }
 
-    // The session is a member of a ServerGroup. Launches then request their results without waiting; await_result() waits for it.
-    // `ranks`: the servers of the group, for messages.
+    // The session is a member of a ServerGroup. Launches then request their results without waiting; await_result() waits for
+    // it. `ranks`: the servers of the group, for messages.
     void join(std::string ranks);
     // Waits until the server has done all that is queued. Forgets which launches have failed.
     void forget_launch_failures();

@@ -26,8 +26,8 @@ public:
     void fail();
     // See ServerGroup.
     bool reduce(const std::vector<std::vector<Reductions::Term>> & terms, wire::Precision precision);
-    // After the launch on a member: waits until the results arrive that were requested from any member, if this is the last one.
-    // After a launch that no reduction precedes, waits for that launch's result.
+    // After the launch on a member: waits until the results arrive that were requested from any member, if this is the last
+    // one. After a launch that no reduction precedes, waits for that launch's result.
     ggml_status confirm(Connection & launched);
 
 private:

@@ -13,9 +13,10 @@ std::optional<std::string> difference_of(std::string_view tensor, std::span<cons
     for (const HeldSum & other : sums.subspan(1)) {
         const auto [ours, theirs] = std::ranges::mismatch(first.values, other.values, same_bits);
         if (theirs != other.values.end()) {
-            return formatted("the sum {} differs (GGML_RPC_CHECK_REDUCE): element {} of {} is {} on rank {} ({}) and {} on rank {} ({})",
-                             tensor, theirs - other.values.begin(), other.values.size(), *ours, first.rank, first.server, *theirs,
-                             other.rank, other.server);
+            return formatted(
+                "the sum {} differs (GGML_RPC_CHECK_REDUCE): element {} of {} is {} on rank {} ({}) and {} on rank {} ({})",
+                tensor, theirs - other.values.begin(), other.values.size(), *ours, first.rank, first.server, *theirs,
+                other.rank, other.server);
         }
     }
     return std::nullopt;

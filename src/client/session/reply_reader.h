@@ -3,8 +3,8 @@
 // A native server also sends texts: the refusal of a request instead of its reply and, before any reply, a failed launch or
 // the end of the session. Tensor data that was computed by a failed launch, or may have been, is replaced by absent bytes.
 //
-// Never blocks. Its errors are those of Receive, or Errc::protocol; the caller closes it after an error. Threads: guarded by the
-// stream's lock.
+// Never blocks. Its errors are those of Receive, or Errc::protocol; the caller closes it after an error. Threads: guarded by
+// the stream's lock.
 #pragma once
 
 #include <cstdint>

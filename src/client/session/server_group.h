@@ -22,8 +22,8 @@ namespace caravan::client {
 class ServerGroup {
 public:
     // The group of these sessions, which are different and native. Links each pair of servers, which is logged. Fails if a pair
-    // cannot be linked, or a server has no groups of this version. The same sessions have one group, which is kept while one of its users lives. What it has made on
-    // the servers is used again as long as the sessions live.
+    // cannot be linked, or a server has no groups of this version. The same sessions have one group, which is kept while one of
+    // its users lives. What it has made on the servers is used again as long as the sessions live.
     static Result<std::shared_ptr<ServerGroup>> of(const std::vector<std::shared_ptr<Connection>> & members);
     ~ServerGroup();
 
@@ -31,8 +31,8 @@ public:
     static std::string names_of(const std::vector<std::shared_ptr<Connection>> & members);  // of the servers
     std::string names() const { return names_of(members_); }
     const std::string & transports() const { return transports_; }  // of the links: "tcp", "rdma and tcp"; "" without any
-    // Queues the sum. `terms`: for each member. `precision`: of what the servers send to each other. False if it was not queued,
-    // because a server is lost or lacks data, or the group could not be made again.
+    // Queues the sum. `terms`: for each member. `precision`: of what the servers send to each other. False if it was not
+    // queued, because a server is lost or lacks data, or the group could not be made again.
     bool reduce(const std::vector<std::vector<Reductions::Term>> & terms, wire::Precision precision);
 
     // How many computations have failed.

@@ -156,7 +156,8 @@ bool QueuePairTransport::is_ready(Interest interest) {
     return error_ || (interest.read && !ready_.empty()) || (interest.write && can_send());
 }
 
-// Polls for `spin`, and in a long transfer for ring_transfer_spin after each completion. True if an operation may make progress.
+// Polls for `spin`, and in a long transfer for ring_transfer_spin after each completion. True if an operation may make
+// progress.
 bool QueuePairTransport::poll(Interest interest, TimePoint deadline, microseconds spin) {
     TimePoint now = Clock::now(), end = now + spin;
     for (uint64_t seen = 0; now < std::min(end, deadline); now = Clock::now()) {

@@ -103,7 +103,8 @@ private:
     uint64_t posted_ = 0, completed_ = 0;  // sends; slot = number % depth
     std::deque<Arrived> ready_;
     uint64_t completions_ = 1;
-    // Data that takes longer than one slot is on its way: a message since the last one that arrived, or that one, filled its slot.
+    // Data that takes longer than one slot is on its way: a message since the last one that arrived, or that one, filled its
+    // slot.
     bool in_long_transfer_ = false;
     bool has_activity_ = false;  // since last_activity_ was set: the clock is read only before sleeping
     TimePoint last_activity_ = Clock::now();

@@ -74,9 +74,9 @@ constexpr uint32_t refused_calls[] = {
     __NR_setfsgid, __NR_setgroups, __NR_capset,
     // File systems, and file operations that Landlock does not control.
     __NR_mount, __NR_umount2, __NR_pivot_root, __NR_chroot, __NR_move_mount, __NR_open_tree, __NR_fsopen, __NR_fsconfig,
-    __NR_fsmount, __NR_fspick, __NR_open_by_handle_at, __NR_linkat, __NR_fanotify_init, __NR_mknodat, __NR_fchmod, __NR_fchmodat,
-    __NR_fchown, __NR_fchownat, __NR_setxattr, __NR_lsetxattr, __NR_fsetxattr, __NR_removexattr, __NR_lremovexattr,
-    __NR_fremovexattr, __NR_utimensat, __NR_quotactl, __NR_swapon, __NR_swapoff, __NR_acct,
+    __NR_fsmount, __NR_fspick, __NR_open_by_handle_at, __NR_linkat, __NR_fanotify_init, __NR_mknodat, __NR_fchmod,
+    __NR_fchmodat, __NR_fchown, __NR_fchownat, __NR_setxattr, __NR_lsetxattr, __NR_fsetxattr, __NR_removexattr,
+    __NR_lremovexattr, __NR_fremovexattr, __NR_utimensat, __NR_quotactl, __NR_swapon, __NR_swapoff, __NR_acct,
     quotactl_fd, fchmodat2, setxattrat, removexattrat, open_tree_attr, file_setattr,
 #ifdef __NR_mknod
     __NR_mknod, __NR_chmod, __NR_chown, __NR_lchown, __NR_link, __NR_utime, __NR_utimes, __NR_futimesat,

@@ -1,5 +1,5 @@
-// The build of a server program. The supervisor and its workers are two programs whose messages and options carry no version, so
-// they must be of the same build.
+// The build of a server program. The supervisor and its workers are two programs whose messages and options carry no version,
+// so they must be of the same build.
 #pragma once
 
 #include <optional>

@@ -34,7 +34,8 @@ void Links::accept(uint64_t token, std::unique_ptr<net::Transport> connection, b
     }
     if (resumes) {
         auto resumable = std::make_unique<net::ResumableTransport>(
-            std::move(connection), net::ResumableTransport::Options{.name = "another server", .grace = grace_, .reconnect = {}});
+            std::move(connection),
+            net::ResumableTransport::Options{.name = "another server", .grace = grace_, .reconnect = {}});
         on_resumable(token, *resumable);
         connection = std::move(resumable);
     }

@@ -119,7 +119,8 @@ void ReductionGroup::leave(Error error) {
 // All ranks choose alike, because they compare the same sums.
 Result<> ReductionGroup::measure(const std::atomic<bool> & is_cancelled) {
     constexpr auto & sizes = tunable::measured_reductions;
-    std::vector<float> data(sizes.back() / sizeof(float)), times(sizes.size() * n_algorithms, std::numeric_limits<float>::max());
+    std::vector<float> data(sizes.back() / sizeof(float)),
+        times(sizes.size() * n_algorithms, std::numeric_limits<float>::max());
     for (int round = 0; round < tunable::measured_rounds; ++round) {
         for (size_t i = 0; i < times.size(); ++i) {
             Call call{.data = std::span(data).first(sizes[i / n_algorithms] / sizeof(float)), .is_valid = true,

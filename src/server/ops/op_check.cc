@@ -100,7 +100,8 @@ Result<> check_op_table() {
         const OpRow * row = row_of(op);
         const std::string_view name = ggml_op_name(static_cast<ggml_op>(op));
         if (row != nullptr && name != row->name) {
-            return fail(Errc::unsupported, "op {} is {} in the loaded ggml but {} in the ggml of this build", op, name, row->name);
+            return fail(Errc::unsupported, "op {} is {} in the loaded ggml but {} in the ggml of this build", op, name,
+                        row->name);
         }
     }
     return {};

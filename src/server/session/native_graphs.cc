@@ -46,7 +46,8 @@ Result<> NativeGraphs::define(uint64_t size) {
             return room;
         }
         auto building = context_.memory.claim_host(needed);  // held while the payload arrives
-        const auto difference = building.and_then([&](const MemoryClaim &) { return context_.read_payload(size - sizeof request); });
+        const auto difference =
+            building.and_then([&](const MemoryClaim &) { return context_.read_payload(size - sizeof request); });
         if (!difference) {
             return std::unexpected(difference.error());
         }
@@ -164,7 +165,8 @@ Result<> NativeGraphs::supports(uint64_t size) {
             return room;
         }
         const auto building = context_.memory.claim_host(needed);
-        const auto difference = building.and_then([&](const MemoryClaim &) { return context_.read_payload(size - sizeof request); });
+        const auto difference =
+            building.and_then([&](const MemoryClaim &) { return context_.read_payload(size - sizeof request); });
         if (!difference) {
             return std::unexpected(difference.error());
         }

@@ -1,5 +1,5 @@
-// The graphs of a native session, in slots. A graph arrives as a difference to an earlier one and is launched by its slot. Used by
-// the session's thread only.
+// The graphs of a native session, in slots. A graph arrives as a difference to an earlier one and is launched by its slot. Used
+// by the session's thread only.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-// The commands for buffers, which both dialects use, and for the memory that is free for them. Used by the session's thread only.
+// The commands for buffers, which both dialects use, and for the memory that is free for them. Used by the session's thread
+// only.
 #pragma once
 
 #include "server/session/session_context.h"

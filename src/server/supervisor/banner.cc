@@ -29,8 +29,9 @@ std::string cache_text(const cache::WeightOptions & weights, const WorkerPool & 
     std::string_view problem = workers.reports().cache_problem();
     problem.remove_prefix(problem.starts_with(prefix) ? prefix.size() : 0);
     if (!problem.empty()) {
-        return workers.reports().cache_is_readable() ? formatted("{} (only read, nothing is kept: {})", weights.directory.string(), problem)
-                                           : formatted("off: {}", problem);
+        return workers.reports().cache_is_readable()
+                   ? formatted("{} (only read, nothing is kept: {})", weights.directory.string(), problem)
+                   : formatted("off: {}", problem);
     }
     return formatted("{} ({})", weights.directory.string(),
                      weights.max_bytes == 0 ? "no limit" : "at most " + size_text(weights.max_bytes));

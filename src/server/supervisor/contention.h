@@ -1,7 +1,8 @@
 // Ends an idle session while a client of another address waits (--idle-limit).
 //
-// The supervisor does not know which sessions are idle, so it asks as many as there are waiting clients, and others half a second
-// later. Only an address with more sessions than the waiting client's loses one, so clients cannot evict each other in turns.
+// The supervisor does not know which sessions are idle, so it asks as many as there are waiting clients, and others half a
+// second later. Only an address with more sessions than the waiting client's loses one, so clients cannot evict each other in
+// turns.
 #pragma once
 
 #include "server/supervisor/session_slots.h"

@@ -1,5 +1,5 @@
-// The supervisor's accounts of host memory, which sessions on CPU devices share. The kernel commits memory when it is touched, so
-// memory that a session has allocated and not yet touched looks available.
+// The supervisor's accounts of host memory, which sessions on CPU devices share. The kernel commits memory when it is touched,
+// so memory that a session has allocated and not yet touched looks available.
 #pragma once
 
 #include <cstdint>

@@ -14,8 +14,8 @@ namespace caravan::server {
 // The memory of the sessions, except that of `without`.
 std::vector<Holding> holdings(const std::list<WorkerProcess> & workers, const WorkerProcess * without = nullptr);
 
-// Replies to the claim of `worker`, and updates its account. A compromised worker may claim too much: its claims count only up to
-// what it could allocate anyway. `max_memory`: limit of a session, bytes.
+// Replies to the claim of `worker`, and updates its account. A compromised worker may claim too much: its claims count only up
+// to what it could allocate anyway. `max_memory`: limit of a session, bytes.
 void reply_to_claim(const std::list<WorkerProcess> & workers, WorkerProcess & worker, const ControlMessage & claim,
                     uint64_t max_memory);
 

@@ -1,4 +1,5 @@
-// A thread that watches, while the session's thread computes, whether the client has left, and receives the supervisor's messages.
+// A thread that watches, while the session's thread computes, whether the client has left, and receives the supervisor's
+// messages.
 #pragma once
 
 #include <functional>

@@ -39,8 +39,8 @@ int run_indexer(int line, const WorkerOptions & options) {
     } else if (models.empty()) {
         log_warning("model-dir: there is no *.gguf file");
     } else if (report->tensors == 0 && !stop()) {
-        log_warning("model-dir: nothing can be loaded from here: no tensor of more than {} in {}", size_text(wire::find_threshold),
-                    counted(models.size(), "model file"));
+        log_warning("model-dir: nothing can be loaded from here: no tensor of more than {} in {}",
+                    size_text(wire::find_threshold), counted(models.size(), "model file"));
     } else if (!stop()) {
         log_info("model-dir: {} of {}, {}, can be loaded from here ({} of them hashed now)", counted(report->tensors, "tensor"),
                  counted(report->files, "file"), size_text(report->bytes), report->hashed);

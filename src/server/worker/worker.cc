@@ -100,8 +100,8 @@ bool confine_worker(int control, const WorkerOptions & options, const Devices & 
 int run_worker(int control, const WorkerOptions & options) {
     platform::close_inherited(control);  // a compromised worker cannot use them
     using platform::Condition;
-    // ^C reaches the whole process group; the supervisor decides. A process opens a blob for writing while cache::Reader holds a
-    // lease. A file size limit must fail the write, not end the session.
+    // ^C reaches the whole process group; the supervisor decides. A process opens a blob for writing while cache::Reader holds
+    // a lease. A file size limit must fail the write, not end the session.
     platform::ignore({Condition::interrupt, Condition::broken_pipe, Condition::broken_lease, Condition::file_too_long});
     ggml_log_set(quiet_log, nullptr);
     if (auto fits = abi::check().and_then(check_op_table); !fits) {

@@ -168,7 +168,8 @@ TEST(BenchLlama, LoadEndsAtTheSecondProgressLine) {
 }
 
 TEST(BenchArrangement, EachHasItsPluginAndDevices) {
-    const Settings settings{.program = "/bin/llama-bench", .plugin = "/p.so", .model = "m", .threads = 3, .more = {"-fa", "on"}};
+    const Settings settings{
+        .program = "/bin/llama-bench", .plugin = "/p.so", .model = "m", .threads = 3, .more = {"-fa", "on"}};
     const Arrangement rdma{Kind::rdma, {"a:1", "b:2"}}, stock{Kind::stock, {"a:1"}}, local{Kind::local, {}};
     EXPECT_EQ(environment_of(rdma, settings).at("GGML_BACKEND_PATH"), "/p.so");
     EXPECT_EQ(environment_of(rdma, settings).at("GGML_RPC_TRANSPORT"), "rdma");
@@ -215,7 +216,8 @@ TEST(BenchChild, ReportsOutputAndExitCode) {
 TEST(BenchChild, UnsetsAVariable) {
     ::setenv("CARAVAN_BENCH_TEST", "here", 1);
     const auto child =
-        run_child({"/bin/sh", "-c", "echo ${CARAVAN_BENCH_TEST-unset}"}, {{"CARAVAN_BENCH_TEST", ""}}, Clock::now() + seconds(30));
+        run_child({"/bin/sh", "-c", "echo ${CARAVAN_BENCH_TEST-unset}"}, {{"CARAVAN_BENCH_TEST", ""}},
+                  Clock::now() + seconds(30));
     ::unsetenv("CARAVAN_BENCH_TEST");
     ASSERT_TRUE(child);
     EXPECT_EQ(child->out, "unset\n");
@@ -313,7 +315,8 @@ TEST(BenchReport, FailedLinkKeepsItsMeasurements) {
     bench.links = {{.endpoint = "a:1",
                     .transport = net::TransportKind::tcp,
                     .failure = "it ended",
-                    .sizes = {{.bytes = 64, .round_trips_us = {{3, 1}, {2}}, .to_server = {1e6, 3e6}, .from_server = {1e6, 1e6}},
+                    .sizes = {{.bytes = 64, .round_trips_us = {{3, 1}, {2}}, .to_server = {1e6, 3e6},
+                               .from_server = {1e6, 1e6}},
                               {.bytes = 256}}},
                    {.endpoint = "b:1", .failure = "refused"}};
     const Json document = Json::parse(json(bench, "rpc-bench"));

@@ -109,7 +109,8 @@ TEST_F(KnownDigestsTest, WritableMappingIsHashedEveryTime) {
 TEST_F(KnownDigestsTest, ReplacedFileIsNotTheMappedOne) {
     const ConstBytes old = map();
     const auto other = test::noise(3 * page, 9);
-    for (const char * name : {"model.gguf", "model.gguf (deleted)"}) {  // the kernel reports the second name after a replacement
+    // The kernel reports the second name after a replacement.
+    for (const char * name : {"model.gguf", "model.gguf (deleted)"}) {
         const fs::path place = folder_ / name, fresh = folder_ / "fresh";
         std::ofstream(fresh).write(reinterpret_cast<const char *>(other.data()), 3 * page);
         fs::rename(fresh, place);

@@ -133,7 +133,8 @@ TEST(Loss, LaunchThatReadsWrittenAbsentDataFails) {
     ggml_tensor * rows = session.kit.place(ggml_new_tensor_1d(session.kit.context(), GGML_TYPE_I32, 8));
     session.set(rows, absent);
     ggml_tensor * taken = ggml_get_rows(session.kit.context(), session.kit.f32(8, 8), rows);
-    EXPECT_EQ(session.launch(session.kit.graph({session.kit.place(taken)}, 13)), GGML_STATUS_SUCCESS) << "-1 is a valid integer";
+    EXPECT_EQ(session.launch(session.kit.graph({session.kit.place(taken)}, 13)), GGML_STATUS_SUCCESS)
+        << "-1 is a valid integer";
     ggml_tensor * weight = session.kit.f32(8);
     session.set(weight, absent, true);
     EXPECT_EQ(session.launch(session.doubled(weight, 14)), GGML_STATUS_SUCCESS) << "a model file may contain any bytes";

@@ -54,7 +54,8 @@ TEST(CanCarry, NoFunctionPointers) {
     EXPECT_FALSE(can_carry(*ggml_map_custom1(kit.context(), a, [](auto...) {}, 1, nullptr), false));
     EXPECT_FALSE(can_carry(*ggml_map_custom2(kit.context(), a, a, [](auto...) {}, 1, nullptr), false));
     EXPECT_FALSE(can_carry(*ggml_map_custom3(kit.context(), a, a, a, [](auto...) {}, 1, nullptr), false));
-    EXPECT_FALSE(can_carry(*ggml_custom_4d(kit.context(), GGML_TYPE_F32, 1, 1, 1, 1, &a, 1, [](auto...) {}, 1, nullptr), false));
+    const auto ignore = [](auto...) {};
+    EXPECT_FALSE(can_carry(*ggml_custom_4d(kit.context(), GGML_TYPE_F32, 1, 1, 1, 1, &a, 1, ignore, 1, nullptr), false));
 }
 
 // Strides have 32 bits in the stock dialect. Rows of 2^30 floats take 4 GiB, one byte too many.

@@ -84,7 +84,8 @@ TEST(Endpoint, ListenHostRefusesAPort) {
     EXPECT_EQ(parse_listen_host("[fe80::1%eth0]"), "fe80::1%eth0");
     EXPECT_EQ(parse_listen_host("unix:/a:b"), "unix:/a:b");
     using Case = std::pair<const char *, const char *>;
-    for (const auto & [text, remedy] : {Case{"box:77", "-H box -p 77"}, Case{"[::1]:77", "-H ::1 -p 77"}, Case{":77", "-H 0.0.0.0 -p 77"}}) {
+    for (const auto & [text, remedy] :
+         {Case{"box:77", "-H box -p 77"}, Case{"[::1]:77", "-H ::1 -p 77"}, Case{":77", "-H 0.0.0.0 -p 77"}}) {
         const auto host = parse_listen_host(text);
         ASSERT_FALSE(host) << text;
         EXPECT_TRUE(host.error().text.ends_with(remedy)) << host.error().text;

@@ -51,7 +51,8 @@ TEST_F(BufferIoTest, FillsTheRegionOnly) {
 
 TEST_F(BufferIoTest, CopiesEqualLayoutsThatDoNotOverlap) {
     ASSERT_TRUE(write(0, floats({1, 2})));
-    auto from = session.region(0, 2), to = session.region(8, 2), longer = session.region(16, 3), overlapping = session.region(4, 2);
+    auto from = session.region(0, 2), to = session.region(8, 2), longer = session.region(16, 3),
+         overlapping = session.region(4, 2);
     ASSERT_TRUE(io.copy(from, to));
     EXPECT_EQ(session.bytes(16), floats({1, 2, 1, 2}));
     for (CheckedRegion * wrong : {&longer, &overlapping}) {

@@ -11,9 +11,13 @@
 
 // Tests request more memory than exists. Makes the sanitizers return null as malloc does.
 #if defined(__SANITIZE_ADDRESS__)
-extern "C" __attribute__((visibility("default"))) const char * __asan_default_options() { return "allocator_may_return_null=1"; }
+extern "C" __attribute__((visibility("default"))) const char * __asan_default_options() {
+    return "allocator_may_return_null=1";
+}
 #elif defined(__SANITIZE_THREAD__)
-extern "C" __attribute__((visibility("default"))) const char * __tsan_default_options() { return "allocator_may_return_null=1"; }
+extern "C" __attribute__((visibility("default"))) const char * __tsan_default_options() {
+    return "allocator_may_return_null=1";
+}
 #endif
 
 namespace caravan::server {

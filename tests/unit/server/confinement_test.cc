@@ -475,7 +475,8 @@ TEST_F(ConfinementTest, ProcessesOfTheSameUserShareNothingWithIt) {
                          refused(::syscall(SYS_mq_open, "queue", O_RDWR | O_CREAT, 0600, nullptr)) &&
                          refused(::socketpair(AF_UNIX, SOCK_DGRAM, 0, ends)) &&
                          refused(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends)) &&
-                         refused(::utimensat(AT_FDCWD, secret().c_str(), nullptr, 0)) && refused(::futimens(open.get(), nullptr));
+                         refused(::utimensat(AT_FDCWD, secret().c_str(), nullptr, 0)) &&
+                         refused(::futimens(open.get(), nullptr));
               }),
               Outcome::yes);
 }

@@ -171,7 +171,8 @@ TEST(FrontDoor, AnythingButAGreetingFirstIsRefused) {
           message(Command::hello), message(Command::hello, std::vector<std::byte>(23)),
           message(Command::hello, std::vector<std::byte>(28)), message(static_cast<Command>(23)),
           message(static_cast<Command>(200)), bytes_of(wire::RequestHeader{Command::hello, UINT64_MAX}),
-          bytes_of(wire::RequestHeader{Command::set_tensor, uint64_t{1} << 63}), bytes_of(std::string_view("GET / HTTP/1.1\r\n"))}) {
+          bytes_of(wire::RequestHeader{Command::set_tensor, uint64_t{1} << 63}),
+          bytes_of(std::string_view("GET / HTTP/1.1\r\n"))}) {
         Client client;
         ASSERT_TRUE(client.peer.send(first));
         const auto wants = client.advance();
@@ -398,7 +399,8 @@ TEST(FrontDoor, AnOutageDeclinesRdmaFirst) {
     EXPECT_EQ(std::string_view(answer.reason), said);
     client.peer.request(wire::command_records);
     EXPECT_EQ(client.advance().value(), Wants::more);
-    EXPECT_EQ(load<wire::RecordHeader>(client.peer.receive(sizeof(wire::RecordHeader)).data()).length, sizeof ended_head + said.size());
+    EXPECT_EQ(load<wire::RecordHeader>(client.peer.receive(sizeof(wire::RecordHeader)).data()).length,
+              sizeof ended_head + said.size());
 }
 
 // One that goes on with offers would have the server answer nobody else.

@@ -57,8 +57,9 @@ TEST_F(IndexCheck, FixedIndicesAreCheckedBeforeEachLaunch) {
 TEST_F(IndexCheck, ChecksStrided64BitIndices) {
     auto indices = place(2, GGML_TYPE_I64, {1, 2, 1, 1}, 1024);
     indices.nb[1] = 64;
-    const auto graph = build({4}, {place(1, GGML_TYPE_F32, {4, 1, 2, 1}, 0), indices, place(3, GGML_TYPE_F32, {4, 8, 2, 1}, 4096),
-                                   test::node_of(place(4, GGML_TYPE_F32, {4, 8, 2, 1}, 4096), GGML_OP_SET_ROWS, {1, 2, 3})});
+    const auto graph =
+        build({4}, {place(1, GGML_TYPE_F32, {4, 1, 2, 1}, 0), indices, place(3, GGML_TYPE_F32, {4, 8, 2, 1}, 4096),
+                    test::node_of(place(4, GGML_TYPE_F32, {4, 8, 2, 1}, 4096), GGML_OP_SET_ROWS, {1, 2, 3})});
     ASSERT_TRUE(graph) << graph.error().text;
     put(1024, {7, 0});
     put(1024 + 64, {0, 0});

@@ -211,7 +211,8 @@ TEST(Links, ConnectsWithinAllowedNetworksOnly) {
             }
         },
         [](size_t) { return wire::Extension{.features = wire::feature_native}; });
-    Links links([](uint64_t) { return true; }, seconds(0), *net::Networks::parse("10.0.0.0/8"), net::addresses_of, milliseconds(100));
+    Links links([](uint64_t) { return true; }, seconds(0), *net::Networks::parse("10.0.0.0/8"), net::addresses_of,
+                milliseconds(100));
     EXPECT_EQ(links.connect(0, 1, server.endpoint().text()).error().code, Errc::unavailable);
     EXPECT_EQ(server.count(wire::Command::hello), 0);
 }

@@ -223,7 +223,8 @@ TEST_F(OpCheck, RefusesStridesThatHideOverread) {
     for (const ggml_tensor * node :
          {ggml_pool_2d(c(), t(F, 10, 9, 2), GGML_OP_POOL_AVG, 3, 3, 1, 1, 0, 0), ggml_win_part(c(), t(F, 8, 10, 9), 4),
           ggml_conv_2d_direct(c(), t(F, 3, 3, 2, 4), t(F, 10, 9, 2, 3), 1, 1, 0, 0, 1, 1),
-          ggml_rwkv_wkv7(c(), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 8192, 1))}) {
+          ggml_rwkv_wkv7(c(), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 64, 2, 6), t(F, 64, 2, 6),
+                         t(F, 8192, 1))}) {
         ggml_tensor source = *node->src[0];
         source.nb[1] = source.nb[2] = source.nb[3] = 0;
         ggml_tensor broken = *node;
@@ -296,7 +297,8 @@ TEST_F(OpCheck, SourcesThatMayBeResized) {
     std::set<std::string> resized;
     for (int dim = 0; dim < GGML_MAX_DIMS; ++dim) {
         for (const int change : {-1, 1}) {
-            for (const std::string & one : accepting(valid(), [&](ggml_tensor & source) { return resize(source, dim, change); })) {
+            for (const std::string & one :
+                 accepting(valid(), [&](ggml_tensor & source) { return resize(source, dim, change); })) {
                 resized.insert(formatted("{} {}{}", one, change < 0 ? '-' : '+', dim));
             }
         }
@@ -339,7 +341,8 @@ TEST_F(OpCheck, RefusesInvalidPropertyWithMatchingShape) {
     };
     const auto positions = [&] {
         int sections[4] = {8, 8, 8, 8};
-        return ggml_rope_multi(c(), t(F, 64, 4, 3), t(I, 12), nullptr, 64, sections, GGML_ROPE_TYPE_MROPE, 0, 1e4F, 1, 0, 1, 32, 1);
+        return ggml_rope_multi(c(), t(F, 64, 4, 3), t(I, 12), nullptr, 64, sections, GGML_ROPE_TYPE_MROPE, 0, 1e4F, 1, 0, 1, 32,
+                               1);
     };
     const auto scan = [&](int64_t a, int32_t snapshots) {
         return ggml_ssm_scan(c(), t(F, 16, 8, 2, 5), t(F, 8, 2, 4, 3), t(F, 2, 4, 3), t(F, a, 2), t(F, 16, 1, 4, 3),
@@ -379,7 +382,8 @@ TEST_F(OpCheck, RefusesInvalidPropertyWithMatchingShape) {
         node.op_params[0] = 2;
         node.ne[0] = 8 * 2 * 4 * 3 + 16 * 8 * 2 * 3 * 2;
     });
-    refused("a kernel larger than the image", ggml_im2col_3d(c(), t(F, 3, 3, 3, 2), t(F, 10, 9, 8, 4), 2, 1, 1, 1, 0, 0, 0, 1, 1, 1, F),
+    refused("a kernel larger than the image",
+            ggml_im2col_3d(c(), t(F, 3, 3, 3, 2), t(F, 10, 9, 8, 4), 2, 1, 1, 1, 0, 0, 0, 1, 1, 1, F),
             [](ggml_tensor & node, ggml_tensor * sources) {
                 sources[0].ne[0] = 11;
                 make_contiguous(sources[0]);
@@ -402,10 +406,11 @@ TEST_F(OpCheck, RefusesInvalidPropertyWithMatchingShape) {
         node.ne[0] = node.ne[1] = 3;
     });
     for (const int dim : {-1, 4}) {
-        refused("a dimension that does not exist", ggml_concat(c(), t(F, 4, 5), t(F, 4, 5), 0), [&](ggml_tensor & node, ggml_tensor *) {
-            node.op_params[0] = dim;
-            node.ne[0] = 4;
-        });
+        refused("a dimension that does not exist", ggml_concat(c(), t(F, 4, 5), t(F, 4, 5), 0),
+                [&](ggml_tensor & node, ggml_tensor *) {
+                    node.op_params[0] = dim;
+                    node.ne[0] = 4;
+                });
     }
     refused("something taken away", ggml_pad(c(), t(F, 4, 5), 1, 0, 0, 0), [](ggml_tensor & node, ggml_tensor *) {
         node.op_params[0] = -1;
@@ -427,8 +432,8 @@ TEST_F(OpCheck, RefusesInvalidPropertyWithMatchingShape) {
     });
 }
 
-// Splitting a model by tensors leaves empty nodes whose sources do not match. ggml computes nothing for them, so devices are not
-// queried about them.
+// Splitting a model by tensors leaves empty nodes whose sources do not match. ggml computes nothing for them, so devices are
+// not queried about them.
 TEST_F(OpCheck, AnyOpMayHaveAnEmptyResult) {
     BufferTable table;
     const uint64_t buffer = table.allocate(test::cpu_devices().buffer_type(0), 0, 1 << 20).value();

@@ -227,7 +227,8 @@ TEST(ReductionGroup, ABrokenLinkFailsAllRanks) {
 TEST(ReductionGroup, StopsWaitingForTheOthersWhenCancelled) {
     Members members(2);
     std::vector<float> data(10);
-    auto waiting = std::async(std::launch::async, [&] { return members.groups[0].reduce(data, true, f32, members.is_cancelled); });
+    auto waiting =
+        std::async(std::launch::async, [&] { return members.groups[0].reduce(data, true, f32, members.is_cancelled); });
     EXPECT_EQ(waiting.wait_for(milliseconds(20)), std::future_status::timeout);
     members.is_cancelled = true;
     EXPECT_FALSE(waiting.get());

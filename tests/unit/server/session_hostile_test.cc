@@ -82,7 +82,11 @@ TEST_F(HostileSession, GetTensor) {
     expect_end("beyond the buffer", [&](auto & c) { get(c, c.f32(1, 4080), 0, 17); });
     expect_end("huge", [&](auto & c) { get(c, c.f32(1, 0), 0, UINT64_MAX); });
     expect_end("wraps", [&](auto & c) { get(c, c.f32(1, 0), UINT64_MAX, 2); });
-    expect_end("an address of the server process", [&](auto & c) { auto t = c.f32(1, 0); t.data = 0x400000; get(c, t, 0, 16); });
+    expect_end("an address of the server process", [&](auto & c) {
+        auto t = c.f32(1, 0);
+        t.data = 0x400000;
+        get(c, t, 0, 16);
+    });
     expect_end("empty tensor", [&](auto & c) { auto t = c.f32(1, 0); t.ne[1] = 0; get(c, t, 0, 16); });
     expect_end("ne overflow", [&](auto & c) { auto t = c.f32(1, 0); std::fill_n(t.ne, 4, UINT32_MAX); get(c, t, 0, 16); });
     expect_end("part of a block", [&](auto & c) {
@@ -115,7 +119,8 @@ TEST_F(HostileSession, InvalidRowSizes) {
         };
         expect_end("get", [&](auto & c) { c.peer.request(Command::get_tensor_2d, about(c)); });
         if (!(size == 16 && copies == 1000)) {  // overlapping rows are harmless to write
-            expect_end("set with short payload", [&](auto & c) { c.peer.request(Command::set_tensor_2d, about(c) + noise(8)); });
+            expect_end("set with short payload",
+                       [&](auto & c) { c.peer.request(Command::set_tensor_2d, about(c) + noise(8)); });
         }
         if (size * copies != 0 && size * copies < 100'000 && !(size == 16 && copies == 1000)) {
             expect_end("set with full payload", [&](auto & c) {
@@ -152,7 +157,11 @@ TEST_F(HostileSession, OtherRegions) {
         c.peer.ask(Command::memset_tensor, wire::MemsetTensorRequest{c.f32(1, 0), 0, UINT64_MAX, 0});
     });
     expect_end("INIT outside", [](auto & c) { c.peer.ask(Command::init_tensor, c.f32(1, 4090)); });
-    expect_end("INIT without a buffer", [](auto & c) { auto t = c.f32(1, 0); t.buffer = t.data = 0; c.peer.ask(Command::init_tensor, t); });
+    expect_end("INIT without a buffer", [](auto & c) {
+        auto t = c.f32(1, 0);
+        t.buffer = t.data = 0;
+        c.peer.ask(Command::init_tensor, t);
+    });
     expect_end("BASE", [](auto & c) { c.peer.ask(Command::buffer_get_base, uint64_t{77}); });
     expect_end("CLEAR", [](auto & c) { c.peer.ask(Command::buffer_clear, wire::BufferClearRequest{77, 0}); });
     expect_end("FREE", [](auto & c) { c.peer.ask(Command::free_buffer, uint64_t{77}); });
@@ -170,7 +179,8 @@ TEST_F(HostileSession, OtherRegions) {
     for (const Command command : {Command::get_alignment, Command::get_max_size, Command::get_device_memory}) {
         expect_end("device", [&](auto & c) { c.peer.ask(command, uint32_t{1}); });
     }
-    expect_end("ALLOC on an unknown device", [](auto & c) { c.peer.ask(Command::alloc_buffer, wire::AllocBufferRequest{9, 64}); });
+    expect_end("ALLOC on an unknown device",
+               [](auto & c) { c.peer.ask(Command::alloc_buffer, wire::AllocBufferRequest{9, 64}); });
 }
 
 TEST_F(HostileSession, CopyBetweenDifferentShapes) {
@@ -187,8 +197,16 @@ TEST_F(HostileSession, CopyBetweenDifferentShapes) {
     expect_end("empty destination", [&](auto & c) { copy(c, c.f32(1, 0), c.f32(2, 2048, 0)); });
     expect_end("source outside", [&](auto & c) { copy(c, c.f32(1, 4090), c.f32(2, 0)); });
     expect_end("destination outside", [&](auto & c) { copy(c, c.f32(1, 0), c.f32(2, 4090)); });
-    expect_end("source without a buffer", [&](auto & c) { auto t = c.f32(1, 0); t.buffer = t.data = 0; copy(c, t, c.f32(2, 64)); });
-    expect_end("destination without a buffer", [&](auto & c) { auto t = c.f32(1, 0); t.buffer = t.data = 0; copy(c, c.f32(2, 64), t); });
+    expect_end("source without a buffer", [&](auto & c) {
+        auto t = c.f32(1, 0);
+        t.buffer = t.data = 0;
+        copy(c, t, c.f32(2, 64));
+    });
+    expect_end("destination without a buffer", [&](auto & c) {
+        auto t = c.f32(1, 0);
+        t.buffer = t.data = 0;
+        copy(c, c.f32(2, 64), t);
+    });
 }
 
 TEST_F(HostileSession, Graphs) {
@@ -197,8 +215,10 @@ TEST_F(HostileSession, Graphs) {
         c.peer.request(Command::graph_compute, graph_payload(0, 0, {3}, c.sum()));
         c.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{0, 0});
     });
-    expect_end("RECOMPUTE on an unknown device", [](auto & c) { c.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{1, 5}); });
-    expect_end("COMPUTE on an unknown device", [](auto & c) { c.peer.request(Command::graph_compute, graph_payload(1, 5, {3}, c.sum())); });
+    expect_end("RECOMPUTE on an unknown device",
+               [](auto & c) { c.peer.ask(Command::graph_recompute, wire::GraphRecomputeRequest{1, 5}); });
+    expect_end("COMPUTE on an unknown device",
+               [](auto & c) { c.peer.request(Command::graph_compute, graph_payload(1, 5, {3}, c.sum())); });
     expect_end("FREE, then RECOMPUTE", [](auto & c) {
         c.peer.request(Command::graph_compute, graph_payload(0, 5, {3}, c.sum()));
         c.peer.ask(Command::free_buffer, c.buffer);

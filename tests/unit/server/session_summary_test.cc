@@ -28,8 +28,9 @@ TEST(SessionSummary, TextHasAllCounters) {
 TEST(SessionSummary, NumbersOfCompromisedWorkerAreBounded) {
     SessionCounters forged;
     for (uint64_t SessionCounters::* number :
-         {&SessionCounters::graphs_built, &SessionCounters::launches, &SessionCounters::bytes_received, &SessionCounters::bytes_sent,
-          &SessionCounters::peak_buffer_bytes, &SessionCounters::weight_bytes_received, &SessionCounters::weight_bytes_from_cache,
+         {&SessionCounters::graphs_built, &SessionCounters::launches, &SessionCounters::bytes_received,
+          &SessionCounters::bytes_sent, &SessionCounters::peak_buffer_bytes, &SessionCounters::weight_bytes_received,
+          &SessionCounters::weight_bytes_from_cache,
           &SessionCounters::weight_bytes_from_models, &SessionCounters::duration_us, &SessionCounters::computing_us}) {
         forged.*number = UINT64_MAX;
     }

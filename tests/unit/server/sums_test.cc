@@ -31,7 +31,8 @@ TEST(Sums, TheOrderIsThatOfRecursiveDoubling) {
 }
 
 TEST(Sums, BfloatRoundsToNearestEven) {
-    const std::array<float, 8> values{1.0f, 1.00390625f, 1.01171875f, 1.003907f, -1.003907f, std::numeric_limits<float>::infinity(),
+    const std::array<float, 8> values{1.0f, 1.00390625f, 1.01171875f, 1.003907f, -1.003907f,
+                                      std::numeric_limits<float>::infinity(),
                                       std::numeric_limits<float>::max(), 0.0f};
     std::array<uint16_t, 8> reduced{};
     std::array<float, 8> back{};

@@ -48,7 +48,8 @@ TEST_F(TensorCheck, BytesMatchGgml) {
 }
 
 TEST_F(TensorCheck, RefusesUnknownAndRemovedTypes) {
-    for (const uint32_t type : {4u, 5u, 31u, 32u, 33u, 36u, 37u, 38u, uint32_t{GGML_TYPE_COUNT}, 255u, 0x7fffffffu, 0x80000000u, UINT32_MAX}) {
+    for (const uint32_t type :
+         {4u, 5u, 31u, 32u, 33u, 36u, 37u, 38u, uint32_t{GGML_TYPE_COUNT}, 255u, 0x7fffffffu, 0x80000000u, UINT32_MAX}) {
         wire::Tensor tensor = f32({4, 1, 1, 1});
         tensor.type = type;
         const auto bytes = checked_bytes(tensor);
@@ -69,7 +70,8 @@ TEST_F(TensorCheck, RefusesRowsOfPartialBlocks) {
 
 TEST_F(TensorCheck, RefusesShapesThatOverflow) {
     for (const Shape & ne : {Shape{UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX}, {1u << 31, 1u << 31, 4, 1},
-                             {1u << 16, 1u << 16, 1u << 16, 1u << 16}, {UINT32_MAX, UINT32_MAX, 1, 1}, {1u << 31, 1u << 31, 1, 1}}) {
+                             {1u << 16, 1u << 16, 1u << 16, 1u << 16}, {UINT32_MAX, UINT32_MAX, 1, 1},
+                             {1u << 31, 1u << 31, 1, 1}}) {
         wire::Tensor tensor = f32({1, 1, 1, 1});
         for (int i = 0; i < 4; ++i) {
             tensor.ne[i] = ne[i];
@@ -203,7 +205,8 @@ TEST_F(TensorCheck, RefusesUnknownAndFreedBuffers) {
 
 TEST_F(TensorCheck, RegionsMustLieInsideTensor) {
     const wire::Tensor tensor = f32({4, 1, 1, 1}, 64);
-    for (const auto & [offset, count] : {std::pair<uint64_t, uint64_t>{0, 16}, {0, 0}, {15, 1}, {16, 0}, {4, 8}}) {  // zero bytes fit at the end
+    // Zero bytes fit at the end.
+    for (const auto & [offset, count] : {std::pair<uint64_t, uint64_t>{0, 16}, {0, 0}, {15, 1}, {16, 0}, {4, 8}}) {
         const auto region = checked_region(tensor, offset, count, table);
         ASSERT_TRUE(region) << offset << ' ' << count;
         EXPECT_EQ(region->region.data(), table.find(buffer)->base + 64 + offset);

@@ -40,9 +40,10 @@ TEST(WorkerOptionsTest, DefaultsAreSafe) {
 
 TEST(WorkerOptionsTest, UnknownAndInvalidArgumentsAreRefused) {
     using Arguments = std::vector<std::string>;
-    for (const Arguments & wrong : {Arguments{"--unknown"}, Arguments{"--unknown", "1"}, Arguments{"--threads"},
-                                    Arguments{"--threads", "0"}, Arguments{"--threads", "2x"}, Arguments{"--session-grace", "-1"},
-                                    Arguments{"--links", "nowhere"}, Arguments{"--max-memory", ""}}) {
+    for (const Arguments & wrong :
+         {Arguments{"--unknown"}, Arguments{"--unknown", "1"}, Arguments{"--threads"}, Arguments{"--threads", "0"},
+          Arguments{"--threads", "2x"}, Arguments{"--session-grace", "-1"}, Arguments{"--links", "nowhere"},
+          Arguments{"--max-memory", ""}}) {
         EXPECT_FALSE(from_arguments(wrong)) << wrong.front();
     }
 }

@@ -56,7 +56,8 @@ inline std::vector<ggml_tensor *> OpNodes::valid() {
               ggml_mul(c(), x(), t(F, 1, 1, d)), ggml_div(c(), x(), t(F, a, b)), ggml_sqr(c(), x()),
               ggml_sqrt(c(), x()), ggml_log(c(), x()), ggml_sin(c(), x()), ggml_cos_inplace(c(), x()),
               ggml_sum(c(), x()), ggml_sum_rows(c(), x()), ggml_cumsum(c(), x()), ggml_mean(c(), x()),
-              ggml_argmax(c(), t(F, a, b)), ggml_count_equal(c(), t(I, a, b), t(I, a, b)), ggml_repeat_4d(c(), x(), 2 * a, b, 3 * d, e),
+              ggml_argmax(c(), t(F, a, b)), ggml_count_equal(c(), t(I, a, b), t(I, a, b)),
+              ggml_repeat_4d(c(), x(), 2 * a, b, 3 * d, e),
               ggml_repeat_back(c(), t(F, 2 * a, b, d, 3 * e), x()), ggml_silu_back(c(), x(), x()),
               ggml_norm(c(), x(), 1e-5F), ggml_rms_norm(c(), x(), 0), ggml_rms_norm_back(c(), x(), x(), 1e-5F),
               ggml_group_norm(c(), x(), 2, 1e-5F), ggml_l2_norm(c(), x(), 1e-5F), ggml_scale(c(), x(), 2),
@@ -64,7 +65,8 @@ inline std::vector<ggml_tensor *> OpNodes::valid() {
               ggml_cont(c(), ggml_transpose(c(), x())), ggml_cont_1d(c(), x(), a * b * d * e),
               ggml_diag_mask_inf(c(), x(), 1), ggml_diag_mask_zero(c(), x(), 0), ggml_soft_max(c(), x()),
               ggml_soft_max_ext(c(), x(), t(H, a, b), 1, 1), ggml_soft_max_ext_back(c(), x(), x(), 1, 0),
-              ggml_clamp(c(), x(), 0, 1), ggml_pad(c(), x(), 1, 2, 3, 4), ggml_pad_ext_circular(c(), x(), 1, 0, 0, 1, 0, 0, 1, 1),
+              ggml_clamp(c(), x(), 0, 1), ggml_pad(c(), x(), 1, 2, 3, 4),
+              ggml_pad_ext_circular(c(), x(), 1, 0, 0, 1, 0, 0, 1, 1),
               ggml_pad_reflect_1d(c(), t(F, a + 2, b), 1, 2), ggml_roll(c(), t(F, a + 2, b + 2), -1, 2, 0, 0),
               ggml_upscale(c(), x(), 2, GGML_SCALE_MODE_NEAREST),
               ggml_interpolate(c(), x(), 7, 5, d, e, align_corners),
@@ -78,9 +80,11 @@ inline std::vector<ggml_tensor *> OpNodes::valid() {
               ggml_mul_mat(c(), t(H, a, 6, d), t(F, a, 4, d, e)), ggml_out_prod(c(), t(F, 6, a), t(F, 4, a, d)),
               ggml_get_rows(c(), t(H, a, b, d, e), t(I, 3, d, e)), ggml_get_rows(c(), x(I), t(I, 3, d, e)),
               ggml_get_rows_back(c(), t(F, a, 3), t(I, 3), t(F, a, b)),
-              ggml_set_rows(c(), x(H), t(F, a, 2, d, e), t(GGML_TYPE_I64, 2, d)), ggml_set_rows(c(), x(), t(F, a, 2, d, e), t(I, 2)),
+              ggml_set_rows(c(), x(H), t(F, a, 2, d, e), t(GGML_TYPE_I64, 2, d)),
+              ggml_set_rows(c(), x(), t(F, a, 2, d, e), t(I, 2)),
               ggml_acc(c(), x(), t(F, a), a * 4, a * b * 4, a * b * d * 4, 0), ggml_set_1d(c(), x(), t(F, 1), (a - 1) * 4),
-              ggml_add_id(c(), t(F, a, b, d), t(F, a, 5), t(I, b, d)), ggml_solve_tri(c(), t(F, b, b, d), t(F, a, b, d), true, true, false)}) {
+              ggml_add_id(c(), t(F, a, b, d), t(F, a, 5), t(I, b, d)),
+              ggml_solve_tri(c(), t(F, b, b, d), t(F, a, b, d), true, true, false)}) {
             v.push_back(node);
         }
         for (int dim = 0; dim < 4; ++dim) {
@@ -91,8 +95,10 @@ inline std::vector<ggml_tensor *> OpNodes::valid() {
         v.push_back(ggml_rope(c(), t(F, 64, 4, 3, 2), t(I, 3), 32, mode));
     }
     v.push_back(ggml_rope_set_offset(ggml_rope(c(), t(F, 64, 4, 3, 2), t(I, 3), 32, 0), 32));
-    v.push_back(ggml_rope_multi(c(), t(F, 64, 4, 3), t(I, 12), nullptr, 64, sections, GGML_ROPE_TYPE_MROPE, 0, 1e4F, 1, 0, 1, 32, 1));
-    v.push_back(ggml_rope_multi(c(), t(F, 64, 4, 3), t(I, 12), nullptr, 32, sections, GGML_ROPE_TYPE_VISION, 0, 1e4F, 1, 0, 1, 32, 1));
+    v.push_back(ggml_rope_multi(c(), t(F, 64, 4, 3), t(I, 12), nullptr, 64, sections, GGML_ROPE_TYPE_MROPE, 0, 1e4F, 1, 0, 1,
+                                32, 1));
+    v.push_back(ggml_rope_multi(c(), t(F, 64, 4, 3), t(I, 12), nullptr, 32, sections, GGML_ROPE_TYPE_VISION, 0, 1e4F, 1, 0, 1,
+                                32, 1));
     v.push_back(ggml_rope_ext_back(c(), t(F, 64, 4, 3), t(I, 3), t(F, 32), 32, 0, 7, 1e4F, 1, 0, 1, 32, 1));
     v.push_back(ggml_mul_mat_id(c(), t(H, 32, 6, 8), t(F, 32, 1, 3), t(I, 2, 3)));
     v.push_back(ggml_mul_mat(c(), t(GGML_TYPE_Q4_0, 64, 6), t(F, 64, 4)));
@@ -111,8 +117,10 @@ inline std::vector<ggml_tensor *> OpNodes::valid() {
             v.push_back(ggml_im2col_3d(c(), t(F, 3, 3, 3, 2), t(F, 10, 9, 8, 4), 2, stride, 1, 1, padding, 0, 0, 1, 1, 1, F));
             v.push_back(ggml_conv_2d_direct(c(), t(F, 3, 3, 2, 4), t(F, 10, 9, 2, 3), stride, 1, padding, 0, 1, 2));
             v.push_back(ggml_conv_2d_dw_direct(c(), t(F, 3, 3, 1, 4), t(F, 10, 9, 4, 3), stride, 1, padding, 0, 1, 2));
-            v.push_back(ggml_conv_2d_dw_direct(c(), t(F, 3, 3, 1, 4), ggml_permute(c(), t(F, 4, 10, 9, 3), 2, 0, 1, 3), stride, 1, padding, 0, 1, 2));
-            v.push_back(ggml_conv_3d_direct(c(), t(F, 3, 3, 3, 8), t(F, 10, 9, 8, 4), stride, 1, 1, padding, 0, 0, 1, 1, 1, 2, 2, 4));
+            v.push_back(ggml_conv_2d_dw_direct(c(), t(F, 3, 3, 1, 4), ggml_permute(c(), t(F, 4, 10, 9, 3), 2, 0, 1, 3), stride,
+                                               1, padding, 0, 1, 2));
+            v.push_back(ggml_conv_3d_direct(c(), t(F, 3, 3, 3, 8), t(F, 10, 9, 8, 4), stride, 1, 1, padding, 0, 0, 1, 1, 1, 2,
+                                            2, 4));
             v.push_back(ggml_pool_1d(c(), t(F, 10, 9), GGML_OP_POOL_MAX, 3, stride, padding));
             v.push_back(ggml_pool_2d(c(), t(F, 10, 9, 2), GGML_OP_POOL_AVG, 3, 2, stride, 1, padding + 0.5F, padding));
             v.push_back(ggml_pool_2d_back(c(), ggml_pool_2d(c(), t(F, 10, 9, 2), GGML_OP_POOL_AVG, 3, 2, stride, 1, padding, 0),
@@ -121,7 +129,9 @@ inline std::vector<ggml_tensor *> OpNodes::valid() {
             v.push_back(ggml_conv_transpose_2d_p0(c(), t(H, 3, 3, 5, 7), t(F, 9, 8, 7, 2), stride));
             v.push_back(ggml_col2im_1d(c(), t(F, 12, 5), stride, 3, padding));
             int64_t image[4] = {10, 9, 2, 3};
-            v.push_back(ggml_im2col_back(c(), ggml_im2col(c(), t(F, 3, 3, 2, 4), t(F, 10, 9, 2, 3), stride, 1, padding, 0, 1, 1, true, F),
+            v.push_back(ggml_im2col_back(c(),
+                                         ggml_im2col(c(), t(F, 3, 3, 2, 4), t(F, 10, 9, 2, 3), stride, 1, padding, 0, 1, 1,
+                                                     true, F),
                                          t(F, 3, 3, 2, 4), image, stride, 1, padding, 0, 1, 1, true));
         }
     }
@@ -130,11 +140,14 @@ inline std::vector<ggml_tensor *> OpNodes::valid() {
     ggml_tensor * attention = ggml_flash_attn_ext(c(), t(F, 64, 3, 4), t(H, 64, 32, 2), t(H, 40, 32, 2), t(H, 32, 3), 1, 1, 0);
     ggml_flash_attn_ext_add_sinks(attention, t(F, 4));
     v.push_back(attention);
-    v.push_back(ggml_flash_attn_ext(c(), t(F, 64, 3, 4, 2), t(GGML_TYPE_Q8_0, 64, 32, 4, 2), t(F, 64, 32, 4, 2), nullptr, 1, 0, 0));
+    v.push_back(ggml_flash_attn_ext(c(), t(F, 64, 3, 4, 2), t(GGML_TYPE_Q8_0, 64, 32, 4, 2), t(F, 64, 32, 4, 2), nullptr, 1, 0,
+                                    0));
     v.push_back(ggml_ssm_conv(c(), t(F, 9, 8, 2), t(F, 4, 8)));
     for (const int64_t a : {1, 16}) {
-        v.push_back(ggml_ssm_scan(c(), t(F, 16, 8, 2, 5), t(F, 8, 2, 4, 3), t(F, 2, 4, 3), t(F, a, 2), t(F, 16, 1, 4, 3), t(F, 16, 1, 4, 3), t(I, 3), a > 1 ? 1 : 3));
-        v.push_back(ggml_gated_delta_net(c(), t(F, 16, 2, 4, 3), t(F, 16, 2, 4, 3), t(F, 16, 4, 4, 3), t(F, a, 4, 4, 3), t(F, 1, 4, 4, 3), t(F, 16, 16, 4, 3), 2));
+        v.push_back(ggml_ssm_scan(c(), t(F, 16, 8, 2, 5), t(F, 8, 2, 4, 3), t(F, 2, 4, 3), t(F, a, 2), t(F, 16, 1, 4, 3),
+                                  t(F, 16, 1, 4, 3), t(I, 3), a > 1 ? 1 : 3));
+        v.push_back(ggml_gated_delta_net(c(), t(F, 16, 2, 4, 3), t(F, 16, 2, 4, 3), t(F, 16, 4, 4, 3), t(F, a, 4, 4, 3),
+                                         t(F, 1, 4, 4, 3), t(F, 16, 16, 4, 3), 2));
     }
     v.push_back(ggml_win_part(c(), t(F, 8, 10, 9), 4));
     v.push_back(ggml_win_unpart(c(), t(F, 8, 4, 4, 9), 10, 9, 4));
@@ -144,12 +157,15 @@ inline std::vector<ggml_tensor *> OpNodes::valid() {
     v.push_back(ggml_rwkv_wkv6(c(), head(), head(), head(), t(F, 16, 2), head(), t(F, 512, 3)));
     v.push_back(ggml_gated_linear_attn(c(), head(), head(), head(), head(), t(F, 512, 2), 1));
     const auto long_head = [&] { return t(F, 64, 2, 6); };
-    v.push_back(ggml_rwkv_wkv7(c(), long_head(), long_head(), long_head(), long_head(), long_head(), long_head(), t(F, 8192, 1)));
+    v.push_back(ggml_rwkv_wkv7(c(), long_head(), long_head(), long_head(), long_head(), long_head(), long_head(),
+                               t(F, 8192, 1)));
     const auto odd_head = [&] { return t(F, 5, 2, 6); };
     v.push_back(ggml_rwkv_wkv6(c(), odd_head(), odd_head(), odd_head(), t(F, 5, 2), odd_head(), t(F, 50, 3)));
     v.push_back(ggml_gated_linear_attn(c(), odd_head(), odd_head(), odd_head(), odd_head(), t(F, 50, 2), 1));
-    v.push_back(ggml_gated_delta_net(c(), t(F, 5, 2, 4, 3), t(F, 5, 2, 4, 3), t(F, 5, 4, 4, 3), t(F, 1, 4, 4, 3), t(F, 1, 4, 4, 3), t(F, 5, 5, 4, 3), 1));
-    v.push_back(ggml_ssm_scan(c(), t(F, 5, 7, 2, 5), t(F, 7, 2, 4, 3), t(F, 2, 4, 3), t(F, 5, 2), t(F, 5, 1, 4, 3), t(F, 5, 1, 4, 3), t(I, 3), 1));
+    v.push_back(ggml_gated_delta_net(c(), t(F, 5, 2, 4, 3), t(F, 5, 2, 4, 3), t(F, 5, 4, 4, 3), t(F, 1, 4, 4, 3),
+                                     t(F, 1, 4, 4, 3), t(F, 5, 5, 4, 3), 1));
+    v.push_back(ggml_ssm_scan(c(), t(F, 5, 7, 2, 5), t(F, 7, 2, 4, 3), t(F, 2, 4, 3), t(F, 5, 2), t(F, 5, 1, 4, 3),
+                              t(F, 5, 1, 4, 3), t(I, 3), 1));
     v.push_back(ggml_flash_attn_ext(c(), t(F, 5, 3, 4), t(H, 5, 7, 2), t(H, 3, 7, 2), nullptr, 1, 0, 0));
     v.push_back(ggml_mul_mat_id(c(), t(F, 7, 6, 8), t(F, 7, 1, 3), t(I, 2, 3)));
     v.push_back(ggml_lightning_indexer(c(), t(F, 16, 4, 3, 2), t(H, 16, 1, 7, 2), t(F, 4, 3, 1, 2), t(H, 7, 3)));

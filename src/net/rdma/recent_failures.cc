@@ -26,6 +26,9 @@ NoRdma RecentFailures::reason(const std::string & server, TimePoint now) const {
     if (failure == failures_.end() || now - failure->second.at >= tunable::rdma_failure_memory) {
         return {};
     }
+    if (failure->second.why.reason == Reason::rdma_setting) {
+        return failure->second.why;  // to wait does not help
+    }
     const auto ago = std::chrono::floor<seconds>(now - failure->second.at), left = tunable::rdma_failure_memory - ago;
     NoRdma why = failure->second.why;
     why.text = formatted("{} ({} s ago; the next session after {} s tries again)", why.text, ago.count(), left.count());

@@ -26,6 +26,14 @@ TEST(RecentFailures, SuccessForgetsTheFailure) {
     EXPECT_EQ(failures.reason("a:1", failed_at).text, "");
 }
 
+TEST(RecentFailures, AWrongSettingDoesNotPassWithTime) {
+    RecentFailures failures;
+    NoRdma why("GGML_RDMA_GID=3 selects the wrong network");
+    why.reason = Reason::rdma_setting;
+    failures.add("a:1", why, failed_at);
+    EXPECT_EQ(failures.reason("a:1", failed_at).text, why.text);
+}
+
 TEST(RecentFailures, IsBounded) {
     RecentFailures failures;
     for (size_t i = 0; i < RecentFailures::max_servers; ++i) {

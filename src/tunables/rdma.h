@@ -45,6 +45,8 @@ inline constexpr milliseconds stock_server_delay{10};
 // waits less, so that a network that loses RDMA's packets delays a session by little more than a second. The server counts from
 // its reply to the offer: a client that stays silent then occupies a session for rdma_verdict_timeout.
 inline constexpr milliseconds rdma_proof_timeout{1200};
+inline constexpr milliseconds rdma_proof_spin{10};    // of waiting, during which it polls;
+inline constexpr microseconds rdma_proof_pause{200};  // then it sleeps between polls
 inline constexpr seconds rdma_failure_memory{60};  // during which the process does not try again with that server
 inline constexpr seconds rdma_token_timeout{3}, rdma_verdict_timeout{5};
 static_assert(rdma_verdict_timeout > rdma_token_timeout + rdma_proof_timeout && rdma_token_timeout > 2 * rdma_proof_timeout);

@@ -1,6 +1,9 @@
 #include "net/rdma/proof.h"
 
+#include <optional>
 #include <thread>
+
+#include "tunables/rdma.h"
 
 namespace caravan::net::rdma {
 namespace {
@@ -15,16 +18,39 @@ std::unexpected<Error> failed(const ibv_wc & completion) {
                 verbs().wc_status_str(completion.status));
 }
 
-std::unexpected<Error> timed_out() {
-    return fail(Errc::timed_out, Reason::no_rdma_path, "no message gets through over RDMA");
-}
-
 Result<> post(QueuePair & pair, ibv_send_wr & request) {
     ibv_send_wr * bad = nullptr;
     if (const int error = ibv_post_send(pair.qp(), &request, &bad); error != 0) {
         return fail(Errc::io, "posting a send failed: {}", errno_text(error));
     }
     return {};
+}
+
+// Calls `poll` until it returns a result. After a while it sleeps between the calls: where the network loses RDMA's packets, it
+// waits for long, and both sides may compute meanwhile.
+template <class Poll>
+Result<> await(TimePoint deadline, const HasGivenUp & has_given_up, const Poll & poll) {
+    const TimePoint sleep_after = Clock::now() + tunable::rdma_proof_spin;
+    for (TimePoint ask_at{};;) {
+        if (auto result = poll()) {
+            return std::move(*result);
+        }
+        const TimePoint now = Clock::now();
+        if (now >= deadline) {
+            return fail(Errc::timed_out, Reason::no_rdma_path, "no message gets through over RDMA");
+        }
+        if (has_given_up && now >= ask_at) {
+            if (has_given_up()) {
+                return fail(Errc::unavailable, Reason::no_rdma_path, "the peer gave up before a message got through over RDMA");
+            }
+            ask_at = now + milliseconds(1);
+        }
+        if (now < sleep_after) {
+            std::this_thread::yield();
+        } else {
+            std::this_thread::sleep_for(tunable::rdma_proof_pause);
+        }
+    }
 }
 
 bool is_token(ConstBytes message) {
@@ -41,7 +67,7 @@ bool is_token(ConstBytes message) {
 
 }  // namespace
 
-Result<> prove_write(QueuePair & pair, TimePoint deadline) {
+Result<> prove_write(QueuePair & pair, TimePoint deadline, const HasGivenUp & has_given_up) {
     ibv_send_wr request{};
     request.wr_id = set_up_send_id;
     request.opcode = IBV_WR_RDMA_WRITE;
@@ -49,22 +75,19 @@ Result<> prove_write(QueuePair & pair, TimePoint deadline) {
     if (auto posted = post(pair, request); !posted) {
         return posted;
     }
-    for (;;) {
+    return await(deadline, has_given_up, [&]() -> std::optional<Result<>> {
         ibv_wc completion{};
-        if (pair.poll(completion) > 0) {
-            if (completion.status != IBV_WC_SUCCESS) {
-                return failed(completion);
-            }
-            // A correct peer sends nothing now: it waits for this end's token.
-            return completion.wr_id == set_up_send_id
-                       ? Result<>()
-                       : fail(Errc::protocol, Reason::no_rdma_path, "unexpected message over RDMA");
+        if (pair.poll(completion) <= 0) {
+            return std::nullopt;
         }
-        if (Clock::now() >= deadline) {
-            return timed_out();
+        if (completion.status != IBV_WC_SUCCESS) {
+            return failed(completion);
         }
-        std::this_thread::yield();
-    }
+        // A correct peer sends nothing now: it waits for this end's token.
+        return completion.wr_id == set_up_send_id
+                   ? Result<>()
+                   : fail(Errc::protocol, Reason::no_rdma_path, "unexpected message over RDMA");
+    });
 }
 
 Result<> send_token(QueuePair & pair) {
@@ -84,33 +107,24 @@ Result<> send_token(QueuePair & pair) {
 }
 
 Result<> receive_token(QueuePair & pair, TimePoint deadline, const HasGivenUp & has_given_up) {
-    TimePoint ask_at = Clock::now();
-    for (;;) {
+    return await(deadline, has_given_up, [&]() -> std::optional<Result<>> {
         ibv_wc completion{};
-        const int count = pair.poll(completion);
-        if (count > 0 && completion.status != IBV_WC_SUCCESS) {
+        if (pair.poll(completion) <= 0) {
+            return std::nullopt;
+        }
+        if (completion.status != IBV_WC_SUCCESS) {
             return failed(completion);
         }
-        if (count > 0 && completion.wr_id != set_up_send_id) {  // the own token's completion may come before or after
-            const auto slot = static_cast<uint32_t>(completion.wr_id);
-            const ConstBytes message = pair.receive_slot(slot);
-            if (completion.byte_len != pair.send_slot_size() || !is_token(message.first(completion.byte_len))) {
-                return fail(Errc::protocol, Reason::no_rdma_path, "the first message over RDMA is not the token");
-            }
-            return pair.post_receive(slot);
+        if (completion.wr_id == set_up_send_id) {  // the own token's completion may come before or after
+            return std::nullopt;
         }
-        const TimePoint now = Clock::now();
-        if (now >= deadline) {
-            return timed_out();
+        const auto slot = static_cast<uint32_t>(completion.wr_id);
+        const ConstBytes message = pair.receive_slot(slot);
+        if (completion.byte_len != pair.send_slot_size() || !is_token(message.first(completion.byte_len))) {
+            return fail(Errc::protocol, Reason::no_rdma_path, "the first message over RDMA is not the token");
         }
-        if (has_given_up && now >= ask_at) {
-            if (has_given_up()) {
-                return fail(Errc::unavailable, Reason::no_rdma_path, "the peer gave up before a message got through over RDMA");
-            }
-            ask_at = now + milliseconds(1);
-        }
-        std::this_thread::yield();
-    }
+        return pair.post_receive(slot);
+    });
 }
 
 }  // namespace caravan::net::rdma

@@ -9,11 +9,11 @@
 
 namespace caravan::net::rdma {
 
-// Returns true if the peer has given up. Called at most once in a millisecond.
+// Returns true to stop waiting, because either end has given up. Called at most once in a millisecond.
 using HasGivenUp = std::function<bool()>;
 
 // Writes 0 bytes, and waits for the peer's acknowledgement. The peer must be in state RTR.
-Result<> prove_write(QueuePair & pair, TimePoint deadline);
+Result<> prove_write(QueuePair & pair, TimePoint deadline, const HasGivenUp & has_given_up = {});
 
 // Posts a message of a whole slot: the token and a pattern. The completion has the id set_up_send_id.
 Result<> send_token(QueuePair & pair);

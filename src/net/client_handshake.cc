@@ -99,11 +99,12 @@ RdmaUse agreed_use(RdmaUse wanted, const Endpoint & endpoint, const wire::Extens
         return wanted;
     }
     const bool only_rdma = server.is_caravan() && (server.features & wire::feature_only_rdma) != 0;
-    if (only_rdma || (wanted == RdmaUse::preferred && transport_mode() == TransportMode::rdma)) {
+    const bool is_wanted = wanted == RdmaUse::preferred || wanted == RdmaUse::deferred;
+    if (only_rdma || (is_wanted && transport_mode() == TransportMode::rdma)) {
         return RdmaUse::required;
     }
     const bool is_possible = transport_mode() != TransportMode::tcp && endpoint.kind == Endpoint::Kind::tcp;
-    return wanted == RdmaUse::preferred && is_possible ? wanted : RdmaUse::none;
+    return is_wanted && is_possible ? wanted : RdmaUse::none;
 }
 
 std::unexpected<Error> no_rdma(const Endpoint & endpoint, const NoRdma & why, const wire::Extension & server = {}) {
@@ -154,8 +155,8 @@ rdma::RecentFailures recent_failures;
 // Switches to RDMA, or stays on TCP if both sides agreed on that. If the negotiation fails otherwise (a late reply could
 // arrive in the middle of the session), opens another connection without RDMA.
 Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & endpoint, uint64_t token,
-                          RdmaUse use, TimePoint deadline, const Queueing * queueing) {
-    auto upgraded = rdma::offer(socket, Clock::now() + (deadline - Clock::now()) / 2);
+                          RdmaUse use, TimePoint deadline, const Queueing * queueing, const std::stop_token & stop) {
+    auto upgraded = rdma::offer(socket, Clock::now() + (deadline - Clock::now()) / 2, stop);
     if (upgraded) {
         if (upgraded->transport != nullptr) {
             recent_failures.remove(endpoint.text());
@@ -271,7 +272,7 @@ std::string describe(const wire::AdmissionReply & place) {
 }
 
 Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse wanted, TimePoint deadline,
-                              const Queueing * queueing) {
+                              const Queueing * queueing, [[maybe_unused]] const std::stop_token & stop) {
     const auto patience = deadline - Clock::now();
     auto socket = connect_socket(endpoint, deadline);
     if (!socket) {
@@ -291,7 +292,13 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse
             Error{error.code, formatted("{}: {}", endpoint.text(), error.text), handshake_advice(error.code)});
     }
     const auto peer = load<wire::Extension>(reply->capabilities);
-    const RdmaUse use = agreed_use(wanted, endpoint, peer);
+    RdmaUse use = agreed_use(wanted, endpoint, peer);
+    // Connections of Unix sockets do not fail while both processes live.
+    const bool can_resume = peer.is_caravan() && endpoint.kind == Endpoint::Kind::tcp &&
+                            (peer.features & own_extension().features & wire::feature_resume) != 0;
+    if (use == RdmaUse::deferred && (!can_resume || (token == 0 && peer.token == 0))) {
+        use = RdmaUse::preferred;
+    }
     if (wire::is_queue_pair(load<wire::StockRdma>(reply->capabilities))) {
         return open_stock(endpoint, std::move(*socket), use, deadline);
     }
@@ -317,16 +324,17 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse
     opened.peer_is_caravan = peer.is_caravan();
     opened.peer_is_native = peer.is_caravan() && dialect_is_native() && (peer.features & wire::feature_native) != 0;
     opened.token = peer.token;
-    // Connections of Unix sockets do not fail while both processes live.
-    opened.can_resume = peer.is_caravan() && endpoint.kind == Endpoint::Kind::tcp &&
-                        (peer.features & own_extension().features & wire::feature_resume) != 0;
+    opened.can_resume = can_resume;
     opened.why_not_rdma = std::move(why_not);
 #ifdef GGML_RPC_RDMA
-    if (use == RdmaUse::preferred && opened.why_not_rdma.empty()) {
+    if ((use == RdmaUse::preferred || use == RdmaUse::deferred) && opened.why_not_rdma.empty()) {
         opened.why_not_rdma = recent_failures.reason(endpoint.text(), Clock::now());
     }
-    if (use != RdmaUse::none && opened.why_not_rdma.empty()) {
-        auto upgraded = upgrade(std::move(opened), *socket, endpoint, token, use, deadline, queueing);
+    if (use == RdmaUse::deferred && opened.why_not_rdma.empty()) {
+        opened.why_not_rdma = rdma::why_unavailable(socket->get());
+        opened.may_upgrade = opened.why_not_rdma.empty();
+    } else if (use != RdmaUse::none && opened.why_not_rdma.empty()) {
+        auto upgraded = upgrade(std::move(opened), *socket, endpoint, token, use, deadline, queueing, stop);
         if (!upgraded || upgraded->transport != nullptr) {
             return upgraded;
         }

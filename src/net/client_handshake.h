@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
 
 #include "net/endpoint.h"
@@ -19,6 +20,7 @@ struct Opened {
     bool peer_is_caravan = false;
     bool peer_is_native = false;  // both ends speak the native dialect
     NoRdma why_not_rdma;
+    bool may_upgrade = false;  // a session over TCP whose transport supports begin_upgrade()
 };
 
 // An Opened on which no command has been sent.
@@ -40,6 +42,7 @@ std::string describe(const wire::AdmissionReply & place);
 enum class RdmaUse {
     none,       // the connection carries no session
     avoided,    // only if the server ends sessions without RDMA
+    deferred,   // as preferred, but not yet if the session can be resumed: Opened::may_upgrade
     preferred,  // where both ends support it
     required,   // without it: Errc::unsupported, before HELLO if this end is the reason
 };
@@ -47,7 +50,8 @@ enum class RdmaUse {
 // Connects, performs the handshake and switches to RDMA according to `wanted`. Refuses a peer of an incompatible version
 // (Errc::unsupported). `token` names the session of this connection; 0: none yet. `queueing` is for a
 // connection that starts a session; null: do not request admission. Time in the queue does not count against `deadline`.
+// `stop` ends the wait for RDMA's first messages.
 Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse wanted, TimePoint deadline,
-                              const Queueing * queueing = nullptr);
+                              const Queueing * queueing = nullptr, const std::stop_token & stop = {});
 
 }  // namespace caravan::net

@@ -88,10 +88,24 @@ ResumableTransport::OpenRdma rdma_opener(const Endpoint & endpoint, const Token 
     if (!built_with_rdma || transport_mode() != TransportMode::automatic) {
         return {};
     }
-    return [endpoint, token](TimePoint deadline) -> Result<std::unique_ptr<Transport>> {
-        auto opened = shake_hands(endpoint, *token, RdmaUse::required, deadline);
+    return [endpoint, token](TimePoint deadline, const std::stop_token & stop) -> Result<std::unique_ptr<Transport>> {
+        auto opened = shake_hands(endpoint, *token, RdmaUse::required, deadline, nullptr, stop);
         if (!opened) {
             return std::unexpected(opened.error());
+        }
+        return std::move(opened->transport);
+    };
+}
+
+// For sessions and links that began over TCP.
+ResumableTransport::OpenRdma first_rdma_opener(const Endpoint & endpoint, const Token & token) {
+    return [endpoint, token](TimePoint deadline, const std::stop_token & stop) -> Result<std::unique_ptr<Transport>> {
+        auto opened = shake_hands(endpoint, *token, RdmaUse::preferred, deadline, nullptr, stop);
+        if (!opened) {
+            return std::unexpected(opened.error());
+        }
+        if (opened->transport->kind() != TransportKind::rdma) {
+            return fail(Errc::unavailable, opened->why_not_rdma.reason, "{}", opened->why_not_rdma.text);
         }
         return std::move(opened->transport);
     };
@@ -142,6 +156,8 @@ std::unique_ptr<Transport> make_resumable(Connected & opened, const Endpoint & e
                                     .grace = reconnect_time(),
                                     .reconnect = std::move(reconnect),
                                     .open_rdma = rdma_opener(endpoint, token),
+                                    .open_first_rdma = opened.may_upgrade ? first_rdma_opener(endpoint, token)
+                                                                          : ResumableTransport::OpenRdma(),
                                     .while_connected = [line] { line->maintain(); },
                                     .pace = pace});
 }
@@ -177,7 +193,7 @@ std::unique_ptr<Transport> make_link(Connected & opened, const Endpoint & endpoi
 }
 
 Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
-    auto opened = shake_hands(endpoint, token, RdmaUse::preferred, deadline);
+    auto opened = shake_hands(endpoint, token, RdmaUse::deferred, deadline);
     if (!opened) {
         return std::unexpected(opened.error());
     }
@@ -200,11 +216,11 @@ Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t 
 }  // namespace
 
 Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline, const Queueing & queueing,
-                           const Pace & pace) {
+                           const Pace & pace, bool defer_rdma) {
+    const RdmaUse use = !for_session ? RdmaUse::none : defer_rdma ? RdmaUse::deferred : RdmaUse::preferred;
     const auto patience = deadline - Clock::now();
     return retry_after_reset([&]() -> Result<Opened> {
-        auto opened = for_session ? shake_hands(endpoint, 0, RdmaUse::preferred, deadline, &queueing)
-                                  : shake_hands(endpoint, 0, RdmaUse::none, deadline);
+        auto opened = shake_hands(endpoint, 0, use, deadline, for_session ? &queueing : nullptr);
         if (!opened) {
             return std::unexpected(opened.error());
         }
@@ -224,8 +240,14 @@ Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoin
     });
 }
 
-Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
-    return retry_after_reset([&] { return try_link(endpoint, token, deadline); });
+Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline,
+                                             milliseconds rdma_wait) {
+    auto link = retry_after_reset([&] { return try_link(endpoint, token, deadline); });
+    if (link && (*link)->kind() != TransportKind::rdma) {
+        (*link)->begin_upgrade([](const Error *) {});
+        (*link)->await_upgrade(Clock::now() + rdma_wait);
+    }
+    return link;
 }
 
 }  // namespace caravan::net

@@ -9,11 +9,14 @@
 namespace caravan::net {
 
 // Opens a connection to a server; `for_session`: one that carries a session, over RDMA where possible. Retries after a
-// reset. `deadline` bounds connecting and the handshake, `queueing` the wait for a full server.
+// reset. `deadline` bounds connecting and the handshake, `queueing` the wait for a full server. `defer_rdma`: a session begins
+// over TCP if it can switch to RDMA later (Opened::may_upgrade).
 Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline,
-                           const Queueing & queueing = {}, const Pace & pace = {});
+                           const Queueing & queueing = {}, const Pace & pace = {}, bool defer_rdma = false);
 
-// Opens a link from this server to the session `token` on the server at `endpoint`, over RDMA where possible.
-Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline);
+// Opens a link from this server to the session `token` on the server at `endpoint`. Where both ends support it, the
+// link switches to RDMA in the background; this waits for that, for `rdma_wait` at most.
+Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline,
+                                             milliseconds rdma_wait = milliseconds(0));
 
 }  // namespace caravan::net

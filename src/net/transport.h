@@ -67,6 +67,12 @@ public:
     // How often the transport has replaced its connection by another one, perhaps of another kind.
     virtual uint32_t replacements() const { return 0; }
 
+    // Switches to RDMA in the background, once. Then another thread calls `done`: with null if it has switched, else with the
+    // reason. Only transports for which Opened::may_upgrade is true support it.
+    virtual void begin_upgrade(std::function<void(const Error * why_not)> done) { (void)done; }
+    // Blocks while begin_upgrade() is at work, until the deadline at most.
+    virtual void await_upgrade(TimePoint deadline) { (void)deadline; }
+
     // Another thread calls `done` once if the connection is lost permanently while idle. Call this before the first use.
     // Only transports that monitor idle connections support it.
     virtual void when_lost(std::function<void(const Error &)> done) { (void)done; }

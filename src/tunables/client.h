@@ -14,6 +14,8 @@ namespace caravan::tunable {
 // batch_limit is sent even if no command needs it.
 inline constexpr size_t copy_limit = 64 * KiB, batch_limit = 1 * MiB;
 static_assert(copy_limit < batch_limit);
+// A session begins over TCP and switches to RDMA before it sends its first long data, unless that takes longer than this.
+inline constexpr milliseconds first_upgrade_wait{500};
 inline constexpr size_t max_spare_segments = 4;  // of sent batches, kept to be filled again
 
 // While a thread waits for one server of a group, it goes on sending to the others and receiving from them: after these

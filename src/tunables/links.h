@@ -14,6 +14,8 @@ inline constexpr seconds link_stall_timeout{60};
 // connected, so only the handshake's thread can be late.
 inline constexpr seconds link_connect_timeout{3}, link_connect_wait{10};
 static_assert(link_connect_timeout < link_connect_wait);
+// A link begins over TCP. If the session uses RDMA, the link is likely to switch to it: its first use waits for so long.
+inline constexpr milliseconds link_upgrade_wait{500};
 // Bytes that one sender queues; all senders of a session share twice this. They are queued in pieces, so that the limit is
 // exceeded by little.
 inline constexpr size_t max_link_backlog = 256 * MiB, link_piece = 4 * MiB;

@@ -47,6 +47,9 @@ inline constexpr milliseconds stock_server_delay{10};
 inline constexpr milliseconds rdma_proof_timeout{1200};
 inline constexpr milliseconds rdma_proof_spin{10};    // of waiting, during which it polls;
 inline constexpr microseconds rdma_proof_pause{200};  // then it sleeps between polls
+// A session may close while it negotiates in the background. If no message got through for this long, RDMA has failed.
+inline constexpr milliseconds rdma_cancelled_proof{250};
+static_assert(rdma_proof_spin < rdma_cancelled_proof && rdma_cancelled_proof < rdma_proof_timeout);
 inline constexpr seconds rdma_failure_memory{60};  // during which the process does not try again with that server
 inline constexpr seconds rdma_token_timeout{3}, rdma_verdict_timeout{5};
 static_assert(rdma_verdict_timeout > rdma_token_timeout + rdma_proof_timeout && rdma_token_timeout > 2 * rdma_proof_timeout);

@@ -43,6 +43,12 @@ class Lab:
         self._servers.append(process)
         return process
 
+    def server_in_client_machine(self, port=PORT):
+        process = self.client_machine.start(f'exec {BIN}/rpc-server -H 0.0.0.0 -p {port} -t 1')
+        process.wait_for('sessions ')
+        self._servers.append(process)
+        return process
+
     def stop_servers(self):
         for process in self._servers:
             if process.returncode is None:

@@ -88,7 +88,8 @@ def test_servers_are_linked_over_rdma(rig, local):
     rig.server(port=PORT + 1)
     logits, output = rig.logits(f'{EP},10.77.0.1:{PORT + 1}')
     assert logits == local
-    assert f'RPC server {EP} sends directly to 10.77.0.1:{PORT + 1} over rdma' in output
+    assert f'RPC server {EP} sends directly to 10.77.0.1:{PORT + 1} over ' in output
+    assert rig.log().count('RDMA activated') == 4  # two sessions, two ends of the link
 
 
 FALLBACKS = [

@@ -20,6 +20,6 @@ def test_text_is_the_local_one(rig):
     got, log = text(f'-ngl 99 --rpc 10.77.0.1:{PORT},10.77.0.2:{PORT} -sm tensor -fa on -fit off', rig.environment())
     second.kill()
     assert got == wanted
-    assert 'direct all-reduce over rdma' in log
+    assert 'direct all-reduce over ' in log  # the links may switch to RDMA after their first use
     # The launches of a token, and two sums for each of 6 layers.
     assert rig.client_machine.counters()['rdma_sends'] - before > 40 * 12

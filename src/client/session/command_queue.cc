@@ -17,6 +17,13 @@ void CommandQueue::begin_read(Lock & lock) {
     uploads_.complete(lock);
 }
 
+void CommandQueue::await_upgrade() {
+    if (await_upgrade_until_.load(std::memory_order_relaxed) != TimePoint::min()) {
+        stream().await_upgrade(await_upgrade_until_);
+        await_upgrade_until_ = TimePoint::min();
+    }
+}
+
 void CommandQueue::append(const std::vector<HeldWrite> & writes) {
     for (const HeldWrite & held : writes) {
         append_write(held.region, held.offset, held.data, false);

@@ -5,6 +5,8 @@
 // undelivered() records every write of the server's memory.
 #pragma once
 
+#include <atomic>
+
 #include "client/session/command_stream.h"
 #include "client/session/idle_writes.h"
 #include "client/session/undelivered_regions.h"
@@ -21,6 +23,10 @@ public:
     void begin(Lock & lock, bool may_overtake_uploads = false);
     // Leaves a held launch to the caller, which sends both together.
     void begin_read(Lock & lock);
+
+    // Before long data and launches, without the lock: waits while the session switches to RDMA, until the time that was set.
+    void await_upgrade();
+    void await_upgrade_until(TimePoint until) { await_upgrade_until_ = until; }
 
     // Appends the held writes that a command on this range, or a launch, may observe.
     void send_held(const Range & range) { append(idle_writes_.take_overlapping(range)); }
@@ -40,6 +46,7 @@ public:
 private:
     void append(const std::vector<HeldWrite> & writes);
 
+    std::atomic<TimePoint> await_upgrade_until_ = TimePoint::min();
     IdleWrites idle_writes_;
     UndeliveredRegions undelivered_;
     WeightUploads uploads_{*this};

@@ -21,6 +21,11 @@ bool report_queue_place(const net::Endpoint & endpoint, const wire::AdmissionRep
     return true;
 }
 
+void log_transport(const net::Endpoint & endpoint, std::string_view kind, std::string_view why_not_rdma) {
+    log_info("RPC server {}: transport {}{}", endpoint.text(), kind,
+             why_not_rdma.empty() ? "" : formatted(" ({})", why_not_rdma));
+}
+
 }  // namespace
 
 Connection::Connection(const net::Endpoint & endpoint, Purpose purpose, std::unique_ptr<net::Transport> transport,
@@ -28,7 +33,7 @@ Connection::Connection(const net::Endpoint & endpoint, Purpose purpose, std::uni
     : history_(options.history),
       number_(history_ == nullptr ? 0 : history_->begin()),
       reply_timeout_(options.reply_timeout),
-      queue_(endpoint, purpose == Purpose::session, std::move(transport), native, options),
+      queue_(endpoint, purpose != Purpose::queries, std::move(transport), native, options),
       launcher_(queue_, buffers_, transfers_, recorder_, options.idle_before_probe) {}
 
 Connection::~Connection() {
@@ -48,7 +53,7 @@ Connection::~Connection() {
 
 Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpoint, Purpose purpose,
                                                      const ConnectionOptions & options) {
-    const bool is_session = purpose == Purpose::session;
+    const bool is_session = purpose != Purpose::queries;
     bool has_waited = false;
     TimePoint report_again{};  // limits how much a server can log
     const net::Queueing queueing{.until = Clock::now() + options.reply_timeout,
@@ -59,7 +64,8 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
                                          report_again = Clock::now() + seconds(1);
                                      }
                                  }};
-    auto opened = net::open_client(endpoint, is_session, Clock::now() + options.connect_timeout, queueing);
+    auto opened = net::open_client(endpoint, is_session, Clock::now() + options.connect_timeout, queueing,
+                                   {}, purpose == Purpose::inquiry);
     if (!opened) {
         return std::unexpected(opened.error());
     }
@@ -67,14 +73,14 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
         notify_user(formatted("RPC server {} has a free session: continuing", endpoint.text()));
     }
     const std::string_view kind = text_of(opened->transport->kind());
-    if (is_session && net::built_with_rdma) {
-        log_info("RPC server {}: transport {}{}", endpoint.text(), kind,
-                 opened->why_not_rdma.empty() ? "" : formatted(" ({})", opened->why_not_rdma.text));
+    if (is_session && net::built_with_rdma && !opened->may_upgrade) {
+        log_transport(endpoint, kind, opened->why_not_rdma.text);
     } else {
         log_debug("{}: connected over {} for {}", endpoint.text(), kind, is_session ? "a session" : "queries");
     }
     std::shared_ptr<Connection> connection(
         new Connection(endpoint, purpose, std::move(opened->transport), opened->peer_is_native, options));
+    connection->may_upgrade_ = opened->may_upgrade;
     if (is_session) {
         connection->start_recording();
     }
@@ -82,6 +88,16 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
         connection->history_->set_live(connection);
     }
     return connection;
+}
+
+void Connection::use_rdma() {
+    if (!may_upgrade_.exchange(false)) {
+        return;
+    }
+    queue_.await_upgrade_until(Clock::now() + tunable::first_upgrade_wait);
+    queue_.stream().begin_upgrade([endpoint = endpoint()](const Error * why_not) {
+        log_transport(endpoint, why_not == nullptr ? "rdma" : "tcp", why_not == nullptr ? "" : why_not->text);
+    });
 }
 
 void Connection::start_recording() {

@@ -11,6 +11,7 @@
 // was last written with absent data, or with data that another server failed to send (undelivered_regions.h).
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "abi/ggml_abi.h"
@@ -32,6 +33,7 @@ public:
     enum class Purpose {
         queries,  // queries() except supports(); TCP
         session,  // all functions; uses RDMA where both peers have it, and logs the transport
+        inquiry,  // the same over TCP, until use_rdma()
     };
     // Connects and completes the handshake within the connect time-out. A full server may queue the client for up to the
     // reply time-out, which is logged. Fails with the error of net::open_client().
@@ -40,6 +42,9 @@ public:
     ~Connection();
 
     const net::Endpoint & endpoint() const { return queue_.endpoint(); }
+    // The session is about to carry data: switches to RDMA in the background where both peers have it. The first long data
+    // waits for that, but not long. Later calls do nothing.
+    void use_rdma();
     bool failed();
     // Whether any session of this process has failed.
     static bool any_failed() { return CommandQueue::any_failed(); }
@@ -83,6 +88,7 @@ private:
     void finish_recording();
     SessionStats stats();
 
+    std::atomic<bool> may_upgrade_ = false;
     const std::shared_ptr<SessionHistory> history_;  // may be null
     const uint64_t number_;                          // of the session in the history
     const seconds reply_timeout_;

@@ -28,6 +28,7 @@ std::optional<ResultRead> first_bytes_of_output(const ggml_cgraph & graph, const
 }  // namespace
 
 ggml_status Launcher::launch(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of) {
+    queue_.await_upgrade();
     auto lock = queue_.lock();
     queue_.begin(lock);
     if (queue_.failure()) {

@@ -132,7 +132,7 @@ Result<std::shared_ptr<Connection>> RemoteServer::session_locked() {
     }
     ConnectionOptions options = query_options_;
     options.history = history_;
-    auto opened = Connection::open(endpoint_, Connection::Purpose::session, options);
+    auto opened = Connection::open(endpoint_, Connection::Purpose::inquiry, options);
     if (opened) {
         session_ = *opened;
         std::ranges::fill(last_memory_, LastMemory{});

@@ -27,7 +27,8 @@ public:
     // "10.0.0.2:50052 (CPU: AMD EPYC)"; only the endpoint if the server is not Caravan's.
     const std::string & description(uint32_t device) const { return constants_[device].description; }
 
-    // The live session, or a new one. The caller shares its ownership.
+    // The live session, or a new one. The caller shares its ownership, and calls use_rdma() before it allocates memory:
+    // programs make sessions with back-ends only to ask how much memory they would need.
     Result<std::shared_ptr<Connection>> session();
     // Of the sessions that session() has opened.
     SessionHistory & history() const { return *history_; }

@@ -55,6 +55,9 @@ public:
     const std::optional<Error> & failure() const { return failure_; }
     net::TransportKind transport_kind() const { return transport_->kind(); }
     uint32_t replacements() const { return transport_->replacements(); }
+    // As Transport's. Without the lock.
+    void begin_upgrade(std::function<void(const Error * why_not)> done) { transport_->begin_upgrade(std::move(done)); }
+    void await_upgrade(TimePoint deadline) { transport_->await_upgrade(deadline); }
 
     // `size` bytes at the end of the batch. Fill them before releasing the lock. Valid until the next append.
     MutableBytes append(size_t size) { return outbox_.append(size); }

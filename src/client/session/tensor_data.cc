@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "tunables/client.h"
+
 namespace caravan::client {
 
 void TensorData::init_tensor(const wire::Region & region) {
@@ -24,6 +26,9 @@ void TensorData::memset(const wire::Region & region, const Range & range, uint64
 }
 
 void TensorData::set(const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data, bool is_weight) {
+    if (data.size() > tunable::copy_limit) {
+        queue_.await_upgrade();
+    }
     auto lock = queue_.lock();
     queue_.begin(lock, is_weight && queue_.uploads().may_overtake(range));
     if (queue_.failure() || data.empty()) {

@@ -121,7 +121,7 @@ NoRdma why_unavailable(SocketHandle socket) {
     return choice ? NoRdma() : NoRdma(choice.error());
 }
 
-Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
+Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline, const std::stop_token & stop) {
     auto pair = probe(socket.get());
     if (!pair) {
         return Upgrade{nullptr, NoRdma(pair.error())};
@@ -147,6 +147,8 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
         why.is_at_server = true;
         return Upgrade{nullptr, blame_setting(std::move(why), socket.get(), (*pair)->choice())};
     }
+    const TimePoint began = Clock::now();
+    const auto has_stopped = [&] { return stop.stop_requested(); };
     const auto verify = [&]() -> Result<> {
         const auto peer = load<PeerFacts>(reply.queue_pair);
         const uint8_t traffic_class = agreed_traffic_class(peer.traffic_class, facts.traffic_class);
@@ -155,18 +157,21 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline) {
         if (!connected) {
             return connected;
         }
-        const TimePoint until = std::min(deadline, Clock::now() + tunable::rdma_proof_timeout);
-        if (auto proved = prove_write(**pair, until); !proved) {
+        const TimePoint until = std::min(deadline, began + tunable::rdma_proof_timeout);
+        if (auto proved = prove_write(**pair, until, has_stopped); !proved) {
             return proved;
         }
         if (auto sent = send_token(**pair); !sent) {
             return sent;
         }
-        return receive_token(**pair, until);
+        return receive_token(**pair, until, has_stopped);
     };
     const auto verified = verify();
     if (auto sent = send_verdict(socket.get(), verified.has_value(), deadline); !sent) {
         return std::unexpected(sent.error());
+    }
+    if (!verified && stop.stop_requested() && Clock::now() - began < tunable::rdma_cancelled_proof) {
+        return Upgrade{nullptr, NoRdma("the session closed before RDMA was ready")};
     }
     if (!verified) {
         return Upgrade{nullptr, blame_setting(NoRdma(verified.error()), socket.get(), (*pair)->choice())};

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <memory>
+#include <stop_token>
 #include <string>
 
 #include "net/no_rdma.h"
@@ -30,8 +31,9 @@ struct Upgrade {
 };
 // Why this end cannot offer RDMA over this connection; empty if it can. Opens the devices, but creates nothing.
 NoRdma why_unavailable(SocketHandle socket);
-// The client's side. Moves from `socket` only if it returns a transport. Error: the sides did not reach an agreement.
-Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline);
+// The client's side. Moves from `socket` only if it returns a transport. Error: the sides did not reach an agreement. `stop`:
+// ends the wait for RDMA's messages.
+Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline, const std::stop_token & stop = {});
 // The server's side, after it received `offer`. Otherwise the same.
 Result<Upgrade> answer(UniqueFd & socket, const wire::RdmaOffer & offer);
 

@@ -54,10 +54,13 @@ Result<> ResumableTransport::continue_over(std::unique_ptr<Transport> transport,
     const TimePoint now = Clock::now();
     inner_ = std::move(transport);
     kind_ = inner_->kind();
-    ++replacements_;
+    const bool is_first_upgrade = loss_reason_.empty() && !upgrade_.had_rdma();
+    replacements_ += is_first_upgrade ? 0 : 1;
     reader_.resume();
     policy_.on_reconnected(now);
-    if (loss_reason_.empty()) {
+    if (is_first_upgrade) {
+        log_debug("the connection to {} switches to RDMA", options_.name);
+    } else if (loss_reason_.empty()) {
         log_warning("connection to {} uses RDMA again, after {:.1f} s", options_.name,
                     in_seconds(upgrade_.lost_for(now)));
     } else {
@@ -170,21 +173,53 @@ void ResumableTransport::resume(Lock & lock, std::unique_ptr<Transport> over) {
     policy_.on_attempt_failed(Clock::now());
 }
 
-// Returns to RDMA. The present connection is used until the other one is open, and stays open until the peer has taken that
+void ResumableTransport::begin_upgrade(std::function<void(const Error *)> done) {
+    Lock lock(mutex_);
+    if (options_.open_first_rdma && !on_first_upgrade_ && !upgrade_.had_rdma()) {
+        on_first_upgrade_ = std::move(done);
+        upgrade_.request(Clock::now());
+        changed_.notify_all();
+    }
+}
+
+void ResumableTransport::await_upgrade(TimePoint deadline) {
+    Lock lock(mutex_);
+    changed_.wait_until(lock, deadline, [this] { return !on_first_upgrade_ || error_ || stopping_; });
+}
+
+void ResumableTransport::end_first_upgrade(Lock & lock, const Error * why_not) {
+    if (const auto done = std::exchange(on_first_upgrade_, {})) {
+        changed_.notify_all();
+        lock.unlock();
+        done(why_not);
+        lock.lock();
+    }
+}
+
+bool ResumableTransport::is_upgrade_due() const {
+    const OpenRdma & open = upgrade_.had_rdma() ? options_.open_rdma : options_.open_first_rdma;
+    return inner_ != nullptr && open && Clock::now() >= upgrade_.next_attempt_at();
+}
+
+// Switches to RDMA. The present connection is used until the other one is open, and stays open until the peer has taken that
 // over: the peer could mistake its close for the end of this process.
 void ResumableTransport::try_upgrade(Lock & lock) {
     const auto before = inner_;
     lock.unlock();
-    auto opened = options_.open_rdma(Clock::now() + tunable::upgrade_attempt_timeout);
+    const OpenRdma & open = upgrade_.had_rdma() ? options_.open_rdma : options_.open_first_rdma;
+    auto opened = open(Clock::now() + tunable::upgrade_attempt_timeout, stop_upgrade_.get_token());
     lock.lock();
     if (stopping_ || error_) {
         return;
     }
     if (!opened) {
-        log_debug("returning to RDMA with {} failed: {}", options_.name, opened.error().text);
-    }
-    if (!opened || inner_ != before) {
+        log_debug("switching to RDMA with {} failed: {}", options_.name, opened.error().text);
         upgrade_.on_attempt_failed(Clock::now());
+        end_first_upgrade(lock, &opened.error());
+        return;
+    }
+    if (inner_ != before) {
+        upgrade_.on_interrupted(Clock::now());
         return;
     }
     drop_connection(false);
@@ -192,8 +227,10 @@ void ResumableTransport::try_upgrade(Lock & lock) {
     loss_reason_.clear();
     resume(lock, std::move(*opened));
     if (!inner_) {
-        loss_reason_ = "RDMA failed while the session returned to it";
-        upgrade_.on_attempt_failed(Clock::now());
+        loss_reason_ = "RDMA failed while the session switched to it";
+        upgrade_.on_interrupted(Clock::now());
+    } else {
+        end_first_upgrade(lock, nullptr);
     }
     lock.unlock();
     before->break_off();
@@ -210,12 +247,12 @@ void ResumableTransport::run_keeper() {
                 options_.while_connected();
                 lock.lock();
             }
-            if (inner_ && options_.open_rdma && Clock::now() >= upgrade_.next_attempt_at()) {
+            if (is_upgrade_due()) {
                 try_upgrade(lock);
                 continue;
             }
-            changed_.wait_for(lock, options_.pace.idle_check, [this] { return stopping_ || !inner_; });
-            if (inner_ && waiting_ == 0 && !stopping_) {
+            changed_.wait_for(lock, options_.pace.idle_check, [this] { return stopping_ || !inner_ || is_upgrade_due(); });
+            if (inner_ && waiting_ == 0 && !stopping_ && !is_upgrade_due()) {
                 const auto inner = inner_;
                 keeper_polls_ = true;
                 lock.unlock();

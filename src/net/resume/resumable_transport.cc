@@ -22,6 +22,7 @@ ResumableTransport::~ResumableTransport() {
         stopping_ = true;
         changed_.notify_all();
     }
+    stop_upgrade_.request_stop();
     if (keeper_.joinable()) {
         keeper_.join();
     }

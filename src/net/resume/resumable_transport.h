@@ -2,7 +2,7 @@
 // connection (wire/extension.h defines the records). Its users see a Transport that sometimes stalls.
 //
 // The active end (the client; for a link, the sending server) reconnects: in wait(), or in a thread of its own while no
-// thread waits. If it lost RDMA and continues over TCP, it returns to RDMA in the background. The passive end receives new
+// thread waits. It switches to RDMA in the background: on request, and after it lost RDMA. The passive end receives new
 // connections through take_over(), and gives up after `grace`. An orderly close of the connection closes the passive end at
 // once, because the peer's process has closed it or exited.
 //
@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -46,14 +47,16 @@ public:
     // Opens a new connection and sends the request. Blocks until the deadline at most. Errc::closed and Errc::unavailable
     // are permanent: the session no longer exists.
     using Reconnect = std::function<Result<Reconnected>(Attempt attempt)>;
-    // Opens a connection over RDMA, on which nothing has been sent. Blocks until the deadline at most.
-    using OpenRdma = std::function<Result<std::unique_ptr<Transport>>(TimePoint deadline)>;
+    // Opens a connection over RDMA, on which nothing has been sent. Blocks until the deadline at most. `stop`: this
+    // end closes and waits for the return.
+    using OpenRdma = std::function<Result<std::unique_ptr<Transport>>(TimePoint deadline, const std::stop_token & stop)>;
 
     struct Options {
         std::string name;            // of the peer, for the log
         milliseconds grace{60'000};  // how long to wait for a new connection
         Reconnect reconnect;         // empty: this is the passive end
         OpenRdma open_rdma;          // active end: to return to RDMA after it was lost; empty: never
+        OpenRdma open_first_rdma;    // active end: for begin_upgrade(). Its error has the reason
         std::function<void()> while_connected;  // called at Pace::idle_check by the active end's thread; may block
         Pace pace{};
     };
@@ -68,6 +71,8 @@ public:
     Result<bool> wait(Interest interest, TimePoint deadline, microseconds spin) override;
     void wake() override;
     bool is_connected() const override;
+    void begin_upgrade(std::function<void(const Error * why_not)> done) override;
+    void await_upgrade(TimePoint deadline) override;
     void when_lost(std::function<void(const Error &)> done) override;
     // Permanent. The peer may try to reconnect until its time is over.
     void break_off() override;
@@ -101,6 +106,8 @@ private:
     void try_reconnect(Lock & lock, TimePoint deadline);
     void resume(Lock & lock, std::unique_ptr<Transport> over);
     void try_upgrade(Lock & lock);
+    bool is_upgrade_due() const;
+    void end_first_upgrade(Lock & lock, const Error * why_not);
     void run_keeper();
 
     const Options options_;
@@ -118,6 +125,7 @@ private:
     // Reconnecting.
     ReconnectPolicy policy_;
     UpgradePolicy upgrade_;
+    std::function<void(const Error *)> on_first_upgrade_;  // empty unless begin_upgrade() is at work
     TimePoint lost_at_{};
     std::string loss_reason_, attempt_error_;  // of the present loss, and of the last attempt to reconnect
     bool is_reconnecting_ = false;
@@ -127,6 +135,7 @@ private:
     int waiting_ = 0;
     bool keeper_polls_ = false;  // the keeper is in inner_->wait(), which allows one thread
     bool stopping_ = false;
+    std::stop_source stop_upgrade_;
     std::thread keeper_;  // active end only
 };
 

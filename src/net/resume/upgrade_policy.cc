@@ -22,9 +22,22 @@ void UpgradePolicy::on_connected(bool is_rdma, TimePoint now) {
         pause(now);
     }
     has_rdma_ = is_rdma;
+    had_rdma_ = had_rdma_ || is_rdma;
 }
 
-void UpgradePolicy::on_attempt_failed(TimePoint now) { pause(now); }
+void UpgradePolicy::on_attempt_failed(TimePoint now) {
+    if (had_rdma_) {
+        pause(now);
+    } else {
+        next_attempt_at_ = no_deadline;
+    }
+}
+
+void UpgradePolicy::request(TimePoint now) {
+    if (!has_rdma_) {
+        next_attempt_at_ = now;
+    }
+}
 
 void UpgradePolicy::pause(TimePoint now) {
     next_attempt_at_ = now + jitter_(pause_);

@@ -55,7 +55,7 @@ LinkReceiver * Links::receiver(uint64_t token) {
 
 // Connects to addresses that were checked, not to the name, which could resolve to another address the next time.
 Result<std::unique_ptr<net::Transport>> Links::open_link(const net::Endpoint & endpoint, uint64_t token,
-                                                     TimePoint deadline) const {
+                                                         TimePoint deadline, milliseconds rdma_wait) const {
     const auto addresses = net::addresses_within(endpoint, deadline, lookup_);
     if (!addresses) {
         return std::unexpected(addresses.error());
@@ -65,7 +65,7 @@ Result<std::unique_ptr<net::Transport>> Links::open_link(const net::Endpoint & e
         if (!networks_.contains(address.host)) {
             continue;
         }
-        auto transport = net::open_link(address, token, deadline);
+        auto transport = net::open_link(address, token, deadline, rdma_wait);
         if (transport) {
             return transport;
         }
@@ -74,7 +74,8 @@ Result<std::unique_ptr<net::Transport>> Links::open_link(const net::Endpoint & e
     return std::unexpected(last);
 }
 
-Result<net::TransportKind> Links::connect(uint16_t link, uint64_t token, const std::string & text) {
+Result<net::TransportKind> Links::connect(uint16_t link, uint64_t token, const std::string & text,
+                                          milliseconds rdma_wait) {
     if (senders_.size() >= max_links || senders_.contains(link)) {
         return fail(Errc::invalid_argument, "link {} already exists, or there are too many links", link);
     }
@@ -86,7 +87,7 @@ Result<net::TransportKind> Links::connect(uint16_t link, uint64_t token, const s
         return fail(Errc::unsupported, "links require TCP or RDMA");
     }
     const TimePoint deadline = Clock::now() + connect_time_;
-    auto transport = open_link(*endpoint, token, deadline);
+    auto transport = open_link(*endpoint, token, deadline, rdma_wait);
     if (!transport) {
         log_warning("cannot open the link to {} that the client requested: {}", text, transport.error().text);
         std::this_thread::sleep_until(deadline);

@@ -52,14 +52,17 @@ public:
 
     // Opens link number `link` to the server at `endpoint` and returns the transport's kind. Every failure to
     // connect returns the same text after the same time, so that clients cannot scan ports and names; the reason is logged.
-    Result<net::TransportKind> connect(uint16_t link, uint64_t token, const std::string & endpoint);
+    // `rdma_wait`: as for net::open_link().
+    Result<net::TransportKind> connect(uint16_t link, uint64_t token, const std::string & endpoint,
+                                       milliseconds rdma_wait = milliseconds(0));
     // Null if there is no such link.
     LinkSender * sender(uint16_t link);
     // Bytes queued for other servers.
     size_t backlog() const { return backlog_bytes_; }
 
 private:
-    Result<std::unique_ptr<net::Transport>> open_link(const net::Endpoint & endpoint, uint64_t token, TimePoint deadline) const;
+    Result<std::unique_ptr<net::Transport>> open_link(const net::Endpoint & endpoint, uint64_t token, TimePoint deadline,
+                                                      milliseconds rdma_wait) const;
 
     const std::function<bool(uint64_t)> announce_;
     const seconds grace_;

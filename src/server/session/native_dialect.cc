@@ -157,9 +157,11 @@ Result<> NativeDialect::connect(uint64_t size) {
             return std::unexpected(text.error());
         }
         const std::string endpoint(reinterpret_cast<const char *>(text->data()), text->size());
+        // Where this session does not use RDMA, the link is unlikely to: the client need not wait for the attempt.
+        const auto rdma_wait = context_.replies.use_rdma() ? tunable::link_upgrade_wait : milliseconds(0);
         const auto connected = context_.links == nullptr
                                    ? Result<net::TransportKind>(fail(Errc::unavailable, "this server offers no links"))
-                                   : context_.links->connect(request.link, request.token, endpoint);
+                                   : context_.links->connect(request.link, request.token, endpoint, rdma_wait);
         if (!connected) {
             return context_.replies.send_text(wire::ReplyKind::refused, connected.error().text);
         }

@@ -15,6 +15,8 @@ public:
     // `transport` must outlive this.
     explicit Replies(net::Transport & transport) : transport_(transport) {}
 
+    bool use_rdma() const { return transport_.kind() == net::TransportKind::rdma; }
+
     // The client uses the native dialect, which can report errors.
     void set_native() { is_native_ = true; }
     bool is_native() const { return is_native_; }

@@ -125,7 +125,10 @@ void Admission::hand_over_by_token(WaitingClient & client) {
         return;
     }
     const bool is_again = resumes_session || command == wire::command_resume;
-    log_event(client.address, "{} {} (session {})", is_again ? "Connected again:" : "Linked with the server at",
+    log_event(client.address, "{} {} (session {})",
+              command == wire::command_rdma_offer ? "Connected for RDMA:"
+              : is_again                          ? "Connected again:"
+                                                  : "Linked with the server at",
               client.client.peer(), worker->session);
 }
 

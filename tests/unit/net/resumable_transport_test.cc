@@ -330,12 +330,12 @@ private:
     const std::shared_ptr<std::atomic<bool>> is_cut_;
 };
 
-// Two ends that begin over RDMA. New connections use TCP, except those that open_rdma opens.
+// Two ends that begin over RDMA, or over TCP. New connections use TCP, except those that open_rdma opens.
 struct OverRdma {
-    enum class Upgrade { works, cannot_open, fails_to_resume };
+    enum class Upgrade { works, cannot_open, hangs, fails_to_resume };
 
-    explicit OverRdma(Upgrade upgrade) : upgrade(upgrade) {
-        Pair pair = connect(TransportKind::rdma);
+    explicit OverRdma(Upgrade upgrade, TransportKind first = TransportKind::rdma) : upgrade(upgrade) {
+        Pair pair = connect(first);
         passive = std::make_unique<ResumableTransport>(
             std::move(pair.far),
             ResumableTransport::Options{.name = "active", .grace = seconds(20), .reconnect = {}, .pace = quick});
@@ -343,7 +343,8 @@ struct OverRdma {
             std::move(pair.near),
             ResumableTransport::Options{.name = "passive", .grace = seconds(20),
                                         .reconnect = [this](ResumableTransport::Attempt attempt) { return resume(attempt); },
-                                        .open_rdma = [this](TimePoint) { return open_rdma(); },
+                                        .open_rdma = [this](TimePoint, const auto & stop) { return open_rdma(stop); },
+                                        .open_first_rdma = [this](TimePoint, const auto & stop) { return open_rdma(stop); },
                                         .pace = quick});
     }
     Pair connect(TransportKind kind) {
@@ -359,9 +360,14 @@ struct OverRdma {
         std::lock_guard lock(mutex);
         *newest = true;
     }
-    Result<std::unique_ptr<Transport>> open_rdma() {
+    Result<std::unique_ptr<Transport>> open_rdma(const std::stop_token & stop) {
         ++opened;
-        if (upgrade == Upgrade::cannot_open) {
+        if (upgrade == Upgrade::hangs) {
+            std::unique_lock lock(mutex);
+            std::condition_variable_any changed;
+            was_stopped = !changed.wait_for(lock, stop, seconds(20), [] { return false; }) && stop.stop_requested();
+        }
+        if (upgrade == Upgrade::cannot_open || upgrade == Upgrade::hangs) {
             return fail(Errc::unavailable, "no RDMA device");
         }
         const bool works = upgrade == Upgrade::works;
@@ -416,6 +422,7 @@ struct OverRdma {
     std::shared_ptr<std::atomic<bool>> newest;
     std::unique_ptr<Transport> far_of_rdma;
     std::atomic<int> opened = 0;
+    bool was_stopped = false;
     std::unique_ptr<ResumableTransport> passive, active;
 };
 
@@ -429,6 +436,49 @@ TEST(Resumable, ReturnsToRdmaWhileDataMove) {
         });
     }
     EXPECT_EQ(ends.opened, 2);
+}
+
+TEST(Resumable, SwitchesToRdmaOnRequest) {
+    OverRdma ends(OverRdma::Upgrade::works, TransportKind::tcp);
+    std::atomic<int> reports = 0;
+    int exchanges = 0;
+    ends.exchange_until([&] { return ++exchanges > 10; });
+    EXPECT_EQ(ends.opened, 0) << "not before it is requested";
+    for (int calls = 0; calls < 2; ++calls) {
+        ends.active->begin_upgrade([&](const Error * why_not) { reports += why_not == nullptr ? 1 : 100; });
+    }
+    ends.active->await_upgrade(Clock::now() + seconds(20));
+    EXPECT_EQ(ends.active->kind(), TransportKind::rdma);
+    EXPECT_EQ(ends.active->replacements(), 0u) << "no connection was lost";
+    ends.exchange_until([&] { return ends.passive->kind() == TransportKind::rdma && reports > 0; });
+    EXPECT_EQ(reports, 1);
+    EXPECT_EQ(ends.opened, 1);
+    ends.cut();
+    ends.exchange_until([&] { return ends.active->kind() == TransportKind::tcp; });
+    ends.exchange_until([&] { return ends.active->kind() == TransportKind::rdma; });
+}
+
+TEST(Resumable, StaysOnTcpIfRdmaCannotBeUsed) {
+    OverRdma ends(OverRdma::Upgrade::cannot_open, TransportKind::tcp);
+    std::atomic<bool> is_reported = false;
+    ends.active->begin_upgrade([&](const Error * why_not) {
+        ASSERT_NE(why_not, nullptr);
+        EXPECT_EQ(why_not->text, "no RDMA device");
+        is_reported = true;
+    });
+    ends.active->await_upgrade(Clock::now() + seconds(20));
+    ends.exchange_until([&] { return is_reported.load(); });
+    EXPECT_EQ(ends.active->kind(), TransportKind::tcp);
+    EXPECT_EQ(ends.opened, 1);
+}
+
+TEST(Resumable, ClosingStopsTheSwitchToRdma) {
+    OverRdma ends(OverRdma::Upgrade::hangs, TransportKind::tcp);
+    ends.active->begin_upgrade([](const Error *) {});
+    int exchanges = 0;
+    ends.exchange_until([&] { return ++exchanges > 10 && ends.opened > 0; });  // meanwhile data moves over TCP
+    ends.active.reset();
+    EXPECT_TRUE(ends.was_stopped);
 }
 
 TEST(Resumable, ReturnsToRdmaWhileIdle) {

@@ -20,6 +20,18 @@ TEST(UpgradePolicy, AStreamThatNeverUsedRdmaIsNotUpgraded) {
     EXPECT_EQ(policy.next_attempt_at(), no_deadline);
 }
 
+TEST(UpgradePolicy, OneAttemptIsMadeOnRequest) {
+    UpgradePolicy policy = upgrade_policy();
+    policy.on_connected(false, upgrade_start);
+    policy.request(upgrade_start + seconds(5));
+    EXPECT_EQ(policy.next_attempt_at(), upgrade_start + seconds(5));
+    policy.on_interrupted(upgrade_start + seconds(6));
+    EXPECT_EQ(policy.next_attempt_at(), upgrade_start + seconds(7)) << "RDMA was not the reason";
+    policy.on_attempt_failed(upgrade_start + seconds(8));
+    EXPECT_EQ(policy.next_attempt_at(), no_deadline);
+    EXPECT_FALSE(policy.had_rdma());
+}
+
 TEST(UpgradePolicy, PausesDoubleUpToTheirMaximum) {
     UpgradePolicy policy = upgrade_policy();
     policy.on_connected(true, upgrade_start);

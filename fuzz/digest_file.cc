@@ -31,6 +31,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
                       ::pwrite(file.fd.get(), data, size, 0) == static_cast<ssize_t>(size),
                   "the file can be written");
     if (const auto digests = cache::load_digests(file.path)) {
+        for (const cache::PartDigest & part : digests->parts) {
+            fuzz::require(part.rows.are_within(digests->stamp.size), "a part lies within its file");
+        }
         for (const cache::TensorDigest & tensor : digests->tensors) {
             fuzz::require(cache::is_digest_hex(tensor.digest), "digests are valid");
             fuzz::require(tensor.extent.size <= digests->stamp.size &&

@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::string_view first_line = "caravan-digests 1";
 constexpr std::string_view last_line = "end";
+constexpr std::string_view part_mark = "rows ";
 constexpr uint64_t max_file = 64 << 20;  // bytes; enough for about 500,000 tensors
 
 // Empty on failure.
@@ -122,7 +123,18 @@ std::optional<FileDigests> load_digests(const std::filesystem::path & file) {
     digests.stamp.size = stamp.number<uint64_t>();
     digests.stamp.modified_ns = stamp.number<int64_t>();
     bool good = stamp.all_good();
-    for (const std::string_view line : std::span(lines).subspan(3, lines.size() - 5)) {
+    for (std::string_view line : std::span(lines).subspan(3, lines.size() - 5)) {
+        if (line.starts_with(part_mark)) {
+            Words words(line.substr(part_mark.size()));
+            PartDigest part;
+            for (uint64_t * number : {&part.rows.offset, &part.rows.size, &part.rows.count, &part.rows.stride}) {
+                *number = words.number<uint64_t>();
+            }
+            part.digest = words.digest();
+            good = good && words.all_good() && part.rows.are_within(digests.stamp.size);
+            digests.parts.push_back(std::move(part));
+            continue;
+        }
         Words words(line);
         TensorDigest tensor;
         tensor.extent.offset = words.number<uint64_t>();
@@ -144,6 +156,10 @@ Result<> save_digests(const Layout & layout, const FileDigests & digests) {
                                  digests.stamp.size, digests.stamp.modified_ns);
     for (const TensorDigest & tensor : digests.tensors) {
         text += formatted("{} {} {:016x} {}\n", tensor.extent.offset, tensor.extent.size, tensor.fnv, tensor.digest);
+    }
+    for (const PartDigest & part : digests.parts) {
+        text += formatted("{}{} {} {} {} {}\n", part_mark, part.rows.offset, part.rows.size, part.rows.count,
+                          part.rows.stride, part.digest);
     }
     text += formatted("{}\n", last_line);
     auto file = TemporaryFile::create(layout.digests());

@@ -4,6 +4,7 @@
 //   <path of the model file>
 //   <inode> <size, bytes> <modified, ns since 1970>
 //   <offset, bytes> <size, bytes> <FNV-1a 64, 16 hex digits> <BLAKE3, 64 hex digits>     one line per tensor
+//   rows <offset> <size> <number> <distance, bytes> <BLAKE3 of the packed rows>           one line per part
 //   end
 //
 // Its path is <root>/digests/<FNV-1a 64 of the model's path>, its mode 0600. It is written to a temporary file in the same
@@ -21,6 +22,7 @@
 #include "base/error.h"
 #include "cache/extent.h"
 #include "cache/layout.h"
+#include "cache/rows.h"
 
 namespace caravan::cache {
 
@@ -42,10 +44,16 @@ struct TensorDigest {
     std::string digest;
 };
 
+struct PartDigest {
+    Rows rows;
+    std::string digest;
+};
+
 struct FileDigests {
     std::filesystem::path path;
     FileStamp stamp;
     std::vector<TensorDigest> tensors;
+    std::vector<PartDigest> parts;  // of tensors that clients split; with gaps
 };
 
 // Creates <directory>/caravan/digests and its parents as needed. Errc::io if that fails or they are not writable.

@@ -28,7 +28,7 @@ std::vector<std::string> names_in(const fs::path & directory) {
 // The FNV-1a 64 of the blob. Removes a damaged blob and returns std::nullopt.
 std::optional<uint64_t> hash_of(const Layout & layout, Blob blob, uint64_t size) {
     const fs::path path = layout.blob(blob.digest);
-    Reader reader({.fd = std::move(blob.fd), .path = path, .size = size, .digest = blob.digest},
+    Reader reader({.fd = std::move(blob.fd), .path = path, .rows = Rows::contiguous(0, size), .digest = blob.digest},
                   [&](Damage, std::string_view reason) {
         log_warning("weight cache: removing {}: {}", path.string(), reason);
         platform::remove_name(path);

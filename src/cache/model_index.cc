@@ -25,8 +25,7 @@ std::optional<Reader> open_tensor(const ModelFile & model, const FileStamp & sta
     }
     return Reader({.fd = std::move(*fd),
                    .path = model.path,
-                   .offset = tensor.extent.offset,
-                   .size = tensor.extent.size,
+                   .rows = Rows::contiguous(tensor.extent.offset, tensor.extent.size),
                    .digest = tensor.digest,
                    .fnv = fnv},
                   [path = model.path, at = tensor.extent.offset](Damage, std::string_view reason) {

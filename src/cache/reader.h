@@ -8,23 +8,24 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/bytes.h"
 #include "base/error.h"
 #include "cache/background_digest.h"
 #include "cache/digest.h"
+#include "cache/rows.h"
 #include "platform/unique_fd.h"
 #include "wire/stock.h"
 
 namespace caravan::cache {
 
-// A range of a file and its expected digests: a blob of the store, or a tensor of a model file.
+// Bytes of a file and their expected digests: a blob of the store, a tensor of a model file, or a part of either.
 struct Content {
     UniqueFd fd;
     std::filesystem::path path;  // for messages, and to verify that it still names the file
-    uint64_t offset = 0;         // bytes
-    uint64_t size = 0;           // bytes
-    std::string digest;          // BLAKE3, lower-case hex
+    Rows rows;                   // in the file
+    std::string digest;          // BLAKE3 of the packed rows, lower-case hex
     bool is_sealed = false;      // no process that serves a peer can open the file for writing through `path`
     // The FNV-1a 64 that the client asked for, if it did: the index that led to `digest` may be forged.
     std::optional<uint64_t> fnv{};
@@ -43,6 +44,11 @@ public:
 
     Reader(Content content, OnDamage on_damage) : content_(std::move(content)), on_damage_(std::move(on_damage)) {}
 
+    // Restricts this to a part, whose digest is `digest`, of the bytes that it would read. They must be contiguous, and `part`
+    // must lie within them. A mismatch is then no proof of damage, since the client may be wrong: nothing is removed. Call it
+    // first.
+    void narrow(const Rows & part, std::string_view digest);
+
     // Maps the whole pages of the content over the beginning of `to`, where that is safe and large enough to pay off.
     // Returns the number of bytes mapped, from 0; read() continues after them. Call it before read(). `to` has the size of
     // the content and is page-aligned private memory. It stays private: later writes to it do not reach the file. The caller
@@ -59,7 +65,7 @@ public:
     // after a read error, but not if the caller stops early: that would remove a good entry.
     bool verify();
 
-    uint64_t size() const { return content_.size; }
+    uint64_t size() const { return content_.rows.bytes(); }
 
     // For statistics: marks the content as a tensor of a model file rather than a blob of the store.
     void set_from_model() { from_model_ = true; }
@@ -72,10 +78,12 @@ private:
     Blake3 digest_;
     std::unique_ptr<BackgroundDigest> background_;  // replaces digest_ for large stable content
     void hash(ConstBytes data, bool is_stable);
+    Result<size_t> read_packed(MutableBytes to);
 
     MutableBytes mapped_;
     uint64_t fnv_ = wire::fnv1a_start;
-    uint64_t done_ = 0;  // bytes mapped or read so far, at most content_.size
+    uint64_t done_ = 0;  // bytes mapped or read so far, at most size()
+    std::vector<std::byte> with_gaps_;  // rows as they are in the file
     std::optional<bool> is_verified_;
 };
 

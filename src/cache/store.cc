@@ -117,7 +117,7 @@ std::optional<Reader> Store::find(uint64_t fnv, uint64_t size) const {
     state_->note_used(name, size);
     return Reader({.fd = std::move(blob->fd),
                    .path = state_->layout.blob(name),
-                   .size = size,
+                   .rows = Rows::contiguous(0, size),
                    .digest = name,
                    .is_sealed = state_->is_sealed,
                    .fnv = fnv},
@@ -136,7 +136,7 @@ std::optional<Reader> Store::find_digest(std::string_view hex, uint64_t size) co
     const fs::path path = state_->layout.blob(hex);
     return Reader({.fd = std::move(blob->fd),
                    .path = path,
-                   .size = size,
+                   .rows = Rows::contiguous(0, size),
                    .digest = std::string(hex),
                    .is_sealed = state_->is_sealed},
                   [path](Damage, std::string_view reason) {

@@ -40,6 +40,18 @@ std::optional<Reader> Weights::find_digest(std::string_view hex, uint64_t size) 
     return found || !store_ ? std::move(found) : store_->find_digest(hex, size);
 }
 
+std::optional<Reader> Weights::find_part(std::string_view hex, const Rows & part, std::string_view tensor_hex,
+                                         uint64_t tensor_size) {
+    auto found = find_digest(hex, part.bytes());
+    if (!found) {
+        found = find_digest(tensor_hex, tensor_size);
+        if (found) {
+            found->narrow(part, hex);
+        }
+    }
+    return found;
+}
+
 void Weights::seal() {
     if (store_) {
         store_->seal();

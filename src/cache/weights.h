@@ -28,6 +28,10 @@ public:
     std::optional<Reader> find(uint64_t fnv, uint64_t size);
     std::optional<Reader> find_digest(std::string_view hex, uint64_t size);
 
+    // Finds a part of a tensor, by its own digest or by the tensor's. `part` must lie within the tensor.
+    std::optional<Reader> find_part(std::string_view hex, const Rows & part, std::string_view tensor_hex,
+                                    uint64_t tensor_size);
+
     // Declares that from now on no process that serves a peer can open a blob for writing, so blobs may be mapped.
     void seal();
 

@@ -18,7 +18,8 @@ class DigestFileTest : public testing::Test {
 protected:
     DigestFileTest() : layout_(*open_digests(folder_.path())), file_(digest_file(layout_, model_)) {
         EXPECT_TRUE(save_digests(layout_, {model_, {7, 1000, -5}, {{{0, 1000}, 1, std::string(64, 'a')},
-                                                                   {{10, 20}, 2, std::string(64, 'b')}}}));
+                                                                   {{10, 20}, 2, std::string(64, 'b')}},
+                                            {{{3, 5, 2, 7}, std::string(64, 'c')}}}));
         std::ifstream in(file_);
         text_.assign(std::istreambuf_iterator<char>(in), {});
     }
@@ -44,6 +45,9 @@ TEST_F(DigestFileTest, LoadsSavedDigests) {
     EXPECT_EQ(read->tensors[1].extent.size, 20u);
     EXPECT_EQ(read->tensors[1].fnv, 2u);
     EXPECT_EQ(read->tensors[1].digest, std::string(64, 'b'));
+    ASSERT_EQ(read->parts.size(), 1u);
+    EXPECT_EQ(read->parts[0].rows, (Rows{3, 5, 2, 7}));
+    EXPECT_EQ(read->parts[0].digest, std::string(64, 'c'));
 }
 
 TEST_F(DigestFileTest, IgnoresTruncatedFile) {
@@ -66,10 +70,15 @@ TEST_F(DigestFileTest, IgnoresMalformedFile) {
     EXPECT_FALSE(is_good(changed("10 20 ", "10 991 "))) << "beyond the file";
     EXPECT_FALSE(is_good(changed("10 20 ", "1001 0 "))) << "beyond the file";
     EXPECT_TRUE(is_good(changed("10 20 ", "10 990 ")));
+    EXPECT_TRUE(is_good(changed("rows 3 5 2 7 ", "rows 3 5 2 992 ")));
+    for (const char * line : {"rows 3 5 2 993 ", "rows 3 5 2 4 ", "rows 3 0 2 7 ", "rows 3 5 0 7 ", "rows 3 5 2 7 8 ",
+                              "rows 3 5 18446744073709551615 18446744073709551615 "}) {
+        EXPECT_FALSE(is_good(changed("rows 3 5 2 7 ", line))) << line;
+    }
 }
 
 TEST_F(DigestFileTest, RejectsPathWithNewline) {
-    const auto saved = save_digests(layout_, {"/models/a\nend\n", {}, {}});
+    const auto saved = save_digests(layout_, {"/models/a\nend\n", {}, {}, {}});
     ASSERT_FALSE(saved);
     EXPECT_EQ(saved.error().code, Errc::invalid_argument);
 }

@@ -13,7 +13,7 @@ import sys
 NET = 'base platform wire net'
 CACHE = 'base platform wire cache'
 GRAPH = 'base platform wire abi server/ops'
-CLIENT = f'{NET} cache abi'
+CLIENT = f'{NET} cache indexer abi'
 SESSION = f'{NET} {GRAPH} server/graph cache server/ipc server/links'
 LAYERS = {
     'base': '',

@@ -50,6 +50,7 @@ constexpr Entry table[] = {
     {NativeCommand::group, "GROUP", {sizeof(GroupRequest), sizeof(GroupRequest) + max_ranks * sizeof(GroupPeer)}},
     {NativeCommand::reduce, "REDUCE", {sizeof(ReduceRequest) + sizeof(uint16_t),
                                        sizeof(ReduceRequest) + max_ranks * sizeof(uint16_t)}},
+    exact<FindPartRequest>(NativeCommand::find_part, "FIND_PART"),
 };
 
 static_assert(std::size(table) == n_native_commands);

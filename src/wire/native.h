@@ -58,9 +58,10 @@ enum class NativeCommand : uint8_t {
     spans = 80,        // Reply: SpansReply. Removes the spans that it returns
     group = 81,        // group, rank, peers: forms a group with linked sessions. Reply: u8 1; or refused
     reduce = 82,       // group, tensors: all-reduce: replaces each by the sum over all ranks. No reply; see launch_failed
+    find_part = 83,    // slot, offset, part of a tensor, BLAKE3 of both: as find, also if only the tensor is there
 };
 inline constexpr auto first_native = NativeCommand::declare;
-inline constexpr auto last_native = NativeCommand::reduce;
+inline constexpr auto last_native = NativeCommand::find_part;
 inline constexpr size_t n_native_commands = static_cast<size_t>(last_native) - static_cast<size_t>(first_native) + 1;
 constexpr bool is_native(Command command) {
     return static_cast<uint8_t>(command) >= static_cast<uint8_t>(first_native) &&
@@ -130,6 +131,14 @@ struct FindRequest {
     uint64_t offset, size;
     std::byte digest[32];
 };
+struct FindPartRequest {
+    uint16_t slot;
+    uint64_t offset;             // of the packed rows, in the region
+    uint64_t at, size, count, stride;  // the rows in the tensor: the first one's offset, bytes of each, number, distance
+    uint64_t tensor_size;
+    std::byte digest[32];        // of the packed rows
+    std::byte tensor_digest[32];
+};
 struct ConnectRequest {  // the endpoint follows, as text
     uint16_t link;
     uint64_t token;
@@ -147,7 +156,8 @@ struct SlotRequest {
 struct SessionFacts {
     uint8_t has_cache;  // 1: FIND can succeed
     uint8_t groups;     // version of GROUP and REDUCE; 0: there are none
-    uint8_t unused[30];
+    uint8_t finds_parts;  // 1: FIND_PART exists
+    uint8_t unused[29];
 };
 
 // The time that the server spent on one command, from the arrival of its header; or that a device spent computing while

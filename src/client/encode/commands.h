@@ -87,6 +87,8 @@ public:
 
     // `digest` is a BLAKE3. The server replies with one byte, 1 if it had the data.
     virtual void find(const wire::Region & region, uint64_t offset, uint64_t size, ConstBytes digest) = 0;
+    // The same for packed rows of a tensor: the request has all but the slot and the offset in the region.
+    virtual void find_part(const wire::Region & region, uint64_t offset, wire::FindPartRequest request) = 0;
 
     template <class Request>
     void post_native(wire::NativeCommand command, const Request & request, uint64_t extra = 0) {

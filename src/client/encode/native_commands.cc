@@ -76,6 +76,11 @@ public:
         std::ranges::copy(digest, request.digest);
         post_native(NativeCommand::find, request);
     }
+    void find_part(const wire::Region & region, uint64_t offset, wire::FindPartRequest request) override {
+        request.slot = slot_of(region);
+        request.offset = offset;
+        post_native(NativeCommand::find_part, request);
+    }
 
     Launch prepare(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of) override {
         Launch out;

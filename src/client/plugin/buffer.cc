@@ -55,7 +55,8 @@ void set_tensor_2d(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const voi
     }
     self(buffer).connection->data().set_2d(region(buffer, tensor),
                                            range_of(*tensor, offset, (n_copies - 1) * stride_tensor + size), offset, size,
-                                           n_copies, stride_tensor, static_cast<const std::byte *>(data), stride_data);
+                                           n_copies, stride_tensor, static_cast<const std::byte *>(data), stride_data,
+                                           buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
 }
 
 void get_tensor_2d(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset, size_t size,

@@ -52,13 +52,25 @@ void TensorData::set(const wire::Region & region, const Range & range, uint64_t 
 }
 
 void TensorData::set_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size,
-                        uint64_t n_copies, uint64_t stride_tensor, const std::byte * data, uint64_t stride_data) {
+                        uint64_t n_copies, uint64_t stride_tensor, const std::byte * data, uint64_t stride_data,
+                        bool is_weight) {
+    const bool is_packed = n_copies == 1 || stride_tensor == size;
+    if (is_packed && (n_copies == 1 || stride_data == size)) {
+        set(region, range, offset, {data, size * n_copies}, is_weight);
+        return;
+    }
     auto lock = queue_.lock();
-    queue_.begin(lock);
+    const bool is_upload = is_weight && is_packed;
+    queue_.begin(lock, is_upload && queue_.uploads().may_overtake(range));
     if (queue_.failure() || size == 0 || n_copies == 0) {
         return;
     }
     queue_.send_held(range);
+    if (is_upload) {
+        queue_.undelivered().record_write(range, true);
+        queue_.uploads().upload(lock, region, range, offset, {data, size, n_copies, stride_data}, buffers_.size_of(region.buffer));
+        return;
+    }
     queue_.commands().write_2d(region, offset, size, n_copies, stride_tensor);
     const MutableBytes packed = queue_.stream().append(size * n_copies);
     for (uint64_t i = 0; i < n_copies; ++i) {

@@ -19,8 +19,10 @@ public:
     void init_tensor(const wire::Region & region);
     void memset(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size, uint8_t value);
     void set(const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data, bool is_weight);
+    // Rows of `size` bytes, `stride_tensor` bytes apart in the tensor and `stride_data` in memory.
     void set_2d(const wire::Region & region, const Range & range, uint64_t offset, uint64_t size, uint64_t n_copies,
-                uint64_t stride_tensor, const std::byte * data, uint64_t stride_data);
+                uint64_t stride_tensor, const std::byte * data, uint64_t stride_data,
+                bool is_weight = false);
     // `absent`: the content of `dest` if the data cannot arrive.
     Stream::Ticket get(const wire::Region & region, const Range & range, uint64_t offset, MutableBytes dest,
                        Stream::Absent absent = Stream::Absent::nan) {

@@ -1,19 +1,47 @@
 #include "client/session/weight_uploads.h"
 
+#include <algorithm>
+
 namespace caravan::client {
+namespace {
+
+wire::FindPartRequest part_request(const KnownDigests::Known & known) {
+    const cache::Rows & part = known.whole->part;
+    wire::FindPartRequest request{.slot = 0, .offset = 0, .at = part.offset, .size = part.size, .count = part.count,
+                                  .stride = part.stride, .tensor_size = known.whole->size, .digest = {}, .tensor_digest = {}};
+    std::ranges::copy(known.digest, request.digest);
+    std::ranges::copy(known.whole->digest, request.tensor_digest);
+    return request;
+}
+
+uint64_t stock_hash(const WeightRows & data) {
+    uint64_t hash = wire::fnv1a_start;
+    data.for_each_piece([&](ConstBytes piece) { hash = wire::fnv1a(piece, hash); });
+    return hash;
+}
+
+}  // namespace
 
 using wire::Command;
 
 WeightUploads::WeightUploads(CommandStream & stream)
     : stream_(stream), loading_(stream.endpoint().text(), stderr_terminal()) {}
 
-void WeightUploads::upload(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data,
-                           uint64_t buffer_size) {
+void WeightUploads::upload(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset,
+                           const WeightRows & data, uint64_t buffer_size) {
     const bool is_hashed = data.size() > (stream_.is_native() ? wire::find_threshold : wire::hash_threshold);
     loading_.begin(region.buffer, buffer_size, Clock::now());
     if (!is_hashed || !find_on_server(lock, region, range, offset, data)) {
-        stream_.write(lock, region, offset, data, is_hashed);
+        send(lock, region, offset, data, is_hashed);
         loading_.add(data.size(), false, Clock::now());
+    }
+}
+
+void WeightUploads::send(Lock & lock, const wire::Region & region, uint64_t offset, const WeightRows & data, bool keep) {
+    if (data.is_contiguous()) {
+        stream_.write(lock, region, offset, data.with_gaps(), keep);
+    } else {
+        stream_.write(lock, region, offset, data.packed(), keep);
     }
 }
 
@@ -23,22 +51,26 @@ bool WeightUploads::should_look_up(Lock & lock) {
         stream_.commands().post(static_cast<Command>(wire::NativeCommand::facts));
         wire::SessionFacts facts{};
         stream_.await(lock, stream_.stream().expect(mutable_bytes(&facts, sizeof facts)));
-        lookup_.set_cache(stream_.decode_flag(facts.has_cache));
+        lookup_.set_cache(stream_.decode_flag(facts.has_cache), facts.finds_parts == 1);
     }
     return lookup_.is_worthwhile();
 }
 
 // A weight whose reply is not awaited counts as loaded once that reply was processed.
 bool WeightUploads::find_on_server(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset,
-                                   ConstBytes data) {
+                                   const WeightRows & data) {
     if (!should_look_up(lock)) {
         return false;
     }
     if (stream_.is_native()) {
         auto known = lookup_.digest_of(data);
-        stream_.native().find(region, offset, data.size(), known.digest);
+        if (known.whole) {
+            stream_.native().find_part(region, offset, part_request(known));
+        } else {
+            stream_.native().find(region, offset, data.size(), known.digest);
+        }
         if (lookup_.expects_hit() && known.source) {
-            auto & find = lookup_.add({region, range, offset, data.size(), std::move(*known.source)});
+            auto & find = lookup_.add({region, range, offset, std::move(*known.source)});
             find.ticket = stream_.stream().expect(mutable_bytes(&find.found, sizeof find.found));
             stream_.flush(lock);
             complete(lock, WeightLookup::max_pending);
@@ -46,7 +78,7 @@ bool WeightUploads::find_on_server(Lock & lock, const wire::Region & region, con
         }
     } else {
         stream_.commands().post(Command::set_tensor_hash,
-                                wire::SetTensorHashRequest{stock_tensor(region), offset, wire::fnv1a(data)});
+                                wire::SetTensorHashRequest{stock_tensor(region), offset, stock_hash(data)});
     }
     uint8_t found = 0;
     stream_.await(lock, stream_.stream().expect(mutable_bytes(&found, sizeof found)));
@@ -74,7 +106,7 @@ void WeightUploads::complete(Lock & lock, size_t left) {
             continue;
         }
         if (is_hit) {
-            loading_.add(find.size, true, Clock::now());
+            loading_.add(find.source.rows.bytes(), true, Clock::now());
             continue;
         }
         const auto weights = map_weights(find.source);
@@ -82,8 +114,9 @@ void WeightUploads::complete(Lock & lock, size_t left) {
             stream_.close(weights.error());
             return;
         }
-        stream_.write(lock, find.region, find.offset, weights->bytes(), true);
-        loading_.add(find.size, false, Clock::now());
+        const cache::Rows & rows = find.source.rows;
+        send(lock, find.region, find.offset, {weights->bytes().data(), rows.size, rows.count, rows.stride}, true);
+        loading_.add(rows.bytes(), false, Clock::now());
     }
 }
 

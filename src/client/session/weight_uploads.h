@@ -16,8 +16,9 @@ public:
 
     explicit WeightUploads(CommandStream & stream);
 
-    // `buffer_size`: of the buffer that the region lies in. Returns when `data` may be reused.
-    void upload(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data,
+    // The rows are packed in the region. `buffer_size`: of the buffer that the region lies in. Returns when the memory may be
+    // reused.
+    void upload(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, const WeightRows & data,
                 uint64_t buffer_size);
     // Whether an upload may precede uploads that are not complete.
     bool may_overtake(const Range & range) const { return !lookup_.overlaps(range); }
@@ -31,7 +32,8 @@ public:
 
 private:
     bool should_look_up(Lock & lock);
-    bool find_on_server(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, ConstBytes data);
+    bool find_on_server(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, const WeightRows & data);
+    void send(Lock & lock, const wire::Region & region, uint64_t offset, const WeightRows & data, bool keep);
 
     CommandStream & stream_;
     WeightLookup lookup_;

@@ -6,7 +6,9 @@
 
 #include "base/log.h"
 #include "cache/store.h"
+#include "indexer/gguf.h"
 #include "platform/file.h"
+#include "wire/native.h"
 
 namespace caravan::client {
 namespace {
@@ -42,6 +44,30 @@ std::optional<Mapping> find_mapping(ConstBytes data) {
     return std::nullopt;
 }
 
+KnownDigests::Digest compute_digest(const WeightRows & data) {
+    cache::Blake3 hasher;
+    data.for_each_piece([&](ConstBytes piece) { hasher.update(piece); });
+    return hasher.bytes();
+}
+
+std::optional<std::string> find_digest(const cache::FileDigests & digests, const cache::Rows & rows) {
+    if (rows.is_contiguous()) {
+        const cache::Extent extent{rows.offset, rows.size};
+        const auto known = std::ranges::find(digests.tensors, extent, &cache::TensorDigest::extent);
+        return known == digests.tensors.end() ? std::nullopt : std::optional(known->digest);
+    }
+    const auto known = std::ranges::find(digests.parts, rows, &cache::PartDigest::rows);
+    return known == digests.parts.end() ? std::nullopt : std::optional(known->digest);
+}
+
+void add_digest(cache::FileDigests & digests, const cache::Rows & rows, const KnownDigests::Digest & digest) {
+    if (rows.is_contiguous()) {
+        digests.tensors.push_back({{rows.offset, rows.size}, 0, cache::hex_of(digest)});
+    } else {
+        digests.parts.push_back({rows, cache::hex_of(digest)});
+    }
+}
+
 }  // namespace
 
 KnownDigests & KnownDigests::instance() {
@@ -64,8 +90,8 @@ KnownDigests::KnownDigests(const std::filesystem::path & directory) {
     }
 }
 
-std::optional<KnownDigests::Place> KnownDigests::place_of(ConstBytes data) {
-    const auto mapping = layout_ ? find_mapping(data) : std::nullopt;
+std::optional<KnownDigests::Place> KnownDigests::place_of(const WeightRows & data) {
+    const auto mapping = layout_ ? find_mapping(data.with_gaps()) : std::nullopt;
     if (!mapping) {
         return std::nullopt;
     }
@@ -83,32 +109,58 @@ std::optional<KnownDigests::Place> KnownDigests::place_of(ConstBytes data) {
         }
     }
     if (file.digests.stamp != *stamp) {
-        file.digests = {mapping->path, *stamp, {}};
+        file.digests = {mapping->path, *stamp, {}, {}};
+        file.tensors.reset();
     }
-    return Place{&file, {mapping->offset + static_cast<uint64_t>(data.data() - mapping->begin), data.size()}};
+    if (!file.tensors) {
+        file.tensors = cache::find_tensors(fd->get(), stamp->size, wire::find_threshold).value_or(std::vector<cache::Extent>());
+    }
+    cache::Rows rows = data.rows;
+    rows.offset = mapping->offset + static_cast<uint64_t>(data.first - mapping->begin);
+    return Place{&file, rows};
 }
 
-KnownDigests::Known KnownDigests::digest_of(ConstBytes data) {
+KnownDigests::Known KnownDigests::digest_of(const WeightRows & data, Scope scope) {
     std::lock_guard lock(mutex_);
     const auto place = place_of(data);
-    std::optional<WeightSource> source;
-    if (place) {
-        source = {place->file->digests.path, place->file->digests.stamp, place->extent};
-        const auto known = std::ranges::find_if(place->file->digests.tensors, [&](const cache::TensorDigest & tensor) {
-            return tensor.extent.offset == place->extent.offset && tensor.extent.size == place->extent.size;
-        });
-        if (known != place->file->digests.tensors.end()) {
-            return {cache::bytes_of_hex(known->digest), std::move(source)};
-        }
+    if (!place) {
+        return {compute_digest(data), std::nullopt, std::nullopt};
     }
-    cache::Blake3 hasher;
-    hasher.update(data);
-    const Digest digest = hasher.bytes();
-    if (place) {
-        place->file->digests.tensors.push_back({place->extent, 0, cache::hex_of(digest)});
-        place->file->is_changed = true;
+    return {digest_at(*place, data), WeightSource{place->file->digests.path, place->file->digests.stamp, place->rows},
+            scope == Scope::and_whole ? whole_of(*place, data.first) : std::nullopt};
+}
+
+KnownDigests::Digest KnownDigests::digest_at(const Place & place, const WeightRows & data) {
+    if (const auto known = find_digest(place.file->digests, place.rows)) {
+        return cache::bytes_of_hex(*known);
     }
-    return {digest, std::move(source)};
+    const Digest digest = compute_digest(data);
+    add_digest(place.file->digests, place.rows, digest);
+    place.file->is_changed = true;
+    return digest;
+}
+
+// `memory` has the first byte of the part. The program may have mapped only a part of the tensor.
+std::optional<KnownDigests::Whole> KnownDigests::whole_of(const Place & place, const std::byte * memory) {
+    const uint64_t begin = place.rows.offset;
+    const auto found = std::ranges::find_if(*place.file->tensors, [&](const cache::Extent & extent) {
+        return extent.offset <= begin && begin < extent.offset + extent.size;
+    });
+    if (found == place.file->tensors->end()) {
+        return std::nullopt;
+    }
+    const cache::Extent tensor = *found;
+    cache::Rows part = place.rows;
+    part.offset -= tensor.offset;
+    if (part.bytes() == tensor.size || !part.are_within(tensor.size)) {
+        return std::nullopt;
+    }
+    const WeightRows whole(ConstBytes(memory - part.offset, tensor.size));
+    const auto at = place_of(whole);
+    if (!at || at->file != place.file || at->rows.offset != tensor.offset) {
+        return std::nullopt;
+    }
+    return Whole{tensor.size, digest_at(*at, whole), part};
 }
 
 void KnownDigests::save() {

@@ -5,9 +5,9 @@
 
 namespace caravan::client {
 
-KnownDigests::Known WeightLookup::digest_of(ConstBytes data) {
+KnownDigests::Known WeightLookup::digest_of(const WeightRows & data) {
     has_new_digests_ = true;
-    return KnownDigests::instance().digest_of(data);
+    return KnownDigests::instance().digest_of(data, finds_parts_ ? KnownDigests::Scope::and_whole : KnownDigests::Scope::data);
 }
 
 void WeightLookup::save_digests() {

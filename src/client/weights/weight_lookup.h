@@ -27,7 +27,7 @@ public:
     struct PendingFind {
         wire::Region region;
         Range range;
-        uint64_t offset = 0, size = 0;
+        uint64_t offset = 0;
         WeightSource source;  // to upload from after a miss
         uint8_t found = 0;    // receives the reply, so the object must not move
         Stream::Ticket ticket{};
@@ -35,10 +35,13 @@ public:
 
     // Whether the server keeps weights. Unknown until set, and for ever on a stock server, which cannot be queried.
     bool is_cache_known() const { return has_cache_.has_value(); }
-    void set_cache(bool has_cache) { has_cache_ = has_cache; }
+    void set_cache(bool has_cache, bool finds_parts) {
+        has_cache_ = has_cache;
+        finds_parts_ = finds_parts;
+    }
     bool is_worthwhile() const { return has_cache_.value_or(true) && consecutive_misses_ < max_consecutive_misses; }
 
-    KnownDigests::Known digest_of(ConstBytes data);
+    KnownDigests::Known digest_of(const WeightRows & data);
     // Writes digests that were computed since the last call to disk.
     void save_digests();
 
@@ -57,6 +60,7 @@ public:
 
 private:
     std::optional<bool> has_cache_;
+    bool finds_parts_ = false;  // by the digest of the whole tensor
     int consecutive_misses_ = 0;
     bool was_hit_ = false;
     bool has_new_digests_ = false;

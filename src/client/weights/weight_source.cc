@@ -12,7 +12,7 @@ Result<platform::Mapping> map_weights(const WeightSource & source) {
     if (cache::FileStamp::of(file->get()) != source.stamp) {
         return fail(Errc::not_found, "{} changed while it was being loaded", source.path.string());
     }
-    auto mapping = platform::Mapping::map(file->get(), source.extent.offset, source.extent.size);
+    auto mapping = platform::Mapping::map(file->get(), source.rows.offset, source.rows.span());
     if (!mapping) {
         return fail(Errc::io, "cannot map {}: {}", source.path.string(), mapping.error().text);
     }

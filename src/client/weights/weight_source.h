@@ -12,10 +12,10 @@ namespace caravan::client {
 struct WeightSource {
     std::filesystem::path path;
     cache::FileStamp stamp;  // of the file when its weights were hashed
-    cache::Extent extent;
+    cache::Rows rows;  // in the file
 };
 
-// Maps these bytes. Fails with Errc::io if the file cannot be read, Errc::not_found if it has changed since.
+// Maps these rows, with the gaps between them. Fails with Errc::io if the file cannot be read, Errc::not_found if it has changed since.
 Result<platform::Mapping> map_weights(const WeightSource & source);
 
 }  // namespace caravan::client

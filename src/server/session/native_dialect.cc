@@ -30,7 +30,8 @@ wire::PayloadBounds NativeDialect::bounds_of(wire::Command command) const {
 
 bool NativeDialect::may_overtake_finds(wire::Command command) const {
     const auto native = static_cast<wire::NativeCommand>(command);
-    return native == wire::NativeCommand::find || native == wire::NativeCommand::declare;
+    return native == wire::NativeCommand::find || native == wire::NativeCommand::find_part ||
+           native == wire::NativeCommand::declare;
 }
 
 Result<> NativeDialect::serve(wire::Command command, uint64_t size) {
@@ -50,9 +51,10 @@ Result<> NativeDialect::serve(wire::Command command, uint64_t size) {
         case wire::NativeCommand::push: return push();
         case wire::NativeCommand::take: return take_push();
         case wire::NativeCommand::facts:
-            return context_.replies.send(
-                wire::SessionFacts{.has_cache = context_.lookups.has_cache(), .groups = wire::groups_version});
+            return context_.replies.send(wire::SessionFacts{
+                .has_cache = context_.lookups.has_cache(), .groups = wire::groups_version, .finds_parts = 1});
         case wire::NativeCommand::find: return find();
+        case wire::NativeCommand::find_part: return find_part();
         case wire::NativeCommand::clock: return clock();
         case wire::NativeCommand::spans: return spans();
         case wire::NativeCommand::group: return group(size);
@@ -133,6 +135,21 @@ Result<> NativeDialect::find() {
             return std::unexpected(target.error());
         }
         return context_.lookups.find_digest(*target, request.size, request.digest);
+    });
+}
+
+Result<> NativeDialect::find_part() {
+    return context_.serve<wire::FindPartRequest>([&](const auto & request) -> Result<> {
+        const cache::Rows part{request.at, request.size, request.count, request.stride};
+        if (!part.are_within(request.tensor_size)) {
+            return fail(Errc::invalid_argument, "{} rows of {} bytes, each {} after the other, from {} are no part of a tensor of {} bytes",
+                        part.count, part.size, part.stride, part.offset, static_cast<uint64_t>(request.tensor_size));
+        }
+        auto target = region(request.slot, request.offset, part.bytes());
+        if (!target) {
+            return std::unexpected(target.error());
+        }
+        return context_.lookups.find_part(*target, part, request.digest, request.tensor_digest, request.tensor_size);
     });
 }
 

@@ -32,6 +32,7 @@ private:
     Result<> copy();
     Result<> initialize();
     Result<> find();
+    Result<> find_part();
     Result<> clock();
     Result<> spans();
     Result<> connect(uint64_t size);

@@ -26,6 +26,18 @@ Result<bool> WeightLookups::find_fnv(CheckedRegion & region, uint64_t size, uint
 }
 
 Result<> WeightLookups::find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest) {
+    return open(region, size, [&] { return weights_->find_digest(cache::hex_of(digest), size); });
+}
+
+Result<> WeightLookups::find_part(CheckedRegion & region, const cache::Rows & part, ConstBytes digest,
+                                  ConstBytes tensor_digest, uint64_t tensor_size) {
+    return open(region, part.bytes(), [&] {
+        return weights_->find_part(cache::hex_of(digest), part, cache::hex_of(tensor_digest), tensor_size);
+    });
+}
+
+template <class Search>
+Result<> WeightLookups::open(CheckedRegion & region, uint64_t size, Search search) {
     const bool is_host = region.region.buffer->is_host;
     const MutableBytes place = is_host ? MutableBytes(region.region.data(), size) : MutableBytes();
     const bool is_taken = std::ranges::any_of(open_finds_, [&](const OpenFind & open) {
@@ -37,7 +49,7 @@ Result<> WeightLookups::find_digest(CheckedRegion & region, uint64_t size, Const
         }
     }
     OpenFind & open = open_finds_.emplace_back(OpenFind{.entry = {}, .region = region, .size = size, .place = place});
-    open.entry = weights_ == nullptr ? std::nullopt : weights_->find_digest(cache::hex_of(digest), size);
+    open.entry = weights_ == nullptr ? std::nullopt : search();
     return open.entry ? load(region, size, *open.entry) : Result<>();
 }
 

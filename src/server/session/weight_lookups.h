@@ -22,6 +22,8 @@ public:
     Result<bool> find_fnv(CheckedRegion & region, uint64_t size, uint64_t fnv);
     // Starts the same by digest. reply_to_finds() sends the reply, so that several finds are verified concurrently.
     Result<> find_digest(CheckedRegion & region, uint64_t size, ConstBytes digest);
+    Result<> find_part(CheckedRegion & region, const cache::Rows & part, ConstBytes digest, ConstBytes tensor_digest,
+                       uint64_t tensor_size);
     // Replies to all open finds, u8 each. Call it before any other reply, any access to a buffer, and before the session waits.
     Result<> reply_to_finds();
 
@@ -37,6 +39,8 @@ private:
         MutableBytes place;  // memory that is being hashed
     };
 
+    template <class Search>
+    Result<> open(CheckedRegion & region, uint64_t size, Search search);
     Result<> load(CheckedRegion & region, uint64_t size, cache::Reader & entry);
     // Verifies the bytes that load() read. On failure overwrites them with zeros and returns false.
     bool verify(CheckedRegion & region, uint64_t size, cache::Reader & entry);

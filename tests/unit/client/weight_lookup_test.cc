@@ -24,10 +24,10 @@ TEST(WeightLookup, IsNotWorthwhileOnAServerThatKeepsNoWeights) {
     WeightLookup lookup;
     EXPECT_FALSE(lookup.is_cache_known());
     EXPECT_TRUE(lookup.is_worthwhile()) << "a stock server cannot be asked";
-    lookup.set_cache(false);
+    lookup.set_cache(false, false);
     EXPECT_TRUE(lookup.is_cache_known());
     EXPECT_FALSE(lookup.is_worthwhile());
-    lookup.set_cache(true);
+    lookup.set_cache(true, true);
     EXPECT_TRUE(lookup.is_worthwhile());
 }
 

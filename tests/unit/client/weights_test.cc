@@ -166,6 +166,42 @@ TEST(Weights, AfterAHitTheNextReplyIsNotAwaitedAndAMissIsUploaded) {
     EXPECT_TRUE(std::ranges::equal(received[7].from(sizeof write), weights.part(2)));
 }
 
+// As -sm tensor splits them: rows of the mapped file become one weight on the server.
+TEST(Weights, RowsAreLookedUpAndUploadedPacked) {
+    constexpr size_t row = 1024, stride = 3 * row, count = WeightSession::size / row;
+    WeightSession weights;
+    weights.session.peer.reply<uint8_t>(1);
+    std::vector<std::vector<std::byte>> packed(3);
+    for (size_t i = 0; i < 3; ++i) {
+        const auto * data = weights.mapped.data() + i * row;
+        for (size_t r = 0; r < count; ++r) {
+            packed[i].insert(packed[i].end(), data + r * stride, data + r * stride + row);
+        }
+        const auto * tensor = weights.tensors[i];
+        weights.session->data().set_2d(encode_region(*tensor, GraphKit::handle), range_of(*tensor), 0, row, count, row, data,
+                                       stride, true);
+    }
+    std::vector<Message> received;
+    std::vector<std::byte> dest(16);
+    {
+        std::jthread server([&] { received = weights.serve({std::nullopt, 1, 0}); });
+        weights.session->await(weights.session.get(weights.tensors[0], dest));
+        EXPECT_FALSE(weights.session->failed());
+        weights.session.connection = fail(Errc::io, "closed");
+    }
+    ASSERT_EQ(command_names(received), "FACTS DECLARE FIND DECLARE FIND DECLARE FIND WRITE READ ");
+    for (size_t i = 0; i < 3; ++i) {
+        const auto find = received[2 * i + 2].as<wire::FindRequest>();
+        cache::Blake3 digest;
+        digest.update(packed[i]);
+        EXPECT_EQ(+find.size, packed[i].size());
+        EXPECT_TRUE(std::ranges::equal(find.digest, digest.bytes())) << i;
+    }
+    const auto write = received[7].as<wire::WriteRequest>();
+    EXPECT_EQ(+write.keep, 1);
+    EXPECT_TRUE(std::ranges::equal(received[7].from(sizeof write), packed[2]));
+}
+
 // whisper.cpp fills its buffers before it marks them.
 TEST(Weights, UnmarkedWritesCountIfTheBufferIsMarkedBeforeTheFirstLaunch) {
     static std::vector<std::string> logged;

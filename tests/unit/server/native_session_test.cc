@@ -259,6 +259,16 @@ TEST(NativeSession, OutOfBoundsRequestEndsSession) {
         [](NativeClient & c) { c.post(wire::NativeCommand::graph, wire::GraphRequest{0, 0, wire::max_graph_slots, 0}); },
         [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::push, wire::PushRequest{0, 0}); },
         [](NativeClient & c) { c.declare(0, c.buffer), c.post(wire::NativeCommand::take, wire::TakeRequest{1, 0}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.find_part({0, 0, 0, 8, 3, 8, 1000}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.find_part({0, 8, 0, 8, 2, 8, 1000}); },
+        [](NativeClient & c) { c.find_part({0, 0, 0, 8, 2, 8, 1000}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.find_part({0, 0, 0, 8, 2, 7, 1000}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.find_part({0, 0, 0, 8, 2, 8, 15}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.find_part({0, 0, 0, 0, 2, 8, 1000}); },
+        [](NativeClient & c) { c.declare(0, c.buffer), c.find_part({0, 0, 0, 8, 0, 8, 1000}); },
+        [](NativeClient & c) {
+            c.declare(0, c.buffer), c.find_part({0, 0, UINT64_MAX - 7, 8, 2, uint64_t{1} << 63, UINT64_MAX});
+        },
     };
     for (size_t i = 0; i < attacks.size(); ++i) {
         NativeClient client;

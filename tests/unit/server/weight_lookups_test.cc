@@ -67,6 +67,29 @@ TEST_F(WeightLookupsTest, FindsAreAnsweredInOrderAndNotBefore) {
     EXPECT_TRUE(session.nothing_was_sent()) << "each find has one reply";
 }
 
+TEST_F(WeightLookupsTest, PartIsFoundByItsOwnDigestAndByTheTensors) {
+    const cache::Rows rows{64, 1000, 1100, 1200};
+    std::vector<std::byte> part(rows.bytes());
+    cache::copy_packed(rows, 0, ConstBytes(kept).subspan(rows.offset), part);
+    const auto find_part = [&](ConstBytes bytes, const std::vector<std::byte> & tensor) {
+        auto target = session.region(0, count);
+        EXPECT_TRUE(lookups.find_part(target, rows, digest_of(bytes), digest_of(tensor), tensor.size()));
+        EXPECT_TRUE(lookups.reply_to_finds());
+        return session.peer.receive(9).back() == std::byte{1};
+    };
+    EXPECT_FALSE(find_part(part, kept)) << "nothing is there";
+    keep(kept);
+    EXPECT_TRUE(find_part(part, kept));
+    EXPECT_TRUE(session.bytes(part.size()) == part);
+    EXPECT_FALSE(find_part(part, other));
+    EXPECT_FALSE(find_part(other, kept)) << "these bytes are no such part";
+    EXPECT_TRUE(session.bytes(part.size()) == std::vector<std::byte>(part.size())) << "the client may not have them";
+    EXPECT_TRUE(find_part(part, kept)) << "a client's error does not remove a blob";
+    keep(part);
+    EXPECT_TRUE(find_part(part, other)) << "by its own digest";
+    EXPECT_EQ(lookups.bytes_from_cache(), 3 * part.size());
+}
+
 TEST_F(WeightLookupsTest, NothingIsFoundWithoutACache) {
     test::SessionParts plain;
     WeightLookups & none = plain.context.lookups;

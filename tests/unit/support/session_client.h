@@ -113,6 +113,7 @@ struct NativeClient : BufferClient {
     void write(uint16_t slot, const std::vector<float> & values) {
         post(wire::NativeCommand::write, wire::WriteRequest{slot, 0, 0}, floats(values));
     }
+    void find_part(const wire::FindPartRequest & request) { post(wire::NativeCommand::find_part, request); }
     std::vector<float> read(uint16_t slot, uint64_t count = 4) {
         post(wire::NativeCommand::read, wire::ReadRequest{slot, 0, count * 4});
         return as_floats(peer.receive_reply().value_or(std::vector<std::byte>()));

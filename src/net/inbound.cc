@@ -23,12 +23,12 @@ Inbound::Inbound(Transport & transport, ConstBytes already, std::chrono::nanosec
     end_ = already.size();
 }
 
+// The caller then tries to receive, which alone shows progress: a wake-up is none.
 Result<> Inbound::wait(TimePoint deadline) {
-    auto ready = transport_.wait({.read = true}, deadline, polling_.time_inside());
-    if (!ready) {
-        return std::unexpected(ready.error());
+    if (Clock::now() >= deadline) {
+        return stalled(stall_);
     }
-    return *ready || Clock::now() < deadline ? Result<>() : stalled(stall_);
+    return transport_.wait({.read = true}, deadline, polling_.time_inside()).transform([](bool) {});
 }
 
 // Returns when data arrives or wake() is called, which limit_silence() does.
@@ -66,12 +66,14 @@ Result<ConstBytes> Inbound::peek(size_t size, bool at_boundary) {
             return std::unexpected(got.error());
         }
         end_ += *got;
-        if (*got == 0) {
+        if (*got > 0) {
+            silent_since = {};
+        } else {
             const bool silence_allowed = at_boundary && end_ == begin_;
             if (silent_since == TimePoint{}) {
                 silent_since = Clock::now();
             }
-            if (auto waited = silence_allowed ? wait_between(silent_since) : wait(Clock::now() + stall_); !waited) {
+            if (auto waited = silence_allowed ? wait_between(silent_since) : wait(silent_since + stall_); !waited) {
                 return std::unexpected(waited.error());
             }
         }
@@ -91,6 +93,7 @@ Result<> Inbound::read_into(MutableBytes dest) {
     const size_t here = std::min(dest.size(), end_ - begin_);
     std::ranges::copy(buffered().first(here), dest.begin());
     take(here);
+    TimePoint silent_since = Clock::now();
     for (dest = dest.subspan(here); !dest.empty();) {
         const std::array parts{dest};
         const auto got = transport_.receive(parts);
@@ -99,10 +102,10 @@ Result<> Inbound::read_into(MutableBytes dest) {
         }
         bytes_taken_ += *got;
         dest = dest.subspan(*got);
-        if (*got == 0) {
-            if (auto waited = wait(Clock::now() + stall_); !waited) {
-                return waited;
-            }
+        if (*got > 0) {
+            silent_since = Clock::now();
+        } else if (auto waited = wait(silent_since + stall_); !waited) {
+            return waited;
         }
     }
     return {};
@@ -124,6 +127,7 @@ Result<> Inbound::read_pieces(uint64_t size, const std::function<void(ConstBytes
 
 Result<> send_all(Transport & transport, std::vector<ConstBytes> parts, std::chrono::nanoseconds stall) {
     size_t first = 0;
+    TimePoint stalled_since = Clock::now();
     for (;;) {
         while (first < parts.size() && parts[first].empty()) {
             ++first;
@@ -135,14 +139,15 @@ Result<> send_all(Transport & transport, std::vector<ConstBytes> parts, std::chr
         if (!sent) {
             return std::unexpected(sent.error());
         }
-        if (*sent == 0) {
-            auto ready = transport.wait({.write = true}, Clock::now() + stall, poll_time().value_or(tunable::poll_start));
+        if (*sent > 0) {
+            stalled_since = Clock::now();
+        } else if (Clock::now() >= stalled_since + stall) {  // whatever has woken up the wait
+            return fail(Errc::timed_out, "the peer did not read a reply for {} s",
+                        std::chrono::duration_cast<seconds>(stall).count());
+        } else {
+            auto ready = transport.wait({.write = true}, stalled_since + stall, poll_time().value_or(tunable::poll_start));
             if (!ready) {
                 return std::unexpected(ready.error());
-            }
-            if (!*ready) {
-                return fail(Errc::timed_out, "the peer did not read a reply for {} s",
-                            std::chrono::duration_cast<seconds>(stall).count());
             }
         }
         for (size_t taken = *sent, i = first; taken > 0; ++i) {

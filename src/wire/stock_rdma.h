@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "wire/gid.h"
 #include "wire/stock.h"
 
 namespace caravan::wire {
@@ -21,7 +22,7 @@ static_assert(sizeof(StockRdma) == sizeof(HelloRequest));
 // peer) and 1 are numbers for the subnet's management, and no queue pair has a multicast GID.
 inline bool is_queue_pair(const StockRdma & peer) {
     constexpr uint32_t highest = 0xffffff;
-    return peer.qpn >= 2 && peer.qpn <= highest && peer.psn <= highest && peer.gid[0] != 0xff &&
+    return peer.qpn >= 2 && peer.qpn <= highest && peer.psn <= highest && !is_shared_gid(peer.gid) &&
            std::ranges::any_of(peer.gid, [](uint8_t byte) { return byte != 0; });
 }
 

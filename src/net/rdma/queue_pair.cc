@@ -12,6 +12,7 @@
 #include "platform/address.h"
 #include "platform/machine.h"
 #include "tunables/rdma.h"
+#include "wire/gid.h"
 
 namespace caravan::net::rdma {
 namespace {
@@ -175,11 +176,10 @@ PeerFacts QueuePair::facts() const {
 
 Result<> QueuePair::connect(const PeerFacts & peer, uint8_t traffic_class, const SetUpCalls & calls) {
     constexpr uint32_t least_qpn = 2;     // 0 and 1 are for the subnet's management
-    constexpr uint8_t multicast = 0xff;   // first byte of such a GID
     constexpr uint32_t least_slot = 1024, most_slot = 16 << 20, least_depth = 8, most_depth = 4096;
     if (peer.slot_size < least_slot || peer.slot_size > most_slot || peer.depth < least_depth ||
         peer.depth > most_depth || peer.mtu < 256 || peer.qpn < least_qpn || peer.qpn > 0xffffff ||
-        peer.psn > 0xffffff || peer.gid[0] == multicast) {
+        peer.psn > 0xffffff || wire::is_shared_gid(peer.gid)) {
         return fail(Errc::protocol, "the peer's queue pair parameters are invalid");
     }
     if ((peer.link != 0) != choice_.is_infiniband) {

@@ -181,6 +181,34 @@ TEST(Inbound, StallWithinAPayloadTimesOut) {
     EXPECT_EQ(read.error().code, Errc::timed_out);
 }
 
+// Clients that wait for a session wake up those that have one.
+TEST(Inbound, WakeUpsAreNoProgress) {
+    Line line;
+    ASSERT_TRUE(line.peer.send(bytes_of(std::string_view("half"))));
+    Inbound in(*line.transport, {}, milliseconds(50), microseconds{0});
+    std::atomic<bool> is_done = false;
+    std::thread waking([&] {
+        for (int i = 0; i < 1000 && !is_done; ++i) {
+            line.transport->wake();
+            std::this_thread::sleep_for(milliseconds(5));
+        }
+    });
+    std::vector<std::byte> dest(8);
+    const std::vector<std::byte> long_reply(64 << 20);
+    const TimePoint begin = Clock::now();
+    const auto read = in.read_into(dest), sent = send_all(*line.transport, {long_reply}, milliseconds(50));
+    const auto peeked = in.peek(1);
+    is_done = true;
+    waking.join();
+    for (const auto & result : {read, sent}) {
+        ASSERT_FALSE(result);
+        EXPECT_EQ(result.error().code, Errc::timed_out);
+    }
+    ASSERT_FALSE(peeked);
+    EXPECT_EQ(peeked.error().code, Errc::timed_out);
+    EXPECT_LT(Clock::now() - begin, seconds(4)) << "the thread would have woken it up for 5 s";
+}
+
 // The first byte arrives after several times the stall limit. A stub of wait() checks the deadlines.
 TEST(Inbound, SilenceBetweenMessagesIsNotAStall) {
     struct Slow final : Transport {

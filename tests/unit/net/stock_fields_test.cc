@@ -88,6 +88,10 @@ TEST(StockRdma, Recognition) {
     }
     EXPECT_FALSE(wire::is_queue_pair({17, 0x1000000, {0xfe, 0x80}}));
     EXPECT_FALSE(wire::is_queue_pair({17, 17, {0xff, 0x02}})) << "multicast";
+    for (const uint8_t first : {uint8_t{224}, uint8_t{239}, uint8_t{255}}) {
+        EXPECT_FALSE(wire::is_queue_pair({17, 17, {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, first, 0, 0, 1}}));
+    }
+    EXPECT_TRUE(wire::is_queue_pair({17, 17, {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1}}));
     EXPECT_FALSE(wire::is_queue_pair({17, 17, {}}));
 }
 

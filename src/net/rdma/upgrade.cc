@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "base/formatted.h"
 #include "base/log.h"
 #include "base/printable.h"
 #include "net/exact_io.h"
@@ -170,8 +171,17 @@ Result<Upgrade> offer(UniqueFd & socket, TimePoint deadline, const std::stop_tok
     if (auto sent = send_verdict(socket.get(), verified.has_value(), deadline); !sent) {
         return std::unexpected(sent.error());
     }
-    if (!verified && stop.stop_requested() && Clock::now() - began < tunable::rdma_cancelled_proof) {
-        return Upgrade{nullptr, NoRdma("the session closed before RDMA was ready")};
+    if (!verified && stop.stop_requested()) {
+        const auto lasted = Clock::now() - began;
+        if (lasted < tunable::rdma_cancelled_proof) {
+            return Upgrade{nullptr, NoRdma("the session closed before RDMA was ready")};
+        }
+        const Error none{Errc::unavailable,
+                         formatted("no message gets through over RDMA: none did in {:.1f} s, until the session closed",
+                                   std::chrono::duration<double>(lasted).count()),
+                         {},
+                         Reason::no_rdma_path};
+        return Upgrade{nullptr, NoRdma(none)};
     }
     if (!verified) {
         return Upgrade{nullptr, blame_setting(NoRdma(verified.error()), socket.get(), (*pair)->choice())};

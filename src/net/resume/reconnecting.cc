@@ -210,6 +210,9 @@ void ResumableTransport::try_upgrade(Lock & lock) {
     auto opened = open(Clock::now() + tunable::upgrade_attempt_timeout, stop_upgrade_.get_token());
     lock.lock();
     if (stopping_ || error_) {
+        if (!opened) {
+            end_first_upgrade(lock, &opened.error());
+        }
         return;
     }
     if (!opened) {

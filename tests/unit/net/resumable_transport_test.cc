@@ -474,11 +474,13 @@ TEST(Resumable, StaysOnTcpIfRdmaCannotBeUsed) {
 
 TEST(Resumable, ClosingStopsTheSwitchToRdma) {
     OverRdma ends(OverRdma::Upgrade::hangs, TransportKind::tcp);
-    ends.active->begin_upgrade([](const Error *) {});
+    bool has_reason = false;
+    ends.active->begin_upgrade([&](const Error * why_not) { has_reason = why_not != nullptr; });
     int exchanges = 0;
     ends.exchange_until([&] { return ++exchanges > 10 && ends.opened > 0; });  // meanwhile data moves over TCP
     ends.active.reset();
     EXPECT_TRUE(ends.was_stopped);
+    EXPECT_TRUE(has_reason) << "why the session has used TCP only";
 }
 
 TEST(Resumable, ReturnsToRdmaWhileIdle) {

@@ -48,8 +48,8 @@ Ranges without(const Ranges & ranges, const Ranges & others) {
 }
 
 // Appends the live bytes of a held write, which is held no longer.
-void IdleWrites::move_live(Written & written, std::vector<HeldWrite> & out) {
-    const Held held = std::move(*std::exchange(written.held, std::nullopt));
+void IdleWrites::move_live(RecentWrite & written, std::vector<HeldWrite> & out) {
+    const RecentWrite::Held held = std::move(*std::exchange(written.held, std::nullopt));
     for (const Range & piece : written.live) {
         const auto first = held.data.begin() + static_cast<std::ptrdiff_t>(piece.begin - written.range.begin);
         out.push_back({piece, held.region, held.offset + (piece.begin - written.range.begin),
@@ -58,12 +58,12 @@ void IdleWrites::move_live(Written & written, std::vector<HeldWrite> & out) {
 }
 
 bool IdleWrites::hold(const Range & range, const wire::Region & region, uint64_t offset, ConstBytes data) {
-    const auto written = std::ranges::find(written_, range, &Written::range);
+    const auto written = std::ranges::find(written_, range, &RecentWrite::range);
     if (written == written_.end() || !written->is_idle) {
         return false;
     }
     size_t others = 0;
-    for (const Written & other : written_) {
+    for (const RecentWrite & other : written_) {
         if (!other.held || other.range == range) {
             continue;
         }
@@ -75,18 +75,13 @@ bool IdleWrites::hold(const Range & range, const wire::Region & region, uint64_t
     if (others + data.size() > tunable::max_idle_bytes) {
         return false;
     }
-    if (!written->held) {
-        written->held.emplace();
-    }
-    written->held->region = region;
-    written->held->offset = offset;
-    written->held->data.assign(data.begin(), data.end());
+    written->held = RecentWrite::Held{region, offset, {data.begin(), data.end()}};
     written->live = {range};
     return true;
 }
 
 void IdleWrites::record_sent(const Range & range) {
-    const auto written = std::ranges::find(written_, range, &Written::range);
+    const auto written = std::ranges::find(written_, range, &RecentWrite::range);
     if (written != written_.end()) {
         written->live = {range};
     } else if (!is_stopped_ && written_.size() < tunable::max_idle_regions) {
@@ -96,7 +91,7 @@ void IdleWrites::record_sent(const Range & range) {
 
 std::vector<HeldWrite> IdleWrites::take_overlapping(const Range & range) {
     std::vector<HeldWrite> taken;
-    for (Written & written : written_) {
+    for (RecentWrite & written : written_) {
         if (written.held && touches(written.live, range)) {
             move_live(written, taken);
         }
@@ -106,7 +101,7 @@ std::vector<HeldWrite> IdleWrites::take_overlapping(const Range & range) {
 
 std::vector<HeldWrite> IdleWrites::take_for_launch(const Footprint & graph) {
     std::vector<HeldWrite> taken;
-    std::erase_if(written_, [&](Written & written) {
+    std::erase_if(written_, [&](RecentWrite & written) {
         if (std::ranges::any_of(written.live, [&](const Range & piece) { return touches(graph.touched, piece); })) {
             if (written.held) {
                 move_live(written, taken);
@@ -128,7 +123,7 @@ std::vector<HeldWrite> IdleWrites::take_for_launch(const Footprint & graph) {
 std::vector<HeldWrite> IdleWrites::stop() {
     is_stopped_ = true;
     std::vector<HeldWrite> taken;
-    for (Written & written : written_) {
+    for (RecentWrite & written : written_) {
         if (written.held) {
             move_live(written, taken);
         }
@@ -138,7 +133,7 @@ std::vector<HeldWrite> IdleWrites::stop() {
 }
 
 void IdleWrites::forget(const Range & range) {
-    std::erase_if(written_, [&](const Written & written) { return written.range.overlaps(range); });
+    std::erase_if(written_, [&](const RecentWrite & written) { return written.range.overlaps(range); });
 }
 
 }  // namespace caravan::client

@@ -53,6 +53,19 @@ struct HeldWrite {
     std::vector<std::byte> data;
 };
 
+// The last write of a region.
+struct RecentWrite {
+    struct Held {
+        wire::Region region;
+        uint64_t offset;
+        std::vector<std::byte> data;
+    };
+    Range range;
+    Ranges live;
+    bool is_idle;
+    std::optional<Held> held;  // not sent
+};
+
 class IdleWrites {
 public:
     // Offers a write. True if it is held: send nothing. False: call take_overlapping(range), then send.
@@ -73,20 +86,9 @@ public:
     void forget(const Range & range);
 
 private:
-    struct Held {
-        wire::Region region;
-        uint64_t offset = 0;
-        std::vector<std::byte> data;
-    };
-    struct Written {
-        Range range;
-        Ranges live;
-        bool is_idle = false;
-        std::optional<Held> held;
-    };
-    static void move_live(Written & written, std::vector<HeldWrite> & out);
+    static void move_live(RecentWrite & written, std::vector<HeldWrite> & out);
 
-    std::vector<Written> written_;  // with different ranges
+    std::vector<RecentWrite> written_;  // with different ranges
     bool is_stopped_ = false;
 };
 

@@ -40,7 +40,7 @@ static_assert(sizeof(Extension) == 24);
 // Client to server, as the first command of a session. No payload. The server replies at once and again whenever the
 // client's place in the queue changes. The last reply admits the client: a worker process then owns the connection.
 // If both ends announce feature_confirm, the client sends ADMISSION again after each reply but the last, and the server sends
-// no further reply before that arrives: a client that has gone silent gets no session.
+// no further reply before that arrives: a silent client gets no session.
 inline constexpr Command command_admission{135};
 struct AdmissionReply {
     enum class Reason : uint32_t {

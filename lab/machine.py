@@ -75,6 +75,11 @@ class Machine:
         _, output = self.run(f'cd /sys/class/infiniband/{device}/ports/1/hw_counters && grep -H . *', check=True)
         return {name: int(value) for name, value in (line.split(':') for line in output.split())}
 
+    def wait_listening(self, port):
+        """Waits until a program listens on the TCP port: some print that they are ready before."""
+        self.run(f'for ((i = 0; i < 500; i++)); do grep -q ":{port:04X} [0-9A-F:]* 0A " /proc/net/tcp /proc/net/tcp6 && exit; '
+                 f'sleep .02; done; echo "nothing listens on port {port}"; exit 1', check=True)
+
     def kill(self):
         """Simulates a power failure. The machine's commands end with MachineGone; boot() restarts the machine."""
         if self._process:

@@ -42,11 +42,14 @@ def tcp(pair, address):
     return pair.a.run(['python3', script, address, port], check=True)[1].strip()
 
 
+PERFTEST_PORT = 18515  # also of ibv_rc_pingpong
+
+
 def perftest(pair, command):
     """Runs a program of perftest between both machines; returns the last row of its table."""
     for _ in range(5):
         server = pair.b.start(f'stdbuf -oL {command}')
-        server.wait_for('Waiting for client')
+        pair.b.wait_listening(PERFTEST_PORT)
         code, output = pair.a.run(f'{command} {pair.b.ip}', timeout=120)
         server.wait()
         rows = re.findall(r'^ \d+ +\d+ .*$', output, re.MULTILINE)

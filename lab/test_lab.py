@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import lab
+from lab.selftest import PERFTEST_PORT
 
 
 def lacking():
@@ -94,7 +95,7 @@ def test_rdma_is_ready(pair):
 
 def pingpong(pair, options='-g 1 -n 200', address=None):
     server = pair.b.start(f'stdbuf -oL ibv_rc_pingpong -e {options}')
-    server.wait_for('local address')
+    pair.b.wait_listening(PERFTEST_PORT)
     code, output = pair.a.run(f'ibv_rc_pingpong -e {options} {address or pair.b.ip}')
     return code, output, server
 
@@ -132,7 +133,7 @@ def test_unplugging_and_plugging_in_the_cable(pair):
 
 def test_rdma_fails_when_its_interface_goes_down(pair):
     server = pair.b.start('stdbuf -oL ib_send_bw -x 1 -D 60')
-    server.wait_for('Waiting for client')
+    pair.b.wait_listening(PERFTEST_PORT)
     before = pair.a.counters()['sent_pkts']
     client = pair.a.start(f'ib_send_bw -x 1 -D 60 {pair.b.ip}')
     deadline = time.monotonic() + 30

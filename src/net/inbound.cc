@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
 #include "base/config.h"
 
@@ -15,6 +16,26 @@ std::unexpected<Error> stalled(std::chrono::nanoseconds stall) {
                 std::chrono::duration_cast<seconds>(stall).count());
 }
 
+// When a stall is over: it begins with the first wait after progress. A wake-up is no progress. Reads the clock only for waits.
+class StallLimit {
+public:
+    explicit StallLimit(std::chrono::nanoseconds limit) : limit_(limit) {}
+
+    void progress() { end_ = no_deadline; }
+    // For the next wait; nothing if the stall has lasted too long.
+    std::optional<TimePoint> deadline() {
+        const TimePoint now = Clock::now();
+        if (end_ == no_deadline) {
+            end_ = now + limit_;
+        }
+        return now < end_ ? std::optional(end_) : std::nullopt;
+    }
+
+private:
+    const std::chrono::nanoseconds limit_;
+    TimePoint end_ = no_deadline;
+};
+
 }  // namespace
 
 Inbound::Inbound(Transport & transport, ConstBytes already, std::chrono::nanoseconds stall, Polling polling)
@@ -23,25 +44,24 @@ Inbound::Inbound(Transport & transport, ConstBytes already, std::chrono::nanosec
     end_ = already.size();
 }
 
-// The caller then tries to receive, which alone shows progress: a wake-up is none.
-Result<> Inbound::wait(TimePoint deadline) {
-    if (Clock::now() >= deadline) {
+Result<> Inbound::wait_inside(std::optional<TimePoint> deadline) {
+    if (!deadline) {
         return stalled(stall_);
     }
-    return transport_.wait({.read = true}, deadline, polling_.time_inside()).transform([](bool) {});
+    return transport_.wait({.read = true}, *deadline, polling_.time_inside()).transform([](bool) {});
 }
 
-// Returns when data arrives or wake() is called, which limit_silence() does.
+// limit_silence() wakes it up.
 Result<> Inbound::wait_between(TimePoint silent_since) {
     const milliseconds limit = silence_limit_;
     const TimePoint deadline = limit.count() == 0 ? no_deadline : silent_since + limit;
-    const TimePoint begin = Clock::now();
     auto ready = transport_.wait({.read = true}, deadline, polling_.time());
     if (!ready) {
         return std::unexpected(ready.error());
     }
-    polling_.record(Clock::now() - begin);
-    if (!*ready && Clock::now() >= deadline) {
+    const TimePoint now = Clock::now();
+    polling_.record(now - silent_since);
+    if (!*ready && now >= deadline) {
         return fail(Errc::timed_out, "idle for {:g} s while other clients wait for a session",
                     std::chrono::duration<double>(limit).count());
     }
@@ -59,6 +79,7 @@ Result<ConstBytes> Inbound::peek(size_t size, bool at_boundary) {
         end_ -= begin_;
         begin_ = 0;
     }
+    StallLimit limit(stall_);
     for (TimePoint silent_since{}; end_ - begin_ < size;) {
         const std::array parts{MutableBytes(buffer_).subspan(end_)};
         const auto got = transport_.receive(parts);
@@ -67,15 +88,16 @@ Result<ConstBytes> Inbound::peek(size_t size, bool at_boundary) {
         }
         end_ += *got;
         if (*got > 0) {
-            silent_since = {};
-        } else {
-            const bool silence_allowed = at_boundary && end_ == begin_;
+            limit.progress();
+        } else if (at_boundary && end_ == begin_) {
             if (silent_since == TimePoint{}) {
                 silent_since = Clock::now();
             }
-            if (auto waited = silence_allowed ? wait_between(silent_since) : wait(silent_since + stall_); !waited) {
+            if (auto waited = wait_between(silent_since); !waited) {
                 return std::unexpected(waited.error());
             }
+        } else if (auto waited = wait_inside(limit.deadline()); !waited) {
+            return std::unexpected(waited.error());
         }
     }
     return buffered();
@@ -93,7 +115,7 @@ Result<> Inbound::read_into(MutableBytes dest) {
     const size_t here = std::min(dest.size(), end_ - begin_);
     std::ranges::copy(buffered().first(here), dest.begin());
     take(here);
-    TimePoint silent_since = Clock::now();
+    StallLimit limit(stall_);
     for (dest = dest.subspan(here); !dest.empty();) {
         const std::array parts{dest};
         const auto got = transport_.receive(parts);
@@ -103,8 +125,8 @@ Result<> Inbound::read_into(MutableBytes dest) {
         bytes_taken_ += *got;
         dest = dest.subspan(*got);
         if (*got > 0) {
-            silent_since = Clock::now();
-        } else if (auto waited = wait(silent_since + stall_); !waited) {
+            limit.progress();
+        } else if (auto waited = wait_inside(limit.deadline()); !waited) {
             return waited;
         }
     }
@@ -127,7 +149,7 @@ Result<> Inbound::read_pieces(uint64_t size, const std::function<void(ConstBytes
 
 Result<> send_all(Transport & transport, std::vector<ConstBytes> parts, std::chrono::nanoseconds stall) {
     size_t first = 0;
-    TimePoint stalled_since = Clock::now();
+    StallLimit limit(stall);
     for (;;) {
         while (first < parts.size() && parts[first].empty()) {
             ++first;
@@ -140,15 +162,15 @@ Result<> send_all(Transport & transport, std::vector<ConstBytes> parts, std::chr
             return std::unexpected(sent.error());
         }
         if (*sent > 0) {
-            stalled_since = Clock::now();
-        } else if (Clock::now() >= stalled_since + stall) {  // whatever has woken up the wait
-            return fail(Errc::timed_out, "the peer did not read a reply for {} s",
-                        std::chrono::duration_cast<seconds>(stall).count());
-        } else {
-            auto ready = transport.wait({.write = true}, stalled_since + stall, poll_time().value_or(tunable::poll_start));
+            limit.progress();
+        } else if (const auto deadline = limit.deadline()) {
+            auto ready = transport.wait({.write = true}, *deadline, poll_time().value_or(tunable::poll_start));
             if (!ready) {
                 return std::unexpected(ready.error());
             }
+        } else {
+            return fail(Errc::timed_out, "the peer did not read a reply for {} s",
+                        std::chrono::duration_cast<seconds>(stall).count());
         }
         for (size_t taken = *sent, i = first; taken > 0; ++i) {
             const size_t step = std::min(taken, parts[i].size());

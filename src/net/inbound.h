@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "net/polling.h"
@@ -36,7 +37,8 @@ public:
     uint64_t bytes_taken() const { return bytes_taken_; }
 
 private:
-    Result<> wait(TimePoint deadline);
+    // These wait for data or wake(). wait_inside(): without a deadline the peer has stalled.
+    Result<> wait_inside(std::optional<TimePoint> deadline);
     Result<> wait_between(TimePoint silent_since);
     ConstBytes buffered() const { return ConstBytes(buffer_).subspan(begin_, end_ - begin_); }
 

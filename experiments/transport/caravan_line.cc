@@ -25,7 +25,11 @@ public:
     void send(const void * data, size_t size) {
         check(net::send_all(*transport_, {const_bytes(data, size)}, patience));
     }
-    void receive(void * data, size_t size) { check(inbound_.read_into(mutable_bytes(data, size))); }
+    // As a session waits for the next command.
+    void receive(void * data, size_t size) {
+        check(inbound_.peek(1, true).transform([](ConstBytes) {}));
+        check(inbound_.read_into(mutable_bytes(data, size)));
+    }
     void upload(uint64_t size) {
         const std::vector<char> data(measure::piece, 'x');
         for (uint64_t done = 0; done < size; done += data.size()) {

@@ -232,11 +232,12 @@ def save_synthetic():
     for length, credits in ((5, 0), (900, 1), (0, 2), (1, 1), (64, 3)):
         ring += struct.pack('<HBII', 8 + length, 0, credits, 0) + bytes(length)
     save('ring', ring)
-    # An all-reduce by a group of one rank: ALLOC_BUFFER, DECLARE, GROUP, REDUCE.
+    # An all-reduce by a group of one rank: ALLOC_BUFFER, DECLARE, GROUP, REDUCE, ALGORITHM.
     reduced = framed(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096))
     reduced += framed(64, struct.pack('<HI9Q', 0, 0, 64, 1, 1, 1, 4, 256, 256, 256, 1 << 48))
     reduced += framed(81, struct.pack('<HBBH', 0, 0, 1, 9) + bytes(10)) + framed(82, struct.pack('<HHBH', 0, 0, 0, 0))
     save('native_session', reduced)
+    save('native_session', reduced + framed(84, struct.pack('<HQ', 0, 4096)))
     # Errors instead of replies, as in the native dialect.
     hello = struct.pack('<QBBBB', 28, 8, 0, 0, 0) + bytes(4) + b'CARAVAN1' + struct.pack('<IQ', 2, 0)
     for kind in (1, 2, 3):

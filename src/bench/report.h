@@ -8,6 +8,7 @@
 
 #include "bench/link_bench.h"
 #include "bench/model_bench.h"
+#include "bench/reduction_bench.h"
 
 namespace caravan::bench {
 
@@ -28,5 +29,19 @@ struct LinkRow {
 };
 // Skips sizes without a measurement.
 std::vector<LinkRow> rows_of(const Link & link);
+
+std::string markdown(const ReductionBench & bench);
+std::string csv(const ReductionBench & bench);
+std::string json(const ReductionBench & bench, const std::string & program);
+
+struct ReductionRow {
+    uint64_t bytes = 0;
+    std::string_view algorithm;  // "" if the servers do not report it
+    size_t sums = 0;  // of all rounds
+    // Of a sum: the mean of its times on the ranks. One that begins late is finished early by as much.
+    double p50_us = 0, p10_us = 0, p90_us = 0;
+};
+// Skips sizes without a measurement.
+std::vector<ReductionRow> rows_of(const ReductionBench & bench);
 
 }  // namespace caravan::bench

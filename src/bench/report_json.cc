@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "bench/report.h"
@@ -157,6 +158,29 @@ std::string json(const LinkBench & bench, const std::string & program) {
                     {"rounds", bench.rounds},
                     {"time_ms", bench.time.count()},
                     {"links", links}});
+}
+
+std::string json(const ReductionBench & bench, const std::string & program) {
+    Json sizes = Json::array();
+    const auto rows = rows_of(bench);
+    for (const ReductionSamples & samples : bench.sizes) {
+        const auto row = std::ranges::find(rows, samples.bytes, &ReductionRow::bytes);
+        if (row != rows.end()) {
+            sizes.push_back({{"bytes", samples.bytes},
+                             {"algorithm", known(std::string(row->algorithm))},
+                             {"p50_us", row->p50_us},
+                             {"p10_us", row->p10_us},
+                             {"p90_us", row->p90_us},
+                             {"us", samples.us}});
+        }
+    }
+    return text_of({{"program", program},
+                    {"kind", "all_reduce"},
+                    {"rounds", bench.rounds},
+                    {"endpoints", bench.endpoints},
+                    {"transports", known(bench.transports)},
+                    {"failure", known(bench.failure)},
+                    {"sizes", sizes}});
 }
 
 }  // namespace caravan::bench

@@ -3,45 +3,25 @@
 #include <algorithm>
 #include <array>
 
-#include "client/session/server_group.h"
+#include "doctor/adding_servers.h"
 
 namespace caravan::doctor {
 namespace {
 
-using client::Connection;
 using client::Reductions;
-using client::ServerGroup;
 
 constexpr std::array<uint64_t, 5> sizes{4 << 10, 16 << 10, 64 << 10, 256 << 10, 2 << 20};  // bytes
-constexpr uint64_t type_f32 = 0;
 constexpr size_t batch = 16, rounds = 9;
 
-// A row of floats at the beginning of a buffer.
-Reductions::Term term_of(const client::RemoteBuffer & buffer, uint64_t bytes) {
-    wire::Region region;
-    region.type = type_f32;
-    region.ne[0] = bytes / sizeof(float);
-    region.ne[1] = region.ne[2] = region.ne[3] = 1;
-    region.nb[0] = sizeof(float);
-    region.nb[1] = region.nb[2] = region.nb[3] = bytes;
-    region.buffer = buffer.handle;
-    region.address = buffer.base;
-    return {region, {buffer.base, buffer.base + bytes}, false};
-}
-
-struct Rank {
-    std::shared_ptr<Connection> connection;
-    client::RemoteBuffer buffer;
-};
-
 // Queues `count` sums, and waits until all ranks have them.
-bool run(ServerGroup & group, const std::vector<Rank> & ranks, uint64_t bytes, size_t count) {
+bool run(const AddingServers & servers, uint64_t bytes, size_t count) {
+    const std::vector<AddingServers::Rank> & ranks = servers.ranks;
     std::vector<std::vector<Reductions::Term>> terms;
-    for (const Rank & rank : ranks) {
-        terms.push_back({term_of(rank.buffer, bytes)});
+    for (const AddingServers::Rank & rank : ranks) {
+        terms.push_back({row_of_floats(rank.buffer, 0, bytes)});
     }
     for (size_t i = 0; i < count; ++i) {
-        if (!group.reduce(terms, wire::Precision::f32)) {
+        if (!servers.group->reduce(terms, wire::Precision::f32)) {
             return false;
         }
     }
@@ -67,40 +47,18 @@ AllReduceFacts measure_all_reduce(const std::vector<net::Endpoint> & endpoints, 
         out.failure = std::move(why);
         return out;
     };
-    const client::ConnectionOptions options{.connect_timeout = seconds(5),
-                                            .reply_timeout = std::chrono::ceil<seconds>(limits.reply)};
-    std::vector<Rank> ranks;
     for (const net::Endpoint & endpoint : endpoints) {
         out.endpoints.push_back(endpoint.text());
     }
-    for (const net::Endpoint & endpoint : endpoints) {
-        auto connection = Connection::open(endpoint, Connection::Purpose::session, options);
-        if (!connection) {
-            return failed(formatted("{}: {}", endpoint.text(), connection.error().text));
-        }
-        if (!(*connection)->is_native()) {
-            return failed(formatted("{}: its server is a stock one", endpoint.text()));
-        }
-        auto buffer = (*connection)->buffers().alloc(0, sizes.back());
-        if (!buffer) {
-            return failed(formatted("{}: {}", endpoint.text(), buffer.error().text));
-        }
-        (*connection)->buffers().clear(*buffer, 0);
-        ranks.push_back({std::move(*connection), *buffer});
+    const auto servers = open_adding_servers(endpoints, sizes.back(), std::chrono::ceil<seconds>(limits.reply));
+    if (!servers) {
+        return failed(servers.error().text);
     }
-    std::vector<std::shared_ptr<Connection>> members;
-    for (const Rank & rank : ranks) {
-        members.push_back(rank.connection);
-    }
-    const auto group = ServerGroup::of(members);
-    if (!group) {
-        return failed(group.error().text);
-    }
-    out.transports = (*group)->transports();
+    out.transports = servers->group->transports();
     const TimePoint deadline = Clock::now() + limits.total;
     const auto timed = [&](uint64_t bytes, size_t count) -> std::optional<double> {
         const TimePoint begin = Clock::now();
-        if (!run(**group, ranks, bytes, count) || Clock::now() > deadline) {
+        if (!run(*servers, bytes, count) || Clock::now() > deadline) {
             return std::nullopt;
         }
         return std::chrono::duration<double, std::micro>(Clock::now() - begin).count();

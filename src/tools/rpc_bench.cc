@@ -12,6 +12,7 @@
 #include "net/hello.h"
 #include "tools/command_line.h"
 #include "tools/rpc_bench_help.h"
+#include "wire/native.h"
 #include "wire/stock.h"
 
 namespace {
@@ -23,13 +24,13 @@ struct Options {
     std::string output = "md", plot_file, plugin;
     uint32_t rounds = 5;
     int time_ms = 100, timeout_s = 3600;
-    bool cold = false;
+    bool cold = false, all_reduce = false;
     bench::Settings settings;
 };
 
-// Options that have an effect only with a model, and only without one.
+// Options that have an effect only with a model, only without one, and not with --allreduce.
 struct Scope {
-    std::vector<const CLI::Option *> with_model, without_model;
+    std::vector<const CLI::Option *> with_model, without_model, with_links;
 };
 
 Scope declare(CLI::App & app, Options & options) {
@@ -48,6 +49,9 @@ Scope declare(CLI::App & app, Options & options) {
     app.add_option("-m,--model", options.settings.model, "run this GGUF file; without it, measure the network path")
         ->option_text("FILE")
         ->check(CLI::ExistingFile);
+    auto * all_reduce = app.add_flag("--allreduce", options.all_reduce,
+                                     "measure how long the servers need to add up a tensor among themselves");
+    scope.without_model.push_back(all_reduce);
     for_model(app.add_option("--against", options.against,
                              "compare with these arrangements: " + bench::other_names() + " (see below)"))
         ->option_text("ARRANGEMENT,...")
@@ -88,6 +92,7 @@ Scope declare(CLI::App & app, Options & options) {
                       ->check(tools::whole_number(1, 60'000, "--time 100"))
                       ->capture_default_str();
     scope.without_model.push_back(time);
+    scope.with_links.push_back(time);
     for_model(app.add_option("--timeout", options.timeout_s, "end a run of llama-bench that takes longer"))
         ->type_name("SECONDS")
         ->check(some("--timeout 600"))
@@ -96,7 +101,8 @@ Scope declare(CLI::App & app, Options & options) {
         ->option_text("FORM")
         ->check(tools::one_of({"md", "json", "csv"}))
         ->capture_default_str();
-    app.add_option("--plot", options.plot_file, "draw the results into this file (SVG)")->option_text("FILE");
+    auto * plot = app.add_option("--plot", options.plot_file, "draw the results into this file (SVG)")->option_text("FILE");
+    scope.with_links.push_back(plot);
     return scope;
 }
 
@@ -150,6 +156,14 @@ void check(const Options & options, const Scope & scope) {
                                        has_model ? "has no effect with a model (-m)" : "needs a model: -m FILE");
         }
     }
+    for (const CLI::Option * option : scope.with_links) {
+        if (options.all_reduce && option->count() > 0) {
+            throw CLI::ValidationError(option->get_name(), "has no effect with --allreduce");
+        }
+    }
+    if (options.all_reduce && (options.servers.size() < 2 || options.servers.size() > wire::max_ranks)) {
+        throw CLI::ValidationError(formatted("--allreduce needs 2 to {} servers: --rpc A,B", wire::max_ranks));
+    }
     if (!has_model && !options.settings.more.empty()) {
         throw CLI::ValidationError("arguments of llama-bench need a model: -m FILE");
     }
@@ -180,11 +194,13 @@ int report(const Bench & bench, const Options & options, const std::string & pro
                              : options.output == "csv" ? csv(bench)
                                                        : markdown(bench);
     std::fwrite(text.data(), 1, text.size(), stdout);
-    if (!options.plot_file.empty()) {
-        std::ofstream file(options.plot_file, std::ios::binary);
-        file << plot(bench);
-        if (!file.flush()) {
-            return fail_with({Errc::io, formatted("cannot write {}", options.plot_file)});
+    if constexpr (requires { plot(bench); }) {
+        if (!options.plot_file.empty()) {
+            std::ofstream file(options.plot_file, std::ios::binary);
+            file << plot(bench);
+            if (!file.flush()) {
+                return fail_with({Errc::io, formatted("cannot write {}", options.plot_file)});
+            }
         }
     }
     return bench.any_failed() ? 1 : 0;
@@ -220,13 +236,22 @@ int bench_links(const Options & options, const std::vector<net::Endpoint> & endp
     return report(bench, options, program);
 }
 
+int bench_reductions(const Options & options, const std::vector<net::Endpoint> & endpoints, const std::string & program) {
+    bench::ReductionBench bench{.rounds = options.rounds};
+    bench::run(bench, endpoints, print_progress);
+    if (bench.any_failed() && options.output != "md") {
+        print_progress(formatted("the measurement failed: {}", bench.failure));
+    }
+    return report(bench, options, program);
+}
+
 }  // namespace
 
 int main(int argc, char ** argv) {
     Options options;
     CLI::App app{"Measures the network path to RPC servers, or a model that runs on them against other arrangements.",
                  "rpc-bench"};
-    tools::set_up(app, "--rpc SERVER[,SERVER...] [-m FILE] [OPTIONS] [-- ARGUMENT OF llama-bench...]",
+    tools::set_up(app, "--rpc SERVER[,SERVER...] [-m FILE | --allreduce] [OPTIONS] [-- ARGUMENT OF llama-bench...]",
                   formatted("Caravan rpc-bench {} (RPC protocol {}.{}.{})", CARAVAN_VERSION, wire::stock_major,
                             wire::stock_minor, wire::stock_patch),
                   rpc_bench_help);
@@ -245,6 +270,7 @@ int main(int argc, char ** argv) {
     } catch (const CLI::ParseError & error) {
         return app.exit(error) == 0 ? 0 : 2;
     }
-    return options.settings.model.empty() ? bench_links(options, endpoints, app.version())
-                                          : bench_model(options, arrangements, app.version());
+    return options.all_reduce               ? bench_reductions(options, endpoints, app.version())
+           : options.settings.model.empty() ? bench_links(options, endpoints, app.version())
+                                            : bench_model(options, arrangements, app.version());
 }

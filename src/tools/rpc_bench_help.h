@@ -11,6 +11,14 @@ Without a model:
   If both peers have RDMA, rpc-bench measures TCP and RDMA in turn at each size. Each transport uses up to 64 MiB of
   the server's first device, and the full bandwidth of the network: do not run it while others need that network.
 
+With --allreduce:
+  The servers form a group, as for -sm tensor, and add up tensors of 4 KiB to 4 MiB. A batch of 4 to 32 sums is sent at
+  once, and the servers report how long each took, from its command to the result. So the time has neither the client's
+  network path nor computing; waiting for a slower server is included. Every sum is read from every server and checked;
+  a wrong one is an error. The table has the algorithm that the servers use for the size (docs/tensor-parallel.md; n/a:
+  an older server). The time of a sum is the mean over the servers; the table has the median of all sums. The
+  measurement uses 17 MiB of each server's first device.
+
 With a model:
   The installed, unmodified llama-bench runs the model in each arrangement, once in a round. Each round begins with
   another arrangement, so that a disturbance of the machine affects all of them. The arrangements are
@@ -75,6 +83,7 @@ Examples:
   rpc-bench --rpc 192.168.1.45:50052
   rpc-bench --rpc 192.168.1.45:50052 -m model.gguf --against stock,local -p 512 -n 128
   rpc-bench --rpc A,B -m model.gguf --against one,tensor
+  rpc-bench --rpc A,B,C --allreduce
   rpc-bench --rpc A,B -m model.gguf --against tcp --plot tcp.svg -o json -- -fa on
 
 Exit codes:

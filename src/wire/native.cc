@@ -51,6 +51,7 @@ constexpr Entry table[] = {
     {NativeCommand::reduce, "REDUCE", {sizeof(ReduceRequest) + sizeof(uint16_t),
                                        sizeof(ReduceRequest) + max_ranks * sizeof(uint16_t)}},
     exact<FindPartRequest>(NativeCommand::find_part, "FIND_PART"),
+    exact<AlgorithmRequest>(NativeCommand::algorithm, "ALGORITHM"),
 };
 
 static_assert(std::size(table) == n_native_commands);
@@ -151,6 +152,15 @@ const char * span_name(uint8_t what) {
 PayloadBounds payload_bounds(NativeCommand command) {
     const Entry * entry = find_entry(command);
     return entry == nullptr ? PayloadBounds{1, 0} : entry->bounds;
+}
+
+const char * text_of(Algorithm algorithm) {
+    switch (algorithm) {
+        case Algorithm::direct: return "direct";
+        case Algorithm::doubling: return "doubling";
+        case Algorithm::scatter: return "scatter";
+    }
+    return "";
 }
 
 }  // namespace caravan::wire

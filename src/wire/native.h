@@ -59,9 +59,10 @@ enum class NativeCommand : uint8_t {
     group = 81,        // group, rank, peers: forms a group with linked sessions. Reply: u8 1; or refused
     reduce = 82,       // group, tensors: all-reduce: replaces each by the sum over all ranks. No reply; see launch_failed
     find_part = 83,    // slot, offset, part of a tensor, BLAKE3 of both: as find, also if only the tensor is there
+    algorithm = 84,    // group, bytes. Reply: the algorithm of reductions of this size; or refused
 };
 inline constexpr auto first_native = NativeCommand::declare;
-inline constexpr auto last_native = NativeCommand::find_part;
+inline constexpr auto last_native = NativeCommand::algorithm;
 inline constexpr size_t n_native_commands = static_cast<size_t>(last_native) - static_cast<size_t>(first_native) + 1;
 constexpr bool is_native(Command command) {
     return static_cast<uint8_t>(command) >= static_cast<uint8_t>(first_native) &&
@@ -157,7 +158,8 @@ struct SessionFacts {
     uint8_t has_cache;  // 1: FIND can succeed
     uint8_t groups;     // version of GROUP and REDUCE; 0: there are none
     uint8_t finds_parts;  // 1: FIND_PART exists
-    uint8_t unused[29];
+    uint8_t reports_algorithm;  // 1: ALGORITHM exists
+    uint8_t unused[28];
 };
 
 // The time that the server spent on one command, from the arrival of its header; or that a device spent computing while
@@ -208,6 +210,18 @@ struct ReduceRequest {  // u16 slots follow, one for each tensor
     uint16_t zero;  // bit i: tensor i was not computed, and counts as zeros
     Precision precision;
 };
+// How the ranks exchange a tensor of that many bytes with full precision.
+struct AlgorithmRequest {
+    uint16_t group;
+    uint64_t bytes;
+};
+enum class Algorithm : uint8_t { direct = 0, doubling = 1, scatter = 2 };  // docs/protocol.md has their steps
+inline constexpr size_t n_algorithms = 3;
+inline constexpr uint8_t no_algorithm = 255;  // not chosen yet: before the group's first REDUCE
+struct AlgorithmReply {
+    uint8_t algorithm;  // an Algorithm, or no_algorithm
+    uint8_t unused[15];
+};
 // Server to server, on a link of a group. The data follows, also if it is not valid.
 struct ReduceHeader {
     uint64_t number;   // counts the messages on this link in this direction, from 0; UINT64_MAX: the sender has left the group
@@ -251,5 +265,6 @@ const char * command_name(NativeCommand command);
 // The name of Span::what: a command, or "COMPUTE".
 const char * span_name(uint8_t what);
 PayloadBounds payload_bounds(NativeCommand command);
+const char * text_of(Algorithm algorithm);
 
 }  // namespace caravan::wire

@@ -204,6 +204,47 @@ def test_signal_ends_llama_bench_too(lab):
     assert not is_alive(child)
 
 
+@pytest.mark.parametrize('ranks', [2, 3])
+def test_all_reduce(lab, ranks):
+    servers = [lab.server(env={'GGML_RPC_DEBUG': '1'}) for _ in range(ranks)]
+    names = ','.join(server.endpoint for server in servers)
+    result = json.loads(bench(lab, '--allreduce', '--rpc', names, '--rounds', 2, '-o', 'json').out)
+    assert result['kind'] == 'all_reduce' and result['failure'] is None and result['transports'] == 'tcp'
+    assert result['endpoints'] == names.split(',')
+    assert [size['bytes'] for size in result['sizes']] == [4096 * 4 ** power for power in range(6)]
+    for size in result['sizes']:
+        assert [[len(sums) for sums in ranks] for ranks in size['us']] == [
+            [min(32, max(4, (8 << 20) // size['bytes']))] * ranks] * 2
+        times = sorted(statistics.mean(us) for ranks in size['us'] for us in zip(*ranks))
+        assert times[0] > 0 and size['p50_us'] == pytest.approx(times[(len(times) + 1) // 2 - 1])
+    # Those that the servers log: 'direct up to 64 KiB, scatter'.
+    choice = re.search(r'All-reduce over . servers: (.*)', servers[0].log()).group(1)
+    algorithms = [size['algorithm'] for size in result['sizes']]
+    assert {part.split()[0] for part in choice.split(', ')} >= set(algorithms)
+    assert ranks > 2 or set(algorithms) == {'direct'}
+    assert algorithms[-1] == choice.split(', ')[-1]
+    table = bench(lab, '--allreduce', '--rpc', names, '--rounds', 1).out
+    assert re.search(r'\|\s+4 MiB \| (direct|doubling|scatter) ', table) and f'{ranks} ranks, linked over tcp;' in table
+
+
+def test_all_reduce_with_a_lost_server(lab):
+    servers = [lab.server(), lab.server()]
+    names = ','.join(server.endpoint for server in servers)
+    process = lab.start('rpc-bench', [RPC_BENCH, '--allreduce', '--rpc', names, '--rounds', '10000', '-o', 'json'], ours=False)
+    process.wait_for('round 1 of 10000 done')
+    servers[1].kill()
+    assert process.wait() == 1
+    assert 'the measurement failed: ' in process.err()
+    assert json.loads(process.out())['sizes'], 'the results before'
+
+
+@pytest.mark.skipif(STOCK_SERVER is None, reason="stock's server is not installed")
+def test_all_reduce_needs_servers_of_caravan(lab):
+    stock = lab.stock_server()
+    done = bench(lab, '--allreduce', '--rpc', f'{lab.server().endpoint},{stock.endpoint}', rc=1)
+    assert done.out == f'the measurement failed: {stock.endpoint}: its server is a stock one\n'
+
+
 def test_missing_llama_bench_is_reported_with_advice(lab):
     empty = lab.folder / 'empty'
     empty.mkdir()
@@ -221,7 +262,8 @@ def test_launchers_are_skipped(lab):
 
 
 @pytest.mark.parametrize('options', [[], ['--rpc', 'a:b'], ['--rpc', 'a', '--against', 'local'],
-                                     ['--rpc', 'a', '--cold'],
+                                     ['--rpc', 'a', '--cold'], ['--rpc', 'a', '--allreduce'],
+                                     ['--rpc', 'a,b', '--allreduce', '--plot', '/dev/null'],
                                      ['--rpc', 'a', '-m', 'no-such-model'], ['--rpc', 'a', '--', '-fa', 'on'],
                                      ['--rpc', 'a', '-m', MODEL, '--against', 'fast'],
                                      ['--rpc', 'a', '-m', MODEL, '--against', 'tcp,tcp'],

@@ -71,6 +71,8 @@ def test_help_has_one_form(lab, program):
     ('rpc-bench', ['--rpc', 'a', '-p', '512'], '--n-prompt: needs a model: -m FILE'),
     ('rpc-bench', ['--rpc', 'a', '-m', '/etc/passwd', '--time', '5'], '--time: has no effect with a model'),
     ('rpc-bench', ['--rpc', 'a', '-m', '/etc/passwd', '--local-device', 'none'], '--local-device needs --against local'),
+    ('rpc-bench', ['--rpc', 'a,b', '--allreduce', '-m', '/etc/passwd'], '--allreduce: has no effect with a model'),
+    ('rpc-bench', ['--rpc', 'a,b', '--allreduce', '--time', '5'], '--time: has no effect with --allreduce'),
     ('rpc-doctor', ['--time', '50'], '--time and --timeout need an endpoint'),
 ], ids=str)
 def test_options_without_effect_are_refused(lab, program, arguments, words):

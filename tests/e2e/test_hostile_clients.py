@@ -77,14 +77,14 @@ INVALID_SIZES = {
     'DECLARE': (64, 77, 79), 'WRITE': (65, 10), 'READ': (66, 17, 19), 'FILL': (67, 18, 20), 'COPY': (68, 3, 5), 'GRAPH': (69, 11),
     'LAUNCH': (70, 1, 3), 'SUPPORTS': (71, 7), 'FIND': (72, 49, 51), 'INVITE': (73, 1), 'CONNECT': (74, 9, 1035),
     'PUSH': (75, 3, 5), 'TAKE': (76, 9, 11), 'INITIALIZE': (77, 1, 3), 'FACTS': (78, 1), 'CLOCK': (79, 1), 'SPANS': (80, 1),
-    'GROUP': (81, 5, 167), 'REDUCE': (82, 6, 38),
+    'GROUP': (81, 5, 167), 'REDUCE': (82, 6, 38), 'FIND_PART': (83, 113, 115), 'ALGORITHM': (84, 9, 11),
 }
 
 
 def test_native_command_of_an_invalid_size(lab):
     """Ends its own session, with the reason sent to the client."""
     server = lab.server()
-    assert [number for number, *_ in INVALID_SIZES.values()] == list(range(64, 83))
+    assert [number for number, *_ in INVALID_SIZES.values()] == list(range(64, 85))
     for name, (number, *sizes) in INVALID_SIZES.items():
         for size in sizes:
             with greet(server, native=True) as peer:

@@ -1,6 +1,7 @@
 #include "client/session/queries.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "base/log.h"
 #include "client/session/reply_check.h"
@@ -103,6 +104,27 @@ Result<std::vector<uint8_t>> Queries::supports(uint32_t device, std::span<const 
         return std::unexpected(*queue_.failure());
     }
     return replies;
+}
+
+Result<uint64_t> Queries::start_spans() { return queue_.query<uint64_t>(static_cast<Command>(wire::NativeCommand::clock)); }
+
+Result<std::vector<wire::Span>> Queries::take_spans(uint64_t since, std::chrono::nanoseconds age) {
+    std::vector<wire::Span> out;
+    for (uint32_t count = wire::spans_per_reply; count == wire::spans_per_reply && out.size() < wire::max_recorded_spans;) {
+        const auto reply = std::make_unique<Result<wire::SpansReply>>(
+            queue_.query<wire::SpansReply>(static_cast<Command>(wire::NativeCommand::spans)));
+        if (!*reply) {
+            return std::unexpected(reply->error());
+        }
+        count = (*reply)->count;
+        const auto sound =
+            with_endpoint(check_spans(count, (*reply)->spans, since, static_cast<uint64_t>(age.count())));
+        if (!sound) {
+            return std::unexpected(sound.error());
+        }
+        out.insert(out.end(), (*reply)->spans, (*reply)->spans + count);
+    }
+    return out;
 }
 
 }  // namespace caravan::client

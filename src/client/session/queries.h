@@ -37,6 +37,10 @@ public:
     // Sessions of native servers only. `tensors` is the concatenation of one or more encode_op_query(). Returns 1 (supported)
     // or 0 for each node, or an empty vector if the server refuses the query.
     Result<std::vector<uint8_t>> supports(uint32_t device, std::span<const wire::GraphTensor> tensors);
+    // Native servers only. The server's clock, in ns; from now on the server records spans.
+    Result<uint64_t> start_spans();
+    // Sessions of native servers only. The recorded spans, oldest first. `since`: what start_spans() returned, `age` ago.
+    Result<std::vector<wire::Span>> take_spans(uint64_t since, std::chrono::nanoseconds age);
 
 private:
     Result<> with_endpoint(Result<> sound) const;

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 
+#include "client/session/reply_check.h"
+
 namespace caravan::client {
 
-Result<bool> Reductions::supports_groups() {
+Result<wire::SessionFacts> Reductions::facts() {
     const auto facts = queue_.query<wire::SessionFacts>(static_cast<wire::Command>(wire::NativeCommand::facts));
     if (!facts) {
         return std::unexpected(facts.error());
@@ -14,7 +16,33 @@ Result<bool> Reductions::supports_groups() {
     if (queue_.failure()) {
         return std::unexpected(*queue_.failure());
     }
-    return facts->groups == wire::groups_version;
+    return facts;
+}
+
+Result<bool> Reductions::supports_groups() {
+    return facts().transform([](const wire::SessionFacts & facts) { return facts.groups == wire::groups_version; });
+}
+
+Result<wire::Algorithm> Reductions::algorithm(uint16_t group, uint64_t bytes) {
+    const auto known = facts();
+    if (!known) {
+        return std::unexpected(known.error());
+    }
+    if (known->reports_algorithm != 1) {
+        return fail(Errc::unsupported, "{}: its server does not report the algorithm: update it", queue_.endpoint().text());
+    }
+    const auto reply = queue_.query<wire::AlgorithmReply>(static_cast<wire::Command>(wire::NativeCommand::algorithm),
+                                                          wire::AlgorithmRequest{group, bytes});
+    if (!reply) {
+        return std::unexpected(reply.error());
+    }
+    if (reply->algorithm == wire::no_algorithm) {
+        return fail(Errc::unsupported, "{}: no algorithm was chosen yet", queue_.endpoint().text());
+    }
+    if (auto sound = check_algorithm(reply->algorithm); !sound) {
+        return fail(Errc::protocol, "{}: {}", queue_.endpoint().text(), sound.error().text);
+    }
+    return static_cast<wire::Algorithm>(reply->algorithm);
 }
 
 Result<uint16_t> Reductions::join(uint8_t rank, std::span<const wire::GroupPeer> peers, seconds patience) {

@@ -66,6 +66,13 @@ Result<> check_flag(uint8_t flag) {
     return {};
 }
 
+Result<> check_algorithm(uint8_t algorithm) {
+    if (algorithm >= wire::n_algorithms) {
+        return fail(Errc::protocol, "the server reported algorithm {}, which does not exist", algorithm);
+    }
+    return {};
+}
+
 Result<> check_spans(uint32_t count, std::span<const wire::Span> spans, uint64_t opened, uint64_t age) {
     if (count > spans.size()) {
         return fail(Errc::protocol, "the server reported {} spans in a reply that holds {}", count, spans.size());

@@ -214,6 +214,18 @@ bool ServerGroup::reduce(const std::vector<std::vector<Reductions::Term>> & term
     return true;
 }
 
+Result<wire::Algorithm> ServerGroup::algorithm(uint64_t bytes) {
+    Numbers numbers;
+    {
+        const auto order = lock_order();
+        numbers = numbers_;
+    }
+    if (numbers.empty()) {
+        return fail(Errc::unavailable, "there is no group");
+    }
+    return members_.front()->reductions().algorithm(numbers.front(), bytes);
+}
+
 std::chrono::nanoseconds ServerGroup::advance() {
     auto again_after = tunable::never;
     for (const auto & member : members_) {

@@ -26,15 +26,6 @@ Part part_of(size_t rank, size_t n_ranks, size_t size) {
     return {begin, std::min(each, size - begin)};
 }
 
-std::string_view name_of(Algorithm algorithm) {
-    switch (algorithm) {
-        case Algorithm::direct: return "direct";
-        case Algorithm::doubling: return "doubling";
-        case Algorithm::scatter: return "scatter";
-    }
-    return "";
-}
-
 }  // namespace
 
 struct ReductionGroup::Call {
@@ -72,7 +63,7 @@ std::string ReductionGroup::choice() const {
     for (size_t i = 0; by_size_ && i < by_size_->size(); ++i) {
         const bool is_next = i + 1 == by_size_->size() || (*by_size_)[i + 1] != (*by_size_)[i];
         if (is_next) {
-            out += formatted("{}{}", out.empty() ? "" : ", ", name_of((*by_size_)[i]));
+            out += formatted("{}{}", out.empty() ? "" : ", ", text_of((*by_size_)[i]));
             out += i + 1 == by_size_->size() ? "" : formatted(" up to {}", size_text(tunable::measured_reductions[i]));
         }
     }
@@ -143,6 +134,11 @@ Result<> ReductionGroup::measure(const std::atomic<bool> & is_cancelled) {
     }
     by_size_ = std::move(best);
     return {};
+}
+
+std::optional<Algorithm> ReductionGroup::algorithm(uint64_t bytes) const {
+    constexpr uint64_t most = uint64_t{1} << 31;  // its square fits; far beyond the measured sizes
+    return by_size_ ? std::optional(algorithm_for(std::min(bytes, most))) : std::nullopt;
 }
 
 // That of the nearest measured size.

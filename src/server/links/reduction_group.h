@@ -22,8 +22,8 @@
 
 namespace caravan::server {
 
-enum class Algorithm : uint8_t { direct, doubling, scatter };
-inline constexpr size_t n_algorithms = 3;
+using wire::Algorithm;
+using wire::n_algorithms;
 
 class ReductionGroup {
 public:
@@ -48,6 +48,8 @@ public:
     uint64_t memory_for(uint64_t bytes, wire::Precision precision) const;
 
     size_t size() const { return n_ranks_; }
+    // That of reductions of this size with full precision. Empty until it is known.
+    std::optional<Algorithm> algorithm(uint64_t bytes) const;
     // The algorithm for each size, for the log. Empty until it is known.
     std::string choice() const;
 

@@ -52,13 +52,15 @@ Result<> NativeDialect::serve(wire::Command command, uint64_t size) {
         case wire::NativeCommand::take: return take_push();
         case wire::NativeCommand::facts:
             return context_.replies.send(wire::SessionFacts{
-                .has_cache = context_.lookups.has_cache(), .groups = wire::groups_version, .finds_parts = 1});
+                .has_cache = context_.lookups.has_cache(), .groups = wire::groups_version, .finds_parts = 1,
+                .reports_algorithm = 1});
         case wire::NativeCommand::find: return find();
         case wire::NativeCommand::find_part: return find_part();
         case wire::NativeCommand::clock: return clock();
         case wire::NativeCommand::spans: return spans();
         case wire::NativeCommand::group: return group(size);
         case wire::NativeCommand::reduce: return reduce(size);
+        case wire::NativeCommand::algorithm: return algorithm();
     }
     return fail(Errc::protocol, "unknown command");
 }
@@ -279,6 +281,14 @@ Result<> NativeDialect::reduce(uint64_t size) {
             }
         }
         return context_.replies.report_failure(std::move(reduced));
+    });
+}
+
+Result<> NativeDialect::algorithm() {
+    return context_.serve<wire::AlgorithmRequest>([&](const auto & request) -> Result<> {
+        const auto reply = reductions_.algorithm(request);
+        return reply ? context_.replies.send(*reply)
+                     : context_.replies.send_text(wire::ReplyKind::refused, reply.error().text);
     });
 }
 

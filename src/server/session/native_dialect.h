@@ -40,6 +40,7 @@ private:
     Result<> take_push();
     Result<> group(uint64_t size);
     Result<> reduce(uint64_t size);
+    Result<> algorithm();
 
     Result<CheckedRegion> region(uint16_t slot, uint64_t offset, uint64_t size);
     Result<CheckedRegion> whole(uint16_t slot);

@@ -50,6 +50,15 @@ Result<> Reductions::form(const wire::GroupRequest & request, std::span<const wi
     return {};
 }
 
+Result<wire::AlgorithmReply> Reductions::algorithm(const wire::AlgorithmRequest & request) const {
+    const auto group = groups_.find(request.group);
+    if (group == groups_.end()) {
+        return fail(Errc::not_found, "no group {}", static_cast<uint16_t>(request.group));
+    }
+    const auto algorithm = group->second.ranks.algorithm(request.bytes);
+    return wire::AlgorithmReply{.algorithm = algorithm ? static_cast<uint8_t>(*algorithm) : wire::no_algorithm, .unused = {}};
+}
+
 Result<> Reductions::check(const wire::ReduceRequest & request, std::span<const Term> terms) const {
     if (const uint16_t group = request.group; !groups_.contains(group)) {
         return fail(Errc::not_found, "no group {}", group);

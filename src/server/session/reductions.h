@@ -31,6 +31,8 @@ public:
     // Forms a group over links that were not used before. Fails if there is no such link, or the request is invalid; the
     // session can continue.
     Result<> form(const wire::GroupRequest & request, std::span<const wire::GroupPeer> peers);
+    // For the command ALGORITHM. Errc::not_found if there is no such group.
+    Result<wire::AlgorithmReply> algorithm(const wire::AlgorithmRequest & request) const;
     // Errc::invalid_argument if the layout of the tensors is wrong, Errc::not_found if there is no such group.
     Result<> check(const wire::ReduceRequest & request, std::span<const Term> terms) const;
     // Replaces each tensor by the sum. `is_valid`: false if one could not be computed. Fails if the sum could not be computed;

@@ -350,5 +350,60 @@ TEST(BenchPlot, RoundsUpTo125Steps) {
     EXPECT_DOUBLE_EQ(round_up(0.06), 0.1);
 }
 
+// Two rounds of two ranks; the larger size has no measurement.
+ReductionBench two_ranks() {
+    return {.rounds = 2,
+            .endpoints = {"a:1", "b:2"},
+            .transports = "tcp",
+            .failure = "",
+            .sizes = {{4096, wire::Algorithm::scatter, {{{10, 20}, {30, 40}}, {{50, 60}, {70, 80}}}}, {65536, {}, {}}}};
+}
+
+TEST(BenchReductions, TimeOfASumIsTheMeanOverTheRanks) {
+    const auto rows = rows_of(two_ranks());
+    ASSERT_EQ(rows.size(), 1u);
+    EXPECT_EQ(rows[0].sums, 4u);
+    EXPECT_EQ(rows[0].algorithm, "scatter");
+    EXPECT_EQ(rows[0].p50_us, 30) << "the second of 20, 30, 60 and 70: means over the ranks";
+    EXPECT_EQ(rows[0].p10_us, 20);
+    EXPECT_EQ(rows[0].p90_us, 70);
+}
+
+TEST(BenchReductions, ReportsHaveTheFailureToo) {
+    ReductionBench bench = two_ranks();
+    EXPECT_TRUE(markdown(bench).contains("|  4 KiB | scatter   |    4 |    30.0 |"));
+    EXPECT_TRUE(markdown(bench).contains("2 ranks, linked over tcp;"));
+    EXPECT_TRUE(csv(bench).contains("\n2,tcp,4096,scatter,1,0,1,60.000\n"));
+    const Json document = Json::parse(json(bench, "p"));
+    EXPECT_EQ(document["kind"], "all_reduce");
+    EXPECT_TRUE(document["failure"].is_null());
+    ASSERT_EQ(document["sizes"].size(), 1u);
+    EXPECT_EQ(document["sizes"][0]["us"][1][1][1], 80);
+    bench.failure = "b:2 is lost";
+    bench.sizes[0].algorithm.reset();
+    EXPECT_TRUE(bench.any_failed());
+    EXPECT_TRUE(markdown(bench).contains("the measurement failed: b:2 is lost"));
+    EXPECT_TRUE(markdown(bench).contains("| n/a "));
+    EXPECT_TRUE(Json::parse(json(bench, "p"))["sizes"][0]["algorithm"].is_null());
+    bench.sizes.clear();
+    EXPECT_EQ(markdown(bench), "the measurement failed: b:2 is lost\n");
+}
+
+TEST(BenchReductions, FindAWrongSum) {
+    constexpr size_t ranks = 16;
+    std::vector<float> sums(5000), terms(sums.size());
+    for (size_t rank = 0; rank < ranks; ++rank) {
+        fill_terms(terms, rank, 77);
+        for (size_t i = 0; i < sums.size(); ++i) {
+            sums[i] += terms[i];
+        }
+    }
+    EXPECT_EQ(find_wrong_sum(sums, ranks, 77), std::nullopt);
+    EXPECT_EQ(find_wrong_sum(sums, ranks, 78), 0u) << "the sum of other terms";
+    EXPECT_EQ(find_wrong_sum(sums, ranks - 1, 77), 0u) << "a term too many";
+    sums[4321] += 1;
+    EXPECT_EQ(find_wrong_sum(sums, ranks, 77), 4321u);
+}
+
 }  // namespace
 }  // namespace caravan::bench

@@ -33,5 +33,24 @@ TEST(Reductions, MalformedFactsEndTheSession) {
     EXPECT_EQ(supports.error().code, Errc::protocol);
 }
 
+Result<wire::Algorithm> algorithm(const SessionFacts & facts, uint8_t reported) {
+    Session session(native_hello());
+    session.peer.reply(facts);
+    session.peer.reply(wire::AlgorithmReply{.algorithm = reported, .unused = {}});
+    return session->reductions().algorithm(3, 4096);
+}
+
+TEST(Reductions, ReportTheAlgorithm) {
+    const SessionFacts facts{.groups = wire::groups_version, .finds_parts = 1, .reports_algorithm = 1};
+    EXPECT_EQ(algorithm(facts, 0), wire::Algorithm::direct);
+    EXPECT_EQ(algorithm(facts, 2), wire::Algorithm::scatter);
+    EXPECT_EQ(algorithm(facts, 3).error().code, Errc::protocol);
+    EXPECT_EQ(algorithm(facts, wire::no_algorithm).error().code, Errc::unsupported);
+}
+
+TEST(Reductions, OlderServersAreNotAskedForTheAlgorithm) {
+    EXPECT_EQ(algorithm({.groups = wire::groups_version}, 0).error().code, Errc::unsupported);
+}
+
 }  // namespace
 }  // namespace caravan::client

@@ -280,5 +280,17 @@ TEST(NativeSession, OutOfBoundsRequestEndsSession) {
     }
 }
 
+TEST(NativeSession, ReportsTheAlgorithmOfAGroup) {
+    NativeClient client;
+    client.post(wire::NativeCommand::algorithm, wire::AlgorithmRequest{0, 4096});
+    EXPECT_EQ(client.receive_text(), std::pair(wire::ReplyKind::refused, std::string("no group 0")));
+    client.post(wire::NativeCommand::group, wire::GroupRequest{0, 0, 1, 9}, bytes_of(wire::GroupPeer{}));
+    EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), 1);
+    for (const uint64_t bytes : {uint64_t{0}, uint64_t{4096}, UINT64_MAX}) {
+        client.post(wire::NativeCommand::algorithm, wire::AlgorithmRequest{0, bytes});
+        EXPECT_EQ(client.peer.receive_reply_as<wire::AlgorithmReply>().algorithm, 0) << bytes;
+    }
+}
+
 }  // namespace
 }  // namespace caravan::server

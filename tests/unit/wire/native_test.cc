@@ -103,7 +103,7 @@ TEST(NativeCommands, MatchTheProtocolTable) {
     constexpr Expected table[] = {
         {64, 78, 78},          {65, 11, any}, {66, 18, 18}, {67, 19, 19},    {68, 4, 4},  {69, 12, difference}, {70, 2, 2},
         {71, 8, difference},   {72, 50, 50},  {73, 0, 0},   {74, 10, 1034},  {75, 4, 4},  {76, 10, 10},         {77, 2, 2},
-        {78, 0, 0},            {79, 0, 0},    {80, 0, 0},   {81, 6, 166},    {82, 7, 37},   {83, 114, 114},
+        {78, 0, 0},            {79, 0, 0},    {80, 0, 0},   {81, 6, 166},    {82, 7, 37},   {83, 114, 114}, {84, 10, 10},
     };
     static_assert(std::size(table) == n_native_commands);
     for (const auto & [command, low, high] : table) {

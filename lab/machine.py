@@ -58,7 +58,9 @@ class Machine:
         if memlock is not None:
             arguments = ['prlimit', f'--memlock={memlock}:{memlock}', *arguments]
         environment = {'PATH': os.environ.get('PATH', '') + ':/usr/sbin:/sbin', 'HOME': os.environ.get('HOME', '/root'),
-                       'LANG': 'C.UTF-8', 'TERM': 'dumb', 'PWD': cwd or ROOT, **(env or {})}
+                       'LANG': 'C.UTF-8', 'TERM': 'dumb', 'PWD': cwd or ROOT,
+                       'VK_DRIVER_FILES': '/nonexistent',  # Vulkan drivers take long to load, and there is no GPU
+                       **(env or {})}
         environment = {name: value for name, value in environment.items() if value is not None}
         return self._channel.start(title, arguments, environment, tty)
 

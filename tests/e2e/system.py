@@ -118,6 +118,8 @@ def environment(ours, extra=None, tool=True):
     env = {name: value for name, value in os.environ.items()
            if not name.startswith(('GGML_', 'LLAMA_', 'CARAVAN_', 'LD_PRELOAD', 'OMP_'))}
     env['OMP_NUM_THREADS'] = '1'
+    # Without it each program loads Mesa's Vulkan driver, which takes longer than the rest of its start.
+    env['VK_DRIVER_FILES'] = '/nonexistent'
     # The installed tools, not our launchers of the same names.
     env['PATH'] = ':'.join(folder for folder in env['PATH'].split(':') if not Path(folder, PLUGIN.name).exists())
     if ours and tool:

@@ -25,8 +25,11 @@ static_assert(supervisor_reply_timeout < client_stall_timeout);
 // A client that reconnects, and was silent for this long, is logged.
 inline constexpr seconds min_logged_silence{10};
 
-// Bytes. Data of buffers that the processor cannot address pass through memory of this size.
-inline constexpr size_t staging_size = 4 * MiB;
+// Bytes. Data of buffers that the processor cannot address pass through pieces of this size; long transfers use several, so that
+// one is copied while the next arrives.
+inline constexpr size_t staging_size = 1 * MiB, staging_pieces = 3;
+// Bytes. Weights that are also stored in the cache are received in pieces of this size.
+inline constexpr size_t cached_piece = 4 * MiB;
 // Bytes of host memory for a session's graphs, several times those of 128 batch shapes of a large model.
 inline constexpr uint64_t max_graph_memory = 1024 * MiB;
 inline constexpr size_t max_stale_ranges = 16 * 1024;  // beyond them, all are merged into one

@@ -21,23 +21,25 @@ Result<> BufferIo::write(net::Inbound & source, CheckedRegion & region, uint64_t
         }
     }
     context_.buffers.expect_write(*region.region.buffer, region.region.offset, size);
-    const bool is_host = region.region.buffer->is_host;
-    for (uint64_t done = 0; done < size;) {
-        const uint64_t rest = size - done;
-        const MutableBytes dest =
-            is_host ? MutableBytes(region.region.data() + done,
-                                   writer ? std::min<uint64_t>(rest, tunable::staging_size) : rest)
-                    : context_.staging.piece(rest);
-        if (auto read = source.read_into(dest); !read) {
-            return read;
+    const auto receive = [&](MutableBytes piece) {
+        return source.read_into(piece).transform([&] {
+            if (writer) {
+                writer->append(piece);
+            }
+            return piece.size();
+        });
+    };
+    if (!region.region.buffer->is_host) {
+        if (auto written = context_.staging.write(region.tensor, region.offset, size, receive); !written) {
+            return std::unexpected(written.error());
         }
-        if (!is_host) {
-            ggml_backend_tensor_set(&region.tensor, dest.data(), region.offset + done, dest.size());
+    } else {
+        const uint64_t step = writer ? tunable::cached_piece : size;
+        for (uint64_t done = 0; done < size; done += step) {
+            if (auto got = receive({region.region.data() + done, std::min(step, size - done)}); !got) {
+                return std::unexpected(got.error());
+            }
         }
-        if (writer) {
-            writer->append(dest);
-        }
-        done += dest.size();
     }
     if (writer) {
         writer->commit();
@@ -80,15 +82,8 @@ Result<> BufferIo::read(CheckedRegion & region, uint64_t size) {
     if (auto sent = context_.replies.begin(size); !sent) {
         return sent;
     }
-    for (uint64_t done = 0; done < size;) {
-        const MutableBytes piece = context_.staging.piece(size - done);
-        ggml_backend_tensor_get(&region.tensor, piece.data(), region.offset + done, piece.size());
-        if (auto sent = context_.replies.append(piece); !sent) {
-            return sent;
-        }
-        done += piece.size();
-    }
-    return {};
+    return context_.staging.read(region.tensor, region.offset, size,
+                                 [&](ConstBytes piece) { return context_.replies.append(piece); });
 }
 
 Result<> BufferIo::read_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride) {
@@ -128,15 +123,7 @@ Result<> BufferIo::read_to(CheckedRegion & region, const std::function<Result<>(
     if (region.region.buffer->is_host) {
         return sink(ConstBytes(region.region.data(), region.tensor_bytes));
     }
-    for (uint64_t done = 0; done < region.tensor_bytes;) {
-        const MutableBytes piece = context_.staging.piece(region.tensor_bytes - done);
-        ggml_backend_tensor_get(&region.tensor, piece.data(), done, piece.size());
-        if (auto taken = sink(piece); !taken) {
-            return taken;
-        }
-        done += piece.size();
-    }
-    return {};
+    return context_.staging.read(region.tensor, 0, region.tensor_bytes, sink);
 }
 
 Result<> BufferIo::fill(CheckedRegion & region, uint64_t size, uint8_t value) {

@@ -16,25 +16,11 @@
 #include "server/session/buffer_io.h"
 #include "server/session/memory_budget.h"
 #include "server/session/replies.h"
+#include "server/session/staging.h"
 #include "server/session/stale_memory.h"
 #include "server/session/weight_lookups.h"
-#include "tunables/session.h"
 
 namespace caravan::server {
-
-// Host memory through which the bytes of device buffers pass that are not host-addressable.
-class StagingBuffer {
-public:
-    // The next piece for a transfer of which `size` bytes remain. Overwritten by the next call.
-    MutableBytes piece(uint64_t size) {
-        const size_t length = std::min<uint64_t>(size, tunable::staging_size);
-        bytes_.resize(std::max(bytes_.size(), length));
-        return MutableBytes(bytes_).first(length);
-    }
-
-private:
-    std::vector<std::byte> bytes_;
-};
 
 struct SessionContext {
     // As Session's constructor.
@@ -88,7 +74,7 @@ struct SessionContext {
     MemoryBudget memory;
     Replies replies;
     StaleMemory stale;  // used by the native dialect only; in the stock dialect a failed launch ends the session
-    StagingBuffer staging;
+    Staging staging;
     BufferIo io;
     WeightLookups lookups;
     // Called before a buffer is freed, when no graph is running. Drops the graphs of all dialects that use it.

@@ -74,12 +74,10 @@ bool WeightLookups::verify(CheckedRegion & region, uint64_t size, cache::Reader 
         return false;
     }
     // Some back-ends lack ggml_backend_tensor_memset().
-    std::ranges::fill(context_.staging.piece(size), std::byte{0});
-    for (uint64_t done = 0; done < size;) {
-        const MutableBytes zeros = context_.staging.piece(size - done);
-        ggml_backend_tensor_set(&region.tensor, zeros.data(), region.offset + done, zeros.size());
-        done += zeros.size();
-    }
+    (void) context_.staging.write(region.tensor, region.offset, size, [](MutableBytes piece) -> Result<size_t> {
+        std::ranges::fill(piece, std::byte{0});
+        return piece.size();
+    });
     return false;
 }
 
@@ -93,15 +91,14 @@ Result<> WeightLookups::load(CheckedRegion & region, uint64_t size, cache::Reade
     if (done == 0) {
         context_.buffers.expect_write(*region.region.buffer, region.region.offset, size);
     }
+    const auto read = [&](MutableBytes piece) -> Result<size_t> { return entry.read(piece, is_host).value_or(0); };
+    if (!is_host) {
+        return context_.staging.write(region.tensor, region.offset, size, read).transform([](uint64_t) {});
+    }
     while (done < size) {
-        const MutableBytes piece =
-            is_host ? MutableBytes(region.region.data() + done, size - done) : context_.staging.piece(size - done);
-        const auto got = entry.read(piece, is_host);
-        if (!got || *got == 0) {
+        const auto got = read({region.region.data() + done, size - done});
+        if (*got == 0) {
             break;
-        }
-        if (!is_host) {
-            ggml_backend_tensor_set(&region.tensor, piece.data(), region.offset + done, *got);
         }
         done += *got;
     }

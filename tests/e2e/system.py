@@ -133,7 +133,7 @@ def environment(ours, extra=None, tool=True):
     # A worker ends without waiting for the threads of its links.
     env['TSAN_OPTIONS'] = ('ignore_noninstrumented_modules=1:allocator_may_return_null=1:atexit_sleep_ms=0:exitcode=99:'
                            'report_thread_leaks=0')
-    env.update({name: str(value) for name, value in (extra or {}).items()})
+    env.update({name: str(value) for name, value in (extra or {}).items() if value is not None})
     return env
 
 

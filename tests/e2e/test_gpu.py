@@ -75,6 +75,21 @@ def test_second_load_reads_files_of_the_server(lab, large_model, source):
     assert received[-1] <= 1 and (source == 'model files' or received[0] > 8), server.log()
 
 
+def test_folders_of_compiled_pipelines_are_made(lab):
+    """A confined session cannot create them, and would compile everything again."""
+    home = lab.folder / 'home'
+    server = vulkan.server(lab, env={'XDG_CACHE_HOME': home, 'MESA_SHADER_CACHE_DIR': None})
+    assert len(vulkan.text(lab, [server], n=8)) > 16
+    assert any(file.is_file() for file in home.rglob('mesa_shader_cache*/**/*'))
+    assert 'compile' not in server.log()
+
+
+def test_no_folder_for_compiled_pipelines(lab):
+    server = vulkan.server(lab, env={'XDG_CACHE_HOME': '/dev/null', 'MESA_SHADER_CACHE_DIR': None})
+    server.wait_for('the driver of Vulkan cannot keep the kernels that it compiles .*: each session may compile them again; set')
+    assert server.count('cannot keep the kernels') == 1
+
+
 def test_parallel_requests(lab):
     prompts = [PROMPT, 'And the waters']
     server = vulkan.server(lab)

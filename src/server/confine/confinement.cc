@@ -11,6 +11,7 @@
 #include "platform/capabilities.h"
 #include "platform/hardening.h"
 #include "platform/limits.h"
+#include "server/confine/driver_caches.h"
 
 namespace caravan::server {
 namespace {
@@ -48,25 +49,6 @@ std::vector<fs::path> devices_of_drivers() {
         }
     }
     return devices;
-}
-
-fs::path folder_from(const Variable & variable, const fs::path & otherwise) {
-    const std::string_view value = text_of(variable);
-    return value.empty() ? otherwise : fs::path(value);
-}
-
-// The folders in which drivers cache compiled kernels and shaders. Sessions with read-only access compiled for 47 s on an H200
-// (docs/gpu.md), so sessions with GPUs can write these folders, although a compromised worker can plant code for later sessions
-// there.
-std::vector<fs::path> driver_caches() {
-    const fs::path home = folder_from(variable::home, "/nonexistent");
-    const fs::path cache = folder_from(variable::cache_home, home / ".cache");
-    std::vector<fs::path> folders{folder_from(variable::cuda_cache, home / ".nv"),
-                                  folder_from(variable::mesa_cache, cache / "mesa_shader_cache")};
-    for (const char * name : {"nvidia", "mesa_shader_cache_db", "comgr", "neo_compiler_cache"}) {
-        folders.push_back(cache / name);
-    }
-    return folders;
 }
 
 // OpenMP then sets CPU affinities by thread id, and a filter cannot tell its threads from those of other processes.

@@ -223,6 +223,14 @@ bool Devices::are_cpus() const {
     });
 }
 
+std::set<std::string> Devices::backends() const {
+    std::set<std::string> names;
+    for (const Entry & entry : devices_) {
+        names.insert(ggml_backend_reg_name(ggml_backend_dev_backend_reg(entry.device)));
+    }
+    return names;
+}
+
 Result<> Devices::check(uint32_t index) const {
     if (index >= count()) {
         return fail(Errc::invalid_argument, "no device {}; the server has {}", index, count());

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -53,6 +54,7 @@ public:
     // `available`: upper bound on the machine's free memory, because ggml reports all of it as free.
     std::vector<DeviceMemory> memory(uint64_t available = UINT64_MAX) const;
     bool are_cpus() const;  // true if every device is a CPU
+    std::set<std::string> backends() const;  // names of the devices' back-ends: CPU, CUDA, Vulkan
 
     // True if the device computes on a DeviceQueue. That is the case if there are several devices and the device's back-end
     // blocks. Nothing may be running on such a device when compute() is called.

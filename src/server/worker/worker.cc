@@ -12,6 +12,7 @@
 #include "platform/pages.h"
 #include "platform/process_control.h"
 #include "server/confine/confinement.h"
+#include "server/confine/driver_caches.h"
 #include "server/graph/lent_memory.h"
 #include "server/ops/op_check.h"
 #include "server/worker/serving.h"
@@ -114,9 +115,13 @@ int run_worker(int control, const WorkerOptions & options) {
         return EXIT_FAILURE;
     }
     cache::Weights weights(options.weights);
-    if (const std::string duplicates = options.devices.empty() ? Devices::duplicates() : ""; !duplicates.empty()) {
+    std::string text = options.devices.empty() ? Devices::duplicates() : "";
+    if (const std::string warning = make_driver_caches(devices->backends()); !warning.empty()) {
+        text += (text.empty() ? "" : "; ") + warning;
+    }
+    if (!text.empty()) {
         ControlMessage note{.kind = ControlMessage::Kind::note};
-        note.set_text(duplicates);
+        note.set_text(text);
         send_control(control, note);
     }
     limit_memory(options, *devices);

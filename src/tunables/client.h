@@ -56,6 +56,7 @@ inline constexpr size_t max_query_history = 256;         // queries; enough for 
 inline constexpr seconds query_retry_delay{10};          // after a failed query
 inline constexpr seconds open_retry_delay{10};           // after opening a session timed out
 inline constexpr seconds memory_reply_lifetime{1};      // while no session of this process changes it
+inline constexpr seconds held_session_lifetime{5};        // without memory or an owner, for the next back-end or buffer
 
 // ---- Weights, traces
 

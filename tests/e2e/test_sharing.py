@@ -1,5 +1,6 @@
 """Many users of one server, many servers of one user, and what they cost when nothing happens."""
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -20,6 +21,29 @@ def test_three_clients_at_once(lab):
         same(finish(), wanted)
     server.wait_idle()
     assert len({session for session, _, launches, _ in server.sessions() if launches > 0}) == 3
+
+
+def test_a_program_has_one_session(lab):
+    """Although it makes back-ends and frees them to ask how much memory a model would need, before it loads the model."""
+    server = lab.server()
+    lab.run(['llama-completion', '-m', MODEL, '-p', 'Then', '-n', 4, '-c', 256, '-no-cnv', '-t', 1, *lab.where([server])])
+    server.wait_idle()
+    assert server.accepted() == 1
+
+
+@pytest.mark.parametrize('how', ['silent', 'query'])
+def test_a_session_without_memory_makes_room(lab, how):
+    """Its program has freed its back-end. It ends if others wait, at the latest after some seconds. That is no loss."""
+    server = lab.server('--max-sessions', 1)
+    program = lab.start('idle', [sys.executable, Path(__file__).parent / 'idle_backend.py', how],
+                        env={'GGML_RPC_SERVERS': server.endpoint, 'GGML_RPC_ON_LOSS': 'exit'})
+    program.wait_for('freed')
+    same(lab.logits([server]), local_logits(lab))
+    assert server.count('others wait') == (1 if how == 'silent' else 0)
+    program.signal(signal.SIGUSR1)
+    program.wait_for('allocated')
+    assert program.wait() == 0
+    assert 'is lost' not in program.log(), program.log()
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ std::shared_ptr<Connection> connection_of(ggml_backend_t backend) {
 void set_group_use(ggml_backend_t backend, std::shared_ptr<GroupUse> use) { self(backend).group_use = std::move(use); }
 
 ggml_backend_t new_backend(Device & device) {
-    auto connection = device.server().session();
+    auto connection = device.server().session(RemoteServer::Use::backend);
     if (!connection) {
         log_error("{}: {}", device.name(), connection.error().text);
         return nullptr;

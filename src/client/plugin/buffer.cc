@@ -100,10 +100,7 @@ constexpr ggml_backend_buffer_calls buffer_calls{
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
     Device & device = owner(type);
-    auto connection = device.server().session();
-    if (connection && size > 0) {
-        (*connection)->use_rdma();
-    }
+    auto connection = device.server().session(size > 0 ? RemoteServer::Use::memory : RemoteServer::Use::backend);
     const uint64_t alignment = device.server().alignment(device.index());
     auto remote = connection ? (*connection)->buffers().alloc(device.index(), size, alignment)
                              : std::unexpected(connection.error());

@@ -116,11 +116,37 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::try_to_reach(const net::Endp
     return server;
 }
 
-Result<std::shared_ptr<Connection>> RemoteServer::session() {
+Result<std::shared_ptr<Connection>> RemoteServer::session(Use use) {
     std::lock_guard lock(mutex_);
     auto live = session_locked();
-    query_session_.reset();
+    if (live && use == Use::memory) {
+        has_memory_ = true;
+        (*live)->use_rdma();
+    }
+    hold(live && is_native_ && !has_memory_ ? *live : nullptr);
     return live;
+}
+
+// Requires the lock.
+void RemoteServer::hold(std::shared_ptr<Connection> session) {
+    held_session_ = std::move(session);
+    held_until_ = Clock::now() + tunable::held_session_lifetime;
+    if (held_session_ != nullptr && !is_releasing_) {
+        is_releasing_ = true;
+        releasing_ = std::jthread([this](const std::stop_token & stop) { release_held(stop); });
+    }
+    held_changed_.notify_all();
+}
+
+// The thread: closes the held session at its time, and ends when none is held.
+void RemoteServer::release_held(const std::stop_token & stop) {
+    std::unique_lock lock(mutex_);
+    while (held_session_ != nullptr && Clock::now() < held_until_ && !stop.stop_requested()) {
+        held_changed_.wait_until(lock, stop, held_until_, [&] { return held_session_ == nullptr; });
+    }
+    const auto last = std::exchange(held_session_, nullptr);
+    is_releasing_ = false;
+    lock.unlock();
 }
 
 Result<std::shared_ptr<Connection>> RemoteServer::session_locked() {
@@ -135,6 +161,7 @@ Result<std::shared_ptr<Connection>> RemoteServer::session_locked() {
     auto opened = Connection::open(endpoint_, Connection::Purpose::inquiry, options);
     if (opened) {
         session_ = *opened;
+        has_memory_ = false;
         std::ranges::fill(last_memory_, LastMemory{});
     } else if (servers_are_required()) {  // the program would go on with other devices, or exit with another code
         end_program(formatted("RPC server {}, and GGML_RPC_REQUIRE=1 is set", opened.error().text));
@@ -174,7 +201,7 @@ Result<std::shared_ptr<Connection>> RemoteServer::session_for_queries() {
     const bool is_held = !session_.expired();
     auto session = session_locked();
     if (session && !is_held) {
-        query_session_ = *session;
+        hold(*session);
     }
     return session;
 }

@@ -4,9 +4,12 @@
 // and events.
 #pragma once
 
+#include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <stop_token>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -27,9 +30,11 @@ public:
     // "10.0.0.2:50052 (CPU: AMD EPYC)"; only the endpoint if the server is not Caravan's.
     const std::string & description(uint32_t device) const { return constants_[device].description; }
 
-    // The live session, or a new one. The caller shares its ownership, and calls use_rdma() before it allocates memory:
-    // programs make sessions with back-ends only to ask how much memory they would need.
-    Result<std::shared_ptr<Connection>> session();
+    enum class Use { backend, memory };
+    // The live session, or a new one. The caller shares its ownership. A session that is used for memory switches to RDMA, if
+    // both peers have it. A native one without memory outlives its owners for some seconds: programs make back-ends and free
+    // them, only to ask how much memory a model would need, before they load it.
+    Result<std::shared_ptr<Connection>> session(Use use);
     // Of the sessions that session() has opened.
     SessionHistory & history() const { return *history_; }
 
@@ -61,6 +66,8 @@ private:
     }
 
     Result<std::shared_ptr<Connection>> session_locked();
+    void hold(std::shared_ptr<Connection> session);
+    void release_held(const std::stop_token & stop);
     void report_failed_query(std::string_view query, const Error & error, bool has_session);
     // A session for a query, which stays open for later queries.
     Result<std::shared_ptr<Connection>> session_for_queries();
@@ -76,10 +83,12 @@ private:
     // sends hundreds of queries while it starts, and must wait once for all of them.
     Error open_error_{};
     TimePoint no_open_until_ = TimePoint::min();
-    // The session for queries of sizes and ops, which programs send before they allocate a buffer. session() hands it to the
-    // first buffer or back-end. Other queries use short connections: a stock server serves one connection at a time, and a
-    // program that only lists devices must not occupy it.
-    std::shared_ptr<Connection> query_session_;
+    // A session without memory, until held_until_: programs use it for queries of sizes and ops before they allocate a buffer.
+    // Other queries use short connections: a stock server serves one connection at a time, and a program that only lists
+    // devices must not occupy it.
+    std::shared_ptr<Connection> held_session_;
+    TimePoint held_until_{};
+    bool has_memory_ = false;  // session_ was used for memory
     bool is_native_ = false;
     struct LastMemory {
         DeviceMemory memory;
@@ -89,6 +98,10 @@ private:
     std::vector<std::unordered_map<std::string, size_t>> alloc_sizes_;  // by device
     std::vector<std::unordered_map<std::string, bool>> supported_;  // by device
     std::atomic<TimePoint> no_queries_until_ = TimePoint::min();
+
+    std::condition_variable_any held_changed_;
+    bool is_releasing_ = false;  // the thread runs
+    std::jthread releasing_;     // destroyed first
 };
 
 }  // namespace caravan::client

@@ -101,7 +101,7 @@ TEST(RemoteServer, CachesMemory) {
         EXPECT_EQ((*server)->memory(1).value().free, (4u << 20) - 2);
     }
     EXPECT_EQ(of.server.count(Command::get_device_memory), 2);
-    ASSERT_TRUE((*server)->session());  // which may have changed it, and is closed
+    ASSERT_TRUE((*server)->session(RemoteServer::Use::memory));  // which may have changed it, and is closed
     EXPECT_EQ((*server)->memory(0).value().free, (4u << 20) - 3);
 }
 

@@ -38,14 +38,19 @@
 #ifndef CLIENTS
 #define CLIENTS 1      // with sessions of their own on the same servers. Either CONTEXTS or CLIENTS is 1
 #endif
-#define COMMS (CONTEXTS * CLIENTS)
+#define PROGRAMS (CONTEXTS * CLIENTS)
+#ifdef RENEW  // after a failure, the program replaces its group by another one. Only with PROGRAMS 1
+#define COMMS 2
+#else
+#define COMMS PROGRAMS
+#endif
 #define CLIENT_OF(c) ((c) % CLIENTS)
 #define WORKERS (CLIENTS * RANKS)
 #define WORKER(client, rank) ((client) * RANKS + (rank))
 #define ALL ((1 << RANKS) - 1)
 
 // The sessions, by worker. A command has the number of its group.
-mtype = { reduce, read, free, push, take, relay, hole };
+mtype = { reduce, read, free, push, take, relay, hole, group };
 chan outbox[WORKERS] = [COMMS * (2 * REDUCTIONS + 2) + READS + 2] of { mtype, byte };
 chan connection[WORKERS] = [WINDOW] of { mtype, byte };
 bool is_flushing[WORKERS];    // threads of the client send the outbox whenever the connection has room
@@ -74,7 +79,9 @@ byte result[COMMS * (REDUCTIONS + 1)];   // of the first rank that completed thi
 #define FAILED 255
 byte first_failed[COMMS];                // the first reduction that failed on a rank with the group; 0: none
 
-byte faults = FAULTS, absent_left = ABSENT, reads = READS, threads = COMMS;
+bool is_failure_known;                   // to the program
+
+byte faults = FAULTS, absent_left = ABSENT, reads = READS, threads = PROGRAMS;
 
 // Scratch variables, meaningless between steps.
 hidden mtype moved_kind;
@@ -223,6 +230,12 @@ inline end_exchange() {
 #endif
 }
 
+#ifdef RENEW
+#define MISS_INPUT lacks_input = true; is_failure_known = true
+#else
+#define MISS_INPUT skip
+#endif
+
 inline complete() {
     assert(sum == 0 || sum == ALL);
     TENSOR(c, r) = sum;
@@ -230,6 +243,17 @@ inline complete() {
     // All ranks that complete a reduction hold the same bits, or all know that a contribution is absent.
     assert(RESULT(c, reductions[c]) == 0 || RESULT(c, reductions[c]) == bits);
     RESULT(c, reductions[c]) = bits;
+#ifdef RENEW
+    // What happened before a group was formed has no effect on it.
+    assert(c == 0 || sum == ALL);
+    if
+    :: sum == 0 -> MISS_INPUT
+    :: else
+    fi;
+#ifdef REACH_RENEWAL
+    assert(c == 0);
+#endif
+#endif
     // All ranks notice a failed group at the next reduction at the latest.
     assert(first_failed[c] == 0 || reductions[c] <= first_failed[c]);
 #ifdef REACH_ABSENT
@@ -257,6 +281,7 @@ inline close_links() {
 
 inline fail_comm() {
     is_failed[c] = true;
+    MISS_INPUT;
     if
     :: first_failed[c] == 0 || reductions[c] < first_failed[c] -> first_failed[c] = reductions[c]
     :: else
@@ -298,6 +323,7 @@ proctype worker(byte client; byte r) {
     byte sent[RANKS], got[RANKS];  // messages of this reduction or step
     byte reductions[COMMS];
     bool is_failed[COMMS];         // the group, on this rank
+    bool lacks_input;              // the last reduction failed: the next launch would read what it has not stored
     mtype command;
 #ifdef PER_DEVICE
     byte waiting;
@@ -305,7 +331,7 @@ proctype worker(byte client; byte r) {
     do
     :: atomic { connection[SELF]?command, c -> d_step { send_commands(SELF) };
         if
-        :: command == reduce && is_failed[c]
+        :: command == reduce && is_failed[c] -> MISS_INPUT
         :: command == reduce && !is_failed[c] ->
 #if CLIENTS > 1
             !is_busy[r];  // the launch
@@ -314,8 +340,14 @@ proctype worker(byte client; byte r) {
             is_busy[r] = true;
 #endif
             if
+#ifdef RENEW
+            :: lacks_input -> lacks_input = false; TENSOR(c, r) = 0
+            :: !lacks_input -> TENSOR(c, r) = 1 << r
+            :: !lacks_input && c == 0 && absent_left > 0 -> absent_left--; TENSOR(c, r) = 0
+#else
             :: TENSOR(c, r) = 1 << r
             :: absent_left > 0 -> absent_left--; TENSOR(c, r) = 0
+#endif
             fi;
 #ifdef PER_DEVICE
             waiting++;
@@ -354,6 +386,12 @@ served:
 #endif
         :: command == read ->
             CLIENT_RECEIVES || has_left[SELF] -> unread[SELF]--
+        :: command == group ->
+#ifndef KEEP_MARKS
+            lacks_input = false
+#else
+            skip
+#endif
         :: command == free ->
             is_freed[c * RANKS + r] = true;
 #ifdef DROP_ON_FREE
@@ -526,6 +564,12 @@ proctype program(byte c) {
         :: true ->
 #endif
             LOCK;
+#ifdef RENEW
+            if
+            :: c == 0 && is_failure_known -> c = 1; append_to_all(group)
+            :: true
+            fi;
+#endif
             append_to_all(reduce);
             UNLOCK
         fi;
@@ -592,7 +636,7 @@ end:
     :: atomic { faults > 0 && threads > 0 ->
         faults--;
         choose(a, RANKS);
-        choose(c, COMMS);
+        choose(c, PROGRAMS);
         had_fault[CLIENT_OF(c)] = true;
         if
         :: choose_link();  // a link breaks, and cannot be resumed in time
@@ -643,7 +687,7 @@ init {
         od;
         n = 0;
         do
-        :: n < COMMS -> run program(n); n++
+        :: n < PROGRAMS -> run program(n); n++
         :: else -> break
         od;
         n = 0

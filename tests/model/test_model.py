@@ -58,6 +58,8 @@ def check(directory, model, flags, cycles=False):
     ("reduce", "CONTEXTS=2 REDUCTIONS=2 READS=0 COPIES"),
     ("reduce", "CONTEXTS=2 REDUCTIONS=2 READS=0 COPIES RELAYS"),
     ("reduce", "CLIENTS=2 REDUCTIONS=1 READS=0"),
+    ("reduce", "RENEW FAULTS=1"),
+    ("reduce", "RENEW ABSENT=1"),
 ])
 def test_model_holds(tmp_path, model, flags):
     text, found = check(tmp_path, model, flags)
@@ -99,6 +101,8 @@ def test_there_is_no_livelock(tmp_path, model, flags):
     ("reduce", "RANKS=3 FAULTS=1 KEEP_LINKS", DEADLOCK),
     ("reduce", "FAULTS=1 NO_GRACE", DEADLOCK),
     ("reduce", "DROP_ON_FREE", "had_fault["),
+    ("reduce", "RENEW FAULTS=1 KEEP_MARKS", "sum==((1<<2)-1)"),
+    ("reduce", "RENEW ABSENT=1 KEEP_MARKS", "sum==((1<<2)-1)"),
 ])
 def test_mutation_is_detected(tmp_path, model, flags, fault):
     text, found = check(tmp_path, model, flags)
@@ -112,6 +116,7 @@ def test_mutation_is_detected(tmp_path, model, flags, fault):
     ("reduce", "REACH_END", "had_fault["),
     ("reduce", "RANKS=3 FAULTS=1 REACH_FAILURE", "reductions[c]<"),
     ("reduce", "DOUBLING RANKS=4 ABSENT=1 REACH_ABSENT", "sum!=0"),
+    ("reduce", "RENEW FAULTS=1 REACH_RENEWAL", "c==0"),
 ])
 def test_end_is_reached(tmp_path, model, flags, goal):
     text, found = check(tmp_path, model, flags)

@@ -215,13 +215,15 @@ def save_synthetic():
     save('link', link)
     def sums(sizes):  # four elements; a message of each size in turn
         return b''.join(struct.pack('<QQB', number, size, number != 1) + b'\x3f' * size for number, size in enumerate(sizes))
-    two, three, doubling, scatter, measured, rounded = 0, 1, 2, 4, 6, 8
+    two, three, doubling, scatter, measured, rounded, bare = 0, 1, 2, 4, 6, 8, 128
     save('reduction', bytes([two, 3, 255]) + sums([16] * 3))
     save('reduction', bytes([three, 3, 127]) + sums([16] * 2) * 2)
     save('reduction', bytes([three + doubling, 3, 127]) + sums([16] * 4) * 2)
     save('reduction', bytes([three + scatter, 3, 127]) + sums([16, 0, 16, 0]) * 2)
     save('reduction', bytes([two + rounded, 3, 255]) + sums([8] * 3))
     save('reduction', bytes([three + measured + rounded, 3, 127]) + sums([8192, 8192]) * 2)
+    save('reduction', bytes([bare, 3, 255]) + b'\x3f' * 80)
+    save('reduction', bytes([bare + rounded, 3, 255]) + b'\x3f' * 20)
     digest = f'0 4096 00000000000000ff {"5a" * 32}\n'
     save('digest_file', f'caravan-digests 1\n/models/a.gguf\n7 100000 1700000000000000000\n{digest}end\n'.encode())
     text = (b'{"n_prompt":8,"n_gen":0,"n_depth":2,"samples_ns":[1000,2000],"model_type":"llama","model_size":5,'
@@ -238,6 +240,12 @@ def save_synthetic():
     reduced += framed(81, struct.pack('<HBBH', 0, 0, 1, 9) + bytes(10)) + framed(82, struct.pack('<HHBH', 0, 0, 0, 0))
     save('native_session', reduced)
     save('native_session', reduced + framed(84, struct.pack('<HQ', 0, 4096)))
+    # A comm of a stock client: ALLOC_BUFFER, COMM_INIT, two COMM_ALLREDUCE, COMM_FREE.
+    tensor = struct.pack('<QIQ8II', 1, 0, 1 << 48, 64, 1, 1, 1, 4, 256, 256, 256, 0) + bytes(164)
+    tensor += struct.pack('<Q', 1 << 48) + bytes(68)
+    comm = framed(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)) + framed(20, struct.pack('<4I64s', 0, 0, 2, 51052, b''))
+    comm += framed(21, bytes(4) + tensor) * 2 + framed(22, bytes(4))
+    save('stock_session', comm)
     # Errors instead of replies, as in the native dialect.
     hello = struct.pack('<QBBBB', 28, 8, 0, 0, 0) + bytes(4) + b'CARAVAN1' + struct.pack('<IQ', 2, 0)
     for kind in (1, 2, 3):

@@ -75,6 +75,9 @@ void check(server::ServerOptions & options, bool has_port, bool has_cache_dir) {
     if (has_port && options.host.starts_with("unix:")) {
         throw CLI::ValidationError("--port", "a Unix socket has no port: leave out -p or name an address with -H");
     }
+    if (options.stock_comm && options.host.starts_with("unix:")) {
+        throw CLI::ValidationError("--stock-comm", "a Unix socket has no port that another server could connect to");
+    }
     if (options.max_per_address > options.max_sessions) {
         throw CLI::ValidationError(
             "--max-per-address",
@@ -198,6 +201,10 @@ int main(int argc, char ** argv) {
            "networks in which sessions may connect to other servers' sessions, as 10.0.0.0/8,fd00::/8, or off: clients "
            "then carry that data themselves [those of this machine's interfaces; loopback if it listens only there]")
         ->option_text("CIDR,...|off");
+    app.add_flag("--stock-comm", options.stock_comm,
+                 "let stock clients with -sm tensor have this server and another one, also a stock one, add up tensors over a "
+                 "connection to this server's port plus 1000, which nothing authenticates. Only one client at a time can; it "
+                 "is within the networks of --links");
     app.add_option("--load-timeout", load_timeout,
                    "end a worker process that loads its devices for longer than this; drivers may compile kernels first")
         ->type_name("SECONDS")

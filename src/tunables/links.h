@@ -37,4 +37,16 @@ inline constexpr seconds reduction_leave_timeout{2};
 inline constexpr std::array<size_t, 3> measured_reductions{8 * KiB, 64 * KiB, 512 * KiB};
 inline constexpr int measured_rounds = 3;
 
+// ---- A stock client's comm
+
+// For rank 1 to connect, as long as a stock one tries, and for rank 0 to wait for it.
+inline constexpr seconds comm_connect_timeout{5}, comm_accept_timeout{6};
+static_assert(comm_connect_timeout < comm_accept_timeout);
+// For one connection attempt of rank 1, and for what it sends first. It sends at once.
+inline constexpr seconds comm_greeting_timeout{1};
+// Between attempts of rank 1.
+inline constexpr milliseconds comm_retry_pause{50};
+// How long nothing may move in a reduction. Stock clients have no time-out of their own, and a server may compile kernels.
+inline constexpr seconds comm_patience{120};
+
 }  // namespace caravan::tunable

@@ -35,6 +35,8 @@ inline constexpr seconds worker_reply_timeout{15}, worker_exit_timeout{10}, work
 // Pauses between attempts to start a worker double with each failure in a row.
 inline constexpr seconds min_respawn_pause{2}, max_respawn_pause{30};
 static_assert(min_respawn_pause < max_respawn_pause);
+// With -p 0 and --stock-comm, which needs a second port at a fixed distance.
+inline constexpr int free_port_tries = 20;
 // Limit for the worker's program to print its version or its devices.
 inline constexpr seconds worker_output_timeout{10};
 

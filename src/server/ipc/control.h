@@ -40,9 +40,20 @@ struct ControlMessage {
                   // cannot be resumed); `is_native`; `count`: lines that it may log at once
         invite,   // worker: hand over connections that present `token`
         link,     // supervisor: the attached socket has presented `token`
+        comm,     // worker: asks for `step` of a stock client's comm, with a `number`. The supervisor replies to reserve and
+                  // accept with the same `number`; `count` 1: done, for accept with the attached connection; 0: `text` says
+                  // why not
         contend,  // supervisor: end the session once it is idle for `number` seconds, since other clients wait (0: no limit)
     };
+    enum class Step : uint32_t {
+        reserve,  // the server's comm, for this session
+        accept,   // one connection at `port`
+        stop,     // accepting
+        release,  // the comm
+    };
     Kind kind = Kind::ready;
+    Step step = Step::reserve;
+    uint32_t port = 0;
     uint32_t number = 0;
     uint32_t count = 0;
     uint32_t prefix_size = 0;

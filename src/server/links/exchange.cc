@@ -9,15 +9,11 @@
 namespace caravan::server {
 namespace {
 
-constexpr size_t header_size = sizeof(wire::ReduceHeader);
 constexpr uint64_t left = UINT64_MAX;  // in place of a number: the sender takes part no longer
 
-size_t to_send(const Transfer & transfer) { return transfer.data ? header_size + transfer.data->size() : 0; }
-size_t to_receive(const Transfer & transfer) { return transfer.size ? header_size + *transfer.size : 0; }
-size_t without_header(size_t bytes) { return bytes - std::min(bytes, header_size); }
-
+// Errc::closed and Errc::reset would mean that the client has left.
 Error broken(const Peer & peer, const Error & error) {
-    return {error.code == Errc::closed ? Errc::unavailable : error.code,
+    return {error.code == Errc::closed || error.code == Errc::reset ? Errc::unavailable : error.code,
             formatted("the link with rank {} of the group broke: {}", peer.rank, error.text)};
 }
 
@@ -27,6 +23,7 @@ Result<> Exchange::run(std::span<Transfer> transfers, bool is_valid, size_t size
                        const std::atomic<bool> & is_cancelled) {
     is_valid_ = is_valid;
     for (Transfer & transfer : transfers) {
+        transfer.header.is_valid = header_size_ == 0 ? 1 : 0;
         if (transfer.size && transfer.target == nullptr) {
             std::vector<std::byte> & window = transfer.peer->window;
             window.resize(std::max(window.size(), std::min(*transfer.size, tunable::reduction_window)));
@@ -81,7 +78,7 @@ Result<bool> Exchange::send(Transfer & transfer) const {
     const wire::ReduceHeader header{.number = transfer.peer->messages_sent,
                                     .size = transfer.data->size(),
                                     .is_valid = static_cast<uint8_t>(is_valid_ ? 1 : 0)};
-    const std::array parts{const_bytes(&header, sizeof header).subspan(std::min(transfer.sent, header_size)),
+    const std::array parts{const_bytes(&header, header_size_).subspan(std::min(transfer.sent, header_size_)),
                            transfer.data->subspan(without_header(transfer.sent))};
     const auto sent = transfer.peer->link->send(parts);
     if (!sent) {
@@ -100,7 +97,7 @@ Result<bool> Exchange::receive(Transfer & transfer, size_t done) const {
     std::vector<std::byte> & window = transfer.peer->window;
     const size_t at = without_header(transfer.received), size = *transfer.size;
     std::array<MutableBytes, 2> parts;
-    parts[0] = mutable_bytes(&transfer.header, header_size).subspan(std::min(transfer.received, header_size));
+    parts[0] = mutable_bytes(&transfer.header, header_size_).subspan(std::min(transfer.received, header_size_));
     if (at < size && transfer.target != nullptr) {
         parts[1] = {transfer.target + at, size - at};
     } else if (at < size) {
@@ -114,9 +111,9 @@ Result<bool> Exchange::receive(Transfer & transfer, size_t done) const {
     if (!received) {
         return std::unexpected(broken(*transfer.peer, received.error()));
     }
-    const bool had_header = transfer.received >= header_size;
+    const bool had_header = transfer.received >= header_size_;
     transfer.received += *received;
-    if (!had_header && transfer.received >= header_size) {
+    if (!had_header && transfer.received >= header_size_) {
         if (auto good = check(transfer); !good) {
             return std::unexpected(good.error());
         }
@@ -169,8 +166,12 @@ Result<> Exchange::wait(std::span<Transfer> transfers, TimePoint since, const st
 }
 
 void Exchange::leave(std::span<Peer> peers, std::span<Transfer> unfinished) {
+    if (header_size_ == 0) {
+        std::ranges::for_each(peers, [](const Peer & peer) { peer.link->break_off(); });
+        return;
+    }
     const TimePoint deadline = Clock::now() + leave_time_;
-    const auto is_begun = [](const Transfer & transfer) { return transfer.sent > 0 && transfer.sent < to_send(transfer); };
+    const auto is_begun = [this](const Transfer & transfer) { return transfer.sent > 0 && transfer.sent < to_send(transfer); };
     for (Transfer & transfer : unfinished) {
         for (bool works = true; works && is_begun(transfer);) {
             const auto sent = send(transfer);

@@ -5,6 +5,7 @@
 // Used by the session's thread only.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <optional>
@@ -15,6 +16,9 @@
 #include "wire/native.h"
 
 namespace caravan::server {
+
+// What precedes the data of each message: a header, or nothing between stock ranks.
+enum class Framing : uint8_t { headers, bare };
 
 // Another rank.
 struct Peer {
@@ -40,8 +44,11 @@ public:
     // are in the windows until it returns.
     using Consumer = std::function<void(size_t begin, size_t end)>;
 
-    // `patience`: how long nothing may move in a step. `leave_time`: limit of leave().
-    Exchange(milliseconds patience, milliseconds leave_time) : patience_(patience), leave_time_(leave_time) {}
+    // `patience`: how long nothing may move in a step. `leave_time`: limit of leave(). Bare messages are always valid.
+    Exchange(milliseconds patience, milliseconds leave_time, Framing framing = Framing::headers)
+        : patience_(patience),
+          leave_time_(leave_time),
+          header_size_(framing == Framing::headers ? sizeof(wire::ReduceHeader) : 0) {}
 
     // Runs a step. `is_valid`: for the headers. `consume` gets `size` bytes of each message; `overwrites`: and changes the
     // bytes of the sent messages at the same position. Fails if a link breaks or a peer sends what does
@@ -49,7 +56,8 @@ public:
     Result<> run(std::span<Transfer> transfers, bool is_valid, size_t size, bool overwrites, const Consumer & consume,
                  const std::atomic<bool> & is_cancelled);
 
-    // Tells all peers that this rank takes no part in later steps. Completes the messages of `unfinished` first.
+    // Tells all peers that this rank takes no part in later steps. Completes the messages of `unfinished` first. Without
+    // headers it breaks the links.
     void leave(std::span<Peer> peers, std::span<Transfer> unfinished);
 
 private:
@@ -57,8 +65,12 @@ private:
     Result<bool> receive(Transfer & transfer, size_t done) const;
     Result<> check(const Transfer & transfer) const;
     Result<> wait(std::span<Transfer> transfers, TimePoint since, const std::atomic<bool> & is_cancelled) const;
+    size_t to_send(const Transfer & transfer) const { return transfer.data ? header_size_ + transfer.data->size() : 0; }
+    size_t to_receive(const Transfer & transfer) const { return transfer.size ? header_size_ + *transfer.size : 0; }
+    size_t without_header(size_t bytes) const { return bytes - std::min(bytes, header_size_); }
 
     const milliseconds patience_, leave_time_;
+    const size_t header_size_;  // bytes
     bool is_valid_ = true;
 };
 

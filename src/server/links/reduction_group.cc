@@ -38,8 +38,11 @@ struct ReductionGroup::Call {
 };
 
 ReductionGroup::ReductionGroup(size_t rank, const std::vector<net::Transport *> & links, milliseconds patience,
-                               std::optional<Algorithm> algorithm, milliseconds leave_time)
-    : rank_(rank), n_ranks_(links.size()), is_fixed_(algorithm || links.size() < 3), exchange_(patience, leave_time) {
+                               std::optional<Algorithm> algorithm, milliseconds leave_time, Framing framing)
+    : rank_(rank),
+      n_ranks_(links.size()),
+      is_fixed_(algorithm || links.size() < 3),
+      exchange_(patience, leave_time, framing) {
     for (size_t i = 0; i < links.size(); ++i) {
         if (i != rank) {
             peers_.push_back({.link = links[i], .rank = i, .window = {}});

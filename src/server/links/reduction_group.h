@@ -30,10 +30,10 @@ public:
     // `links`: by rank; null for this one. They must outlive the group.
     // `patience`: how long nothing may move in a reduction. Ranks compute between reductions, each for about as long.
     // `algorithm`: instead of measuring; the same on all ranks. `leave_time`: how long a rank that fails goes on sending a
-    // message that it began.
+    // message that it began. `framing`: bare only for two ranks whose data is always valid.
     ReductionGroup(size_t rank, const std::vector<net::Transport *> & links, milliseconds patience,
                    std::optional<Algorithm> algorithm = std::nullopt,
-                   milliseconds leave_time = tunable::reduction_leave_timeout);
+                   milliseconds leave_time = tunable::reduction_leave_timeout, Framing framing = Framing::headers);
 
     // Replaces `data` by its sum over all ranks, which must call this with as many elements. `is_valid`: false if this rank
     // could not compute its data. `precision`: of what is sent, the same on all ranks; the result is rounded to it too with

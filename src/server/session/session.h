@@ -27,6 +27,8 @@ public:
     std::function<void()> on_first_command;
     // False: the client has not announced the native dialect, and a command of it ends the session. Set it before run().
     bool accepts_native = true;
+    // Lets a stock client connect this server with another one (COMM_INIT). Set it before run(); `pairing` must outlive this.
+    void use_pairing(StockPairing & pairing) { context_.pairing = &pairing; }
     // Ends the session when the client sends no command for `limit`; 0: never. Thread-safe.
     void limit_silence(seconds limit) { context_.in.limit_silence(limit); }
 

@@ -13,6 +13,7 @@
 #include "server/graph/spans.h"
 #include "server/ipc/machine_memory.h"
 #include "server/links/links.h"
+#include "server/links/stock_pairing.h"
 #include "server/session/buffer_io.h"
 #include "server/session/memory_budget.h"
 #include "server/session/replies.h"
@@ -68,6 +69,7 @@ struct SessionContext {
     cache::Weights * const cache;   // may be null
     Links * const links;            // may be null: links are refused
     MachineMemory * const machine;  // may be null
+    StockPairing * pairing = nullptr;  // null: COMM_INIT is declined
     BufferTable buffers;
     Spans spans;
     GraphRuns runs;

@@ -50,17 +50,12 @@ Result<> StockDialect::serve(Command command, uint64_t size) {
         case Command::memset_tensor: return memset_tensor();
         case Command::set_tensor_2d: return set_tensor_2d(size);
         case Command::get_tensor_2d: return get_tensor_2d();
-        case Command::comm_init: return decline(size);
-        case Command::hello:
-        case Command::comm_allreduce:
-        case Command::comm_free: break;
+        case Command::comm_init: return reductions_.join();
+        case Command::comm_allreduce: return reductions_.reduce();
+        case Command::comm_free: return reductions_.leave();
+        case Command::hello: break;
     }
     return fail(Errc::protocol, "the command is not allowed in a session");
-}
-
-// COMM_INIT. The client then reduces tensors itself.
-Result<> StockDialect::decline(uint64_t size) {
-    return context_.in.read_pieces(size, [](ConstBytes) {}).and_then([&] { return context_.replies.send<uint8_t>(0); });
 }
 
 Result<> StockDialect::get_alignment() {

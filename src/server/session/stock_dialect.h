@@ -1,17 +1,20 @@
-// Serves the commands of the stock dialect (wire/stock.h). stock_buffers.h has its buffers, stock_graphs.h its graphs.
+// Serves the commands of the stock dialect (wire/stock.h). stock_buffers.h has its buffers, stock_graphs.h its graphs,
+// stock_reductions.h its comm.
 #pragma once
 
 #include "server/session/dialect.h"
 #include "server/session/session_context.h"
 #include "server/session/stock_buffers.h"
 #include "server/session/stock_graphs.h"
+#include "server/session/stock_reductions.h"
 
 namespace caravan::server {
 
 class StockDialect final : public Dialect {
 public:
     // `context` must outlive this.
-    explicit StockDialect(SessionContext & context) : context_(context), buffers_(context), graphs_(context) {}
+    explicit StockDialect(SessionContext & context)
+        : context_(context), buffers_(context), graphs_(context), reductions_(context) {}
 
     const char * name_of(wire::Command command) const override { return wire::command_name(command); }
     wire::PayloadBounds bounds_of(wire::Command command) const override { return wire::payload_bounds(command); }
@@ -31,11 +34,11 @@ private:
     Result<> memset_tensor();
     Result<> init_tensor();
     Result<> get_alloc_size();
-    Result<> decline(uint64_t size);
 
     SessionContext & context_;
     StockBuffers buffers_;
     StockGraphs graphs_;
+    StockReductions reductions_;
 };
 
 }  // namespace caravan::server

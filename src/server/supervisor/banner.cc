@@ -7,7 +7,7 @@
 #include "base/counted.h"
 #include "base/size_text.h"
 #include "net/hello.h"
-#include "wire/stock.h"
+#include "wire/stock_comm.h"
 #ifdef GGML_RPC_RDMA
 #include "net/rdma/device.h"
 #endif
@@ -91,6 +91,10 @@ std::string banner(const ServerOptions & options, std::span<const net::Listener>
         text += formatted("  {}\n", device_text(device, cpus));
     }
     line("transport", transport_text(listeners.front().endpoint.kind == net::Endpoint::Kind::tcp));
+    if (options.stock_comm) {
+        line("stock comm", formatted("port {}, not authenticated (--stock-comm)",
+                                     listeners.front().endpoint.port + wire::comm_port_offset));
+    }
     line("confinement", workers.reports().confinement());
     if (cpus > 0) {
         const unsigned cores = std::thread::hardware_concurrency();

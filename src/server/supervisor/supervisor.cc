@@ -13,6 +13,7 @@
 #include "platform/process_control.h"
 #include "server/ipc/server_log.h"
 #include "server/supervisor/banner.h"
+#include "server/supervisor/comm_listener.h"
 #include "server/supervisor/open_files.h"
 #include "server/supervisor/reception.h"
 #include "tunables/supervisor.h"
@@ -27,12 +28,14 @@ public:
         : options_(options),
           program_(program),
           workers_(options.worker, [this] { return start_worker(program_, options_.worker, beyond_loopback_); }),
+          comm_(options, workers_),
           reception_(options, workers_, max_waiting),
           signals_(std::move(signals)) {}
 
     Result<> run();
 
 private:
+    Result<std::vector<net::Listener>> bind();
     Result<> wait_for_first_worker();
     void print_banner();
     void spawn_indexer();
@@ -48,6 +51,7 @@ private:
     std::vector<net::Listener> listeners_;
     WorkerPool workers_;
     IndexerProcess indexer_;
+    CommListener comm_;
     Reception reception_;
     platform::CaughtSignals signals_;
 };
@@ -139,6 +143,9 @@ void Supervisor::run_once(TimePoint deadline) {
             watch(listener.fd.get(), [this, &listener] { reception_.accept_all(listener); });
         }
     }
+    for (const net::Listener & listener : comm_.awaited()) {
+        watch(listener.fd.get(), [this] { comm_.accept(); });
+    }
     for (WorkerProcess & worker : workers_.all()) {
         if (worker.control) {
             watch(worker.control.get(), [this, &worker] { workers_.receive_messages(worker); });
@@ -176,6 +183,7 @@ void Supervisor::run_once(TimePoint deadline) {
         }
     }
     workers_.kill_hanging();
+    comm_.update();
     reception_.serve_all();
     if (!workers_.devices().empty()) {
         workers_.ensure_spare();
@@ -217,9 +225,25 @@ void Supervisor::drain() {
     }
 }
 
+Result<std::vector<net::Listener>> Supervisor::bind() {
+    for (int tries = 1;; ++tries) {
+        auto listeners = net::bind_to(options_.host, options_.port);
+        if (!listeners || !options_.stock_comm) {
+            return listeners;
+        }
+        auto set = comm_.set_port(listeners->front().endpoint.port);
+        if (set) {
+            return listeners;
+        }
+        if (options_.port != 0 || tries == tunable::free_port_tries) {
+            return std::unexpected(set.error());
+        }
+    }
+}
+
 Result<> Supervisor::run() {
     // Binds before the devices load, to detect a port in use early; clients can connect only afterwards.
-    auto listeners = net::bind_to(options_.host, options_.port);
+    auto listeners = bind();
     if (!listeners) {
         return std::unexpected(listeners.error());
     }

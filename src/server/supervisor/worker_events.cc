@@ -113,6 +113,11 @@ void WorkerPool::on_session_message(WorkerProcess & worker, const ControlMessage
                 reply_to_claim(workers_, worker, message, options_.max_memory);
             }
             break;
+        case ControlMessage::Kind::comm:
+            if (worker.state == WorkerProcess::State::serving && !worker.end_reported && on_comm) {
+                on_comm(worker, message);
+            }
+            break;
         case ControlMessage::Kind::invite:
             if (worker.invitations < max_invitations) {
                 ++worker.invitations;

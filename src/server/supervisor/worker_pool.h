@@ -74,6 +74,7 @@ public:
 
     std::function<void(const ControlMessage & reply)> on_memory_reply;
     std::function<void()> on_queries_lost;  // memory queries must be repeated
+    std::function<void(WorkerProcess & worker, const ControlMessage & question)> on_comm;  // of a serving worker
 
 private:
     Result<> send_socket(WorkerProcess & worker, const ControlMessage & message, int socket);

@@ -8,6 +8,7 @@
 #include "net/socket.h"
 #include "platform/process_control.h"
 #include "platform/socket.h"
+#include "server/ipc/comm_port.h"
 #include "server/ipc/server_log.h"
 #include "server/session/session.h"
 #include "server/worker/client_watch.h"
@@ -50,7 +51,7 @@ void take_connection(const ControlMessage & message, UniqueFd socket, ClientWatc
 }
 
 // Receives one message of the supervisor, for the thread of the watch.
-void receive_from_supervisor(int control, Session & session, MachineMemory & machine, ClientWatch & watch,
+void receive_from_supervisor(int control, Session & session, MachineMemory & machine, CommPort & comm, ClientWatch & watch,
                              TokenConnections & connections) {
     auto received = receive_control(control, Descriptors::accept_one);
     if (!received) {
@@ -62,6 +63,7 @@ void receive_from_supervisor(int control, Session & session, MachineMemory & mac
     const ControlMessage & message = (*received)->message;
     switch (message.kind) {
         case ControlMessage::Kind::claim: machine.on_reply(message); break;
+        case ControlMessage::Kind::comm: comm.on_reply(message, std::move((*received)->attached)); break;
         case ControlMessage::Kind::contend: session.limit_silence(seconds(message.number)); break;
         case ControlMessage::Kind::link: take_connection(message, std::move((*received)->attached), watch, connections); break;
         default: break;
@@ -89,12 +91,20 @@ SessionEnd run_session(net::Accepted & accepted, const ControlMessage & given, U
     }
     TokenConnections connections(links, streams);
     MachineMemory machine([control](const ControlMessage & claim) { return send_control(control, claim); });
+    CommPort comm([control](const ControlMessage & question) { return send_control(control, question); });
+    StockPairing pairing({.reserve = [&comm] { return comm.reserve(); },
+                          .accept = [&comm](uint32_t port, TimePoint deadline) { return comm.accept(port, deadline); },
+                          .stop_accepting = [&comm] { comm.stop_accepting(); },
+                          .release = [&comm] { comm.release(); }},
+                         networks_for(options, client.get()));
     Session session(*accepted.transport, accepted.first, devices, &weights, &links, options.max_memory, &machine);
+    session.use_pairing(pairing);
     session.accepts_native = given.is_native != 0;
     session.on_first_command = [control] { send_control(control, {.kind = ControlMessage::Kind::begun}); };
     const auto watch = ClientWatch::start(
         std::move(client), control, accepted.in_records ? given.token : 0, streams,
-        {.on_supervisor = [&](ClientWatch & self) { receive_from_supervisor(control, session, machine, self, connections); },
+        {.on_supervisor =
+             [&](ClientWatch & self) { receive_from_supervisor(control, session, machine, comm, self, connections); },
          // An upload may be on its way into the cache, so the session goes on reading.
          .on_left = [&] { devices.abort_computation(); },
          .on_overdue =

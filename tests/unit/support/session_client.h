@@ -22,14 +22,18 @@ using wire::Command;
 // Runs a session and talks to it in the stock dialect.
 struct SessionClient {
     explicit SessionClient(ConstBytes already = {}, Devices & devices = cpu_devices(),
-                    uint64_t max_memory = MemoryBudget::no_limit, cache::Weights * weights = nullptr, Links * links = nullptr) {
+                    uint64_t max_memory = MemoryBudget::no_limit, cache::Weights * weights = nullptr, Links * links = nullptr,
+                    server::StockPairing * pairing = nullptr) {
         auto pair = socket_pair();
         peer = WirePeer(std::move(pair.far));
         net::set_non_blocking(pair.near.get(), true);
         auto transport = *net::make_socket_transport(std::move(pair.near));
-        server_ = std::thread([this, &devices, max_memory, weights, links, transport = std::move(transport),
+        server_ = std::thread([this, &devices, max_memory, weights, links, pairing, transport = std::move(transport),
                                first = std::vector(already.begin(), already.end())]() mutable {
             Session session(*transport, first, devices, weights, links, max_memory);
+            if (pairing != nullptr) {
+                session.use_pairing(*pairing);
+            }
             end_ = session.run();
             counters_ = session.counters();
             transport.reset();
@@ -85,8 +89,9 @@ private:
 // A client with one buffer of 4 KiB, in which it places tensors.
 struct BufferClient : SessionClient {
     explicit BufferClient(Devices & devices = cpu_devices(), uint64_t max_memory = MemoryBudget::no_limit,
-                              cache::Weights * weights = nullptr, Links * links = nullptr)
-        : SessionClient({}, devices, max_memory, weights, links), buffer(alloc(4096)) {
+                              cache::Weights * weights = nullptr, Links * links = nullptr,
+                              server::StockPairing * pairing = nullptr)
+        : SessionClient({}, devices, max_memory, weights, links, pairing), buffer(alloc(4096)) {
         EXPECT_NE(buffer, 0u);
     }
     explicit BufferClient(uint64_t max_memory) : BufferClient(cpu_devices(), max_memory) {}

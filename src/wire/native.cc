@@ -2,6 +2,8 @@
 
 #include <array>
 
+#include "wire/reduction_spans.h"
+
 namespace caravan::wire {
 namespace {
 
@@ -144,6 +146,11 @@ const char * command_name(NativeCommand command) {
 const char * span_name(uint8_t what) {
     if (what >= first_computing) {
         return "COMPUTE";
+    }
+    switch (static_cast<ReductionSpan>(what)) {
+        case ReductionSpan::wait: return "REDUCE wait";
+        case ReductionSpan::transfer: return "REDUCE wire";
+        case ReductionSpan::add: return "REDUCE add";
     }
     const auto command = static_cast<Command>(what);
     return is_native(command) ? command_name(static_cast<NativeCommand>(what)) : command_name(command);

@@ -116,6 +116,32 @@ def test_a_token_is_sent_ahead(lab):
         assert grown['bytes_received'] < 8300, 'half of the logits, and no activations'
 
 
+@pytest.mark.parametrize('count', [2, 3])
+def test_trace_shows_the_parts_of_reductions_on_one_clock(lab, count):
+    servers = [lab.server() for _ in range(count)]
+    file = lab.folder / 'trace.json'
+    text(lab, servers, env={'GGML_RPC_TRACE': file})
+    spans = [event for event in json.loads(file.read_text())['traceEvents'] if event['ph'] == 'X']
+
+    def of(pid, name):
+        return sorted((span['ts'], span['ts'] + span['dur']) for span in spans if span['pid'] == pid and span['name'] == name)
+    reductions = [of(pid, 'REDUCE') for pid in range(1, count + 1)]
+    assert len({len(own) for own in reductions}) == 1 and len(reductions[0]) >= 2 * LAYERS * 50
+    rounding = 0.002
+    for pid, own in enumerate(reductions, 1):
+        for name in ('REDUCE wait', 'REDUCE wire', 'REDUCE add'):
+            parts = of(pid, name)
+            assert len(parts) >= len(own), 'each reduction has this part'
+            place = 0
+            for begin, end in parts:
+                while own[place][1] + rounding < end:
+                    place += 1
+                assert own[place][0] - rounding <= begin, 'a part lies within its reduction'
+    # No rank completes a reduction before the last one has begun it.
+    for same in zip(*reductions):
+        assert min(end for _, end in same) + 1000 >= max(begin for begin, _ in same)
+
+
 @pytest.mark.parametrize('victim', [0, 1, 2])
 def test_a_killed_server_ends_the_computation(lab, victim):
     servers = [lab.server() for _ in range(3)]

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "client/observe/trace.h"
 #include "client/session/reply_check.h"
+#include "wire/reduction_spans.h"
 
 namespace caravan::client {
 
@@ -74,7 +75,7 @@ void SessionRecorder::collect_spans(SessionStats & stats, uint64_t end_ns, const
             const size_t line = span.what < wire::first_computing ? 0 : span.what - wire::first_computing + 1u;
             const uint64_t begin = span.begin - offset_ns;
             const uint64_t end = span.end - offset_ns;
-            if (begin >= load_end_ns && begin < end_ns) {
+            if (begin >= load_end_ns && begin < end_ns && !wire::is_part_of_reduction(span.what)) {
                 stats.served_ns[wire::span_name(span.what)] += end - begin;
             }
             if (Trace::instance().is_on()) {

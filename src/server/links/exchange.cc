@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "base/formatted.h"
 #include "tunables/links.h"
@@ -17,6 +18,35 @@ Error broken(const Peer & peer, const Error & error) {
             formatted("the link with rank {} of the group broke: {}", peer.rank, error.text)};
 }
 
+// Reports the phases of a step to the observer, if there is one.
+class Phases {
+public:
+    explicit Phases(const Exchange::Observer & observer) : observer_(observer) {
+        if (observer_) {
+            since_ = Clock::now();
+        }
+    }
+    ~Phases() {
+        if (observer_) {
+            observer_(phase_, since_, Clock::now());
+        }
+    }
+    Phases(const Phases &) = delete;
+
+    void enter(Exchange::Phase next) {
+        if (observer_ && next != phase_) {
+            const TimePoint now = Clock::now();
+            observer_(std::exchange(phase_, next), since_, now);
+            since_ = now;
+        }
+    }
+
+private:
+    const Exchange::Observer & observer_;
+    Exchange::Phase phase_ = Exchange::Phase::wait;
+    TimePoint since_{};
+};
+
 }  // namespace
 
 Result<> Exchange::run(std::span<Transfer> transfers, bool is_valid, size_t size, bool overwrites, const Consumer & consume,
@@ -31,8 +61,9 @@ Result<> Exchange::run(std::span<Transfer> transfers, bool is_valid, size_t size
     }
     size_t done = 0;
     TimePoint idle_since{};
+    Phases phases(observer_);
     for (;;) {
-        bool has_moved = false, is_complete = true;
+        bool has_moved = false, is_complete = true, have_all_begun = true;
         size_t common = size;
         for (Transfer & transfer : transfers) {
             const auto sent = send(transfer);
@@ -41,6 +72,7 @@ Result<> Exchange::run(std::span<Transfer> transfers, bool is_valid, size_t size
                 return std::unexpected(received.error());
             }
             has_moved = has_moved || *sent || *received;
+            have_all_begun = have_all_begun && (transfer.received > 0 || to_receive(transfer) == 0);
             is_complete = is_complete && transfer.sent == to_send(transfer) && transfer.received == to_receive(transfer);
             if (transfer.size) {
                 common = std::min(common, without_header(transfer.received));
@@ -49,8 +81,13 @@ Result<> Exchange::run(std::span<Transfer> transfers, bool is_valid, size_t size
                 common = std::min(common, without_header(transfer.sent));
             }
         }
+        if (have_all_begun) {
+            phases.enter(Phase::transfer);
+        }
         for (size_t end; done < size && (end = std::min(size, done + tunable::reduction_piece)) <= common; done = end) {
+            phases.enter(Phase::add);
             consume(done, end);
+            phases.enter(Phase::transfer);
         }
         if (is_complete) {
             for (const Transfer & transfer : transfers) {

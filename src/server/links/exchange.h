@@ -44,6 +44,11 @@ public:
     // are in the windows until it returns.
     using Consumer = std::function<void(size_t begin, size_t end)>;
 
+    // The phases of a step, in order, for the trace. No clock is read for it if there is no observer.
+    enum class Phase : uint8_t { wait, transfer, add };  // until all peers have begun to send; then; in `consume`
+    using Observer = std::function<void(Phase phase, TimePoint begin, TimePoint end)>;
+    void observe(Observer observer) { observer_ = std::move(observer); }
+
     // `patience`: how long nothing may move in a step. `leave_time`: limit of leave(). Bare messages are always valid.
     Exchange(milliseconds patience, milliseconds leave_time, Framing framing = Framing::headers)
         : patience_(patience),
@@ -71,6 +76,7 @@ private:
 
     const milliseconds patience_, leave_time_;
     const size_t header_size_;  // bytes
+    Observer observer_;
     bool is_valid_ = true;
 };
 

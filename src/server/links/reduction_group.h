@@ -41,6 +41,9 @@ public:
     // has broken or a rank has left; `data` is undefined then. Returns early if `is_cancelled`.
     Result<> reduce(std::span<float> data, bool is_valid, wire::Precision precision, const std::atomic<bool> & is_cancelled);
 
+    // Reports the phases of each later reduction; an empty observer ends that.
+    void observe(Exchange::Observer observer) { exchange_.observe(std::move(observer)); }
+
     // Leaves the group: this rank cannot take part in the next reduction. It fails at the others, as every later one.
     void leave(Error error);
 

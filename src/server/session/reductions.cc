@@ -1,10 +1,12 @@
 #include "server/session/reductions.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/log.h"
 #include "server/session/session_context.h"
+#include "wire/reduction_spans.h"
 
 namespace caravan::server {
 namespace {
@@ -100,7 +102,19 @@ Result<MemoryClaim> Reductions::claim(Group & group, wire::Precision precision, 
     return context_.memory.claim_host(is_in_place ? 0 : 2 * bytes);
 }
 
+// Records the parts of reductions from the time on that the client records spans.
+void Reductions::observe(Group & group) {
+    if (!context_.spans.is_recording() || std::exchange(group.is_observed, true)) {
+        return;
+    }
+    group.ranks.observe([this](Exchange::Phase phase, TimePoint begin, TimePoint end) {
+        constexpr std::array spans{wire::ReductionSpan::wait, wire::ReductionSpan::transfer, wire::ReductionSpan::add};
+        context_.spans.record(static_cast<uint8_t>(spans[static_cast<size_t>(phase)]), begin, end);
+    });
+}
+
 Result<> Reductions::exchange(Group & group, wire::Precision precision, std::span<float> data, bool is_valid) {
+    observe(group);
     auto reduced = group.ranks.reduce(data, is_valid, precision, context_.devices.is_aborted());
     if (!std::exchange(group.is_logged, true)) {
         log_debug("All-reduce over {} servers: {}", group.ranks.size(), group.ranks.choice());

@@ -44,9 +44,10 @@ private:
         ReductionGroup ranks;
         MemoryClaim claim;  // of the memory that `ranks` keeps,
         uint64_t claimed = 0;  // bytes
-        bool is_logged = false;
+        bool is_logged = false, is_observed = false;
     };
     Result<> reduce_in_memory(Group & group, wire::Precision precision, std::span<Term> terms, bool is_valid);
+    void observe(Group & group);
     Result<> exchange(Group & group, wire::Precision precision, std::span<float> data, bool is_valid);
     Result<MemoryClaim> claim(Group & group, wire::Precision precision, uint64_t bytes, bool is_in_place);
 

@@ -203,6 +203,29 @@ TEST(ReductionGroup, SizesThatDifferFailOnAllRanksForEver) {
     }
 }
 
+TEST(ReductionGroup, ReportsItsPhasesToAnObserver) {
+    constexpr size_t size = 100'000;
+    Members members(2);
+    std::vector<std::vector<float>> data{term(0, size), term(1, size)};
+    std::vector<std::tuple<Exchange::Phase, TimePoint, TimePoint>> phases;
+    members.groups[1].observe([&](Exchange::Phase phase, TimePoint begin, TimePoint end) {
+        phases.emplace_back(phase, begin, end);
+    });
+    const TimePoint before = Clock::now();
+    for (const auto & done : members.reduce(data)) {
+        ASSERT_TRUE(done);
+    }
+    ASSERT_GE(phases.size(), 3u);
+    EXPECT_EQ(std::get<0>(phases[0]), Exchange::Phase::wait);
+    EXPECT_EQ(std::get<0>(phases[1]), Exchange::Phase::transfer);
+    EXPECT_EQ(std::get<0>(phases[2]), Exchange::Phase::add);
+    EXPECT_GE(std::get<1>(phases[0]), before);
+    for (size_t i = 1; i < phases.size(); ++i) {
+        EXPECT_EQ(std::get<1>(phases[i]), std::get<2>(phases[i - 1])) << "one after the other, without gaps";
+    }
+    EXPECT_LE(std::get<2>(phases.back()), Clock::now());
+}
+
 TEST(ReductionGroup, ARankThatLeavesFailsTheOthers) {
     Members members(3);
     members.groups[1].leave({Errc::no_memory, "no memory"});

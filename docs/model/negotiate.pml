@@ -6,22 +6,33 @@
 // RECORDS, or LINK and its reply. One command and its result stand for the rest of the session. A server may accept only RDMA
 // (`only_rdma`, in its HELLO); to an older client, which does not know that, it sends a refusal instead of the result.
 //
+// If both ends announce it, the offer, the reply and the verdict are about two queue pairs (`rails`): the server replies for each,
+// a token goes in each direction over each, and the verdict names those that both ends use: those that worked. They are one
+// transport from then on.
+//
 // Any message over RDMA may be lost, any step of RDMA set-up may fail on either side, any wait may time out, and the TCP
 // connection may break at any time.
 
 mtype = { hello, admission, place, offer, answer, verdict, records, link, linked, command, result, refusal, token };
-chan to_server = [4] of { mtype, bool };  // over TCP
-chan to_client = [4] of { mtype, bool };
+chan to_server = [4] of { mtype, byte };  // over TCP; of the reply to the offer and of the verdict: a bit for each queue pair
+chan to_client = [4] of { mtype, byte };
+// For each queue pair, before the verdict.
+#define PAIRS 2
+chan tokens_to_server = [PAIRS] of { mtype, byte };
+chan tokens_to_client = [PAIRS] of { mtype, byte };
 chan rdma_to_server = [3] of { mtype };
 chan rdma_to_client = [3] of { mtype };
 bool broken = false;       // the TCP connection broke or was closed: both ends see it, and an RDMA session ends with it
 bool only_rdma = false;    // the server's setting
 bool confirms = false;     // both ends announce that the client confirms its place in the queue
+bool rails = false;        // both ends announce several queue pairs
 bool told = false;         // the client knows that its session ended because of that setting
 bool rdma_works = true;    // false after the first lost message: a queue pair delivers none after that
 
 mtype = { undecided, tcp, rdma, ended };
 mtype client_uses = undecided, server_uses = undecided;
+byte client_pairs = 0, server_pairs = 0;
+#define BIT(p) (1 << (p))
 
 #define SEND(channel, kind, flag) if :: !broken -> channel!kind(flag) :: broken fi
 
@@ -47,14 +58,27 @@ inline send_rdma(channel, kind) {
     fi
 }
 
+// A token may be lost.
+inline send_token(channel, p) {
+    if
+    :: channel!token(p)
+    :: true
+    fi
+}
+
 active proctype client() {
-    bool has_rdma, server_has_rdma, flag, is_link, is_older;
+    bool has_rdma, server_has_rdma, is_link, is_older;
+    byte flag, accepted, pair;
     select (has_rdma: 0 .. 1);
     select (is_link: 0 .. 1);
     select (is_older: 0 .. 1);
     is_older = is_older && !is_link;
     if
     :: !is_older && !is_link -> confirms = true
+    :: true
+    fi;
+    if
+    :: !is_older -> rails = true
     :: true
     fi;
     SEND(to_server, hello, has_rdma);
@@ -90,7 +114,7 @@ admitted:
     fi;
     SEND(to_server, offer, true);
     if
-    :: to_client?answer(flag)
+    :: to_client?answer(accepted)
     :: broken -> end_of_client()
 #ifdef LATE_ANSWER
     :: TCP_MAY_FAIL -> goto over_tcp  // time-out
@@ -99,15 +123,27 @@ admitted:
 #endif
     fi;
     if
-    :: !flag -> goto over_tcp
-    :: flag -> send_rdma(rdma_to_server, token)
-    :: flag -> goto say_no  // the queue pair could not be connected
+    :: accepted == 0 -> goto over_tcp
+    :: else
     fi;
+    for (pair : 0 .. PAIRS - 1) {
+        if
+        :: (accepted & BIT(pair)) -> send_token(tokens_to_server, pair)
+        :: true  // not accepted, or the queue pair could not be connected
+        fi
+    }
+    do
+    :: tokens_to_client?token(pair) -> client_pairs = client_pairs | BIT(pair)
+    :: true -> break  // all that it waited for are here, or time-out
+    od;
+#ifdef NAME_ACCEPTED
+    client_pairs = (client_pairs -> accepted : 0);
+#endif
     if
-    :: rdma_to_client?token -> skip
-    :: true -> goto say_no  // time-out
+    :: client_pairs == 0 -> goto say_no
+    :: else
     fi;
-    SEND(to_server, verdict, true);
+    SEND(to_server, verdict, client_pairs);
     client_uses = rdma;
     goto first;
 say_no:
@@ -147,16 +183,17 @@ first:
     :: broken -> end_of_client()
     :: client_uses == rdma && !rdma_works -> end_of_client()
     fi;
-    assert(client_uses == server_uses);
+    assert(client_uses == server_uses && client_pairs == server_pairs);
 #ifdef REACH_END
-    assert(client_uses != rdma);
+    assert(client_uses != rdma || client_pairs != BIT(0) + BIT(1));
 #endif
 over:
     skip
 }
 
 active proctype server() {
-    bool has_rdma, flag, is_verified;
+    bool has_rdma;
+    byte flag, accepted, verified, pair;
     mtype kind;
     select (has_rdma: 0 .. 1);
     if
@@ -199,25 +236,29 @@ active proctype server() {
     fi;
     if
     :: kind != offer -> server_uses = tcp; goto first_is_here
-    :: kind == offer -> SEND(to_client, answer, true)
-    :: kind == offer -> SEND(to_client, answer, false); server_uses = tcp; goto first
+    :: kind == offer -> accepted = BIT(0)
+    :: kind == offer && rails -> accepted = BIT(0) + BIT(1)
+    :: kind == offer -> SEND(to_client, answer, 0); server_uses = tcp; goto first
     fi;
-    if
-    :: rdma_to_server?token ->
+    SEND(to_client, answer, accepted);
+    do
+    :: tokens_to_server?token(pair) ->
         if
-        :: is_verified = true; send_rdma(rdma_to_client, token)
-        :: is_verified = false  // the token could not be posted
+        :: verified = verified | BIT(pair); send_token(tokens_to_client, pair)
+        :: true  // the token could not be posted
         fi
-    :: true -> is_verified = false  // time-out
-    fi;
+    :: true -> break  // the verdict is here, or time-out
+    od;
 #ifdef NO_VERDICT
-    server_uses = (is_verified -> rdma : tcp);
+    server_pairs = verified;
+    server_uses = (verified -> rdma : tcp);
     goto first;
 #endif
     if
     :: to_server?kind(flag) ->
         assert(kind == verdict);  // no byte of the session is mistaken for the verdict
-        assert(!flag || is_verified);
+        assert((flag & ~verified) == 0);
+        server_pairs = flag;
         server_uses = (flag -> rdma : tcp)
     :: broken -> end_of_server()
     :: TCP_MAY_FAIL -> end_of_server()  // time-out

@@ -234,6 +234,11 @@ def save_synthetic():
     for length, credits in ((5, 0), (900, 1), (0, 2), (1, 1), (64, 3)):
         ring += struct.pack('<HBII', 8 + length, 0, credits, 0) + bytes(length)
     save('ring', ring)
+    # Over three queue pairs (traffic class 2): every second data message overtakes the one before it.
+    rails = struct.pack('<II16sHBBIII', 2, 2, bytes(16), 0, 0, 2, 1024, 1024, 12)
+    for i in range(30):
+        rails += struct.pack('<HBHHI', 9 + i, (i % 3) << 1 | (i & 1) << 3, 0, 0, 0) + bytes(1 + i)
+    save('ring', rails)
     # An all-reduce by a group of one rank: ALLOC_BUFFER, DECLARE, GROUP, REDUCE, ALGORITHM.
     reduced = framed(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096))
     reduced += framed(64, struct.pack('<HI9Q', 0, 0, 64, 1, 1, 1, 4, 256, 256, 256, 1 << 48))

@@ -1,91 +1,140 @@
-// Messages from a hostile peer over RDMA. The transport and the queue pair are the real ones. libibverbs is not loaded: the
-// functions below replace it by a device that delivers the input. The input is the peer's queue pair (PeerFacts, 40 bytes)
-// and messages: u16 size, u8 flags, bytes. Unless flag 1 is set, the number in the message's header is replaced by the
-// correct one, which the fuzzer could hardly guess.
+// Messages from a hostile peer over RDMA. The transport and the queue pairs are the real ones. libibverbs is not loaded: the
+// functions below replace it by a device that delivers the input. The input is the peer's queue pair (PeerFacts, 40 bytes),
+// which stands for 1 + traffic class % 4 queue pairs, and messages: u16 size, u8 flags, bytes. Bits 1 and 2 of the flags are
+// the queue pair. Unless bit 0 is set, the numbers in the message's header are replaced by correct ones, which the fuzzer could
+// hardly guess; bits 3 and 4 then let the message overtake that many others.
 #include "net/rdma/ring_transport.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <deque>
 #include <optional>
+#include <set>
+#include <utility>
+#include <vector>
 
 #include "kit.h"
 #include "net/rdma/queue_pair.h"
 #include "net/rdma/ring_header.h"
+#include "wire/extension.h"
 
 namespace {
 
 using namespace caravan;
 
 ConstBytes input;
-std::deque<ibv_recv_wr> receives;  // posted receives
-std::deque<ibv_sge> places;        // the buffers of the posted receives
-std::deque<ibv_wc> completions;    // of sends
-uint32_t messages = 0;             // delivered
 ibv_device * no_devices[2] = {};
 ibv_device device;
 ibv_context context;
 ibv_pd pd;
 ibv_mr mr;
 ibv_comp_channel channel;
-ibv_cq cq;
-ibv_qp qp;
 
-int post_receive(ibv_qp *, ibv_recv_wr * request, ibv_recv_wr **) {
-    receives.push_back(*request);
-    places.push_back(*request->sg_list);
+struct Pair {
+    ibv_qp qp;
+    ibv_cq send_cq, receive_cq;
+    std::deque<ibv_recv_wr> receives;  // posted receives
+    std::deque<ibv_sge> places;        // the buffers of the posted receives
+    std::deque<ibv_wc> completions;    // of sends
+    uint32_t messages = 0;             // delivered
+    bool turn = false;
+};
+std::array<Pair, wire::max_rails> pairs;
+size_t queues = 0, count = 1;  // completion queues that exist; queue pairs
+std::set<uint32_t> numbers;    // of data messages that were delivered
+
+struct Next {
+    size_t size, pair;
+    uint8_t flags;
+};
+std::optional<Next> next;  // whose header was taken from the input
+
+Pair & pair_of(const ibv_qp * qp) {
+    return *std::ranges::find(pairs, qp, [](const Pair & pair) { return &pair.qp; });
+}
+
+int post_receive(ibv_qp * qp, ibv_recv_wr * request, ibv_recv_wr **) {
+    pair_of(qp).receives.push_back(*request);
+    pair_of(qp).places.push_back(*request->sg_list);
     return 0;
 }
 
-int post_send(ibv_qp *, ibv_send_wr * request, ibv_send_wr **) {
+int post_send(ibv_qp * qp, ibv_send_wr * request, ibv_send_wr **) {
     if (request->num_sge > 0) {
         fuzz::require(__asan_region_is_poisoned(reinterpret_cast<void *>(request->sg_list->addr),
                                                 request->sg_list->length) == nullptr,
                       "sent data is valid memory");
     }
     if ((request->send_flags & IBV_SEND_SIGNALED) != 0) {
-        completions.push_back({.wr_id = request->wr_id, .status = IBV_WC_SUCCESS});
+        pair_of(qp).completions.push_back({.wr_id = request->wr_id, .status = IBV_WC_SUCCESS});
     }
     return 0;
 }
 
-// Delivers the next message into the next posted buffer. A message without a buffer, or too long for it, breaks the
-// connection, as on a real device.
-ibv_wc next_arrival() {
-    const size_t size = fuzz::take_number<uint16_t>(input);
-    const auto flags = fuzz::take_number<uint8_t>(input);
-    if (input.empty() || receives.empty() || size > places.front().length) {
+void set_numbers(std::byte * message, size_t size, uint8_t flags, uint32_t sequence) {
+    if (count == 1) {
+        store(message + offsetof(net::rdma::RingHeader, number), sequence);
+        return;
+    }
+    store(message + offsetof(net::rdma::RailHeader, sequence), static_cast<uint16_t>(sequence));
+    uint32_t number = 0;
+    for (unsigned overtaken = 0; numbers.contains(number) || overtaken < (flags >> 3 & 3u); ++number) {
+        overtaken += numbers.contains(number) ? 0 : 1;
+    }
+    if (size > sizeof(net::rdma::RailHeader)) {
+        numbers.insert(number);
+        store(message + offsetof(net::rdma::RailHeader, number), number);
+    }
+}
+
+// Delivers the next message into the next posted buffer of its queue pair. A message without a buffer, or too long for it,
+// breaks the connection, as on a real device.
+ibv_wc arrival(Pair & pair, Next message) {
+    if (input.empty() || pair.receives.empty() || message.size > pair.places.front().length) {
         return {.status = IBV_WC_WR_FLUSH_ERR};
     }
-    const ConstBytes message = input.first(std::min(size, input.size()));
-    input = input.subspan(message.size());
-    auto * const place = reinterpret_cast<std::byte *>(places.front().addr);
-    std::memcpy(place, message.data(), message.size());
-    if (message.size() >= sizeof(net::rdma::RingHeader) && (flags & 1) == 0) {
-        store(place + offsetof(net::rdma::RingHeader, number), messages);
+    const ConstBytes bytes = input.first(std::min(message.size, input.size()));
+    input = input.subspan(bytes.size());
+    auto * const place = reinterpret_cast<std::byte *>(pair.places.front().addr);
+    std::memcpy(place, bytes.data(), bytes.size());
+    if (bytes.size() >= sizeof(net::rdma::RingHeader) && (message.flags & 1) == 0) {
+        set_numbers(place, bytes.size(), message.flags, pair.messages);
     }
-    ++messages;
-    const ibv_wc arrived{.wr_id = receives.front().wr_id,
+    ++pair.messages;
+    const ibv_wc arrived{.wr_id = pair.receives.front().wr_id,
                          .status = IBV_WC_SUCCESS,
                          .opcode = IBV_WC_RECV,
-                         .byte_len = static_cast<uint32_t>(message.size())};
-    receives.pop_front();
-    places.pop_front();
+                         .byte_len = static_cast<uint32_t>(bytes.size())};
+    pair.receives.pop_front();
+    pair.places.pop_front();
     return arrived;
 }
 
-// Delivers a message at every other poll, so that some polls find none.
-int poll_cq(ibv_cq *, int, ibv_wc * out) {
-    static bool turn = false;
-    if (!completions.empty()) {
-        *out = completions.front();
-        completions.pop_front();
+// Delivers a message at every other poll of a queue, so that some polls find none.
+int poll_cq(ibv_cq * queue, int, ibv_wc * out) {
+    Pair & pair = *std::ranges::find_if(pairs, [&](const Pair & each) {
+        return &each.send_cq == queue || &each.receive_cq == queue;
+    });
+    if (queue == &pair.send_cq) {
+        if (pair.completions.empty()) {
+            return 0;
+        }
+        *out = pair.completions.front();
+        pair.completions.pop_front();
         return 1;
     }
-    turn = !turn;
-    if (turn) {
-        *out = next_arrival();
+    if (!next) {
+        const size_t size = fuzz::take_number<uint16_t>(input);
+        const auto flags = fuzz::take_number<uint8_t>(input);
+        next = Next{size, (flags >> 1 & 3u) % count, flags};
     }
-    return turn ? 1 : 0;
+    pair.turn = !pair.turn;
+    if (&pair != &pairs[next->pair] || !pair.turn) {
+        return 0;
+    }
+    *out = arrival(pair, *std::exchange(next, std::nullopt));
+    return 1;
 }
 
 }  // namespace
@@ -123,12 +172,15 @@ const Result<Verbs> & load_verbs() {
         .destroy_comp_channel = [](ibv_comp_channel *) { return 0; },
         .create_cq =
             [](ibv_context *, int, void *, ibv_comp_channel *, int) {
-                cq.context = &context;
-                return &cq;
+                Pair & pair = pairs.at(queues / 2);
+                ibv_cq & queue = queues++ % 2 == 0 ? pair.send_cq : pair.receive_cq;
+                queue.context = &context;
+                return &queue;
             },
         .destroy_cq = [](ibv_cq *) { return 0; },
         .create_qp =
             [](ibv_pd *, ibv_qp_init_attr *) {
+                ibv_qp & qp = pairs.at(queues / 2 - 1).qp;
                 qp.context = &context;
                 return &qp;
             },
@@ -151,17 +203,22 @@ const Result<Verbs> & load_verbs() {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     input = fuzz::input_bytes(data, size);
-    receives.clear();
-    places.clear();
-    completions.clear();
-    messages = 0;
+    pairs = {};
+    queues = 0;
+    numbers.clear();
+    next.reset();
     const auto facts = fuzz::take_number<net::rdma::PeerFacts>(input);
-    auto pair = net::rdma::QueuePair::create({.device = "fuzz", .mtu = 1024}, {.slot_size = 1024, .depth = 12});
-    fuzz::require(pair.has_value(), "a queue pair can be created");
-    if (!(*pair)->connect(facts, facts.traffic_class)) {
-        return 0;
+    count = 1 + facts.traffic_class % pairs.size();
+    std::vector<std::unique_ptr<net::rdma::QueuePair>> connected;
+    for (size_t i = 0; i < count; ++i) {
+        auto pair = net::rdma::QueuePair::create({.device = "fuzz", .mtu = 1024}, {.slot_size = 1024, .depth = 12});
+        fuzz::require(pair.has_value(), "a queue pair can be created");
+        if (!(*pair)->connect(facts, facts.traffic_class)) {
+            return 0;
+        }
+        connected.push_back(std::move(*pair));
     }
-    auto transport = net::rdma::make_ring_transport(std::move(*pair), UniqueFd());
+    auto transport = net::rdma::make_ring_transport(std::move(connected), UniqueFd());
     if (!transport) {
         return 0;
     }

@@ -10,7 +10,7 @@ from .channel import Channel
 from .errors import LabError, MachineGone, TimedOut
 
 ROOT = image.HERE.parent
-SPARE = 'rxe1'
+SPARE = SECOND = 'rxe1'
 
 
 class Machine:
@@ -29,6 +29,7 @@ class Machine:
         self.number = number
         self.ip = f'10.77.0.{number}'
         self.ip6 = f'fd77::{number}'
+        self.second_ip = f'10.79.0.{number}'  # of eth1, with Config(second=True)
 
     def run(self, command, env=None, timeout=60, check=False, **how):
         """Runs a command and returns (returncode, stdout and stderr). Other parameters as for start(). After timeout seconds
@@ -71,6 +72,10 @@ class Machine:
             self.run(f'ip link set eth0 {"up" if up else "down"}', check=True)
         else:
             self._vm.link(self, up)
+
+    def link_second(self, up):
+        """Unplugs or plugs in the cable of eth1."""
+        self._vm.link(self, up, 1)
 
     def counters(self, device='rxe0'):
         """The RDMA device's counters by name: sent_pkts, rcvd_pkts, retry_exceeded_err, ..."""
@@ -188,6 +193,15 @@ END
             '''
         else:
             script += 'ip link delete dummy0\n'
+        if config.second:
+            # Each interface replies to requests for its own address only.
+            script += f'''
+                {self._vm.eth1(vmm.mac(self.number + 0x10), config.mtu)}
+                echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore
+                ip address add {self.second_ip}/24 dev eth1
+                ip link set eth1 up
+                rdma link add {SECOND} type rxe netdev eth1
+            '''
         return script
 
     def _rdma(self):

@@ -6,6 +6,7 @@ import sys
 import tempfile
 
 from . import backend, vmm
+from .errors import Unavailable
 from .machine import Machine
 
 CONSOLE_LINES = 30  # printed for each machine after a failure
@@ -17,6 +18,7 @@ class Config:
     mtu: int = 4200  # of eth0. 4200 gives RDMA an MTU of 4096, 1500 one of 1024
     rdma: bool = True  # False: no RDMA device
     spare: bool = False  # a second device, rxe1, created before rxe0, on an unconnected network (spare0, 10.78.0.0/24)
+    second: bool = False  # a second device, rxe1, on eth1 (10.79.0.0/24), which has a cable of its own; uml only
     bridge: bool = False  # the addresses are on the bridge br0; eth0, with rxe0 on it, is a port of that
     memory: int = 1024  # MiB
 
@@ -31,6 +33,8 @@ class Pair:
         """kind: uml, kvm or tcg [the fastest available]. keep: keep the run folder. Raises Unavailable."""
         self._keep = keep
         self.backend = backend.choose(kind)
+        if self.backend.name != 'uml' and (a.second or b.second):
+            raise Unavailable('a second cable needs User Mode Linux')
         self.mtu = max(a.mtu, b.mtu)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix='caravan-lab-')).resolve()
         self.shared = self.folder / 'shared'  # writable inside and outside, at the same path

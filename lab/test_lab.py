@@ -187,6 +187,24 @@ def test_machines_with_different_configurations():
         machines.a.run(f'ping -c 1 -w 10 {machines.b.ip}', check=True)
 
 
+def test_second_cable():
+    both = lab.Config(second=True)
+    try:
+        machines = lab.Pair(both, both)
+    except lab.Unavailable as error:
+        pytest.skip(str(error))
+    with machines:
+        ping = f'ping -c 1 -w 2 {machines.b.second_ip}'
+        machines.a.run(ping, check=True)
+        assert 'rxe1' in machines.a.run('ibv_devices')[1]
+        machines.a.link(False)
+        machines.a.run(ping, check=True)
+        machines.a.link(True)
+        machines.b.link_second(False)
+        assert machines.a.run(ping)[0] == 1
+        machines.a.run(f'ping -c 1 -w 10 {machines.b.ip}', check=True)
+
+
 def test_the_address_on_a_bridge():
     with lab.Pair(lab.Config(bridge=True)) as machines:
         assert machines.a.ip in machines.a.run('ip -br address show dev br0')[1]

@@ -94,8 +94,15 @@ class Uml:
 END
         '''
 
-    def link(self, machine, up):
-        machine.run(f'ip -n wire link set port0 {"up" if up else "down"}', check=True)
+    # A cable of its own between the machines, though the packets of both share a socket.
+    def eth1(self, mac, mtu):
+        return f'''
+            ip link add eth1 mtu {mtu} address {mac} type veth peer name port1 mtu {self._spec.mtu} netns wire
+            ip -n wire link set port1 master bridge0 up
+        '''
+
+    def link(self, machine, up, number=0):
+        machine.run(f'ip -n wire link set port{number} {"up" if up else "down"}', check=True)
 
     def close(self):
         self._guest_line.close()

@@ -6,9 +6,9 @@
 // RECORDS, or LINK and its reply. One command and its result stand for the rest of the session. A server may accept only RDMA
 // (`only_rdma`, in its HELLO); to an older client, which does not know that, it sends a refusal instead of the result.
 //
-// If both ends announce it, the offer, the reply and the verdict are about two queue pairs (`rails`): the server replies for each,
-// a token goes in each direction over each, and the verdict names those that both ends use: those that worked. They are one
-// transport from then on.
+// If both ends announce it, the offer, the reply and the verdict are about two queue pairs (`rails`): the server replies for
+// each, a token goes in each direction over each, and the verdict names those that both ends use: those that worked. They are
+// one transport from then on.
 //
 // Any message over RDMA may be lost, any step of RDMA set-up may fail on either side, any wait may time out, and the TCP
 // connection may break at any time.

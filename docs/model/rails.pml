@@ -17,8 +17,8 @@
 #define PLACE(e, n) place[(e) * MESSAGES + (n)]
 
 mtype = { data, credit };
-// In the completion queue of end e for pair p: kind, credits, number of the data message. A message fills a slot as soon as it is
-// sent, the worst case for the number of posted slots.
+// In the completion queue of end e for pair p: kind, credits, number of the data message. A message fills a slot as soon as it
+// is sent, the worst case for the number of posted slots.
 chan heard[2 * PAIRS] = [8] of { mtype, byte, byte };
 
 byte posted_receives[2 * PAIRS];   // posted and not yet filled

@@ -40,6 +40,7 @@ inline constexpr Variable rdma_gid{"GGML_RDMA_GID", "an index", "the GID of the 
 inline constexpr Variable rdma_port{"GGML_RDMA_PORT", "a number", "any port", "net", 1, 255};
 inline constexpr Variable rdma_pkey{"GGML_RDMA_PKEY", "an index", "0", "net", 0, 65535};
 inline constexpr Variable rdma_service_level{"GGML_RDMA_SL", "a number", "0", "net", 0, 15};
+inline constexpr Variable rdma_rails{"GGML_RDMA_RAILS", "a number", "one for each device", "net", 1, 4};
 inline constexpr Variable rdma_traffic_class{"GGML_RDMA_TC", "a number", "0", "net", 0, 255};
 // 4.096 us * 2^N until an unacknowledged packet is retransmitted: 0.54 s. (rxe interprets 7 retransmissions as unlimited.)
 inline constexpr Variable rdma_timeout{"GGML_RDMA_TIMEOUT", "a number", "17", "net", 8, 22};
@@ -70,7 +71,7 @@ inline constexpr std::array all{
     servers,     transport,    connect_timeout, timeout, reconnect, require,  on_loss,        debug,
     trace,       stats,        poll,            dialect, rdma_device, rdma_gid, rdma_port,    rdma_traffic_class,
     fault,       llama_bench,  backend_path,    llama_cache, cache_home, home, path,          journal_stream,
-    rdma_timeout, rdma_retry,   rdma_pkey, rdma_service_level, check_reduce, reduce,
+    rdma_timeout, rdma_retry,   rdma_pkey, rdma_service_level, rdma_rails, check_reduce, reduce,
     cuda_cache,  mesa_cache,   spin_count,      wait_policy, bind, places, gomp_affinity,     kmp_affinity,
 };
 

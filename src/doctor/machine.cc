@@ -25,7 +25,8 @@ constexpr std::array rdma_modules{"ib_core", "ib_uverbs", "ib_umad",    "ib_ipoi
                                   "siw",     "nvidia_peermem"};
 constexpr std::array settings{variable::transport,          variable::rdma_device, variable::rdma_gid,
                               variable::rdma_port,          variable::rdma_traffic_class, variable::rdma_timeout,
-                              variable::rdma_retry,         variable::poll,          variable::connect_timeout};
+                              variable::rdma_retry,         variable::rdma_rails,  variable::poll,
+                              variable::connect_timeout};
 
 // The first line of the file; "" if it cannot be read. sysfs has files that exist and cannot be read.
 std::string first_line(const fs::path & path) {

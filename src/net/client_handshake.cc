@@ -154,9 +154,9 @@ rdma::RecentFailures recent_failures;
 
 // Switches to RDMA, or stays on TCP if both sides agreed on that. If the negotiation fails otherwise (a late reply could
 // arrive in the middle of the session), opens another connection without RDMA.
-Result<Connected> upgrade(Connected opened, UniqueFd & socket, const Endpoint & endpoint, uint64_t token,
+Result<Connected> upgrade(Connected opened, UniqueFd & socket, bool takes_rails, const Endpoint & endpoint, uint64_t token,
                           RdmaUse use, TimePoint deadline, const Queueing * queueing, const std::stop_token & stop) {
-    auto upgraded = rdma::offer(socket, Clock::now() + (deadline - Clock::now()) / 2, stop);
+    auto upgraded = rdma::offer(socket, takes_rails, Clock::now() + (deadline - Clock::now()) / 2, stop);
     if (upgraded) {
         if (upgraded->transport != nullptr) {
             recent_failures.remove(endpoint.text());
@@ -334,7 +334,8 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse
         opened.why_not_rdma = rdma::why_unavailable(socket->get());
         opened.may_upgrade = opened.why_not_rdma.empty();
     } else if (use != RdmaUse::none && opened.why_not_rdma.empty()) {
-        auto upgraded = upgrade(std::move(opened), *socket, endpoint, token, use, deadline, queueing, stop);
+        const bool takes_rails = (peer.features & wire::feature_rails) != 0;
+        auto upgraded = upgrade(std::move(opened), *socket, takes_rails, endpoint, token, use, deadline, queueing, stop);
         if (!upgraded || upgraded->transport != nullptr) {
             return upgraded;
         }

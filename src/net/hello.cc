@@ -26,7 +26,7 @@ wire::Extension own_extension() {
         extension.features |= wire::feature_resume;
     }
     if (transport_mode() != TransportMode::tcp && why_no_rdma().empty()) {
-        extension.features |= wire::feature_rdma;
+        extension.features |= wire::feature_rdma | wire::feature_rails;
     }
     if (built_with_rdma && transport_mode() == TransportMode::rdma) {
         extension.features |= wire::feature_only_rdma;

@@ -11,18 +11,17 @@
 namespace caravan::net {
 namespace {
 
-using Address = platform::IpAddress;
 using platform::ipv4_prefix_bits;
 
-Address masked(Address address, int prefix) {
+}  // namespace
+
+platform::IpAddress masked(platform::IpAddress address, int prefix) {
     for (int i = 0; i < 16; ++i) {
         const int bits = std::clamp(prefix - 8 * i, 0, 8);
         address[static_cast<size_t>(i)] &= static_cast<uint8_t>(0xff00 >> bits);
     }
     return address;
 }
-
-}  // namespace
 
 Result<Networks::Network> Networks::parse_one(std::string_view text) {
     const size_t slash = text.find('/');

@@ -11,6 +11,9 @@
 
 namespace caravan::net {
 
+// The address of the network of `prefix` bits, counted as of IPv6, that `address` is in.
+platform::IpAddress masked(platform::IpAddress address, int prefix);
+
 class Networks {
 public:
     // "10.0.0.0/8,fd00::/8,192.168.1.7", or "off" for the empty set.

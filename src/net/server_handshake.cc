@@ -1,5 +1,9 @@
 #include "net/server_handshake.h"
 
+#include <array>
+#include <cstring>
+#include <span>
+
 #include "base/config.h"
 #include "base/log.h"
 #include "net/exact_io.h"
@@ -47,10 +51,18 @@ void refuse(SocketHandle socket, ConstBytes first, std::string_view reason) {
 }
 
 #ifdef GGML_RPC_RDMA
-Result<rdma::Upgrade> receive_offer(UniqueFd & socket) {
-    wire::RdmaOffer offer{};
-    const auto got = receive_exact(socket.get(), mutable_bytes(&offer, sizeof offer), handshake_deadline());
-    return got ? rdma::answer(socket, offer) : std::unexpected(got.error());
+Result<rdma::Upgrade> receive_offer(UniqueFd & socket, bool as_rails) {
+    wire::RdmaRails offer{.count = 1, .queue_pairs = {}};
+    const MutableBytes message = as_rails ? mutable_bytes(&offer, sizeof offer)
+                                          : mutable_bytes(&offer.queue_pairs[0], sizeof(wire::RdmaOffer));
+    if (auto got = receive_exact(socket.get(), message, handshake_deadline()); !got) {
+        return std::unexpected(got.error());
+    }
+    std::array<rdma::PeerFacts, wire::max_rails> facts;
+    static_assert(sizeof facts == sizeof offer.queue_pairs);
+    std::memcpy(facts.data(), offer.queue_pairs, sizeof facts);
+    const size_t count = offer.count <= facts.size() ? offer.count : 0;  // answer() declines none
+    return rdma::answer(socket, std::span(facts).first(count), as_rails);
 }
 #endif
 
@@ -59,11 +71,11 @@ Result<Accepted> accept_transport(UniqueFd socket, ConstBytes first, bool can_re
     accepted.first.assign(first.begin(), first.end());
 #ifdef GGML_RPC_RDMA
     const auto header = header_in(first);
-    const bool is_offer = header.command == wire::command_rdma_offer && header.size == sizeof(wire::RdmaOffer);
+    const bool is_offer = wire::is_rdma_offer(header.command, header.size);
     const bool is_stock_offer = first.size() == sizeof(wire::RequestHeader) + sizeof(wire::StockRdma);
     if ((is_offer || is_stock_offer) && transport_mode() != TransportMode::tcp) {
         accepted.first.clear();
-        auto upgraded = is_offer ? receive_offer(socket)
+        auto upgraded = is_offer ? receive_offer(socket, header.command == wire::command_rdma_rails)
                                  : rdma::answer_stock(socket, load<wire::StockRdma>(first.data() + sizeof header));
         if (!upgraded) {
             return std::unexpected(upgraded.error());

@@ -41,6 +41,7 @@ Environment, to be set as for the program that has the problem:
   GGML_RPC_TRANSPORT   auto; tcp: never RDMA; rdma: a session without RDMA is an error [auto]
   GGML_RDMA_DEV, GGML_RDMA_PORT, GGML_RDMA_GID
                        use this device, port and GID index [the first GID that is the connection's own address]
+  GGML_RDMA_RAILS      queue pairs of a session, 1 to 4 [one for each device]
   GGML_RPC_DEBUG=1     print the log of each connection too
 
 Exit codes:

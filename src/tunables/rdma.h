@@ -24,6 +24,10 @@ inline constexpr unsigned ring_ack_batch = 64;  // completion events acknowledge
 // completed slot: to sleep for each one costs more CPU time. A slot takes 5 us at 100 Gb/s, 0.2 ms on Soft-RoCE, 0.5 ms at
 // 1 Gb/s.
 inline constexpr microseconds ring_transfer_spin{500};
+// With several queue pairs, long data goes over the one with the fewest slots in flight. If that has no credits, it is waited
+// for while all others have more than this many slots more in flight: they are slower, and more data over them would delay
+// what overtakes it.
+inline constexpr uint32_t ring_rail_lead = 2;
 // Bytes of inline data, tried in this order: a device refuses what it does not support.
 inline constexpr uint32_t ring_inline_sizes[] = {316, 256, 96, 64, 0};
 static_assert(ring_inline_sizes[0] < ring_slot_size);
@@ -47,6 +51,9 @@ inline constexpr milliseconds stock_server_delay{10};
 inline constexpr milliseconds rdma_proof_timeout{1200};
 inline constexpr milliseconds rdma_proof_spin{10};    // of waiting, during which it polls;
 inline constexpr microseconds rdma_proof_pause{200};  // then it sleeps between polls
+// Once a queue pair is proven, the others have this long: those that are not proven then are left out.
+inline constexpr milliseconds rdma_rail_patience{300};
+static_assert(rdma_rail_patience < rdma_proof_timeout);
 // A session may close while it negotiates in the background. If no message got through for this long, RDMA has failed.
 inline constexpr milliseconds rdma_cancelled_proof{250};
 static_assert(rdma_proof_spin < rdma_cancelled_proof && rdma_cancelled_proof < rdma_proof_timeout);

@@ -20,6 +20,7 @@ inline constexpr uint32_t feature_resume = 4;     // records: sessions and links
 inline constexpr uint32_t feature_admission = 8;  // ADMISSION
 inline constexpr uint32_t feature_only_rdma = 16;  // this end ends sessions that do not use RDMA
 inline constexpr uint32_t feature_confirm = 32;    // a client confirms each place in the queue
+inline constexpr uint32_t feature_rails = 64;      // RDMA_RAILS: several queue pairs in a session
 
 #pragma pack(push, 1)
 
@@ -67,11 +68,32 @@ struct RdmaReply {
 };
 static_assert(sizeof(RdmaReply) == 232);
 
-// Client to server, after the exchange of tokens over RDMA succeeded (1: the session continues over RDMA) or failed
-// (0: over TCP). No reply.
+// The same with several queue pairs, in place of RDMA_OFFER, if both ends announce feature_rails. The server connects one of
+// its own to each that it accepts; it accepts none without the first.
+inline constexpr Command command_rdma_rails{136};
+inline constexpr uint32_t max_rails = 4;
+struct RdmaRails {
+    uint32_t count;  // 1 to max_rails
+    std::byte queue_pairs[max_rails][queue_pair_facts_size];
+};
+static_assert(sizeof(RdmaRails) == 164);
+struct RdmaRailsReply {
+    uint8_t accepted;  // a bit for each offered queue pair; 0: declined
+    std::byte queue_pairs[max_rails][queue_pair_facts_size];
+    char reason[191];  // why the server declined
+};
+static_assert(sizeof(RdmaRailsReply) == 352);
+
+// Whether a first command of that form begins the switch to RDMA.
+constexpr bool is_rdma_offer(Command command, uint64_t size) {
+    return (command == command_rdma_offer && size == sizeof(RdmaOffer)) ||
+           (command == command_rdma_rails && size == sizeof(RdmaRails));
+}
+
+// Client to server, after the exchange of tokens over RDMA. No reply.
 inline constexpr Command command_rdma_verdict{129};
 struct RdmaVerdict {
-    uint8_t use_rdma;
+    uint8_t use_rdma;  // 0: the session continues over TCP; 1: over RDMA; after RDMA_RAILS, a bit for each queue pair used
 };
 
 // Server to server, as the first command on a link, after RDMA negotiation if there is any. No payload. Reply: u8 1.

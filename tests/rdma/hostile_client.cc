@@ -160,9 +160,7 @@ int main(int argc, char ** argv) {
         post(*pair, 0, what == "token" ? pair->send_slot_size() : 8);
         await(*pair, true);
     } else if (what != "lie") {
-        need(net::rdma::prove_write(*pair, soon()));
-        need(net::rdma::send_token(*pair));
-        need(net::rdma::receive_token(*pair, soon()));
+        need(net::rdma::prove(std::span(&pair, 1), net::rdma::Prover::client, soon()).front());
     }
     send(socket.get(), what == "verdict" ? wire::command_rdma_offer : wire::command_rdma_verdict,
          wire::RdmaVerdict{static_cast<uint8_t>(is_token_wrong ? 0 : 1)}, what == "long-verdict" ? 2 : 1);

@@ -5,6 +5,9 @@ offers.py SERVER PORT SOURCE silent COUNT [HOW]   offers, then silence until std
 offers.py SERVER PORT SOURCE killed COUNT [HOW]   offers, then this process is killed
 offers.py SERVER PORT SOURCE honest                     prints the seconds until the reply to an offer
 offers.py SERVER PORT SOURCE gid GID                    prints the reason why an offer with this GID (IPv6 notation) is declined
+offers.py SERVER PORT SOURCE rails COUNT NUMBER...      offers several queue pairs, with these numbers; prints which the server
+                                                        accepts, or the reason why it accepts none
+offers.py SERVER PORT SOURCE verdict BITS               the same with one, without its proof, and then this verdict
 
 HOW: plain (the default), admission (requests it first), confirm (also announces to confirm its place in the queue),
 asked (requests admission and offers nothing), records (begins a session over TCP, without a command), stock (a stock
@@ -17,8 +20,8 @@ import struct
 import sys
 import time
 
-HELLO, RDMA_OFFER, RDMA_VERDICT, ADMISSION = 14, 128, 129, 135
-RDMA, RESUME, QUEUE, CONFIRM = 1, 4, 8, 32
+HELLO, RDMA_OFFER, RDMA_VERDICT, ADMISSION, RDMA_RAILS = 14, 128, 129, 135, 136
+RDMA, RESUME, QUEUE, CONFIRM, RAILS = 1, 4, 8, 32, 64
 RECORDS = 133
 
 
@@ -30,10 +33,14 @@ def hello(features):
     return command(HELLO, struct.pack('<I8sIQ', 0, b'CARAVAN1', features, 0))
 
 
-def offer(source, number, gid=None):
-    """A queue pair that does not exist."""
+def queue_pair(source, number, gid=None):
+    """One that does not exist."""
     gid = socket.inet_pton(socket.AF_INET6, gid or f'::ffff:{source}')
-    return command(RDMA_OFFER, struct.pack('<II16sHBBIII', 0x1000 + number, 77, gid, 0, 0, 0, 1024, 65536, 24))
+    return struct.pack('<II16sHBBIII', 0x1000 + number, 77, gid, 0, 0, 0, 1024, 65536, 24)
+
+
+def offer(source, number, gid=None):
+    return command(RDMA_OFFER, queue_pair(source, number, gid))
 
 
 def receive(peer, size):
@@ -82,6 +89,19 @@ def declined(server, source, gid):
         print('accepted' if reply[0] else reply[41:].split(b'\0')[0].decode())
 
 
+def rails(server, source, count, numbers, verdict=0):
+    with connect(server, source) as peer:
+        pairs = b''.join(queue_pair(source, number) for number in numbers)
+        peer.sendall(hello(RDMA | RAILS) + command(RDMA_RAILS, struct.pack('<I160s', count, pairs)))
+        assert struct.unpack_from('<I', receive(peer, 36), 24)[0] & RAILS
+        size, accepted, facts, reason = struct.unpack('<QB160s191s', receive(peer, 8 + 352))
+        assert size == 352
+        print(f'accepted {accepted:b}' if accepted else reason.split(b'\0')[0].decode())
+        peer.sendall(command(RDMA_VERDICT, bytes([verdict])))
+        if verdict:
+            assert peer.recv(1) == b'', 'the server goes on'
+
+
 def main():
     server, source, kind = (sys.argv[1], int(sys.argv[2])), sys.argv[3], sys.argv[4]
     if kind == 'honest':
@@ -89,6 +109,12 @@ def main():
         return
     if kind == 'gid':
         declined(server, source, sys.argv[5])
+        return
+    if kind == 'rails':
+        rails(server, source, int(sys.argv[5]), map(int, sys.argv[6:]))
+        return
+    if kind == 'verdict':
+        rails(server, source, 1, [0], int(sys.argv[5]))
         return
     peers = []
     for number in range(int(sys.argv[5])):

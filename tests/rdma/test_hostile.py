@@ -83,6 +83,6 @@ def test_during_negotiation(rig, local, what, reason):
 @not_emulated
 @pytest.mark.skipif(not UNIT.exists(), reason='no unit tests in this build')
 def test_unit_tests_with_a_device(rig):
-    """The tests of set-up, which are skipped on machines without an RDMA device."""
-    code, output = rig.server_machine.run(f"{UNIT} --gtest_filter='Rdma*'")
+    """The tests of set-up and of several queue pairs, which are skipped on machines without an RDMA device."""
+    code, output = rig.server_machine.run(f"{UNIT} --gtest_filter='*Rdma*'", timeout=120)
     assert code == 0 and 'SKIPPED' not in output, output

@@ -4,6 +4,8 @@
 
 #include "base/config.h"
 #include "base/formatted.h"
+#include "net/networks.h"
+#include "wire/extension.h"
 
 namespace caravan::net::rdma {
 namespace {
@@ -122,6 +124,29 @@ Result<Candidate> with_address(const std::vector<const PortFacts *> & ports, con
     return first.is_active ? without_address(first, address) : inactive(first);
 }
 
+Choice choice_of(const PortFacts & port, const GidEntry & gid, const Criteria & criteria) {
+    return {port.device, port.port, port.is_infiniband,      port.requires_grh, port.lid,
+            port.mtu,    port.rate, criteria.pkey_index, gid};
+}
+
+// The ports for queue pairs after the first: Ethernet only, because addresses do not tell which InfiniBand ports reach each
+// other. The slowest of several delays what overtakes it, so unless the user asks for it, all have the same rate.
+std::vector<const PortFacts *> further_ports(const std::vector<PortFacts> & ports, const Criteria & criteria,
+                                             const Choice & first) {
+    auto out = admitted(ports, criteria).value_or(std::vector<const PortFacts *>());
+    std::erase_if(out, [&](const PortFacts * port) {
+        return criteria.gid || first.is_infiniband || port->is_infiniband || !port->is_active ||
+               criteria.pkey_index >= port->pkeys || (!criteria.rails && port->rate != first.rate);
+    });
+    return out;
+}
+
+// The length of the network's prefix; nothing if the GID is not one of `addresses`, or link-local.
+std::optional<int> prefix_of(const Gid & gid, std::span<const platform::InterfaceAddress> addresses) {
+    const auto found = std::ranges::find(addresses, gid, &platform::InterfaceAddress::address);
+    return found != addresses.end() && is_usable(gid) ? std::optional(found->prefix) : std::nullopt;
+}
+
 }  // namespace
 
 Criteria criteria_from_environment(SocketHandle socket) {
@@ -131,6 +156,7 @@ Criteria criteria_from_environment(SocketHandle socket) {
     }
     criteria.gid = env_index(variable::rdma_gid);
     criteria.port = env_index(variable::rdma_port);
+    criteria.rails = env_index(variable::rdma_rails);
     criteria.pkey_index = static_cast<uint16_t>(env_integer(variable::rdma_pkey));
     if (const auto address = platform::local_address(socket)) {
         criteria.local_address = address->ip();
@@ -155,8 +181,65 @@ Result<Choice> choose(const std::vector<PortFacts> & ports, const Criteria & cri
         return fail(Errc::not_found, Reason::rdma_setting, "GGML_RDMA_PKEY={} is beyond the {} partition keys of {} port {}",
                     criteria.pkey_index, port.pkeys, port.device, port.port);
     }
-    return Choice{port.device, port.port, port.is_infiniband, port.requires_grh, port.lid, port.mtu, criteria.pkey_index,
-                  *found->gid};
+    return choice_of(port, *found->gid, criteria);
+}
+
+std::vector<Choice> choose_rails(const std::vector<PortFacts> & ports, const Criteria & criteria, const Choice & first,
+                                 std::span<const platform::InterfaceAddress> addresses) {
+    const size_t most = criteria.rails.value_or(wire::max_rails);
+    std::vector<Choice> out{first};
+    for (const PortFacts * port : further_ports(ports, criteria, first)) {
+        const GidEntry * best = nullptr;
+        for (const GidEntry & entry : port->gids) {
+            const auto rank = [&](const GidEntry & gid) {
+                return std::pair(gid.type, platform::is_ipv4(gid.gid) == platform::is_ipv4(first.gid.gid));
+            };
+            if (prefix_of(entry.gid, addresses) && (best == nullptr || rank(entry) > rank(*best))) {
+                best = &entry;
+            }
+        }
+        if (best != nullptr && out.size() < most && !std::ranges::contains(out, port->device, &Choice::device)) {
+            out.push_back(choice_of(*port, *best, criteria));
+        }
+    }
+    for (size_t i = 0; criteria.rails && out.size() < most; ++i) {
+        out.push_back(Choice(out[i]));
+    }
+    return out;
+}
+
+std::optional<Choice> choose_for(const Gid & peer, const Gid & first_peer, const std::vector<PortFacts> & ports,
+                                 const Criteria & criteria, std::span<const Choice> chosen,
+                                 std::span<const platform::InterfaceAddress> addresses) {
+    if (chosen.size() >= criteria.rails.value_or(wire::max_rails)) {
+        return std::nullopt;
+    }
+    std::optional<Choice> best;
+    const auto users = [&](const std::string & device) { return std::ranges::count(chosen, device, &Choice::device); };
+    const auto consider = [&](Choice choice) {
+        const auto count = users(choice.device);
+        if ((count == 0 || criteria.rails) && (!best || count < users(best->device))) {
+            best = std::move(choice);
+        }
+    };
+    for (const PortFacts * port : further_ports(ports, criteria, chosen.front())) {
+        const GidEntry * found = nullptr;
+        for (const GidEntry & entry : port->gids) {
+            const auto prefix = prefix_of(entry.gid, addresses);
+            const bool reaches = prefix && is_usable(peer) && platform::is_ipv4(entry.gid) == platform::is_ipv4(peer) &&
+                                 masked(entry.gid, *prefix) == masked(peer, *prefix);
+            if (reaches && (found == nullptr || entry.type > found->type)) {
+                found = &entry;
+            }
+        }
+        if (found != nullptr) {
+            consider(choice_of(*port, *found, criteria));
+        }
+    }
+    if (peer == first_peer) {
+        consider(chosen.front());
+    }
+    return best;
 }
 
 }  // namespace caravan::net::rdma

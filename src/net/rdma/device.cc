@@ -1,6 +1,7 @@
 #include "net/rdma/device.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -40,6 +41,15 @@ int query_port(ibv_context * context, uint8_t port, ibv_port_attr & attributes) 
     return extended != nullptr
                ? extended->query_port(context, port, &attributes, sizeof attributes)
                : verbs().query_port(context, port, reinterpret_cast<_compat_ibv_port_attr *>(&attributes));
+}
+
+// The codes of the InfiniBand specification, which RoCE uses too.
+uint32_t rate_of(const ibv_port_attr & port) {
+    constexpr uint32_t lane_mbits[] = {2500, 5000, 10000, 10000, 14000, 25000, 50000, 100000};  // by the bit of active_speed
+    constexpr uint32_t lanes[] = {1, 4, 8, 12, 2};                                               // of active_width
+    const auto speed = static_cast<size_t>(std::countr_zero(port.active_speed));
+    const auto width = static_cast<size_t>(std::countr_zero(port.active_width));
+    return speed < std::size(lane_mbits) && width < std::size(lanes) ? lane_mbits[speed] * lanes[width] : 0;
 }
 
 // Why a device could not be opened. (libibverbs looks for its file elsewhere after a failure, so errno does not tell.)
@@ -96,6 +106,7 @@ std::vector<PortFacts> scan_ports() {
             port.is_infiniband = attributes.link_layer == IBV_LINK_LAYER_INFINIBAND;
             port.lid = attributes.lid;
             port.mtu = 128u << attributes.active_mtu;
+            port.rate = rate_of(attributes);
             port.requires_grh = (attributes.flags & IBV_QPF_GRH_REQUIRED) != 0;
             port.pkeys = attributes.pkey_tbl_len;
             port.gids = gids_of(context.get(), number);

@@ -26,6 +26,7 @@ struct PortFacts {
     bool is_infiniband = false;  // link layer; peers are addressed by LID
     uint16_t lid = 0;
     uint32_t mtu = 0;  // active, bytes
+    uint32_t rate = 0;  // active, Mbit/s; 0: unknown
     bool requires_grh = false;  // IBV_QPF_GRH_REQUIRED
     uint16_t pkeys = 1;         // entries in the table of partition keys
     std::vector<GidEntry> gids;

@@ -174,7 +174,7 @@ PeerFacts QueuePair::facts() const {
     return facts;
 }
 
-Result<> QueuePair::connect(const PeerFacts & peer, uint8_t traffic_class, const SetUpCalls & calls) {
+Result<> QueuePair::connect(const PeerFacts & peer, uint8_t traffic_class, const SetUpCalls & calls, int tries) {
     constexpr uint32_t least_qpn = 2;     // 0 and 1 are for the subnet's management
     constexpr uint32_t least_slot = 1024, most_slot = 16 << 20, least_depth = 8, most_depth = 4096;
     if (peer.slot_size < least_slot || peer.slot_size > most_slot || peer.depth < least_depth ||
@@ -212,7 +212,7 @@ Result<> QueuePair::connect(const PeerFacts & peer, uint8_t traffic_class, const
                                    IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
     };
     int rtr_error = to_rtr();
-    if (rtr_error == ETIMEDOUT) {
+    for (int tried = 1; rtr_error == ETIMEDOUT && tried < tries; ++tried) {
         rtr_error = to_rtr();  // the kernel did not resolve the peer's hardware address in time; it may have by now
     }
     if (rtr_error != 0) {

@@ -70,8 +70,10 @@ public:
     QueuePair & operator=(const QueuePair &) = delete;
 
     // Posts all receive slots and moves the queue pair to RTR and RTS towards the peer. Uses the smaller of both MTUs and
-    // slot sizes, and the peer's depth. `traffic_class`: the agreed one.
-    Result<> connect(const PeerFacts & peer, uint8_t traffic_class, const SetUpCalls & calls = real_calls());
+    // slot sizes, and the peer's depth. `traffic_class`: the agreed one. The kernel waits for the peer's hardware address for
+    // up to a second; `tries`: how often.
+    Result<> connect(const PeerFacts & peer, uint8_t traffic_class, const SetUpCalls & calls = real_calls(),
+                     int tries = 2);
 
     PeerFacts facts() const;  // with the user's traffic class, or the agreed one after connect()
     const Choice & choice() const { return choice_; }

@@ -15,38 +15,32 @@ namespace {
 
 using platform::Moved;
 
-constexpr uint64_t send_tag = uint64_t{1} << 63;
-constexpr uint64_t probe_tag = uint64_t{1} << 62;
-
 }  // namespace
 
-QueuePairTransport::QueuePairTransport(std::unique_ptr<QueuePair> pair, UniqueFd socket, platform::Waker waker,
+QueuePairTransport::QueuePairTransport(std::vector<std::unique_ptr<QueuePair>> pairs, UniqueFd socket, platform::Waker waker,
                                        uint32_t signal_share)
-    : pair_(std::move(pair)),
-      socket_(std::move(socket)),
-      waker_(std::move(waker)),
-      events_(pair_->context(), pair_->choice().port),
-      depth_(pair_->geometry().depth),
-      sends_{pair_->send_cq()},
-      receives_{pair_->receive_cq()},
-      signal_every_(std::max(1u, depth_ / signal_share)) {
-    platform::set_non_blocking(pair_->channel()->fd, true);
-}
-
-QueuePairTransport::~QueuePairTransport() {
-    for (const Events & events : {sends_, receives_}) {
-        if (events.unacknowledged > 0) {
-            verbs().ack_cq_events(events.queue, events.unacknowledged);
-        }
+    : socket_(std::move(socket)), waker_(std::move(waker)) {
+    for (auto & pair : pairs) {
+        rails_.push_back(std::make_unique<Rail>(std::move(pair), static_cast<uint32_t>(rails_.size()), signal_share));
     }
 }
 
 Result<size_t> QueuePairTransport::send(std::span<const ConstBytes> parts) {
     std::lock_guard lock(mutex_);
     progress();
-    size_t total = 0, part = 0, offset = 0;
-    while (part < parts.size() && !error_ && can_send()) {
-        const MutableBytes data = room_for_data();
+    size_t left = 0, total = 0, part = 0, offset = 0;
+    for (const ConstBytes piece : parts) {
+        left += piece.size();
+    }
+    is_blocked_long_ = false;
+    while (left > 0 && !error_) {
+        const bool is_long = left > room_for_data(first_rail()).size();
+        Rail * const rail = rail_for(is_long);
+        if (rail == nullptr) {
+            is_blocked_long_ = is_long;
+            break;
+        }
+        const MutableBytes data = room_for_data(*rail);
         size_t length = 0;
         while (part < parts.size() && length < data.size()) {
             const ConstBytes rest = parts[part].subspan(offset);
@@ -59,11 +53,9 @@ Result<size_t> QueuePairTransport::send(std::span<const ConstBytes> parts) {
                 offset = 0;
             }
         }
-        if (length == 0) {
-            break;
-        }
-        send_data(data.first(length));
+        send_data(*rail, data.first(length));
         total += length;
+        left -= length;
     }
     if (error_ && total == 0) {
         return std::unexpected(*error_);
@@ -86,7 +78,7 @@ Result<size_t> QueuePairTransport::receive(std::span<const MutableBytes> parts) 
             message.rest = message.rest.subspan(step);
             total += step;
             if (message.rest.empty()) {
-                release(message.slot);
+                release(*message.rail, message.slot);
                 ready_.pop_front();
             }
         }
@@ -104,33 +96,43 @@ Result<bool> QueuePairTransport::wait(Interest interest, TimePoint deadline, mic
     if (spin.count() > 0 && poll(interest, deadline, spin)) {
         return true;
     }
+    std::vector<platform::Watch> watches;
+    for (const auto & rail : rails_) {
+        watches.push_back({rail->events_fd(), platform::readable, 0});
+    }
+    for (const auto & rail : rails_) {
+        watches.push_back({rail->device_events().fd(), platform::readable, 0});
+    }
+    watches.push_back({socket_.get(), platform::readable, 0});
+    watches.push_back({waker_.fd(), platform::readable, 0});
+    const auto has_fired = [](const platform::Watch & watch) { return watch.revents != 0; };
+    const auto of_devices = std::span(watches).subspan(rails_.size(), rails_.size());
+    const platform::Watch & of_socket = watches[watches.size() - 2], & of_waker = watches.back();
     for (;;) {
-        const auto armed = arm();
+        const auto armed = arm(interest);
         if (!armed) {
             return std::unexpected(armed.error());
         }
         if (*armed && is_ready(interest)) {
             return true;
         }
-        const TimePoint slice = std::min({deadline, next_probe(), events_.deadline()});
-        std::array<platform::Watch, 4> watches{{{pair_->channel()->fd, platform::readable, 0},
-                                                {socket_.get(), platform::readable, 0},
-                                                {waker_.fd(), platform::readable, 0},
-                                                {events_.fd(), platform::readable, 0}}};
+        const TimePoint slice = std::min(deadline, next_check());
         const auto ready = platform::poll(watches, poll_timeout_ms(slice));
         if (!ready) {
             return std::unexpected(ready.error());
         }
-        if (watches[0].revents != 0) {
-            take_event();
+        for (size_t i = 0; i < rails_.size(); ++i) {
+            if (has_fired(watches[i])) {
+                rails_[i]->take_event();
+            }
         }
-        if (watches[1].revents != 0) {
+        if (has_fired(of_socket)) {
             check_side_channel();
         }
-        if (watches[3].revents != 0 || *ready == 0) {
-            check_device();
+        if (*ready == 0 || std::ranges::any_of(of_devices, has_fired)) {
+            check_devices();
         }
-        if (watches[2].revents != 0) {
+        if (has_fired(of_waker)) {
             waker_.clear();
             return true;
         }
@@ -181,126 +183,94 @@ void QueuePairTransport::set_error(Errc code, std::string text) {
     }
 }
 
-MutableBytes QueuePairTransport::next_send_slot() {
-    return pair_->send_slot(static_cast<uint32_t>(posted_ % depth_)).first(pair_->send_slot_size());
-}
-
-void QueuePairTransport::post(size_t size) {
-    const MutableBytes message = next_send_slot().first(size);
-    ibv_sge sge{reinterpret_cast<uint64_t>(message.data()), static_cast<uint32_t>(message.size()), pair_->lkey()};
-    ibv_send_wr request{};
-    request.wr_id = send_tag | ++posted_;
-    request.sg_list = &sge;
-    request.num_sge = 1;
-    request.opcode = IBV_WR_SEND;
-    if (message.size() <= pair_->max_inline()) {
-        request.send_flags |= IBV_SEND_INLINE;
-    }
-    const bool fills_slot = size == pair_->send_slot_size();
-    in_long_transfer_ |= fills_slot;
-    if (fills_slot || posted_ % signal_every_ == 0) {
-        request.send_flags |= IBV_SEND_SIGNALED;
-    }
-    post_request(request);
-}
-
-void QueuePairTransport::post_request(ibv_send_wr & request) {
-    ibv_send_wr * bad = nullptr;
-    if (const int error = ibv_post_send(pair_->qp(), &request, &bad); error != 0) {
-        set_error(Errc::io, formatted("posting a send failed: {}", errno_text(error)));
+void QueuePairTransport::post(Rail & rail, size_t size) {
+    in_long_transfer_ |= size == rail.pair().send_slot_size();
+    if (auto posted = rail.post(size); !posted) {
+        set_error(posted.error().code, posted.error().text);
     }
 }
 
-void QueuePairTransport::release(uint32_t slot) { post_again(slot); }
-
-bool QueuePairTransport::post_again(uint32_t slot) {
-    if (auto posted = pair_->post_receive(slot); !posted) {
+bool QueuePairTransport::post_again(Rail & rail, uint32_t slot) {
+    if (auto posted = rail.post_receive(slot); !posted) {
         set_error(posted.error().code, posted.error().text);
         return false;
     }
     return true;
 }
 
-void QueuePairTransport::keep(uint32_t slot, ConstBytes data) {
-    ready_.push_back({slot, data});
-    const ConstBytes whole = pair_->receive_slot(slot);
+void QueuePairTransport::keep(Rail & rail, uint32_t slot, ConstBytes data) {
+    ready_.push_back({&rail, slot, data});
+    const ConstBytes whole = rail.receive_slot(slot);
     in_long_transfer_ = data.data() + data.size() == whole.data() + whole.size();
 }
 
 // Sends first: if one has failed, the receives end too, and their completions do not name the cause.
 void QueuePairTransport::progress() {
-    take_completions(pair_->send_cq());
-    take_completions(pair_->receive_cq());
+    for (const auto & rail : rails_) {
+        take_completions(*rail, rail->pair().send_cq());
+    }
+    for (const auto & rail : rails_) {
+        take_completions(*rail, rail->pair().receive_cq());
+    }
     after_progress();
 }
 
-void QueuePairTransport::take_completions(ibv_cq * queue) {
+void QueuePairTransport::take_completions(Rail & rail, ibv_cq * queue) {
     std::array<ibv_wc, 16> completions;
     int count = 0;
     while ((count = ibv_poll_cq(queue, static_cast<int>(completions.size()), completions.data())) > 0) {
         has_activity_ = true;
         completions_ += static_cast<uint64_t>(count);
         for (const ibv_wc & completion : std::span(completions).first(static_cast<size_t>(count))) {
-            complete(completion);
+            complete(rail, completion);
         }
     }
 }
 
-void QueuePairTransport::complete(const ibv_wc & completion) {
+void QueuePairTransport::complete(Rail & rail, const ibv_wc & completion) {
     if (completion.status != IBV_WC_SUCCESS) {
-        set_error(Errc::io, formatted("the RDMA connection failed: {}", verbs().wc_status_str(completion.status)));
+        set_error(Errc::io, formatted("the RDMA connection failed: {}{}", verbs().wc_status_str(completion.status),
+                                      rails_.size() > 1 ? " on " + rail.pair().choice().device : ""));
         return;
     }
-    if ((completion.wr_id & send_tag) != 0) {
-        completed_ = completion.wr_id & ~send_tag;
+    if ((completion.wr_id & Rail::send_tag) != 0) {
+        rail.complete_sends(completion.wr_id & ~Rail::send_tag);
         return;
     }
     if (completion.wr_id == set_up_send_id) {
         return;
     }
-    if ((completion.wr_id & probe_tag) != 0) {
-        probe_sent_.reset();
+    if (completion.wr_id == Rail::probe_id) {
+        if (--probes_left_ == 0) {
+            probes_sent_.reset();
+        }
         return;
     }
     const auto slot = static_cast<uint32_t>(completion.wr_id);
-    const ConstBytes bytes = pair_->receive_slot(slot);
+    const ConstBytes bytes = rail.receive_slot(slot);
     if (completion.byte_len > bytes.size()) {
         set_error(Errc::protocol, malformed);
         return;
     }
-    arrive(slot, bytes.first(completion.byte_len));
+    arrive(rail, slot, bytes.first(completion.byte_len));
 }
 
-// Requests an event for the next message, and for the next completed send only if something waits for it: a send slot, or a
-// probe. Each request yields one event. True if there was a new request: completions may have come before it.
-Result<bool> QueuePairTransport::arm() {
-    bool of_sends = false;
-    {
-        std::lock_guard lock(mutex_);
-        of_sends = !has_send_slot() || probe_sent_;
-    }
+// An event for the next completed send only if something waits for it: a send slot, a probe, or the choice of a rail.
+Result<bool> QueuePairTransport::arm(Interest interest) {
     bool requested = false;
-    for (Events * events : {&receives_, of_sends ? &sends_ : nullptr}) {
-        if (events != nullptr && !events->armed) {
-            if (ibv_req_notify_cq(events->queue, 0) != 0) {
-                return fail(Errc::io, "cannot request completion events");
-            }
-            events->armed = requested = true;
+    for (const auto & rail : rails_) {
+        bool of_sends = interest.write && rails_.size() > 1;
+        {
+            std::lock_guard lock(mutex_);
+            of_sends |= !rail->has_send_slot() || probes_sent_;
         }
+        const auto armed = rail->arm(of_sends);
+        if (!armed) {
+            return armed;
+        }
+        requested |= *armed;
     }
     return requested;
-}
-
-void QueuePairTransport::take_event() {
-    ibv_cq * queue = nullptr;
-    void * context = nullptr;
-    if (verbs().get_cq_event(pair_->channel(), &queue, &context) == 0) {
-        Events & events = queue == sends_.queue ? sends_ : receives_;
-        events.armed = false;
-        if (++events.unacknowledged == tunable::ring_ack_batch) {
-            verbs().ack_cq_events(queue, std::exchange(events.unacknowledged, 0));
-        }
-    }
 }
 
 void QueuePairTransport::check_side_channel() {
@@ -315,36 +285,43 @@ void QueuePairTransport::check_side_channel() {
               is_data ? "the peer sent data over TCP after switching to RDMA" : "the peer closed the connection");
 }
 
-void QueuePairTransport::check_device() {
-    const auto reason = events_.take(Clock::now());
-    if (reason) {
-        std::lock_guard lock(mutex_);
-        progress();
-        set_error(Errc::io, *reason);
+void QueuePairTransport::check_devices() {
+    for (const auto & rail : rails_) {
+        if (const auto reason = rail->device_events().take(Clock::now())) {
+            std::lock_guard lock(mutex_);
+            progress();
+            set_error(Errc::io, *reason);
+        }
     }
 }
 
-TimePoint QueuePairTransport::next_probe() {
+// When a wait must look at the devices, or send or check probes.
+TimePoint QueuePairTransport::next_check() {
     std::lock_guard lock(mutex_);
     if (std::exchange(has_activity_, false)) {
         last_activity_ = Clock::now();
     }
-    return probe_sent_ ? *probe_sent_ + tunable::ring_probe_patience : last_activity_ + tunable::ring_probe_after;
+    TimePoint next = probes_sent_ ? *probes_sent_ + tunable::ring_probe_patience : last_activity_ + tunable::ring_probe_after;
+    for (const auto & rail : rails_) {
+        next = std::min(next, rail->device_events().deadline());
+    }
+    return next;
 }
 
 void QueuePairTransport::probe_if_silent() {
     std::lock_guard lock(mutex_);
     progress();
     const TimePoint now = Clock::now();
-    if (probe_sent_ && now >= *probe_sent_ + tunable::ring_probe_patience) {
+    if (probes_sent_ && now >= *probes_sent_ + tunable::ring_probe_patience) {
         set_error(Errc::timed_out, "no reply to an RDMA probe: the peer or the network path is down");
-    } else if (!probe_sent_ && may_probe() && now >= last_activity_ + tunable::ring_probe_after) {
-        ibv_send_wr request{};
-        request.wr_id = probe_tag;
-        request.opcode = IBV_WR_RDMA_WRITE;
-        request.send_flags = IBV_SEND_SIGNALED;
-        probe_sent_ = now;
-        post_request(request);
+    } else if (!probes_sent_ && may_probe() && now >= last_activity_ + tunable::ring_probe_after) {
+        probes_sent_ = now;
+        probes_left_ = rails_.size();
+        for (const auto & rail : rails_) {
+            if (auto posted = rail->post_probe(); !posted) {
+                set_error(posted.error().code, posted.error().text);
+            }
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-// What the data paths over a queue pair have in common: sending from slots, taking messages out of slots, waiting, and noticing
+// What the data paths over queue pairs have in common: sending from slots, taking messages out of slots, waiting, and noticing
 // the loss of the peer. A derived class decides what a message contains.
 //
 // The TCP connection stays open: its close means that the peer has closed. An empty RDMA WRITE after a few seconds of
@@ -10,22 +10,20 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
-#include "net/rdma/device_events.h"
-#include "net/rdma/queue_pair.h"
+#include "net/rdma/rail.h"
 #include "net/transport.h"
 #include "platform/unique_fd.h"
 #include "platform/waker.h"
-#include "tunables/rdma.h"
 
 namespace caravan::net::rdma {
 
 class QueuePairTransport : public Transport {
 public:
-    // `pair` is connected. A completion is requested for each message that fills its slot, and after each 1/`signal_share` of
-    // the send slots, at least one.
-    QueuePairTransport(std::unique_ptr<QueuePair> pair, UniqueFd socket, platform::Waker waker, uint32_t signal_share);
-    ~QueuePairTransport() override;
+    // `pairs`: at least one; they are connected. `signal_share`: see Rail.
+    QueuePairTransport(std::vector<std::unique_ptr<QueuePair>> pairs, UniqueFd socket, platform::Waker waker,
+                       uint32_t signal_share);
 
     Result<size_t> send(std::span<const ConstBytes> parts) override;
     Result<size_t> receive(std::span<const MutableBytes> parts) override;
@@ -39,76 +37,63 @@ protected:
 
     // All of these are called with mutex_ locked.
 
-    // Whether data may be sent now.
-    virtual bool can_send() const { return has_send_slot(); }
-    // The part of the next send slot that data goes to.
-    virtual MutableBytes room_for_data() = 0;
+    // The rail for the next message; null: none may be sent now. `is_long`: more data follows than fits into a slot.
+    virtual Rail * rail_for(bool is_long) = 0;
+    // The part of the rail's next send slot that data goes to.
+    virtual MutableBytes room_for_data(Rail & rail) = 0;
     // Sends `data`, which is at the beginning of room_for_data().
-    virtual void send_data(ConstBytes data) = 0;
+    virtual void send_data(Rail & rail, ConstBytes data) = 0;
     // Takes a message: keep() or post_again() its slot, or set_error().
-    virtual void arrive(uint32_t slot, ConstBytes message) = 0;
+    virtual void arrive(Rail & rail, uint32_t slot, ConstBytes message) = 0;
     // The data of a kept slot has been consumed.
-    virtual void release(uint32_t slot);
+    virtual void release(Rail & rail, uint32_t slot) = 0;
     virtual void after_progress() {}
-    // Whether the peer acknowledges a probe now.
+    // Whether the peer acknowledges probes now.
     virtual bool may_probe() const { return true; }
 
-    bool has_send_slot() const { return sends_in_flight() < depth_ - tunable::ring_reserved_slots; }
-    uint64_t sends_in_flight() const { return posted_ - completed_; }
-    uint64_t posted() const { return posted_; }  // messages
-    MutableBytes next_send_slot();
-    void post(size_t size);  // sends that many bytes of next_send_slot()
-    void keep(uint32_t slot, ConstBytes data);
-    size_t kept() const { return ready_.size(); }
-    bool post_again(uint32_t slot);
+    std::span<const std::unique_ptr<Rail>> rails() const { return rails_; }
+    Rail & first_rail() const { return *rails_.front(); }
+    void post(Rail & rail, size_t size);  // sends that many bytes of its next_send_slot()
+    void keep(Rail & rail, uint32_t slot, ConstBytes data);  // for receive(), in this order
+    bool post_again(Rail & rail, uint32_t slot);
     bool has_failed() const { return error_.has_value(); }
     void set_error(Errc code, std::string text);
-    const QueuePair & pair() const { return *pair_; }
-    uint32_t depth() const { return depth_; }
 
 private:
     struct Arrived {
+        Rail * rail;
         uint32_t slot;
         ConstBytes rest;
     };
-    struct Events {
-        ibv_cq * queue;
-        bool armed = false;           // an event was requested and not taken yet
-        unsigned unacknowledged = 0;  // taken events
-    };
 
+    bool can_send() { return rail_for(is_blocked_long_) != nullptr; }
     bool is_ready(Interest interest);
     bool poll(Interest interest, TimePoint deadline, microseconds spin);
-    void post_request(ibv_send_wr & request);
     void progress();
-    void take_completions(ibv_cq * queue);
-    void complete(const ibv_wc & completion);
-    Result<bool> arm();
-    void take_event();
+    void take_completions(Rail & rail, ibv_cq * queue);
+    void complete(Rail & rail, const ibv_wc & completion);
+    Result<bool> arm(Interest interest);
     void check_side_channel();
-    void check_device();
-    TimePoint next_probe();
+    void check_devices();
+    TimePoint next_check();
     void probe_if_silent();
 
-    const std::unique_ptr<QueuePair> pair_;
+    std::vector<std::unique_ptr<Rail>> rails_;
     const UniqueFd socket_;
     const platform::Waker waker_;
-    DeviceEvents events_;  // waiting thread only
-    const uint32_t depth_;
-    Events sends_, receives_;  // waiting thread only
-    const uint32_t signal_every_;
 
     std::mutex mutex_;  // a waiting thread processes completions of other threads' operations
     std::optional<Error> error_;
-    uint64_t posted_ = 0, completed_ = 0;  // sends; slot = number % depth
     std::deque<Arrived> ready_;
+    bool is_blocked_long_ = false;  // the last send() found no rail for data that is longer than a slot
     uint64_t completions_ = 1;
     // Data that takes longer than one slot is on its way: a message since the last one that arrived, or that one, filled its
     // slot.
     bool in_long_transfer_ = false;
     bool has_activity_ = false;  // since last_activity_ was set: the clock is read only before sleeping
     TimePoint last_activity_ = Clock::now();
-    std::optional<TimePoint> probe_sent_;
+    std::optional<TimePoint> probes_sent_;  // one over each rail
+    size_t probes_left_ = 0;                // that are not acknowledged yet
 };
 
 }  // namespace caravan::net::rdma

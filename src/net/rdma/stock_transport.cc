@@ -12,29 +12,39 @@ class StockTransport final : public QueuePairTransport {
 public:
     // Every send requests a completion: see may_probe().
     StockTransport(std::unique_ptr<QueuePair> connected, UniqueFd socket, platform::Waker waker, StockFields::Sender self)
-        : QueuePairTransport(std::move(connected), std::move(socket), std::move(waker), UINT32_MAX), fields_(self) {}
+        : QueuePairTransport(one(std::move(connected)), std::move(socket), std::move(waker), UINT32_MAX), fields_(self) {}
 
 private:
-    MutableBytes room_for_data() override {
-        const MutableBytes slot = next_send_slot();
+    static std::vector<std::unique_ptr<QueuePair>> one(std::unique_ptr<QueuePair> pair) {
+        std::vector<std::unique_ptr<QueuePair>> out;
+        out.push_back(std::move(pair));
+        return out;
+    }
+
+    Rail * rail_for(bool) override { return first_rail().has_send_slot() ? &first_rail() : nullptr; }
+
+    MutableBytes room_for_data(Rail & rail) override {
+        const MutableBytes slot = rail.next_send_slot();
         return slot.first(static_cast<size_t>(std::min<uint64_t>(slot.size(), fields_.left())));
     }
 
-    void send_data(ConstBytes data) override {
+    void send_data(Rail & rail, ConstBytes data) override {
         fields_.advance(data);
-        post(data.size());
+        post(rail, data.size());
     }
 
-    void arrive(uint32_t slot, ConstBytes message) override {
+    void arrive(Rail & rail, uint32_t slot, ConstBytes message) override {
         if (message.empty()) {
             set_error(Errc::protocol, malformed);
             return;
         }
-        keep(slot, message);
+        keep(rail, slot, message);
     }
 
+    void release(Rail & rail, uint32_t slot) override { post_again(rail, slot); }
+
     // A peer that computes may take no messages for long, and a probe waits for those before it.
-    bool may_probe() const override { return sends_in_flight() == 0; }
+    bool may_probe() const override { return first_rail().sends_in_flight() == 0; }
 
     StockFields fields_;
 };

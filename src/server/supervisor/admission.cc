@@ -114,7 +114,7 @@ void Admission::hand_over_by_token(WaitingClient & client) {
                            .token = client.client.token()};
     std::ranges::copy(client.client.prefix(), message.prefix);
     const UniqueFd socket = client.client.release();
-    // A client presents its session's token only to resume the session (also with RDMA_OFFER first), or with a lifeline.
+    // A client presents its session's token only to resume the session (also with an offer of RDMA first), or with a lifeline.
     const bool resumes_session = worker->token == client.client.token() && command != wire::command_lifeline;
     if (const auto handed_over = workers_.hand_over(*worker, message, socket.get(), resumes_session); !handed_over) {
         log_warning("dropping {}, which came for session {}: {}", client.client.peer(), worker->session,
@@ -126,9 +126,9 @@ void Admission::hand_over_by_token(WaitingClient & client) {
     }
     const bool is_again = resumes_session || command == wire::command_resume;
     log_event(client.address, "{} {} (session {})",
-              command == wire::command_rdma_offer ? "Connected for RDMA:"
-              : is_again                          ? "Connected again:"
-                                                  : "Linked with the server at",
+              command == wire::command_rdma_offer || command == wire::command_rdma_rails ? "Connected for RDMA:"
+              : is_again                                                                 ? "Connected again:"
+                                                                                         : "Linked with the server at",
               client.client.peer(), worker->session);
 }
 

@@ -143,18 +143,21 @@ Result<> FrontDoor::send_refusal() {
             return has_header ? Result<>() : std::unexpected(has_header.error());
         }
         const auto header = load<wire::RequestHeader>(bytes_.data());
-        if (header.command == wire::command_rdma_offer && header.size == sizeof(wire::RdmaOffer)) {
+        if (wire::is_rdma_offer(header.command, header.size)) {
             if (std::exchange(offer_is_declined_, true)) {
                 return fail(Errc::protocol, "sent a second offer of RDMA");
             }
-            const auto whole = fill(header_size + sizeof(wire::RdmaOffer));
+            const auto whole = fill(header_size + header.size);
             if (!whole || !*whole) {
                 return whole ? Result<>() : std::unexpected(whole.error());
             }
-            wire::RdmaReply no{};
-            printable(refusal_, sizeof no.reason - 1).copy(no.reason, sizeof no.reason - 1);
+            const auto decline = [&](auto no) {
+                printable(refusal_, sizeof no.reason - 1).copy(no.reason, sizeof no.reason - 1);
+                return answer(no);
+            };
             const TimePoint deadline = deadline_;
-            if (auto done = answer(no); !done) {
+            const bool is_one = header.command == wire::command_rdma_offer;
+            if (auto done = is_one ? decline(wire::RdmaReply{}) : decline(wire::RdmaRailsReply{}); !done) {
                 return done;
             }
             deadline_ = deadline;
@@ -197,8 +200,8 @@ Result<FrontDoor::Wants> FrontDoor::advance(const std::vector<ControlMessage> & 
                 return whole ? Result<Wants>(Wants::more) : std::unexpected(whole.error());
             }
         }
-        if (is_caravan_ && (command == wire::command_rdma_offer || command == wire::command_records ||
-                            wire::is_native(command) || token_ != 0)) {
+        if (is_caravan_ && (command == wire::command_rdma_offer || command == wire::command_rdma_rails ||
+                            command == wire::command_records || wire::is_native(command) || token_ != 0)) {
             return Wants::session;
         }
         if (is_caravan_ && command == wire::command_admission && header.size == 0) {

@@ -94,7 +94,8 @@ private:
     const bool may_resume_;
     bool resumes_ = false;
     uint64_t token_ = 0, session_token_ = 0;
-    std::array<std::byte, 64> bytes_{};  // of the command being received
+    // Of the command being received. RDMA_RAILS is the longest that is read here.
+    std::array<std::byte, sizeof(wire::RequestHeader) + sizeof(wire::RdmaRails)> bytes_{};
     size_t size_ = 0;
     TimePoint deadline_;
 };

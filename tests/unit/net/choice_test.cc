@@ -370,6 +370,143 @@ TEST(RdmaCriteria, Environment) {
     EXPECT_FALSE(nothing.device || nothing.gid || nothing.port || nothing.local_address);
 }
 
+// Two adapters with two networks, as of a machine whose adapter has two PCIe functions.
+struct Rails : testing::Test {
+    std::vector<PortFacts> ports{ethernet("mlx5_0", "::ffff:10.0.0.2", "fd70::2"),
+                                 ethernet("mlx5_1", "::ffff:10.0.1.2", "fd71::2")};
+    std::vector<platform::InterfaceAddress> addresses{
+        {gid("::ffff:10.0.0.2"), 120}, {gid("fd70::2"), 64}, {gid("::ffff:10.0.1.2"), 120}, {gid("fd71::2"), 64}};
+    Criteria criteria = at("::ffff:10.0.0.2");
+
+    Choice first() const { return choose(ports, criteria).value(); }
+    // "device/GID" of each.
+    std::vector<std::string> offered() const {
+        std::vector<std::string> out;
+        for (const Choice & choice : choose_rails(ports, criteria, first(), addresses)) {
+            out.push_back(choice.device + "/" + text_of(choice.gid.gid));
+        }
+        return out;
+    }
+    // The replies to these GIDs of a client, "" where there is none.
+    std::vector<std::string> replies(const std::vector<const char *> & client) const {
+        std::vector<Choice> chosen{first()};
+        std::vector<std::string> out;
+        for (const char * peer : std::span(client).subspan(1)) {
+            const auto choice = choose_for(gid(peer), gid(client[0]), ports, criteria, chosen, addresses);
+            out.push_back(choice ? choice->device + "/" + text_of(choice->gid.gid) : "");
+            if (choice) {
+                chosen.push_back(*choice);
+            }
+        }
+        return out;
+    }
+};
+using RdmaRails = Rails;
+using Texts = std::vector<std::string>;
+
+TEST_F(RdmaRails, AClientOffersOneForEachDevice) {
+    EXPECT_EQ(offered(), (Texts{"mlx5_0/10.0.0.2", "mlx5_1/10.0.1.2"}));
+    criteria = at("fd71::2");
+    EXPECT_EQ(offered(), (Texts{"mlx5_1/fd71::2", "mlx5_0/fd70::2"})) << "of the same family";
+}
+
+TEST_F(RdmaRails, OneDeviceIsOneRail) {
+    ports.pop_back();
+    EXPECT_EQ(offered(), Texts{"mlx5_0/10.0.0.2"});
+    ports.push_back(ports.front());
+    ports.back().port = 2;
+    EXPECT_EQ(offered(), Texts{"mlx5_0/10.0.0.2"});
+}
+
+TEST_F(RdmaRails, PortsThatCannotBeUsedAreNone) {
+    ports[1].is_active = false;
+    EXPECT_EQ(offered().size(), 1u);
+    ports[1].is_active = true;
+    ports[1].gids.resize(2);  // only link-local ones
+    EXPECT_EQ(offered().size(), 1u);
+    ports[1] = infiniband("mlx5_1", 7);
+    EXPECT_EQ(offered().size(), 1u) << "addresses do not tell which InfiniBand ports reach each other";
+}
+
+TEST_F(RdmaRails, PortsOfAnotherRateAreUsedOnlyOnRequest) {
+    ports[0].rate = 100'000;
+    ports[1].rate = 25'000;
+    EXPECT_EQ(offered(), Texts{"mlx5_0/10.0.0.2"});
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "::ffff:10.0.1.9"}), Texts{""});
+    criteria.rails = 2;
+    EXPECT_EQ(offered(), (Texts{"mlx5_0/10.0.0.2", "mlx5_1/10.0.1.2"}));
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "::ffff:10.0.1.9"}), Texts{"mlx5_1/10.0.1.2"});
+}
+
+TEST_F(RdmaRails, SettingsRestrictThem) {
+    criteria.rails = 1;
+    EXPECT_EQ(offered().size(), 1u);
+    criteria.rails = std::nullopt;
+    criteria.device = "mlx5_0";
+    EXPECT_EQ(offered().size(), 1u);
+    criteria.device = std::nullopt;
+    criteria.gid = 3;
+    EXPECT_EQ(offered().size(), 1u);
+}
+
+TEST_F(RdmaRails, AtMostFour) {
+    for (int i = 2; i < 7; ++i) {
+        const std::string address = "::ffff:10.0." + std::to_string(i) + ".2";
+        ports.push_back(ethernet("mlx5_" + std::to_string(i), address.c_str()));
+        addresses.push_back({gid(address.c_str()), 120});
+    }
+    EXPECT_EQ(offered().size(), 4u);
+}
+
+TEST_F(RdmaRails, ASettingRepeatsDevices) {
+    criteria.rails = 3;
+    EXPECT_EQ(offered(), (Texts{"mlx5_0/10.0.0.2", "mlx5_1/10.0.1.2", "mlx5_0/10.0.0.2"}));
+    criteria.device = "mlx5_0";
+    EXPECT_EQ(offered(), (Texts{"mlx5_0/10.0.0.2", "mlx5_0/10.0.0.2", "mlx5_0/10.0.0.2"}));
+    criteria.device = std::nullopt;
+    criteria.gid = 3;
+    EXPECT_EQ(offered(), (Texts{"mlx5_0/10.0.0.2", "mlx5_0/10.0.0.2", "mlx5_0/10.0.0.2"}));
+}
+
+TEST_F(RdmaRails, AServerRepliesWithThePortInTheSameNetwork) {
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "::ffff:10.0.1.9"}), Texts{"mlx5_1/10.0.1.2"});
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "fd71::9"}), Texts{"mlx5_1/fd71::2"});
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "::ffff:10.0.2.9"}), Texts{""});
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "fe80::9"}), Texts{""});
+}
+
+TEST_F(RdmaRails, AServerUsesADeviceOnce) {
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "::ffff:10.0.0.10"}), Texts{""});
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "::ffff:10.0.0.9"}), Texts{""});
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "::ffff:10.0.1.9", "::ffff:10.0.1.10"}), (Texts{"mlx5_1/10.0.1.2", ""}));
+}
+
+TEST_F(RdmaRails, BothDevicesMayBeInOneNetwork) {
+    ports[1] = ethernet("mlx5_1", "::ffff:10.0.0.3");
+    addresses[2].address = gid("::ffff:10.0.0.3");
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "::ffff:10.0.0.10"}), Texts{"mlx5_1/10.0.0.3"});
+}
+
+TEST_F(RdmaRails, WithTheSettingAServerRepeatsTheLeastUsedDevice) {
+    criteria.rails = 3;
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "::ffff:10.0.0.9", "::ffff:10.0.0.9", "::ffff:10.0.0.9"}),
+              (Texts{"mlx5_0/10.0.0.2", "mlx5_0/10.0.0.2", ""}));
+    criteria.rails = 4;
+    ports[1] = ethernet("mlx5_1", "::ffff:10.0.0.3");
+    addresses[2].address = gid("::ffff:10.0.0.3");
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "::ffff:10.0.0.9", "::ffff:10.0.0.9"}),
+              (Texts{"mlx5_1/10.0.0.3", "mlx5_0/10.0.0.2"}));
+    criteria.rails = 1;
+    EXPECT_EQ(replies({"::ffff:10.0.0.9", "::ffff:10.0.0.9"}), Texts{""});
+}
+
+// The connection's addresses need not be in the network of an interface, such as behind a router.
+TEST_F(RdmaRails, TheFirstPairsPathServesTheOthers) {
+    criteria.rails = 2;
+    EXPECT_EQ(replies({"::ffff:172.16.0.9", "::ffff:172.16.0.9"}), Texts{"mlx5_0/10.0.0.2"});
+    EXPECT_EQ(replies({"::ffff:172.16.0.9", "::ffff:172.16.0.10"}), Texts{""});
+}
+
 TEST(RdmaText, Gids) {
     EXPECT_EQ(text_of(gid("::ffff:10.0.0.2")), "10.0.0.2");
     EXPECT_EQ(text_of(gid("fd77::2")), "fd77::2");

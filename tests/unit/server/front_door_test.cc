@@ -151,14 +151,18 @@ TEST(FrontDoor, AClientThatAsksWithoutEndWaitsForTheOthers) {
 }
 
 TEST(FrontDoor, OnlyACaravanMayOfferRdma) {
-    for (const bool is_caravan : {true, false}) {
+    for (const auto & [is_caravan, offer] :
+         {std::pair(true, message(wire::command_rdma_offer, bytes_of(wire::RdmaOffer{}))),
+          std::pair(true, message(wire::command_rdma_rails, bytes_of(wire::RdmaRails{}))),
+          std::pair(false, message(wire::command_rdma_offer, bytes_of(wire::RdmaOffer{}))),
+          std::pair(false, message(wire::command_rdma_rails, bytes_of(wire::RdmaRails{})))}) {
         Client client;
         wire::Extension hello;
         hello.magic[7] = is_caravan ? '1' : '2';
         client.peer.ask(Command::hello, hello);
         ASSERT_TRUE(client.advance());
         client.peer.receive_reply_as<wire::HelloReply>();
-        client.peer.ask(wire::command_rdma_offer, wire::RdmaOffer{});
+        ASSERT_TRUE(client.peer.send(offer));
         const auto wants = client.advance();
         EXPECT_EQ(wants.has_value(), is_caravan);
         EXPECT_TRUE(!wants || *wants == Wants::session);
@@ -401,6 +405,17 @@ TEST(FrontDoor, AnOutageDeclinesRdmaFirst) {
     EXPECT_EQ(client.advance().value(), Wants::more);
     EXPECT_EQ(load<wire::RecordHeader>(client.peer.receive(sizeof(wire::RecordHeader)).data()).length,
               sizeof ended_head + said.size());
+}
+
+TEST(FrontDoor, AnOutageDeclinesSeveralQueuePairsToo) {
+    Refused client;
+    client.peer.ask(wire::command_rdma_rails, wire::RdmaRails{.count = 2, .queue_pairs = {}});
+    EXPECT_EQ(client.advance().value(), Wants::more);
+    const auto answer = client.peer.receive_reply_as<wire::RdmaRailsReply>();
+    EXPECT_EQ(answer.accepted, 0);
+    EXPECT_EQ(std::string_view(answer.reason), said);
+    client.peer.request(wire::command_records);
+    EXPECT_EQ(client.advance().value(), Wants::more);
 }
 
 // One that goes on with offers would have the server answer nobody else.

@@ -386,7 +386,8 @@ served:
 #endif
         :: command == read ->
             CLIENT_RECEIVES || has_left[SELF] -> unread[SELF]--
-        :: command == group ->
+        :: command == group ->  // the worker closes the links of the group that has failed
+            is_freed[r] = true;
 #ifndef KEEP_MARKS
             lacks_input = false
 #else

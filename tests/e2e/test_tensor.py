@@ -188,7 +188,7 @@ def test_parallel_requests(lab):
 
 # --- hostile clients --------------------------------------------------------------------------------------------------
 
-ALLOC, DECLARE, INVITE, GROUP, REDUCE, LINK = 0, 64, 73, 81, 82, 130
+ALLOC, DECLARE, WRITE, READ, INVITE, CONNECT, GROUP, REDUCE, LINK = 0, 64, 65, 66, 73, 74, 81, 82, 130
 
 
 def peer_with_tensor(server, elements=64, kind=0):
@@ -219,6 +219,50 @@ def test_impossible_groups_are_refused(lab, payload, why):
         assert kind == 3 and why in told.decode()
         peer.sendall(command(GROUP, struct.pack('<HBBH', 0, 0, 1, 9) + bytes(10)))
         assert receive_reply(peer) == (0, b'\1'), 'the session continues'
+
+
+def test_failed_groups_and_their_links_are_freed(lab):
+    """300 groups in sequence, of which 64 may exist, over 300 links, of which 256 may. Each but the last one fails."""
+    servers = [lab.server(), lab.server()]
+    with peer_with_tensor(servers[0]) as opening, peer_with_tensor(servers[1]) as accepting:
+        def form(number):
+            accepting.sendall(command(INVITE))
+            token, = struct.unpack('<Q', receive_reply(accepting)[1])
+            assert token, 'there is room for a link'
+            opening.sendall(command(CONNECT, struct.pack('<HQ', number, token) + servers[1].endpoint.encode()))
+            assert receive_reply(opening) == (0, b'\0')
+            for rank, peer in enumerate((opening, accepting)):
+                links = [bytes(10), bytes(10)]
+                links[1 - rank] = struct.pack('<QH', token if rank else 0, 0 if rank else number)
+                peer.sendall(command(GROUP, struct.pack('<HBBH', number, rank, 2, 9) + b''.join(links)))
+                assert receive_reply(peer) == (0, b'\1')
+
+        def reduce(group, *slots):
+            for peer, slot in zip((opening, accepting), slots):
+                peer.sendall(command(REDUCE, struct.pack('<HHBH', group, 0, 0, slot)))
+
+        for peer in (opening, accepting):
+            first_buffer = 1 << 48
+            peer.sendall(command(DECLARE, struct.pack('<HI8QQ', 2, 0, 32, 1, 1, 1, 4, 128, 128, 128, first_buffer)))
+        for number in range(300):
+            form(number)
+            reduce(number, 1, 2)  # of different sizes
+            for peer in (opening, accepting):
+                kind, why = receive_reply(peer)
+                assert kind == 2 and b'of the group' in why
+        form(300)
+        for old in (0, 299):
+            reduce(old, 1, 1)
+            for peer in (opening, accepting):
+                kind, why = receive_reply(peer)
+                assert kind == 2 and b'it was freed' in why, 'it fails like a launch'
+        form(301)
+        for peer in (opening, accepting):
+            peer.sendall(command(WRITE, struct.pack('<HBQ', 1, 0, 0) + struct.pack('<f', 1.5) * 64))
+        reduce(301, 1, 1)
+        for peer in (opening, accepting):
+            peer.sendall(command(READ, struct.pack('<HQQ', 1, 0, 256)))
+            assert receive_reply(peer) == (0, struct.pack('<f', 3) * 64)
 
 
 @pytest.mark.parametrize('request_,kind,elements', [

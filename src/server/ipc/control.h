@@ -39,6 +39,7 @@ struct ControlMessage {
         session,  // supervisor: serve the attached socket of the client `text` as session `number`; `token` resumes it (0: it
                   // cannot be resumed); `is_native`; `count`: lines that it may log at once
         invite,   // worker: hand over connections that present `token`
+        forget,   // worker: no longer hand over connections that present `token`, of a link
         link,     // supervisor: the attached socket has presented `token`
         comm,     // worker: asks for `step` of a stock client's comm, with a `number`. The supervisor replies to reserve and
                   // accept with the same `number`; `count` 1: done, for accept with the attached connection; 0: `text` says

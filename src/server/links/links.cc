@@ -53,6 +53,15 @@ LinkReceiver * Links::receiver(uint64_t token) {
     return invited->second.get();
 }
 
+void Links::drop_receiver(uint64_t token) {
+    std::unique_lock lock(mutex_);
+    const auto dropped = receivers_.extract(token);
+    lock.unlock();
+    if (dropped && on_dropped) {
+        on_dropped(token);
+    }
+}
+
 // Connects to addresses that were checked, not to the name, which could resolve to another address the next time.
 Result<std::unique_ptr<net::Transport>> Links::open_link(const net::Endpoint & endpoint, uint64_t token,
                                                          TimePoint deadline, milliseconds rdma_wait) const {

@@ -3,7 +3,8 @@
 // The client obtains a random token from one session and passes it to the other, whose worker connects to the first server
 // with it. A link has one direction and keeps the order of messages.
 //
-// A worker never destroys its Links: a sender may still be waiting for the network when the process exits.
+// A worker destroys only the links of groups that it frees, never its Links: a sender may still be waiting for the network
+// when the process exits.
 //
 // Threads: the session's thread calls everything except accept(), which any thread may call.
 #pragma once
@@ -41,6 +42,8 @@ public:
 
     // Called by accept() for a link that can be resumed. Set before the first accept().
     std::function<void(uint64_t token, net::ResumableTransport & transport)> on_resumable;
+    // Called before a link to this session is destroyed. No connection with this token may arrive afterwards.
+    std::function<void(uint64_t token)> on_dropped;
 
     // A new token for a link to this session, or 0 if there are too many or it cannot be registered.
     uint64_t invite();
@@ -57,6 +60,9 @@ public:
                                        milliseconds rdma_wait = milliseconds(0));
     // Null if there is no such link.
     LinkSender * sender(uint16_t link);
+    // Close a link for good, if it exists. Its data in flight is delivered. Nothing may use the link any more.
+    void drop_receiver(uint64_t token);
+    void drop_sender(uint16_t link) { senders_.erase(link); }
     // Bytes queued for other servers.
     size_t backlog() const { return backlog_bytes_; }
 

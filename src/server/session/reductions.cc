@@ -19,7 +19,24 @@ std::span<float> floats_of(const CheckedRegion & region) {
 
 }  // namespace
 
+void Reductions::drop_links(std::span<const uint64_t> tokens, std::span<const uint16_t> numbers) {
+    std::ranges::for_each(tokens, [&](uint64_t token) { context_.links->drop_receiver(token); });
+    std::ranges::for_each(numbers, [&](uint16_t number) { context_.links->drop_sender(number); });
+}
+
+void Reductions::free_failed() {
+    std::erase_if(groups_, [&](const auto & entry) {
+        const auto & [number, group] = entry;
+        if (group.has_failed) {
+            freed_.set(number);
+            drop_links(group.tokens, group.numbers);
+        }
+        return group.has_failed;
+    });
+}
+
 Result<> Reductions::form(const wire::GroupRequest & request, std::span<const wire::GroupPeer> peers) {
+    free_failed();
     const uint16_t group = request.group;
     if (groups_.contains(group) || groups_.size() >= wire::max_groups) {
         return fail(Errc::invalid_argument, "group {} already exists, or there are too many groups", group);
@@ -30,6 +47,8 @@ Result<> Reductions::form(const wire::GroupRequest & request, std::span<const wi
                     patience);
     }
     std::vector<net::Transport *> links(peers.size());
+    std::vector<uint64_t> tokens;
+    std::vector<uint16_t> numbers;
     for (size_t i = 0; i < peers.size(); ++i) {
         if (i == request.rank) {
             continue;
@@ -40,15 +59,24 @@ Result<> Reductions::form(const wire::GroupRequest & request, std::span<const wi
         }
         if (token != 0) {
             LinkReceiver * receiver = context_.links->receiver(token);
-            links[i] = receiver == nullptr ? nullptr : receiver->take_over();
+            if (receiver != nullptr && (links[i] = receiver->take_over()) != nullptr) {
+                tokens.push_back(token);
+            }
         } else if (LinkSender * sender = context_.links->sender(peers[i].link)) {
-            links[i] = sender->take_over();
+            if ((links[i] = sender->take_over()) != nullptr) {
+                numbers.push_back(peers[i].link);
+            }
         }
         if (links[i] == nullptr) {
+            drop_links(tokens, numbers);
             return fail(Errc::not_found, "no unused link with rank {}", i);
         }
     }
-    groups_.emplace(group, Group{.ranks = ReductionGroup(request.rank, std::move(links), seconds(patience)), .claim = {}});
+    groups_.emplace(group, Group{.ranks = ReductionGroup(request.rank, std::move(links), seconds(patience)),
+                                 .claim = {},
+                                 .tokens = std::move(tokens),
+                                 .numbers = std::move(numbers)});
+    freed_.reset(group);
     return {};
 }
 
@@ -62,7 +90,7 @@ Result<wire::AlgorithmReply> Reductions::algorithm(const wire::AlgorithmRequest 
 }
 
 Result<> Reductions::check(const wire::ReduceRequest & request, std::span<const Term> terms) const {
-    if (const uint16_t group = request.group; !groups_.contains(group)) {
+    if (const uint16_t group = request.group; !groups_.contains(group) && !freed_[group]) {
         return fail(Errc::not_found, "no group {}", group);
     }
     if (request.precision != wire::Precision::f32 && request.precision != wire::Precision::bf16) {
@@ -77,7 +105,13 @@ Result<> Reductions::check(const wire::ReduceRequest & request, std::span<const 
 }
 
 Result<> Reductions::reduce(const wire::ReduceRequest & request, std::span<Term> terms, bool is_valid) {
-    auto reduced = reduce_in_memory(groups_.at(request.group), request.precision, terms, is_valid);
+    const auto group = groups_.find(request.group);
+    auto reduced = group == groups_.end()
+                       ? Result<>(fail(Errc::unavailable, "an earlier reduction of the group failed, and it was freed"))
+                       : reduce_in_memory(group->second, request.precision, terms, is_valid);
+    if (group != groups_.end() && !reduced) {
+        group->second.has_failed = true;
+    }
     for (Term & term : terms) {
         if (reduced) {
             context_.clear_stale(term.region, 0, term.region.tensor_bytes);

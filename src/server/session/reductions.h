@@ -2,6 +2,7 @@
 // session's thread only.
 #pragma once
 
+#include <bitset>
 #include <functional>
 #include <optional>
 #include <span>
@@ -29,11 +30,11 @@ public:
     explicit Reductions(SessionContext & context) : context_(context) {}
 
     // Forms a group over links that were not used before. Fails if there is no such link, or the request is invalid; the
-    // session can continue.
+    // session can continue. Frees the groups in which a reduction has failed, with their links: the client replaces them.
     Result<> form(const wire::GroupRequest & request, std::span<const wire::GroupPeer> peers);
     // For the command ALGORITHM. Errc::not_found if there is no such group.
     Result<wire::AlgorithmReply> algorithm(const wire::AlgorithmRequest & request) const;
-    // Errc::invalid_argument if the layout of the tensors is wrong, Errc::not_found if there is no such group.
+    // Errc::invalid_argument if the layout of the tensors is wrong, Errc::not_found if there never was such a group.
     Result<> check(const wire::ReduceRequest & request, std::span<const Term> terms) const;
     // Replaces each tensor by the sum. `is_valid`: false if one could not be computed. Fails if the sum could not be computed;
     // its bytes are stale then. Precondition: check() succeeded.
@@ -44,15 +45,20 @@ private:
         ReductionGroup ranks;
         MemoryClaim claim;  // of the memory that `ranks` keeps,
         uint64_t claimed = 0;  // bytes
-        bool is_logged = false, is_observed = false;
+        bool is_logged = false, is_observed = false, has_failed = false;
+        std::vector<uint64_t> tokens{};   // of its links that others opened,
+        std::vector<uint16_t> numbers{};  // and those of the others
     };
     Result<> reduce_in_memory(Group & group, wire::Precision precision, std::span<Term> terms, bool is_valid);
+    void free_failed();
+    void drop_links(std::span<const uint64_t> tokens, std::span<const uint16_t> numbers);
     void observe(Group & group);
     Result<> exchange(Group & group, wire::Precision precision, std::span<float> data, bool is_valid);
     Result<MemoryClaim> claim(Group & group, wire::Precision precision, uint64_t bytes, bool is_in_place);
 
     SessionContext & context_;
     std::unordered_map<uint16_t, Group> groups_;
+    std::bitset<UINT16_MAX + 1> freed_;  // by number: reductions may still be queued, and fail
 };
 
 }  // namespace caravan::server

@@ -124,6 +124,13 @@ void WorkerPool::on_session_message(WorkerProcess & worker, const ControlMessage
                 tokens_.try_emplace(message.token, worker.pid);
             }
             break;
+        case ControlMessage::Kind::forget:
+            if (const auto known = tokens_.find(message.token); worker.invitations > 0 && message.token != worker.token &&
+                                                                known != tokens_.end() && known->second == worker.pid) {
+                tokens_.erase(known);
+                --worker.invitations;
+            }
+            break;
         default: break;
     }
 }

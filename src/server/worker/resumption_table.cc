@@ -46,6 +46,11 @@ void ResumptionTable::lifeline_ended(uint64_t token, bool exited) {
     }
 }
 
+void ResumptionTable::remove(uint64_t token) {
+    std::lock_guard lock(mutex_);
+    streams_.erase(token);
+}
+
 void ResumptionTable::close() {
     std::lock_guard lock(mutex_);
     streams_.clear();

@@ -28,6 +28,8 @@ public:
     // The lifeline has ended. `exited`: because the peer's process has exited, else because the network broke it.
     void lifeline_ended(uint64_t token, bool exited);
 
+    // Forgets the stream of `token`. No call uses it when this returns.
+    void remove(uint64_t token);
     // Forgets all streams. No call uses one when this returns.
     void close();
 

@@ -81,6 +81,10 @@ SessionEnd run_session(net::Accepted & accepted, const ControlMessage & given, U
         return send_control(control, {.kind = ControlMessage::Kind::invite, .token = link});
     }, options.session_grace, networks_for(options, client.get()));
     ResumptionTable streams;
+    links.on_dropped = [&streams, control](uint64_t token) {
+        streams.remove(token);
+        send_control(control, {.kind = ControlMessage::Kind::forget, .token = token});
+    };
     links.on_resumable = [&streams](uint64_t token, net::ResumableTransport & link) { streams.add(token, link); };
     if (accepted.in_records) {
         auto resumable = std::make_unique<net::ResumableTransport>(

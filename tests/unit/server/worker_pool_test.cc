@@ -86,6 +86,21 @@ protected:
     UniqueFd client, client_far;  // a connection of its client
 };
 
+TEST_F(WorkerPoolTest, ForgottenTokensOfLinksMakeRoomForOthers) {
+    serve();
+    for (uint64_t link = 1000; link < 1000 + max_invitations; ++link) {
+        say({.kind = Kind::invite, .token = link});
+    }
+    say({.kind = Kind::invite, .token = 1});
+    EXPECT_EQ(pool.owner(1), nullptr) << "a worker may register so many";
+    say({.kind = Kind::forget, .token = 1000});
+    EXPECT_EQ(pool.owner(1000), nullptr);
+    say({.kind = Kind::invite, .token = 2});
+    EXPECT_EQ(pool.owner(2), &worker());
+    say({.kind = Kind::forget, .token = token});
+    EXPECT_EQ(pool.owner(token), &worker()) << "that of the session is none of a link";
+}
+
 TEST_F(WorkerPoolTest, AWorkerOfAnotherBuildIsRefused) {
     worker().awaits_build = true;
     EXPECT_FALSE(pool.receive_messages(worker())) << "its build may arrive later";

@@ -14,12 +14,12 @@ namespace {
 using doctor::AddingServers;
 using Terms = std::vector<std::vector<client::Reductions::Term>>;  // of one sum, by rank
 
-constexpr std::array<uint64_t, 6> sizes{4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20};  // bytes
+constexpr std::array<uint64_t, 6> tensor_sizes{4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20};  // bytes
 // A batch adds up several tensors, each at its own place in the buffer. A longer sum of zeros precedes it, at the beginning of
 // the buffer: meanwhile all commands of the batch arrive at all servers.
 constexpr uint64_t bytes_of_batch = 8 << 20, first_sum = 1 << 20;
 constexpr uint64_t most_sums = 32, fewest_sums = 4;
-constexpr uint64_t buffer_size = first_sum + std::max(bytes_of_batch, fewest_sums * sizes.back());
+constexpr uint64_t buffer_size = first_sum + std::max(bytes_of_batch, fewest_sums * tensor_sizes.back());
 constexpr uint32_t term_limit = 1 << 19;  // 16 ranks' sum is below 2^24, the integers that a float has
 
 uint64_t sums_of(uint64_t bytes) { return std::clamp(bytes_of_batch / bytes, fewest_sums, most_sums); }
@@ -164,16 +164,16 @@ private:
 
 // One batch of each size. The first measurement of a group includes the choice of its algorithms.
 Result<> run_round(ReductionBench & bench, const Recorded & recorded, uint32_t round) {
-    for (size_t position = 0; position < sizes.size(); ++position) {
-        const size_t i = turn(round, position, sizes.size());
+    for (size_t position = 0; position < tensor_sizes.size(); ++position) {
+        const size_t i = turn(round, position, tensor_sizes.size());
         std::vector<std::vector<double>> us;
-        const auto number = static_cast<uint32_t>((round * sizes.size() + i) * most_sums);
-        if (auto done = Measurement(recorded, sizes[i]).run(number, us); !done) {
+        const auto number = static_cast<uint32_t>((round * tensor_sizes.size() + i) * most_sums);
+        if (auto done = Measurement(recorded, tensor_sizes[i]).run(number, us); !done) {
             return done;
         }
-        ReductionSamples & samples = bench.sizes[i];
+        ReductionSamples & samples = bench.tensor_sizes[i];
         if (!samples.algorithm) {
-            const auto algorithm = recorded.servers.group->algorithm(sizes[i]);
+            const auto algorithm = recorded.servers.group->algorithm(tensor_sizes[i]);
             if (!algorithm && algorithm.error().code != Errc::unsupported) {
                 return std::unexpected(algorithm.error());
             }
@@ -209,8 +209,8 @@ void run(ReductionBench & bench, const std::vector<net::Endpoint> & endpoints, c
     for (const net::Endpoint & endpoint : endpoints) {
         bench.endpoints.push_back(endpoint.text());
     }
-    for (const uint64_t bytes : sizes) {
-        bench.sizes.push_back({.bytes = bytes, .algorithm = {}, .us = {}});
+    for (const uint64_t bytes : tensor_sizes) {
+        bench.tensor_sizes.push_back({.bytes = bytes, .algorithm = {}, .us = {}});
     }
     auto servers = doctor::open_adding_servers(endpoints, buffer_size, bench.silence);
     if (!servers) {

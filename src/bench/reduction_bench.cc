@@ -171,7 +171,7 @@ Result<> run_round(ReductionBench & bench, const Recorded & recorded, uint32_t r
         if (auto done = Measurement(recorded, tensor_sizes[i]).run(number, us); !done) {
             return done;
         }
-        ReductionSamples & samples = bench.tensor_sizes[i];
+        ReductionSamples & samples = bench.sizes[i];
         if (!samples.algorithm) {
             const auto algorithm = recorded.servers.group->algorithm(tensor_sizes[i]);
             if (!algorithm && algorithm.error().code != Errc::unsupported) {
@@ -210,7 +210,7 @@ void run(ReductionBench & bench, const std::vector<net::Endpoint> & endpoints, c
         bench.endpoints.push_back(endpoint.text());
     }
     for (const uint64_t bytes : tensor_sizes) {
-        bench.tensor_sizes.push_back({.bytes = bytes, .algorithm = {}, .us = {}});
+        bench.sizes.push_back({.bytes = bytes, .algorithm = {}, .us = {}});
     }
     auto servers = doctor::open_adding_servers(endpoints, buffer_size, bench.silence);
     if (!servers) {

@@ -131,7 +131,8 @@ def test_trace_shows_the_parts_of_reductions_on_one_clock(lab, count):
     for pid, own in enumerate(reductions, 1):
         for name in ('REDUCE wait', 'REDUCE wire', 'REDUCE add'):
             parts = of(pid, name)
-            assert len(parts) >= len(own), 'each reduction has this part'
+            # With doubling, the third rank adds nothing.
+            assert len(parts) >= len(own) or (pid, name) == (3, 'REDUCE add'), 'each reduction has this part'
             place = 0
             for begin, end in parts:
                 while own[place][1] + rounding < end:

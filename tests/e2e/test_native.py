@@ -2,14 +2,17 @@
 import csv
 import json
 import struct
+import time
 
 import pytest
 
 import stockwire
 from harness import local_logits, same
+from processes import InBackground
 from system import MODEL, TEST_BACKEND_OPS, eventually
 
 VERBOSE = ['-lv', 4]
+INVITE, LINK = 73, 130
 
 
 def linked(server):
@@ -140,6 +143,31 @@ def test_trace_shows_client_and_servers_on_one_clock(lab):
 
 def hello(token):
     return struct.pack('<I8sIQ', 0, b'CARAVAN1', 2, token)
+
+
+def invite_and_link(server, until):
+    """The number of links that the server dropped although it had issued their tokens."""
+    dropped = 0
+    while time.monotonic() < until:
+        with stockwire.greet(server, native=True) as owner:
+            for _ in range(20):
+                owner.sendall(stockwire.command(INVITE))
+                token, = struct.unpack('<Q', stockwire.receive_reply(owner)[1])
+                with stockwire.connect(server) as link:
+                    link.sendall(stockwire.command(14, hello(token)) + stockwire.command(LINK))
+                    try:
+                        stockwire.receive(link, 36 + 9)
+                    except ConnectionError:
+                        dropped += 1
+    return dropped
+
+
+def test_tokens_of_links_are_known_when_they_are_issued(lab):
+    """The worker that issues one tells the supervisor, which may learn it only after the other server has connected."""
+    server = lab.server()
+    until = time.monotonic() + 4
+    threads = [InBackground(invite_and_link, server, until) for _ in range(6)]
+    assert [thread.result() for thread in threads] == [0] * 6
 
 
 def test_link_without_invitation_is_dropped(lab):

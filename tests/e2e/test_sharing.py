@@ -26,9 +26,11 @@ def test_three_clients_at_once(lab):
 def test_a_program_has_one_session(lab):
     """Although it makes back-ends and frees them to ask how much memory a model would need, before it loads the model."""
     server = lab.server()
-    lab.run(['llama-completion', '-m', MODEL, '-p', 'Then', '-n', 4, '-c', 256, '-no-cnv', '-t', 1, *lab.where([server])])
+    done = lab.run(['llama-completion', '-m', MODEL, '-p', 'Then', '-n', 4, '-c', 256, '-no-cnv', '-t', 1, '-lv', 4,
+                    *lab.where([server])])
     server.wait_idle()
     assert server.accepted() == 1
+    assert len(done.lines('transport tcp')) == 1, 'not while llama.cpp hides what is logged'
 
 
 @pytest.mark.parametrize('how', ['silent', 'query'])

@@ -73,14 +73,14 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
         notify_user(formatted("RPC server {} has a free session: continuing", endpoint.text()));
     }
     const std::string_view kind = text_of(opened->transport->kind());
-    if (is_session && net::built_with_rdma && !opened->may_upgrade) {
-        log_transport(endpoint, kind, opened->why_not_rdma.text);
-    } else {
-        log_debug("{}: connected over {} for {}", endpoint.text(), kind, is_session ? "a session" : "queries");
-    }
+    log_debug("{}: connected over {} for {}", endpoint.text(), kind, is_session ? "a session" : "queries");
     std::shared_ptr<Connection> connection(
         new Connection(endpoint, purpose, std::move(opened->transport), opened->peer_is_native, options));
     connection->may_upgrade_ = opened->may_upgrade;
+    connection->why_not_rdma_ = opened->why_not_rdma.text;
+    if (purpose == Purpose::session) {
+        connection->carry_data();
+    }
     if (is_session) {
         connection->start_recording();
     }
@@ -90,8 +90,15 @@ Result<std::shared_ptr<Connection>> Connection::open(const net::Endpoint & endpo
     return connection;
 }
 
-void Connection::use_rdma() {
-    if (!may_upgrade_.exchange(false)) {
+void Connection::carry_data() {
+    if (!std::exchange(is_for_queries_, false)) {
+        return;
+    }
+    if (!may_upgrade_) {
+        if (net::built_with_rdma) {
+            const auto lock = queue_.lock();
+            log_transport(endpoint(), text_of(queue_.stream().transport_kind()), why_not_rdma_);
+        }
         return;
     }
     queue_.await_upgrade_until(Clock::now() + tunable::first_upgrade_wait);

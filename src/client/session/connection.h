@@ -11,7 +11,6 @@
 // was last written with absent data, or with data that another server failed to send (undelivered_regions.h).
 #pragma once
 
-#include <atomic>
 #include <memory>
 
 #include "abi/ggml_abi.h"
@@ -33,7 +32,7 @@ public:
     enum class Purpose {
         queries,  // queries() except supports(); TCP
         session,  // all functions; uses RDMA where both peers have it, and logs the transport
-        inquiry,  // the same over TCP, until use_rdma()
+        inquiry,  // the same over TCP, until carry_data()
     };
     // Connects and completes the handshake within the connect time-out. A full server may queue the client for up to the
     // reply time-out, which is logged. Fails with the error of net::open_client().
@@ -42,9 +41,10 @@ public:
     ~Connection();
 
     const net::Endpoint & endpoint() const { return queue_.endpoint(); }
-    // The session is about to carry data: switches to RDMA in the background where both peers have it. The first long data
-    // waits for that, but not long. Later calls do nothing.
-    void use_rdma();
+    // The session is about to carry data. Logs the transport: programs hide what is logged while they only ask for the memory
+    // that a model needs. An inquiry switches to RDMA in the background where both peers have it; the first long data waits
+    // for that, but not long. Later calls do nothing. One thread at a time.
+    void carry_data();
     bool failed();
     // Whether any session of this process has failed.
     static bool any_failed() { return CommandQueue::any_failed(); }
@@ -88,7 +88,9 @@ private:
     void finish_recording();
     SessionStats stats();
 
-    std::atomic<bool> may_upgrade_ = false;
+    bool is_for_queries_ = true;  // until carry_data()
+    bool may_upgrade_ = false;
+    std::string why_not_rdma_;
     const std::shared_ptr<SessionHistory> history_;  // may be null
     const uint64_t number_;                          // of the session in the history
     const seconds reply_timeout_;

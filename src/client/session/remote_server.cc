@@ -121,7 +121,7 @@ Result<std::shared_ptr<Connection>> RemoteServer::session(Use use) {
     auto live = session_locked();
     if (live && use == Use::memory) {
         has_memory_ = true;
-        (*live)->use_rdma();
+        (*live)->carry_data();
     }
     hold(live && is_native_ && !has_memory_ ? *live : nullptr);
     return live;

@@ -102,6 +102,10 @@ void Admission::hand_over_by_token(WaitingClient & client) {
     if (worker == nullptr && std::ranges::any_of(clients_.all(), waits)) {
         return;  // until its session has a worker
     }
+    // A worker registers a token before its client learns it, but the message may come after those of this round.
+    if (worker == nullptr && !std::exchange(client.token_is_unknown, true)) {
+        return;
+    }
     client.closing = true;
     if (worker == nullptr) {
         log_warning("dropping {}: it wants {} session that is not here", client.client.peer(),

@@ -73,11 +73,12 @@ void Reception::drop(WaitingClient & client, const Error & error) {
     clients_.drop(client);
 }
 
-// Serves what a client wants if possible now, except new sessions (serve_queue()).
+// Serves what a client wants if possible now, except sessions: serve_all() does.
 void Reception::serve(WaitingClient & client) {
-    if (client.wants == FrontDoor::Wants::session && client.client.token() != 0) {
-        admission_.hand_over_by_token(client);
-    } else if (client.wants != FrontDoor::Wants::more && !outage().empty()) {
+    if (client.has_token()) {
+        return;
+    }
+    if (client.wants != FrontDoor::Wants::more && !outage().empty()) {
         refuse(client);
     } else if (client.wants == FrontDoor::Wants::memory) {
         queries_.forward(client);
@@ -107,6 +108,8 @@ void Reception::serve_all() {
                             tunable::handshake_timeout.count());
             }
             clients_.drop(client);
+        } else if (client.has_token()) {
+            admission_.hand_over_by_token(client);
         } else {
             serve(client);
         }
@@ -139,6 +142,8 @@ TimePoint Reception::next_deadline() const {
             next = std::min(next, client.client.deadline());
         } else if (client.wants_new_session() && client.report_at() > Clock::now()) {
             next = std::min(next, client.report_at());
+        } else if (client.token_is_unknown) {
+            next = TimePoint::min();  // now
         }
     }
     return next;

@@ -20,6 +20,8 @@ struct WaitingClient {
 
     // It waits for a new session, not to resume one or for a link.
     bool wants_new_session() const { return !closing && wants == FrontDoor::Wants::session && client.token() == 0; }
+    // It resumes a session, or has a link or a lifeline for one.
+    bool has_token() const { return wants == FrontDoor::Wants::session && client.token() != 0; }
 
     // When the server sends it its place in the queue, and logs that it waits: not if a session is just ending.
     TimePoint report_at() const { return last_received + tunable::queue_report_delay; }
@@ -30,6 +32,7 @@ struct WaitingClient {
     TimePoint last_received = Clock::now();  // when data was last received
     bool closing = false;            // removed at the end of the round
     bool logged = false;             // session: its wait was logged
+    bool token_is_unknown = false;   // at the end of the last round
     wire::AdmissionReply sent_position{};   // session: the last position that was sent to it
     TimePoint sent_position_at = no_deadline;
 };

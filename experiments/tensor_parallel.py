@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Measures -sm tensor on several servers against one server, with Caravan and with the stock back-end, interleaved.
+"""Measures -sm tensor on several servers of this machine against one server, with Caravan, with and without shared memory, and
+with the stock back-end, interleaved.
 
 Each server computes with one thread, so the machine needs as many free cores as there are servers. Without --model it creates a
 random model of 119 MiB (q8_0). The stock back-end supports two servers only."""
@@ -30,12 +31,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
         model = options.model or random_model(pathlib.Path(folder) / 'random.gguf', layers=8, d=1024, heads=16, ff=3072,
                                               vocab=8192, type='q8_0')
-        ours, stock = ([servers.enter_context(Server(stock=is_stock)).endpoint for _ in range(options.servers)]
-                       for is_stock in (False, True))
+        ours, linked, stock = ([servers.enter_context(Server(**how)).endpoint for _ in range(options.servers)]
+                               for how in ({}, {'environment': {'GGML_RPC_SHM': 'off'}}, {'stock': True}))
         tensor = ['-sm', 'tensor']
         arrangements = {
             'one server': (ours[:1], [], True),
             f'{options.servers} servers, -sm tensor': (ours, tensor, True),
+            f'{options.servers} servers, -sm tensor, no shared memory': (linked, tensor, True),
             f'{options.servers} servers, split by layers': (ours, [], True),
             f'stock, {options.servers} servers, -sm tensor': (stock, tensor, False),
         }

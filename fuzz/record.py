@@ -224,6 +224,16 @@ def save_synthetic():
     save('reduction', bytes([three + measured + rounded, 3, 127]) + sums([8192, 8192]) * 2)
     save('reduction', bytes([bare, 3, 255]) + b'\x3f' * 80)
     save('reduction', bytes([bare + rounded, 3, 255]) + b'\x3f' * 20)
+    def write(place, data):  # as in memory_link.cc: 16 and 17 are the rings, 2 and 4 the positions of their senders
+        return struct.pack('<HB', place, len(data)) + data
+    for opened in (0, 1):  # three sums of one float each, through the ring of the other end
+        message, ring = b'', 1 if opened else 0
+        steps = b''
+        for number in range(3):
+            message += struct.pack('<QQBf', number, 4, 1, 2.0)
+            steps += write(16 + ring, message) + write(2 + 2 * ring, struct.pack('<Q', len(message))) + write(3 - ring, b'') * 2
+        save('memory_link', bytes([opened]) + steps)
+        save('memory_link', bytes([opened]) + steps + write(2 + 2 * ring, b'\xff' * 8))
     digest = f'0 4096 00000000000000ff {"5a" * 32}\n'
     save('digest_file', f'caravan-digests 1\n/models/a.gguf\n7 100000 1700000000000000000\n{digest}end\n'.encode())
     text = (b'{"n_prompt":8,"n_gen":0,"n_depth":2,"samples_ns":[1000,2000],"model_type":"llama","model_size":5,'

@@ -119,6 +119,14 @@ bool dialect_is_native() {
     return value;
 }
 
+bool shares_memory() {
+    static const bool value = [] {
+        constexpr std::array<std::string_view, 2> words{"auto", "off"};
+        return env_choice(variable::shared_memory.name, words, 0) == 0;
+    }();
+    return value;
+}
+
 bool prompts_are_rounded() {
     static const bool value = [] {
         constexpr std::array<std::string_view, 2> words{"f32", "bf16"};

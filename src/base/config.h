@@ -50,6 +50,9 @@ bool dialect_is_native();
 // GGML_RPC_REDUCE: with -sm tensor, servers exchange rounded values (bf16) for prompts. Default f32: not rounded.
 bool prompts_are_rounded();
 
+// GGML_RPC_SHM: whether the sessions of servers of one machine exchange reductions through shared memory. Default: yes.
+bool shares_memory();
+
 // GGML_RPC_TRANSPORT.
 enum class TransportMode {
     automatic,  // RDMA if both peers have it; the default

@@ -34,6 +34,7 @@ inline constexpr Variable trace{"GGML_RPC_TRACE", "a file", "none", "client"};
 inline constexpr Variable stats{"GGML_RPC_STATS", "a file", "none", "client"};
 inline constexpr Variable poll{"GGML_RPC_POLL_US", "microseconds", "learnt, at most 300", "client, server", 0, 1'000'000};
 inline constexpr Variable reduce{"GGML_RPC_REDUCE", "f32 or bf16", "f32", "client"};
+inline constexpr Variable shared_memory{"GGML_RPC_SHM", "auto or off", "auto", "net"};
 inline constexpr Variable dialect{"GGML_RPC_DIALECT", "native or stock", "native", "net"};
 inline constexpr Variable rdma_device{"GGML_RDMA_DEV", "a device", "by address", "net"};
 inline constexpr Variable rdma_gid{"GGML_RDMA_GID", "an index", "the GID of the connection's address", "net", 0, 65535};
@@ -72,6 +73,7 @@ inline constexpr std::array all{
     trace,       stats,        poll,            dialect, rdma_device, rdma_gid, rdma_port,    rdma_traffic_class,
     fault,       llama_bench,  backend_path,    llama_cache, cache_home, home, path,          journal_stream,
     rdma_timeout, rdma_retry,   rdma_pkey, rdma_service_level, rdma_rails, check_reduce, reduce,
+    shared_memory,
     cuda_cache,  mesa_cache,   spin_count,      wait_policy, bind, places, gomp_affinity,     kmp_affinity,
 };
 

@@ -162,6 +162,14 @@ private:
     std::vector<Terms> sums_;
 };
 
+void set_transports(ReductionBench & bench, const client::ServerGroup::Exchange & exchange, const AddingServers & servers) {
+    const size_t pairs = servers.ranks.size() * (servers.ranks.size() - 1) / 2;
+    const std::string & links = servers.group->transports();
+    bench.transports = exchange.sharing_pairs == 0      ? links
+                       : exchange.sharing_pairs < pairs ? "shared memory and " + links
+                                                        : "shared memory";
+}
+
 // One batch of each size. The first measurement of a group includes the choice of its algorithms.
 Result<> run_round(ReductionBench & bench, const Recorded & recorded, uint32_t round) {
     for (size_t position = 0; position < tensor_sizes.size(); ++position) {
@@ -173,11 +181,14 @@ Result<> run_round(ReductionBench & bench, const Recorded & recorded, uint32_t r
         }
         ReductionSamples & samples = bench.sizes[i];
         if (!samples.algorithm) {
-            const auto algorithm = recorded.servers.group->algorithm(tensor_sizes[i]);
-            if (!algorithm && algorithm.error().code != Errc::unsupported) {
-                return std::unexpected(algorithm.error());
+            const auto exchange = recorded.servers.group->exchange(tensor_sizes[i]);
+            if (!exchange && exchange.error().code != Errc::unsupported) {
+                return std::unexpected(exchange.error());
             }
-            samples.algorithm = algorithm ? std::optional(*algorithm) : std::nullopt;
+            if (exchange) {
+                samples.algorithm = exchange->algorithm;
+                set_transports(bench, *exchange, recorded.servers);
+            }
         }
         samples.us.push_back(std::move(us));
     }

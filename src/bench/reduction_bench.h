@@ -26,7 +26,7 @@ struct ReductionBench {
     uint32_t rounds = 5;
     seconds silence{10};                 // limit of a period without a reply
     std::vector<std::string> endpoints;  // set by run(), as all below
-    std::string transports;              // of the links between the servers; "" without a group
+    std::string transports;              // between the servers: "tcp", "shared memory and rdma"; "" without a group
     std::string failure;                 // why it ended early; "" if it did not
     std::vector<ReductionSamples> sizes;
 

@@ -323,6 +323,7 @@ Result<Connected> shake_hands(const Endpoint & endpoint, uint64_t token, RdmaUse
     Connected opened;
     opened.peer_is_caravan = peer.is_caravan();
     opened.peer_is_native = peer.is_caravan() && dialect_is_native() && (peer.features & wire::feature_native) != 0;
+    opened.shares_memory = peer.is_caravan() && (peer.features & own_extension().features & wire::feature_shared_memory) != 0;
     opened.token = peer.token;
     opened.can_resume = can_resume;
     opened.why_not_rdma = std::move(why_not);

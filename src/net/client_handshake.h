@@ -19,6 +19,7 @@ struct Opened {
     std::unique_ptr<Transport> transport;  // for a session: a ResumableTransport if both ends support resuming
     bool peer_is_caravan = false;
     bool peer_is_native = false;  // both ends speak the native dialect
+    bool shares_memory = false;   // both ends can share memory, if they are on one machine
     NoRdma why_not_rdma;
     bool may_upgrade = false;  // a session over TCP whose transport supports begin_upgrade()
 };

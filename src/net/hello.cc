@@ -22,6 +22,9 @@ const std::string & why_no_rdma() {
 wire::Extension own_extension() {
     wire::Extension extension;
     extension.features = wire::feature_admission | wire::feature_confirm | (dialect_is_native() ? wire::feature_native : 0);
+    if (shares_memory()) {
+        extension.features |= wire::feature_shared_memory;
+    }
     if (reconnect_time().count() > 0) {
         extension.features |= wire::feature_resume;
     }

@@ -192,7 +192,7 @@ std::unique_ptr<Transport> make_link(Connected & opened, const Endpoint & endpoi
                           [endpoint, token](ResumableTransport::Attempt attempt) { return resume(endpoint, token, attempt); });
 }
 
-Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
+Result<OpenedLink> try_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline) {
     auto opened = shake_hands(endpoint, token, RdmaUse::deferred, deadline);
     if (!opened) {
         return std::unexpected(opened.error());
@@ -210,7 +210,8 @@ Result<std::unique_ptr<Transport>> try_link(const Endpoint & endpoint, uint64_t 
         return fail(Errc::protocol, "{} refused the link", endpoint.text());
     }
     opened->transport = with_faults(std::move(opened->transport));
-    return opened->can_resume ? make_link(*opened, endpoint, token) : std::move(opened->transport);
+    const bool shares_memory = opened->shares_memory;
+    return OpenedLink{opened->can_resume ? make_link(*opened, endpoint, token) : std::move(opened->transport), shares_memory};
 }
 
 }  // namespace
@@ -240,12 +241,11 @@ Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoin
     });
 }
 
-Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline,
-                                             milliseconds rdma_wait) {
+Result<OpenedLink> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline, milliseconds rdma_wait) {
     auto link = retry_after_reset([&] { return try_link(endpoint, token, deadline); });
-    if (link && (*link)->kind() != TransportKind::rdma) {
-        (*link)->begin_upgrade([](const Error *) {});
-        (*link)->await_upgrade(Clock::now() + rdma_wait);
+    if (link && link->transport->kind() != TransportKind::rdma) {
+        link->transport->begin_upgrade([](const Error *) {});
+        link->transport->await_upgrade(Clock::now() + rdma_wait);
     }
     return link;
 }

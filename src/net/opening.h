@@ -14,9 +14,14 @@ namespace caravan::net {
 Result<Opened> open_client(const Endpoint & endpoint, bool for_session, TimePoint deadline,
                            const Queueing & queueing = {}, const Pace & pace = {}, bool defer_rdma = false);
 
+struct OpenedLink {
+    std::unique_ptr<Transport> transport;
+    bool shares_memory = false;  // as Opened
+};
+
 // Opens a link from this server to the session `token` on the server at `endpoint`. Where both ends support it, the
 // link switches to RDMA in the background; this waits for that, for `rdma_wait` at most.
-Result<std::unique_ptr<Transport>> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline,
-                                             milliseconds rdma_wait = milliseconds(0));
+Result<OpenedLink> open_link(const Endpoint & endpoint, uint64_t token, TimePoint deadline,
+                             milliseconds rdma_wait = milliseconds(0));
 
 }  // namespace caravan::net

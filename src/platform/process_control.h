@@ -10,6 +10,7 @@
 namespace caravan::platform {
 
 using ProcessId = int;
+ProcessId own_process();
 
 enum class Signal {
     interrupt,  // SIGINT: requests to end, as ^C

@@ -17,6 +17,7 @@ With --allreduce:
   network path nor computing; waiting for a slower server is included. Every sum is read from every server and checked;
   a wrong one is an error. The table has the algorithm that the servers use for the size (docs/tensor-parallel.md; n/a:
   an older server). The time of a sum is the mean over the servers; the table has the median of all sums. The
+  line below it has the network of the links between the servers, or shared memory (servers of one machine). The
   measurement uses 17 MiB of each server's first device.
 
 With a model:

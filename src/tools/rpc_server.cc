@@ -39,6 +39,7 @@ Environment:
   GGML_RPC_DEBUG=1        log every connection, and what ggml logs, too
   GGML_RPC_POLL_US=N      poll a session's socket for N microseconds before sleeping
                           [learnt, at most 300]
+  GGML_RPC_SHM=off        no shared memory with servers of this machine (-sm tensor)
   GOMP_SPINCOUNT, OMP_WAIT_POLICY
                           how threads of a CPU device wait for each other [GOMP_SPINCOUNT=300, which lets sessions
                           that compute at the same time take turns]

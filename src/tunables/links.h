@@ -30,6 +30,13 @@ static_assert(reduction_window % reduction_piece == 0);
 inline constexpr microseconds reduction_spin{300};
 // While several members are waited for, each in turn; and until a client that left is noticed.
 inline constexpr milliseconds reduction_turn{1}, reduction_cancel_interval{100};
+// Through shared memory: looks at it before the thread offers its processor to others; and pieces of 64 bytes of the link that
+// are read after a sleep, in which the peer has sent a byte for each sleep.
+inline constexpr int memory_looks = 50, most_bells = 16;
+// For the server's main process to make or open shared memory.
+inline constexpr seconds memory_wait{1};
+// Of one session, in total, and that no other session has opened yet: further links use the network.
+inline constexpr size_t max_shared_memories = 64, max_unopened_memories = 16;
 // For a member that leaves the group to complete the message that it began.
 inline constexpr seconds reduction_leave_timeout{2};
 // A group of three or more servers measures its algorithms with tensors of these sizes, bytes, and so many times: those of one

@@ -21,6 +21,7 @@ inline constexpr uint32_t feature_admission = 8;  // ADMISSION
 inline constexpr uint32_t feature_only_rdma = 16;  // this end ends sessions that do not use RDMA
 inline constexpr uint32_t feature_confirm = 32;    // a client confirms each place in the queue
 inline constexpr uint32_t feature_rails = 64;      // RDMA_RAILS: several queue pairs in a session
+inline constexpr uint32_t feature_shared_memory = 128;  // links of groups may use memory of one machine: shared_memory.h
 
 #pragma pack(push, 1)
 

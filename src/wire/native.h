@@ -220,7 +220,8 @@ inline constexpr size_t n_algorithms = 3;
 inline constexpr uint8_t no_algorithm = 255;  // not chosen yet: before the group's first REDUCE
 struct AlgorithmReply {
     uint8_t algorithm;  // an Algorithm, or no_algorithm
-    uint8_t unused[15];
+    uint8_t sharing;    // the number of ranks that this one reaches through shared memory
+    uint8_t unused[14];
 };
 // Server to server, on a link of a group. The data follows, also if it is not valid.
 struct ReduceHeader {

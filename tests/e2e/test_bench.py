@@ -206,10 +206,12 @@ def test_signal_ends_llama_bench_too(lab):
 
 @pytest.mark.parametrize('ranks', [2, 3])
 def test_all_reduce(lab, ranks):
-    servers = [lab.server(env={'GGML_RPC_DEBUG': '1'}) for _ in range(ranks)]
+    # The first shares no memory.
+    servers = [lab.server(env={'GGML_RPC_DEBUG': '1', 'GGML_RPC_SHM': 'auto' if i > 0 else 'off'}) for i in range(ranks)]
     names = ','.join(server.endpoint for server in servers)
     result = json.loads(bench(lab, '--allreduce', '--rpc', names, '--rounds', 2, '-o', 'json').out)
-    assert result['kind'] == 'all_reduce' and result['failure'] is None and result['transports'] == 'tcp'
+    assert result['kind'] == 'all_reduce' and result['failure'] is None
+    assert result['transports'] == {2: 'tcp', 3: 'shared memory and tcp'}[ranks]
     assert result['endpoints'] == names.split(',')
     assert [size['bytes'] for size in result['sizes']] == [4096 * 4 ** power for power in range(6)]
     for size in result['sizes']:
@@ -224,7 +226,7 @@ def test_all_reduce(lab, ranks):
     assert ranks > 2 or set(algorithms) == {'direct'}
     assert algorithms[-1] == choice.split(', ')[-1]
     table = bench(lab, '--allreduce', '--rpc', names, '--rounds', 1).out
-    assert re.search(r'\|\s+4 MiB \| (direct|doubling|scatter) ', table) and f'{ranks} ranks, linked over tcp;' in table
+    assert re.search(r'\|\s+4 MiB \| (direct|doubling|scatter) ', table) and f'{ranks} ranks, linked over {result["transports"]};' in table
 
 
 def test_all_reduce_with_a_lost_server(lab):

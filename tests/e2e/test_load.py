@@ -191,6 +191,7 @@ WRONG = {
     'GGML_RPC_TIMEOUT_S': ('0', 'a whole number from 1 to 604800; using the default, 300'),
     'GGML_RPC_CONNECT_TIMEOUT_S': ('1.5', 'a whole number from 1 to 3600; using the default, 10'),
     'GGML_RPC_RECONNECT_S': ('-1', 'a whole number from 0 to 86400; using the default, 60'),
+    'GGML_RPC_SHM': ('maybe', 'auto or off; using the default, auto'),
     'GGML_RPC_DIALECT': ('bogus', 'native or stock; using the default, native'),
     'GGML_RPC_TRANSPORT': ('TCP', 'auto, tcp or rdma; using the default, auto'),
     'GGML_RPC_ON_LOSS': ('stop', 'fail or exit; using the default, fail'),

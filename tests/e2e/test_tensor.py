@@ -11,7 +11,7 @@ import pytest
 import stockwire
 from harness import local
 from stockwire import command, is_dropped, receive, receive_reply
-from system import MODEL, PROMPT, SANITIZE, eventually
+from system import MODEL, PROMPT, RPC_SERVER, SANITIZE, eventually
 
 TENSOR = ['-sm', 'tensor', '-fa', 'on', '-fit', 'off']
 WORDS = ['-p', PROMPT, '-n', 60, '--temp', 0, '-no-cnv', '-t', 1, '--no-warmup', '--no-display-prompt', '-lv', 4]
@@ -36,6 +36,40 @@ def test_text_is_the_local_one(lab, count):
     done = text(lab, servers)
     assert done.out == local_text(lab)
     assert f'RPC servers {", ".join(server.endpoint for server in servers)}: direct all-reduce over tcp' in done.err
+
+
+SHARES = r'rank \d of the group is on this machine: reductions use shared memory'
+
+
+@pytest.mark.parametrize('count', [2, 3])
+def test_servers_of_one_machine_share_memory(lab, count):
+    servers = [lab.server() for _ in range(count)]
+    assert text(lab, servers).out == local_text(lab)
+    for server in servers:
+        assert server.count(SHARES) == count - 1, server.log()
+    if count == 2:  # each program's group does so
+        text(lab, servers)
+        assert [server.count(SHARES) for server in servers] == [2, 2]
+
+
+@pytest.mark.parametrize('without', [0, 1])
+def test_a_server_that_shares_no_memory(lab, without):
+    servers = [lab.server(env={'GGML_RPC_SHM': 'off'} if i == without else {}) for i in range(2)]
+    assert text(lab, servers).out == local_text(lab)
+    assert not any(server.count('of the group is on this machine') for server in servers)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='needs root')
+def test_servers_in_different_process_namespaces(lab):
+    """They recognize the machine, cannot share memory, and use the link."""
+    apart = lab.folder / 'apart'
+    apart.write_text(f'#!/bin/sh\nexec unshare --pid --fork --mount-proc --kill-child {RPC_SERVER} "$@"\n')
+    apart.chmod(0o755)
+    servers = [lab.server(program=apart), lab.server()]
+    assert text(lab, servers).out == local_text(lab)
+    logs = ''.join(server.log() for server in servers)
+    assert 'of the group is on this machine, but memory cannot be shared with it: ' in logs
+    assert 'reductions use shared memory' not in logs
 
 
 def test_three_servers_log_the_algorithms(lab):

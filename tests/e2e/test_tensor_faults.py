@@ -13,6 +13,7 @@ from proxy import cutting, proxies
 from system import MODEL, PROMPT, RPC_SERVER, SANITIZE, eventually
 
 TENSOR = ['-sm', 'tensor', '-fa', 'on', '-fit', 'off']
+OVER_NETWORK = {'GGML_RPC_SHM': 'off'}  # for faults of the links: servers of one machine need them to wake up only
 
 
 def text(llama, n=120):
@@ -36,7 +37,7 @@ def break_link(via, servers):
 
 def test_a_lost_link_fails_one_request(lab):
     """The sessions live, so the next request makes the group again."""
-    servers = [lab.server('--session-grace', 1, env={'GGML_RPC_RECONNECT_S': 1}) for _ in range(2)]
+    servers = [lab.server('--session-grace', 1, env={**OVER_NETWORK, 'GGML_RPC_RECONNECT_S': 1}) for _ in range(2)]
     with proxies(servers[1]) as [via]:
         llama = lab.llama_server([servers[0], via], more=[*TENSOR, '--context-shift', '-lv', 4])
         expected = text(llama)
@@ -55,7 +56,7 @@ def test_a_lost_link_fails_one_request(lab):
 
 def test_servers_that_cannot_reach_each_other_any_more(lab):
     """The tensors are copied through the client from then on."""
-    servers = [lab.server('--session-grace', 1, env={'GGML_RPC_RECONNECT_S': 1}) for _ in range(2)]
+    servers = [lab.server('--session-grace', 1, env={**OVER_NETWORK, 'GGML_RPC_RECONNECT_S': 1}) for _ in range(2)]
     with proxies(servers[1]) as [via]:
         llama = lab.llama_server([servers[0], via], more=[*TENSOR, '-lv', 4])
         expected = text(llama, 8)
@@ -69,7 +70,7 @@ def test_servers_that_cannot_reach_each_other_any_more(lab):
 @pytest.mark.parametrize('count', [2, 3])
 def test_connections_that_are_reset(lab, count):
     """Those of the client and the links, again and again: the text is the same."""
-    with proxies(*(lab.server() for _ in range(count))) as via:
+    with proxies(*(lab.server(env=OVER_NETWORK) for _ in range(count))) as via:
         llama = lab.llama_server(via, more=[*TENSOR, '--context-shift', '-lv', 4])
         expected = text(llama)
         for _ in range(2 if SANITIZE else 4):
@@ -81,7 +82,7 @@ def test_connections_that_are_reset(lab, count):
 
 @pytest.mark.parametrize('what', ['client', 'link'])
 def test_one_kind_of_connection_is_reset(lab, what):
-    servers = [lab.server(), lab.server()]
+    servers = [lab.server(env=OVER_NETWORK), lab.server(env=OVER_NETWORK)]
     with proxies(*servers) as via:
         llama = lab.llama_server(via, more=[*TENSOR, '--context-shift', '-lv', 4])
         expected = text(llama)
@@ -95,7 +96,7 @@ def test_one_kind_of_connection_is_reset(lab, what):
 
 @pytest.mark.extra
 def test_an_outage_of_three_seconds(lab):
-    with proxies(*(lab.server() for _ in range(2))) as via:
+    with proxies(*(lab.server(env=OVER_NETWORK) for _ in range(2))) as via:
         llama = lab.llama_server(via, more=[*TENSOR, '--context-shift', '-lv', 4])
         expected = text(llama, 600)
         request = InBackground(text, llama, 600)
@@ -154,7 +155,7 @@ def test_a_rank_that_is_cut_off(lab, networks, outage):
     """By a cable that is pulled out: no connection is reset."""
     def server(prefix, host):
         started = lab.start('rpc-server', [*prefix, RPC_SERVER, '-H', host, '-p', 0, '-t', 1, '--links', '10.0.0.0/8,127.0.0.0/8'],
-                            tool=False, kind=Server)
+                            env=OVER_NETWORK, tool=False, kind=Server)
         started.endpoint = started.wait_for(r'  endpoint       : (\S+)\n').group(1)
         started.wait_for(r'  sessions       : .*\n')
         return started
@@ -196,15 +197,15 @@ def test_programs_with_groups_in_different_orders(lab):
     def start(chosen, more):
         return lab.start('llama-completion', ['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 60, '--temp', 0, '-no-cnv', '-t',
                                               1, '--no-warmup', '--no-display-prompt', *lab.where(chosen), *more], ours=bool(chosen))
-    expected = lab.expect_exit(start([], [])).out
+    expected = lab.expect_exit(start([], [])).out.rstrip('\n')
     assert len(expected) > 150
     lengths = []
     for _ in range(1 if SANITIZE else 2):
         running = [start([servers[number] for number in order], TENSOR) for order in ((0, 1, 2), (2, 0, 1), (1, 0))]
         for program in running:
-            # On a busy machine llama-completion sometimes loses the end of what it prints.
+            # On a busy machine llama-completion sometimes loses the end of what it prints; so may the expected text.
             out = lab.expect_exit(program).out.rstrip('\n')
-            assert expected.startswith(out)
+            assert expected.startswith(out) or out.startswith(expected)
             lengths.append(len(out))
     assert max(lengths) > 150, lengths
 
@@ -218,7 +219,7 @@ def test_equal_sums_pass_the_check(lab):
 
 def test_the_check_finds_an_altered_sum(lab):
     """No checksum covers the data of long messages; a link leads through the proxy."""
-    servers = [lab.server() for _ in range(2)]
+    servers = [lab.server(env=OVER_NETWORK) for _ in range(2)]
     with proxies(servers[1]) as [via]:
         llama = lab.llama_server([servers[0], via], more=[*TENSOR, '-c', 2048, '-ub', 1024, '-b', 1024],
                                  env={'GGML_RPC_CHECK_REDUCE': 1})

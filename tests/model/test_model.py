@@ -45,6 +45,10 @@ def check(directory, model, flags, cycles=False):
     ("rails", "BREAKS"),
     ("negotiate", ""),
     ("negotiate", "TCP_HOLDS"),
+    ("memory", ""),
+    ("memory", "RING=1"),
+    ("memory", "BYTES=4 BELLS=2"),
+    ("memory", "BYTES=4 KILLS=2"),
     ("reduce", ""),
     ("reduce", "FAULTS=1"),
     ("reduce", "FAULTS=2 REDUCTIONS=2 READS=0"),
@@ -70,7 +74,7 @@ def test_model_holds(tmp_path, model, flags):
     assert found is None, text
 
 
-@pytest.mark.parametrize("model, flags", [("resume", "BREAKS=1"), ("reduce", "FAULTS=1 REDUCTIONS=2")])
+@pytest.mark.parametrize("model, flags", [("resume", "BREAKS=1"), ("memory", "KILLS=1"), ("reduce", "FAULTS=1 REDUCTIONS=2")])
 def test_there_is_no_livelock(tmp_path, model, flags):
     text, found = check(tmp_path, model, flags, cycles=True)
     assert found is None, text
@@ -93,6 +97,8 @@ def test_there_is_no_livelock(tmp_path, model, flags):
     ("negotiate", "LATE_ANSWER", "assertion violated"),
     ("negotiate", "TCP_HOLDS NO_REASON", "told"),
     ("negotiate", "TCP_HOLDS ADMIT_UNCONFIRMED", DEADLOCK),
+    ("memory", "NO_LOOK", DEADLOCK),
+    ("memory", "RESET_LATE", DEADLOCK),
     ("reduce", "FLUSH_ONE", DEADLOCK),
     ("reduce", "FLUSH_IN_TURN", DEADLOCK),
     ("reduce", "SEND_ONLY", DEADLOCK),
@@ -124,6 +130,7 @@ def test_mutation_is_detected(tmp_path, model, flags, fault):
     ("rails", "REACH_END", "breaks>0"),
     ("rails", "REACH_EARLY", "number==taken[e]"),
     ("negotiate", "REACH_END", "client_pairs!="),
+    ("memory", "REACH_END", "assertion violated"),
     ("reduce", "REACH_END", "had_fault["),
     ("reduce", "RANKS=3 FAULTS=1 REACH_FAILURE", "reductions[c]<"),
     ("reduce", "DOUBLING RANKS=4 ABSENT=1 REACH_ABSENT", "sum!=0"),

@@ -23,7 +23,7 @@ Result<bool> Reductions::supports_groups() {
     return facts().transform([](const wire::SessionFacts & facts) { return facts.groups == wire::groups_version; });
 }
 
-Result<wire::Algorithm> Reductions::algorithm(uint16_t group, uint64_t bytes) {
+Result<wire::AlgorithmReply> Reductions::algorithm(uint16_t group, uint64_t bytes) {
     const auto known = facts();
     if (!known) {
         return std::unexpected(known.error());
@@ -39,10 +39,10 @@ Result<wire::Algorithm> Reductions::algorithm(uint16_t group, uint64_t bytes) {
     if (reply->algorithm == wire::no_algorithm) {
         return fail(Errc::unsupported, "{}: no algorithm was chosen yet", queue_.endpoint().text());
     }
-    if (auto sound = check_algorithm(reply->algorithm); !sound) {
+    if (auto sound = check_algorithm(*reply); !sound) {
         return fail(Errc::protocol, "{}: {}", queue_.endpoint().text(), sound.error().text);
     }
-    return static_cast<wire::Algorithm>(reply->algorithm);
+    return reply;
 }
 
 Result<uint16_t> Reductions::join(uint8_t rank, std::span<const wire::GroupPeer> peers, seconds patience) {

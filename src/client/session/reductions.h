@@ -25,9 +25,9 @@ public:
     Result<uint16_t> join(uint8_t rank, std::span<const wire::GroupPeer> peers, seconds patience);
     // Whether the server can be a member: its GROUP and REDUCE have this client's version.
     Result<bool> supports_groups();
-    // The algorithm of such sums of this group. Errc::unsupported: the server is older and does not report it, or nothing was
-    // added up yet.
-    Result<wire::Algorithm> algorithm(uint16_t group, uint64_t bytes);
+    // The algorithm of such sums of this group, and how many ranks the server reaches through shared memory. Errc::unsupported:
+    // the server is older and does not report it, or nothing was added up yet.
+    Result<wire::AlgorithmReply> algorithm(uint16_t group, uint64_t bytes);
     // Whether the terms were delivered and nothing is relayed, so that a sum of them can be queued.
     bool can_reduce(std::span<const Term> terms);
     // Queues a sum. The launch before it is held until then, from its second time on.

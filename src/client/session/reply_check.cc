@@ -66,9 +66,10 @@ Result<> check_flag(uint8_t flag) {
     return {};
 }
 
-Result<> check_algorithm(uint8_t algorithm) {
-    if (algorithm >= wire::n_algorithms) {
-        return fail(Errc::protocol, "the server reported algorithm {}, which does not exist", algorithm);
+Result<> check_algorithm(const wire::AlgorithmReply & reply) {
+    if (reply.algorithm >= wire::n_algorithms || reply.sharing >= wire::max_ranks) {
+        return fail(Errc::protocol, "the server reported algorithm {}, and {} ranks that share memory", reply.algorithm,
+                    reply.sharing);
     }
     return {};
 }

@@ -27,7 +27,7 @@ Result<> check_alloc_size(uint64_t bytes);
 Result<> check_buffer(const wire::AllocBufferReply & reply, uint64_t base, uint64_t size, uint64_t alignment);
 // One byte: 0 or 1.
 Result<> check_flag(uint8_t flag);
-Result<> check_algorithm(uint8_t algorithm);
+Result<> check_algorithm(const wire::AlgorithmReply & reply);
 // Spans of a session that was opened at `opened` (server's clock, as estimated by the client) and is `age` old, in ns.
 Result<> check_spans(uint32_t count, std::span<const wire::Span> spans, uint64_t opened, uint64_t age);
 

@@ -214,7 +214,7 @@ bool ServerGroup::reduce(const std::vector<std::vector<Reductions::Term>> & term
     return true;
 }
 
-Result<wire::Algorithm> ServerGroup::algorithm(uint64_t bytes) {
+Result<ServerGroup::Exchange> ServerGroup::exchange(uint64_t bytes) {
     Numbers numbers;
     {
         const auto order = lock_order();
@@ -223,7 +223,18 @@ Result<wire::Algorithm> ServerGroup::algorithm(uint64_t bytes) {
     if (numbers.empty()) {
         return fail(Errc::unavailable, "there is no group");
     }
-    return members_.front()->reductions().algorithm(numbers.front(), bytes);
+    Exchange out;
+    size_t sharing = 0;
+    for (size_t i = 0; i < members_.size(); ++i) {
+        const auto reply = members_[i]->reductions().algorithm(numbers[i], bytes);
+        if (!reply) {
+            return std::unexpected(reply.error());
+        }
+        out.algorithm = static_cast<wire::Algorithm>(reply->algorithm);  // the same on all
+        sharing += reply->sharing;
+    }
+    out.sharing_pairs = sharing / 2;
+    return out;
 }
 
 std::chrono::nanoseconds ServerGroup::advance() {

@@ -35,9 +35,13 @@ public:
     // queued, because a server is lost or lacks data, or the group could not be made again.
     bool reduce(const std::vector<std::vector<Reductions::Term>> & terms, wire::Precision precision);
 
-    // How the servers add up tensors of that many bytes. Errc::unsupported if a server does not report it, or nothing was
-    // added up yet.
-    Result<wire::Algorithm> algorithm(uint64_t bytes);
+    // How the servers add up tensors of that many bytes, and between how many pairs of them through shared memory.
+    // Errc::unsupported if a server does not report it, or nothing was added up yet.
+    struct Exchange {
+        wire::Algorithm algorithm{};
+        size_t sharing_pairs = 0;
+    };
+    Result<Exchange> exchange(uint64_t bytes);
 
     // How many computations have failed.
     uint64_t failures() const { return failures_; }

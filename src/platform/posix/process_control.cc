@@ -33,6 +33,8 @@ ExitStatus status_in(int status) {
 
 }  // namespace
 
+ProcessId own_process() { return ::getpid(); }
+
 void send_signal(ProcessId process, Signal signal) {
     ::kill(process, signal == Signal::interrupt ? SIGINT : signal == Signal::terminate ? SIGTERM : SIGKILL);
 }

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "platform/unique_fd.h"
 #include "server/ipc/session_counters.h"
+#include "wire/shared_memory.h"
 
 namespace caravan::server {
 
@@ -44,6 +45,12 @@ struct ControlMessage {
         comm,     // worker: asks for `step` of a stock client's comm, with a `number`. The supervisor replies to reserve and
                   // accept with the same `number`; `count` 1: done, for accept with the attached connection; 0: `text` says
                   // why not
+        share,    // worker: make memory that another session can open. The supervisor replies with shared: `number` is its
+                  // descriptor in process `count`
+        open_shared,  // worker: open the memory that has the descriptor `number` in process `count` and begins with `secret`.
+                      // The supervisor replies with shared
+        unshare,  // worker: close the descriptor `number` that a share has returned
+        shared,   // supervisor: replies to the request with the same `token`; the memory is attached, or `text` says why not
         contend,  // supervisor: end the session once it is idle for `number` seconds, since other clients wait (0: no limit)
     };
     enum class Step : uint32_t {
@@ -61,11 +68,13 @@ struct ControlMessage {
     uint32_t type = 0;   // device: its ggml_backend_dev_type
     uint32_t is_cpu = 0;  // device: 1 if it computes with threads of this machine's processors
     uint32_t resumes = 0;  // link: 1 if the peer can resume
+    uint32_t shares_memory = 0;  // link: 1 if both sides can share memory
     uint32_t is_native = 0;  // session: 1 if both sides have announced the native dialect
     uint64_t token = 0;
     uint64_t alignment = 0, max_size = 0, memory_free = 0, memory_total = 0;
     SessionCounters counters;
     std::byte prefix[max_prefix] = {};
+    std::byte secret[wire::secret_size] = {};
     char text[400] = {};
 
     void set_text(std::string_view from);

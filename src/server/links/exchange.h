@@ -8,11 +8,13 @@
 #include <algorithm>
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
 #include "net/transport.h"
+#include "server/links/memory_link.h"
 #include "wire/native.h"
 
 namespace caravan::server {
@@ -26,6 +28,7 @@ struct Peer {
     size_t rank;
     uint64_t messages_sent = 0, messages_received = 0;
     std::vector<std::byte> window;  // received data: position modulo its size
+    std::unique_ptr<SharedLink> shared{};  // of `link`, if that uses shared memory
 };
 
 // The messages between this rank and another one in one step.

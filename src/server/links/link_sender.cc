@@ -9,8 +9,8 @@
 
 namespace caravan::server {
 
-LinkSender::LinkSender(std::unique_ptr<net::Transport> transport, std::atomic<size_t> & backlog)
-    : transport_(std::move(transport)), all_backlog_bytes_(backlog) {}
+LinkSender::LinkSender(std::unique_ptr<net::Transport> transport, std::atomic<size_t> & backlog, bool shares_memory)
+    : transport_(std::move(transport)), all_backlog_bytes_(backlog), shares_memory_(shares_memory) {}
 
 LinkSender::~LinkSender() {
     {

@@ -19,7 +19,8 @@ namespace caravan::server {
 class LinkSender {
 public:
     // `backlog`: bytes queued by all senders of the session; must outlive this.
-    LinkSender(std::unique_ptr<net::Transport> transport, std::atomic<size_t> & backlog);
+    // `shares_memory`: both ends can share memory.
+    LinkSender(std::unique_ptr<net::Transport> transport, std::atomic<size_t> & backlog, bool shares_memory = false);
     // Waits up to a minute for the piece that is being sent. Drops the queued bytes.
     ~LinkSender();
 
@@ -30,6 +31,7 @@ public:
     // The transport, for use in both directions, if nothing was sent yet. Null otherwise, and the second time. Afterwards
     // begin() fails. This object still owns it.
     net::Transport * take_over();
+    bool shares_memory() const { return shares_memory_; }
     // True on the first call only, so that a failure is logged once.
     bool first_failure() { return !std::exchange(failure_logged_, true); }
 
@@ -39,6 +41,7 @@ private:
 
     const std::unique_ptr<net::Transport> transport_;
     std::atomic<size_t> & all_backlog_bytes_;
+    const bool shares_memory_;
     uint64_t next_ = 0;
     bool failure_logged_ = false;
     bool is_taken_ = false;

@@ -5,7 +5,6 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "net/endpoint.h"
-#include "net/opening.h"
 #include "tunables/links.h"
 
 namespace caravan::server {
@@ -26,7 +25,7 @@ uint64_t Links::invite() {
     return token;
 }
 
-void Links::accept(uint64_t token, std::unique_ptr<net::Transport> connection, bool resumes) {
+void Links::accept(uint64_t token, std::unique_ptr<net::Transport> connection, bool resumes, bool shares_memory) {
     std::lock_guard lock(mutex_);
     const auto invited = receivers_.find(token);
     if (invited == receivers_.end() || invited->second != nullptr) {
@@ -39,7 +38,7 @@ void Links::accept(uint64_t token, std::unique_ptr<net::Transport> connection, b
         on_resumable(token, *resumable);
         connection = std::move(resumable);
     }
-    invited->second = std::make_unique<LinkReceiver>(std::move(connection));
+    invited->second = std::make_unique<LinkReceiver>(std::move(connection), shares_memory);
     connected_.notify_all();
 }
 
@@ -63,8 +62,8 @@ void Links::drop_receiver(uint64_t token) {
 }
 
 // Connects to addresses that were checked, not to the name, which could resolve to another address the next time.
-Result<std::unique_ptr<net::Transport>> Links::open_link(const net::Endpoint & endpoint, uint64_t token,
-                                                         TimePoint deadline, milliseconds rdma_wait) const {
+Result<net::OpenedLink> Links::open_link(const net::Endpoint & endpoint, uint64_t token, TimePoint deadline,
+                                         milliseconds rdma_wait) const {
     const auto addresses = net::addresses_within(endpoint, deadline, lookup_);
     if (!addresses) {
         return std::unexpected(addresses.error());
@@ -74,11 +73,11 @@ Result<std::unique_ptr<net::Transport>> Links::open_link(const net::Endpoint & e
         if (!networks_.contains(address.host)) {
             continue;
         }
-        auto transport = net::open_link(address, token, deadline, rdma_wait);
-        if (transport) {
-            return transport;
+        auto link = net::open_link(address, token, deadline, rdma_wait);
+        if (link) {
+            return link;
         }
-        last = transport.error();
+        last = link.error();
     }
     return std::unexpected(last);
 }
@@ -96,15 +95,15 @@ Result<net::TransportKind> Links::connect(uint16_t link, uint64_t token, const s
         return fail(Errc::unsupported, "links require TCP or RDMA");
     }
     const TimePoint deadline = Clock::now() + connect_time_;
-    auto transport = open_link(*endpoint, token, deadline, rdma_wait);
-    if (!transport) {
-        log_warning("cannot open the link to {} that the client requested: {}", text, transport.error().text);
+    auto opened = open_link(*endpoint, token, deadline, rdma_wait);
+    if (!opened) {
+        log_warning("cannot open the link to {} that the client requested: {}", text, opened.error().text);
         std::this_thread::sleep_until(deadline);
         return fail(Errc::unavailable, "cannot open a link to {}; see the server's log for the reason", text);
     }
-    const net::TransportKind kind = (*transport)->kind();
+    const net::TransportKind kind = opened->transport->kind();
     log_info("linked with the server at {} over {}", text, text_of(kind));
-    senders_.emplace(link, std::make_unique<LinkSender>(std::move(*transport), backlog_bytes_));
+    senders_.emplace(link, std::make_unique<LinkSender>(std::move(opened->transport), backlog_bytes_, opened->shares_memory));
     return kind;
 }
 

@@ -19,10 +19,12 @@
 
 #include "net/lookup.h"
 #include "net/networks.h"
+#include "net/opening.h"
 #include "net/resume/resumable_transport.h"
 #include "net/socket.h"
 #include "server/links/link_receiver.h"
 #include "server/links/link_sender.h"
+#include "server/links/memory_source.h"
 #include "tunables/links.h"
 
 namespace caravan::server {
@@ -45,11 +47,14 @@ public:
     // Called before a link to this session is destroyed. No connection with this token may arrive afterwards.
     std::function<void(uint64_t token)> on_dropped;
 
+    // Of the memory that links may share with sessions of this machine; null: none. Must outlive the links.
+    MemorySource * memory = nullptr;
+
     // A new token for a link to this session, or 0 if there are too many or it cannot be registered.
     uint64_t invite();
-    // Opens the link of `token` over a connection that presented it. `resumes`: the peer supports resuming. Drops the
-    // connection if the token is unknown or the link is open.
-    void accept(uint64_t token, std::unique_ptr<net::Transport> connection, bool resumes);
+    // Opens the link of `token` over a connection that presented it. `resumes`: the peer supports resuming. `shares_memory`:
+    // both ends can share memory. Drops the connection if the token is unknown or the link is open.
+    void accept(uint64_t token, std::unique_ptr<net::Transport> connection, bool resumes, bool shares_memory = false);
     // The link that was opened with `token`. Waits for it up to 10 s, then returns null. Null at once for an unknown token.
     LinkReceiver * receiver(uint64_t token);
 
@@ -67,8 +72,8 @@ public:
     size_t backlog() const { return backlog_bytes_; }
 
 private:
-    Result<std::unique_ptr<net::Transport>> open_link(const net::Endpoint & endpoint, uint64_t token, TimePoint deadline,
-                                                      milliseconds rdma_wait) const;
+    Result<net::OpenedLink> open_link(const net::Endpoint & endpoint, uint64_t token, TimePoint deadline,
+                                      milliseconds rdma_wait) const;
 
     const std::function<bool(uint64_t)> announce_;
     const seconds grace_;

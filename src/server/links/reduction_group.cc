@@ -45,7 +45,7 @@ ReductionGroup::ReductionGroup(size_t rank, const std::vector<net::Transport *> 
       exchange_(patience, leave_time, framing) {
     for (size_t i = 0; i < links.size(); ++i) {
         if (i != rank) {
-            peers_.push_back({.link = links[i], .rank = i, .window = {}});
+            peers_.push_back({.link = links[i], .rank = i, .window = {}, .shared = {}});
         }
     }
     if (is_fixed_) {
@@ -53,12 +53,22 @@ ReductionGroup::ReductionGroup(size_t rank, const std::vector<net::Transport *> 
     }
 }
 
+void ReductionGroup::share_memory_with(std::vector<SharingRank> ranks, MemorySource & source) {
+    sharing_ = std::move(ranks);
+    source_ = &source;
+}
+
+size_t ReductionGroup::sharing() const {
+    return static_cast<size_t>(std::ranges::count_if(peers_, [](const Peer & peer) { return peer.shared != nullptr; }));
+}
+
 uint64_t ReductionGroup::memory_for(uint64_t bytes, wire::Precision precision) const {
     if (!is_fixed_) {
         bytes = std::max<uint64_t>(bytes, tunable::measured_reductions.back());
     }
     const uint64_t windows = std::min<uint64_t>(bytes, tunable::reduction_window) * peers_.size();
-    return windows + (precision == wire::Precision::bf16 ? bytes / 2 + 2 * n_ranks_ * tunable::reduction_piece : 0);
+    const uint64_t shared = (sharing_.size() + sharing()) * wire::shared_memory_size;
+    return windows + shared + (precision == wire::Precision::bf16 ? bytes / 2 + 2 * n_ranks_ * tunable::reduction_piece : 0);
 }
 
 std::string ReductionGroup::choice() const {
@@ -82,7 +92,12 @@ Result<> ReductionGroup::reduce(std::span<float> data, bool is_valid, wire::Prec
         precision = wire::Precision::f32;
     }
     Call call{.data = data, .is_valid = is_valid, .is_cancelled = is_cancelled, .precision = precision};
-    Result<> done = by_size_ ? Result<>() : measure(is_cancelled);
+    Result<> done;
+    if (!sharing_.empty()) {
+        done = share_memory(peers_, sharing_, *source_, exchange_, is_cancelled);
+        sharing_.clear();
+    }
+    done = done && !by_size_ ? measure(is_cancelled) : done;
     if (done && precision == wire::Precision::f32) {
         done = run(algorithm_for(data.size_bytes()), call);
     } else if (done) {  // rounds the same values, whatever the others measured
@@ -108,6 +123,12 @@ void ReductionGroup::leave(Error error) {
     failure_ = std::move(error);
     exchange_.leave(peers_, transfers_);
     transfers_.clear();
+    for (Peer & peer : peers_) {  // the others have mapped the memory themselves
+        if (peer.shared != nullptr) {
+            peer.link = &peer.shared->network;
+            peer.shared.reset();
+        }
+    }
 }
 
 // All ranks choose alike, because they compare the same sums.

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "server/links/exchange.h"
+#include "server/links/memory_sharing.h"
 #include "tunables/links.h"
 
 namespace caravan::server {
@@ -34,6 +35,11 @@ public:
     ReductionGroup(size_t rank, const std::vector<net::Transport *> & links, milliseconds patience,
                    std::optional<Algorithm> algorithm = std::nullopt,
                    milliseconds leave_time = tunable::reduction_leave_timeout, Framing framing = Framing::headers);
+
+    // The first reduction agrees with these ranks, which have to do the same, on shared memory. `source` must outlive the group.
+    void share_memory_with(std::vector<SharingRank> ranks, MemorySource & source);
+    // The number of ranks that are reached through shared memory.
+    size_t sharing() const;
 
     // Replaces `data` by its sum over all ranks, which must call this with as many elements. `is_valid`: false if this rank
     // could not compute its data. `precision`: of what is sent, the same on all ranks; the result is rounded to it too with
@@ -77,6 +83,8 @@ private:
     std::optional<std::vector<Algorithm>> by_size_;  // see tunable::measured_reductions
     std::vector<uint16_t> reduced_;                  // data of less precision
     std::vector<float> terms_;                       // and the received terms of a piece
+    std::vector<SharingRank> sharing_;               // not yet agreed with
+    MemorySource * source_ = nullptr;                // of the memory for them
     std::optional<Error> failure_;
 };
 

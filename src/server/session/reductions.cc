@@ -49,6 +49,7 @@ Result<> Reductions::form(const wire::GroupRequest & request, std::span<const wi
     std::vector<net::Transport *> links(peers.size());
     std::vector<uint64_t> tokens;
     std::vector<uint16_t> numbers;
+    std::vector<SharingRank> sharing;
     for (size_t i = 0; i < peers.size(); ++i) {
         if (i == request.rank) {
             continue;
@@ -61,10 +62,16 @@ Result<> Reductions::form(const wire::GroupRequest & request, std::span<const wi
             LinkReceiver * receiver = context_.links->receiver(token);
             if (receiver != nullptr && (links[i] = receiver->take_over()) != nullptr) {
                 tokens.push_back(token);
+                if (receiver->shares_memory()) {
+                    sharing.push_back({.rank = i, .opened = false});
+                }
             }
         } else if (LinkSender * sender = context_.links->sender(peers[i].link)) {
             if ((links[i] = sender->take_over()) != nullptr) {
                 numbers.push_back(peers[i].link);
+                if (sender->shares_memory()) {
+                    sharing.push_back({.rank = i, .opened = true});
+                }
             }
         }
         if (links[i] == nullptr) {
@@ -72,7 +79,11 @@ Result<> Reductions::form(const wire::GroupRequest & request, std::span<const wi
             return fail(Errc::not_found, "no unused link with rank {}", i);
         }
     }
-    groups_.emplace(group, Group{.ranks = ReductionGroup(request.rank, std::move(links), seconds(patience)),
+    ReductionGroup ranks(request.rank, std::move(links), seconds(patience));
+    if (!sharing.empty() && context_.links->memory != nullptr) {
+        ranks.share_memory_with(std::move(sharing), *context_.links->memory);
+    }
+    groups_.emplace(group, Group{.ranks = std::move(ranks),
                                  .claim = {},
                                  .tokens = std::move(tokens),
                                  .numbers = std::move(numbers)});
@@ -86,7 +97,9 @@ Result<wire::AlgorithmReply> Reductions::algorithm(const wire::AlgorithmRequest 
         return fail(Errc::not_found, "no group {}", static_cast<uint16_t>(request.group));
     }
     const auto algorithm = group->second.ranks.algorithm(request.bytes);
-    return wire::AlgorithmReply{.algorithm = algorithm ? static_cast<uint8_t>(*algorithm) : wire::no_algorithm, .unused = {}};
+    return wire::AlgorithmReply{.algorithm = algorithm ? static_cast<uint8_t>(*algorithm) : wire::no_algorithm,
+                                .sharing = static_cast<uint8_t>(group->second.ranks.sharing()),
+                                .unused = {}};
 }
 
 Result<> Reductions::check(const wire::ReduceRequest & request, std::span<const Term> terms) const {

@@ -115,6 +115,7 @@ void Admission::hand_over_by_token(WaitingClient & client) {
     ControlMessage message{.kind = ControlMessage::Kind::link,
                            .prefix_size = static_cast<uint32_t>(client.client.prefix().size()),
                            .resumes = client.client.resumes(),
+                           .shares_memory = client.client.shares_memory(),
                            .token = client.client.token()};
     std::ranges::copy(client.client.prefix(), message.prefix);
     const UniqueFd socket = client.client.release();

@@ -99,6 +99,7 @@ Result<> FrontDoor::greet() {
         wire::Extension own = net::own_extension();
         is_native_ = (extension.features & own.features & wire::feature_native) != 0;
         confirms_ = (extension.features & own.features & wire::feature_confirm) != 0;
+        shares_memory_ = (extension.features & own.features & wire::feature_shared_memory) != 0;
         if (!may_resume_) {
             own.features &= ~wire::feature_resume;
         }

@@ -47,6 +47,8 @@ public:
     uint64_t session_token() const { return session_token_; }
     // Whether both sides support to resume.
     bool resumes() const { return resumes_; }
+    // Whether both sides can share memory, if they are on one machine.
+    bool shares_memory() const { return shares_memory_; }
     // Whether both sides have announced the native dialect.
     bool is_native() const { return is_native_; }
     // Wants::session: the command that needs the session.
@@ -92,7 +94,7 @@ private:
     std::string refusal_;
     bool refusal_is_sent_ = false, offer_is_declined_ = false;
     const bool may_resume_;
-    bool resumes_ = false;
+    bool resumes_ = false, shares_memory_ = false;
     uint64_t token_ = 0, session_token_ = 0;
     // Of the command being received. RDMA_RAILS is the longest that is read here.
     std::array<std::byte, sizeof(wire::RequestHeader) + sizeof(wire::RdmaRails)> bytes_{};

@@ -8,6 +8,7 @@
 #include "server/ipc/server_log.h"
 #include "server/supervisor/memory_claims.h"
 #include "server/supervisor/session_summary.h"
+#include "server/supervisor/shared_memories.h"
 #include "server/supervisor/worker_pool.h"
 #include "tunables/supervisor.h"
 
@@ -129,6 +130,13 @@ void WorkerPool::on_session_message(WorkerProcess & worker, const ControlMessage
                                                                 known != tokens_.end() && known->second == worker.pid) {
                 tokens_.erase(known);
                 --worker.invitations;
+            }
+            break;
+        case ControlMessage::Kind::share:
+        case ControlMessage::Kind::open_shared:
+        case ControlMessage::Kind::unshare:
+            if (worker.state == WorkerProcess::State::serving) {
+                serve_shared_memory(worker, message);
             }
             break;
         default: break;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <list>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -36,6 +37,9 @@ struct WorkerProcess {
     uint32_t lines = 0;         // serving: its initial allowance of log lines
     size_t pending_queries = 0;       // pending queries to it
     size_t invitations = 0;     // tokens that it registered for links
+    // serving: memory of its session that the session of another server has not opened yet. How many it has had made in total.
+    std::vector<UniqueFd> shared_memories{};
+    size_t memories_made = 0;
     uint64_t allocated = 0;     // serving: bytes of host memory in its session's buffers
     uint64_t other_memory = 0;       // serving: bytes of other host memory of its session, approximate
     uint64_t resident_at_begin = 0;    // serving: resident bytes when its session began

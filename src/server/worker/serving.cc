@@ -12,6 +12,7 @@
 #include "server/ipc/server_log.h"
 #include "server/session/session.h"
 #include "server/worker/client_watch.h"
+#include "server/worker/shared_memory_requests.h"
 #include "server/worker/token_connections.h"
 
 namespace caravan::server {
@@ -46,13 +47,14 @@ void take_connection(const ControlMessage & message, UniqueFd socket, ClientWatc
     if (header.command == wire::command_lifeline) {
         watch.add_lifeline(message.token, std::move(socket));
     } else {
-        connections.accept(message.token, std::move(socket), {first.begin(), first.end()}, message.resumes != 0);
+        connections.accept(message.token, std::move(socket), {first.begin(), first.end()}, message.resumes != 0,
+                           message.shares_memory != 0);
     }
 }
 
 // Receives one message of the supervisor, for the thread of the watch.
 void receive_from_supervisor(int control, Session & session, MachineMemory & machine, CommPort & comm, ClientWatch & watch,
-                             TokenConnections & connections) {
+                             TokenConnections & connections, SharedMemoryRequests & memory) {
     auto received = receive_control(control, Descriptors::accept_one);
     if (!received) {
         platform::end_process(EXIT_SUCCESS);  // the supervisor has exited
@@ -64,6 +66,7 @@ void receive_from_supervisor(int control, Session & session, MachineMemory & mac
     switch (message.kind) {
         case ControlMessage::Kind::claim: machine.on_reply(message); break;
         case ControlMessage::Kind::comm: comm.on_reply(message, std::move((*received)->attached)); break;
+        case ControlMessage::Kind::shared: memory.on_reply(std::move(**received)); break;
         case ControlMessage::Kind::contend: session.limit_silence(seconds(message.number)); break;
         case ControlMessage::Kind::link: take_connection(message, std::move((*received)->attached), watch, connections); break;
         default: break;
@@ -93,6 +96,9 @@ SessionEnd run_session(net::Accepted & accepted, const ControlMessage & given, U
         streams.add(given.token, *resumable);
         accepted.transport = std::move(resumable);
     }
+    // As the links, it is never destroyed.
+    auto & memory = *new SharedMemoryRequests([control](const ControlMessage & message) { return send_control(control, message); });
+    links.memory = &memory;
     TokenConnections connections(links, streams);
     MachineMemory machine([control](const ControlMessage & claim) { return send_control(control, claim); });
     CommPort comm([control](const ControlMessage & question) { return send_control(control, question); });
@@ -108,7 +114,7 @@ SessionEnd run_session(net::Accepted & accepted, const ControlMessage & given, U
     const auto watch = ClientWatch::start(
         std::move(client), control, accepted.in_records ? given.token : 0, streams,
         {.on_supervisor =
-             [&](ClientWatch & self) { receive_from_supervisor(control, session, machine, comm, self, connections); },
+             [&](ClientWatch & self) { receive_from_supervisor(control, session, machine, comm, self, connections, memory); },
          // An upload may be on its way into the cache, so the session goes on reading.
          .on_left = [&] { devices.abort_computation(); },
          .on_overdue =

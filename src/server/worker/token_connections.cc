@@ -5,7 +5,8 @@
 
 namespace caravan::server {
 
-void TokenConnections::accept(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes) {
+void TokenConnections::accept(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes,
+                              bool shares_memory) {
     std::lock_guard lock(mutex_);
     std::erase_if(handshakes_, [](Handshake & handshake) {
         if (handshake.is_over) {
@@ -19,7 +20,8 @@ void TokenConnections::accept(uint64_t token, UniqueFd socket, std::vector<std::
     Handshake & handshake = handshakes_.emplace_back();
     handshake.socket = platform::duplicate(socket.get()).value_or(UniqueFd());
     handshake.thread = std::thread(
-        [this, &handshake, token, socket = std::move(socket), first = std::move(first), resumes]() mutable {
+        [this, &handshake, token, socket = std::move(socket), first = std::move(first), resumes,
+         shares_memory]() mutable {
             auto accepted = net::accept_with_token(std::move(socket), first, resumes);
             std::lock_guard when_done(mutex_);
             const UniqueFd connection = std::move(handshake.socket);
@@ -28,17 +30,18 @@ void TokenConnections::accept(uint64_t token, UniqueFd socket, std::vector<std::
             } else if (!accepted && !closed_) {
                 log_warning("a connection to link to or resume this session failed: {}", accepted.error().text);
             } else if (!closed_) {
-                add(token, std::move(*accepted), resumes, connection.get());
+                add(token, std::move(*accepted), resumes, shares_memory, connection.get());
             }
             handshake.is_over = true;
         });
 }
 
-void TokenConnections::add(uint64_t token, net::TokenConnection connection, bool resumes, int socket) {
+void TokenConnections::add(uint64_t token, net::TokenConnection connection, bool resumes, bool shares_memory,
+                           int socket) {
     if (connection.resume) {
         streams_.resume(token, std::move(connection.transport), *connection.resume, socket);
     } else {
-        links_.accept(token, std::move(connection.transport), resumes);
+        links_.accept(token, std::move(connection.transport), resumes, shares_memory);
     }
 }
 

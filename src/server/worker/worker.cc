@@ -11,6 +11,7 @@
 #include "platform/limits.h"
 #include "platform/pages.h"
 #include "platform/process_control.h"
+#include "platform/shared_memory.h"
 #include "server/confine/confinement.h"
 #include "server/confine/driver_caches.h"
 #include "server/graph/lent_memory.h"
@@ -128,6 +129,7 @@ int run_worker(int control, const WorkerOptions & options) {
     if (transport_mode() != TransportMode::tcp) {
         net::why_no_rdma();  // loads libibverbs while all files are readable
     }
+    platform::boot_id();  // reads it
     ControlMessage cache{.kind = ControlMessage::Kind::cache};
     cache.set_text(weights.problem());
     cache.count = weights.has_store() ? 1 : 0;

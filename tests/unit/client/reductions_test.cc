@@ -33,11 +33,12 @@ TEST(Reductions, MalformedFactsEndTheSession) {
     EXPECT_EQ(supports.error().code, Errc::protocol);
 }
 
-Result<wire::Algorithm> algorithm(const SessionFacts & facts, uint8_t reported) {
+Result<wire::Algorithm> algorithm(const SessionFacts & facts, uint8_t reported, uint8_t sharing = 0) {
     Session session(native_hello());
     session.peer.reply(facts);
-    session.peer.reply(wire::AlgorithmReply{.algorithm = reported, .unused = {}});
-    return session->reductions().algorithm(3, 4096);
+    session.peer.reply(wire::AlgorithmReply{.algorithm = reported, .sharing = sharing, .unused = {}});
+    return session->reductions().algorithm(3, 4096).transform(
+        [](const wire::AlgorithmReply & reply) { return static_cast<wire::Algorithm>(reply.algorithm); });
 }
 
 TEST(Reductions, ReportTheAlgorithm) {
@@ -45,6 +46,8 @@ TEST(Reductions, ReportTheAlgorithm) {
     EXPECT_EQ(algorithm(facts, 0), wire::Algorithm::direct);
     EXPECT_EQ(algorithm(facts, 2), wire::Algorithm::scatter);
     EXPECT_EQ(algorithm(facts, 3).error().code, Errc::protocol);
+    EXPECT_EQ(algorithm(facts, 0, 16).error().code, Errc::protocol);
+    EXPECT_TRUE(algorithm(facts, 0, 15));
     EXPECT_EQ(algorithm(facts, wire::no_algorithm).error().code, Errc::unsupported);
 }
 

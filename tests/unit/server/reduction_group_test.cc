@@ -7,6 +7,9 @@
 #include <future>
 
 #include "net/socket.h"
+#include "platform/process_control.h"
+#include "platform/shared_memory.h"
+#include "platform/socket.h"
 #include "server/links/sums.h"
 #include "support/wire_peer.h"
 #include "tunables/links.h"
@@ -293,6 +296,213 @@ TEST(ReductionGroup, MalformedHeadersAreRefused) {
         EXPECT_EQ(reduced.error().code, Errc::protocol);
         EXPECT_FALSE(other.reduce({1, 40, 1})) << "it continued";
     }
+}
+
+// Makes memory in this process, as a supervisor does for its workers.
+class LocalMemory final : public MemorySource {
+public:
+    Result<Made> make() override {
+        if (!can_make) {
+            return fail(Errc::unavailable, "no memory is made");
+        }
+        auto memory = platform::make_shared_memory(wire::shared_memory_size);
+        Made made{.memory = *platform::duplicate(memory->get())};
+        made.place.process = static_cast<uint32_t>(platform::own_process());
+        made.place.descriptor = static_cast<uint32_t>(memory->get());
+        std::ranges::fill(made.place.secret, std::byte{5});
+        std::ranges::copy(made.place.secret, platform::SharedMapping::map(memory->get(), wire::shared_memory_size)->bytes().data());
+        kept.push_back(std::move(*memory));
+        return made;
+    }
+    Result<UniqueFd> open(const wire::MemoryPlace & place) override {
+        ++opened;
+        if (opens_another) {
+            return platform::make_shared_memory(wire::shared_memory_size);
+        }
+        return platform::open_shared_memory(static_cast<int>(place.process), static_cast<int>(place.descriptor),
+                                            wire::shared_memory_size);
+    }
+    void release(const wire::MemoryPlace & place) override {
+        std::erase_if(kept, [&](const UniqueFd & fd) { return fd.get() == static_cast<int>(place.descriptor); });
+    }
+
+    bool can_make = true, opens_another = false;
+    int opened = 0;
+    std::vector<UniqueFd> kept;
+};
+
+// Members that share memory. The earlier one of each pair opened the link.
+struct SharingMembers : Members {
+    explicit SharingMembers(size_t count, std::optional<Algorithm> algorithm = std::nullopt)
+        : Members(count, algorithm), memory(count) {
+        for (size_t i = 0; i < count; ++i) {
+            std::vector<SharingRank> others;
+            for (size_t other = 0; other < count; ++other) {
+                if (other != i) {
+                    others.push_back({other, i < other});
+                }
+            }
+            groups[i].share_memory_with(others, memory[i]);
+        }
+    }
+    void expect_sums(size_t size) {
+        std::vector<std::vector<float>> data;
+        for (size_t i = 0; i < groups.size(); ++i) {
+            data.push_back(term(i, size));
+        }
+        for (const auto & reduced : reduce(data)) {
+            ASSERT_TRUE(reduced) << reduced.error().text;
+        }
+        for (const auto & own : data) {
+            ASSERT_TRUE(own == sum_of_terms(groups.size(), size)) << size;
+        }
+    }
+    std::vector<LocalMemory> memory;
+};
+
+TEST(SharedReductions, HaveTheSameSums) {
+    for (const size_t count : {2, 3, 5}) {
+        for (const auto algorithm : {std::optional<Algorithm>(), std::optional(Algorithm::direct),
+                                     std::optional(Algorithm::doubling), std::optional(Algorithm::scatter)}) {
+            SharingMembers members(count, algorithm);
+            for (const size_t size : {size_t{1}, size_t{1000}, 7 * piece + 5, window + 3}) {
+                members.expect_sums(size);
+            }
+            for (size_t i = 0; i < count; ++i) {
+                EXPECT_EQ(members.groups[i].sharing(), count - 1);
+                EXPECT_TRUE(members.memory[i].kept.empty()) << "all was released";
+            }
+        }
+    }
+}
+
+TEST(SharedReductions, UseTheNetworkWhereNoMemoryIsShared) {
+    for (const bool can_make : {false, true}) {
+        SharingMembers members(3);
+        members.memory[0].can_make = can_make;
+        members.memory[2].opens_another = can_make;
+        members.expect_sums(1000);
+        members.expect_sums(100'000);
+        EXPECT_EQ(members.groups[0].sharing(), can_make ? 1u : 0u);
+        EXPECT_EQ(members.groups[1].sharing(), 1u);
+        EXPECT_EQ(members.groups[2].sharing(), can_make ? 0u : 1u);
+        EXPECT_TRUE(members.memory[0].kept.empty());
+    }
+}
+
+TEST(SharedReductions, ARankThatLeavesFailsTheOthers) {
+    SharingMembers members(3);
+    members.expect_sums(10);
+    members.groups[1].leave({Errc::no_memory, "no memory"});
+    std::vector<std::vector<float>> data(3, std::vector<float>(100, 1));
+    const auto reduced = members.reduce(data);
+    ASSERT_FALSE(reduced[0] || reduced[1] || reduced[2]);
+    EXPECT_EQ(reduced[0].error().text, "rank 1 has left the group");
+    EXPECT_EQ(members.groups[0].sharing(), 0u) << "the memory of a group that has failed is freed";
+}
+
+TEST(SharedReductions, ABrokenLinkFailsTheOtherRank) {
+    SharingMembers members(2);
+    members.expect_sums(10);
+    members.links[0][1]->break_off();
+    std::vector<float> data(100'000, 1);
+    EXPECT_FALSE(members.groups[1].reduce(data, true, f32, members.is_cancelled));
+}
+
+// The other rank opened the link. It says and does what the test wants.
+struct HostileSharer : Hostile {
+    HostileSharer() {
+        group->share_memory_with({{1, false}}, memory);
+        running = std::async(std::launch::async, [this] { return group->reduce(data, true, f32, is_cancelled); });
+    }
+    template <class Message>
+    void send(Message message) {
+        peer.send(bytes_of(wire::ReduceHeader{sent++, sizeof message, 1}));
+        peer.send(bytes_of(message));
+    }
+    // Returns the message of the rank under test.
+    template <class Message>
+    Message receive() {
+        struct [[gnu::packed]] {
+            wire::ReduceHeader header;
+            Message message;
+        } out{};
+        EXPECT_TRUE(peer.receive(mutable_bytes(&out, sizeof out)));
+        return out.message;
+    }
+    void pretend_same_machine() { send(receive<wire::MachineMark>()); }
+
+    LocalMemory memory;
+    std::vector<float> data = std::vector<float>(10, 1);
+    uint64_t sent = 0;
+    std::future<Result<>> running;
+};
+
+TEST(SharedReductions, AnotherMachineSharesNoMemory) {
+    HostileSharer other;
+    wire::MachineMark mark = other.receive<wire::MachineMark>();
+    mark.mark[3] ^= std::byte{1};
+    other.send(mark);
+    other.send(std::array<float, 10>{});
+    EXPECT_TRUE(other.running.get());
+    EXPECT_EQ(other.memory.opened, 0);
+}
+
+TEST(SharedReductions, AMachineIsMarkedAnewEachTime) {
+    HostileSharer one, other;
+    const auto first = one.receive<wire::MachineMark>(), second = other.receive<wire::MachineMark>();
+    EXPECT_FALSE(std::ranges::equal(first.mark, second.mark) || std::ranges::equal(first.salt, second.salt));
+    one.is_cancelled = other.is_cancelled = true;
+}
+
+TEST(SharedReductions, AWrongSecretIsNotUsed) {
+    HostileSharer other;
+    other.pretend_same_machine();
+    auto made = *other.memory.make();
+    made.place.is_made = 1;
+    made.place.secret[0] ^= std::byte{1};
+    other.send(made.place);
+    EXPECT_EQ(other.receive<wire::MemoryAnswer>().is_mapped, 0);
+    other.send(wire::MemoryVerdict{1});  // nevertheless
+    other.send(std::array<float, 10>{});
+    EXPECT_TRUE(other.running.get());
+    EXPECT_EQ(other.group->sharing(), 0u);
+}
+
+// The sum fails, and nothing else happens.
+TEST(SharedReductions, RubbishInTheMemoryIsAnError) {
+    for (const size_t at : {wire::at_written(0), wire::at_read(1)}) {
+        HostileSharer other;
+        other.pretend_same_machine();
+        auto made = *other.memory.make();
+        made.place.is_made = 1;
+        const auto memory = *platform::SharedMapping::map(made.memory.get(), wire::shared_memory_size);
+        other.send(made.place);
+        const auto answer = other.receive<wire::MemoryAnswer>();
+        EXPECT_EQ(answer.is_mapped, 1);
+        EXPECT_TRUE(std::ranges::equal(answer.proof, memory.bytes().subspan(wire::at_proof, wire::secret_size)));
+        std::ranges::fill(memory.bytes().subspan(at, sizeof(uint64_t)), std::byte{0xee});
+        other.send(wire::MemoryVerdict{1});
+        const auto reduced = other.running.get();
+        ASSERT_FALSE(reduced);
+        EXPECT_EQ(reduced.error().code, Errc::protocol) << reduced.error().text;
+    }
+}
+
+// A message through the memory is checked as one over a network.
+TEST(SharedReductions, MalformedMessagesInTheMemoryAreRefused) {
+    HostileSharer other;
+    other.pretend_same_machine();
+    auto made = *other.memory.make();
+    made.place.is_made = 1;
+    const auto memory = *platform::SharedMapping::map(made.memory.get(), wire::shared_memory_size);
+    other.send(made.place);
+    other.receive<wire::MemoryAnswer>();
+    const auto header = bytes_of(wire::ReduceHeader{3, UINT64_MAX, 1});  // message 3 is due, of 40 bytes
+    std::ranges::copy(header, memory.bytes().data() + wire::at_ring(0));
+    store(memory.bytes().data() + wire::at_written(0), uint64_t{header.size()});
+    other.send(wire::MemoryVerdict{1});
+    EXPECT_EQ(other.running.get().error().code, Errc::protocol);
 }
 
 }  // namespace

@@ -61,7 +61,7 @@ def test_connections_that_are_reset_while_they_are_opened(lab, life):
     with proxies(lab.server()) as [proxy]:
         proxy.short_lived = itertools.cycle([life, None])
         same(lab.logits([proxy]), expected)
-        assert proxy.cuts >= 2
+        assert proxy.cuts >= 1
 
 
 def test_a_program_that_starts_in_an_outage_says_why_it_waits(lab):

@@ -229,7 +229,11 @@ void QueuePairTransport::take_completions(Rail & rail, ibv_cq * queue) {
 
 void QueuePairTransport::complete(Rail & rail, const ibv_wc & completion) {
     if (completion.status != IBV_WC_SUCCESS) {
-        set_error(Errc::io, formatted("the RDMA connection failed: {}{}", verbs().wc_status_str(completion.status),
+        // Which of both happened, the completion does not tell.
+        const char * const why = completion.status == IBV_WC_WR_FLUSH_ERR
+                                     ? "the peer violated the rules of its queue pair, or the device stopped it"
+                                     : verbs().wc_status_str(completion.status);
+        set_error(Errc::io, formatted("the RDMA connection failed: {}{}", why,
                                       rails_.size() > 1 ? " on " + rail.pair().choice().device : ""));
         return;
     }

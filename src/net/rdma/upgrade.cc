@@ -165,7 +165,9 @@ Result<> send_verdict(SocketHandle socket, uint8_t used, TimePoint deadline) {
 Result<uint8_t> receive_verdict(SocketHandle socket, TimePoint deadline) {
     std::byte bytes[sizeof(wire::RequestHeader) + sizeof(wire::RdmaVerdict)];
     if (auto got = receive_exact(socket, bytes, deadline); !got) {
-        return std::unexpected(got.error());
+        return got.error().code == Errc::timed_out
+                   ? fail(Errc::timed_out, "the client sent no verdict on RDMA within {} s", tunable::rdma_verdict_timeout.count())
+                   : std::unexpected(got.error());
     }
     const auto header = load<wire::RequestHeader>(bytes);
     const auto verdict = load<wire::RdmaVerdict>(bytes + sizeof header);
@@ -338,7 +340,9 @@ Result<Upgrade> answer(UniqueFd & socket, std::span<const PeerFacts> offered, bo
         return Upgrade{nullptr, first ? NoRdma("the client cannot use the network path") : NoRdma(first.error())};
     }
     if ((*used & ~bits(results)) != 0) {
-        return fail(Errc::protocol, "the client confirmed a token over RDMA that was never sent");
+        const auto failed = std::ranges::find_if(results, [](const Result<> & result) { return !result; });
+        return fail(Errc::protocol, "the client confirmed a token over RDMA that was never sent{}",
+                    failed == results.end() ? "" : formatted(", because {}", failed->error().text));
     }
     return activate(std::move(*pairs), *used, socket);
 }

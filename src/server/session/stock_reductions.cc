@@ -109,7 +109,10 @@ Result<> StockReductions::add_up(Pair & pair, const wire::Tensor & tensor) {
 
 Result<> StockReductions::leave() {
     return context_.serve_on_device<wire::DeviceRequest>([&](const auto & request) -> Result<> {
-        if (pairs_.erase(request.device) > 0 && pairs_.empty()) {
+        if (pairs_.erase(request.device) == 0) {
+            return fail(Errc::not_found, "device {} has no comm", static_cast<uint32_t>(request.device));
+        }
+        if (pairs_.empty()) {
             context_.pairing->release();
         }
         return {};

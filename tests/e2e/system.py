@@ -14,7 +14,8 @@ BIN = Path(os.environ.get('CARAVAN_BIN') or ROOT / 'build' / 'bin')
 PLUGIN = BIN / 'libggml-rpc-caravan.so'
 RPC_SERVER = BIN / 'rpc-server'
 SANITIZE = os.environ.get('CARAVAN_SANITIZE', '')
-PRELOAD = os.environ.get('CARAVAN_PRELOAD', '')
+# Sanitizers look for the C++ library when a program starts. Python loads it later, with ggml's back-ends, which throw exceptions.
+PRELOAD = ':'.join(filter(None, [os.environ.get('CARAVAN_PRELOAD'), 'libstdc++.so.6' if SANITIZE else None]))
 MODEL = ROOT / 'models' / 'scribe-5m-q8_0.gguf'
 TEXT = ROOT / 'models' / 'sample.txt'
 MAKE_MODELS = ROOT / 'tests' / 'models' / 'make_models.py'

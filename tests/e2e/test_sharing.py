@@ -30,7 +30,8 @@ def test_a_program_has_one_session(lab):
                     *lab.where([server])])
     server.wait_idle()
     assert server.accepted() == 1
-    assert len(done.lines('transport tcp')) == 1, 'not while llama.cpp hides what is logged'
+    if not SANITIZE:  # those builds have no RDMA
+        assert len(done.lines('transport tcp')) == 1, 'not while llama.cpp hides what is logged'
 
 
 @pytest.mark.parametrize('how', ['silent', 'query'])

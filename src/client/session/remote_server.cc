@@ -142,7 +142,8 @@ void RemoteServer::hold(std::shared_ptr<Connection> session) {
 void RemoteServer::release_held(const std::stop_token & stop) {
     std::unique_lock lock(mutex_);
     while (held_session_ != nullptr && Clock::now() < held_until_ && !stop.stop_requested()) {
-        held_changed_.wait_until(lock, stop, held_until_, [&] { return held_session_ == nullptr; });
+        const TimePoint until = held_until_;  // may change meanwhile
+        held_changed_.wait_until(lock, stop, until, [&] { return held_session_ == nullptr; });
     }
     const auto last = std::exchange(held_session_, nullptr);
     is_releasing_ = false;

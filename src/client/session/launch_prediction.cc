@@ -33,9 +33,9 @@ bool LaunchPrediction::hold() {
     return true;
 }
 
-void LaunchPrediction::result_arrived(TimePoint sent, TimePoint now) {
+void LaunchPrediction::result_arrived(std::chrono::nanoseconds after, TimePoint now) {
     last_time_ = now;
-    last_result_time_ = now - sent;
+    last_result_time_ = after;
 }
 
 void LaunchPrediction::record_habit(std::optional<ResultRead> read, TimePoint now) {

@@ -9,7 +9,8 @@
 // A program that launches again before it awaits its last read has several batches in flight: its launches return once they
 // are queued. A misprediction costs one send, once: the next launch of the graph is sent immediately.
 //
-// Bookkeeping only: no I/O. One object per connection, guarded by the connection's lock. Time is passed in.
+// Bookkeeping only: no I/O. One object per connection, guarded by the connection's lock. `now` is the time of ProgramClock: how
+// far the servers are, and how long the program waited for another one, do not make a read less immediate.
 #pragma once
 
 #include <optional>
@@ -39,7 +40,7 @@ public:
     void prefetch(const ResultRead & read) { prefetched_ = read; }
     bool hold();  // false: send it now
     // The result of a launch that was confirmed, or whose read was prefetched, begins to arrive.
-    void result_arrived(TimePoint sent, TimePoint now);
+    void result_arrived(std::chrono::nanoseconds after, TimePoint now);
 
     // The next command is a read, or a push: records it as the graph's habit. `read` is set if the program reads.
     void record_habit(std::optional<ResultRead> read, TimePoint now);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "client/session/program_clock.h"
 #include "client/session/server_transfers.h"
 
 namespace caravan::client {
@@ -65,7 +66,7 @@ ggml_status Launcher::launch(uint32_t device, const ggml_cgraph & graph, const H
     queue_.send_held(prepared.footprint());
     std::ranges::copy(prepared.bytes, stream.append(prepared.bytes.size()).begin());
     stream.count_launch();
-    prediction.launched(prepared.kept, Clock::now());
+    prediction.launched(prepared.kept, ProgramClock::now());
     if (const ResultRead * read = prediction.predicted_read(); read != nullptr && !undelivered.overlaps(read->range)) {
         const ResultRead prefetched = *read;
         prediction.prefetch(prefetched);
@@ -122,7 +123,7 @@ ggml_status Launcher::await_first_bytes(Lock & lock, Stream::Ticket ticket) {
     if (!stream.await_first_bytes(lock)) {
         queue_.report_failure();
     }
-    queue_.prediction().result_arrived(begin, Clock::now());
+    queue_.prediction().result_arrived(Clock::now() - begin, ProgramClock::now());
     if (!queue_.prediction().has_prefetched()) {
         stream.discard();  // these bytes only confirm the launch
     }

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "client/session/connection.h"
 #include "client/session/order_lock.h"
+#include "client/session/program_clock.h"
 
 namespace caravan::client {
 namespace {
@@ -100,7 +101,7 @@ bool ServerTransfers::push(const ServerLink & link, const wire::Region & src, co
     }
     queue_.send_held(from);
     queue_.native().push(link.number, src);
-    queue_.prediction().record_habit(std::nullopt, Clock::now());
+    queue_.prediction().record_habit(std::nullopt, ProgramClock::now());
     queue_.flush(lock);  // the target waits for this data, and the program may wait for the target
     return !queue_.failure();
 }

@@ -3,6 +3,7 @@
 #include "base/formatted.h"
 #include "base/log.h"
 #include "client/observe/trace.h"
+#include "client/session/program_clock.h"
 #include "tunables/client.h"
 
 #include <algorithm>
@@ -125,6 +126,7 @@ Result<> Stream::timed_pump(const char * name, uint64_t & ns, Lock & lock, Done 
     auto result = pump(lock, done);
     const uint64_t end = Trace::now_ns();
     ns += end - begin;
+    ProgramClock::add_wait(std::chrono::nanoseconds(end - begin));
     last_used_ns_ = end;
     if (!traced_as_.empty()) {
         Trace::instance().add_own(name, traced_as_, begin, end);

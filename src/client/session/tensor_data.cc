@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "client/session/program_clock.h"
 #include "tunables/client.h"
 
 namespace caravan::client {
@@ -100,9 +101,9 @@ Stream::Ticket TensorData::read(const ResultRead & read, MutableBytes dest, Stre
     const auto ticket = stream.expect_data(dest, absent);
     if (reader == Reader::program) {
         prediction.record_read(ticket.number);
-        prediction.record_habit(read, Clock::now());
+        prediction.record_habit(read, ProgramClock::now());
     } else {
-        prediction.record_habit(std::nullopt, Clock::now());
+        prediction.record_habit(std::nullopt, ProgramClock::now());
     }
     if (queue_.relays().empty()) {
         queue_.flush(lock);

@@ -84,7 +84,7 @@ TEST_F(LaunchPredictionTest, NewGraphsAreConfirmedUnlessManyShortOnesFollowEachO
         for (int i = 0; i < LaunchPrediction::max_new_graphs; ++i) {
             launch(&graph);
             EXPECT_TRUE(prediction.should_confirm()) << i;
-            prediction.result_arrived(start, start + result_time);
+            prediction.result_arrived(result_time, start + result_time);
         }
         launch(&graph);
         EXPECT_EQ(prediction.should_confirm(), result_time == LaunchPrediction::short_step);

@@ -156,7 +156,9 @@ TEST(Launch, HeldLaunchIsSentWithTheRelaysRead) {
 // A program that launches, reads the result immediately and awaits it.
 class ImmediateReader {
 public:
-    explicit ImmediateReader(Session & session, ggml_cgraph * graph) : session_(session), graph_(graph) {}
+    // `before_read`: what it does between the launch and the read.
+    explicit ImmediateReader(Session & session, ggml_cgraph * graph, std::function<void()> before_read = [] {})
+        : session_(session), graph_(graph), before_read_(std::move(before_read)) {}
 
     // One token: launch, read, await. True if the read was sent before the program requested it.
     bool round() {
@@ -169,6 +171,7 @@ public:
             session_.peer.reply_bytes(noise(32, ++answers_));
         });
         EXPECT_EQ(session_.launch(graph_), GGML_STATUS_SUCCESS);
+        before_read_();
         is_read_ = true;
         session_->await(session_.get(graph_->nodes[0], dest));
         server.join();
@@ -189,6 +192,7 @@ public:
 private:
     Session & session_;
     ggml_cgraph * graph_;
+    std::function<void()> before_read_;
     std::atomic<bool> is_read_ = false;
     uint32_t answers_ = 0;
 };
@@ -199,6 +203,19 @@ TEST(Launch, ConfirmedLaunchPrefetchesAndReturnsWithTheResult) {
     ImmediateReader token(session, graph);
     ASSERT_TRUE(token.learn());
     EXPECT_TRUE(token.round()) << "and again";
+}
+
+// A program that has devices of several servers reads from one after the other.
+TEST(Launch, ReadThatFollowsAWaitForAnotherServerIsImmediate) {
+    Session session, other;
+    ImmediateReader token(session, session.doubled(session.kit.f32(8), 31), [&] {
+        std::jthread server([&] {
+            std::this_thread::sleep_for(2 * LaunchPrediction::immediate_read_limit);
+            other.peer.reply(uint32_t{1});
+        });
+        EXPECT_TRUE(other->queries().device_count());
+    });
+    EXPECT_TRUE(token.learn());
 }
 
 TEST(Launch, FailsIfTheServerIsLostBeforeThePrefetchedResult) {

@@ -44,13 +44,7 @@ class Lab:
 
     def run(self, argv, ours=True, env=None, tool=True, timeout=None, rc=0, cwd=None):
         """Runs a program to its end. `rc`: the status that it must end with; None for any; never by a signal."""
-        name = Path(argv[0]).name
-        for _ in range(3):
-            done = self.expect_exit(self.start(name, argv, ours, env, tool, cwd=cwd), timeout, rc)
-            # llama.cpp's thread that writes the log may not run before the program ends, which does not wait for it.
-            if done.log != '' or not name.startswith('llama-'):
-                break
-        return done
+        return self.expect_exit(self.start(Path(argv[0]).name, argv, ours, env, tool, cwd=cwd), timeout, rc)
 
     def expect_exit(self, process, timeout=None, rc=0):
         process.wait(timeout)

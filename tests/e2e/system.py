@@ -14,8 +14,9 @@ BIN = Path(os.environ.get('CARAVAN_BIN') or ROOT / 'build' / 'bin')
 PLUGIN = BIN / 'libggml-rpc-caravan.so'
 RPC_SERVER = BIN / 'rpc-server'
 SANITIZE = os.environ.get('CARAVAN_SANITIZE', '')
+DRAIN_LOG = str(BIN / 'libdrain-log.so')  # for all tools of llama.cpp
 # Sanitizers look for the C++ library when a program starts. Python loads it later, with ggml's back-ends, which throw exceptions.
-PRELOAD = ':'.join(filter(None, [os.environ.get('CARAVAN_PRELOAD'), 'libstdc++.so.6' if SANITIZE else None]))
+PRELOAD = ':'.join(filter(None, [os.environ.get('CARAVAN_PRELOAD'), 'libstdc++.so.6' if SANITIZE else None, DRAIN_LOG]))
 MODEL = ROOT / 'models' / 'scribe-5m-q8_0.gguf'
 TEXT = ROOT / 'models' / 'sample.txt'
 MAKE_MODELS = ROOT / 'tests' / 'models' / 'make_models.py'
@@ -123,10 +124,10 @@ def environment(ours, extra=None, tool=True):
     env['VK_DRIVER_FILES'] = '/nonexistent'
     # The installed tools, not our launchers of the same names.
     env['PATH'] = ':'.join(folder for folder in env['PATH'].split(':') if not Path(folder, PLUGIN.name).exists())
+    if tool:
+        env['LD_PRELOAD'] = PRELOAD if ours else DRAIN_LOG
     if ours and tool:
         env['GGML_BACKEND_PATH'] = str(PLUGIN)
-        if PRELOAD:
-            env['LD_PRELOAD'] = PRELOAD
     # Leaks of the stock tools, and of ggml's registry, are not ours to judge; the server is checked.
     env['ASAN_OPTIONS'] = f'detect_leaks={0 if tool else 1}:allocator_may_return_null=1:exitcode=99'
     env['UBSAN_OPTIONS'] = 'print_stacktrace=1:halt_on_error=1:exitcode=99'

@@ -20,7 +20,7 @@ RPC_BENCH = BIN / 'rpc-bench'
 
 def bench(lab, *options, rc=0, env=None):
     # llama-bench inherits the environment; under a sanitizer the plug-in needs its run-time library.
-    env = {**({'LD_PRELOAD': system.PRELOAD} if system.PRELOAD else {}), **(env or {})}
+    env = {'LD_PRELOAD': system.PRELOAD, **(env or {})}
     return lab.run([RPC_BENCH, *options], ours=False, env=env, rc=rc, timeout=300)
 
 
@@ -189,7 +189,7 @@ def test_failed_run_is_reported(lab):
 
 def test_signal_ends_llama_bench_too(lab):
     process = lab.start('rpc-bench', [RPC_BENCH, '--rpc', lab.server().endpoint, '-m', MODEL, '-t', 1, '-r', 100000],
-                        ours=False, env={'LD_PRELOAD': system.PRELOAD} if system.PRELOAD else None)
+                        ours=False, env={'LD_PRELOAD': system.PRELOAD})
 
     def runs_the_model(pid):
         try:

@@ -113,7 +113,7 @@ def test_other_ggml_version_is_refused_and_stock_is_used(lab):
     source, library = lab.folder / 'other.c', lab.folder / 'other.so'
     source.write_text(OTHER_GGML)
     subprocess.run(['gcc', '-shared', '-fPIC', '-o', library, source], check=True)
-    preload = ':'.join(filter(None, [system.PRELOAD, str(library)]))
+    preload = f'{system.PRELOAD}:{library}'
     server = lab.server()
     done = lab.run(['llama-bench', '--rpc', server.endpoint, '--list-devices'], env={'LD_PRELOAD': preload})
     assert done.rc == 0

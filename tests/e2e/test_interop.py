@@ -42,13 +42,7 @@ def test_completion_equals_local(lab):
                         '--no-warmup', '--no-display-prompt', '--no-perf', '-lv', 0, '--simple-io',
                         *lab.where(servers)], ours=bool(servers)).out
     wanted, got = text([]), text(servers)
-    for _ in range(5):
-        if wanted.strip() and got == wanted:
-            break
-        # It may lose the end of what it says, with or without RPC: only a text that differs is wrong.
-        assert wanted.startswith(got.rstrip()) or got.startswith(wanted.rstrip())
-        wanted, got = text([]), text(servers)
-    assert got == wanted != ''
+    assert got == wanted and len(wanted) > 16
 
 
 def test_unix_socket(lab):

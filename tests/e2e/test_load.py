@@ -31,7 +31,7 @@ def test_wins_by_score_in_the_current_folder(lab):
     folder.mkdir()
     shutil.copy(PLUGIN, folder)
     server = lab.server()
-    env = {'GGML_RPC_DEBUG': 1, **({'LD_PRELOAD': PRELOAD} if PRELOAD else {})}
+    env = {'GGML_RPC_DEBUG': 1, 'LD_PRELOAD': PRELOAD}
     done = lab.run(['llama-bench', '--rpc', server.endpoint, '--list-devices'], ours=False, env=env, cwd=folder)
     assert done.lines(r'loaded RPC backend from .*libggml-rpc-caravan\.so')
     assert not done.lines(r'loaded RPC backend from .*libggml-rpc\.so')
@@ -144,7 +144,7 @@ def test_servers_from_the_environment_come_before_the_cpu(lab):
     folder = lab.folder / 'here'
     folder.mkdir()
     shutil.copy(PLUGIN, folder)
-    env |= {'LD_PRELOAD': PRELOAD} if PRELOAD else {}
+    env['LD_PRELOAD'] = PRELOAD
     assert [device['device'] for device in registered(lab, ours=False, env=env, cwd=folder)] == ['RPC0', 'CPU']
 
 

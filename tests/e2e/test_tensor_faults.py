@@ -197,17 +197,12 @@ def test_programs_with_groups_in_different_orders(lab):
     def start(chosen, more):
         return lab.start('llama-completion', ['llama-completion', '-m', MODEL, '-p', PROMPT, '-n', 60, '--temp', 0, '-no-cnv', '-t',
                                               1, '--no-warmup', '--no-display-prompt', *lab.where(chosen), *more], ours=bool(chosen))
-    expected = lab.expect_exit(start([], [])).out.rstrip('\n')
+    expected = lab.expect_exit(start([], [])).out
     assert len(expected) > 150
-    lengths = []
     for _ in range(1 if SANITIZE else 2):
         running = [start([servers[number] for number in order], TENSOR) for order in ((0, 1, 2), (2, 0, 1), (1, 0))]
         for program in running:
-            # On a busy machine llama-completion sometimes loses the end of what it prints; so may the expected text.
-            out = lab.expect_exit(program).out.rstrip('\n')
-            assert expected.startswith(out) or out.startswith(expected)
-            lengths.append(len(out))
-    assert max(lengths) > 150, lengths
+            assert lab.expect_exit(program).out == expected
 
 
 def test_equal_sums_pass_the_check(lab):

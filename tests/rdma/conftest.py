@@ -57,7 +57,7 @@ class Lab:
         self._servers.clear()
 
     def environment(self, binary=BIN, **more):
-        return {'GGML_BACKEND_PATH': f'{binary}/libggml-rpc-caravan.so', **more}
+        return {'GGML_BACKEND_PATH': f'{binary}/libggml-rpc-caravan.so', 'LD_PRELOAD': str(BIN / 'libdrain-log.so'), **more}
 
     def logits(self, endpoint='', binary=BIN, env=None, **run):
         """Computes logits on the client machine, over RPC if there is an endpoint, else locally. Returns (logits as bytes,

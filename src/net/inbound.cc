@@ -59,9 +59,8 @@ Result<> Inbound::wait_between(TimePoint silent_since) {
     if (!ready) {
         return std::unexpected(ready.error());
     }
-    const TimePoint now = Clock::now();
-    polling_.record(now - silent_since);
-    if (!*ready && now >= deadline) {
+    polling_.sample(silent_since);
+    if (!*ready && Clock::now() >= deadline) {
         return fail(Errc::timed_out, "idle for {:g} s while other clients wait for a session",
                     std::chrono::duration<double>(limit).count());
     }

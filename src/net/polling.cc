@@ -37,4 +37,10 @@ microseconds Polling::time() const {
 
 void Polling::record(std::chrono::nanoseconds waited) { recent_[recorded_++ % recent_.size()] = waited; }
 
+void Polling::sample(TimePoint begin) {
+    if (!fixed_ && (recorded_ < recent_.size() || ++sampled_ % tunable::poll_sampling == 0)) {
+        record(Clock::now() - begin);
+    }
+}
+
 }  // namespace caravan::net

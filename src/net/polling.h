@@ -32,11 +32,14 @@ public:
     microseconds time_inside() const { return fixed_.value_or(tunable::poll_start); }
     // A wait took this long. Not for waits inside a message.
     void record(std::chrono::nanoseconds waited);
+    // A wait that began then is over. Records some of them, which costs less than to measure all.
+    void sample(TimePoint begin);
 
 private:
     std::optional<microseconds> fixed_;
     std::array<std::chrono::nanoseconds, tunable::poll_history> recent_{};
     size_t recorded_ = 0;  // in total; entry i is at i modulo the size
+    size_t sampled_ = 0;   // waits of which sample() was told
 };
 
 }  // namespace caravan::net

@@ -28,6 +28,8 @@ inline constexpr seconds handshake_timeout{10}, refusal_timeout{5}, worker_refus
 // If most took longer, it polls once: over RDMA that is what the waits in a long transfer need.
 inline constexpr microseconds poll_start{50}, poll_limit{300}, poll_margin{10}, poll_once{1};
 inline constexpr size_t poll_history = 16, poll_min_history = 4;
+// Once the history is full, one of so many waits is measured: a reading of the clock is a system call on some machines.
+inline constexpr size_t poll_sampling = 4;
 static_assert(poll_start < poll_limit && poll_min_history <= poll_history);
 
 }  // namespace caravan::tunable

@@ -56,5 +56,23 @@ TEST(Polling, ForgetsOldHabits) {
     EXPECT_LT(polling.time(), microseconds(60));
 }
 
+TEST(Polling, MeasuresAllWaitsUntilTheHistoryIsFullThenSome) {
+    Polling polling;
+    for (size_t i = 0; i < tunable::poll_history; ++i) {
+        polling.sample(Clock::now() - seconds(1));
+    }
+    EXPECT_EQ(polling.time(), tunable::poll_once);
+    const auto few = tunable::poll_history / 2 + 1;
+    for (size_t i = 0; i < few; ++i) {
+        polling.sample(Clock::now());
+    }
+    EXPECT_EQ(polling.time(), tunable::poll_once);
+    for (size_t i = few; i < few * tunable::poll_sampling; ++i) {
+        polling.sample(Clock::now());
+    }
+    EXPECT_LT(polling.time(), limit);
+    EXPECT_GT(polling.time(), tunable::poll_once);
+}
+
 }  // namespace
 }  // namespace caravan::net

@@ -39,7 +39,7 @@ private:
     std::optional<microseconds> fixed_;
     std::array<std::chrono::nanoseconds, tunable::poll_history> recent_{};
     size_t recorded_ = 0;  // in total; entry i is at i modulo the size
-    size_t sampled_ = 0;   // waits of which sample() was told
+    size_t sampled_ = 0;   // waits passed to sample()
 };
 
 }  // namespace caravan::net

@@ -21,7 +21,7 @@ struct MachineMark {
 struct MemoryPlace {
     uint8_t is_made;
     uint32_t process, descriptor;
-    std::byte secret[secret_size];  // at the beginning of the memory: whoever knows it may open the memory
+    std::byte secret[secret_size];  // at the beginning of the memory: proves that the memory may be opened
 };
 // Step 3, from the other rank.
 struct MemoryAnswer {

@@ -125,7 +125,7 @@ class Proxy:
             how(end)
 
     def close_busy(self):
-        """As if a box on the way ended all connections but those that carry next to nothing, in an orderly way."""
+        """Like a firewall that closes all connections in an orderly manner, except those that carry next to nothing."""
         with self.lock:
             for pair in [pair for pair in self.pairs if self._carried[pair] > 1000]:
                 self.cuts += 1

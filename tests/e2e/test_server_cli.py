@@ -433,8 +433,8 @@ def test_a_session_that_ends_at_once_is_not_waited_for(lab):
     server = lab.server('--max-sessions', 1)
     with ask_session(server, '127.0.0.1') as first, ask_admission(server) as second:
         first.close()
-        told = admissions(second, (0, 0, 0))
-    assert not [reason for _, reason, _ in told if reason == 1], 'it was told that the server is full'
+        notices = admissions(second, (0, 0, 0))
+    assert not [reason for _, reason, _ in notices if reason == 1], 'it was refused because the server is full'
     assert server.count('waits for a session') == 0
 
 

@@ -48,7 +48,7 @@ def test_prompts_are_rounded(lab, kinds):
 
 @pytest.mark.parametrize('kinds', ['ours+ours', 'ours+stock', 'stock+ours'])
 def test_without_the_option_the_client_adds_up(lab, kinds):
-    """A stock rank 0 would wait for rank 1 without limit; it is told at once."""
+    """A stock rank 0 would wait for rank 1 without limit; it gets a refusal at once."""
     servers = [lab.stock_server() if kind == 'stock' else lab.server() for kind in kinds.split('+')]
     assert text(lab, servers, timeout=40).out == local_text(lab)
     for server in servers:

@@ -99,7 +99,7 @@ private:
     Queries queries_{queue_};
     BufferTable buffers_{queue_};
     TensorData data_{queue_, buffers_, recorder_};
-    ServerTransfers transfers_{*this, queue_};
+    ServerTransfers transfers_{queue_};
     Reductions reductions_{queue_};
     Launcher launcher_;
 };

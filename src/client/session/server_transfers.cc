@@ -16,7 +16,7 @@ std::atomic<uint64_t> next_id = 0;
 
 using wire::Command;
 
-ServerTransfers::ServerTransfers(Connection & self, CommandQueue & queue) : self_(self), queue_(queue), id_(next_id++) {}
+ServerTransfers::ServerTransfers(CommandQueue & queue) : queue_(queue), id_(next_id++) {}
 
 Result<ServerLink> ServerTransfers::make_link(Connection & source) {
     const auto token = queue_.query<uint64_t>(static_cast<Command>(wire::NativeCommand::invite));

@@ -15,7 +15,7 @@ class Connection;
 class ServerTransfers {
 public:
     // `self` is the session that `queue` belongs to.
-    ServerTransfers(Connection & self, CommandQueue & queue);
+    explicit ServerTransfers(CommandQueue & queue);
 
     // Copies in order with both servers' commands. Returns immediately. Uses a link between the servers if there is one (the
     // first call tries to make it and logs the result), else relay().
@@ -39,7 +39,6 @@ private:
     Result<net::TransportKind> connect(const ServerLink & link, const std::string & endpoint);
     bool push(const ServerLink & link, const wire::Region & src, const Range & from);
 
-    Connection & self_;
     CommandQueue & queue_;
     ServerLinks links_;                    // from other servers
     std::atomic<uint16_t> next_link_ = 0;  // number of the next link to another server

@@ -538,7 +538,7 @@ TEST_F(ConfinementTest, ACapabilityThatAnotherUsersFilesNeedIsKept) {
               Outcome::yes);
 }
 
-// A cache of another user, with which the server was told to work.
+// A cache of another user, which the options name.
 TEST_F(ConfinementTest, TheCapabilityToWriteIsKeptForACacheOfAnotherUser) {
     if (::geteuid() != 0) {
         GTEST_SKIP() << "only root gives files away";
@@ -616,7 +616,7 @@ TEST_F(ConfinementTest, TheMachineIsLeftAlone) {
 TEST_F(ConfinementTest, OtherNumbersForTheSameCallsEndTheProcess) {
     NEEDS_FILTERS
     EXPECT_EQ(confined([] { return ::syscall(0x40000000 | SYS_getpid) > 0; }), Outcome::died);
-    // getpid by the way of 32-bit programs.
+    // getpid as 32-bit programs call it.
     EXPECT_EQ(confined([] {
                   long number = 20;
                   asm volatile("int $0x80" : "+a"(number)::"memory", "r8", "r9", "r10", "r11");

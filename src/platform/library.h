@@ -13,7 +13,12 @@ public:
     // installed. Errc::unsupported: it cannot be loaded; the error's text is the loader's reason.
     static Result<Library> load(const std::string & name);
 
-    // Null if the library has no such symbol. A symbol with several versions: the default one.
+    // The library or program that contains this function. Errc::not_found: none.
+    static Result<Library> containing(const void * function);
+    // Those whose symbols are visible to all libraries: the program, what it is linked with, and what was loaded globally.
+    static Library global();
+
+    // Null if neither the library nor one that it needs has no such symbol. A symbol with several versions: the default one.
     void * symbol(const char * name) const;
 
 private:

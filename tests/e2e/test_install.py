@@ -1,8 +1,11 @@
 """Installation, and a ggml of another version."""
+import glob
 import os
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +22,14 @@ void * dlopen(const char * name, int flags) {
     return next(name != 0 && strcmp(name, "libibverbs.so.1") == 0 ? "/nowhere/libibverbs.so.1" : name, flags);
 }
 '''
-OTHER_GGML = 'const char * ggml_version(void) { return "0.26.1"; }'
+# A ggml without functions, which loads a plug-in as ggml does.
+OTHER_GGML = '''
+#include <dlfcn.h>
+const char * ggml_version(void) { return "0.99.0"; }
+int score_of(const char * plugin) { /* no tail call, so that this library is the caller */
+  return ((int (*)(void))dlsym(dlopen(plugin, RTLD_NOW), "ggml_backend_score"))() + 1;
+}
+'''
 
 
 def install(*arguments, build=BIN.parent, env=None):
@@ -109,13 +119,35 @@ def test_rdma_build_runs_without_libibverbs(lab):
     assert 'libibverbs.so.1 is not installed: all connections use TCP' in output and output.endswith('No faults found.\n')
 
 
+def test_plugin_is_not_linked_with_ggml():
+    """It uses the ggml that loads it, whatever its library is called."""
+    needed = subprocess.run(['readelf', '-d', PLUGIN], check=True, capture_output=True, text=True).stdout
+    assert 'NEEDED' in needed and 'ggml' not in needed.replace(PLUGIN.name, '')
+
+
 def test_other_ggml_version_is_refused_and_stock_is_used(lab):
-    source, library = lab.folder / 'other.c', lab.folder / 'other.so'
+    source, = glob.glob('/usr/lib/*/libggml-base.so.0')
+    code = Path(source).read_bytes()
+    version = re.search(rb'\0(0\.\d+\.\d+)\0', code)[1]
+    other = re.sub(rb'\d', b'9', version)
+    (lab.folder / 'libggml-base.so.0').write_bytes(code.replace(b'\0' + version + b'\0', b'\0' + other + b'\0'))
+    server = lab.server()
+    done = lab.run(['llama-bench', '--rpc', server.endpoint, '--list-devices'], env={'LD_LIBRARY_PATH': lab.folder})
+    assert done.lines(f'plug-in is disabled: built for ggml 0.27.*, but this program has ggml {other.decode()}'), done.log
+    assert done.lines(f'RPC0: {server.endpoint} '), 'the stock plug-in is used'
+
+
+@pytest.mark.skipif(bool(system.SANITIZE), reason='the plug-in needs the run-time library of the sanitizer')
+def test_the_ggml_that_loads_the_plugin_is_used(lab):
+    """Not another one that is in the process, here that of Debian."""
+    source, library = lab.folder / 'other.c', lab.folder / 'libanything.so'
     source.write_text(OTHER_GGML)
     subprocess.run(['gcc', '-shared', '-fPIC', '-o', library, source], check=True)
-    preload = f'{system.PRELOAD}:{library}'
-    server = lab.server()
-    done = lab.run(['llama-bench', '--rpc', server.endpoint, '--list-devices'], env={'LD_PRELOAD': preload})
-    assert done.rc == 0
-    assert done.lines('plug-in is disabled: built for ggml 0.27'), done.log
-    assert done.lines(f'RPC0: {server.endpoint} '), 'the stock plug-in is used'
+    program = f"""
+import ctypes, glob
+ctypes.CDLL(glob.glob('/usr/lib/*/libggml.so.0')[0], ctypes.RTLD_GLOBAL)
+print('score', ctypes.CDLL({str(library)!r}).score_of({str(PLUGIN)!r}.encode()) - 1)
+"""
+    done = lab.run([sys.executable, '-c', program], tool=False)
+    assert done.out == 'score 0\n'
+    assert re.search(rf'built for ggml 0.27.*, but this program has ggml 0.99.0 \({library}\), which lacks ggml_', done.err), done.err

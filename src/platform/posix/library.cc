@@ -16,6 +16,14 @@ Result<Library> Library::load(const std::string & name) {
     return fail(is_missing ? Errc::not_found : Errc::unsupported, "{}", reason);
 }
 
+Result<Library> Library::containing(const void * function) {
+    const std::string path = library_of(function);
+    void * handle = path.empty() ? nullptr : ::dlopen(path.c_str(), RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+    return handle != nullptr ? Result<Library>(Library(handle)) : fail(Errc::not_found, "no library contains that function");
+}
+
+Library Library::global() { return Library(RTLD_DEFAULT); }
+
 void * Library::symbol(const char * name) const { return ::dlsym(handle_, name); }
 
 std::string library_of(const void * function) {

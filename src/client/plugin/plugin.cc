@@ -50,7 +50,7 @@ bool is_compatible(const void * caller) {
     }
     std::call_once(once, [&] {
         set_log_sink(write_to_ggml_log);
-        const auto checked = abi::check();
+        const auto checked = caravan::abi::check();
         is_supported = checked.has_value();
         if (!is_supported) {
             log_refusal(checked.error());

@@ -43,6 +43,15 @@ def test_logits_are_those_of_the_local_device(lab, more):
     same(logits(lab, [vulkan.server(lab)], more), wanted)
 
 
+def test_servers_add_up_tensors(lab):
+    """-sm tensor."""
+    servers = [vulkan.server(lab) for _ in range(2)]
+    done = lab.run(vulkan.completion(servers, more=['-sm', 'tensor', '-fa', 'on', '-fit', 'off', '-lv', 4]))
+    vulkan.same_text(done.out, vulkan.local_text(lab))
+    assert 'direct all-reduce over tcp' in done.err
+    assert all(server.served() > 0 for server in servers)
+
+
 def test_gpu_and_cpu_of_one_server(lab):
     server = vulkan.server(lab, devices='Vulkan0,CPU')
     assert [name for name, _ in lab.devices(server.endpoint)[0]] == ['RPC0', 'RPC1']

@@ -251,6 +251,10 @@ ggml_status Devices::compute(uint32_t index, ggml_cgraph * graph) {
     return ggml_backend_graph_compute_async(entry.backend.get(), graph);
 }
 
+void Devices::read_async(uint32_t index, const ggml_tensor & tensor, uint64_t offset, MutableBytes to) {
+    ggml_backend_tensor_get_async(devices_[index].backend.get(), &tensor, to.data(), offset, to.size());
+}
+
 Run Devices::synchronize(uint32_t index) {
     Entry & entry = devices_[index];
     if (!entry.running) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/bytes.h"
 #include "base/error.h"
 #include "ggml-backend.h"
 #include "server/graph/device_queue.h"
@@ -59,10 +60,15 @@ public:
     // True if the device computes on a DeviceQueue. That is the case if there are several devices and the device's back-end
     // blocks. Nothing may be running on such a device when compute() is called.
     bool has_queue(uint32_t index) const { return devices_[index].queue != nullptr; }
+    // True if the device's back-end computes after compute() has returned.
+    bool is_asynchronous(uint32_t index) const { return devices_[index].is_async; }
     // Starts a graph, which may still be running when this returns.
     ggml_status compute(uint32_t index, ggml_cgraph * graph);
     // True if a graph was started that synchronize() has not waited for.
     bool is_running(uint32_t index) const { return devices_[index].running; }
+    // Requests bytes of a tensor in the memory of an asynchronous device, as they are after the started graphs. They are in
+    // `to` once synchronize() has returned.
+    void read_async(uint32_t index, const ggml_tensor & tensor, uint64_t offset, MutableBytes to);
     // Waits for the graphs that were started on the device and returns their outcome, once for each launch. An asynchronous
     // device does not report when it finished, so its time lasts from the first launch to the end of this wait.
     Run synchronize(uint32_t index);

@@ -55,6 +55,18 @@ Result<> GraphRuns::synchronize(uint32_t device) {
     return std::unexpected(failure(device, run.status));
 }
 
+Result<> GraphRuns::synchronize_and_read(uint32_t device, const ggml_tensor & tensor, uint64_t offset, MutableBytes to) {
+    const bool is_ahead = !to.empty() && devices_.is_running(device) && devices_.is_asynchronous(device);
+    if (is_ahead) {
+        devices_.read_async(device, tensor, offset, to);
+    }
+    auto waited = synchronize(device);
+    if (!is_ahead && !to.empty()) {
+        ggml_backend_tensor_get(&tensor, to.data(), offset, to.size());
+    }
+    return waited;
+}
+
 Result<> GraphRuns::synchronize() {
     Result<> all;
     for (uint32_t device = 0; device < devices_.count(); ++device) {

@@ -25,6 +25,9 @@ public:
     Result<> launch(uint32_t device, Graph & graph);
     // Waits for the graphs that run on the device. Errc::unsupported if one could not be computed.
     Result<> synchronize(uint32_t device);
+    // The same, and reads bytes of a tensor that is in the device's memory, also if a graph failed. An asynchronous device that
+    // computes is waited for once, not for the graph and then for the bytes.
+    Result<> synchronize_and_read(uint32_t device, const ggml_tensor & tensor, uint64_t offset, MutableBytes to);
     // Waits for all devices, and returns the first failure.
     Result<> synchronize();
 

@@ -72,12 +72,24 @@ Result<> BufferIo::write_rows(CheckedRegion & region, uint64_t size, uint64_t n_
     return {};
 }
 
+Result<ConstBytes> BufferIo::wait_and_read(CheckedRegion & region, uint64_t size) {
+    const bool is_read = !region.region.buffer->is_host && size <= tunable::staging_size;
+    const MutableBytes piece = is_read ? context_.staging.piece(size) : MutableBytes();
+    return context_.synchronize_and_read(region.device(), region.tensor, region.offset, piece).transform([&] {
+        return ConstBytes(piece);
+    });
+}
+
 Result<> BufferIo::read(CheckedRegion & region, uint64_t size) {
-    if (auto waited = context_.synchronize(region.device()); !waited) {
-        return waited;
+    const auto all = wait_and_read(region, size);
+    if (!all) {
+        return std::unexpected(all.error());
     }
     if (region.region.buffer->is_host) {
         return context_.replies.send_bytes(ConstBytes(region.region.data(), size));
+    }
+    if (all->size() == size) {
+        return context_.replies.send_bytes(*all);
     }
     if (auto sent = context_.replies.begin(size); !sent) {
         return sent;

@@ -198,13 +198,15 @@ Result<> NativeDialect::push() {
         if (sender == nullptr) {
             return fail(Errc::not_found, "no link {}", static_cast<uint16_t>(request.link));
         }
-        if (auto waited = context_.synchronize(source->device()); !waited) {
-            return waited;
+        const auto all = context_.io.wait_and_read(*source, source->tensor_bytes);
+        if (!all) {
+            return std::unexpected(all.error());
         }
+        const auto send_piece = [&](ConstBytes piece) { return sender->send(piece); };
         const auto sent = graphs_.last_launch_failed(source->device()) || context_.is_stale(*source)
                               ? sender->begin(wire::push_absent)
                               : sender->begin(source->tensor_bytes).and_then([&] {
-                                    return context_.io.read_to(*source, [&](ConstBytes piece) { return sender->send(piece); });
+                                    return all->empty() ? context_.io.read_to(*source, send_piece) : send_piece(*all);
                                 });
         // The receiving server reports the failure to the client. This session continues.
         if (!sent && sender->first_failure()) {
@@ -256,20 +258,24 @@ Result<> NativeDialect::reduce(uint64_t size) {
         if (!payload) {
             return std::unexpected(payload.error());
         }
+        const auto slots = entries_of<uint16_t>(*payload);
         std::vector<Reductions::Term> terms;
         bool is_valid = true;
-        for (const uint16_t slot : entries_of<uint16_t>(*payload)) {
+        for (const uint16_t slot : slots) {
             auto region = whole(slot);
             if (!region) {
                 return std::unexpected(region.error());
             }
             const uint32_t device = region->device();
-            if (auto waited = context_.synchronize(device); !waited) {
-                return waited;
-            }
             const bool is_zero = (request.zero >> terms.size() & 1) != 0;
+            // The bytes are valid until the next term is read.
+            const bool is_read = slots.size() == 1 && !is_zero;
+            const auto bytes = context_.io.wait_and_read(*region, is_read ? region->tensor_bytes : 0);
+            if (!bytes) {
+                return std::unexpected(bytes.error());
+            }
             is_valid = is_valid && (is_zero || (!graphs_.last_launch_failed(device) && !context_.is_stale(*region)));
-            terms.push_back({std::move(*region), is_zero});
+            terms.push_back({std::move(*region), is_zero, *bytes});
         }
         if (auto good = reductions_.check(request, terms); !good) {
             return good;

@@ -190,7 +190,9 @@ Result<> Reductions::reduce_in_memory(Group & group, wire::Precision precision, 
             continue;
         }
         std::span<const float> values = floats_of(term.region);
-        if (!term.region.region.buffer->is_host) {
+        if (!term.bytes.empty()) {
+            values = {reinterpret_cast<const float *>(term.bytes.data()), sum.size()};
+        } else if (!term.region.region.buffer->is_host) {
             part.resize(sum.size());
             ggml_backend_tensor_get(&term.region.tensor, part.data(), 0, bytes);
             values = part;

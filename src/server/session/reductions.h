@@ -20,10 +20,12 @@ struct SessionContext;
 
 class Reductions {
 public:
-    // A tensor of a reduction. `is_zero`: it was not computed, and counts as zeros.
+    // A tensor of a reduction. `is_zero`: it was not computed, and counts as zeros. `bytes`: its content, if it was read from a
+    // device's memory already.
     struct Term {
         CheckedRegion region;
         bool is_zero = false;
+        ConstBytes bytes{};
     };
 
     // `context` must outlive this.

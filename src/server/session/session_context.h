@@ -33,6 +33,10 @@ struct SessionContext {
     // otherwise.
     Result<> synchronize(uint32_t device) { return replies.report_failure(runs.synchronize(device)); }
     Result<> synchronize() { return replies.report_failure(runs.synchronize()); }
+    // The same for GraphRuns::synchronize_and_read().
+    Result<> synchronize_and_read(uint32_t device, const ggml_tensor & tensor, uint64_t offset, MutableBytes to) {
+        return replies.report_failure(runs.synchronize_and_read(device, tensor, offset, to));
+    }
 
     bool is_stale(const CheckedRegion & tensor) const {
         return stale.overlaps(tensor.address, tensor.address + tensor.tensor_bytes);

@@ -74,9 +74,6 @@ Result<> StockReductions::add_up(Pair & pair, const wire::Tensor & tensor) {
     if (bytes == 0) {
         return {};
     }
-    if (auto waited = context_.synchronize(region->device()); !waited) {
-        return waited;
-    }
     const auto precision = elements < wire::comm_rounded_elements ? wire::Precision::f32 : wire::Precision::bf16;
     if (const uint64_t needed = pair.ranks.memory_for(bytes, precision); needed > pair.claimed) {
         pair.claim = {};
@@ -93,8 +90,9 @@ Result<> StockReductions::add_up(Pair & pair, const wire::Tensor & tensor) {
         return std::unexpected(copy.error());
     }
     std::vector<float> copied(is_host ? 0 : elements);
-    if (!is_host) {
-        ggml_backend_tensor_get(&region->tensor, copied.data(), 0, bytes);
+    const MutableBytes into = std::as_writable_bytes(std::span(copied));
+    if (auto waited = context_.synchronize_and_read(region->device(), region->tensor, 0, into); !waited) {
+        return waited;
     }
     const std::span<float> values = is_host ? std::span(reinterpret_cast<float *>(region->region.data()), elements) : copied;
     if (auto reduced = pair.ranks.reduce(values, true, precision, context_.devices.is_aborted()); !reduced) {

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "net/server_handshake.h"
+#include "support/fake_gpu.h"
 #include "support/scripted_server.h"
 #include "support/session_client.h"
 
@@ -22,7 +23,7 @@ using test::two_cpu_devices;
 struct LinkedSession {
     static constexpr uint16_t first = 0, second = 1, sum = 2, copied = 3, doubled = 4;
 
-    LinkedSession() {
+    explicit LinkedSession(Devices opened = two_cpu_devices()) : devices(std::move(opened)) {
         client.declare(first, client.buffer);
         client.declare(second, client.buffer + 64);
         client.declare(sum, client.buffer + 128);
@@ -64,7 +65,7 @@ struct LinkedSession {
                                 },
                                 [](size_t) { return wire::Extension{.features = wire::feature_native}; }};
     Links links{[](uint64_t) { return true; }, seconds(0)};
-    Devices devices = two_cpu_devices();
+    Devices devices;
     NativeClient client{devices, MemoryBudget::no_limit, nullptr, &links};
     const uint64_t on_second_device = client.alloc(4096, 1);
     WirePeer * other = nullptr;
@@ -80,6 +81,16 @@ TEST(LinkedSession, SendsResults) {
     EXPECT_EQ(session.push(session.copied), sums);
     session.client.graph(1, session.doubling(), wire::no_base, {}, 1);
     EXPECT_EQ(session.push(session.doubled), (std::vector<float>{22, 44, 66, 88}));
+}
+
+TEST(LinkedSession, SendsResultsOfAGpuAfterOneWait) {
+    LinkedSession session(test::open_with_gpu({"GPU0", "CPU"}));
+    session.client.graph(0, session.client.sum());
+    EXPECT_EQ(session.push(session.sum), sums);
+    test::fake_gpu().waits = 0;
+    session.client.post(wire::NativeCommand::launch, wire::LaunchRequest{0});
+    EXPECT_EQ(session.push(session.sum), sums);
+    EXPECT_EQ(test::fake_gpu().waits, 1);
 }
 
 TEST(LinkedSession, DoesNotSendCopyOfStaleResult) {

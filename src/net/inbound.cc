@@ -67,6 +67,11 @@ Result<> Inbound::wait_between(TimePoint silent_since) {
     return {};
 }
 
+bool Inbound::arrives_within(microseconds time) {
+    const auto ready = transport_.wait({.read = true}, Clock::now() + time, std::min(time, polling_.time_inside()));
+    return !ready || *ready;
+}
+
 void Inbound::limit_silence(milliseconds limit) {
     silence_limit_ = limit;
     transport_.wake();

@@ -24,6 +24,9 @@ public:
     Result<ConstBytes> peek(size_t size, bool at_boundary = false);
     void take(size_t size);
 
+    // Waits for more bytes, for at most `time`. Also true if the connection has broken, or on wake().
+    bool arrives_within(microseconds time);
+
     // Sets how long the peer may be silent between messages; 0: no limit. Any thread, at any time.
     void limit_silence(milliseconds limit);
 

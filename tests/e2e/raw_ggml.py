@@ -1,6 +1,7 @@
 """A graph of one node on the first device of GGML_RPC_SERVERS, through ggml's C interface, without its scheduler.
 
     raw_ggml.py weights     a buffer that is marked as one of weights when it has been filled, as whisper.cpp does
+    raw_ggml.py pause       2 s between the launch and the read of its result
     raw_ggml.py lost        after SIGUSR1, by when the server's worker has been killed: the tensors are read, and a new
                             back-end computes with the buffer of the old one
 
@@ -10,6 +11,7 @@ import ctypes
 import json
 import signal
 import sys
+import time
 
 F32, I32 = 0, 26
 WEIGHTS = 1  # GGML_BACKEND_BUFFER_USAGE_WEIGHTS
@@ -42,6 +44,7 @@ get_tensor = function('ggml_backend_tensor_get', None, P, ctypes.c_char_p, ctype
 set_usage = function('ggml_backend_buffer_set_usage', None, P, ctypes.c_int)
 new_graph = function('ggml_new_graph', P, P)
 expand = function('ggml_build_forward_expand', None, P, P)
+launch = function('ggml_backend_graph_compute_async', ctypes.c_int, P, P)
 compute = function('ggml_backend_graph_compute', ctypes.c_int, P, P)
 
 
@@ -66,6 +69,10 @@ def main(mode):
     if mode == 'weights':
         set_usage(buffer, WEIGHTS)
     said = {'computed': compute(backend, graph)}
+    if mode == 'pause':
+        said['launched'] = launch(backend, graph)
+        time.sleep(2)
+        content(numbers)
     if mode == 'lost':
         print('ready', flush=True)
         signal.sigwait({signal.SIGUSR1})

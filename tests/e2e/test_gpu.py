@@ -1,9 +1,11 @@
 """A server whose device is a GPU, with memory of its own and asynchronous calls. It is lavapipe: Vulkan on the CPU."""
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +99,30 @@ def test_no_folder_for_compiled_pipelines(lab):
     server = vulkan.server(lab, env={'XDG_CACHE_HOME': '/dev/null', 'MESA_SHADER_CACHE_DIR': None})
     server.wait_for('the driver of Vulkan cannot keep the kernels that it compiles .*: each session may compile them again; set')
     assert server.count('cannot keep the kernels') == 1
+
+
+def seconds_computing(server):
+    server.wait_idle()
+    return max(float(seconds) for seconds in re.findall(r'([\d.]+) s computing', server.log()))
+
+
+def test_times_of_the_device(lab):
+    """The statistics, the trace and the server's log have the time that the device computed."""
+    server, stats, trace = vulkan.server(lab), lab.folder / 'stats', lab.folder / 'trace'
+    lab.run(vulkan.completion([server]), env={'GGML_RPC_STATS': stats, 'GGML_RPC_TRACE': trace})
+    session, = [session for session in map(json.loads, stats.read_text().splitlines()) if session['launches'] > 0]
+    computing = session['served_s']['COMPUTE']
+    assert 0 < computing <= session['since_load']['seconds']
+    traced = [event['dur'] / 1e6 for event in json.loads(trace.read_text())['traceEvents'] if event['name'] == 'COMPUTE']
+    assert 0 < len(traced) <= session['launches']
+    assert sum(traced) == pytest.approx(computing, rel=0.05)
+    assert seconds_computing(server) == pytest.approx(computing, abs=0.1)  # with one decimal
+
+
+def test_pause_of_the_client_is_no_computing_time(lab):
+    server = vulkan.server(lab)
+    lab.run([sys.executable, Path(__file__).parent / 'raw_ggml.py', 'pause'], env={'GGML_RPC_SERVERS': server.endpoint})
+    assert seconds_computing(server) < 1.5
 
 
 def test_parallel_requests(lab):

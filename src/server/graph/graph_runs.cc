@@ -29,7 +29,9 @@ Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
     }
     const TimePoint begin = Clock::now();
     const ggml_status status = devices_.compute(device, graph.graph);
-    busy_ += Clock::now() - begin;
+    if (!devices_.has_queue(device) && !devices_.is_asynchronous(device)) {  // the others report their time when they are done
+        busy_ += Clock::now() - begin;
+    }
     if (status != GGML_STATUS_SUCCESS) {
         return std::unexpected(failure(device, status));
     }

@@ -30,6 +30,10 @@ public:
     Result<> synchronize_and_read(uint32_t device, const ggml_tensor & tensor, uint64_t offset, MutableBytes to);
     // Waits for all devices, and returns the first failure.
     Result<> synchronize();
+    // True if the session's only device still computes, asynchronously.
+    bool only_device_is_running() const {
+        return devices_.count() == 1 && devices_.is_asynchronous(0) && devices_.is_running(0);
+    }
 
     // Called when the last launch on a device turns out to have failed.
     std::function<void(uint32_t device)> on_failed;
@@ -37,7 +41,8 @@ public:
     void count_built() { ++built_; }
     uint64_t built() const { return built_; }
     uint64_t launches() const { return launches_; }
-    // Computing time that this thread observed; the sum over devices that compute at the same time.
+    // Computing time, the sum over devices that compute at the same time. That of an asynchronous device lasts from its first
+    // launch to the end of the wait for it.
     std::chrono::nanoseconds busy() const { return busy_; }
 
 private:

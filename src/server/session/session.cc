@@ -95,7 +95,7 @@ Result<> Session::serve_one() {
     }
     const TimePoint begin = context_.spans.is_recording() ? Clock::now() : TimePoint();
     command_.store(name, std::memory_order_relaxed);
-    auto done = dialect.serve(command, size);
+    auto done = dialect.serve(command, size).and_then([&] { return finish_launch(); });
     command_.store(nullptr, std::memory_order_relaxed);
     report_host_memory();
     if (begin != TimePoint()) {
@@ -105,6 +105,16 @@ Result<> Session::serve_one() {
         return fail(done.error().code, "{}: {}", name, done.error().text);
     }
     return done;
+}
+
+// Only a wait shows when an asynchronous device is done, so its time would otherwise last until a later command. On the only
+// device hardly any command could be served meanwhile. A read that follows at once is served first: it shares the wait.
+Result<> Session::finish_launch() {
+    if (!context_.runs.only_device_is_running() || context_.in.buffered_size() > 0 ||
+        context_.in.arrives_within(tunable::launch_follow_up)) {
+        return {};
+    }
+    return context_.synchronize();
 }
 
 Dialect & Session::dialect_of(wire::Command command) {

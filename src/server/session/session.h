@@ -39,6 +39,7 @@ public:
 private:
     Result<> serve_one();
     Dialect & dialect_of(wire::Command command);
+    Result<> finish_launch();
     void report_host_memory();
     void log_silence(TimePoint since) const;
 

@@ -100,6 +100,17 @@ TEST(Inbound, SilenceBetweenMessagesIsLimitedOnRequest) {
     EXPECT_GE(Clock::now() - begin, milliseconds(190));
 }
 
+TEST(Inbound, ArrivesWithinATime) {
+    Line line;
+    Inbound in(*line.transport, {}, long_stall, microseconds{0});
+    EXPECT_FALSE(in.arrives_within(milliseconds(1)));
+    line.peer.send(bytes_of(std::string_view("one")));
+    EXPECT_TRUE(in.arrives_within(seconds(10)));
+    EXPECT_EQ(in.buffered_size(), 0u) << "nothing is received";
+    line.peer.close();
+    EXPECT_TRUE(in.arrives_within(seconds(10)));
+}
+
 TEST(Inbound, PeekDoesNotConsume) {
     Line line;
     ASSERT_TRUE(line.peer.send(bytes_of(std::string_view("abc"))));

@@ -1,6 +1,10 @@
 // A session whose device is a GPU.
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <memory>
+#include <thread>
+
 #include "support/fake_gpu.h"
 #include "support/session_client.h"
 
@@ -26,6 +30,17 @@ struct GpuSession : testing::Test {
         client.write(1, {10, 20, 30, 40});
     }
     void launch() { client.post(NativeCommand::launch, wire::LaunchRequest{0}); }
+    void begin_recording() {
+        client.peer.request(static_cast<wire::Command>(NativeCommand::clock));
+        client.peer.receive_reply_as<uint64_t>();
+    }
+    std::vector<wire::Span> spans() {
+        const auto answer = std::make_unique<wire::SpansReply>();
+        client.peer.request(static_cast<wire::Command>(NativeCommand::spans));
+        const auto bytes = client.peer.receive_reply();
+        std::memcpy(answer.get(), bytes->data(), sizeof *answer);
+        return {answer->spans, answer->spans + answer->count};
+    }
 
     Devices devices = test::open_with_gpu({"GPU0"});
     NativeClient client{devices};
@@ -52,6 +67,37 @@ TEST_F(GpuSession, WriteAfterALaunchWaitsForIt) {
     write(2);
     EXPECT_EQ(client.read(2), (std::vector<float>{11, 21, 31, 41}));
     EXPECT_EQ(test::fake_gpu().waits, 2);
+}
+
+constexpr milliseconds graph_time{20}, silence{1000};
+
+// The client is silent for long after the launch: the device's time must not include that.
+TEST_F(GpuSession, ComputingTimeEndsWithTheGraph) {
+    begin_recording();
+    test::fake_gpu().duration = graph_time;
+    for (int i = 0; i < 2; ++i) {
+        launch();
+        std::this_thread::sleep_for(i == 0 ? silence : milliseconds(0));
+        client.read(2);
+    }
+    test::fake_gpu().duration = milliseconds(0);
+    std::vector<std::chrono::nanoseconds> computing, launching;
+    for (const wire::Span & span : spans()) {
+        auto & of = span.what == wire::computing(0) ? computing : launching;
+        if (&of == &computing || span.what == static_cast<uint8_t>(NativeCommand::launch)) {
+            of.emplace_back(span.end - span.begin);
+        }
+    }
+    ASSERT_EQ(computing.size(), 2u);
+    ASSERT_EQ(launching.size(), 2u);
+    for (const auto time : computing) {
+        EXPECT_GE(time, graph_time);
+        EXPECT_LT(time, silence);
+    }
+    EXPECT_GE(launching[0], graph_time) << "nothing followed";
+    client.leave();
+    EXPECT_GE(microseconds(client.counters().computing_us), 2 * graph_time);
+    EXPECT_LT(microseconds(client.counters().computing_us), silence);
 }
 
 }  // namespace

@@ -1,9 +1,12 @@
 #include "abi/abi_check.h"
 
+#include <algorithm>
 #include <memory>
+#include <span>
 #include <string_view>
 
 #include "abi/ggml_abi.h"
+#include "abi/op_names.h"
 
 namespace caravan::abi {
 namespace {
@@ -14,6 +17,16 @@ std::string_view minor_version(std::string_view version) {
     const size_t second = first == version.npos ? first : version.find('.', first + 1);
     return version.substr(0, second);
 }
+
+// Versions whose layouts and ops were compared with those of the one that Caravan was built for (docs/compatibility.md).
+struct Version {
+    std::string_view minor;
+    int api;
+};
+constexpr Version known_versions[] = {{"0.25", 2}, {"0.27", 3}};
+constexpr std::string_view compared_with = "0.27";
+
+int api_version = backend_api_version;
 
 constexpr size_t hash_of(const ggml_tensor * tensor) { return reinterpret_cast<uintptr_t>(tensor) >> 4; }
 
@@ -57,12 +70,9 @@ size_t insert_slot(ggml_hash_set & set, ggml_tensor * tensor) {
     return SIZE_MAX;
 }
 
-Result<> check() {
-    const std::string_view running = ggml_version();
-    if (minor_version(running) != minor_version(CARAVAN_GGML_VERSION)) {
-        return fail(Errc::unsupported, "built for ggml {}, but this program has ggml {}: rebuild Caravan against it",
-                    CARAVAN_GGML_VERSION, running);
-    }
+namespace {
+
+Result<> check_graph() {
     std::unique_ptr<ggml_context, void (*)(ggml_context *)> context(
         ggml_init({.mem_size = 64 * 1024, .mem_buffer = nullptr, .no_alloc = true}), ggml_free);
     if (context == nullptr) {
@@ -78,9 +88,51 @@ Result<> check() {
                              graph->leafs[0] == a && slot != SIZE_MAX && graph->use_counts[slot] == 2 &&
                              (sum->flags & GGML_TENSOR_FLAG_COMPUTE) != 0;
     if (!as_declared) {
-        return fail(Errc::unsupported, "the graph layout of ggml {} is not the one that Caravan was built for", running);
+        return fail(Errc::unsupported, "the graph layout of ggml {} is not the one that Caravan was built for", ggml_version());
     }
     return {};
 }
+
+template <class Op, class NameOf>
+bool has_names(std::span<const std::string_view> names, Op count, NameOf name_of) {
+    for (size_t i = 0; i < names.size(); ++i) {
+        if (i >= static_cast<size_t>(count) || names[i] != name_of(static_cast<Op>(i))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+}  // namespace
+
+Result<> check() {
+    const std::string_view running = ggml_version();
+    if (minor_version(running) != minor_version(CARAVAN_GGML_VERSION)) {
+        return fail(Errc::unsupported, "built for ggml {}, but this program has ggml {}: rebuild Caravan against it",
+                    CARAVAN_GGML_VERSION, running);
+    }
+    return check_graph();
+}
+
+Result<> check_host() {
+    const std::string_view running = ggml_version();
+    const auto known = std::ranges::find(known_versions, minor_version(running), &Version::minor);
+    if (minor_version(CARAVAN_GGML_VERSION) != compared_with || known == std::end(known_versions)) {
+        return check();
+    }
+    if (!has_names(op_names, GGML_OP_COUNT, ggml_op_name) ||
+        !has_names(unary_op_names, GGML_UNARY_OP_COUNT, ggml_unary_op_name) ||
+        !has_names(glu_op_names, GGML_GLU_OP_COUNT, ggml_glu_op_name)) {
+        return fail(Errc::unsupported, "built for ggml {}, but this program has ggml {}, which numbers its ops differently",
+                    CARAVAN_GGML_VERSION, running);
+    }
+    if (auto fits = check_graph(); !fits) {
+        return fits;
+    }
+    api_version = known->api;
+    return {};
+}
+
+int host_api_version() { return api_version; }
 
 }  // namespace caravan::abi

@@ -10,6 +10,13 @@ namespace caravan::abi {
 // reads it through the declared layouts. Errc::unsupported if they differ. Call it before any other use of ggml_abi.h.
 Result<> check();
 
+// As check(), in a plug-in: also accepts versions that number ops equally, make the same nodes, and differ only in what
+// host_buffer_type.h covers. Not thread-safe.
+Result<> check_host();
+
+// ggml's GGML_BACKEND_API_VERSION: what the last successful check has found; before, that of the ggml Caravan was built for.
+int host_api_version();
+
 // Returns the slot of `tensor` in the hash set of a graph, which also indexes use_counts; SIZE_MAX if it is absent. ggml
 // hashes the address without its low 4 bits and probes linearly.
 size_t find_slot(const ::ggml_hash_set & set, const ::ggml_tensor * tensor);

@@ -1,6 +1,7 @@
-// ggml's plug-in ABI, backend API version 3 (ggml 0.27). ggml installs no header for it, so the layouts are declared here
-// as observed in its binaries: a table is an array of 8-byte function pointers, and an object begins with its table. The
-// static_asserts fix each offset; abi_check.h verifies at start-up what is observable at run time.
+// ggml's plug-in ABI, backend API version 3 (ggml 0.27), and where version 2 (ggml 0.25) differs. ggml installs no header for
+// it, so the layouts are declared here as observed in its binaries: a table is an array of 8-byte function pointers, and an
+// object begins with its table. The static_asserts fix each offset; abi_check.h verifies at start-up what is observable at run
+// time.
 //
 // These structs complete the opaque types of ggml-backend.h. All calls come from threads of the host program. ggml does
 // not serialize calls on a device or a buffer type.
@@ -148,6 +149,26 @@ struct ggml_cgraph {
     int order;
     uint64_t uid;  // constant while a program reuses the graph; 0: the program does not reuse it
 };
+
+namespace caravan::abi::api_2 {
+
+struct BufferTypeCalls {
+    const char * (*get_name)(ggml_backend_buffer_type_t);
+    ggml_backend_buffer_t (*alloc_buffer)(ggml_backend_buffer_type_t, size_t size);
+    size_t (*get_alignment)(ggml_backend_buffer_type_t);
+    size_t (*get_max_size)(ggml_backend_buffer_type_t);
+    size_t (*get_alloc_size)(ggml_backend_buffer_type_t, const ggml_tensor *);
+    bool (*is_host)(ggml_backend_buffer_type_t);
+};
+
+struct BufferType {
+    BufferTypeCalls calls;
+    ggml_backend_dev_t device;
+    void * context;
+};
+static_assert(sizeof(BufferType) == 64 && offsetof(BufferType, device) == 0x30);
+
+}  // namespace caravan::abi::api_2
 
 static_assert(sizeof(void *) == 8, "these layouts are those of 64-bit machines");
 static_assert(sizeof(ggml_backend_buffer_type) == 80 && offsetof(ggml_backend_buffer_type, device) == 0x40);

@@ -8,7 +8,7 @@
 namespace caravan::client {
 namespace {
 
-Device & owner(ggml_backend_buffer_type_t type) { return *static_cast<Device *>(type->context); }
+Device & owner(ggml_backend_buffer_type_t type) { return *static_cast<Device *>(caravan::abi::context_of(type)); }
 BufferContext & self(ggml_backend_buffer_t buffer) { return *static_cast<BufferContext *>(buffer->context); }
 
 void free_buffer(ggml_backend_buffer_t buffer) {
@@ -137,7 +137,7 @@ ggml_backend_buffer_type make_buffer_type(Device & device, ggml_backend_dev_t gg
 }
 
 Device * device_of(ggml_backend_buffer_type_t type) {
-    return type != nullptr && type->calls.get_name == type_name ? static_cast<Device *>(type->context) : nullptr;
+    return type != nullptr && type->calls.get_name == type_name ? &owner(type) : nullptr;
 }
 
 BufferContext * context_of(ggml_backend_buffer_t buffer) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "abi/ggml_abi.h"
+#include "abi/host_buffer_type.h"
 #include "client/session/remote_server.h"
 
 namespace caravan::client {
@@ -27,14 +28,14 @@ public:
     const std::string & description() const { return description_; }
 
     ggml_backend_dev_t ggml_device() { return &device_; }
-    ggml_backend_buffer_type_t buffer_type() { return &buffer_type_; }
+    ggml_backend_buffer_type_t buffer_type() { return buffer_type_.get(); }
 
 private:
     RemoteServer & server_;
     const uint32_t index_;
     const std::string name_, buffer_type_name_, description_;
     ggml_backend_device device_;
-    ggml_backend_buffer_type buffer_type_;
+    abi::HostBufferType buffer_type_;
 };
 
 // Null if the type belongs to another back-end.

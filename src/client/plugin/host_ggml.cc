@@ -39,6 +39,7 @@
     X(void, ggml_free, (ggml_context * context), (context))                                                                   \
     X(int, ggml_graph_n_nodes, (ggml_cgraph * graph), (graph))                                                                \
     X(int, ggml_graph_size, (ggml_cgraph * graph), (graph))                                                                   \
+    X(const char *, ggml_glu_op_name, (enum ggml_glu_op op), (op))                                                            \
     X(ggml_context *, ggml_init, (ggml_init_params parameters), (parameters))                                                 \
     X(bool, ggml_is_contiguous, (const ggml_tensor * tensor), (tensor))                                                       \
     X(bool, ggml_is_empty, (const ggml_tensor * tensor), (tensor))                                                            \
@@ -50,7 +51,8 @@
     X(int64_t, ggml_nrows, (const ggml_tensor * tensor), (tensor))                                                            \
     X(bool, ggml_op_alloc_size_may_expand, (enum ggml_op op), (op))                                                           \
     X(const char *, ggml_op_name, (enum ggml_op op), (op))                                                                    \
-    X(size_t, ggml_type_size, (enum ggml_type type), (type))
+    X(size_t, ggml_type_size, (enum ggml_type type), (type))                                                                  \
+    X(const char *, ggml_unary_op_name, (enum ggml_unary_op op), (op))
 
 namespace {
 
@@ -99,7 +101,7 @@ Result<> bind_ggml(const void * caller) {
     }
     if (functions.ggml_version != nullptr) {
         if (reinterpret_cast<void *>(functions.ggml_version) != host.version) {
-            return fail(Errc::unsupported, "the program has two ggml libraries, {} and {}: it can use the plug-in with one of them",
+            return fail(Errc::unsupported, "the program has two ggml libraries, {} and {}: the plug-in serves the first only",
                         platform::library_of(reinterpret_cast<void *>(functions.ggml_version)),
                         platform::library_of(host.version));
         }
@@ -113,8 +115,8 @@ Result<> bind_ggml(const void * caller) {
     CARAVAN_GGML_FUNCTIONS(CARAVAN_RESOLVE)
 #undef CARAVAN_RESOLVE
     if (!missing.empty()) {
-        return fail(Errc::unsupported, "built for ggml {}, but this program has ggml {} ({}), which lacks {}", CARAVAN_GGML_VERSION,
-                    found.ggml_version(), platform::library_of(host.version), missing);
+        return fail(Errc::unsupported, "built for ggml {}, but this program has ggml {} ({}), which lacks {}",
+                    CARAVAN_GGML_VERSION, found.ggml_version(), platform::library_of(host.version), missing);
     }
     functions = found;
     return {};

@@ -9,8 +9,8 @@
 namespace caravan::client {
 
 // Binds the functions to the ggml of the library or program that contains `caller`, code of ggml, and of the libraries that it
-// needs; else to the one that is visible to all libraries of the process. Call it before any other function of ggml. Later calls
-// do nothing, or fail with Errc::unsupported if `caller` belongs to another ggml.
+// needs; else to the one that is visible to all libraries of the process. Call it before any other function of ggml. Later
+// calls do nothing, or fail with Errc::unsupported if `caller` belongs to another ggml.
 //
 // Errc::not_found: there is no ggml. Errc::unsupported: it lacks a function. Thread-safe.
 Result<> bind_ggml(const void * caller);

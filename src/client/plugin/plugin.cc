@@ -50,7 +50,7 @@ bool is_compatible(const void * caller) {
     }
     std::call_once(once, [&] {
         set_log_sink(write_to_ggml_log);
-        const auto checked = caravan::abi::check();
+        const auto checked = caravan::abi::check_host();
         is_supported = checked.has_value();
         if (!is_supported) {
             log_refusal(checked.error());

@@ -26,6 +26,12 @@ void * get_proc_address(ggml_backend_reg_t, const char * name) {
     if (wanted == "ggml_backend_rpc_start_server") {
         return reinterpret_cast<void *>(&ggml_backend_rpc_start_server);
     }
+    if (wanted == CARAVAN_API_V1) {
+        return const_cast<caravan_api_v1 *>(&api_v1());
+    }
+    if (abi::host_api_version() != abi::backend_api_version) {
+        return nullptr;  // how an older ggml calls the functions below is not known, and it can do without
+    }
     if (wanted == "ggml_backend_comm_init") {
         return reinterpret_cast<void *>(&comm_init);
     }
@@ -34,9 +40,6 @@ void * get_proc_address(ggml_backend_reg_t, const char * name) {
     }
     if (wanted == "ggml_backend_comm_allreduce_tensor") {
         return reinterpret_cast<void *>(&comm_allreduce_tensor);
-    }
-    if (wanted == CARAVAN_API_V1) {
-        return const_cast<caravan_api_v1 *>(&api_v1());
     }
     return nullptr;
 }
@@ -68,7 +71,7 @@ Registry & Registry::instance() {
 
 Registry::Registry() {
     main_entry_.name = "RPC";
-    main_entry_.reg = {.api_version = abi::backend_api_version,
+    main_entry_.reg = {.api_version = abi::host_api_version(),
                        .calls = {.get_name = [](ggml_backend_reg_t reg) {
                                      return static_cast<Entry *>(reg->context)->name.c_str();
                                  },

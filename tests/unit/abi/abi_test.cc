@@ -3,10 +3,14 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <filesystem>
 #include <set>
 #include <string>
+#include <string_view>
 
+#include "abi/host_buffer_type.h"
+#include "abi/op_names.h"
 #include "support/graph_kit.h"
 
 namespace caravan::abi {
@@ -132,6 +136,57 @@ TEST(Abi, StockRpcPlugInHasTheSameTables) {
         EXPECT_NE(reg->calls.get_proc_address(reg, name), nullptr) << name;
     }
     EXPECT_EQ(reg->calls.get_proc_address(reg, "no such function"), nullptr);
+}
+
+TEST(Abi, OpNamesAreThoseOfTheGgmlThatCaravanWasComparedWith) {
+    if (!std::string_view(ggml_version()).starts_with("0.27.")) {
+        GTEST_SKIP() << "this is ggml " << ggml_version();
+    }
+    ASSERT_EQ(op_names.size(), size_t{GGML_OP_COUNT});
+    for (size_t i = 0; i < op_names.size(); ++i) {
+        EXPECT_EQ(op_names[i], ggml_op_name(static_cast<ggml_op>(i)));
+    }
+    ASSERT_EQ(unary_op_names.size(), size_t{GGML_UNARY_OP_COUNT});
+    for (size_t i = 0; i < unary_op_names.size(); ++i) {
+        EXPECT_EQ(unary_op_names[i], ggml_unary_op_name(static_cast<ggml_unary_op>(i)));
+    }
+    ASSERT_EQ(glu_op_names.size(), size_t{GGML_GLU_OP_COUNT});
+    for (size_t i = 0; i < glu_op_names.size(); ++i) {
+        EXPECT_EQ(glu_op_names[i], ggml_glu_op_name(static_cast<ggml_glu_op>(i)));
+    }
+    EXPECT_TRUE(check_host());
+    EXPECT_EQ(host_api_version(), backend_api_version);
+}
+
+TEST(Abi, BufferTypeHasTheLayoutOfTheHost) {
+    const ggml_backend_buffer_type type{
+        .calls = {.get_name = [](ggml_backend_buffer_type_t) { return "name"; },
+                  .alloc_buffer = [](ggml_backend_buffer_type_t, size_t) -> ggml_backend_buffer_t { return nullptr; },
+                  .alloc_buffer_n = [](ggml_backend_buffer_type_t, ggml_tensor **, int) {
+                      return static_cast<ggml_backend_buffer_t>(nullptr);
+                  },
+                  .get_alignment = [](ggml_backend_buffer_type_t) -> size_t { return 1; },
+                  .get_max_size = [](ggml_backend_buffer_type_t) -> size_t { return 2; },
+                  .get_alloc_size = [](ggml_backend_buffer_type_t, const ggml_tensor *) -> size_t { return 3; },
+                  .get_alloc_size_n = [](ggml_backend_buffer_type_t, ggml_tensor **, int) -> size_t { return 4; },
+                  .is_host = [](ggml_backend_buffer_type_t) { return true; }},
+        .device = reinterpret_cast<ggml_backend_dev_t>(0x10),
+        .context = reinterpret_cast<void *>(0x20)};
+    HostBufferType newest(type, 3), older(type, 2);
+    EXPECT_EQ(std::memcmp(newest.get(), &type, sizeof type), 0);
+    EXPECT_EQ(context_of(newest.get(), 3), type.context);
+    // As ggml 0.25 reads it: six calls, the device, the context.
+    void * words[8];
+    std::memcpy(words, older.get(), sizeof words);
+    EXPECT_EQ(words[0], reinterpret_cast<void *>(type.calls.get_name));
+    EXPECT_EQ(words[1], reinterpret_cast<void *>(type.calls.alloc_buffer));
+    EXPECT_EQ(words[2], reinterpret_cast<void *>(type.calls.get_alignment));
+    EXPECT_EQ(words[3], reinterpret_cast<void *>(type.calls.get_max_size));
+    EXPECT_EQ(words[4], reinterpret_cast<void *>(type.calls.get_alloc_size));
+    EXPECT_EQ(words[5], reinterpret_cast<void *>(type.calls.is_host));
+    EXPECT_EQ(words[6], type.device);
+    EXPECT_EQ(words[7], type.context);
+    EXPECT_EQ(context_of(older.get(), 2), type.context);
 }
 
 }  // namespace

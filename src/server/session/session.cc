@@ -110,8 +110,8 @@ Result<> Session::serve_one() {
 // Only a wait shows when an asynchronous device is done, so its time would otherwise last until a later command. On the only
 // device hardly any command could be served meanwhile. A read that follows at once is served first: it shares the wait.
 Result<> Session::finish_launch() {
-    if (!context_.runs.only_device_is_running() || context_.in.buffered_size() > 0 ||
-        context_.in.arrives_within(tunable::launch_follow_up)) {
+    const auto follow_up = context_.spans.is_recording() ? tunable::launch_follow_up_recorded : tunable::launch_follow_up;
+    if (!context_.runs.only_device_is_running() || context_.in.buffered_size() > 0 || context_.in.arrives_within(follow_up)) {
         return {};
     }
     return context_.synchronize();

@@ -22,11 +22,13 @@ std::string_view minor_version(std::string_view version) {
 struct Version {
     std::string_view minor;
     int api;
+    std::span<const ggml_op> other_ops{};
 };
-constexpr Version known_versions[] = {{"0.25", 2}, {"0.27", 3}};
+constexpr ggml_op not_in_0_23[] = {GGML_OP_DSV4_HC_COMB, GGML_OP_DSV4_HC_PRE, GGML_OP_DSV4_HC_POST};
+constexpr Version known_versions[] = {{"0.23", 2, not_in_0_23}, {"0.25", 2}, {"0.27", 3}};
 constexpr std::string_view compared_with = "0.27";
 
-int api_version = backend_api_version;
+Version host{.minor = compared_with, .api = backend_api_version};
 
 constexpr size_t hash_of(const ggml_tensor * tensor) { return reinterpret_cast<uintptr_t>(tensor) >> 4; }
 
@@ -129,10 +131,12 @@ Result<> check_host() {
     if (auto fits = check_graph(); !fits) {
         return fits;
     }
-    api_version = known->api;
+    host = *known;
     return {};
 }
 
-int host_api_version() { return api_version; }
+int host_api_version() { return host.api; }
+
+bool is_same_op(ggml_op op) { return !std::ranges::contains(host.other_ops, op); }
 
 }  // namespace caravan::abi

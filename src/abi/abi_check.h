@@ -10,9 +10,13 @@ namespace caravan::abi {
 // reads it through the declared layouts. Errc::unsupported if they differ. Call it before any other use of ggml_abi.h.
 Result<> check();
 
-// As check(), in a plug-in: also accepts versions that number ops equally, make the same nodes, and differ only in what
-// host_buffer_type.h covers. Not thread-safe.
+// As check(), in a plug-in: also accepts versions that number ops equally, make the same nodes except for ops without
+// is_same_op(), and differ only in what host_buffer_type.h covers. Not thread-safe.
 Result<> check_host();
+
+// False if the ggml of the program gives the op other parameters or sources than the one that Caravan was built for. A server
+// must not compute such a node.
+bool is_same_op(ggml_op op);
 
 // ggml's GGML_BACKEND_API_VERSION: what the last successful check has found; before, that of the ggml Caravan was built for.
 int host_api_version();

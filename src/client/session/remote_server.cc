@@ -4,6 +4,7 @@
 #include <iterator>
 #include <utility>
 
+#include "abi/abi_check.h"
 #include "abi/moves_no_data.h"
 #include "base/config.h"
 #include "base/log.h"
@@ -219,7 +220,7 @@ void RemoteServer::report_failed_query(std::string_view query, const Error & err
 }
 
 bool RemoteServer::supports(uint32_t device, const ggml_tensor & node) {
-    if (!can_carry(node, is_native_)) {
+    if (!abi::is_same_op(node.op) || !can_carry(node, is_native_)) {
         return false;
     }
     if (!is_native_ || abi::moves_no_data(node.op) || ggml_is_empty(&node)) {

@@ -156,6 +156,9 @@ TEST(Abi, OpNamesAreThoseOfTheGgmlThatCaravanWasComparedWith) {
     }
     EXPECT_TRUE(check_host());
     EXPECT_EQ(host_api_version(), backend_api_version);
+    for (size_t i = 0; i < op_names.size(); ++i) {
+        EXPECT_TRUE(is_same_op(static_cast<ggml_op>(i))) << op_names[i];
+    }
 }
 
 TEST(Abi, BufferTypeHasTheLayoutOfTheHost) {

@@ -74,7 +74,14 @@ size_t insert_slot(ggml_hash_set & set, ggml_tensor * tensor) {
 
 namespace {
 
+constexpr size_t object_size = 32;  // of what precedes each tensor in a context
+
 Result<> check_graph() {
+    if (const size_t size = ggml_tensor_overhead() - object_size; size != sizeof(ggml_tensor)) {
+        return fail(Errc::unsupported, "the tensors of this program's ggml {} have {} bytes, not {}: was it built with another "
+                                       "GGML_MAX_NAME than {}?",
+                    ggml_version(), size, sizeof(ggml_tensor), GGML_MAX_NAME);
+    }
     std::unique_ptr<ggml_context, void (*)(ggml_context *)> context(
         ggml_init({.mem_size = 64 * 1024, .mem_buffer = nullptr, .no_alloc = true}), ggml_free);
     if (context == nullptr) {

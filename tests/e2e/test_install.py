@@ -22,12 +22,18 @@ void * dlopen(const char * name, int flags) {
     return next(name != 0 && strcmp(name, "libibverbs.so.1") == 0 ? "/nowhere/libibverbs.so.1" : name, flags);
 }
 '''
-# A ggml without functions, which loads a plug-in as ggml does.
-OTHER_GGML = '''
+# A library that loads a plug-in as ggml does, and takes ggml's place where it defines its functions. No tail calls, so that it is
+# the caller.
+HOST = '''
 #include <dlfcn.h>
-const char * ggml_version(void) { return "0.99.0"; }
-int score_of(const char * plugin) { /* no tail call, so that this library is the caller */
+#include <stddef.h>
+%s
+int score_of(const char * plugin) {
   return ((int (*)(void))dlsym(dlopen(plugin, RTLD_NOW), "ggml_backend_score"))() + 1;
+}
+int api_version_of(const char * plugin) {
+  const int * reg = ((const int * (*)(void))dlsym(dlopen(plugin, RTLD_NOW), "ggml_backend_init"))();
+  return reg == NULL ? 0 : *reg;
 }
 '''
 
@@ -137,17 +143,38 @@ def test_other_ggml_version_is_refused_and_stock_is_used(lab):
     assert done.lines(f'RPC0: {server.endpoint} '), 'the stock plug-in is used'
 
 
-@pytest.mark.skipif(bool(system.SANITIZE), reason='the plug-in needs the run-time library of the sanitizer')
-def test_the_ggml_that_loads_the_plugin_is_used(lab):
-    """Not another one that is in the process, here that of Debian."""
-    source, library = lab.folder / 'other.c', lab.folder / 'libanything.so'
-    source.write_text(OTHER_GGML)
-    subprocess.run(['gcc', '-shared', '-fPIC', '-o', library, source], check=True)
+def load_from(lab, functions, *libraries):
+    """Loads the plug-in from a ggml with these functions, else with those of Debian's, in a process that has Debian's anyway."""
+    source, library = lab.folder / 'host.c', lab.folder / 'libanything.so'
+    source.write_text(HOST % functions)
+    subprocess.run(['gcc', '-shared', '-fPIC', '-o', library, source, '-Wl,--no-as-needed', *libraries], check=True)
     program = f"""
 import ctypes, glob
 ctypes.CDLL(glob.glob('/usr/lib/*/libggml.so.0')[0], ctypes.RTLD_GLOBAL)
-print('score', ctypes.CDLL({str(library)!r}).score_of({str(PLUGIN)!r}.encode()) - 1)
+host = ctypes.CDLL({str(library)!r})
+print(host.score_of({str(PLUGIN)!r}.encode()) - 1, host.api_version_of({str(PLUGIN)!r}.encode()))
 """
     done = lab.run([sys.executable, '-c', program], tool=False)
-    assert done.out == 'score 0\n'
-    assert re.search(rf'built for ggml 0.27.*, but this program has ggml 0.99.0 \({library}\), which lacks ggml_', done.err), done.err
+    return (*map(int, done.out.split()), done.err.replace(str(library), 'LIBRARY'))
+
+
+DEBIANS = ['-l:libggml.so.0', '-l:libggml-base.so.0']
+
+
+def test_the_ggml_that_loads_the_plugin_is_used(lab):
+    score, api, log = load_from(lab, 'const char * ggml_version(void) { return "0.99.0"; }')
+    assert (score, api) == (0, 0)
+    assert re.search(r'built for ggml 0\.27.*, but this program has ggml 0\.99\.0 \(LIBRARY\), which lacks ggml_', log), log
+
+
+@pytest.mark.parametrize('version, expected', [('0.27.9', 3), ('0.25.1', 2), ('0.23.0', 2), ('0.26.0', 0), ('0.28.0', 0)])
+def test_plugin_interface_of_the_version(lab, version, expected):
+    score, api, log = load_from(lab, f'const char * ggml_version(void) {{ return "{version}"; }}', *DEBIANS)
+    assert (score > 0, api) == (expected > 0, expected), log
+    assert ('plug-in is disabled' in log) == (expected == 0)
+
+
+def test_tensors_of_another_size_are_refused(lab):
+    score, api, log = load_from(lab, 'size_t ggml_tensor_overhead(void) { return 368 + 64; }', *DEBIANS)
+    assert (score, api) == (0, 0)
+    assert 'have 400 bytes, not 336: was it built with another GGML_MAX_NAME than 64?' in log

@@ -51,6 +51,7 @@
     X(int64_t, ggml_nrows, (const ggml_tensor * tensor), (tensor))                                                            \
     X(bool, ggml_op_alloc_size_may_expand, (enum ggml_op op), (op))                                                           \
     X(const char *, ggml_op_name, (enum ggml_op op), (op))                                                                    \
+    X(size_t, ggml_tensor_overhead, (void), ())                                                                               \
     X(size_t, ggml_type_size, (enum ggml_type type), (type))                                                                  \
     X(const char *, ggml_unary_op_name, (enum ggml_unary_op op), (op))
 

@@ -66,7 +66,7 @@ bool BufferTable::free(uint64_t address) {
 }
 
 void BufferTable::expect_write(Buffer & buffer, uint64_t offset, uint64_t size) {
-    if (!buffer.is_host || size < tunable::min_touched_write) {
+    if (!buffer.is_cpu || size < tunable::min_touched_write) {
         return;
     }
     const uint64_t begin = std::max(offset, buffer.touched);

@@ -80,6 +80,12 @@ std::string known_names() {
     return names.empty() ? "none" : names;
 }
 
+// Integrated GPUs do not count whose back-end offers no buffers that the processor can address (docs/gpu.md).
+bool has_unified_memory(ggml_backend_dev_t device) {
+    return ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU &&
+           ggml_backend_buft_is_host(ggml_backend_dev_buffer_type(device));
+}
+
 bool computes_asynchronously(ggml_backend_dev_t device) {
     ggml_backend_dev_props props{};
     ggml_backend_dev_get_props(device, &props);
@@ -196,6 +202,7 @@ DeviceFacts Devices::facts(uint32_t index) const {
     ggml_backend_dev_memory(devices_[index].device, &free, &total);
     facts.memory_free = free;
     facts.memory_total = total;
+    facts.has_unified_memory = has_unified_memory(devices_[index].device);
     return facts;
 }
 

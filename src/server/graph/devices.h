@@ -20,6 +20,7 @@ struct DeviceFacts {
     uint32_t type = 0;  // ggml_backend_dev_type
     uint64_t alignment = 0, max_size = 0;  // bytes
     uint64_t memory_free = 0, memory_total = 0;
+    bool has_unified_memory = false;  // not a CPU, but the processor can address its memory
 };
 
 struct DeviceMemory {

@@ -10,7 +10,8 @@ Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
     if (ggml_graph_n_nodes(graph.graph) == 0) {
         return {};
     }
-    if (devices_.has_queue(device)) {
+    // Where the indices are, an asynchronous device may still be writing.
+    if (devices_.has_queue(device) || (!graph.indices.empty() && devices_.is_asynchronous(device))) {
         if (auto before = synchronize(device); !before) {
             return before;
         }

@@ -67,6 +67,7 @@ struct ControlMessage {
     uint32_t prefix_size = 0;
     uint32_t type = 0;   // device: its ggml_backend_dev_type
     uint32_t is_cpu = 0;  // device: 1 if it computes with threads of this machine's processors
+    uint32_t has_unified_memory = 0;  // device: 1 if it is no CPU, but the processor can address its memory
     uint32_t resumes = 0;  // link: 1 if the peer can resume
     uint32_t shares_memory = 0;  // link: 1 if both sides can share memory
     uint32_t is_native = 0;  // session: 1 if both sides have announced the native dialect

@@ -38,7 +38,8 @@ std::string cache_text(const cache::WeightOptions & weights, const WorkerPool & 
 }
 
 std::string device_text(const ControlMessage & device, size_t cpus) {
-    return formatted("{} ({}, {} free{})", device.text, size_text(device.memory_total), size_text(device.memory_free),
+    return formatted("{} ({}, {} free{}{})", device.text, size_text(device.memory_total), size_text(device.memory_free),
+                     device.has_unified_memory != 0 ? "; unified memory" : "",
                      is_cpu(device) && cpus > 1 ? formatted("; the {} CPU devices share it", cpus) : "");
 }
 

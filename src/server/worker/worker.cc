@@ -55,6 +55,7 @@ bool announce(int control, const Devices & devices) {
                                .count = devices.count(),
                                .type = facts.type,
                                .is_cpu = facts.type == GGML_BACKEND_DEVICE_TYPE_CPU,
+                               .has_unified_memory = facts.has_unified_memory,
                                .alignment = facts.alignment,
                                .max_size = facts.max_size,
                                .memory_free = facts.memory_free,

@@ -1,6 +1,7 @@
 // A session whose device is a GPU.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <thread>
@@ -14,17 +15,22 @@ namespace {
 using test::NativeClient;
 using wire::NativeCommand;
 
+struct Memory {
+    explicit Memory(bool is_unified) { test::fake_gpu().is_unified = is_unified; }
+};
+
 // Slots 0 and 1 have vectors, slot 2 their sum, which graph 0 computes.
-struct GpuSession : testing::Test {
-    GpuSession() {
+struct GpuSession : Memory, testing::Test {
+    explicit GpuSession(bool is_unified = false) : Memory(is_unified) {
         client.declare(0, client.buffer);
         client.declare(1, client.buffer + 64);
         client.declare(2, client.buffer + 128);
         write(1);
         client.graph(0, client.sum());
         client.read(2);
-        test::fake_gpu().waits = 0;
+        test::fake_gpu().waits = test::fake_gpu().copies = 0;
     }
+    ~GpuSession() override { test::fake_gpu().is_unified = false; }
     void write(float value) {
         client.write(0, {value, value, value, value});
         client.write(1, {10, 20, 30, 40});
@@ -98,6 +104,51 @@ TEST_F(GpuSession, ComputingTimeEndsWithTheGraph) {
     client.leave();
     EXPECT_GE(microseconds(client.counters().computing_us), 2 * graph_time);
     EXPECT_LT(microseconds(client.counters().computing_us), silence);
+}
+
+struct UnifiedGpuSession : GpuSession {
+    UnifiedGpuSession() : GpuSession(true) {}
+};
+
+TEST_F(UnifiedGpuSession, NothingIsCopied) {
+    for (int token = 1; token <= 3; ++token) {
+        const auto value = static_cast<float>(token);
+        write(value);
+        launch();
+        EXPECT_EQ(client.read(2), (std::vector<float>{value + 10, value + 20, value + 30, value + 40}));
+        EXPECT_EQ(test::fake_gpu().waits, token);
+    }
+    EXPECT_EQ(test::fake_gpu().copies, 0);
+    EXPECT_TRUE(devices.facts(0).has_unified_memory);
+}
+
+// Graph 1 makes an index that graph 2 uses.
+TEST_F(UnifiedGpuSession, IndicesOfARunningGraphAreChecked) {
+    const auto i32 = [&](uint64_t offset) {
+        auto tensor = NativeClient::tensor(client.buffer + offset, 1);
+        tensor.type = GGML_TYPE_I32;
+        return tensor;
+    };
+    const auto node = [](wire::GraphTensor tensor, ggml_op op, const std::vector<uint32_t> & sources) {
+        tensor.op = op;
+        tensor.is_node = 1;
+        tensor.flags = GGML_TENSOR_FLAG_COMPUTE;
+        std::ranges::copy(sources, std::begin(tensor.src));
+        return tensor;
+    };
+    constexpr uint64_t chosen = 512, index = 576;
+    client.graph(1, {i32(chosen), node(i32(index), GGML_OP_CONT, {1})});
+    client.graph(2, {NativeClient::tensor(client.buffer), i32(index),
+                     node(NativeClient::tensor(client.buffer + 640), GGML_OP_GET_ROWS, {1, 2})});
+    client.declare(3, client.buffer + chosen, 1);
+    client.declare(4, client.buffer + 640);
+    EXPECT_EQ(client.read(4), (std::vector<float>{1, 1, 1, 1})) << "row 0";
+    client.write(3, {1000.0f});  // an index out of range, whatever its value as an integer
+    client.post(NativeCommand::launch, wire::LaunchRequest{1});
+    client.post(NativeCommand::launch, wire::LaunchRequest{2});
+    const auto [kind, text] = client.receive_text();
+    EXPECT_EQ(kind, wire::ReplyKind::launch_failed);
+    EXPECT_TRUE(text.contains("out of range")) << text;
 }
 
 }  // namespace

@@ -51,6 +51,8 @@ public:
 
     // How often a thread waited for computations or for bytes from the device's memory.
     std::atomic<int> waits{0};
+    // How often its user moved bytes to or from its memory through the back-end.
+    std::atomic<int> copies{0};
     // Of each graph that is started from then on.
     std::atomic<milliseconds> duration{milliseconds(0)};
     // The processor can address memory that is allocated from then on.
@@ -77,6 +79,7 @@ private:
         backend->calls.free = [](ggml_backend_t freed) { delete freed; };
         backend->calls.get_tensor_async = [](ggml_backend_t gpu, const ggml_tensor * tensor, void * to, size_t offset,
                                              size_t n) {
+            ++of(gpu).copies;
             of(gpu).reads_.push_back({static_cast<const char *>(tensor->data) + offset, to, n});
         };
         backend->calls.graph_compute = [](ggml_backend_t gpu, ggml_cgraph * graph) { return of(gpu).start(graph); };
@@ -96,10 +99,12 @@ private:
         calls.memset_tensor = [](ggml_backend_buffer_t, ggml_tensor * tensor, uint8_t value, size_t offset, size_t n) {
             std::memset(static_cast<char *>(tensor->data) + offset, value, n);
         };
-        calls.set_tensor = [](ggml_backend_buffer_t, ggml_tensor * tensor, const void * from, size_t offset, size_t n) {
+        calls.set_tensor = [](ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * from, size_t offset, size_t n) {
+            ++of(buffer).copies;
             std::memcpy(static_cast<char *>(tensor->data) + offset, from, n);
         };
         calls.get_tensor = [](ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * to, size_t offset, size_t n) {
+            ++of(buffer).copies;
             ++of(buffer).waits;
             std::memcpy(to, static_cast<const char *>(tensor->data) + offset, n);
         };

@@ -27,10 +27,11 @@ bool is_gpu(ggml_backend_dev_t device) {
     return type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU;
 }
 
-std::string hardware_id(ggml_backend_dev_t device) {
+Hardware hardware_of(ggml_backend_dev_t device) {
     ggml_backend_dev_props props{};
     ggml_backend_dev_get_props(device, &props);
-    return props.device_id == nullptr ? "" : props.device_id;
+    return {.backend = ggml_backend_reg_name(ggml_backend_dev_backend_reg(device)),
+            .id = props.device_id == nullptr ? "" : props.device_id};
 }
 
 std::vector<ggml_backend_dev_t> own_gpus() {
@@ -44,12 +45,13 @@ std::vector<ggml_backend_dev_t> own_gpus() {
     return gpus;
 }
 
-// For each device of `gpus`, the earlier device that is the same hardware in another back-end, or null.
+// For each device of `gpus`, the earlier device that is the same hardware in another back-end, or null. ggml loads the back-ends
+// of a vendor (CUDA, HIP, SYCL) before Vulkan, so the earlier device is the better choice.
 std::vector<ggml_backend_dev_t> earlier_duplicates(const std::vector<ggml_backend_dev_t> & gpus) {
-    std::vector<std::string> ids;
-    std::ranges::transform(gpus, std::back_inserter(ids), hardware_id);
+    std::vector<Hardware> devices;
+    std::ranges::transform(gpus, std::back_inserter(devices), hardware_of);
     std::vector<ggml_backend_dev_t> same;
-    for (const size_t first : first_with_same_id(ids)) {
+    for (const size_t first : first_with_same_hardware(devices)) {
         same.push_back(first == same.size() ? nullptr : gpus[first]);
     }
     return same;
@@ -111,11 +113,14 @@ void set_abort_flag(ggml_backend_dev_t device, ggml_backend_t backend, std::atom
 
 }  // namespace
 
-std::vector<size_t> first_with_same_id(const std::vector<std::string> & ids) {
+std::vector<size_t> first_with_same_hardware(const std::vector<Hardware> & devices) {
     std::vector<size_t> firsts;
-    for (size_t i = 0; i < ids.size(); ++i) {
-        const auto first = std::ranges::find(ids, ids[i]);
-        firsts.push_back(ids[i].empty() ? i : static_cast<size_t>(first - ids.begin()));
+    for (size_t i = 0; i < devices.size(); ++i) {
+        const auto end = devices.begin() + static_cast<std::ptrdiff_t>(i);
+        const auto first = std::find_if(devices.begin(), end, [&](const Hardware & other) {
+            return !other.id.empty() && other.id == devices[i].id && other.backend != devices[i].backend;
+        });
+        firsts.push_back(static_cast<size_t>(first - devices.begin()));
     }
     return firsts;
 }
@@ -169,15 +174,25 @@ Result<Devices> Devices::open(const std::vector<std::string> & names, int thread
 std::string Devices::describe_all() {
     load_backends();
     const auto lent = default_devices();
+    const auto gpus = own_gpus();
+    const auto same = earlier_duplicates(gpus);
+    const auto note_of = [&](ggml_backend_dev_t device) -> std::string {
+        if (std::ranges::find(lent, device) != lent.end()) {
+            return "  [lent by default]";
+        }
+        const auto gpu = static_cast<size_t>(std::ranges::find(gpus, device) - gpus.begin());
+        return gpu < gpus.size() && same[gpu] != nullptr
+                   ? formatted("  [the same device as {}; lent only with -d]", ggml_backend_dev_name(same[gpu]))
+                   : "";
+    };
     std::string text;
     for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
         const ggml_backend_dev_t device = ggml_backend_dev_get(i);
         size_t free = 0, total = 0;
         ggml_backend_dev_memory(device, &free, &total);
-        const bool is_lent = std::ranges::find(lent, device) != lent.end();
-        text += formatted("  {}: {} ({}, {} free){}\n", ggml_backend_dev_name(device),
+        text += formatted("  {}: {} ({}, {} free{}){}\n", ggml_backend_dev_name(device),
                           ggml_backend_dev_description(device), size_text(total), size_text(free),
-                          is_lent ? "  [lent by default]" : "");
+                          has_unified_memory(device) ? "; unified memory" : "", note_of(device));
     }
     return text;
 }

@@ -27,8 +27,13 @@ struct DeviceMemory {
     uint64_t free = 0, total = 0;  // bytes
 };
 
-// For each hardware id, the index of its first occurrence. An empty (unknown) id equals no other.
-std::vector<size_t> first_with_same_id(const std::vector<std::string> & ids);
+// What a back-end reports about a device. The id is empty if it is unknown.
+struct Hardware {
+    std::string backend, id;
+};
+// For each device, the index of the first one that is the same hardware in another back-end, or its own index. Devices of one
+// back-end are never the same: partitions of a GPU may have its id.
+std::vector<size_t> first_with_same_hardware(const std::vector<Hardware> & devices);
 
 class Devices {
 public:
@@ -41,7 +46,7 @@ public:
     // is none.
     static std::string duplicates();
 
-    // One line for each device of this machine. Devices that open({}) chooses are marked.
+    // One line for each device of this machine. Devices that open({}) chooses, or omits as duplicates, are marked.
     static std::string describe_all();
 
     // Errc::invalid_argument if `index` is out of range.

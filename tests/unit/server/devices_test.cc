@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "abi/ggml_abi.h"
+#include "base/formatted.h"
 #include "support/cpu_device.h"
+#include "support/fake_gpu.h"
 
 namespace caravan::server {
 namespace {
@@ -63,11 +66,42 @@ TEST(Devices, BlockingDeviceReportsNoTime) {
     EXPECT_EQ(devices.synchronize(0).end, TimePoint()) << "compute() took the time";
 }
 
-// A GPU that both CUDA and Vulkan list has one PCI id. Devices without an id are all distinct.
+// A GPU that both CUDA and Vulkan list has one PCI id. Devices without an id are all distinct, and so are those of one back-end.
 TEST(Devices, FindsSameHardwareById) {
-    EXPECT_EQ(first_with_same_id({"0000:01:00.0", "0000:02:00.0", "0000:01:00.0", "", "", "0000:02:00.0"}),
-              (std::vector<size_t>{0, 1, 0, 3, 4, 1}));
-    EXPECT_TRUE(first_with_same_id({}).empty());
+    EXPECT_EQ(first_with_same_hardware({{"CUDA", "0000:01:00.0"},
+                                        {"CUDA", "0000:02:00.0"},
+                                        {"CUDA", "0000:01:00.0"},
+                                        {"Vulkan", "0000:01:00.0"},
+                                        {"Vulkan", ""},
+                                        {"CUDA", ""},
+                                        {"Vulkan", "0000:02:00.0"},
+                                        {"Vulkan", "0000:03:00.0"}}),
+              (std::vector<size_t>{0, 1, 2, 0, 4, 5, 1, 7}));
+    EXPECT_TRUE(first_with_same_hardware({}).empty());
+}
+
+TEST(Devices, GpuOfTwoBackendsIsLentOnce) {
+    (void)test::cpu_devices();
+    // In a child, whose registry has these GPUs.
+    EXPECT_EQ(test::ask_in_child([] {
+                  new test::FakeGpu("CUDA0", "CUDA", "0000:01:00.0");
+                  new test::FakeGpu("Vulkan0", "Vulkan", "0000:01:00.0");
+                  new test::FakeGpu("Vulkan1", "Vulkan", "0000:02:00.0");
+                  const auto opened = Devices::open({}, 1);
+                  if (!opened || opened->count() != 2 || opened->facts(0).name != "CUDA0" || opened->facts(1).name != "Vulkan1") {
+                      return false;
+                  }
+                  const std::string text = Devices::describe_all();
+                  const auto has = [&](const char * name, const char * note) {
+                      const auto line = text.substr(std::min(text.find(formatted("  {}: ", name)), text.size()));
+                      return line.substr(0, line.find('\n')).ends_with(formatted("free)  [{}]", note));
+                  };
+                  return has("CUDA0", "lent by default") && has("Vulkan1", "lent by default") &&
+                         has("Vulkan0", "the same device as CUDA0; lent only with -d") &&
+                         Devices::duplicates() == "Vulkan0 and CUDA0 are the same device, which is lent once" &&
+                         Devices::open({"Vulkan0"}, 1);
+              }),
+              test::Outcome::yes);
 }
 
 }  // namespace

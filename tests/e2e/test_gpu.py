@@ -3,6 +3,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 import vulkan
 from harness import same
 from processes import InBackground
-from stockwire import is_dropped
+from stockwire import command, greet, is_dropped, receive
 from system import MAKE_MODELS, MODEL, PATIENCE, PROMPT, TEST_BACKEND_OPS, TEXT, eventually
 from test_hostile_graphs import ATTACKS, Session
 
 pytestmark = pytest.mark.skipif(vulkan.DRIVER is None, reason='no lavapipe here')
+ENDLESS_GRAPHS = Path(__file__).parent / 'endless_graphs.py'
+GET_DEVICE_MEMORY = 11
 GPU_FIRST = ['-ngl', '99', '-ts', '1,1']
 
 
@@ -151,6 +154,34 @@ def test_client_killed_in_mid_generation(lab):
     vulkan.same_text(vulkan.text(lab, [server]), vulkan.local_text(lab))
 
 
+def free_memory(server):
+    with greet(server) as peer:
+        peer.sendall(command(GET_DEVICE_MEMORY, struct.pack('<I', 0)))
+        return struct.unpack_from('<Q', receive(peer, 24), 8)[0]
+
+
+@pytest.mark.extra
+def test_a_hundred_clients_killed_while_they_compute(lab):
+    """Each holds memory. A leak of a third of it would be noticed."""
+    at_once, rounds, mib = 10, 10, 64
+    server = vulkan.server(lab)
+    before = free_memory(server)
+    for _ in range(rounds):
+        clients = [lab.start('endless_graphs.py', [sys.executable, ENDLESS_GRAPHS, server.endpoint, mib])
+                   for _ in range(at_once)]
+        for client in clients:
+            client.wait_for('computing')
+        for client in clients:
+            client.popen.send_signal(signal.SIGKILL)
+        for client in clients:
+            client.popen.wait(20)
+        server.wait_idle(20)
+    eventually(lambda: len(server.workers()) <= 1, 'all but the spare worker have ended', 20)
+    assert len(server.sessions()) == at_once * rounds
+    assert before - free_memory(server) < (at_once * rounds * mib << 20) / 3
+    vulkan.same_text(vulkan.text(lab, [server]), vulkan.local_text(lab))
+
+
 def test_worker_killed_in_mid_generation(lab):
     server = vulkan.server(lab)
     client = lab.endless_completion([server])
@@ -178,11 +209,18 @@ def test_memory_limit(lab):
     ('ROPE', r'ne_a=.128,(32|40),2,1..*ff=0', 10),
 ], ids=lambda value: str(value)[:20])
 def test_operators(lab, operators, cases, least):
+    """The results are right for all that the device supports by itself."""
+    def outcomes(device, **options):
+        done = lab.run([TEST_BACKEND_OPS, 'test', '-b', device, '-o', operators, '-p', cases], **options)
+        passed, total = map(int, re.search(r'(\d+)/(\d+) tests passed', done.log).groups())
+        assert passed == total >= least, [line for line in done.log.splitlines() if 'FAIL' in line][:20]
+        plain = re.sub(r'\x1b\[[0-9;]*m', '', done.log)
+        return sorted(re.findall(r'^ *([A-Z_]+\(.*\): (?:OK|not supported)).*$', plain, re.M))
+
     server = vulkan.server(lab)
-    done = lab.run([TEST_BACKEND_OPS, 'test', '-b', 'RPC0', '-o', operators, '-p', cases],
-                   env={'GGML_RPC_SERVERS': server.endpoint})
-    passed, total = map(int, re.search(r'(\d+)/(\d+) tests passed', done.log).groups())
-    assert passed == total >= least, [line for line in done.log.splitlines() if 'FAIL' in line][:20]
+    remote = outcomes('RPC0', env={'GGML_RPC_SERVERS': server.endpoint})
+    assert len(remote) >= least
+    assert remote == outcomes('Vulkan0', ours=False, env=vulkan.VISIBLE)
 
 
 # Row numbers are in the device's memory: whether the driver reads beyond a tensor is the business of the process, whose memory

@@ -10,7 +10,7 @@
 namespace caravan::platform {
 
 struct MessagePipe {
-    UniqueFd ours;    // non-blocking, not inherited by child processes
+    UniqueFd ours;    // non-blocking, not inherited by child processes; receives no handles
     UniqueFd theirs;  // inherited
 };
 // `in_flight`: bytes that are buffered towards `theirs`, approximate; the system may double it. Errc::io.

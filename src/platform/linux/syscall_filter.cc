@@ -235,6 +235,15 @@ void add_network_rules(Filter & filter, Network network) {
         filter.answer_unless(SOCK_STREAM, refuse);
         filter.answer(allow);
     });
+    // The process that closes the last handle of a lingering socket sleeps until the peer has everything. If the handle is
+    // attached to a message, that is the receiver, also one that accepts no handles: the server's main process.
+    filter.on(__NR_setsockopt, [&] {
+        filter.load_argument(1);
+        filter.answer_unless(SOL_SOCKET, allow);
+        filter.load_argument(2);
+        filter.answer_if(SO_LINGER, refuse);
+        filter.answer(allow);
+    });
     if (network == Network::none) {
         filter.on(__NR_socket, refuse);
         return;

@@ -21,6 +21,12 @@ Result<MessagePipe> make_message_pipe(int in_flight) {
     if (::setsockopt(pipe.ours.get(), SOL_SOCKET, SO_SNDBUF, &in_flight, sizeof in_flight) != 0) {
         return fail(Errc::io, "cannot bound a socket pair: {}", errno_text(errno));
     }
+#ifdef __linux__
+    // Messages to `ours` with handles fail to be sent: to close those may take long (a lingering socket). Linux 6.16 and later.
+    constexpr int pass_rights = 83;  // SO_PASSRIGHTS
+    const int no = 0;
+    (void)::setsockopt(pipe.ours.get(), SOL_SOCKET, pass_rights, &no, sizeof no);
+#endif
     return pipe;
 }
 

@@ -7,6 +7,7 @@
 #include <linux/fs.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -336,6 +337,20 @@ TEST_F(ConfinementTest, NoProcessIsStartedOrTouched) {
                          refused(::syscall(SYS_process_vm_readv, ::getppid(), nullptr, 0, nullptr, 0, 0)) &&
                          refused(::syscall(SYS_prlimit64, ::getppid(), RLIMIT_NOFILE, nullptr, nullptr)) &&
                          ::kill(::getpid(), 0) == 0;
+              }),
+              Outcome::yes);
+}
+
+// The server would sleep when it receives a message with such a socket.
+TEST_F(ConfinementTest, NoSocketLingers) {
+    NEEDS_FILTERS
+    EXPECT_EQ(confined([] {
+                  const UniqueFd socket(::socket(AF_INET, SOCK_STREAM, 0));
+                  const linger lingers{.l_onoff = 1, .l_linger = 5};
+                  const int on = 1;
+                  return refused(::setsockopt(socket.get(), SOL_SOCKET, SO_LINGER, &lingers, sizeof lingers)) &&
+                         ::setsockopt(socket.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) == 0 &&
+                         ::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0;
               }),
               Outcome::yes);
 }

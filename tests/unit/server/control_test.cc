@@ -78,6 +78,20 @@ TEST(ControlChannel, APeerThatDoesNotReadHoldsFewDescriptors) {
     EXPECT_TRUE(send_control(line->supervisor.get(), message, attached.get()));
 }
 
+// Where the kernel can refuse it (Linux 6.16).
+TEST(ControlChannel, AWorkerAttachesNothing) {
+    constexpr int pass_rights = 83;
+    int pair[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+    const UniqueFd near(pair[0]), far(pair[1]);
+    const int no = 0;
+    const bool can_refuse = ::setsockopt(near.get(), SOL_SOCKET, pass_rights, &no, sizeof no) == 0;
+    const auto line = make_control_channel();
+    ASSERT_TRUE(line) << line.error().text;
+    EXPECT_EQ(send_control(line->worker.get(), ControlMessage{}, near.get()), !can_refuse);
+    EXPECT_TRUE(send_control(line->worker.get(), ControlMessage{}));
+}
+
 // Of this process.
 size_t open_descriptors() {
     return static_cast<size_t>(std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {}));

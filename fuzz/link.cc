@@ -13,7 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     const ConstBytes input = fuzz::input_bytes(data, size);
     const ConstBytes first = input.first(std::min(size, sizeof(wire::RequestHeader)));  // read by the front door
     fuzz::InputSocket socket(input.subspan(first.size()));
-    auto inbound = net::accept_with_token(std::move(socket.near), first, true);
+    auto inbound = net::accept_with_token(std::move(socket.near), first, true, [] { return true; });
     if (!inbound || inbound->resume) {
         return 0;
     }

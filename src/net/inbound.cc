@@ -60,7 +60,14 @@ Result<> Inbound::wait_between(TimePoint silent_since) {
         return std::unexpected(ready.error());
     }
     polling_.sample(silent_since);
-    if (!*ready && Clock::now() >= deadline) {
+    auto goes_on = *ready ? Result<>() : check_silence(silent_since);
+    was_silent_ = !goes_on;
+    return goes_on;
+}
+
+Result<> Inbound::check_silence(TimePoint since) const {
+    const milliseconds limit = silence_limit_;
+    if (limit.count() > 0 && Clock::now() - since >= limit) {
         return fail(Errc::timed_out, "idle for {:g} s while other clients wait for a session",
                     std::chrono::duration<double>(limit).count());
     }

@@ -1,5 +1,5 @@
 // Reads messages from a transport: small ones in place from a buffer, long payloads directly into their destination.
-// Calls block. One thread, except for limit_silence().
+// Calls block. One thread, except for limit_silence() and check_silence().
 #pragma once
 
 #include <atomic>
@@ -29,6 +29,10 @@ public:
 
     // Sets how long the peer may be silent between messages; 0: no limit. Any thread, at any time.
     void limit_silence(milliseconds limit);
+    // Errc::timed_out if the peer has been silent for too long since `since`. Any thread.
+    Result<> check_silence(TimePoint since) const;
+    // True after peek() has failed because of limit_silence().
+    bool was_silent() const { return was_silent_; }
 
     Result<> read_into(MutableBytes dest);
     // Passes `size` bytes to `sink` in pieces as they arrive: for data without a destination buffer.
@@ -51,6 +55,7 @@ private:
     std::vector<std::byte> buffer_;
     size_t begin_ = 0, end_ = 0;
     uint64_t bytes_taken_ = 0;
+    bool was_silent_ = false;
     std::atomic<milliseconds> silence_limit_{milliseconds(0)};
 };
 

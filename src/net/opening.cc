@@ -204,7 +204,9 @@ Result<OpenedLink> try_link(const Endpoint & endpoint, uint64_t token, TimePoint
     std::array<std::byte, link_reply.size()> reply{};
     done = done ? receive_whole(*opened->transport, reply, deadline) : done;
     if (!done) {
-        return fail(done.error().code, "{} did not accept the link: {}", endpoint.text(), done.error().text);
+        return fail(done.error().code, "{} did not accept the link: {}", endpoint.text(),
+                    done.error().code == Errc::closed ? "its session has ended, or the token is wrong or in use"
+                                                      : done.error().text);
     }
     if (reply != link_reply) {
         return fail(Errc::protocol, "{} refused the link", endpoint.text());

@@ -137,7 +137,8 @@ Result<Accepted> open_server(UniqueFd socket, ConstBytes first, bool can_resume)
     return accepted;
 }
 
-Result<TokenConnection> accept_with_token(UniqueFd socket, ConstBytes first, bool can_resume) {
+Result<TokenConnection> accept_with_token(UniqueFd socket, ConstBytes first, bool can_resume,
+                                          const std::function<bool()> & expects_link) {
     auto accepted = accept_transport(std::move(socket), first, can_resume);
     if (!accepted) {
         return std::unexpected(accepted.error());
@@ -157,6 +158,8 @@ Result<TokenConnection> accept_with_token(UniqueFd socket, ConstBytes first, boo
         connection.resume = load<wire::ResumeRequest>(bytes->data() + sizeof header);
     } else if (header.command != wire::command_link) {
         return fail(Errc::protocol, "the first command is neither LINK nor RESUME");
+    } else if (!expects_link()) {
+        return fail(Errc::not_found, "no link is expected with its token: the link exists already, or was dropped");
     } else if (auto sent = send_all(*accepted->transport, {link_reply}, tunable::handshake_timeout); !sent) {
         return std::unexpected(sent.error());
     }

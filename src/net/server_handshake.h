@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -29,11 +30,13 @@ inline constexpr std::array link_reply{std::byte{1}, std::byte{0}, std::byte{0},
                                        std::byte{0}, std::byte{0}, std::byte{0}, std::byte{1}};
 
 // The worker's side of a connection whose HELLO carries a token: a new link (see open_link()), or an attempt to resume a
-// session or link. Replies to LINK; the caller replies to RESUME. Parameters as for open_server().
+// session or link. Replies to LINK if `expects_link` returns true, and fails otherwise; the caller replies to RESUME. Other
+// parameters as for open_server().
 struct TokenConnection {
     std::unique_ptr<Transport> transport;
     std::optional<wire::ResumeRequest> resume;  // absent: a new link
 };
-Result<TokenConnection> accept_with_token(UniqueFd socket, ConstBytes first, bool can_resume);
+Result<TokenConnection> accept_with_token(UniqueFd socket, ConstBytes first, bool can_resume,
+                                          const std::function<bool()> & expects_link);
 
 }  // namespace caravan::net

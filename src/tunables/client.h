@@ -22,7 +22,8 @@ inline constexpr size_t max_spare_segments = 4;  // of sent batches, kept to be 
 // times, since it does not sleep on them. Small replies wait in the kernel meanwhile; only one that fills its buffers stops a
 // server.
 inline constexpr std::chrono::nanoseconds partner_send_interval = milliseconds(1), partner_receive_interval = milliseconds(20);
-inline constexpr seconds max_group_patience{3600};
+// As tunable::max_reduction_patience of servers.
+inline constexpr seconds max_group_patience{600};
 // Sums of so many rows and more are those of prompts: GGML_RPC_REDUCE applies.
 inline constexpr int64_t prompt_rows = 32;
 inline constexpr std::chrono::nanoseconds never = std::chrono::nanoseconds::max();

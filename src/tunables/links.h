@@ -28,8 +28,13 @@ inline constexpr size_t reduction_piece = 64 * KiB, reduction_window = 4 * MiB;
 static_assert(reduction_window % reduction_piece == 0);
 // How long to poll for the other members' data before sleeping: they compute the same share at the same time.
 inline constexpr microseconds reduction_spin{300};
-// While several members are waited for, each in turn; and until a client that left is noticed.
+// While several members are waited for, each in turn, at first; and until a client that left is noticed.
 inline constexpr milliseconds reduction_turn{1}, reduction_cancel_interval{100};
+static_assert(reduction_turn * 16 <= reduction_cancel_interval);  // members
+// The longest time that a client may let a member wait for others, beside data at the minimum rate, bytes a second (that of a
+// client which waits for a server).
+inline constexpr seconds max_reduction_patience{600};
+inline constexpr uint64_t min_reduction_rate = 512;
 // Through shared memory: looks at it before the thread offers its processor to others; and pieces of 64 bytes of the link that
 // are read after a sleep, in which the peer has sent a byte for each sleep.
 inline constexpr int memory_looks = 50, most_bells = 16;

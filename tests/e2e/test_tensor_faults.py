@@ -49,6 +49,8 @@ def test_a_lost_link_fails_one_request(lab):
             via.refused_processes = ()
             assert text(llama) == expected
             eventually(lambda: llama.count('direct all-reduce over tcp') == 1 + broken, 'the group was made again')
+            for rank, server in enumerate(servers):
+                eventually(lambda: server.count(f'a sum over 2 servers failed at this one, rank {rank}: ') == broken, 'it is logged')
         assert llama.count('is lost') == 0
         assert llama.count('no direct all-reduce') == 0
         llama.wait_for(rf'the link with rank .* of the group broke.*rank 1: {via.endpoint}\)')

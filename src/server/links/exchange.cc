@@ -60,7 +60,7 @@ Result<> Exchange::run(std::span<Transfer> transfers, bool is_valid, size_t size
         }
     }
     size_t done = 0;
-    TimePoint idle_since{};
+    Stall stall;
     Phases phases(observer_);
     for (;;) {
         bool has_moved = false, is_complete = true, have_all_begun = true;
@@ -71,7 +71,8 @@ Result<> Exchange::run(std::span<Transfer> transfers, bool is_valid, size_t size
             if (!received) {
                 return std::unexpected(received.error());
             }
-            has_moved = has_moved || *sent || *received;
+            has_moved = has_moved || *sent > 0 || *received > 0;
+            stall.moved += *sent + *received;
             have_all_begun = have_all_begun && (transfer.received > 0 || to_receive(transfer) == 0);
             is_complete = is_complete && transfer.sent == to_send(transfer) && transfer.received == to_receive(transfer);
             if (transfer.size) {
@@ -97,20 +98,29 @@ Result<> Exchange::run(std::span<Transfer> transfers, bool is_valid, size_t size
             return {};
         }
         if (has_moved) {
-            idle_since = {};
             continue;
         }
-        idle_since = idle_since == TimePoint() ? Clock::now() : idle_since;
-        if (auto waited = wait(transfers, idle_since, is_cancelled); !waited) {
+        if (auto waited = wait(transfers, stall, is_cancelled); !waited) {
             return waited;
         }
     }
 }
 
-// True if bytes were sent.
-Result<bool> Exchange::send(Transfer & transfer) const {
+// As the client's Stream treats a server that sends single bytes.
+void Exchange::Stall::update(TimePoint now) {
+    const std::chrono::duration<double> bought(static_cast<double>(std::exchange(moved, 0)) / tunable::min_reduction_rate);
+    if (since == TimePoint()) {
+        since = moved_at = now;
+    } else if (bought.count() > 0) {
+        since = bought >= now - since ? now : since + std::chrono::duration_cast<Clock::duration>(bought);
+        moved_at = now;
+    }
+}
+
+// Returns the number of bytes sent.
+Result<size_t> Exchange::send(Transfer & transfer) const {
     if (transfer.sent == to_send(transfer)) {
-        return false;
+        return 0;
     }
     const wire::ReduceHeader header{.number = transfer.peer->messages_sent,
                                     .size = transfer.data->size(),
@@ -122,14 +132,14 @@ Result<bool> Exchange::send(Transfer & transfer) const {
         return std::unexpected(broken(*transfer.peer, sent.error()));
     }
     transfer.sent += *sent;
-    return *sent > 0;
+    return *sent;
 }
 
-// True if bytes were received. Reads nothing of the next message, nor data that has no place in the window; `done` bytes of
-// it were consumed.
-Result<bool> Exchange::receive(Transfer & transfer, size_t done) const {
+// Returns the number of bytes received. Reads nothing of the next message, nor data that has no place in the window; `done`
+// bytes of it were consumed.
+Result<size_t> Exchange::receive(Transfer & transfer, size_t done) const {
     if (transfer.received == to_receive(transfer)) {
-        return false;
+        return 0;
     }
     std::vector<std::byte> & window = transfer.peer->window;
     const size_t at = without_header(transfer.received), size = *transfer.size;
@@ -142,7 +152,7 @@ Result<bool> Exchange::receive(Transfer & transfer, size_t done) const {
         parts[1] = MutableBytes(window).subspan(at % window.size(), room);
     }
     if (parts[0].empty() && parts[1].empty()) {
-        return false;
+        return 0;
     }
     const auto received = transfer.peer->link->receive(parts);
     if (!received) {
@@ -155,7 +165,7 @@ Result<bool> Exchange::receive(Transfer & transfer, size_t done) const {
             return std::unexpected(good.error());
         }
     }
-    return *received > 0;
+    return *received;
 }
 
 Result<> Exchange::check(const Transfer & transfer) const {
@@ -164,36 +174,56 @@ Result<> Exchange::check(const Transfer & transfer) const {
     if (number == left) {
         return fail(Errc::unavailable, "rank {} has left the group", peer.rank);
     }
-    if (number != peer.messages_received || size != *transfer.size || transfer.header.is_valid > 1) {
+    if (const unsigned is_valid = transfer.header.is_valid; is_valid > 1) {
+        return fail(Errc::protocol, "rank {} of the group marked its data with {}, which means neither valid (1) nor not valid (0)",
+                    peer.rank, is_valid);
+    }
+    if (number != peer.messages_received || size != *transfer.size) {
         return fail(Errc::protocol, "rank {} of the group sent message {} with {} bytes instead of {} with {} bytes", peer.rank,
                     number, size, peer.messages_received, *transfer.size);
     }
     return {};
 }
 
-// Until something can move.
-Result<> Exchange::wait(std::span<Transfer> transfers, TimePoint since, const std::atomic<bool> & is_cancelled) const {
+// Until something can move, or a turn has passed.
+Result<> Exchange::wait(std::span<Transfer> transfers, Stall & stall, const std::atomic<bool> & is_cancelled) const {
+    const TimePoint now = Clock::now();
+    stall.update(now);
     if (is_cancelled.load(std::memory_order_relaxed)) {
         return fail(Errc::unavailable, "the client left");
     }
-    std::vector<Transfer *> waiting;
-    for (Transfer & transfer : transfers) {
-        if (transfer.sent < to_send(transfer) || transfer.received < to_receive(transfer)) {
-            waiting.push_back(&transfer);
+    if (auto goes_on = interrupt_ ? interrupt_(stall.since) : Result<>(); !goes_on) {
+        return goes_on;
+    }
+    const auto is_waiting = [this](const Transfer & transfer) {
+        return transfer.sent < to_send(transfer) || transfer.received < to_receive(transfer);
+    };
+    if (now - stall.since >= patience_) {
+        const size_t rank = std::ranges::find_if(transfers, is_waiting)->peer->rank;
+        const double patience = std::chrono::duration<double>(patience_).count();
+        if (now - stall.moved_at >= patience_) {
+            return fail(Errc::timed_out, "rank {} of the group sent nothing for {:g} s", rank, patience);
         }
+        return fail(Errc::timed_out, "rank {} of the group sent less than {} bytes/s for {:g} s", rank,
+                    tunable::min_reduction_rate, patience);
     }
-    if (Clock::now() - since >= patience_) {
-        return fail(Errc::timed_out, "rank {} of the group sent nothing for {:g} s", waiting.front()->peer->rank,
-                    std::chrono::duration<double>(patience_).count());
-    }
-    // The others' progress is noticed at the end of each short wait.
-    const milliseconds limit = waiting.size() == 1 ? tunable::reduction_cancel_interval : tunable::reduction_turn;
-    for (Transfer * transfer : waiting) {
-        const auto ready = transfer->peer->link->wait(
-            {.read = transfer->received < to_receive(*transfer), .write = transfer->sent < to_send(*transfer)},
-            Clock::now() + limit, tunable::reduction_spin);
+    // Each peer in turn: what the others send meanwhile is noticed at the end of the turn, and the step needs them all anyway.
+    // So turns get longer while nothing moves, but all together allow to notice a cancellation in time.
+    const auto waiting = static_cast<size_t>(std::ranges::count_if(transfers, is_waiting));
+    const milliseconds longest = tunable::reduction_cancel_interval / waiting;
+    const auto waited = std::chrono::duration_cast<milliseconds>(now - stall.moved_at);
+    const milliseconds turn = waiting == 1 ? longest : std::clamp(waited / 2, tunable::reduction_turn, longest);
+    const TimePoint spin_end = stall.moved_at + tunable::reduction_spin;
+    for (Transfer & transfer : transfers) {
+        if (!is_waiting(transfer)) {
+            continue;
+        }
+        const TimePoint begin = Clock::now();
+        const auto spin = std::chrono::duration_cast<microseconds>(std::max(spin_end - begin, Clock::duration(0)));
+        const auto ready = transfer.peer->link->wait(
+            {.read = transfer.received < to_receive(transfer), .write = transfer.sent < to_send(transfer)}, begin + turn, spin);
         if (!ready) {
-            return std::unexpected(broken(*transfer->peer, ready.error()));
+            return std::unexpected(broken(*transfer.peer, ready.error()));
         }
         if (*ready) {
             return {};

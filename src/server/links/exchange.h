@@ -52,7 +52,13 @@ public:
     using Observer = std::function<void(Phase phase, TimePoint begin, TimePoint end)>;
     void observe(Observer observer) { observer_ = std::move(observer); }
 
-    // `patience`: how long nothing may move in a step. `leave_time`: limit of leave(). Bare messages are always valid.
+    // Called at least every tunable::reduction_cancel_interval while a step waits, with the time since when the peers have
+    // been silent. Its error ends the step.
+    using Interrupt = std::function<Result<>(TimePoint since)>;
+    void interrupt_by(Interrupt interrupt) { interrupt_ = std::move(interrupt); }
+
+    // `patience`: how long a step may wait; each byte that moves extends it by the time that it takes at
+    // tunable::min_reduction_rate. `leave_time`: limit of leave(). Bare messages are always valid.
     Exchange(milliseconds patience, milliseconds leave_time, Framing framing = Framing::headers)
         : patience_(patience),
           leave_time_(leave_time),
@@ -69,10 +75,19 @@ public:
     void leave(std::span<Peer> peers, std::span<Transfer> unfinished);
 
 private:
-    Result<bool> send(Transfer & transfer) const;
-    Result<bool> receive(Transfer & transfer, size_t done) const;
+    // The waits of a step: when they began, later if bytes have moved since, and when the last bytes moved.
+    struct Stall {
+        TimePoint since{}, moved_at{};
+        uint64_t moved = 0;  // bytes that `since` does not account for yet
+
+        // For a wait that begins now.
+        void update(TimePoint now);
+    };
+
+    Result<size_t> send(Transfer & transfer) const;
+    Result<size_t> receive(Transfer & transfer, size_t done) const;
     Result<> check(const Transfer & transfer) const;
-    Result<> wait(std::span<Transfer> transfers, TimePoint since, const std::atomic<bool> & is_cancelled) const;
+    Result<> wait(std::span<Transfer> transfers, Stall & stall, const std::atomic<bool> & is_cancelled) const;
     size_t to_send(const Transfer & transfer) const { return transfer.data ? header_size_ + transfer.data->size() : 0; }
     size_t to_receive(const Transfer & transfer) const { return transfer.size ? header_size_ + *transfer.size : 0; }
     size_t without_header(size_t bytes) const { return bytes - std::min(bytes, header_size_); }
@@ -80,6 +95,7 @@ private:
     const milliseconds patience_, leave_time_;
     const size_t header_size_;  // bytes
     Observer observer_;
+    Interrupt interrupt_;
     bool is_valid_ = true;
 };
 

@@ -17,6 +17,9 @@ Result<> LinkReceiver::begin(uint64_t size) {
         return fail(Errc::invalid_argument, "the link belongs to a group");
     }
     const auto bytes = in_.peek(sizeof(wire::PushHeader), true);
+    if (!bytes && in_.was_silent()) {
+        return std::unexpected(bytes.error());
+    }
     if (!bytes) {
         return fail(bytes.error().code == Errc::closed ? Errc::unavailable : bytes.error().code,
                     "the link from another server broke: {}", bytes.error().text);

@@ -25,10 +25,21 @@ uint64_t Links::invite() {
     return token;
 }
 
+bool Links::claim(uint64_t token) {
+    std::lock_guard lock(mutex_);
+    const auto invited = receivers_.find(token);
+    return invited != receivers_.end() && claimed_.insert(token).second;
+}
+
+void Links::unclaim(uint64_t token) {
+    std::lock_guard lock(mutex_);
+    claimed_.erase(token);
+}
+
 void Links::accept(uint64_t token, std::unique_ptr<net::Transport> connection, bool resumes, bool shares_memory) {
     std::lock_guard lock(mutex_);
     const auto invited = receivers_.find(token);
-    if (invited == receivers_.end() || invited->second != nullptr) {
+    if (invited == receivers_.end() || invited->second != nullptr || !claimed_.contains(token)) {
         return;
     }
     if (resumes) {
@@ -39,6 +50,7 @@ void Links::accept(uint64_t token, std::unique_ptr<net::Transport> connection, b
         connection = std::move(resumable);
     }
     invited->second = std::make_unique<LinkReceiver>(std::move(connection), shares_memory);
+    invited->second->bytes().limit_silence(silence_limit_);
     connected_.notify_all();
 }
 
@@ -52,9 +64,20 @@ LinkReceiver * Links::receiver(uint64_t token) {
     return invited->second.get();
 }
 
+void Links::limit_silence(milliseconds limit) {
+    std::lock_guard lock(mutex_);
+    silence_limit_ = limit;
+    for (const auto & [token, receiver] : receivers_) {
+        if (receiver != nullptr) {
+            receiver->bytes().limit_silence(limit);
+        }
+    }
+}
+
 void Links::drop_receiver(uint64_t token) {
     std::unique_lock lock(mutex_);
     const auto dropped = receivers_.extract(token);
+    claimed_.erase(token);
     lock.unlock();
     if (dropped && on_dropped) {
         on_dropped(token);

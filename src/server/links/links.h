@@ -6,7 +6,7 @@
 // A worker destroys only the links of groups that it frees, never its Links: a sender may still be waiting for the network
 // when the process exits.
 //
-// Threads: the session's thread calls everything except accept(), which any thread may call.
+// Threads: any thread may call claim(), unclaim(), accept() and limit_silence(), the session's thread calls everything else.
 #pragma once
 
 #include <atomic>
@@ -16,6 +16,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "net/lookup.h"
 #include "net/networks.h"
@@ -52,8 +53,11 @@ public:
 
     // A new token for a link to this session, or 0 if there are too many or it cannot be registered.
     uint64_t invite();
-    // Opens the link of `token` over a connection that presented it. `resumes`: the peer supports resuming. `shares_memory`:
-    // both ends can share memory. Drops the connection if the token is unknown or the link is open.
+    // True if a link with `token` is expected; then only the caller may open it, with accept(), until it calls unclaim().
+    bool claim(uint64_t token);
+    void unclaim(uint64_t token);
+    // Opens the link of `token`, which was claimed, over a connection that presented it. `resumes`: the peer supports resuming.
+    // `shares_memory`: both ends can share memory. Drops the connection if the link has been dropped since.
     void accept(uint64_t token, std::unique_ptr<net::Transport> connection, bool resumes, bool shares_memory = false);
     // The link that was opened with `token`. Waits for it up to 10 s, then returns null. Null at once for an unknown token.
     LinkReceiver * receiver(uint64_t token);
@@ -68,6 +72,8 @@ public:
     // Close a link for good, if it exists. Its data in flight is delivered. Nothing may use the link any more.
     void drop_receiver(uint64_t token);
     void drop_sender(uint16_t link) { senders_.erase(link); }
+    // How long the other end of a link may be silent while the session waits for its message; 0: no limit. Thread-safe.
+    void limit_silence(milliseconds limit);
     // Bytes queued for other servers.
     size_t backlog() const { return backlog_bytes_; }
 
@@ -84,7 +90,9 @@ private:
     std::unordered_map<uint16_t, std::unique_ptr<LinkSender>> senders_;
     std::mutex mutex_;  // guards the members below
     std::unordered_map<uint64_t, std::unique_ptr<LinkReceiver>> receivers_;  // null: token issued, not connected yet
+    std::unordered_set<uint64_t> claimed_;  // tokens
     std::condition_variable connected_;
+    milliseconds silence_limit_{0};
 };
 
 }  // namespace caravan::server

@@ -50,6 +50,9 @@ public:
     // Reports the phases of each later reduction; an empty observer ends that.
     void observe(Exchange::Observer observer) { exchange_.observe(std::move(observer)); }
 
+    // As for Exchange.
+    void interrupt_by(Exchange::Interrupt interrupt) { exchange_.interrupt_by(std::move(interrupt)); }
+
     // Leaves the group: this rank cannot take part in the next reduction. It fails at the others, as every later one.
     void leave(Error error);
 
@@ -57,6 +60,7 @@ public:
     uint64_t memory_for(uint64_t bytes, wire::Precision precision) const;
 
     size_t size() const { return n_ranks_; }
+    size_t rank() const { return rank_; }
     // That of reductions of this size with full precision. Empty until it is known.
     std::optional<Algorithm> algorithm(uint64_t bytes) const;
     // The algorithm for each size, for the log. Empty until it is known.

@@ -12,9 +12,9 @@ Result<> MemoryBudget::check_buffer(uint64_t size) const {
     return {};
 }
 
-Result<MemoryClaim> MemoryBudget::claim_host(uint64_t bytes) {
+Result<MemoryClaim> MemoryBudget::claim_host(uint64_t bytes, std::string_view purpose) {
     if (!fits_host(bytes)) {
-        return fail(Errc::no_memory, "{} more for graphs would exceed the session's limit of {}{}", size_text(bytes),
+        return fail(Errc::no_memory, "{} more {} would exceed the session's limit of {}{}", size_text(bytes), purpose,
                     size_text(std::min(max_bytes_, max_host)),
                     max_bytes_ < no_limit ? ", buffers included (--max-memory)" : "");
     }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -57,7 +58,8 @@ public:
 
     // Both fail with Errc::no_memory if the limit does not permit it.
     Result<> check_buffer(uint64_t size) const;
-    Result<MemoryClaim> claim_host(uint64_t bytes);
+    // `purpose`: for the error.
+    Result<MemoryClaim> claim_host(uint64_t bytes, std::string_view purpose = "for graphs");
 
 private:
     friend class MemoryClaim;

@@ -76,6 +76,17 @@ Result<CheckedRegion> NativeDialect::region(uint16_t slot, uint64_t offset, uint
 
 Result<CheckedRegion> NativeDialect::whole(uint16_t slot) { return region(slot, 0, 0); }
 
+Result<CheckedRegion> NativeDialect::without_buffer(uint16_t slot, Error error) {
+    if (slot >= slots_.size() || !slots_[slot] || checked_bytes(*slots_[slot]).value_or(1) > 0) {
+        return std::unexpected(std::move(error));
+    }
+    wire::Region region = *slots_[slot];
+    region.buffer = 0;
+    return checked_tensor(region, context_.buffers).transform([](const ggml_tensor & tensor) {
+        return CheckedRegion{.tensor = tensor, .region = {}};
+    });
+}
+
 Result<> NativeDialect::declare() {
     return context_.serve<wire::DeclareRequest>([&](const auto & request) -> Result<> {
         const uint16_t slot = request.slot;
@@ -229,6 +240,9 @@ Result<> NativeDialect::take_push() {
         auto taken = receiver->begin(target->tensor_bytes).and_then([&] {
             return context_.io.write(receiver->bytes(), *target, target->tensor_bytes, false);
         });
+        if (!taken && receiver->bytes().was_silent()) {
+            return taken;
+        }
         if (!taken) {
             graphs_.note_missing_input(target->device());
             context_.stale.mark(target->address, target->address + target->tensor_bytes);
@@ -262,9 +276,13 @@ Result<> NativeDialect::reduce(uint64_t size) {
         std::vector<Reductions::Term> terms;
         bool is_valid = true;
         for (const uint16_t slot : slots) {
-            auto region = whole(slot);
+            auto region = whole(slot).or_else([&](Error error) { return without_buffer(slot, std::move(error)); });
             if (!region) {
                 return std::unexpected(region.error());
+            }
+            if (region->region.buffer == nullptr) {
+                terms.push_back({std::move(*region), true, {}});
+                continue;
             }
             const uint32_t device = region->device();
             const bool is_zero = (request.zero >> terms.size() & 1) != 0;
@@ -281,9 +299,14 @@ Result<> NativeDialect::reduce(uint64_t size) {
             return good;
         }
         auto reduced = reductions_.reduce(request, terms, is_valid);
+        if (reductions_.session_end()) {
+            return std::unexpected(*reductions_.session_end());
+        }
         if (!reduced) {
             for (const Reductions::Term & term : terms) {
-                graphs_.note_missing_input(term.region.device());
+                if (term.region.region.buffer != nullptr) {
+                    graphs_.note_missing_input(term.region.device());
+                }
             }
         }
         return context_.replies.report_failure(std::move(reduced));

@@ -44,6 +44,8 @@ private:
 
     Result<CheckedRegion> region(uint16_t slot, uint64_t offset, uint64_t size);
     Result<CheckedRegion> whole(uint16_t slot);
+    // The tensor if it is empty, for commands that access no bytes; else `error`, with which whole() has failed.
+    Result<CheckedRegion> without_buffer(uint16_t slot, Error error);
 
     SessionContext & context_;
     std::vector<std::optional<wire::Region>> slots_;

@@ -79,7 +79,14 @@ Result<> Reductions::form(const wire::GroupRequest & request, std::span<const wi
             return fail(Errc::not_found, "no unused link with rank {}", i);
         }
     }
-    ReductionGroup ranks(request.rank, std::move(links), seconds(patience));
+    ReductionGroup ranks(request.rank, std::move(links), std::min<seconds>(seconds(patience), tunable::max_reduction_patience));
+    ranks.interrupt_by([this](TimePoint since) {
+        auto goes_on = context_.in.check_silence(since);
+        if (!goes_on) {
+            session_end_ = goes_on.error();
+        }
+        return goes_on;
+    });
     if (!sharing.empty() && context_.links->memory != nullptr) {
         ranks.share_memory_with(std::move(sharing), *context_.links->memory);
     }
@@ -123,9 +130,17 @@ Result<> Reductions::reduce(const wire::ReduceRequest & request, std::span<Term>
                        ? Result<>(fail(Errc::unavailable, "an earlier reduction of the group failed, and it was freed"))
                        : reduce_in_memory(group->second, request.precision, terms, is_valid);
     if (group != groups_.end() && !reduced) {
-        group->second.has_failed = true;
+        const bool is_first = !std::exchange(group->second.has_failed, true);
+        if (is_first && !session_end_ && !context_.devices.is_aborted()) {
+            const ReductionGroup & ranks = group->second.ranks;
+            log_warning("a sum over {} servers failed at this one, rank {}: {}", ranks.size(), ranks.rank(),
+                        reduced.error().text);
+        }
     }
     for (Term & term : terms) {
+        if (term.region.tensor_bytes == 0) {
+            continue;  // and perhaps no buffer
+        }
         if (reduced) {
             context_.clear_stale(term.region, 0, term.region.tensor_bytes);
         } else {
@@ -139,14 +154,14 @@ Result<> Reductions::reduce(const wire::ReduceRequest & request, std::span<Term>
 Result<MemoryClaim> Reductions::claim(Group & group, wire::Precision precision, uint64_t bytes, bool is_in_place) {
     if (const uint64_t needed = group.ranks.memory_for(bytes, precision); needed > group.claimed) {
         group.claim = {};
-        auto kept = context_.memory.claim_host(needed);
+        auto kept = context_.memory.claim_host(needed, "to add up tensors with other servers");
         if (!kept) {
             return kept;
         }
         group.claim = std::move(*kept);
         group.claimed = needed;
     }
-    return context_.memory.claim_host(is_in_place ? 0 : 2 * bytes);
+    return context_.memory.claim_host(is_in_place ? 0 : 2 * bytes, "to add up tensors of several devices");
 }
 
 // Records the parts of reductions from the time on that the client records spans.
@@ -172,11 +187,14 @@ Result<> Reductions::exchange(Group & group, wire::Precision precision, std::spa
 Result<> Reductions::reduce_in_memory(Group & group, wire::Precision precision, std::span<Term> terms, bool is_valid) {
     Term & first = terms.front();
     const uint64_t bytes = first.region.tensor_bytes;
-    const bool is_in_place = terms.size() == 1 && first.region.region.buffer->is_host;
+    const bool is_in_place = terms.size() == 1 && bytes > 0 && first.region.region.buffer->is_host;
     const auto claimed = claim(group, precision, bytes, is_in_place);
     if (!claimed) {
         group.ranks.leave(claimed.error());
         return std::unexpected(claimed.error());
+    }
+    if (bytes == 0) {
+        return exchange(group, precision, {}, is_valid);
     }
     if (is_in_place) {
         if (first.is_zero) {

@@ -41,6 +41,8 @@ public:
     // Replaces each tensor by the sum. `is_valid`: false if one could not be computed. Fails if the sum could not be computed;
     // its bytes are stale then. Precondition: check() succeeded.
     Result<> reduce(const wire::ReduceRequest & request, std::span<Term> terms, bool is_valid);
+    // Why the session has to end after reduce() has failed, if it does: its wait for other ranks made it idle.
+    const std::optional<Error> & session_end() const { return session_end_; }
 
 private:
     struct Group {
@@ -60,6 +62,7 @@ private:
 
     SessionContext & context_;
     std::unordered_map<uint16_t, Group> groups_;
+    std::optional<Error> session_end_;
     std::bitset<UINT16_MAX + 1> freed_;  // by number: reductions may still be queued, and fail
 };
 

@@ -45,6 +45,13 @@ SessionCounters Session::counters() const {
             .computing_us = in_us(context_.runs.busy())};
 }
 
+void Session::limit_silence(seconds limit) {
+    context_.in.limit_silence(limit);
+    if (context_.links != nullptr) {
+        context_.links->limit_silence(limit);
+    }
+}
+
 // Nothing else shows that a client or its network was stopped.
 void Session::log_silence(TimePoint since) const {
     const auto silence = Clock::now() - since;

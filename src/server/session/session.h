@@ -29,8 +29,9 @@ public:
     bool accepts_native = true;
     // Lets a stock client connect this server with another one (COMM_INIT). Set it before run(); `pairing` must outlive this.
     void use_pairing(StockPairing & pairing) { context_.pairing = &pairing; }
-    // Ends the session when the client sends no command for `limit`; 0: never. Thread-safe.
-    void limit_silence(seconds limit) { context_.in.limit_silence(limit); }
+    // Ends the session when the client sends no command for `limit`, or one waits for so long for another server; 0: never.
+    // Thread-safe.
+    void limit_silence(seconds limit);
 
     SessionCounters counters() const;
     // The name of the command that is being served, or null between commands. Thread-safe.

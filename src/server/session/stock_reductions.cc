@@ -44,9 +44,9 @@ Result<> StockReductions::join(const wire::CommInitRequest & request) {
     }
     std::vector<net::Transport *> links(wire::comm_ranks);
     links[1 - rank] = link->get();
-    pairs_.emplace(device, Pair{.link = std::move(*link),
-                                .ranks = ReductionGroup(rank, links, tunable::comm_patience, Algorithm::direct,
-                                                        milliseconds(0), Framing::bare)});
+    ReductionGroup ranks(rank, links, tunable::comm_patience, Algorithm::direct, milliseconds(0), Framing::bare);
+    ranks.interrupt_by([this](TimePoint since) { return context_.in.check_silence(since); });
+    pairs_.emplace(device, Pair{.link = std::move(*link), .ranks = std::move(ranks)});
     log_info("adds up tensors of device {} with {}, as rank {}: a stock client has connected the two (COMM_INIT)", device,
              rank == 0 ? std::string("another server") : formatted("the server at {}", host), rank);
     return {};
@@ -77,7 +77,7 @@ Result<> StockReductions::add_up(Pair & pair, const wire::Tensor & tensor) {
     const auto precision = elements < wire::comm_rounded_elements ? wire::Precision::f32 : wire::Precision::bf16;
     if (const uint64_t needed = pair.ranks.memory_for(bytes, precision); needed > pair.claimed) {
         pair.claim = {};
-        auto claim = context_.memory.claim_host(needed);
+        auto claim = context_.memory.claim_host(needed, "to add up tensors with another server");
         if (!claim) {
             return std::unexpected(claim.error());
         }
@@ -85,7 +85,7 @@ Result<> StockReductions::add_up(Pair & pair, const wire::Tensor & tensor) {
         pair.claimed = needed;
     }
     const bool is_host = region->region.buffer->is_host;
-    const auto copy = context_.memory.claim_host(is_host ? 0 : bytes);
+    const auto copy = context_.memory.claim_host(is_host ? 0 : bytes, "to add up tensors with another server");
     if (!copy) {
         return std::unexpected(copy.error());
     }

@@ -22,7 +22,12 @@ void TokenConnections::accept(uint64_t token, UniqueFd socket, std::vector<std::
     handshake.thread = std::thread(
         [this, &handshake, token, socket = std::move(socket), first = std::move(first), resumes,
          shares_memory]() mutable {
-            auto accepted = net::accept_with_token(std::move(socket), first, resumes);
+            bool is_claimed = false;
+            auto accepted = net::accept_with_token(std::move(socket), first, resumes,
+                                                   [&] { return is_claimed = links_.claim(token); });
+            if (!accepted && is_claimed) {
+                links_.unclaim(token);
+            }
             std::lock_guard when_done(mutex_);
             const UniqueFd connection = std::move(handshake.socket);
             if (!accepted && accepted.error().code == Errc::closed) {

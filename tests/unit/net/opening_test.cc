@@ -141,13 +141,14 @@ TEST(Opening, StockServerWithRdmaGetsAnotherConnection) {
 }
 
 // The server's side. `sent` is what the peer sends after its HELLO with a token.
-Result<TokenConnection> connection_with(const std::vector<std::byte> & sent, WirePeer & peer) {
+Result<TokenConnection> connection_with(const std::vector<std::byte> & sent, WirePeer & peer, bool expects_link = true) {
     auto pair = test::socket_pair();
     peer = WirePeer(std::move(pair.far));
     peer.send(ConstBytes(sent).subspan(sizeof(wire::RequestHeader)));
     peer.end_sending();
     set_non_blocking(pair.near.get(), true);
-    return accept_with_token(std::move(pair.near), ConstBytes(sent).first(sizeof(wire::RequestHeader)), true);
+    return accept_with_token(std::move(pair.near), ConstBytes(sent).first(sizeof(wire::RequestHeader)), true,
+                             [=] { return expects_link; });
 }
 
 TEST(Opening, AcceptsLinkAndResumeWithAToken) {
@@ -162,6 +163,14 @@ TEST(Opening, AcceptsLinkAndResumeWithAToken) {
     ASSERT_TRUE(resume->resume);
     EXPECT_EQ(+resume->resume->received, 9u);
     EXPECT_EQ(+resume->resume->attempt, 3u);
+}
+
+TEST(Opening, ClosesLinkThatIsNotExpected) {
+    WirePeer peer;
+    const auto link = connection_with(test::message(wire::command_link), peer, false);
+    ASSERT_FALSE(link);
+    EXPECT_EQ(link.error().code, Errc::not_found);
+    EXPECT_TRUE(peer.at_end()) << "without a reply";
 }
 
 TEST(Opening, RefusesOtherCommandsWithAToken) {

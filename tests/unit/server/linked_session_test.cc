@@ -17,6 +17,7 @@ using test::WirePeer;
 using test::as_floats;
 using test::bytes_of;
 using test::two_cpu_devices;
+using test::operator+;
 
 // A session with two devices and a link to another server. `first`, `second` and their `sum` are in the first device's buffer,
 // `copied` and `doubled` in the second's.
@@ -148,6 +149,34 @@ TEST(LinkedSession, ViewsWrittenByFailedLaunchStayValid) {
     EXPECT_EQ(session.client.receive_text().first, wire::ReplyKind::launch_failed);
     session.client.graph(1, session.client.sum());
     EXPECT_EQ(session.push(session.sum), sums);
+}
+
+// A session that waits for another server is idle, too.
+TEST(LinkedSession, EndsWhenItWaitsForAnotherServerForTooLong) {
+    for (const bool takes : {true, false}) {
+        Links links([](uint64_t) { return true; }, seconds(0));
+        NativeClient client(test::cpu_devices(), MemoryBudget::no_limit, nullptr, &links);
+        client.declare(0, client.buffer);
+        client.peer.request(static_cast<wire::Command>(wire::NativeCommand::invite));
+        const auto token = client.peer.receive_reply_as<uint64_t>();
+        auto pair = test::socket_pair();
+        net::set_non_blocking(pair.near.get(), true);
+        ASSERT_TRUE(links.claim(token));
+        links.accept(token, *net::make_socket_transport(std::move(pair.near)), false);
+        if (takes) {
+            client.post(wire::NativeCommand::take, wire::TakeRequest{token, 0});
+        } else {
+            client.post(wire::NativeCommand::group, wire::GroupRequest{0, 0, 2, UINT16_MAX},
+                        bytes_of(wire::GroupPeer{}) + bytes_of(wire::GroupPeer{token, 0}));
+            EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), 1);
+            client.post(wire::NativeCommand::reduce, wire::ReduceRequest{0, 0, wire::Precision::f32}, bytes_of(uint16_t{0}));
+        }
+        client.limit_silence(seconds(1));
+        const auto text = client.receive_text();
+        EXPECT_EQ(text.first, wire::ReplyKind::ended);
+        EXPECT_EQ(text.second, (takes ? std::string("TAKE") : std::string("REDUCE")) +
+                                   ": idle for 1 s while other clients wait for a session");
+    }
 }
 
 }  // namespace

@@ -175,6 +175,18 @@ TEST(Links, NoTokenWithoutRegistration) {
     EXPECT_NE(links.invite(), 0u) << "unregistered tokens do not count";
 }
 
+TEST(Links, TokenOpensOneLink) {
+    Links links([](uint64_t) { return true; }, seconds(0));
+    const uint64_t token = links.invite();
+    EXPECT_FALSE(links.claim(token + 1));
+    EXPECT_TRUE(links.claim(token));
+    EXPECT_FALSE(links.claim(token)) << "another connection opens it";
+    links.unclaim(token);
+    EXPECT_TRUE(links.claim(token));
+    links.drop_receiver(token);
+    EXPECT_FALSE(links.claim(token));
+}
+
 TEST(Links, UnknownTokenReturnsNullAtOnce) {
     Links links([](uint64_t) { return true; }, seconds(0));
     EXPECT_EQ(links.receiver(links.invite() + 1), nullptr);

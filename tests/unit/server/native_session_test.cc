@@ -280,6 +280,26 @@ TEST(NativeSession, OutOfBoundsRequestEndsSession) {
     }
 }
 
+TEST(NativeSession, ReducesEmptyTensorsAtAnyAddress) {
+    NativeClient client;
+    client.post(wire::NativeCommand::group, wire::GroupRequest{0, 0, 1, 9}, bytes_of(wire::GroupPeer{}));
+    EXPECT_EQ(client.peer.receive_reply_as<uint8_t>(), 1);
+    client.declare(0, 0, 0);
+    client.declare(1, uint64_t{77} << 48, 0);
+    client.declare(2, client.buffer, 0);
+    client.declare(3, client.buffer);
+    client.write(3, {1, 2, 3, 4});
+    for (const uint16_t slot : {0, 1, 2, 3}) {
+        client.post(wire::NativeCommand::reduce, wire::ReduceRequest{0, 0, wire::Precision::f32}, bytes_of(slot));
+    }
+    client.post(wire::NativeCommand::reduce, wire::ReduceRequest{0, 0, wire::Precision::f32},
+                bytes_of(uint16_t{0}) + bytes_of(uint16_t{2}));
+    EXPECT_EQ(client.read(3), (std::vector<float>{1, 2, 3, 4}));
+    client.declare(4, 0);
+    client.post(wire::NativeCommand::reduce, wire::ReduceRequest{0, 0, wire::Precision::f32}, bytes_of(uint16_t{4}));
+    EXPECT_EQ(client.receive_text(), std::pair(wire::ReplyKind::ended, std::string("REDUCE: the tensor has no buffer")));
+}
+
 TEST(NativeSession, ReportsTheAlgorithmOfAGroup) {
     NativeClient client;
     client.post(wire::NativeCommand::algorithm, wire::AlgorithmRequest{0, 4096});

@@ -18,6 +18,7 @@ namespace caravan::server {
 namespace {
 
 using test::bytes_of;
+using test::operator+;
 using test::WirePeer;
 
 constexpr wire::Precision f32 = wire::Precision::f32, bf16 = wire::Precision::bf16;
@@ -285,6 +286,60 @@ TEST(ReductionGroup, ARankThatSendsNothingIsNamed) {
     const auto reduced = other.group->reduce(data, true, f32, other.is_cancelled);
     ASSERT_FALSE(reduced);
     EXPECT_EQ(reduced.error().text, "rank 1 of the group sent nothing for 0.2 s");
+}
+
+// A byte now and then does not extend the patience.
+TEST(ReductionGroup, ARankThatSendsSingleBytesIsNamed) {
+    Hostile other;
+    std::atomic<bool> is_over = false;
+    const auto drips = std::async(std::launch::async, [&] {
+        for (const std::byte byte : bytes_of(wire::ReduceHeader{0, 40, 1}) + std::vector<std::byte>(40)) {
+            const TimePoint end = Clock::now() + milliseconds(20);
+            while (!is_over && Clock::now() < end) {
+                std::this_thread::sleep_for(milliseconds(1));
+            }
+            other.peer.send(ConstBytes(&byte, 1));
+        }
+    });
+    std::vector<float> data(10);
+    const auto reduced = other.group->reduce(data, true, f32, other.is_cancelled);
+    is_over = true;
+    ASSERT_FALSE(reduced);
+    EXPECT_EQ(reduced.error().text, "rank 1 of the group sent less than 512 bytes/s for 0.2 s");
+}
+
+std::chrono::nanoseconds processor_time() {
+    timespec time{};
+    EXPECT_EQ(::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time), 0);
+    return seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
+
+TEST(ReductionGroup, WaitingForSilentRanksTakesNoProcessorTime) {
+    for (const bool shares : {false, true}) {
+        constexpr size_t count = 4;
+        std::vector<test::SocketPair> pairs(count);
+        std::vector<std::unique_ptr<net::Transport>> transports(count);
+        std::vector<net::Transport *> links(count);
+        std::vector<std::byte> memory(shares ? count * wire::shared_memory_size + 64 : 0);
+        std::vector<std::unique_ptr<MemoryLink>> shared;
+        for (size_t i = 1; i < count; ++i) {
+            pairs[i] = test::socket_pair();
+            transports[i] = transport_of(std::move(pairs[i].near));
+            links[i] = transports[i].get();
+            if (shares) {
+                auto * const begin = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
+                shared.push_back(std::make_unique<MemoryLink>(
+                    MutableBytes(begin + (i - 1) * wire::shared_memory_size, wire::shared_memory_size), true, *links[i]));
+                links[i] = shared.back().get();
+            }
+        }
+        ReductionGroup group(0, links, seconds(2), Algorithm::direct);
+        std::vector<float> data(10);
+        const std::atomic<bool> is_cancelled = false;
+        const auto before = processor_time();
+        EXPECT_FALSE(group.reduce(data, true, f32, is_cancelled));
+        EXPECT_LT(processor_time() - before, milliseconds(20)) << "1 % of 2 s";
+    }
 }
 
 TEST(ReductionGroup, MalformedHeadersAreRefused) {

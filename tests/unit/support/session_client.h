@@ -31,11 +31,13 @@ struct SessionClient {
         server_ = std::thread([this, &devices, max_memory, weights, links, pairing, transport = std::move(transport),
                                first = std::vector(already.begin(), already.end())]() mutable {
             Session session(*transport, first, devices, weights, links, max_memory);
+            session_ = &session;
             if (pairing != nullptr) {
                 session.use_pairing(*pairing);
             }
             end_ = session.run();
             counters_ = session.counters();
+            session_ = nullptr;
             transport.reset();
         });
     }
@@ -55,6 +57,9 @@ struct SessionClient {
         return end();
     }
     const server::SessionCounters & counters() { return end(), counters_; }
+
+    // While the session serves a command or waits for one, as it does after the first reply.
+    void limit_silence(seconds limit) { session_.load()->limit_silence(limit); }
 
     uint64_t alloc(uint64_t size, uint32_t device = 0) {
         peer.ask(Command::alloc_buffer, wire::AllocBufferRequest{device, size});
@@ -82,6 +87,7 @@ struct SessionClient {
 
 private:
     std::thread server_;
+    std::atomic<Session *> session_ = nullptr;
     Error end_{};
     server::SessionCounters counters_;
 };

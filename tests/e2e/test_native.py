@@ -178,5 +178,5 @@ def test_link_without_invitation_is_dropped(lab):
         stockwire.receive(peer, 36)
         peer.sendall(stockwire.command(130))
         assert stockwire.is_dropped(peer)
-    eventually(lambda: server.log().count('a link with a session that is not here') == 2, 'it says so')
+    eventually(lambda: server.log().count('it opens a link to a session of this server with a token that is wrong') == 2, 'it says so')
     same(lab.logits([server]), local_logits(lab))

@@ -208,5 +208,5 @@ def test_nobody_resumes_a_session_without_its_token(lab):
         # Nor with the token of a connection on which no session began.
         peer, _ = resume(server, own)
         assert stockwire.is_dropped(peer)
-        eventually(lambda: server.count('wants to resume a session that is not here') == 11, 'lines about them')
+        eventually(lambda: server.count('it resumes a session or link that has ended') == 11, 'lines about them')
         assert text(llama, 8) == expected

@@ -108,8 +108,16 @@ void Admission::hand_over_by_token(WaitingClient & client) {
     }
     client.closing = true;
     if (worker == nullptr) {
-        log_warning("dropping {}: it wants {} session that is not here", client.client.peer(),
-                    command == wire::command_resume ? "to resume a" : "a link with a");
+        if (command == wire::command_lifeline) {  // the session ended before it arrived
+            log_debug("closing a connection of {} that only shows that its process is alive: its session or link has ended",
+                      client.client.peer());
+        } else if (command == wire::command_link) {
+            log_warning("dropping {}: it opens a link to a session of this server with a token that is wrong, or of a session "
+                        "that has ended", client.client.peer());
+        } else {
+            log_warning("dropping {}: it resumes a session or link that has ended (--session-grace), or that began before this "
+                        "server was started", client.client.peer());
+        }
         return;
     }
     ControlMessage message{.kind = ControlMessage::Kind::link,

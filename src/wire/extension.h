@@ -91,6 +91,17 @@ constexpr bool is_rdma_offer(Command command, uint64_t size) {
            (command == command_rdma_rails && size == sizeof(RdmaRails));
 }
 
+// Null for commands other than these two; else the command's name and its only valid payload size.
+struct RdmaOfferForm {
+    const char * name;
+    size_t size;
+};
+constexpr RdmaOfferForm form_of_rdma_offer(Command command) {
+    return command == command_rdma_offer   ? RdmaOfferForm{"RDMA_OFFER", sizeof(RdmaOffer)}
+           : command == command_rdma_rails ? RdmaOfferForm{"RDMA_RAILS", sizeof(RdmaRails)}
+                                           : RdmaOfferForm{nullptr, 0};
+}
+
 // Client to server, after the exchange of tokens over RDMA. No reply.
 inline constexpr Command command_rdma_verdict{129};
 struct RdmaVerdict {

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "tunables/session.h"
+#include "wire/extension.h"
 
 namespace caravan::server {
 
@@ -89,6 +90,11 @@ Result<> Session::serve_one() {
             return fail(Errc::protocol, "{}: the client has not announced the native dialect", name);
         }
         context_.replies.set_native();  // before the checks, so that the client receives the reason of an error
+    }
+    if (const auto offer = wire::form_of_rdma_offer(command); offer.name != nullptr) {
+        return fail(Errc::protocol, "{}: {}", offer.name,
+                    size == offer.size ? std::string("only before a session, and only if the server uses RDMA")
+                                       : formatted("invalid payload size of {} bytes, instead of {}", size, offer.size));
     }
     if (bounds.low > bounds.high) {
         return fail(Errc::protocol, "command {} does not exist", static_cast<unsigned>(command));

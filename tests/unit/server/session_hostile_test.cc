@@ -6,6 +6,7 @@
 
 #include "base/formatted.h"
 #include "support/session_client.h"
+#include "wire/extension.h"
 
 namespace caravan::server {
 namespace {
@@ -147,6 +148,10 @@ TEST_F(HostileSession, ErrorNamesTheCommand) {
     };
     EXPECT_EQ(reason([](auto & c) { c.peer.ask(Command::free_buffer, uint64_t{77}); }).find("FREE_BUFFER: "), 0u);
     EXPECT_EQ(reason([](auto & c) { c.peer.request(static_cast<Command>(200)); }), "command 200 does not exist");
+    EXPECT_EQ(reason([](auto & c) { c.peer.request(wire::command_rdma_offer, std::vector<std::byte>(41)); }),
+              "RDMA_OFFER: invalid payload size of 41 bytes, instead of 40");
+    EXPECT_EQ(reason([](auto & c) { c.peer.request(wire::command_rdma_rails, std::vector<std::byte>(164)); }),
+              "RDMA_RAILS: only before a session, and only if the server uses RDMA");
 }
 
 TEST_F(HostileSession, OtherRegions) {

@@ -5,6 +5,7 @@ offers.py SERVER PORT SOURCE silent COUNT [HOW]   offers, then silence until std
 offers.py SERVER PORT SOURCE killed COUNT [HOW]   offers, then this process is killed
 offers.py SERVER PORT SOURCE honest                     prints the seconds until the reply to an offer
 offers.py SERVER PORT SOURCE gid GID                    prints the reason why an offer with this GID (IPv6 notation) is declined
+offers.py SERVER PORT SOURCE length offer|rails SIZE    offers with a payload of so many bytes, and awaits the connection's end
 offers.py SERVER PORT SOURCE rails COUNT NUMBER...      offers several queue pairs, with these numbers; prints which the server
                                                         accepts, or the reason why it accepts none
 offers.py SERVER PORT SOURCE verdict BITS               the same with one, without its proof, and then this verdict
@@ -89,6 +90,16 @@ def declined(server, source, gid):
         print('accepted' if reply[0] else reply[41:].split(b'\0')[0].decode())
 
 
+def of_length(server, source, kind, size):
+    with connect(server, source) as peer:
+        peer.sendall(hello(RDMA | RAILS) + command({'offer': RDMA_OFFER, 'rails': RDMA_RAILS}[kind], bytes(size)))
+        receive(peer, 36)
+        try:
+            assert peer.recv(1) == b'', 'the server goes on'
+        except ConnectionResetError:  # of bytes that it has not read
+            pass
+
+
 def rails(server, source, count, numbers, verdict=0):
     with connect(server, source) as peer:
         pairs = b''.join(queue_pair(source, number) for number in numbers)
@@ -109,6 +120,9 @@ def main():
         return
     if kind == 'gid':
         declined(server, source, sys.argv[5])
+        return
+    if kind == 'length':
+        of_length(server, source, sys.argv[5], int(sys.argv[6]))
         return
     if kind == 'rails':
         rails(server, source, int(sys.argv[5]), map(int, sys.argv[6:]))

@@ -2,6 +2,7 @@
 import pathlib
 import re
 import signal
+import time
 
 import pytest
 
@@ -37,6 +38,22 @@ def test_gid_of_an_offer(rig, other_address, gid, reason):
     assert output.strip() == reason
     if reason == 'accepted':
         server.wait_for("the peer's GID 10.77.0.3 is not its address 10.77.0.2 of the connection")
+
+
+def test_gid_that_no_machine_has(rig):
+    """The kernel waits a second for its hardware address, and is asked once."""
+    rig.server()
+    begin = time.monotonic()
+    _, output = rig.client_machine.run(command(HOSTILE, 'gid', '::ffff:10.77.0.77'), check=True)
+    assert "Connection timed out (peer's GID 10.77.0.77)" in output
+    assert time.monotonic() - begin < 2, 'it took two attempts'
+
+
+def test_offers_of_wrong_length(rig):
+    server = rig.server()
+    for kind, name, size in ('offer', 'RDMA_OFFER', 40), ('rails', 'RDMA_RAILS', 164):
+        rig.client_machine.run(command(HOSTILE, 'length', kind, size + 1), check=True)
+        server.wait_for(f'{name}: invalid payload size of {size + 1} bytes, instead of {size}')
 
 
 def seconds_to_reply(rig, source):

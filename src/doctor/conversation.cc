@@ -30,6 +30,7 @@ public:
     }
     void wake() override { inner_->wake(); }
     net::TransportKind kind() const override { return inner_->kind(); }
+    uint32_t queue_pairs() const override { return inner_->queue_pairs(); }
     uint32_t replacements() const override { return inner_->replacements(); }
 
 private:
@@ -60,6 +61,7 @@ wire::Tensor Region::tensor() const {
 
 Conversation::Conversation(std::unique_ptr<net::Transport> transport, const Limits & limits)
     : kind_(transport->kind()),
+      queue_pairs_(transport->queue_pairs()),
       stream_(std::make_unique<BoundedTransport>(std::move(transport), limits.total), limits.reply, net::Polling::of_environment()),
       lock_(stream_.mutex()) {}
 

@@ -33,7 +33,9 @@ class Conversation {
 public:
     Conversation(std::unique_ptr<net::Transport> transport, const Limits & limits);
 
-    net::TransportKind kind() const { return kind_; }  // since the connection was opened
+    // Of the connection when it was opened.
+    net::TransportKind kind() const { return kind_; }
+    uint32_t queue_pairs() const { return queue_pairs_; }
     // Call this after each measurement: an error if the connection broke, so that another one, perhaps of another kind, was
     // measured too.
     Result<> check_connection() const;
@@ -72,6 +74,7 @@ private:
     }
 
     const net::TransportKind kind_;
+    const uint32_t queue_pairs_;
     client::Stream stream_;
     client::Stream::Lock lock_;
 };

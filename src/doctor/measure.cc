@@ -82,6 +82,7 @@ Measured measure(std::unique_ptr<net::Transport> transport, const Limits & limit
     Conversation peer(std::move(transport), limits);
     Measured out;
     out.transport = peer.kind();
+    out.queue_pairs = peer.queue_pairs();
     if (auto done = measure_all(peer, limits, out); !done) {
         out.failure = done.error().text;
         out.failure_code = done.error().code;

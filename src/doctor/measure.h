@@ -17,6 +17,7 @@ struct Measured {
     double to_server = 0, from_server = 0;         // bytes per second; 0: not measured
     std::string failure;                           // why it ended early; "" if it did not
     Errc failure_code{};                           // of `failure`
+    uint32_t queue_pairs = 0;                      // of RDMA
 };
 
 // Takes about 2 s if the peer replies, and never more than `limits.total`. Uses up to 64 MiB of the first device meanwhile.

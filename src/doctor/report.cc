@@ -139,6 +139,9 @@ void put_measured(std::string & out, const EndpointFacts & endpoint) {
     };
     line(out, "  {:<24}{:>14}{:>14}", "measured over",
          plain != nullptr && plain->transport == net::TransportKind::unix_socket ? "Unix socket" : "TCP", "RDMA");
+    if (rdma != nullptr) {
+        line(out, "  {:<24}{:>14}{:>14}", "queue pairs", "", rdma->queue_pairs);
+    }
     row("round trip, median", microseconds_text, &Measured::median_us);
     row("round trip, p99", microseconds_text, &Measured::p99_us);
     row("to the server", rate_text, &Measured::to_server);

@@ -78,6 +78,7 @@ Json to_json(const std::optional<Measured> & measured) {
         return {};
     }
     return {{"transport", measured->transport},
+            {"queue_pairs", measured->queue_pairs},
             {"round_trips", measured->round_trips},
             {"median_us", known(measured->median_us)},
             {"p99_us", known(measured->p99_us)},

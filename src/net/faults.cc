@@ -118,6 +118,7 @@ public:
     void wake() override { inner_->wake(); }
     void break_off() override { inner_->break_off(); }
     TransportKind kind() const override { return inner_->kind(); }
+    uint32_t queue_pairs() const override { return inner_->queue_pairs(); }
 
 private:
     static Result<size_t> cut() { return fail(Errc::reset, "injected fault"); }

@@ -81,6 +81,8 @@ public:
     virtual void break_off() {}
 
     virtual TransportKind kind() const = 0;
+    // RDMA's queue pairs that the connection uses; 0: it does not use RDMA.
+    virtual uint32_t queue_pairs() const { return 0; }
 };
 
 // Takes a connected, non-blocking stream socket (TCP or Unix). `patience`: wait fails with Errc::timed_out if the peer's

@@ -1,4 +1,5 @@
 """Sessions over several queue pairs: how many there are, what they carry, and what happens when one fails."""
+import json
 import re
 import time
 
@@ -51,6 +52,15 @@ def activated(rig):
 
 def bytes_sent(machine):
     return [machine.counters(device)['sent_bytes'] for device in DEVICES]
+
+
+def test_reports_have_the_number_of_queue_pairs(wide):
+    wide.server()
+    _, page = wide.client_machine.run(f'{BIN}/rpc-doctor {EP}', timeout=60)
+    assert re.search(r'\n  queue pairs +2\n', page), page
+    stats = wide.pair.shared / 'stats'
+    wide.logits(EP, env={'GGML_RPC_TRANSPORT': 'rdma', 'GGML_RPC_STATS': str(stats)})
+    assert [session['queue_pairs'] for session in map(json.loads, stats.read_text().splitlines())] == [2]
 
 
 def test_two_devices_share_the_weights(wide, local):

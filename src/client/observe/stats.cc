@@ -50,10 +50,10 @@ std::string to_json(const SessionStats & stats) {
         served += formatted("{}{}:{:.6f}", served.empty() ? "" : ",", json_string(command), seconds_of(ns));
     }
     return formatted(
-        R"({{"endpoint":{},"dialect":{},"transport":{},"replacements":{},{},"since_load":{{{}}},)"
+        R"({{"endpoint":{},"dialect":{},"transport":{},"queue_pairs":{},"replacements":{},{},"since_load":{{{}}},)"
         R"("weights":{{"bytes":{},"from_cache":{},"seconds":{:.6f}}},"round_trip_s":{},"served_s":{{{}}}}})",
-        json_string(stats.endpoint), json_string(stats.dialect), json_string(text_of(stats.transport)), stats.replacements,
-        fields_of(stats.whole), fields_of(stats.since_load), stats.weights.bytes, stats.weights.from_cache,
+        json_string(stats.endpoint), json_string(stats.dialect), json_string(text_of(stats.transport)), stats.queue_pairs,
+        stats.replacements, fields_of(stats.whole), fields_of(stats.since_load), stats.weights.bytes, stats.weights.from_cache,
         std::chrono::duration<double>(stats.weights.time).count(),
         stats.round_trip_ns ? formatted("{:.9f}", seconds_of(*stats.round_trip_ns)) : "null", served);
 }

@@ -28,6 +28,7 @@ struct Tally {
 struct SessionStats {
     std::string endpoint, dialect;
     net::TransportKind transport = net::TransportKind::tcp;  // the last one
+    uint32_t queue_pairs = 0;   // of RDMA, at the end
     uint32_t replacements = 0;  // of the connection
     Tally whole;
     Tally since_load;  // since the first launch after weights were loaded

@@ -131,6 +131,7 @@ SessionStats Connection::stats() {
     SessionStats out{.endpoint = endpoint().text(),
                      .dialect = is_native() ? "native" : "stock",
                      .transport = queue_.stream().transport_kind(),
+                     .queue_pairs = queue_.stream().queue_pairs(),
                      .replacements = queue_.stream().replacements(),
                      .whole = {},
                      .since_load = {},

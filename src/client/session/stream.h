@@ -54,6 +54,7 @@ public:
     std::mutex & mutex() { return mutex_; }
     const std::optional<Error> & failure() const { return failure_; }
     net::TransportKind transport_kind() const { return transport_->kind(); }
+    uint32_t queue_pairs() const { return transport_->queue_pairs(); }
     uint32_t replacements() const { return transport_->replacements(); }
     // As Transport's. Without the lock.
     void begin_upgrade(std::function<void(const Error * why_not)> done) { transport_->begin_upgrade(std::move(done)); }

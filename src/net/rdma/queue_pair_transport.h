@@ -31,6 +31,7 @@ public:
     void wake() override;
     void break_off() override;
     TransportKind kind() const override { return TransportKind::rdma; }
+    uint32_t queue_pairs() const override { return static_cast<uint32_t>(rails_.size()); }
 
 protected:
     static constexpr const char * malformed = "the peer sent a malformed RDMA message";

@@ -54,6 +54,7 @@ Result<> ResumableTransport::continue_over(std::unique_ptr<Transport> transport,
     const TimePoint now = Clock::now();
     inner_ = std::move(transport);
     kind_ = inner_->kind();
+    queue_pairs_ = inner_->queue_pairs();
     const bool is_first_upgrade = loss_reason_.empty() && !upgrade_.had_rdma();
     replacements_ += is_first_upgrade ? 0 : 1;
     reader_.resume();

@@ -7,7 +7,7 @@
 namespace caravan::net {
 
 ResumableTransport::ResumableTransport(std::unique_ptr<Transport> transport, Options options)
-    : options_(std::move(options)), inner_(std::move(transport)), kind_(inner_->kind()),
+    : options_(std::move(options)), inner_(std::move(transport)), kind_(inner_->kind()), queue_pairs_(inner_->queue_pairs()),
       writer_(options_.pace.probe_after), policy_(!options_.reconnect, options_.grace, options_.pace.pause),
       upgrade_(options_.pace.pause) {
     upgrade_.on_connected(kind_ == TransportKind::rdma, Clock::now());
@@ -41,6 +41,11 @@ void ResumableTransport::when_lost(std::function<void(const Error &)> done) {
 TransportKind ResumableTransport::kind() const {
     Lock lock(mutex_);
     return kind_;
+}
+
+uint32_t ResumableTransport::queue_pairs() const {
+    Lock lock(mutex_);
+    return queue_pairs_;
 }
 
 uint32_t ResumableTransport::replacements() const {

@@ -77,6 +77,7 @@ public:
     // Permanent. The peer may try to reconnect until its time is over.
     void break_off() override;
     TransportKind kind() const override;
+    uint32_t queue_pairs() const override;
     uint32_t replacements() const override;
 
     // Passive end: continues over a connection that the peer opened with `request`, and replies to it. Errc::protocol: stale
@@ -115,6 +116,7 @@ private:
     std::condition_variable changed_;
     std::shared_ptr<Transport> inner_;  // null: disconnected. Shared with a thread that waits in it
     TransportKind kind_;
+    uint32_t queue_pairs_;
     uint32_t replacements_ = 0;
     std::optional<Error> error_;         // permanent
     std::function<void(const Error &)> when_lost_;

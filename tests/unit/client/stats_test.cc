@@ -16,6 +16,7 @@ TEST(Stats, FormatAsOneLineOfJson) {
     EXPECT_FALSE(line.contains('\n'));
     const auto read = nlohmann::json::parse(line);
     EXPECT_EQ(read["endpoint"], "unix:/a \"b\"\\c\n");
+    EXPECT_EQ(read["queue_pairs"], 2);
     EXPECT_EQ(read["sends"], 9);
     EXPECT_EQ(read["launches"], 6);
     EXPECT_EQ(read["waiting_s"], 7.0);

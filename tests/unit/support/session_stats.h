@@ -9,6 +9,7 @@ inline SessionStats a_session() {
     return {.endpoint = "unix:/a \"b\"\\c\n",
             .dialect = "native",
             .transport = net::TransportKind::unix_socket,
+            .queue_pairs = 2,
             .replacements = 5,
             .whole = {{.sends = 9, .bytes_sent = 900, .bytes_received = 90, .round_trips = 8, .waiting_ns = 7'000'000'000,
                        .sending_ns = 5},

@@ -45,8 +45,8 @@ std::vector<ggml_backend_dev_t> own_gpus() {
     return gpus;
 }
 
-// For each device of `gpus`, the earlier device that is the same hardware in another back-end, or null. ggml loads the back-ends
-// of a vendor (CUDA, HIP, SYCL) before Vulkan, so the earlier device is the better choice.
+// For each device of `gpus`, the earlier device that is the same hardware in another back-end, or null. ggml loads vendors'
+// back-ends (CUDA, HIP, SYCL) before Vulkan, so the earlier device is the better choice.
 std::vector<ggml_backend_dev_t> earlier_duplicates(const std::vector<ggml_backend_dev_t> & gpus) {
     std::vector<Hardware> devices;
     std::ranges::transform(gpus, std::back_inserter(devices), hardware_of);

@@ -162,6 +162,7 @@ def save_graphs(client):
             if base == NO_BASE:
                 first = struct.pack('<II', count, len(payload) - 12) + payload[12:]
                 save('native_graph', first + struct.pack('<I', count))  # the same graph again
+                save('warm_graphs', struct.pack('<I', device) + first)
             elif first is not None:
                 save('native_graph', first + struct.pack('<I', count) + payload[12:])
                 first = None

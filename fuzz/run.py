@@ -23,7 +23,7 @@ FUZZED = FUZZ / 'fuzzed.json'
 ENOUGH_SECONDS = 60
 # Maximum input size in bytes, where it is not libFuzzer's default of 4096.
 LONGEST = {'stock_session': 32768, 'native_session': 32768, 'computing_session': 32768, 'stock_graph': 8192,
-           'native_graph': 8192, 'client': 16384}
+           'native_graph': 8192, 'warm_graphs': 8192, 'client': 16384}
 # Further corpora that a target starts from.
 MORE_SEEDS = {'computing_session': ['stock_session', 'native_session'], 'native_session': ['stock_session']}
 # Run only when named: it finds faults in ggml's kernels, outside this project. Their leaks are not findings.

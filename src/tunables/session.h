@@ -37,6 +37,12 @@ inline constexpr size_t cached_piece = 4 * MiB;
 inline constexpr uint64_t max_graph_memory = 1024 * MiB;
 inline constexpr size_t max_stale_ranges = 16 * 1024;  // beyond them, all are merged into one
 
+// Bytes that a spare worker allocates to compute a graph of an earlier session, each for row numbers, for other sources and for
+// results. Nodes with larger tensors are left out.
+inline constexpr uint64_t max_warm_up_memory = 1024 * MiB;
+// The graphs that a session leaves to later workers: tensors that are considered, and bytes that remain of them.
+inline constexpr size_t max_warm_up_tensors = 256 * 1024, warm_up_bytes = 512 * KiB;
+
 // Bytes. Touching pages ahead saves time for writes of min_touched_write and more. It goes at most max_touched_ahead beyond the
 // end of a write, which bounds the memory of a buffer that is never filled, and checks for a new request after each piece.
 inline constexpr size_t min_touched_write = 1 * MiB, max_touched_ahead = 32 * MiB, touched_piece = 2 * MiB;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <ranges>
 #include <string_view>
 
 #include "base/log.h"
@@ -155,6 +156,7 @@ Result<Devices> Devices::open(const std::vector<std::string> & names, int thread
         return fail(Errc::not_found, "no device to lend: ggml found no back-end on this machine; check its installation");
     }
     Devices devices;
+    devices.threads_ = threads;
     for (const ggml_backend_dev_t device : chosen) {
         Entry entry{.device = device, .backend{ggml_backend_dev_init(device, nullptr)}, .queue{}};
         if (entry.backend == nullptr) {
@@ -169,6 +171,14 @@ Result<Devices> Devices::open(const std::vector<std::string> & names, int thread
         devices.devices_.push_back(std::move(entry));
     }
     return devices;
+}
+
+Devices::Backend Devices::another_backend(uint32_t index) const {
+    Backend backend(ggml_backend_dev_init(devices_[index].device, nullptr));
+    if (backend != nullptr) {
+        set_threads(devices_[index].device, backend.get(), threads_);
+    }
+    return backend;
 }
 
 std::string Devices::describe_all() {
@@ -239,10 +249,12 @@ std::vector<DeviceMemory> Devices::memory(uint64_t available) const {
     return out;
 }
 
+bool Devices::is_cpu(uint32_t index) const {
+    return ggml_backend_dev_type(devices_[index].device) == GGML_BACKEND_DEVICE_TYPE_CPU;
+}
+
 bool Devices::are_cpus() const {
-    return std::ranges::all_of(devices_, [](const Entry & entry) {
-        return ggml_backend_dev_type(entry.device) == GGML_BACKEND_DEVICE_TYPE_CPU;
-    });
+    return std::ranges::all_of(std::views::iota(0u, count()), [this](uint32_t index) { return is_cpu(index); });
 }
 
 std::set<std::string> Devices::backends() const {

@@ -60,6 +60,7 @@ public:
     // Current memory of each device. The CPU devices of a server share the machine's memory, so each reports an equal part.
     // `available`: upper bound on the machine's free memory, because ggml reports all of it as free.
     std::vector<DeviceMemory> memory(uint64_t available = UINT64_MAX) const;
+    bool is_cpu(uint32_t index) const;
     bool are_cpus() const;  // true if every device is a CPU
     std::set<std::string> backends() const;  // names of the devices' back-ends: CPU, CUDA, Vulkan
 
@@ -79,23 +80,28 @@ public:
     // device does not report when it finished, so its time lasts from the first launch to the end of this wait.
     Run synchronize(uint32_t index);
 
+    struct BackendDeleter {
+        void operator()(ggml_backend_t backend) const { ggml_backend_free(backend); }
+    };
+    using Backend = std::unique_ptr<ggml_backend, BackendDeleter>;
+    // Another back-end for the device, which shares what the driver keeps in the process. Null if there can be none.
+    Backend another_backend(uint32_t index) const;
+
     // Aborts running computations where the back-end supports it. Thread-safe.
     void abort_computation() { aborted_->store(true, std::memory_order_relaxed); }
     const std::atomic<bool> & is_aborted() const { return *aborted_; }
 
 private:
-    struct BackendDeleter {
-        void operator()(ggml_backend_t backend) const { ggml_backend_free(backend); }
-    };
     struct Entry {
         ggml_backend_dev_t device;
-        std::unique_ptr<ggml_backend, BackendDeleter> backend;
+        Backend backend;
         std::unique_ptr<DeviceQueue> queue;  // destroyed before the back-end
         bool is_async = false;  // graph_compute_async returns before the graph is computed
         bool running = false;
         TimePoint begin{};      // of the first running launch; only if is_async
     };
     std::vector<Entry> devices_;
+    int threads_ = 1;
     std::unique_ptr<std::atomic<bool>> aborted_ = std::make_unique<std::atomic<bool>>(false);
 };
 

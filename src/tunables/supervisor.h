@@ -32,6 +32,12 @@ inline constexpr int half_open_round_trips = 8;
 
 // Limits for a worker process: to reply, if it is the spare one; to exit once its work is done; to exit after SIGTERM.
 inline constexpr seconds worker_reply_timeout{15}, worker_exit_timeout{10}, worker_kill_grace{2};
+// Limits for a spare worker that computes graphs of the last session: for all of them; for the graph at hand, once a client
+// waits. After so many workers that exceeded one or died, the server computes no more such graphs.
+inline constexpr seconds warm_up_timeout{60}, warm_up_stop_timeout{2};
+// A worker that has loaded waits this long before it begins: another session, whose start caused its own, loads its model.
+inline constexpr seconds warm_up_delay{1};
+inline constexpr int max_warm_up_failures = 3;
 // Pauses between attempts to start a worker double with each failure in a row.
 inline constexpr seconds min_respawn_pause{2}, max_respawn_pause{30};
 static_assert(min_respawn_pause < max_respawn_pause);

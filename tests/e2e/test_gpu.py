@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import vulkan
 from harness import same
 from processes import InBackground
 from stockwire import command, greet, is_dropped, receive
-from system import MAKE_MODELS, MODEL, PATIENCE, PROMPT, TEST_BACKEND_OPS, TEXT, eventually
+from system import BIN, MAKE_MODELS, MODEL, PATIENCE, PROMPT, SANITIZE, TEST_BACKEND_OPS, TEXT, eventually
 from test_hostile_graphs import ATTACKS, Session
 
 pytestmark = pytest.mark.skipif(vulkan.DRIVER is None, reason='no lavapipe here')
@@ -126,6 +127,32 @@ def test_pause_of_the_client_is_no_computing_time(lab):
     server = vulkan.server(lab)
     lab.run([sys.executable, Path(__file__).parent / 'raw_ggml.py', 'pause'], env={'GGML_RPC_SERVERS': server.endpoint})
     assert seconds_computing(server) < 1.5
+
+
+def pipelines(server):
+    """How many compute pipelines each process of a server with libcount-pipelines.so has created."""
+    return Counter(re.findall(r'pipelines: \d+ created in process (\d+)', server.log()))
+
+
+@pytest.mark.skipif(SANITIZE != '', reason='sanitizers must be loaded before other libraries')
+def test_second_session_creates_no_pipelines(lab):
+    """Its worker has computed the first one's graphs before."""
+    server = vulkan.server(lab, env={'LD_PRELOAD': BIN / 'libcount-pipelines.so', 'GGML_RPC_DEBUG': 1})
+    first_text = vulkan.text(lab, [server])
+    server.wait_for(r'computed \d+ graphs? of earlier sessions')
+    before = pipelines(server)
+    first, second = before
+    assert before[first] > 5 and before[second] > 5, before
+    assert vulkan.text(lab, [server]) == first_text
+    after = pipelines(server)
+    assert after[second] == before[second], (before, after)
+
+
+def test_client_that_arrives_while_graphs_of_the_last_session_are_computed(lab):
+    server = vulkan.server(lab)
+    texts = {vulkan.text(lab, [server]) for _ in range(4)}
+    assert len(texts) == 1
+    assert 'last session' not in server.log()
 
 
 def test_parallel_requests(lab):

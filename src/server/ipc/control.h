@@ -31,7 +31,8 @@ struct ControlMessage {
         ready,    // worker: loaded, waits for a session
         failed,   // worker: cannot start; `text`: the reason
         begun,    // worker: the client has sent the first command of its session
-        ended,    // worker: the session has ended; `text`: the reason; `counters`; `count`: log lines of its allowance not used
+        ended,    // worker: the session has ended; `text`: the reason; `counters`; `count`: log lines of its allowance not
+                  // used; `memory_total`: size of the graphs that it has written for later workers
         memory,   // supervisor: queries device `number`; `memory_free`: the machine's free memory. The worker replies with
                   // `memory_free` and `memory_total` of the device
         claim,    // worker: its session needs `memory_total` of host memory for all its buffers, and uses `memory_free` of
@@ -51,6 +52,10 @@ struct ControlMessage {
                       // The supervisor replies with shared
         unshare,  // worker: close the descriptor `number` that a share has returned
         shared,   // supervisor: replies to the request with the same `token`; the memory is attached, or `text` says why not
+        keep,     // supervisor: write the graphs of your session to the attached memory (warm_graphs.h)
+        warm,     // supervisor: compute the graphs in the attached memory, of `memory_total`. Without memory: stop after the
+                  // graph that is being computed
+        warmed,   // worker: warm with the same `number` is done
         contend,  // supervisor: end the session once it is idle for `number` seconds, since other clients wait (0: no limit)
     };
     enum class Step : uint32_t {

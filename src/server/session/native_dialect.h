@@ -23,6 +23,7 @@ public:
     Result<> serve(wire::Command command, uint64_t size) override;
     // Drops built graphs only. Their tensors stay as bases of later differences.
     void drop_graphs_using(uint64_t buffer) override;
+    const NativeGraphs & graphs() const { return graphs_; }
 
 private:
     Result<> declare();

@@ -71,6 +71,7 @@ Result<> NativeGraphs::define(uint64_t size) {
         kept.tensors = std::move(*tensors);
         kept.device = device;
         kept.is_given = true;
+        kept.was_built = false;
         *building = {};
         auto claim = context_.memory.claim_host(kept.tensors.size() * sizeof(wire::GraphTensor));
         if (!claim) {
@@ -82,16 +83,27 @@ Result<> NativeGraphs::define(uint64_t size) {
 }
 
 // LAUNCH builds an evicted graph again. Its tensors stay, because later graphs may be sent as differences to them.
-Result<StoredGraph *> NativeGraphs::build(const KeptGraph & kept) {
+Result<StoredGraph *> NativeGraphs::build(KeptGraph & kept) {
     return store_.evict(building_bytes(0, kept.tensors.size()))
         .and_then([&] {
             return build_graph(describe_graph(kept.tensors), context_.devices.device(kept.device), context_.buffers);
         })
         .and_then([&](Graph graph) {
             context_.runs.count_built();
+            kept.was_built = true;
             return store_.claim(kept.device, std::move(graph));
         })
         .transform([&](StoredGraph graph) { return &store_.insert(0, slot_of(kept), std::move(graph)); });
+}
+
+std::vector<GraphView> NativeGraphs::graphs_of_accelerators() const {
+    std::vector<GraphView> out;
+    for (const KeptGraph & kept : graphs_) {
+        if (kept.was_built && !context_.devices.is_cpu(kept.device)) {
+            out.push_back({kept.device, kept.tensors});
+        }
+    }
+    return out;
 }
 
 // Reports a failure to the client and continues the session.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "server/graph/warm_graphs.h"
 #include "server/session/graph_store.h"
 #include "server/session/session_context.h"
 #include "wire/native.h"
@@ -27,6 +28,8 @@ public:
     bool last_launch_failed(uint32_t device) const { return is_stale_[device]; }
     // Input of the device was not received: its next launch fails.
     void note_missing_input(uint32_t device) { lacks_input_[device] = true; }
+    // The graphs that GPUs and the like have computed.
+    std::vector<GraphView> graphs_of_accelerators() const;
     // The client knows of all failures: no launch fails for an earlier one, unless it reads stale memory.
     void forget_missing_input() { std::ranges::fill(lacks_input_, false); }
 
@@ -35,14 +38,14 @@ private:
         std::vector<wire::GraphTensor> tensors;  // base of later differences
         MemoryClaim tensors_memory;
         uint32_t device = 0;
-        bool is_given = false;
+        bool is_given = false, was_built = false;
     };
 
     Result<> launch(KeptGraph & kept);
     Result<> run(KeptGraph & kept);
     bool reads_stale(const KeptGraph & kept) const;
     void mark_results(const KeptGraph & kept, bool are_stale);
-    Result<StoredGraph *> build(const KeptGraph & kept);
+    Result<StoredGraph *> build(KeptGraph & kept);
     uint64_t slot_of(const KeptGraph & kept) const { return static_cast<uint64_t>(&kept - graphs_.data()); }
     StoredGraph * built(const KeptGraph & kept) { return store_.find(0, slot_of(kept)); }
 

@@ -34,6 +34,10 @@ public:
     void limit_silence(seconds limit);
 
     SessionCounters counters() const;
+    // After run(): the graphs of a native client that GPUs and the like have computed (encode_warm_graphs()).
+    std::vector<std::byte> encode_graphs(size_t limit) const {
+        return encode_warm_graphs(native_.graphs().graphs_of_accelerators(), limit);
+    }
     // The name of the command that is being served, or null between commands. Thread-safe.
     const char * command() const { return command_.load(std::memory_order_relaxed); }
 

@@ -13,7 +13,7 @@ namespace caravan::server {
 
 size_t fit_open_files(ServerOptions & options) {
     constexpr size_t own = 16;  // listeners, signals, standard streams, the spare worker, a loading worker, the indexer
-    constexpr size_t of_session = 2, of_busy_session = 1 + WorkerPool::max_connections + tunable::max_unopened_memories;
+    constexpr size_t of_session = 3, of_busy_session = 2 + WorkerPool::max_connections + tunable::max_unopened_memories;
     constexpr size_t most = tunable::max_waiting_clients, least = tunable::min_waiting_clients;
     // Descriptors in flight count per user. The kernel lets a process send descriptors while their number is within its own
     // limit, up to 253 with one message. A worker's limit therefore lies below this process's by one such message and the

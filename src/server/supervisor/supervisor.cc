@@ -183,6 +183,7 @@ void Supervisor::run_once(TimePoint deadline) {
         }
     }
     workers_.kill_hanging();
+    workers_.begin_warm_ups();
     comm_.update();
     reception_.serve_all();
     if (!workers_.devices().empty()) {

@@ -77,6 +77,7 @@ void WorkerPool::on_loading_message(WorkerProcess & worker, const ControlMessage
             if (start_failures_.started()) {
                 log_info("worker processes start again: clients are served");
             }
+            prepare(worker);
             break;
         case ControlMessage::Kind::failed: load_error_ = message.text; break;
         default: reports_.receive(message); break;
@@ -99,14 +100,21 @@ void WorkerPool::on_session_message(WorkerProcess & worker, const ControlMessage
                 worker.connections.clear();
                 session_lines_.give_back(worker.address, std::min(message.count, worker.lines));
                 log_end(worker, message);
+                keep_graphs(worker, message.memory_total);
             }
             break;
         case ControlMessage::Kind::memory:
             if (worker.pending_queries > 0) {
-                if (--worker.pending_queries == 0 && worker.state == WorkerProcess::State::spare) {
+                if (--worker.pending_queries == 0 && worker.state == WorkerProcess::State::spare && !worker.is_warming_up) {
                     worker.deadline = no_deadline;
                 }
                 on_memory_reply(message);
+            }
+            break;
+        case ControlMessage::Kind::warmed:
+            if (worker.state == WorkerProcess::State::spare && worker.is_warming_up && message.number == worker.warm_ups) {
+                worker.is_warming_up = worker.asked_to_stop = false;
+                worker.deadline = no_deadline;
             }
             break;
         case ControlMessage::Kind::claim:
@@ -175,8 +183,12 @@ bool WorkerPool::reap(platform::ProcessId pid, const platform::ExitStatus & stat
                       worker->session, worker->client, pid, status.text());
         }
     } else if (worker->state == WorkerProcess::State::spare && !stopping_) {
-        log_warning("a worker process that waited for a session died of {}; another one starts", status.text());
-        start_failures_.spare_died(Clock::now());
+        if (worker->is_warming_up) {
+            warm_up_failed(formatted("died of {}", status.text()));
+        } else {
+            log_warning("a worker process that waited for a session died of {}; another one starts", status.text());
+            start_failures_.spare_died(Clock::now());
+        }
         on_queries_lost();
     } else if (worker->state == WorkerProcess::State::loading && !stopping_) {
         std::string cause = std::exchange(load_error_, {});

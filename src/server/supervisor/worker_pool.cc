@@ -57,7 +57,18 @@ size_t WorkerPool::serving() const {
 
 WorkerProcess * WorkerPool::spare() {
     const auto found = std::ranges::find(workers_, WorkerProcess::State::spare, &WorkerProcess::state);
-    return found == workers_.end() ? nullptr : &*found;
+    if (found == workers_.end()) {
+        return nullptr;
+    }
+    if (found->is_warming_up) {
+        if (!found->asked_to_stop &&
+            send_control(found->control.get(), {.kind = ControlMessage::Kind::warm, .number = found->warm_ups})) {
+            found->asked_to_stop = true;
+            found->deadline = std::min(found->deadline, Clock::now() + tunable::warm_up_stop_timeout);
+        }
+        return nullptr;
+    }
+    return &*found;
 }
 
 WorkerProcess * WorkerPool::owner(uint64_t token) {
@@ -134,6 +145,9 @@ TimePoint WorkerPool::next_deadline() const {
     TimePoint next = no_deadline;
     for (const WorkerProcess & worker : workers_) {
         next = std::min(next, worker.deadline);
+        if (worker.state == WorkerProcess::State::spare) {
+            next = std::min(next, worker.warm_up_at);
+        }
     }
     return next;
 }
@@ -153,8 +167,13 @@ void WorkerPool::kill_hanging() {
                 on_queries_lost();
                 break;
             case WorkerProcess::State::spare:
-                log_error("a worker process that waited for a session did not answer within {} s, and was killed",
-                          tunable::worker_reply_timeout.count());
+                if (worker.is_warming_up) {
+                    warm_up_failed(worker.asked_to_stop ? "did not stop in time, and was killed"
+                                                        : "took too long, and was killed");
+                } else {
+                    log_error("a worker process that waited for a session did not answer within {} s, and was killed",
+                              tunable::worker_reply_timeout.count());
+                }
                 on_queries_lost();
                 break;
             case WorkerProcess::State::serving:

@@ -1,5 +1,8 @@
 // The worker processes of a server: one loaded spare, and one for each session, with the state that they reported. For the
 // supervisor's thread only.
+//
+// With devices other than CPUs, a session leaves its graphs in shared memory, and the spare worker computes them with zeros
+// (graph/warm_up.h), so that the next session finds its kernels loaded.
 #pragma once
 
 #include <functional>
@@ -35,7 +38,8 @@ public:
 
     bool empty() const { return workers_.empty(); }
     size_t serving() const;
-    WorkerProcess * spare();  // null: none has loaded
+    // For a client that waits. Null: none has loaded, or it computes graphs of the last session, and is asked to stop that.
+    WorkerProcess * spare();
     std::list<WorkerProcess> & all() { return workers_; }
     // The worker that owns the session or link of `token`; null if there is none or its session has ended.
     WorkerProcess * owner(uint64_t token);
@@ -64,6 +68,8 @@ public:
     // Kills workers that have passed their deadline: while loading, with a pending query, or after their client left or their
     // session ended. They no longer count as serving.
     void kill_hanging();
+    // Lets a spare worker compute graphs of the last session, if it is to do that by now.
+    void begin_warm_ups();
     TimePoint next_deadline() const;
 
     const WorkerReports & reports() const { return reports_; }
@@ -79,6 +85,10 @@ public:
 private:
     Result<> send_socket(WorkerProcess & worker, const ControlMessage & message, int socket);
     Result<> hand_over_watched(WorkerProcess & worker, const ControlMessage & message, int socket);
+    void prepare(WorkerProcess & worker);
+    void keep_graphs(WorkerProcess & worker, uint64_t size);
+    void warm_up(WorkerProcess & worker);
+    void warm_up_failed(std::string_view how);
     bool check_build(WorkerProcess & worker);
     void on_loading_message(WorkerProcess & worker, const ControlMessage & message);
     void start_failed(std::string cause);
@@ -93,6 +103,9 @@ private:
     WorkerReports reports_;
     std::string load_error_;  // reported by the worker that is loading
     StartFailures start_failures_;
+    UniqueFd last_graphs_;  // memory with the graphs of the last session that has left some; none: no session has
+    uint64_t last_graphs_size_ = 0;
+    int warm_up_failures_ = 0;
     std::unordered_map<uint64_t, platform::ProcessId> tokens_;  // of sessions and links
     // Limits the initial lines of all sessions, and of those of one address: a client can begin many sessions in a row. Each
     // session may also log one line a second.

@@ -36,6 +36,10 @@ struct WorkerProcess {
     bool end_reported = false;  // serving: it has reported the end of its session
     uint32_t lines = 0;         // serving: its initial allowance of log lines
     size_t pending_queries = 0;       // pending queries to it
+    UniqueFd graphs{};          // memory to which it writes the graphs of its session; none: it has only CPU devices
+    TimePoint warm_up_at = no_deadline;  // spare: when it is to compute graphs of the last session
+    uint32_t warm_ups = 0;      // spare: number of the last request to compute graphs of the last session
+    bool is_warming_up = false, asked_to_stop = false;  // spare: it has not replied; it was asked to stop early
     size_t invitations = 0;     // tokens that it registered for links
     // serving: memory of its session that the session of another server has not opened yet. How many it has had made in total.
     std::vector<UniqueFd> shared_memories{};

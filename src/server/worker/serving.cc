@@ -14,6 +14,8 @@
 #include "server/worker/client_watch.h"
 #include "server/worker/shared_memory_requests.h"
 #include "server/worker/token_connections.h"
+#include "server/worker/warm_ups.h"
+#include "tunables/session.h"
 
 namespace caravan::server {
 namespace {
@@ -26,8 +28,9 @@ std::string why_ended(const Error & error) {
     return error.code == Errc::closed || error.code == Errc::reset ? "the client left" : error.text;
 }
 
-void report_end(int control, std::string_view text, const SessionCounters & counters = {}) {
-    ControlMessage ended{.kind = ControlMessage::Kind::ended, .count = unused_session_lines(), .counters = counters};
+void report_end(int control, std::string_view text, const SessionCounters & counters = {}, uint64_t graph_bytes = 0) {
+    ControlMessage ended{.kind = ControlMessage::Kind::ended, .count = unused_session_lines(), .memory_total = graph_bytes,
+                         .counters = counters};
     ended.set_text(text);
     send_control(control, ended);
 }
@@ -76,10 +79,11 @@ void receive_from_supervisor(int control, Session & session, MachineMemory & mac
 struct SessionEnd {
     std::string reason;
     SessionCounters counters;
+    uint64_t graph_bytes = 0;  // written for later workers
 };
 
 SessionEnd run_session(net::Accepted & accepted, const ControlMessage & given, UniqueFd client, int control,
-                        const WorkerOptions & options, Devices & devices, cache::Weights & weights) {
+                        const WorkerOptions & options, Devices & devices, cache::Weights & weights, const UniqueFd & graphs) {
     Links & links = *new Links([control](uint64_t link) {
         return send_control(control, {.kind = ControlMessage::Kind::invite, .token = link});
     }, options.session_grace, networks_for(options, client.get()));
@@ -125,24 +129,27 @@ SessionEnd run_session(net::Accepted & accepted, const ControlMessage & given, U
                  platform::end_process(EXIT_SUCCESS);
              }});
     if (!watch) {
-        return {watch.error().text, {}};
+        return {watch.error().text, {}, 0};
     }
     const Error end = session.run();
-    return {why_ended(end), session.counters()};
+    return {why_ended(end), session.counters(),
+            graphs ? write_graphs(graphs.get(), session.encode_graphs(tunable::warm_up_bytes)) : 0};
 }
 
 }  // namespace
 
-void serve(ReceivedControl given, int control, const WorkerOptions & options, Devices & devices, cache::Weights & weights) {
+void serve(ReceivedControl given, int control, const WorkerOptions & options, Devices & devices, cache::Weights & weights,
+           const UniqueFd & graphs) {
     const ControlMessage & message = given.message;
     begin_session_log(message.number, message.count);
     UniqueFd client = platform::duplicate(given.attached.get()).value_or(UniqueFd());
     const ConstBytes first = ConstBytes(message.prefix).first(std::min<size_t>(message.prefix_size, max_prefix));
     auto accepted = net::open_server(std::move(given.attached), first, message.token != 0);
-    const SessionEnd end = accepted ? run_session(*accepted, message, std::move(client), control, options, devices, weights)
-                                    : SessionEnd{accepted.error().text, {}};
+    const SessionEnd end = accepted ? run_session(*accepted, message, std::move(client), control, options, devices, weights,
+                                                  graphs)
+                                    : SessionEnd{accepted.error().text, {}, 0};
     end_server_log();
-    report_end(control, end.reason, end.counters);
+    report_end(control, end.reason, end.counters, end.graph_bytes);
 }
 
 }  // namespace caravan::server

@@ -1,5 +1,6 @@
 #include "server/worker/worker.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <fstream>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "net/hello.h"
 #include "platform/limits.h"
 #include "platform/pages.h"
+#include "platform/poll.h"
 #include "platform/process_control.h"
 #include "platform/shared_memory.h"
 #include "server/confine/confinement.h"
@@ -17,17 +19,21 @@
 #include "server/graph/lent_memory.h"
 #include "server/ops/op_check.h"
 #include "server/worker/serving.h"
+#include "server/worker/warm_ups.h"
 #include "tunables/session.h"
 
 namespace caravan::server {
 namespace {
+
+// Whether graphs of an earlier session are being computed: their failures concern nobody.
+std::atomic<bool> is_warming_up = false;
 
 // Logs ggml's warnings and errors, or everything when debugging. ggml passes lines in pieces.
 void quiet_log(ggml_log_level level, const char * text, void *) {
     static thread_local bool shown = false;
     static thread_local std::string line;
     if (level != GGML_LOG_LEVEL_CONT) {
-        shown = level >= GGML_LOG_LEVEL_WARN || debug_enabled();
+        shown = (level >= GGML_LOG_LEVEL_WARN && !is_warming_up) || debug_enabled();
     }
     if (!shown) {
         return;
@@ -98,6 +104,85 @@ bool confine_worker(int control, const WorkerOptions & options, const Devices & 
     return send_control(control, message);
 }
 
+bool has_message(int control) {
+    platform::Watch watch{control, platform::readable, 0};
+    return platform::poll({&watch, 1}, 0).value_or(1) > 0;
+}
+
+// What a worker does until its session begins, and then the session.
+class SpareWorker {
+public:
+    SpareWorker(int control, const WorkerOptions & options, Devices & devices, cache::Weights & weights)
+        : control_(control), options_(options), devices_(devices), weights_(weights), warm_ups_(devices) {}
+
+    // Returns when the session is over or the supervisor has exited.
+    void run() {
+        for (;;) {
+            if (warm_ups_.has_next() && !has_message(control_)) {
+                compute_next();
+                continue;
+            }
+            auto received = receive_control(control_, Descriptors::accept_one);
+            if (!received || !*received) {
+                return;
+            }
+            if ((*received)->message.kind == ControlMessage::Kind::session) {
+                warm_ups_.stop();
+                serve(std::move(**received), control_, options_, devices_, weights_, graphs_);
+                return;
+            }
+            handle(std::move(**received));
+        }
+    }
+
+private:
+    void compute_next() {
+        is_warming_up = true;
+        warm_ups_.compute_next();
+        is_warming_up = false;
+        if (!warm_ups_.has_next()) {
+            reply_warmed();
+        }
+    }
+    void reply_warmed() { send_control(control_, {.kind = ControlMessage::Kind::warmed, .number = warm_number_}); }
+
+    void handle(ReceivedControl received) {
+        const ControlMessage & message = received.message;
+        switch (message.kind) {
+            case ControlMessage::Kind::memory: report_memory(message); break;
+            case ControlMessage::Kind::keep: graphs_ = std::move(received.attached); break;
+            case ControlMessage::Kind::warm:
+                warm_number_ = message.number;
+                received.attached ? warm_ups_.begin(received.attached.get(), message.memory_total) : warm_ups_.stop();
+                if (!warm_ups_.has_next()) {
+                    reply_warmed();
+                }
+                break;
+            default: break;
+        }
+    }
+
+    void report_memory(const ControlMessage & query) {
+        if (query.number >= devices_.count()) {
+            return;
+        }
+        const auto memory = lent_memory(devices_.memory(query.memory_free), query.number, options_.max_memory,
+                                        options_.max_memory);
+        ControlMessage reply = query;
+        reply.memory_free = memory.free;
+        reply.memory_total = memory.total;
+        send_control(control_, reply);
+    }
+
+    const int control_;
+    const WorkerOptions & options_;
+    Devices & devices_;
+    cache::Weights & weights_;
+    UniqueFd graphs_;  // memory for those of its session
+    WarmUps warm_ups_;
+    uint32_t warm_number_ = 0;  // of the last request
+};
+
 }  // namespace
 
 int run_worker(int control, const WorkerOptions & options) {
@@ -138,26 +223,9 @@ int run_worker(int control, const WorkerOptions & options) {
         !announce(control, *devices)) {
         return EXIT_FAILURE;
     }
-    for (;;) {
-        auto received = receive_control(control, Descriptors::accept_one);
-        if (!received || !*received) {
-            platform::end_process(EXIT_SUCCESS);  // the supervisor has exited; _exit() as below
-        }
-        const ControlMessage & message = (*received)->message;
-        if (message.kind == ControlMessage::Kind::session) {
-            serve(std::move(**received), control, options, *devices, weights);
-            // Skips the clean-up of the back-ends, so that the session's memory is free immediately.
-            platform::end_process(EXIT_SUCCESS);
-        }
-        if (message.kind == ControlMessage::Kind::memory && message.number < devices->count()) {
-            const auto memory = lent_memory(devices->memory(message.memory_free), message.number, options.max_memory,
-                                            options.max_memory);
-            ControlMessage reply = message;
-            reply.memory_free = memory.free;
-            reply.memory_total = memory.total;
-            send_control(control, reply);
-        }
-    }
+    SpareWorker(control, options, *devices, weights).run();
+    // Skips the clean-up of the back-ends, so that the session's memory is free immediately.
+    platform::end_process(EXIT_SUCCESS);
 }
 
 }  // namespace caravan::server

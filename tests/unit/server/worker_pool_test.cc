@@ -57,8 +57,8 @@ protected:
         ASSERT_TRUE(send_control(far.get(), message));
         pool.receive_messages(worker());
     }
-    void be_spare() {
-        say({.kind = Kind::device, .count = 1});
+    void be_spare(bool with_gpu = false) {
+        say({.kind = Kind::device, .count = 1, .is_cpu = with_gpu ? 0u : 1u});
         say({.kind = Kind::ready});
         ASSERT_EQ(pool.spare(), &worker());
     }
@@ -192,6 +192,111 @@ TEST_F(WorkerPoolTest, TheLastMessageOfAWorkerIsHandled) {
     far.reset();
     EXPECT_TRUE(pool.reap(pid, {}));
     EXPECT_TRUE(pool_errors.empty()) << pool_errors.front();
+}
+
+// With a device that is not a CPU, sessions leave graphs to later workers.
+class WarmPool : public WorkerPoolTest {
+protected:
+    // The next message to the worker.
+    ReceivedControl heard() {
+        auto received = receive_control(far.get(), Descriptors::accept_one);
+        EXPECT_TRUE(received && *received);
+        return received && *received ? std::move(**received) : ReceivedControl{};
+    }
+    bool hears_nothing() {
+        const auto received = receive_control(far.get(), Descriptors::accept_one);
+        return received && !*received;
+    }
+    // A session that leaves graphs of `size` bytes; then its worker is the spare one again, as another one would be.
+    void leave_graphs(uint64_t size) {
+        be_spare(true);
+        EXPECT_EQ(heard().message.kind, Kind::keep);
+        ASSERT_TRUE(begin_session());
+        EXPECT_EQ(heard().message.kind, Kind::session);
+        say({.kind = Kind::ended, .memory_total = size});
+        worker().state = State::loading;
+        worker().end_reported = false;
+        be_spare(true);
+        EXPECT_EQ(heard().message.kind, Kind::keep);
+        worker().warm_up_at = TimePoint::min();
+        pool.begin_warm_ups();
+    }
+    ControlMessage heard_warm() {
+        const ReceivedControl warm = heard();
+        EXPECT_EQ(warm.message.kind, Kind::warm);
+        EXPECT_TRUE(warm.attached);
+        EXPECT_TRUE(worker().is_warming_up);
+        return warm.message;
+    }
+    // As long as its warm-up may last.
+    void expire() {
+        worker().deadline = TimePoint::min();
+        pool.kill_hanging();
+    }
+};
+
+TEST_F(WarmPool, TheSpareComputesGraphsOfTheLastSession) {
+    leave_graphs(1000);
+    const ControlMessage warm = heard_warm();
+    EXPECT_EQ(warm.memory_total, 1000u);
+    say({.kind = Kind::warmed, .number = warm.number});
+    EXPECT_EQ(pool.spare(), &worker());
+    EXPECT_EQ(worker().deadline, no_deadline);
+    EXPECT_TRUE(hears_nothing());
+}
+
+TEST_F(WarmPool, AWaitingClientStopsIt) {
+    leave_graphs(1000);
+    const ControlMessage warm = heard_warm();
+    EXPECT_EQ(pool.spare(), nullptr);
+    EXPECT_EQ(pool.spare(), nullptr);
+    const ReceivedControl stop = heard();
+    EXPECT_EQ(stop.message.kind, Kind::warm);
+    EXPECT_FALSE(stop.attached);
+    EXPECT_TRUE(hears_nothing()) << "once";
+    say({.kind = Kind::warmed, .number = warm.number - 1});
+    EXPECT_EQ(pool.spare(), nullptr) << "a reply to an earlier request";
+    say({.kind = Kind::warmed, .number = stop.message.number});
+    EXPECT_EQ(pool.spare(), &worker());
+}
+
+TEST_F(WarmPool, AWorkerThatDoesNotStopIsReplacedByOneWithoutTheseGraphs) {
+    leave_graphs(1000);
+    heard_warm();
+    expire();
+    EXPECT_EQ(worker().state, State::retired);
+    worker().state = State::loading;
+    worker().is_warming_up = false;
+    be_spare(true);
+    EXPECT_EQ(heard().message.kind, Kind::keep);
+    worker().warm_up_at = TimePoint::min();
+    pool.begin_warm_ups();
+    EXPECT_TRUE(hears_nothing());
+}
+
+TEST_F(WarmPool, AfterSomeFailuresGraphsAreComputedNoMore) {
+    for (int i = 0; i < tunable::max_warm_up_failures; ++i) {
+        leave_graphs(1000);
+        heard_warm();
+        expire();
+        worker().state = State::loading;
+        worker().is_warming_up = false;
+        worker().end_reported = false;
+    }
+    be_spare(true);
+    EXPECT_TRUE(hears_nothing());
+    EXPECT_EQ(pool.spare(), &worker());
+}
+
+TEST_F(WarmPool, SizesBeyondTheMemoryAreIgnored) {
+    leave_graphs(uint64_t{1} << 40);
+    EXPECT_TRUE(hears_nothing());
+    EXPECT_EQ(pool.spare(), &worker());
+}
+
+TEST_F(WarmPool, WorkersWithCpusGetNoMemory) {
+    be_spare();
+    EXPECT_TRUE(hears_nothing());
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Preloaded into llama.cpp's tools by the tests. They print from a thread that they do not wait for at exit, so on a busy machine
-// the end of their output can be lost, with and without RPC. This waits until all other threads sleep, at most 5 s.
+// Preloaded into llama.cpp's tools by the tests. They print from a thread that they do not wait for at exit, so on a busy
+// machine the end of their output can be lost, with and without RPC. This waits until all other threads sleep, at most 5 s.
 #include <dirent.h>
 #include <unistd.h>
 

@@ -41,7 +41,8 @@ seconds connect_timeout();
 // GGML_RPC_RECONNECT_S: time-out for resuming a session whose connection broke. Default 60 s; 0 disables resuming.
 seconds reconnect_time();
 
-// GGML_RPC_POLL_US: time to poll a socket before sleeping on it; 0 sleeps at once. Null, the default: it is learnt (net/polling.h).
+// GGML_RPC_POLL_US: time to poll a socket before sleeping on it; 0 sleeps at once. Null, the default: it is learnt
+// (net/polling.h).
 std::optional<microseconds> poll_time();
 
 // GGML_RPC_DIALECT: native (the default) or stock, for comparisons and debugging.

@@ -88,7 +88,8 @@ Result<size_t> Reader::read_packed(MutableBytes to) {
     const Rows & rows = content_.rows;
     const uint64_t begin = rows.position(done_);
     if (rows.size >= tunable::min_row_read) {
-        return platform::read_at(content_.fd.get(), to.first(std::min<uint64_t>(to.size(), rows.size - done_ % rows.size)), begin);
+        const auto within_row = std::min<uint64_t>(to.size(), rows.size - done_ % rows.size);
+        return platform::read_at(content_.fd.get(), to.first(within_row), begin);
     }
     const uint64_t end = rows.position(done_ + to.size() - 1) + 1;
     with_gaps_.resize(std::min<uint64_t>(end - begin, chunk_size));

@@ -29,7 +29,8 @@ bool run(const AddingServers & servers, uint64_t bytes, size_t count) {
     std::vector<client::Stream::Ticket> tickets;
     for (size_t i = 0; i < ranks.size(); ++i) {
         const Reductions::Term & term = terms[i].front();
-        tickets.push_back(ranks[i].connection->data().get(term.region, term.range, 0, mutable_bytes(&results[i], sizeof(float))));
+        const MutableBytes result = mutable_bytes(&results[i], sizeof(float));
+        tickets.push_back(ranks[i].connection->data().get(term.region, term.range, 0, result));
     }
     bool works = true;
     for (size_t i = 0; i < ranks.size(); ++i) {

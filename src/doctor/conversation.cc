@@ -62,7 +62,8 @@ wire::Tensor Region::tensor() const {
 Conversation::Conversation(std::unique_ptr<net::Transport> transport, const Limits & limits)
     : kind_(transport->kind()),
       queue_pairs_(transport->queue_pairs()),
-      stream_(std::make_unique<BoundedTransport>(std::move(transport), limits.total), limits.reply, net::Polling::of_environment()),
+      stream_(std::make_unique<BoundedTransport>(std::move(transport), limits.total), limits.reply,
+              net::Polling::of_environment()),
       lock_(stream_.mutex()) {}
 
 Result<> Conversation::check_connection() const {

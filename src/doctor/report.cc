@@ -208,8 +208,8 @@ void put_all_reduce(std::string & out, const AllReduceFacts & facts) {
         line(out, "{}", row);
     }
     wrapped(out, "  ", formatted("predicted speed of generation against one server, if the others are like it: "
-                                 "1 / ({:g} + {:g} / {} + 2 * layers * sum / token), where layers are {}, {}, {} and {}, and the "
-                                 "sum that of an embedding",
+                                 "1 / ({:g} + {:g} / {} + 2 * layers * sum / token), where layers are {}, {}, {} and {}, and "
+                                 "the sum that of an embedding",
                                  repeated_part, 1 - repeated_part, facts.endpoints.size(), shapes[0].layers, shapes[1].layers,
                                  shapes[2].layers, shapes[3].layers));
 }

@@ -23,9 +23,9 @@ inline constexpr int max_lookups = 4;
 // the supervisor or a worker refuses it.
 inline constexpr seconds handshake_timeout{10}, refusal_timeout{5}, worker_refusal_timeout{2};
 
-// A wait polls for the time that the last poll_history waits took and a margin, but not longer than the limit: what a sleep costs
-// (20 to 100 us to be woken up) is not worth more. Before there are poll_min_history waits it polls for poll_start.
-// If most took longer, it polls once: over RDMA that is what the waits in a long transfer need.
+// A wait polls for the time that the last poll_history waits took and a margin, but not longer than the limit: what a sleep
+// costs (20 to 100 us to be woken up) is not worth more. Before there are poll_min_history waits it polls for poll_start. If
+// most took longer, it polls once: over RDMA that is what the waits in a long transfer need.
 inline constexpr microseconds poll_start{50}, poll_limit{300}, poll_margin{10}, poll_once{1};
 inline constexpr size_t poll_history = 16, poll_min_history = 4;
 // Once the history is full, one of so many waits is measured: a reading of the clock is a system call on some machines.

@@ -22,14 +22,14 @@ inline constexpr milliseconds session_farewell{500};
 // Time for a client to complete a message that it began, or to read a reply.
 inline constexpr seconds client_stall_timeout{60};
 static_assert(supervisor_reply_timeout < client_stall_timeout);
-// If nothing follows a launch on a GPU for this long, the session waits for the GPU, to know how long it computed. Until the GPU
-// is done it then reads no command, so this is short only while the client records a timeline.
+// If nothing follows a launch on a GPU for this long, the session waits for the GPU, to know how long it computed. Until the
+// GPU is done it then reads no command, so this is short only while the client records a timeline.
 inline constexpr microseconds launch_follow_up{10'000}, launch_follow_up_recorded{100};
 // A client that reconnects, and was silent for this long, is logged.
 inline constexpr seconds min_logged_silence{10};
 
-// Bytes. Data of buffers that the processor cannot address pass through pieces of this size; long transfers use several, so that
-// one is copied while the next arrives.
+// Bytes. Data of buffers that the processor cannot address pass through pieces of this size; long transfers use several, so
+// that one is copied while the next arrives.
 inline constexpr size_t staging_size = 1 * MiB, staging_pieces = 3;
 // Bytes. Weights that are also stored in the cache are received in pieces of this size.
 inline constexpr size_t cached_piece = 4 * MiB;

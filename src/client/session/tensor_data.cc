@@ -69,7 +69,8 @@ void TensorData::set_2d(const wire::Region & region, const Range & range, uint64
     queue_.send_held(range);
     if (is_upload) {
         queue_.undelivered().record_write(range, true);
-        queue_.uploads().upload(lock, region, range, offset, {data, size, n_copies, stride_data}, buffers_.size_of(region.buffer));
+        queue_.uploads().upload(lock, region, range, offset, {data, size, n_copies, stride_data},
+                                buffers_.size_of(region.buffer));
         return;
     }
     queue_.commands().write_2d(region, offset, size, n_copies, stride_tensor);

@@ -32,7 +32,8 @@ public:
 
 private:
     bool should_look_up(Lock & lock);
-    bool find_on_server(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset, const WeightRows & data);
+    bool find_on_server(Lock & lock, const wire::Region & region, const Range & range, uint64_t offset,
+                        const WeightRows & data);
     void send(Lock & lock, const wire::Region & region, uint64_t offset, const WeightRows & data, bool keep);
 
     CommandStream & stream_;

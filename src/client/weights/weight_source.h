@@ -15,7 +15,8 @@ struct WeightSource {
     cache::Rows rows;  // in the file
 };
 
-// Maps these rows, with the gaps between them. Fails with Errc::io if the file cannot be read, Errc::not_found if it has changed since.
+// Maps these rows, with the gaps between them. Fails with Errc::io if the file cannot be read, Errc::not_found if it has
+// changed since.
 Result<platform::Mapping> map_weights(const WeightSource & source);
 
 }  // namespace caravan::client

@@ -170,7 +170,8 @@ Result<uint8_t> receive_verdict(SocketHandle socket, TimePoint deadline) {
     std::byte bytes[sizeof(wire::RequestHeader) + sizeof(wire::RdmaVerdict)];
     if (auto got = receive_exact(socket, bytes, deadline); !got) {
         return got.error().code == Errc::timed_out
-                   ? fail(Errc::timed_out, "the client sent no verdict on RDMA within {} s", tunable::rdma_verdict_timeout.count())
+                   ? fail(Errc::timed_out, "the client sent no verdict on RDMA within {} s",
+                          tunable::rdma_verdict_timeout.count())
                    : std::unexpected(got.error());
     }
     const auto header = load<wire::RequestHeader>(bytes);

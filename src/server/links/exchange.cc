@@ -175,8 +175,9 @@ Result<> Exchange::check(const Transfer & transfer) const {
         return fail(Errc::unavailable, "rank {} has left the group", peer.rank);
     }
     if (const unsigned is_valid = transfer.header.is_valid; is_valid > 1) {
-        return fail(Errc::protocol, "rank {} of the group marked its data with {}, which means neither valid (1) nor not valid (0)",
-                    peer.rank, is_valid);
+        return fail(Errc::protocol,
+                    "rank {} of the group marked its data with {}, which means neither valid (1) nor not valid (0)", peer.rank,
+                    is_valid);
     }
     if (number != peer.messages_received || size != *transfer.size) {
         return fail(Errc::protocol, "rank {} of the group sent message {} with {} bytes instead of {} with {} bytes", peer.rank,

@@ -6,7 +6,9 @@
 namespace caravan::server {
 
 LinkReceiver::LinkReceiver(std::unique_ptr<net::Transport> transport, bool shares_memory)
-    : transport_(std::move(transport)), shares_memory_(shares_memory), in_(*transport_, {}, tunable::link_stall_timeout, net::Polling::of_environment()) {}
+    : transport_(std::move(transport)),
+      shares_memory_(shares_memory),
+      in_(*transport_, {}, tunable::link_stall_timeout, net::Polling::of_environment()) {}
 
 net::Transport * LinkReceiver::take_over() {
     return next_ > 0 || std::exchange(is_taken_, true) ? nullptr : transport_.get();

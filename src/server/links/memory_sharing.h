@@ -16,8 +16,8 @@ struct SharingRank {
     bool opened;
 };
 
-// Replaces the links of those `ranks` of `peers` with which memory can be shared, and logs with which. Without shared memory the
-// link stays as it is. Fails if a link breaks, or a peer sends what does not fit. Returns early if `is_cancelled`.
+// Replaces the links of those `ranks` of `peers` with which memory can be shared, and logs with which. Without shared memory
+// the link stays as it is. Fails if a link breaks, or a peer sends what does not fit. Returns early if `is_cancelled`.
 Result<> share_memory(std::span<Peer> peers, std::span<const SharingRank> ranks, MemorySource & source, Exchange & exchange,
                       const std::atomic<bool> & is_cancelled);
 

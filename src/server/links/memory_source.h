@@ -1,5 +1,5 @@
-// Where a session gets the memory that it shares with sessions of other servers of this machine: from its server's main process,
-// because a worker may neither open descriptors of other processes nor connect to local sockets.
+// Where a session gets the memory that it shares with sessions of other servers of this machine: from its server's main
+// process, because a worker may neither open descriptors of other processes nor connect to local sockets.
 #pragma once
 
 #include <array>

@@ -36,7 +36,8 @@ public:
                    std::optional<Algorithm> algorithm = std::nullopt,
                    milliseconds leave_time = tunable::reduction_leave_timeout, Framing framing = Framing::headers);
 
-    // The first reduction agrees with these ranks, which have to do the same, on shared memory. `source` must outlive the group.
+    // The first reduction agrees with these ranks, which have to do the same, on shared memory. `source` must outlive the
+    // group.
     void share_memory_with(std::vector<SharingRank> ranks, MemorySource & source);
     // The number of ranks that are reached through shared memory.
     size_t sharing() const;

@@ -25,8 +25,8 @@ public:
     // Replies with `size` bytes of the region.
     Result<> read(CheckedRegion & region, uint64_t size);
     Result<> read_rows(CheckedRegion & region, uint64_t size, uint64_t n_rows, uint64_t stride);
-    // Waits for the region's device. If `size` bytes of the region fit into one piece and are in memory that the processor cannot
-    // address, reads them in the same wait and returns them, valid until the next operation. Otherwise returns none.
+    // Waits for the region's device. If `size` bytes of the region fit into one piece and are in memory that the processor
+    // cannot address, reads them in the same wait and returns them, valid until the next operation. Otherwise returns none.
     Result<ConstBytes> wait_and_read(CheckedRegion & region, uint64_t size);
     // Passes all bytes of the tensor to `sink`, in pieces that are valid until it returns.
     Result<> read_to(CheckedRegion & region, const std::function<Result<>(ConstBytes)> & sink);

@@ -155,8 +155,9 @@ Result<> NativeDialect::find_part() {
     return context_.serve<wire::FindPartRequest>([&](const auto & request) -> Result<> {
         const cache::Rows part{request.at, request.size, request.count, request.stride};
         if (!part.are_within(request.tensor_size)) {
-            return fail(Errc::invalid_argument, "{} rows of {} bytes, each {} after the other, from {} are no part of a tensor of {} bytes",
-                        part.count, part.size, part.stride, part.offset, static_cast<uint64_t>(request.tensor_size));
+            return fail(Errc::invalid_argument,
+                        "{} rows of {} bytes, each {} after the other, from {} are no part of a tensor of {} bytes", part.count,
+                        part.size, part.stride, part.offset, static_cast<uint64_t>(request.tensor_size));
         }
         auto target = region(request.slot, request.offset, part.bytes());
         if (!target) {

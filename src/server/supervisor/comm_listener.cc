@@ -17,8 +17,8 @@ CommListener::CommListener(const ServerOptions & options, WorkerPool & workers) 
 Result<> CommListener::set_port(uint16_t server_port) {
     const uint32_t port = server_port + wire::comm_port_offset;
     if (port > 0xffff) {
-        return fail(Errc::invalid_argument, "--stock-comm: clients expect port {}, {} above that of the server, and there is none; "
-                    "use a lower port", port, wire::comm_port_offset);
+        return fail(Errc::invalid_argument, "--stock-comm: clients expect port {}, {} above that of the server, and there is "
+                    "none; use a lower port", port, wire::comm_port_offset);
     }
     port_ = static_cast<uint16_t>(port);
     // Released at once: rank 1 tries again for as long as connections are refused, but not after one was closed.

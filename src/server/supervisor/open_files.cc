@@ -13,7 +13,8 @@ namespace caravan::server {
 
 size_t fit_open_files(ServerOptions & options) {
     constexpr size_t own = 16;  // listeners, signals, standard streams, the spare worker, a loading worker, the indexer
-    constexpr size_t of_session = 3, of_busy_session = 2 + WorkerPool::max_connections + tunable::max_unopened_memories;
+    constexpr size_t of_session = 2, of_busy_session = 1 + WorkerPool::max_connections + tunable::max_unopened_memories;
+    constexpr size_t of_graphs = 1;  // of a session
     constexpr size_t most = tunable::max_waiting_clients, least = tunable::min_waiting_clients;
     // Descriptors in flight count per user. The kernel lets a process send descriptors while their number is within its own
     // limit, up to 253 with one message. A worker's limit therefore lies below this process's by one such message and the
@@ -26,7 +27,7 @@ size_t fit_open_files(ServerOptions & options) {
     if (!files) {
         return most;
     }
-    const size_t wanted = std::max(own + most + sessions * of_busy_session, usual_of_worker + above_workers);
+    const size_t wanted = std::max(own + most + sessions * (of_busy_session + of_graphs), usual_of_worker + above_workers);
     if (files->now < wanted && files->now < files->most) {
         files->now = std::min<uint64_t>(files->most, wanted);
         platform::set_open_file_limit(*files);
@@ -40,7 +41,9 @@ size_t fit_open_files(ServerOptions & options) {
         log_warning("{} open files (ulimit -n) are enough for {}: serving no more at once", files->now,
                     counted(static_cast<uint64_t>(options.max_sessions), "session"));
     }
-    return std::min(left - static_cast<size_t>(options.max_sessions) * of_session, most);
+    const auto served = static_cast<size_t>(options.max_sessions);
+    options.worker.keep_graphs = left >= least + served * (of_session + of_graphs);
+    return std::min(left - served * (of_session + (options.worker.keep_graphs ? of_graphs : 0)), most);
 }
 
 }  // namespace caravan::server

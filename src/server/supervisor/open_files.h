@@ -8,7 +8,7 @@
 namespace caravan::server {
 
 // Raises the limit of this process as needed and permitted, and sets that of workers in `options`. Returns the permitted number
-// of clients without a session. Reduces the sessions in `options` if the limit is too low.
+// of clients without a session. Reduces the sessions in `options`, and keeps no graphs, if the limit is too low.
 size_t fit_open_files(ServerOptions & options);
 
 }  // namespace caravan::server

@@ -11,7 +11,7 @@ namespace caravan::server {
 
 // A worker that has loaded gets memory for the graphs of its session, and soon the graphs of the last one.
 void WorkerPool::prepare(WorkerProcess & worker) {
-    if (warm_up_failures_ >= tunable::max_warm_up_failures ||
+    if (!options_.keep_graphs || warm_up_failures_ >= tunable::max_warm_up_failures ||
         std::ranges::all_of(devices(), [](const ControlMessage & device) { return device.is_cpu != 0; })) {
         return;
     }

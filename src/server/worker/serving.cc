@@ -101,7 +101,9 @@ SessionEnd run_session(net::Accepted & accepted, const ControlMessage & given, U
         accepted.transport = std::move(resumable);
     }
     // As the links, it is never destroyed.
-    auto & memory = *new SharedMemoryRequests([control](const ControlMessage & message) { return send_control(control, message); });
+    auto & memory = *new SharedMemoryRequests([control](const ControlMessage & message) {
+        return send_control(control, message);
+    });
     links.memory = &memory;
     TokenConnections connections(links, streams);
     MachineMemory machine([control](const ControlMessage & claim) { return send_control(control, claim); });

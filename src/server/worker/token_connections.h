@@ -22,7 +22,8 @@ public:
     TokenConnections(const TokenConnections &) = delete;
 
     // Completes the handshake on a new thread. `first`: bytes that were already received. `resumes`: the peer supports
-    // resuming. `shares_memory`: as for Links::accept(). Drops the connection after close() or if there are too many handshakes. Called by one thread.
+    // resuming. `shares_memory`: as for Links::accept(). Drops the connection after close() or if there are too many
+    // handshakes. Called by one thread.
     void accept(uint64_t token, UniqueFd socket, std::vector<std::byte> first, bool resumes, bool shares_memory = false);
     // Aborts the handshakes and joins their threads, within the handshake's deadlines. No thread uses `links` or `streams` when
     // this returns.

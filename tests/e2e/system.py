@@ -15,7 +15,8 @@ PLUGIN = BIN / 'libggml-rpc-caravan.so'
 RPC_SERVER = BIN / 'rpc-server'
 SANITIZE = os.environ.get('CARAVAN_SANITIZE', '')
 DRAIN_LOG = str(BIN / 'libdrain-log.so')  # for all tools of llama.cpp
-# Sanitizers look for the C++ library when a program starts. Python loads it later, with ggml's back-ends, which throw exceptions.
+# Sanitizers look for the C++ library when a program starts. Python loads it later, with ggml's back-ends, which throw
+# exceptions.
 PRELOAD = ':'.join(filter(None, [os.environ.get('CARAVAN_PRELOAD'), 'libstdc++.so.6' if SANITIZE else None, DRAIN_LOG]))
 MODEL = ROOT / 'models' / 'scribe-5m-q8_0.gguf'
 TEXT = ROOT / 'models' / 'sample.txt'
@@ -74,7 +75,7 @@ def landlock_version():
 
 
 def children(pid):
-    """Process ids of the children of `pid`, zombies left out."""
+    """Process ids of the children of `pid`, the oldest first, zombies left out."""
     found = []
     for entry in os.listdir('/proc'):
         if entry.isdigit():
@@ -83,8 +84,8 @@ def children(pid):
             except OSError:
                 continue
             if int(fields[1]) == pid and fields[0] != 'Z':
-                found.append(int(entry))
-    return sorted(found)
+                found.append((int(fields[19]), int(entry)))  # with its start time: process ids begin again after the largest
+    return [child for _, child in sorted(found)]
 
 
 def is_alive(pid):

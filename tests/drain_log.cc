@@ -26,8 +26,9 @@ bool others_sleep() {
     if (FILE* file = std::fopen(path, "re")) {
       text[std::fread(text, 1, sizeof text - 1, file)] = '\0';
       std::fclose(file);
-      const char* name_end = std::strrchr(text, ')'); // then the state: R, also while it waits for a core
-      sleep = sleep && !(name_end != nullptr && std::strncmp(name_end, ") R", 3) == 0);
+      // The state follows the name: R also while it waits for a core, D for memory or a disk.
+      const char* name_end = std::strrchr(text, ')');
+      sleep = sleep && (name_end == nullptr || std::strncmp(name_end, ") S", 3) == 0);
     }
   }
   closedir(threads);
@@ -36,8 +37,10 @@ bool others_sleep() {
 
 struct AtExit {
   ~AtExit() {
-    for (int i = 0; i < 5000 && !others_sleep(); i++) {
+    // Several times in a row: a thread may sleep for a moment between two lines.
+    for (int i = 0, asleep = 0; i < 5000 && asleep < 5; i++) {
       usleep(1000);
+      asleep = others_sleep() ? asleep + 1 : 0;
     }
   }
 } at_exit;

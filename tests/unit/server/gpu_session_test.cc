@@ -48,18 +48,23 @@ struct GpuSession : Memory, testing::Test {
         return {answer->spans, answer->spans + answer->count};
     }
 
+    // Three launches, each followed by a read that waits once for both.
+    void compute_tokens() {
+        for (int token = 1; token <= 3; ++token) {
+            const auto value = static_cast<float>(token);
+            write(value);
+            launch();
+            EXPECT_EQ(client.read(2), (std::vector<float>{value + 10, value + 20, value + 30, value + 40}));
+            EXPECT_EQ(test::fake_gpu().waits, token);
+        }
+    }
+
     Devices devices = test::open_with_gpu({"GPU0"});
     NativeClient client{devices};
 };
 
 TEST_F(GpuSession, ReadAfterALaunchWaitsOnce) {
-    for (int token = 1; token <= 3; ++token) {
-        const auto value = static_cast<float>(token);
-        write(value);
-        launch();
-        EXPECT_EQ(client.read(2), (std::vector<float>{value + 10, value + 20, value + 30, value + 40}));
-        EXPECT_EQ(test::fake_gpu().waits, token);
-    }
+    compute_tokens();
 }
 
 TEST_F(GpuSession, ReadWithoutALaunchWaitsForItsBytesOnly) {
@@ -111,13 +116,7 @@ struct UnifiedGpuSession : GpuSession {
 };
 
 TEST_F(UnifiedGpuSession, NothingIsCopied) {
-    for (int token = 1; token <= 3; ++token) {
-        const auto value = static_cast<float>(token);
-        write(value);
-        launch();
-        EXPECT_EQ(client.read(2), (std::vector<float>{value + 10, value + 20, value + 30, value + 40}));
-        EXPECT_EQ(test::fake_gpu().waits, token);
-    }
+    compute_tokens();
     EXPECT_EQ(test::fake_gpu().copies, 0);
     EXPECT_TRUE(devices.facts(0).has_unified_memory);
 }

@@ -24,8 +24,17 @@ def test_rdma_is_the_default(rig, local):
     assert re.search(r'RDMA activated: qpn=\d+->\d+ mtu=4096 rx_depth=24', rig.log())
     assert re.search(r'confinement    : no_new_privs, no ptrace, capabilities: '
                      r'[^;]+(, seccomp, Landlock|; no seccomp: .+; no Landlock: )', rig.log())
+    assert after['sent_bytes'] > before['sent_bytes']
+
+
+def test_required_rdma_carries_all_data(rig, local):
+    rig.server()
+    before = rig.client_machine.counters()
+    logits, output = rig.logits(EP, env={'GGML_RPC_TRANSPORT': 'rdma'})
+    after = rig.client_machine.counters()
+    assert logits == local
     weights = conftest.MODEL.stat().st_size * 0.9
-    assert after['sent_bytes'] - before['sent_bytes'] > weights, 'the weights were not sent over RDMA'
+    assert after['sent_bytes'] - before['sent_bytes'] > weights, output
 
 
 def test_ipv6(rig, local):

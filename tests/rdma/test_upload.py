@@ -74,11 +74,12 @@ def assert_ends_cleanly(client):
 
 
 def test_whole(rig, model):
+    """Sessions that may use TCP begin with it, and send the first weights over it."""
     rig.server()
     before = sent(rig)
-    client = start(rig)
+    client = start(rig, GGML_RPC_TRANSPORT='rdma')
     assert client.wait(PATIENCE) == 0, client.output()[-2000:]
-    assert sent(rig) - before > model.stat().st_size * 0.8
+    assert sent(rig) - before > model.stat().st_size * 0.8, client.output()
     workers_left(rig, 1)
 
 

@@ -29,6 +29,7 @@ std::optional<ResultRead> first_bytes_of_output(const ggml_cgraph & graph, const
 }  // namespace
 
 ggml_status Launcher::launch(uint32_t device, const ggml_cgraph & graph, const HandleOf & handle_of) {
+    const ProgramClock::Pause pause;
     queue_.await_upgrade();
     auto lock = queue_.lock();
     queue_.begin(lock);
@@ -110,6 +111,7 @@ Stream::Ticket Launcher::request(Lock &, const ResultRead & read) {
 }
 
 ggml_status Launcher::await_result() {
+    const ProgramClock::Pause pause;
     auto lock = queue_.lock();
     const auto requested = std::exchange(requested_, std::nullopt);
     return requested && queue_.prediction().has_prefetched() ? await_first_bytes(lock, *requested) : GGML_STATUS_SUCCESS;

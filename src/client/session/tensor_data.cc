@@ -83,6 +83,7 @@ void TensorData::set_2d(const wire::Region & region, const Range & range, uint64
 }
 
 Stream::Ticket TensorData::read(const ResultRead & read, MutableBytes dest, Stream::Absent absent, Reader reader) {
+    const ProgramClock::Pause pause;
     auto lock = queue_.lock();
     Stream & stream = queue_.stream();
     LaunchPrediction & prediction = queue_.prediction();

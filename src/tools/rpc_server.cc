@@ -132,7 +132,7 @@ int main(int argc, char ** argv) {
     server::ServerOptions options;
     options.worker.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency() / 2));
     cache::WeightOptions & weights = options.worker.weights;
-    bool list_devices = false, unconfined = false;
+    bool list_devices = false, unconfined = false, no_spare = false;
     int drain = static_cast<int>(options.drain.count()),
         grace = static_cast<int>(options.worker.session_grace.count()),
         load_timeout = static_cast<int>(options.worker.load_timeout.count()),
@@ -224,6 +224,10 @@ int main(int argc, char ** argv) {
         ->transform(CLI::Transformer(std::map<std::string, int>{{"infinity", INT_MAX}}))
         ->check(tools::whole_number(0, INT_MAX, "--drain 60, or --drain infinity").description(""))
         ->capture_default_str();
+    app.add_flag("--no-spare", no_spare,
+                 "keep no worker process that waits for the next session, and so holds memory of GPUs. One then starts, and "
+                 "loads the devices, for a client that begins a session or asks for the memory of a device, and ends if no "
+                 "session begins within 5 s");
     app.add_flag("--no-confinement", unconfined, "run sessions unconfined, for GPU drivers that need more access");
     app.add_flag("--list-devices", list_devices, "print this machine's devices and exit");
     try {
@@ -237,6 +241,7 @@ int main(int argc, char ** argv) {
     }
     check_environment(net::injects_faults);
     options.worker.confined = !unconfined;
+    options.worker.keep_spare = !no_spare;
     options.drain = drain == INT_MAX ? server::ServerOptions::no_limit : seconds(drain);
     options.idle_limit = seconds(idle);
     options.worker.session_grace = seconds(grace);

@@ -32,6 +32,9 @@ inline constexpr int half_open_round_trips = 8;
 
 // Limits for a worker process: to reply, if it is the spare one; to exit once its work is done; to exit after SIGTERM.
 inline constexpr seconds worker_reply_timeout{15}, worker_exit_timeout{10}, worker_kill_grace{2};
+// Without a spare worker (--no-spare), a worker ends if it has no session by this time after it has loaded. Until then it answers
+// queries: most clients ask for the devices' memory, some several times, before they begin a session.
+inline constexpr seconds unused_worker_lifetime{5};
 // Limits for a spare worker that computes graphs of the last session: for all of them; for the graph at hand, once a client
 // waits. After so many workers that exceeded one or died, the server computes no more such graphs.
 inline constexpr seconds warm_up_timeout{60}, warm_up_stop_timeout{2};

@@ -2,6 +2,7 @@
 import socket
 import struct
 
+GET_DEVICE_MEMORY = 11
 HELLO = 14
 DEVICE_COUNT = 15
 NATIVE = 2  # a feature of Caravan peers
@@ -47,6 +48,13 @@ def greet(server, native=False):
     peer.sendall(hello(NATIVE) if native else command(HELLO, bytes(24)))
     receive(peer, 36)
     return peer
+
+
+def free_memory(server, device=0):
+    """What the server answers without a session."""
+    with greet(server) as peer:
+        peer.sendall(command(GET_DEVICE_MEMORY, struct.pack('<I', device)))
+        return struct.unpack_from('<Q', receive(peer, 24), 8)[0]
 
 
 def is_dropped(peer):

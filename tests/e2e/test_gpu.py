@@ -3,7 +3,6 @@ import json
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
 from collections import Counter
@@ -14,13 +13,12 @@ import pytest
 import vulkan
 from harness import same
 from processes import InBackground
-from stockwire import command, greet, is_dropped, receive
+from stockwire import free_memory, is_dropped
 from system import BIN, MAKE_MODELS, MODEL, PATIENCE, PROMPT, SANITIZE, TEST_BACKEND_OPS, TEXT, eventually
 from test_hostile_graphs import ATTACKS, Session
 
 pytestmark = pytest.mark.skipif(vulkan.DRIVER is None, reason='no lavapipe here')
 ENDLESS_GRAPHS = Path(__file__).parent / 'endless_graphs.py'
-GET_DEVICE_MEMORY = 11
 GPU_FIRST = ['-ngl', '99', '-ts', '1,1']
 
 
@@ -181,10 +179,18 @@ def test_client_killed_in_mid_generation(lab):
     vulkan.same_text(vulkan.text(lab, [server]), vulkan.local_text(lab))
 
 
-def free_memory(server):
-    with greet(server) as peer:
-        peer.sendall(command(GET_DEVICE_MEMORY, struct.pack('<I', 0)))
-        return struct.unpack_from('<Q', receive(peer, 24), 8)[0]
+def test_without_a_spare_worker_an_idle_server_holds_no_memory(lab):
+    mib = 256
+    server = vulkan.server(lab, '--no-spare')
+    vulkan.same_text(vulkan.text(lab, [server]), vulkan.local_text(lab))
+    eventually(lambda: not server.workers(), 'the only worker has ended')
+    before = free_memory(server)
+    client = lab.start('endless_graphs.py', [sys.executable, ENDLESS_GRAPHS, server.endpoint, mib])
+    client.wait_for('computing')
+    assert before - free_memory(server) > mib << 19
+    client.kill()
+    server.wait_idle(20)
+    eventually(lambda: before - free_memory(server) < mib << 19, 'the memory is free again', 20)
 
 
 @pytest.mark.extra

@@ -80,7 +80,7 @@ def test_help_says_what_every_option_does(lab):
     said = ask(lab, '--help').out
     for option in ['--host', '--port', '--threads', '--device', '--cache', '--cache-size', '--model-dir',
                    '--max-sessions', '--max-per-address', '--idle-limit', '--max-memory', '--no-confinement', '--drain', '--links',
-                   '--load-timeout', '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes:']:
+                   '--load-timeout', '--no-spare', '--list-devices', '--version', 'LLAMA_CACHE', 'Exit codes:']:
         assert option in said
     assert not re.search(r'--\S*(fd|control|worker)\b', said)  # what is between the two programs only
 

@@ -128,6 +128,19 @@ def test_a_worker_that_hangs_while_it_loads_starves_nobody(lab):
     assert len(server.workers()) == 1
 
 
+def test_without_a_spare_worker_clients_are_served_once_workers_start_again(lab):
+    path, env = hanging_backend(lab)
+    server = lab.server('--no-spare', '--load-timeout', 1, env=env)
+    os.mkfifo(path)
+    with greet(server) as client:
+        client.sendall(command(ALLOC_BUFFER, struct.pack('<IQ', 0, 4096)))  # takes the first worker
+        receive(client, 24)
+    assert 'did not load its devices' in lab.devices(server.endpoint)[1].log
+    path.unlink()
+    server.wait_for('worker processes start again', 60)  # although no client waits
+    assert lab.devices(server.endpoint)[0]
+
+
 def test_a_spare_worker_that_hangs_is_replaced(lab):
     server = lab.server()
     spare, = server.workers()

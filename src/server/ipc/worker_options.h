@@ -29,6 +29,7 @@ struct WorkerOptions {
     // Used by the supervisor only.
     seconds load_timeout{300};  // of the back-ends: drivers may compile kernels first
     size_t open_files = 0;      // limit of a worker (RLIMIT_NOFILE); 0: the server's limit
+    bool keep_spare = true;     // a worker that has loaded waits for the next session
     bool keep_graphs = true;    // with GPUs: those of each session, for the spare worker; takes an open file for each session
 };
 

@@ -63,7 +63,7 @@ bool Admission::begin_session(WaitingClient & client) {
     warn_of_shared_cores();
     log_event(client.address, "Accepted client connection from {} (session {}){}", worker->client, worker->session,
               net::peer_credentials(socket.get()));
-    workers_.ensure_spare();
+    workers_.keep_spare();
     return true;
 }
 

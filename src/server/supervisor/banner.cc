@@ -96,6 +96,9 @@ std::string banner(const ServerOptions & options, std::span<const net::Listener>
         line("stock comm", formatted("port {}, not authenticated (--stock-comm)",
                                      listeners.front().endpoint.port + wire::comm_port_offset));
     }
+    if (!worker.keep_spare) {
+        line("spare worker", "none (--no-spare)");
+    }
     line("confinement", workers.reports().confinement());
     if (cpus > 0) {
         const unsigned cores = std::thread::hardware_concurrency();

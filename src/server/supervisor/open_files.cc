@@ -42,7 +42,7 @@ size_t fit_open_files(ServerOptions & options) {
                     counted(static_cast<uint64_t>(options.max_sessions), "session"));
     }
     const auto served = static_cast<size_t>(options.max_sessions);
-    options.worker.keep_graphs = left >= least + served * (of_session + of_graphs);
+    options.worker.keep_graphs = options.worker.keep_spare && left >= least + served * (of_session + of_graphs);
     return std::min(left - served * (of_session + (options.worker.keep_graphs ? of_graphs : 0)), most);
 }
 

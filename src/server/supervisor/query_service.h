@@ -1,4 +1,4 @@
-// Answers clients that query the free memory of a device, which the spare worker reports. The other queries need no worker
+// Answers clients that query the free memory of a device, which a worker without a session reports. The other queries need no worker
 // (FrontDoor).
 #pragma once
 

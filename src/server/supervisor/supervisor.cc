@@ -58,7 +58,6 @@ private:
 
 // Waits until the first worker has loaded: the devices are known and printed before clients are accepted.
 Result<> Supervisor::wait_for_first_worker() {
-    workers_.ensure_spare();
     while (workers_.spare() == nullptr && signals_.stop_requests() == 0) {
         if (!workers_.outage().empty()) {
             return fail(Errc::unavailable, "{}", workers_.outage());
@@ -183,11 +182,12 @@ void Supervisor::run_once(TimePoint deadline) {
         }
     }
     workers_.kill_hanging();
+    workers_.end_unused();
     workers_.begin_warm_ups();
     comm_.update();
     reception_.serve_all();
     if (!workers_.devices().empty()) {
-        workers_.ensure_spare();
+        workers_.keep_spare();
     }
 }
 

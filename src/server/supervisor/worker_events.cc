@@ -74,6 +74,7 @@ void WorkerPool::on_loading_message(WorkerProcess & worker, const ControlMessage
         case ControlMessage::Kind::ready:
             worker.state = WorkerProcess::State::spare;
             worker.deadline = no_deadline;
+            worker.leave_at = options_.keep_spare ? no_deadline : Clock::now() + tunable::unused_worker_lifetime;
             if (start_failures_.started()) {
                 log_info("worker processes start again: clients are served");
             }
@@ -186,7 +187,8 @@ bool WorkerPool::reap(platform::ProcessId pid, const platform::ExitStatus & stat
         if (worker->is_warming_up) {
             warm_up_failed(formatted("died of {}", status.text()));
         } else {
-            log_warning("a worker process that waited for a session died of {}; another one starts", status.text());
+            log_warning("a worker process that waited for a session died of {}{}", status.text(),
+                        options_.keep_spare ? "; another one starts" : "");
             start_failures_.spare_died(Clock::now());
         }
         on_queries_lost();

@@ -20,6 +20,12 @@ bool is_spare(const WorkerProcess & worker) {
 
 }  // namespace
 
+void WorkerPool::keep_spare() {
+    if (options_.keep_spare || !outage().empty()) {
+        ensure_spare();
+    }
+}
+
 void WorkerPool::ensure_spare() {
     if (std::ranges::any_of(workers_, is_spare) || stopping_ || Clock::now() < start_failures_.retry_at()) {
         return;
@@ -41,7 +47,17 @@ void WorkerPool::replace_spare() {
         }
     }
     on_queries_lost();
-    ensure_spare();
+    keep_spare();
+}
+
+void WorkerPool::end_unused() {
+    for (WorkerProcess & worker : workers_) {
+        if (worker.state == WorkerProcess::State::spare && worker.pending_queries == 0 && worker.leave_at <= Clock::now()) {
+            log_debug("worker process {} ends: no session began within {} s", worker.pid,
+                      tunable::unused_worker_lifetime.count());
+            retire(worker, Signal::terminate);
+        }
+    }
 }
 
 void WorkerPool::retire(WorkerProcess & worker, Signal signal) {
@@ -58,6 +74,7 @@ size_t WorkerPool::serving() const {
 WorkerProcess * WorkerPool::spare() {
     const auto found = std::ranges::find(workers_, WorkerProcess::State::spare, &WorkerProcess::state);
     if (found == workers_.end()) {
+        ensure_spare();
         return nullptr;
     }
     if (found->is_warming_up) {
@@ -147,6 +164,7 @@ TimePoint WorkerPool::next_deadline() const {
         next = std::min(next, worker.deadline);
         if (worker.state == WorkerProcess::State::spare) {
             next = std::min(next, worker.warm_up_at);
+            next = std::min(next, worker.pending_queries == 0 ? worker.leave_at : no_deadline);
         }
     }
     return next;

@@ -29,8 +29,11 @@ public:
     WorkerPool(const WorkerOptions & options, std::function<Result<WorkerProcess>()> start)
         : options_(options), start_(std::move(start)) {}
 
-    // Starts a spare worker unless one exists. After a failure it does nothing until respawn_at().
-    void ensure_spare();
+    // Starts a spare worker if the server keeps one and none exists, or if the last one could not be started: clients are
+    // refused until one can. After a failure it does nothing until respawn_at().
+    void keep_spare();
+    // Ends workers that were started for a client's query and have no session in time.
+    void end_unused();
     // Replaces the spare worker by a new one: a worker knows only the model files that existed when it started.
     void replace_spare();
     // Stops starting workers. Further exits are not logged.
@@ -38,7 +41,8 @@ public:
 
     bool empty() const { return workers_.empty(); }
     size_t serving() const;
-    // For a client that waits. Null: none has loaded, or it computes graphs of the last session, and is asked to stop that.
+    // For a client that waits. Null: none has loaded, and one is started unless it was before, as for keep_spare(); or it
+    // computes graphs of the last session, and is asked to stop that.
     WorkerProcess * spare();
     std::list<WorkerProcess> & all() { return workers_; }
     // The worker that owns the session or link of `token`; null if there is none or its session has ended.
@@ -83,6 +87,7 @@ public:
     std::function<void(WorkerProcess & worker, const ControlMessage & question)> on_comm;  // of a serving worker
 
 private:
+    void ensure_spare();
     Result<> send_socket(WorkerProcess & worker, const ControlMessage & message, int socket);
     Result<> hand_over_watched(WorkerProcess & worker, const ControlMessage & message, int socket);
     void prepare(WorkerProcess & worker);

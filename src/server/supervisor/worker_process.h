@@ -37,6 +37,7 @@ struct WorkerProcess {
     uint32_t lines = 0;         // serving: its initial allowance of log lines
     size_t pending_queries = 0;       // pending queries to it
     UniqueFd graphs{};          // memory to which it writes the graphs of its session; none: it has only CPU devices
+    TimePoint leave_at = no_deadline;    // spare: when it ends unless it gets a session
     TimePoint warm_up_at = no_deadline;  // spare: when it is to compute graphs of the last session
     uint32_t warm_ups = 0;      // spare: number of the last request to compute graphs of the last session
     bool is_warming_up = false, asked_to_stop = false;  // spare: it has not replied; it was asked to stop early

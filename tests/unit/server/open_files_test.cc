@@ -28,6 +28,16 @@ TEST(OpenFiles, WorkersMayOpenFewerThanTheSupervisor) {
     }));
 }
 
+TEST(OpenFiles, WithoutASpareWorkerSessionsLeaveNoGraphs) {
+    EXPECT_EQ(test::ask_in_child([] {
+                  ServerOptions options{.max_per_address = 15};
+                  options.worker.keep_spare = false;
+                  fit_open_files(options);
+                  return !options.worker.keep_graphs;
+              }),
+              test::Outcome::yes);
+}
+
 TEST(OpenFiles, ALowLimitReducesSessionsAndClients) {
     EXPECT_TRUE(holds_with(40, [](const ServerOptions & options, size_t clients) {
         return options.max_sessions >= 1 && options.max_sessions < 16 && !options.worker.keep_graphs &&

@@ -30,7 +30,11 @@ protected:
     static constexpr platform::ProcessId pid = 0x3fffffff;  // of no process
     static constexpr uint64_t token = 77;
 
-    WorkerPoolTest() : pool(options, [] { return fail(Errc::unavailable, "none in this test"); }) {
+    WorkerPoolTest()
+        : pool(options, [this] {
+              ++starts;
+              return fail(Errc::unavailable, "none in this test");
+          }) {
         pool.on_memory_reply = [](const ControlMessage &) {};
         pool.on_queries_lost = [] {};
         pool_errors.clear();
@@ -81,6 +85,7 @@ protected:
     }
 
     WorkerOptions options;
+    int starts = 0;  // attempts to start a worker
     WorkerPool pool;
     UniqueFd far;                  // the worker's end
     UniqueFd client, client_far;  // a connection of its client
@@ -292,6 +297,59 @@ TEST_F(WarmPool, SizesBeyondTheMemoryAreIgnored) {
     leave_graphs(uint64_t{1} << 40);
     EXPECT_TRUE(hears_nothing());
     EXPECT_EQ(pool.spare(), &worker());
+}
+
+class PoolWithoutSpare : public WorkerPoolTest {
+protected:
+    PoolWithoutSpare() { options.keep_spare = false; }
+};
+
+TEST_F(PoolWithoutSpare, AWorkerStartsOnceAClientNeedsOne) {
+    pool.all().clear();
+    pool.keep_spare();
+    EXPECT_EQ(starts, 0);
+    EXPECT_EQ(pool.spare(), nullptr);
+    EXPECT_EQ(starts, 1);
+}
+
+TEST_F(PoolWithoutSpare, AfterASessionHasBegunNoOtherWorkerStarts) {
+    serve();
+    pool.keep_spare();
+    EXPECT_EQ(starts, 0);
+    EXPECT_EQ(worker().state, State::serving);
+    worker().leave_at = Clock::now();
+    pool.end_unused();
+    EXPECT_EQ(worker().state, State::serving);
+}
+
+TEST_F(PoolWithoutSpare, AnUnusedWorkerEndsInTime) {
+    be_spare();
+    EXPECT_LE(pool.next_deadline(), Clock::now() + tunable::unused_worker_lifetime);
+    pool.end_unused();
+    EXPECT_EQ(worker().state, State::spare) << "a session may begin";
+    worker().leave_at = Clock::now();
+    pool.end_unused();
+    EXPECT_EQ(worker().state, State::retired);
+}
+
+TEST_F(PoolWithoutSpare, AnUnusedWorkerAnswersBeforeItEnds) {
+    be_spare();
+    ASSERT_TRUE(pool.query_memory(0));
+    worker().leave_at = Clock::now();
+    pool.end_unused();
+    EXPECT_EQ(worker().state, State::spare);
+    EXPECT_GT(pool.next_deadline(), Clock::now()) << "it is waited for in poll()";
+    say({.kind = Kind::memory});
+    pool.end_unused();
+    EXPECT_EQ(worker().state, State::retired);
+}
+
+TEST_F(WorkerPoolTest, TheSpareWorkerStays) {
+    be_spare();
+    EXPECT_EQ(worker().leave_at, no_deadline);
+    pool.all().clear();
+    pool.keep_spare();
+    EXPECT_EQ(starts, 1);
 }
 
 TEST_F(WarmPool, WorkersWithCpusGetNoMemory) {

@@ -22,8 +22,8 @@ inline constexpr milliseconds session_farewell{500};
 // Time for a client to complete a message that it began, or to read a reply.
 inline constexpr seconds client_stall_timeout{60};
 static_assert(supervisor_reply_timeout < client_stall_timeout);
-// If nothing follows a launch on a GPU for this long, the session waits for the GPU, to know how long it computed. Until the
-// GPU is done it then reads no command, so this is short only while the client records a timeline.
+// If nothing follows a launch on a GPU for this long, the session waits for the GPU, to know how long it computed. If that is
+// its only device, it reads no command until the GPU is done, so this is short only while the client records a timeline.
 inline constexpr microseconds launch_follow_up{10'000}, launch_follow_up_recorded{100};
 // A client that reconnects, and was silent for this long, is logged.
 inline constexpr seconds min_logged_silence{10};

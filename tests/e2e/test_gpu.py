@@ -19,6 +19,7 @@ from test_hostile_graphs import ATTACKS, Session
 
 pytestmark = pytest.mark.skipif(vulkan.DRIVER is None, reason='no lavapipe here')
 ENDLESS_GRAPHS = Path(__file__).parent / 'endless_graphs.py'
+TWO_GPUS = 'Vulkan0,Vulkan0'
 GPU_FIRST = ['-ngl', '99', '-ts', '1,1']
 
 
@@ -62,6 +63,15 @@ def test_gpu_and_cpu_of_one_server(lab):
     text = vulkan.text(lab, [server], more=GPU_FIRST)
     vulkan.same_text(text, vulkan.local_text(lab))
     assert server.served() > 0
+
+
+def test_two_gpus_of_one_server(lab):
+    """Recorded, so threads wait for the devices after each launch."""
+    server, trace = vulkan.server(lab, devices=TWO_GPUS), lab.folder / 'trace'
+    done = lab.run(vulkan.completion([server], more=GPU_FIRST), env={'GGML_RPC_TRACE': trace})
+    vulkan.same_text(done.out, vulkan.local_text(lab))
+    computing = {event['tid'] for event in json.loads(trace.read_text())['traceEvents'] if event['name'] == 'COMPUTE'}
+    assert len(computing) == 2, computing
 
 
 @pytest.fixture(scope='module')
@@ -121,8 +131,9 @@ def test_times_of_the_device(lab):
     assert seconds_computing(server) == pytest.approx(computing, abs=0.1)  # with one decimal
 
 
-def test_pause_of_the_client_is_no_computing_time(lab):
-    server = vulkan.server(lab)
+@pytest.mark.parametrize('devices', ['Vulkan0', TWO_GPUS])
+def test_pause_of_the_client_is_no_computing_time(lab, devices):
+    server = vulkan.server(lab, devices=devices)
     lab.run([sys.executable, Path(__file__).parent / 'raw_ggml.py', 'pause'], env={'GGML_RPC_SERVERS': server.endpoint})
     assert seconds_computing(server) < 1.5
 

@@ -15,9 +15,14 @@ DeviceQueue::~DeviceQueue() {
     }
 }
 
-void DeviceQueue::start(ggml_cgraph * graph) {
+void DeviceQueue::start(ggml_cgraph * graph) { begin(Job::compute, graph); }
+
+void DeviceQueue::await() { begin(Job::await, nullptr); }
+
+void DeviceQueue::begin(Job job, ggml_cgraph * graph) {
     {
         std::lock_guard lock(mutex_);
+        job_ = job;
         graph_ = graph;
     }
     // The thread is created on first use, after the worker was confined: a thread inherits the restrictions that hold when it
@@ -30,24 +35,28 @@ void DeviceQueue::start(ggml_cgraph * graph) {
 
 Run DeviceQueue::finish() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return graph_ == nullptr; });
+    changed_.wait(lock, [this] { return job_ == Job::none; });
     return run_;
 }
 
 void DeviceQueue::work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-        changed_.wait(lock, [this] { return graph_ != nullptr || stopping_; });
-        if (graph_ == nullptr) {
+        changed_.wait(lock, [this] { return job_ != Job::none || stopping_; });
+        if (job_ == Job::none) {
             return;
         }
         lock.unlock();
         Run run{.begin = Clock::now()};
-        run.status = ggml_backend_graph_compute(backend_, graph_);
+        if (job_ == Job::compute) {
+            run.status = ggml_backend_graph_compute(backend_, graph_);
+        } else {
+            ggml_backend_synchronize(backend_);
+        }
         run.end = Clock::now();
         lock.lock();
         run_ = run;
-        graph_ = nullptr;
+        job_ = Job::none;
         changed_.notify_all();
     }
 }

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <ranges>
 #include <string_view>
+#include <utility>
 
 #include "base/log.h"
 #include "base/size_text.h"
@@ -165,7 +166,7 @@ Result<Devices> Devices::open(const std::vector<std::string> & names, int thread
         set_threads(device, entry.backend.get(), threads);
         set_abort_flag(device, entry.backend.get(), devices.aborted_.get());
         entry.is_async = computes_asynchronously(device);
-        if (chosen.size() > 1 && !entry.is_async) {
+        if (chosen.size() > 1) {
             entry.queue = std::make_unique<DeviceQueue>(entry.backend.get());
         }
         devices.devices_.push_back(std::move(entry));
@@ -278,11 +279,19 @@ ggml_status Devices::compute(uint32_t index, ggml_cgraph * graph) {
         entry.begin = Clock::now();
     }
     entry.running = true;
-    if (entry.queue != nullptr) {
+    if (has_queue(index)) {
         entry.queue->start(graph);
         return GGML_STATUS_SUCCESS;
     }
     return ggml_backend_graph_compute_async(entry.backend.get(), graph);
+}
+
+void Devices::await(uint32_t index) {
+    Entry & entry = devices_[index];
+    if (entry.running && !entry.awaited && entry.is_async && entry.queue != nullptr) {
+        entry.awaited = true;
+        entry.queue->await();
+    }
 }
 
 void Devices::read_async(uint32_t index, const ggml_tensor & tensor, uint64_t offset, MutableBytes to) {
@@ -295,7 +304,10 @@ Run Devices::synchronize(uint32_t index) {
         return {};
     }
     entry.running = false;
-    if (entry.queue != nullptr) {
+    if (std::exchange(entry.awaited, false)) {
+        return {.begin = entry.begin, .end = entry.queue->finish().end};
+    }
+    if (has_queue(index)) {
         return entry.queue->finish();
     }
     ggml_backend_synchronize(entry.backend.get());

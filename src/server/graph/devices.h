@@ -66,18 +66,23 @@ public:
 
     // True if the device computes on a DeviceQueue. That is the case if there are several devices and the device's back-end
     // blocks. Nothing may be running on such a device when compute() is called.
-    bool has_queue(uint32_t index) const { return devices_[index].queue != nullptr; }
+    bool has_queue(uint32_t index) const { return devices_[index].queue != nullptr && !devices_[index].is_async; }
     // True if the device's back-end computes after compute() has returned.
     bool is_asynchronous(uint32_t index) const { return devices_[index].is_async; }
     // Starts a graph, which may still be running when this returns.
     ggml_status compute(uint32_t index, ggml_cgraph * graph);
     // True if a graph was started that synchronize() has not waited for.
     bool is_running(uint32_t index) const { return devices_[index].running; }
-    // Requests bytes of a tensor in the memory of an asynchronous device, as they are after the started graphs. They are in
-    // `to` once synchronize() has returned.
+    // Lets a thread wait for the graphs that run on an asynchronous device, one of several, so that their time ends when they
+    // are done. Until synchronize() has returned, nothing may touch the device.
+    void await(uint32_t index);
+    bool is_awaited(uint32_t index) const { return devices_[index].awaited; }
+    // Requests bytes of a tensor in the memory of an asynchronous device that is not awaited, as they are after the started
+    // graphs. They are in `to` once synchronize() has returned.
     void read_async(uint32_t index, const ggml_tensor & tensor, uint64_t offset, MutableBytes to);
     // Waits for the graphs that were started on the device and returns their outcome, once for each launch. An asynchronous
-    // device does not report when it finished, so its time lasts from the first launch to the end of this wait.
+    // device does not report when it finished, so its time lasts from the first launch to the end of this wait, or of that of
+    // await().
     Run synchronize(uint32_t index);
 
     struct BackendDeleter {
@@ -95,9 +100,9 @@ private:
     struct Entry {
         ggml_backend_dev_t device;
         Backend backend;
-        std::unique_ptr<DeviceQueue> queue;  // destroyed before the back-end
+        std::unique_ptr<DeviceQueue> queue;  // only if there are several devices. Destroyed before the back-end
         bool is_async = false;  // graph_compute_async returns before the graph is computed
-        bool running = false;
+        bool running = false, awaited = false;
         TimePoint begin{};      // of the first running launch; only if is_async
     };
     std::vector<Entry> devices_;

@@ -11,7 +11,8 @@ Result<> GraphRuns::launch(uint32_t device, Graph & graph) {
         return {};
     }
     // Where the indices are, an asynchronous device may still be writing.
-    if (devices_.has_queue(device) || (!graph.indices.empty() && devices_.is_asynchronous(device))) {
+    const bool reads_indices = !graph.indices.empty() && devices_.is_asynchronous(device);
+    if (devices_.has_queue(device) || devices_.is_awaited(device) || reads_indices) {
         if (auto before = synchronize(device); !before) {
             return before;
         }
@@ -59,7 +60,8 @@ Result<> GraphRuns::synchronize(uint32_t device) {
 }
 
 Result<> GraphRuns::synchronize_and_read(uint32_t device, const ggml_tensor & tensor, uint64_t offset, MutableBytes to) {
-    const bool is_ahead = !to.empty() && devices_.is_running(device) && devices_.is_asynchronous(device);
+    const bool is_ahead = !to.empty() && devices_.is_running(device) && devices_.is_asynchronous(device) &&
+                          !devices_.is_awaited(device);
     if (is_ahead) {
         devices_.read_async(device, tensor, offset, to);
     }
@@ -78,6 +80,25 @@ Result<> GraphRuns::synchronize() {
         }
     }
     return all;
+}
+
+bool GraphRuns::is_unattended() const {
+    for (uint32_t device = 0; device < devices_.count(); ++device) {
+        if (devices_.is_asynchronous(device) && devices_.is_running(device) && !devices_.is_awaited(device)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+Result<> GraphRuns::attend() {
+    if (devices_.count() == 1) {
+        return synchronize();
+    }
+    for (uint32_t device = 0; device < devices_.count(); ++device) {
+        devices_.await(device);
+    }
+    return {};
 }
 
 Error GraphRuns::failure(uint32_t device, ggml_status status) const {

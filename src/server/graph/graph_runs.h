@@ -30,10 +30,11 @@ public:
     Result<> synchronize_and_read(uint32_t device, const ggml_tensor & tensor, uint64_t offset, MutableBytes to);
     // Waits for all devices, and returns the first failure.
     Result<> synchronize();
-    // True if the session's only device still computes, asynchronously.
-    bool only_device_is_running() const {
-        return devices_.count() == 1 && devices_.is_asynchronous(0) && devices_.is_running(0);
-    }
+    // True if an asynchronous device computes, and nothing waits for it, as far as is known.
+    bool is_unattended() const;
+    // Lets the computing time of asynchronous devices end when they are done. Waits for the only device of a session, and else
+    // lets threads wait: Errc::unsupported as for synchronize().
+    Result<> attend();
 
     // Called when the last launch on a device turns out to have failed.
     std::function<void(uint32_t device)> on_failed;

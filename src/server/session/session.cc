@@ -120,14 +120,15 @@ Result<> Session::serve_one() {
     return done;
 }
 
-// Only a wait shows when an asynchronous device is done, so its time would otherwise last until a later command. On the only
-// device hardly any command could be served meanwhile. A read that follows at once is served first: it shares the wait.
+// Only a wait shows when an asynchronous device is done, so its time would otherwise last until a later command. While the only
+// device computes, hardly any command could be served; for one of several a thread waits. A read that follows at once is served
+// first: it shares the wait.
 Result<> Session::finish_launch() {
     const auto follow_up = context_.spans.is_recording() ? tunable::launch_follow_up_recorded : tunable::launch_follow_up;
-    if (!context_.runs.only_device_is_running() || context_.in.buffered_size() > 0 || context_.in.arrives_within(follow_up)) {
+    if (!context_.runs.is_unattended() || context_.in.buffered_size() > 0 || context_.in.arrives_within(follow_up)) {
         return {};
     }
-    return context_.synchronize();
+    return context_.replies.report_failure(context_.runs.attend());
 }
 
 Dialect & Session::dialect_of(wire::Command command) {

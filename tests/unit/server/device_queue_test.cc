@@ -50,6 +50,23 @@ TEST(DeviceQueue, ComputesOneGraphAfterTheOther) {
     }
 }
 
+TEST(DeviceQueue, WaitsBetweenGraphs) {
+    QueuedGraph queued;
+    DeviceQueue queue(queued.backend.get());
+    for (int round = 1; round <= 3; ++round) {
+        const TimePoint before = Clock::now();
+        queue.await();
+        const server::Run waited = queue.finish();
+        EXPECT_EQ(waited.status, GGML_STATUS_SUCCESS);
+        EXPECT_GE(waited.end, before);
+        EXPECT_LE(waited.end, Clock::now());
+        queued.fill(static_cast<float>(round));
+        queue.start(queued.graph);
+        queue.finish();
+        EXPECT_EQ(queued.last(), static_cast<float>(2 * round));
+    }
+}
+
 TEST(DeviceQueue, ReportsAbortedGraphs) {
     QueuedGraph queued;
     const auto set_abort = reinterpret_cast<ggml_backend_set_abort_callback_t>(ggml_backend_reg_get_proc_address(

@@ -21,7 +21,8 @@ struct Memory {
 
 // Slots 0 and 1 have vectors, slot 2 their sum, which graph 0 computes.
 struct GpuSession : Memory, testing::Test {
-    explicit GpuSession(bool is_unified = false) : Memory(is_unified) {
+    explicit GpuSession(bool is_unified = false, const std::vector<std::string> & names = {"GPU0"})
+        : Memory(is_unified), devices(test::open_with_gpu(names)) {
         client.declare(0, client.buffer);
         client.declare(1, client.buffer + 64);
         client.declare(2, client.buffer + 128);
@@ -35,7 +36,7 @@ struct GpuSession : Memory, testing::Test {
         client.write(0, {value, value, value, value});
         client.write(1, {10, 20, 30, 40});
     }
-    void launch() { client.post(NativeCommand::launch, wire::LaunchRequest{0}); }
+    void launch(uint16_t graph = 0) { client.post(NativeCommand::launch, wire::LaunchRequest{graph}); }
     void begin_recording() {
         client.peer.request(static_cast<wire::Command>(NativeCommand::clock));
         client.peer.receive_reply_as<uint64_t>();
@@ -46,6 +47,13 @@ struct GpuSession : Memory, testing::Test {
         const auto bytes = client.peer.receive_reply();
         std::memcpy(answer.get(), bytes->data(), sizeof *answer);
         return {answer->spans, answer->spans + answer->count};
+    }
+    // Until a thread waits for GPU0.
+    void await_wait() {
+        for (const TimePoint end = Clock::now() + seconds(10); test::fake_gpu().waits == 0 && Clock::now() < end;) {
+            std::this_thread::sleep_for(milliseconds(1));
+        }
+        ASSERT_EQ(test::fake_gpu().waits, 1);
     }
 
     // Three launches, each followed by a read that waits once for both.
@@ -59,7 +67,7 @@ struct GpuSession : Memory, testing::Test {
         }
     }
 
-    Devices devices = test::open_with_gpu({"GPU0"});
+    Devices devices;
     NativeClient client{devices};
 };
 
@@ -109,6 +117,76 @@ TEST_F(GpuSession, ComputingTimeEndsWithTheGraph) {
     client.leave();
     EXPECT_GE(microseconds(client.counters().computing_us), 2 * graph_time);
     EXPECT_LT(microseconds(client.counters().computing_us), silence);
+}
+
+// Slots 3 to 5 and graph 1 are those of GPU1.
+struct TwoGpus : GpuSession {
+    TwoGpus() : GpuSession(false, {"GPU0", (second(), "GPU1")}) {
+        const uint64_t buffer = client.alloc(4096, 1);
+        auto sum = client.sum();
+        for (uint16_t i = 0; i < 3; ++i) {
+            client.declare(static_cast<uint16_t>(3 + i), buffer + 64 * i);
+            client.write(static_cast<uint16_t>(3 + i), {4, 3, 2, 1});
+            sum[i].address = buffer + 64 * i;
+        }
+        client.graph(1, sum, wire::no_base, {}, 1);
+        EXPECT_EQ(client.read(5), (std::vector<float>{8, 6, 4, 2}));
+        test::fake_gpu().waits = 0;
+    }
+    ~TwoGpus() override {
+        EXPECT_EQ(test::fake_gpu().collisions + second().collisions, 0);
+        test::fake_gpu().duration = second().duration = milliseconds(0);
+    }
+    static test::FakeGpu & second() {
+        static test::FakeGpu & only = *new test::FakeGpu("GPU1");
+        return only;
+    }
+};
+
+TEST_F(TwoGpus, ComputingTimeOfEachEndsWithItsGraph) {
+    begin_recording();
+    test::fake_gpu().duration = graph_time;
+    second().duration = 3 * graph_time;
+    launch(0);
+    launch(1);
+    std::this_thread::sleep_for(silence);
+    std::chrono::nanoseconds computing[2] = {};
+    for (const wire::Span & span : spans()) {
+        for (uint32_t device = 0; device < 2; ++device) {
+            computing[device] += std::chrono::nanoseconds(span.what == wire::computing(device) ? span.end - span.begin : 0);
+        }
+    }
+    EXPECT_GE(computing[0], graph_time);
+    EXPECT_GE(computing[1], 3 * graph_time);
+    EXPECT_LT(computing[0] + computing[1], silence);
+    client.leave();
+    EXPECT_GE(microseconds(client.counters().computing_us), 4 * graph_time);
+    EXPECT_LT(microseconds(client.counters().computing_us), silence);
+}
+
+TEST_F(TwoGpus, OneIsServedWhileTheOtherComputes) {
+    test::fake_gpu().duration = silence;
+    const TimePoint begin = Clock::now();
+    launch(0);
+    await_wait();
+    client.write(3, {1, 1, 1, 1});
+    launch(1);
+    EXPECT_EQ(client.read(5), (std::vector<float>{5, 4, 3, 2}));
+    EXPECT_LT(Clock::now() - begin, silence);
+    EXPECT_EQ(client.read(2), (std::vector<float>{11, 21, 31, 41}));
+    EXPECT_GE(Clock::now() - begin, silence);
+}
+
+TEST_F(TwoGpus, LaunchFollowsTheOneThatAThreadWaitsFor) {
+    test::fake_gpu().duration = graph_time;
+    launch(0);
+    await_wait();
+    launch(0);
+    client.write(0, {2, 2, 2, 2});
+    launch(0);
+    EXPECT_EQ(client.read(2), (std::vector<float>{12, 22, 32, 42}));
+    client.leave();
+    EXPECT_GE(microseconds(client.counters().computing_us), 3 * graph_time);
 }
 
 struct UnifiedGpuSession : GpuSession {

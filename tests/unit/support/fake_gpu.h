@@ -53,6 +53,8 @@ public:
     std::atomic<int> waits{0};
     // How often its user moved bytes to or from its memory through the back-end.
     std::atomic<int> copies{0};
+    // Calls of a back-end while another thread waited for it.
+    std::atomic<int> collisions{0};
     // Of each graph that is started from then on.
     std::atomic<milliseconds> duration{milliseconds(0)};
     // The processor can address memory that is allocated from then on.
@@ -80,6 +82,7 @@ private:
         backend->calls.get_tensor_async = [](ggml_backend_t gpu, const ggml_tensor * tensor, void * to, size_t offset,
                                              size_t n) {
             ++of(gpu).copies;
+            of(gpu).collisions += of(gpu).is_waiting_;
             of(gpu).reads_.push_back({static_cast<const char *>(tensor->data) + offset, to, n});
         };
         backend->calls.graph_compute = [](ggml_backend_t gpu, ggml_cgraph * graph) { return of(gpu).start(graph); };
@@ -113,12 +116,14 @@ private:
     }
 
     ggml_status start(ggml_cgraph * graph) {
+        collisions += is_waiting_;
         graphs_.push_back(graph);
         done_ = std::max(done_, Clock::now()) + duration.load();
         return GGML_STATUS_SUCCESS;
     }
     // Results do not exist before somebody waits for them.
     void finish() {
+        collisions += is_waiting_.exchange(true);
         std::this_thread::sleep_until(done_);
         for (ggml_cgraph * graph : std::exchange(graphs_, {})) {
             ggml_backend_graph_compute(cpu_.get(), graph);
@@ -126,6 +131,7 @@ private:
         for (const Read & read : std::exchange(reads_, {})) {
             std::memcpy(read.to, read.from, read.size);
         }
+        is_waiting_ = false;
     }
 
     const std::string device_name_, backend_name_, hardware_id_;
@@ -137,6 +143,7 @@ private:
     TimePoint done_{};  // with the started graphs
     std::vector<ggml_cgraph *> graphs_;
     std::vector<Read> reads_;
+    std::atomic<bool> is_waiting_{false};
 };
 
 // The device GPU0.

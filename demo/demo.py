@@ -2,7 +2,7 @@
 """Demonstration: a real language model whose layers are spread over two rpc-server processes.
 
 Starts two servers on free ports, runs unmodified llama.cpp tools with them, compares text and speed with local runs and
-with the stock RPC back-end, and stops all processes. Takes about a minute."""
+with the stock RPC back-end, and stops all processes. Takes less than a minute."""
 import pathlib
 import statistics
 import subprocess

@@ -18,7 +18,6 @@ constexpr std::array<std::pair<Kind, std::string_view>, 8> names{{{Kind::caravan
                                                                    {Kind::local, "local"}}};
 constexpr const char * all_layers = "999";
 
-bool is_split_by_tensors(Kind kind) { return kind == Kind::tensor || kind == Kind::stock_tensor; }
 
 }  // namespace
 

@@ -27,6 +27,7 @@ std::string_view name_of(Kind kind);
 // The names, separated by commas, except caravan.
 std::string other_names();
 
+inline bool is_split_by_tensors(Kind kind) { return kind == Kind::tensor || kind == Kind::stock_tensor; }
 inline bool is_stock(Kind kind) { return kind == Kind::stock || kind == Kind::stock_tensor; }
 inline bool is_ours(Kind kind) { return kind != Kind::local && !is_stock(kind); }
 

@@ -162,7 +162,8 @@ Result<Traffic> measure_traffic(const Arrangement & arrangement, const Settings 
     if (!longer) {
         return std::unexpected(longer.error());
     }
-    return traffic_of(*shorter, *longer);
+    return traffic_of(*shorter, *longer,
+                      is_split_by_tensors(arrangement.kind) ? Computing::at_once : Computing::in_turn);
 }
 
 }  // namespace caravan::bench

@@ -66,7 +66,7 @@ std::optional<double> share_from_cache(const std::vector<SessionCounts> & sessio
     return all > 0 ? std::optional(from_cache / all) : std::nullopt;
 }
 
-Result<Traffic> traffic_of(const GeneratedTokens & shorter, const GeneratedTokens & longer) {
+Result<Traffic> traffic_of(const GeneratedTokens & shorter, const GeneratedTokens & longer, Computing servers) {
     const auto before = by_endpoint(shorter.sessions), after = by_endpoint(longer.sessions);
     if (longer.tokens <= shorter.tokens ||
         !std::ranges::equal(before, after, {}, &SessionCounts::endpoint, &SessionCounts::endpoint)) {
@@ -78,6 +78,9 @@ Result<Traffic> traffic_of(const GeneratedTokens & shorter, const GeneratedToken
         return static_cast<double>(now) - static_cast<double>(then);
     };
     Traffic out{.us = (longer.seconds - shorter.seconds) * 1e6 / tokens};
+    const auto add = [&](double & total, double one) {
+        total = servers == Computing::at_once ? std::max(total, one) : total + one;
+    };
     double waiting_s = 0, wire_s = 0, busy_s = 0;
     bool all_report = true;
     for (size_t i = 0; i < before.size(); ++i) {
@@ -90,8 +93,8 @@ Result<Traffic> traffic_of(const GeneratedTokens & shorter, const GeneratedToken
         waiting_s += now.waiting_s - then.waiting_s;
         all_report = all_report && now.busy_s && then.busy_s;
         if (all_report) {
-            busy_s += *now.busy_s - *then.busy_s;
-            wire_s += round_trips * std::min(*now.round_trip_s, *then.round_trip_s);
+            add(busy_s, *now.busy_s - *then.busy_s);
+            add(wire_s, round_trips * std::min(*now.round_trip_s, *then.round_trip_s));
         }
     }
     if (all_report) {

@@ -33,13 +33,13 @@ std::optional<double> share_from_cache(const std::vector<SessionCounts> & sessio
 // The parts of the time of a token, in µs. The first two are measured.
 struct TimeShares {
     double client = 0;   // this machine does not wait for a server
-    double compute = 0;  // the servers are busy, by their own clocks
-    double wire = 0;     // estimated: the round trips, each as long as that of a small query
+    double compute = 0;  // the servers are busy, by their own clocks: their sum, or the longest if they compute at once
+    double wire = 0;     // estimated: the round trips, each as long as that of a small query. Their sum, or the longest
     double queue = 0;    // the rest: bytes in transit, links between servers, threads that wake up. Includes the error of
                          // the estimate, so it may be negative
 };
 
-// Per generated token, summed over the servers.
+// Per generated token, summed over the servers except as TimeShares says.
 struct Traffic {
     double round_trips = 0, sends = 0, bytes_up = 0, bytes_down = 0;
     double us = 0;
@@ -52,7 +52,9 @@ struct GeneratedTokens {
     std::vector<SessionCounts> sessions;
 };
 
+enum class Computing { in_turn, at_once };  // the servers, for each token
+
 // `longer` generated more tokens. Errc::protocol if the runs have different servers.
-Result<Traffic> traffic_of(const GeneratedTokens & shorter, const GeneratedTokens & longer);
+Result<Traffic> traffic_of(const GeneratedTokens & shorter, const GeneratedTokens & longer, Computing servers);
 
 }  // namespace caravan::bench

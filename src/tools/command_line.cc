@@ -106,12 +106,15 @@ private:
     }
 };
 
-// For a missing value, CLI11 prints the type, not the name of the value.
+// CLI11 prints the type of a missing value, not its name, and the same for an option that is given twice.
 std::string failure_text(const CLI::App & app, const CLI::Error & error) {
     const std::string text = error.what();
     const CLI::Option * option = app.get_option_no_throw(text.substr(0, text.find(':')));
     if (error.get_exit_code() != static_cast<int>(CLI::ExitCodes::ArgumentMismatch) || option == nullptr) {
         return text;
+    }
+    if (std::ranges::count(app.parse_order(), option) > 1) {
+        return formatted("{}: given more than once", option->get_name());
     }
     const std::string name = value_name(*option);
     return formatted("{}: the value is missing{}", option->get_name(),

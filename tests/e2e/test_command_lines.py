@@ -88,6 +88,7 @@ def test_options_without_effect_are_refused(lab, program, arguments, words):
     ('rpc-server', ['--max-memory', '0'], '--max-memory: 0 bytes is too little: the minimum is 1 MiB; write, for example, 500M'),
     ('rpc-server', ['--max-memory', '1K'], '--max-memory: 1 KiB is too little: the minimum is 1 MiB'),
     ('rpc-server', ['-c', '--cache-size', '1K'], 'the minimum is 1 MiB (0: no limit)'),
+    ('rpc-server', ['-p', '1', '--port', '2'], '--port: given more than once'),
     ('rpc-server', ['--max-sessions'], '--max-sessions: the value is missing: --max-sessions N'),
     ('rpc-server', ['--max-sessions', '2', '--max-per-address', '5'], '--max-per-address: 5 is more than the 2 of --max-sessions'),
     ('rpc-bench', ['--rpc', 'a', '--rounds', 'x'], '--rounds: "x" is not a whole number from 1 to 1000000; write, for example'),

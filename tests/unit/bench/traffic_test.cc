@@ -53,7 +53,7 @@ TEST(BenchTraffic, TrafficIsTheDifferenceOfTwoRuns) {
     // Sessions end in any order. 10 more tokens; per token 2 round trips and 300 µs, including 200 µs of waits.
     const GeneratedTokens shorter{10, 1.000, {session("a", 15, 0.5, 0.4, 10e-6), session("b", 15, 0.5, 0.4, 30e-6)}};
     const GeneratedTokens longer{20, 1.003, {session("b", 25, 0.501, 0.4005, 20e-6), session("a", 25, 0.501, 0.4005, 40e-6)}};
-    const auto traffic = traffic_of(shorter, longer);
+    const auto traffic = traffic_of(shorter, longer, Computing::in_turn);
     ASSERT_TRUE(traffic) << traffic.error().text;
     EXPECT_DOUBLE_EQ(traffic->round_trips, 2);
     EXPECT_DOUBLE_EQ(traffic->sends, 2);
@@ -67,9 +67,20 @@ TEST(BenchTraffic, TrafficIsTheDifferenceOfTwoRuns) {
     EXPECT_NEAR(traffic->shares->queue, 70, 1e-6);
 }
 
+TEST(BenchTraffic, ServersThatComputeAtOnceTakeAsLongAsTheSlowest) {
+    const GeneratedTokens shorter{10, 1.000, {session("a", 15, 0.5, 0.4, 10e-6), session("b", 15, 0.5, 0.4, 20e-6)}};
+    const GeneratedTokens longer{20, 1.002, {session("a", 25, 0.5015, 0.4010, 10e-6), session("b", 25, 0.5, 0.4012, 20e-6)}};
+    const auto traffic = traffic_of(shorter, longer, Computing::at_once);
+    ASSERT_TRUE(traffic && traffic->shares);
+    EXPECT_NEAR(traffic->shares->client, 50, 1e-6);
+    EXPECT_NEAR(traffic->shares->compute, 120, 1e-6);
+    EXPECT_NEAR(traffic->shares->wire, 20, 1e-6);
+    EXPECT_NEAR(traffic->shares->queue, 10, 1e-6);
+}
+
 TEST(BenchTraffic, StockServerHasNoTimeShares) {
     SessionCounts few{.endpoint = "a", .sends = 1}, many{.endpoint = "a", .sends = 3};
-    const auto traffic = traffic_of({1, 1, {few}}, {2, 2, {many}});
+    const auto traffic = traffic_of({1, 1, {few}}, {2, 2, {many}}, Computing::in_turn);
     ASSERT_TRUE(traffic);
     EXPECT_DOUBLE_EQ(traffic->sends, 2);
     EXPECT_FALSE(traffic->shares);
@@ -77,9 +88,9 @@ TEST(BenchTraffic, StockServerHasNoTimeShares) {
 
 TEST(BenchTraffic, RefusesRunsOfDifferentServersOrEqualLength) {
     const std::vector<SessionCounts> a{{.endpoint = "a"}}, b{{.endpoint = "b"}};
-    EXPECT_FALSE(traffic_of({2, 1, a}, {2, 1, a})) << "as many tokens";
-    EXPECT_FALSE(traffic_of({1, 1, a}, {2, 2, b})) << "other servers";
-    EXPECT_FALSE(traffic_of({1, 1, a}, {2, 2, {}}));
+    EXPECT_FALSE(traffic_of({2, 1, a}, {2, 1, a}, Computing::in_turn)) << "as many tokens";
+    EXPECT_FALSE(traffic_of({1, 1, a}, {2, 2, b}, Computing::in_turn)) << "other servers";
+    EXPECT_FALSE(traffic_of({1, 1, a}, {2, 2, {}}, Computing::in_turn));
 }
 
 }  // namespace

@@ -52,7 +52,7 @@ std::string handshake_advice(Errc code) {
     switch (code) {
         case Errc::timed_out:
             return "a stock server serves one client at a time: end its other client; a stopped rpc-server does not answer "
-                   "either: restart it";
+                   "either: restart it; or another program listens on this port";
         case Errc::closed:
         case Errc::reset:
             return "check the server's log for the reason; if it has none, another program listens on this port "

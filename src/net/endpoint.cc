@@ -57,6 +57,8 @@ Result<std::string> parse_listen_host(std::string_view text) {
 }
 
 Result<Endpoint> parse_endpoint(std::string_view text) {
+    const size_t begin = std::min(text.find_first_not_of(' '), text.size());
+    text = text.substr(begin, text.find_last_not_of(' ') + 1 - begin);  // people write "a, b"
     Endpoint endpoint;
     if (text.starts_with("unix:")) {
         endpoint.kind = Endpoint::Kind::unix_socket;

@@ -16,7 +16,7 @@ INVITE, LINK = 73, 130
 
 
 def linked(server):
-    return 'Linked with the server at' in server.log()
+    return 'Accepted a link from the server at' in server.log()
 
 
 def test_servers_send_directly_to_each_other(lab):

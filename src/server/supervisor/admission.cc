@@ -141,7 +141,7 @@ void Admission::hand_over_by_token(WaitingClient & client) {
     log_event(client.address, "{} {} (session {})",
               command == wire::command_rdma_offer || command == wire::command_rdma_rails ? "Connected for RDMA:"
               : is_again                                                                 ? "Connected again:"
-                                                                                         : "Linked with the server at",
+                                                                                         : "Accepted a link from the server at",
               client.client.peer(), worker->session);
 }
 

@@ -33,6 +33,11 @@ TEST(Endpoint, Ipv6) {
     EXPECT_EQ(parsed("2001:db8:0:1:2:3:4:5"), (Endpoint{.host = "2001:db8:0:1:2:3:4:5", .port = default_port}));
 }
 
+TEST(Endpoint, SpacesAroundItAreIgnored) {
+    EXPECT_EQ(parsed(" host:12"), (Endpoint{.host = "host", .port = 12}));
+    EXPECT_EQ(parsed("[::1]:7000  "), (Endpoint{.host = "::1", .port = 7000}));
+}
+
 TEST(Endpoint, UnixSocket) {
     const Endpoint endpoint = parsed("unix:/run/rpc server.sock");
     EXPECT_EQ(endpoint.kind, Endpoint::Kind::unix_socket);
@@ -55,8 +60,8 @@ TEST(Endpoint, TextReadsBackAsTheSameEndpoint) {
 TEST(Endpoint, RefusesMalformedTextWithAReason) {
     for (const char * text :
          {"", ":", ":5000", "[::1", "[::1]7000", "[::1]x7000", "[::1]:", "[]", "[]:7000", "::1]", "[::1]]:5", "host:", "host:0",
-          "host:65536", "host:99999999999999999999", "host:12x", "host:x12", "host:-1", "host:+1", "host: 12", "host:12 ",
-          " host:12", "ho st:12", "host :12", "\thost", "host\n", " ", "http://host", "host/path", "unix:"}) {
+          "host:65536", "host:99999999999999999999", "host:12x", "host:x12", "host:-1", "host:+1", "host: 12", "ho st:12",
+          "host :12", "\thost", "host\n", "http://host", "host/path", "unix:"}) {
         const auto endpoint = parse_endpoint(text);
         ASSERT_FALSE(endpoint) << '"' << text << '"';
         EXPECT_EQ(endpoint.error().code, Errc::invalid_argument) << text;

@@ -1,5 +1,5 @@
-// Answers clients that query the free memory of a device, which a worker without a session reports. The other queries need no worker
-// (FrontDoor).
+// Answers clients that query the free memory of a device, which a worker without a session reports. The other queries need no
+// worker (FrontDoor).
 #pragma once
 
 #include <cstdint>

@@ -30,7 +30,8 @@ std::string_view without_endpoint(const Endpoint & endpoint, std::string_view te
 // argument for listen_on(). A host with a port is an error: the port is the argument of -p.
 Result<std::string> parse_listen_host(std::string_view text);
 
-// Spaces around it are ignored. A bare IPv6 address ("::1") is a host without a port. Port 0 is an error: no server listens on it.
+// Spaces around it are ignored. A bare IPv6 address ("::1") is a host without a port. Port 0 is an error: no server listens on
+// it.
 Result<Endpoint> parse_endpoint(std::string_view text);
 
 }  // namespace caravan::net

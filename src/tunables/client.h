@@ -34,6 +34,9 @@ inline constexpr uint64_t min_rate = 512;
 // A stall of this length is logged, although it may be a long computation.
 inline constexpr seconds stall_report_after{10};
 
+// The reason of a loss is logged again, for graphs that cannot be computed, no sooner than this after the last time.
+inline constexpr seconds loss_repeat_interval{10};
+
 // Before a launch the connection is checked, but not sooner than this after the last reply or check. After idle_before_probe
 // without traffic, a query precedes the launch.
 inline constexpr milliseconds launch_check_interval{1};

@@ -62,6 +62,8 @@ public:
     void close(Error error);
     // Reports the failure, if there is one. Call this after each operation of the stream that failed.
     void report_failure();
+    // The session failed before this launch.
+    void repeat_failure() { loss_report_->repeat(*failure(), Clock::now()); }
     // The program no longer depends on the session.
     void disable_loss_report() { loss_report_->disable(); }
 

@@ -35,6 +35,7 @@ ggml_status Launcher::launch(uint32_t device, const ggml_cgraph & graph, const H
     queue_.begin(lock);
     if (queue_.failure()) {
         queue_.report_failure();
+        queue_.repeat_failure();
         return GGML_STATUS_FAILED;
     }
     queue_.uploads().save_digests();

@@ -2,9 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <string>
 #include <vector>
 
+#include "base/log.h"
 #include "client/session/connection.h"
 
 namespace caravan::client {
@@ -61,6 +63,31 @@ TEST(LossReport, ReportsOnceAndOnlyWhileNeeded) {
     EXPECT_EQ(count, 1);
     LossReport without_history(endpoint, true, nullptr);
     without_history.report({Errc::closed, "the peer closed the connection"});
+}
+
+TEST(LossReport, RepeatsTheReasonNowAndThen) {
+    static std::vector<std::string> lines;
+    lines.clear();
+    set_log_sink([](LogLevel, std::string_view line) { lines.emplace_back(line); });
+    LossReport report(net::parse_endpoint("127.0.0.1:1").value(), true, nullptr);
+    const Error reason{Errc::closed, "the peer closed the connection"};
+    report.repeat(reason, Clock::now() + seconds(3600));
+    EXPECT_EQ(lines, std::vector<std::string>{}) << "nothing was reported";
+    report.report(reason);
+    lines.clear();
+    const TimePoint lost_at = Clock::now();
+    report.repeat(reason, lost_at + seconds(5));
+    EXPECT_EQ(lines, std::vector<std::string>{});
+    report.repeat(reason, lost_at + seconds(11));
+    report.repeat(reason, lost_at + seconds(12));
+    EXPECT_EQ(lines, std::vector<std::string>{"RPC server 127.0.0.1:1: graph not computed: the server was lost (the peer closed "
+                                              "the connection)"});
+    report.repeat(reason, lost_at + seconds(22));
+    EXPECT_EQ(lines.size(), 2u);
+    report.disable();
+    report.repeat(reason, lost_at + seconds(99));
+    EXPECT_EQ(lines.size(), 2u);
+    set_log_sink([](LogLevel, std::string_view line) { std::fprintf(stderr, "%s\n", std::string(line).c_str()); });
 }
 
 }  // namespace

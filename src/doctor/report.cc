@@ -159,8 +159,8 @@ void put_endpoint(std::string & out, const Report & report, const EndpointFacts 
              endpoint.version,
              device == nullptr || device->devices == 0
                  ? ""
-                 : formatted(", {} device{}, the first with {} of {} free", device->devices, device->devices == 1 ? "" : "s",
-                             size_text(device->device_free), size_text(device->device_total)));
+                 : formatted(", {} with {} of {} free", device->devices == 1 ? "1 device" : formatted("{} devices, the first",
+                             device->devices), size_text(device->device_free), size_text(device->device_total)));
         if (!endpoint.local_address.empty()) {
             line(out, "  local address: {}", endpoint.local_address);
         }
@@ -194,6 +194,8 @@ void put_all_reduce(std::string & out, const AllReduceFacts & facts) {
         times += formatted("{:>9.0f} µs", sum.us);
     }
     line(out, "{}\n{}", header, times);
+    wrapped(out, "  ", formatted("Predicted speed of generation on {} servers; on one it is 1. A token takes 1000 / (tokens/s) "
+                                 "ms there: llama-bench -n 128 tells.", facts.endpoints.size()));
     std::string row = formatted("  {:<24}", "a token on one server");
     for (const int ms : token_ms) {
         row += formatted("{:>9} ms", ms);
@@ -207,9 +209,8 @@ void put_all_reduce(std::string & out, const AllReduceFacts & facts) {
         }
         line(out, "{}", row);
     }
-    wrapped(out, "  ", formatted("predicted speed of generation against one server, if the others are like it: "
-                                 "1 / ({:g} + {:g} / {} + 2 * layers * sum / token), where layers are {}, {}, {} and {}, and "
-                                 "the sum that of an embedding",
+    wrapped(out, "  ", formatted("The formula, if the servers are alike: 1 / ({:g} + {:g} / {} + 2 * layers * sum / token), "
+                                 "where layers are {}, {}, {} and {}, and the sum is that of an embedding",
                                  repeated_part, 1 - repeated_part, facts.endpoints.size(), shapes[0].layers, shapes[1].layers,
                                  shapes[2].layers, shapes[3].layers));
 }

@@ -85,7 +85,7 @@ Registry::Registry() {
                        .context = &main_entry_};
     for (const auto part : std::views::split(text_of(variable::servers), ',')) {
         const std::string endpoint(part.begin(), part.end());
-        if (endpoint.empty()) {
+        if (endpoint.find_first_not_of(' ') == endpoint.npos) {
             continue;
         }
         const auto reached =

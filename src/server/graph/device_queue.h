@@ -37,6 +37,7 @@ public:
 private:
     enum class Job { none, compute, await };
     void begin(Job job, ggml_cgraph * graph);
+    Run run(Job job, ggml_cgraph * graph);
     void work();
 
     const ggml_backend_t backend_;

@@ -1,8 +1,11 @@
 #include "server/graph/device_queue.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <memory>
 
 #include "support/cpu_device.h"
@@ -87,6 +90,29 @@ TEST(DeviceQueue, DestructorWaitsForTheGraph) {
     }
     EXPECT_EQ(queued.last(), 14.0F);
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // these need address space of their own
+TEST(DeviceQueue, ComputesWithoutAThreadIfNoneCanStart) {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");  // without the stacks of earlier threads, which are used again
+    EXPECT_EXIT(
+        {
+            QueuedGraph queued;
+            const auto reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(queued.backend.get()));
+            const auto set_n_threads = reinterpret_cast<ggml_backend_set_n_threads_t>(
+                ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads"));
+            set_n_threads(queued.backend.get(), 1);
+            queued.fill(1);
+            rlimit no_more{};
+            ::setrlimit(RLIMIT_AS, &no_more);
+            DeviceQueue queue(queued.backend.get());
+            queue.start(queued.graph);
+            const server::Run run = queue.finish();
+            std::fprintf(stderr, "status %d, %g\n", run.status, static_cast<double>(queued.last()));
+            ::_exit(0);
+        },
+        testing::ExitedWithCode(0), "status 0, 2");
+}
+#endif
 
 TEST(DeviceQueue, MayBeUnused) {
     QueuedGraph queued;

@@ -15,6 +15,7 @@ PLUGIN = BIN / 'libggml-rpc-caravan.so'
 RPC_SERVER = BIN / 'rpc-server'
 SANITIZE = os.environ.get('CARAVAN_SANITIZE', '')
 DRAIN_LOG = str(BIN / 'libdrain-log.so')  # for all tools of llama.cpp
+assert Path(DRAIN_LOG).exists(), f'{DRAIN_LOG} is missing: build the target drain-log'
 # Sanitizers look for the C++ library when a program starts. Python loads it later, with ggml's back-ends, which throw
 # exceptions.
 PRELOAD = ':'.join(filter(None, [os.environ.get('CARAVAN_PRELOAD'), 'libstdc++.so.6' if SANITIZE else None, DRAIN_LOG]))
